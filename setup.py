@@ -1,0 +1,45 @@
+"""Installs hs2jax. Settings of the development tools are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TEST = ["hypothesis>=6.100", "import-linter>=2.0", "pytest>=8.0", "ruff>=0.9"]
+
+setup(
+    name="hs2jax",
+    version="0.1.0",
+    description="Reward models, steerable policies and LLM judges in JAX",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["hs2jax", "hs2jax.*"]),
+    package_data={"hs2jax.data": ["mini/*"]},
+    install_requires=[
+        "array_record>=0.8",
+        "etils[epath]>=1.9",  # One way to open local and gs:// paths.
+        "flax>=0.12",
+        "gguf>=0.17",
+        "grain>=0.2.12",
+        "importlib_resources>=6.0",  # tensorflow-datasets 4.9.10 needs it and does not say so.
+        "jax>=0.10,<0.13",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.20",
+        "safetensors>=0.5",
+        "scipy>=1.13",
+        "tensorboardX>=2.6",  # Writes TensorBoard files without TensorFlow.
+        "tensorflow-datasets>=4.9.10",
+        "tqdm>=4.66",
+        "transformers>=5.0,<6",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda12]>=0.10,<0.13"],
+        "parity": ["torch>=2.6"],
+        "test": TEST,
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+    },
+    entry_points={"console_scripts": ["hs2jax = hs2jax.cli:main"]},
+)

@@ -1,0 +1,27 @@
+"""Eight simulated devices for every test; tiny models and tokenizers; where real data lies."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    )
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("hs2jax", deadline=None, max_examples=50, derandomize=True)
+hypothesis.settings.load_profile("hs2jax")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real human data; tests that need it are skipped where it is absent."""
+    root = Path(__file__).parent.parent
+    folder = Path(os.environ.get("HS2JAX_TEST_DATA", root.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; name its folder in HS2JAX_TEST_DATA")
+    return folder
