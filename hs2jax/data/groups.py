@@ -1,0 +1,181 @@
+"""The one record of all data: a prompt, several responses, and what is known of each."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+MAX_CHARACTERS = 1_000_000  # Of one text. Longer ones are broken files, not conversations.
+MAX_STRENGTH = 3.0
+
+
+class FieldError(ValueError):
+    """Something is wrong with one field.
+
+    Attributes: `field` (its name, with indices, as in "prompt[1].content"), `what` (what was found
+    and what was expected) and `reason` (a few words of a fixed kind, to count by).
+    """
+
+    def __init__(self, field: str, what: str, reason: str):
+        super().__init__(field, what, reason)
+        self.field, self.what, self.reason = field, what, reason
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.what}"
+
+
+class DataError(ValueError):
+    """A malformed row: its `file` and `line` (from 1), and the rest as in FieldError."""
+
+    def __init__(self, file: str, line: int, field: str, what: str, reason: str = "malformed"):
+        # All arguments go to the base class, so that the error survives pickling by loader workers.
+        super().__init__(file, line, field, what, reason)
+        self.file, self.line, self.field, self.what, self.reason = file, line, field, what, reason
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}, field '{self.field}': {self.what}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """One prompt and its responses. Raises FieldError (a ValueError) where a field breaks a rule.
+
+    Attributes:
+        prompt: turns {"role": "system" | "user" | "assistant", "content": text}: a system turn
+            first or none, then user and assistant in turn, the last one by the user.
+        responses: the assistant's answers to this prompt, at least one.
+        ratings: for each response its ratings by attribute (an unknown one is absent), or () where
+            no response is rated.
+        strength: with exactly two responses, how much the second is better, from -3 (the first is
+            much better) to 3; 0 is a tie; None where unknown. The sign is HelpSteer2-Preference's.
+        source: "path:line" of its first row.
+    """
+
+    prompt: tuple[dict, ...]
+    responses: tuple[str, ...]
+    ratings: tuple[dict[str, float], ...] = ()
+    strength: float | None = None
+    source: str = ""
+
+    def __post_init__(self):
+        check_turns(self.prompt, "prompt")
+        if not isinstance(self.responses, tuple) or not self.responses:
+            raise FieldError("responses", "expected a tuple of at least one text", "wrong type")
+        for i, response in enumerate(self.responses):
+            check_text(response, f"responses[{i}]")
+        check_ratings(self.ratings, len(self.responses))
+        if self.strength is not None:
+            if len(self.responses) != 2:
+                what = f"only two responses can have a strength, not {len(self.responses)}"
+                raise FieldError("strength", what, "wrong number of responses")
+            check_number(self.strength, "strength", -MAX_STRENGTH, MAX_STRENGTH)
+
+
+class Pair(NamedTuple):
+    """Indices of the better and the worse response of a group, and how much better (above 0)."""
+
+    chosen: int
+    rejected: int
+    strength: float
+
+
+def pairs(group: Group, derive: str | None = None) -> tuple[list[Pair], int]:
+    """The preference pairs of a group and the number of its ties, which are never returned.
+
+    A given strength decides. Without one, and with `derive` an attribute such as "helpfulness",
+    every two responses that both have this rating are compared: the higher one is chosen, with the
+    difference, at most 3, as the strength (HelpSteer2-Preference correlates 0.90 with it).
+    """
+    if group.strength is not None:
+        compared = [(0, 1, group.strength)]
+    elif derive is not None:
+        rated = [(i, r[derive]) for i, r in enumerate(group.ratings) if derive in r]
+        compared = [(i, j, b - a) for (i, a), (j, b) in itertools.combinations(rated, 2)]
+    else:
+        compared = []
+    found = []
+    for i, j, better in compared:
+        if better:
+            chosen, rejected = (j, i) if better > 0 else (i, j)
+            found.append(Pair(chosen, rejected, min(abs(float(better)), MAX_STRENGTH)))
+    return found, len(compared) - len(found)
+
+
+def check_text(value: object, field: str) -> str:
+    """`value`, if it is a text that says something and can be encoded; else FieldError."""
+    if not isinstance(value, str):
+        raise FieldError(field, f"expected a text, found {show(value)}", "wrong type")
+    if not value.strip():
+        raise FieldError(field, "expected a text, found an empty one", "empty text")
+    if len(value) > MAX_CHARACTERS:
+        what = f"expected at most {MAX_CHARACTERS:,} characters, found {len(value):,}"
+        raise FieldError(field, what, "huge text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        place = f"at character {error.start + 1}"
+        what = f"expected Unicode, found a broken byte or half of a surrogate pair {place}"
+        raise FieldError(field, what, "broken Unicode") from None
+    return value
+
+
+def check_number(value: object, field: str, low: float, high: float) -> float:
+    """`value` as a float, if it is a number from low to high (not a bool, not NaN)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        what = f"expected a number from {low:g} to {high:g}, found {show(value)}"
+        raise FieldError(field, what, "wrong type")
+    if isinstance(value, float) and not math.isfinite(value):
+        what = f"expected a number from {low:g} to {high:g}, found {value}"
+        raise FieldError(field, what, "not finite")
+    if not low <= value <= high:
+        what = f"expected a number from {low:g} to {high:g}, found {show(value)}"
+        raise FieldError(field, what, "out of range")
+    return float(value)
+
+
+def check_turns(turns: Iterable[Mapping], field: str) -> None:
+    """Raises FieldError unless the turns are well formed, in order, and end with the user's."""
+    if not isinstance(turns, tuple) or not turns:
+        raise FieldError(field, "expected a tuple of at least one turn", "wrong type")
+    for i, turn in enumerate(turns):
+        if not isinstance(turn, dict) or turn.keys() != {"role", "content"}:
+            what = f"expected {{'role': ..., 'content': ...}}, found {show(turn)}"
+            raise FieldError(f"{field}[{i}]", what, "wrong type")
+        check_text(turn["content"], f"{field}[{i}].content")
+    roles = [turn["role"] for turn in turns]
+    start = 1 if roles[0] == "system" else 0
+    for i, role in enumerate(roles[start:], start):
+        expected = "assistant" if (i - start) % 2 else "user"
+        if role != expected:
+            what = f"turn {i + 1} of {len(roles)} should be by '{expected}', is by {show(role)}"
+            raise FieldError(field, what, "turn order")
+    if roles[-1] != "user":
+        what = f"the last turn should be by 'user', is by {show(roles[-1])}"
+        raise FieldError(field, what, "turn order")
+
+
+def check_ratings(ratings: tuple[dict[str, float], ...], responses: int) -> None:
+    """Raises FieldError unless there are no ratings, or a dict of finite numbers per response."""
+    if not isinstance(ratings, tuple) or len(ratings) not in (0, responses):
+        what = f"expected (), or a tuple of one dict for each of the {responses} responses"
+        raise FieldError("ratings", what, "wrong number of ratings")
+    for i, rating in enumerate(ratings):
+        if not isinstance(rating, dict):
+            what = f"expected a dict from attribute to number, found {show(rating)}"
+            raise FieldError(f"ratings[{i}]", what, "wrong type")
+        for name, value in rating.items():
+            check_text(name, f"ratings[{i}], name of an attribute")
+            check_number(value, f"ratings[{i}].{name}", -1e6, 1e6)
+
+
+def show(value: object) -> str:
+    """A value as it looks in JSON terms, short enough for an error text, safe to print anywhere."""
+    kinds = {dict: "an object", list: "a list", type(None): "null", bool: "true or false"}
+    kind = kinds.get(type(value))
+    if kind:
+        return kind
+    if isinstance(value, int) and abs(value) > 10**30:
+        return "a huge integer"  # Python refuses to print integers of many thousand digits.
+    text = ascii(value)
+    return text if len(text) <= 60 else text[:57] + "..."

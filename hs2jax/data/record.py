@@ -1,0 +1,47 @@
+"""What happened to the data of a run: nothing is dropped or cut without being counted here."""
+
+import dataclasses
+
+MAX_EXAMPLES = 10
+
+
+@dataclasses.dataclass
+class Record:
+    """Counts, filled by the corpora (rows, groups, skipped) and by the loader (the rest).
+
+    Attributes:
+        rows: rows read. Every one is in a group or is counted in `skipped`.
+        groups: groups read from them.
+        pairs, ties: preference pairs, and comparisons left out because neither response is better.
+        skipped: rows left out because they or their partners are malformed, by reason.
+        skipped_examples: the first few of their error texts, which name file, line and field.
+        truncated: prompts cut from the left.
+        too_long: groups left out because they do not fit.
+        tokens, padding: tokens that belong to a conversation, and those that only fill up rows.
+    """
+
+    rows: int = 0
+    groups: int = 0
+    pairs: int = 0
+    ties: int = 0
+    skipped: dict[str, int] = dataclasses.field(default_factory=dict)
+    skipped_examples: list[str] = dataclasses.field(default_factory=list)
+    truncated: int = 0
+    too_long: int = 0
+    tokens: int = 0
+    padding: int = 0
+
+    def skip(self, reason: str, rows: int = 1, example: str | None = None) -> None:
+        """Counts rows left out for a reason, and keeps the example if there are few yet."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + rows
+        if example is not None and len(self.skipped_examples) < MAX_EXAMPLES:
+            self.skipped_examples.append(example)
+
+    @property
+    def padding_fraction(self) -> float:
+        """Padding as a fraction of all positions; 0 where nothing has been laid out."""
+        return self.padding / max(self.tokens + self.padding, 1)
+
+    def to_dict(self) -> dict:
+        """All of it, ready for JSON."""
+        return {**dataclasses.asdict(self), "padding_fraction": self.padding_fraction}

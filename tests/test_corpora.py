@@ -1,0 +1,328 @@
+"""Every format is read as it is published, and every part of a file means the same rows."""
+
+import gzip
+import json
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hs2jax.data import corpora
+from hs2jax.data.groups import DataError, FieldError, Group, Pair, pairs
+from hs2jax.data.record import Record
+
+FIVE = {"helpfulness": 3, "correctness": 4, "coherence": 4, "complexity": 1, "verbosity": 0}
+USER = {"role": "user", "content": "Hello?"}
+
+
+def say(*contents):
+    """Turns by the user and the assistant in turn."""
+    roles = ("user", "assistant")
+    return tuple({"role": roles[i % 2], "content": c} for i, c in enumerate(contents))
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes rows to a file and returns its path as a text."""
+
+    def to_file(rows, name="rows.jsonl"):
+        text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+        return str(tmp_path / name)
+
+    return to_file
+
+
+def rated(prompt, response, **ratings):
+    return {"prompt": prompt, "response": response, **FIVE, **ratings}
+
+
+def preferences(n, **fields):
+    return [{"prompt": f"p{i}", "chosen": "yes", "rejected": "no", **fields} for i in range(n)]
+
+
+def test_helpsteer2_joins_neighbours_and_splits_turns(write):
+    prompt = "Hi\n<extra_id_1>Assistant\nHello\n\nagain\n<extra_id_1>User\nTwo plus two?"
+    path = write([rated(prompt, "4"), rated(prompt, "5", helpfulness=0), *[rated("x", "y")] * 2])
+    first, second = corpora.read(f"helpsteer2:{path}")
+    assert first.prompt == say("Hi", "Hello\n\nagain", "Two plus two?")
+    assert first.responses == ("4", "5")
+    assert first.ratings == (FIVE, {**FIVE, "helpfulness": 0})
+    assert first.strength is None
+    assert (first.source, second.source) == (f"{path}:1", f"{path}:3")
+
+
+def test_helpsteer2_names_both_lines_of_rows_that_do_not_belong_together(write):
+    path = write([rated("a", "1"), rated("a", "2"), rated("b", "3"), rated("c", "4")])
+    with pytest.raises(DataError, match=r"line 4.*'prompt'.*line 3"):
+        list(corpora.read(f"helpsteer2:{path}"))
+    path = write([rated("a", "1"), rated("a", "2"), rated("b", "3")])
+    with pytest.raises(DataError, match=r"line 3.*'prompt'.*file ends"):
+        list(corpora.read(f"helpsteer2:{path}"))
+
+
+def test_helpsteer_joins_all_rows_of_a_prompt(write):
+    order = [("a", "1"), ("b", "2"), ("a", "3"), ("c", "4"), ("a", "5")]
+    groups = list(corpora.read(f"helpsteer:{write([rated(*row) for row in order])}"))
+    assert [g.responses for g in groups] == [("1", "3", "5"), ("2",), ("4",)]
+    assert [len(g.ratings) for g in groups] == [3, 1, 1]
+
+
+def test_a_malformed_helpsteer_row_does_not_cost_its_prompt(write):
+    path = write([rated("a", "1"), rated("a", "2", helpfulness=9), rated("a", "3")])
+    record = Record()
+    (group,) = corpora.read(f"helpsteer:{path}", on_error="skip", record=record)
+    assert group.responses == ("1", "3")
+    assert (record.rows, record.groups, record.skipped) == (3, 1, {"out of range": 1})
+
+
+def test_helpsteer2_preference_keeps_signs_and_splits(write):
+    rows = [
+        {
+            "split": ("train", "val")[i % 2],
+            "prompt": f"p{i}",
+            "response_1": "one",
+            "response_2": "two",
+            "preference_strength": i - 3,
+            "preference_statement": "@Response 1 is better.",
+            "preference_elaboration": None,
+            "three_most_similar_preferences": [{"statement": "", "strength": 1}],
+        }
+        for i in range(7)
+    ]
+    path = write(rows)
+    groups = list(corpora.read(f"helpsteer2_preference:{path}"))
+    assert [g.strength for g in groups] == [-3, -2, -1, 0, 1, 2, 3]
+    assert [pairs(g) for g in groups] == [
+        *[([Pair(0, 1, s)], 0) for s in (3, 2, 1)],
+        ([], 1),
+        *[([Pair(1, 0, s)], 0) for s in (1, 2, 3)],
+    ]
+    train = list(corpora.read(f"helpsteer2_preference:{path}[train]"))
+    val = list(corpora.read(f"helpsteer2_preference:{path}[val]"))
+    assert (train, val) == (groups[::2], groups[1::2])
+
+
+def test_neither_response_valid_has_its_own_reason(write):
+    row = {"prompt": "p", "response_1": "a", "response_2": "b", "preference_strength": -100}
+    record = Record()
+    path = write([row])
+    assert not list(corpora.read(f"helpsteer2_preference:{path}", on_error="skip", record=record))
+    assert record.skipped == {"neither response valid": 1}
+    with pytest.raises(DataError, match="'split'"):
+        list(corpora.read(f"helpsteer2_preference:{path}[train]"))
+
+
+def test_hh_rlhf_shares_the_prompt_and_joins_turns_of_one_speaker(write):
+    start = (
+        "\n\nHuman: Hi \n\nAssistant: Yes?\n\nAssistant: Go on.\n\nHuman: Why: so?\n\nAssistant:"
+    )
+    path = write([{"chosen": start + " Good.", "rejected": start + "Bad.\n\nAssistant: Worse. "}])
+    (group,) = corpora.read(f"hh_rlhf:{path}")
+    assert group.prompt == say("Hi", "Yes?\n\nGo on.", "Why: so?")
+    assert group.responses == ("Good.", "Bad.\n\nWorse.")
+    assert pairs(group) == ([Pair(0, 1, 1.0)], 0)
+
+
+@pytest.mark.parametrize("system", [(), ({"role": "system", "content": "Be brief."},)])
+def test_preference_forms_are_the_same_group(write, system):
+    prompt = [*system, *say("Hi", "Hello", "More?")]
+    good, bad = ({"role": "assistant", "content": c} for c in ("good", "bad"))
+    path = write(
+        [
+            {"prompt": prompt, "chosen": "good", "rejected": "bad", "strength": 2.5},
+            {"prompt": prompt, "chosen": [good], "rejected": [bad], "strength": 2.5},
+            {"prompt": prompt, "chosen": [*prompt, good], "rejected": "bad", "strength": 2.5},
+            {"chosen": [*prompt, good], "rejected": [*prompt, bad], "strength": 2.5},
+        ]
+    )
+    first, *others = corpora.read(f"preference:{path}")
+    assert first.prompt == tuple(prompt)
+    assert pairs(first) == ([Pair(0, 1, 2.5)], 0)
+    for other in others:
+        assert (other.prompt, other.responses, other.strength) == (
+            first.prompt,
+            first.responses,
+            first.strength,
+        )
+
+
+def test_preference_with_a_text_prompt_has_strength_one(write):
+    (group,) = corpora.read(f"preference:{write(preferences(1))}")
+    assert group.prompt == say("p0")
+    assert group.strength == -1
+
+
+def test_ratings_forms(write):
+    path = write(
+        [
+            {"prompt": "p", "response": "a", "ratings": {"clarity": 2, "tone": None}},
+            {
+                "prompt": [USER],
+                "responses": ["a", "b"],
+                "ratings": [{"x": -1.5}, {}],
+                "strength": 0,
+            },
+        ]
+    )
+    single, double = corpora.read(f"ratings:{path}")
+    assert single.ratings == ({"clarity": 2.0},)
+    assert double.ratings == ({"x": -1.5}, {})
+    assert pairs(single, "clarity") == ([], 0)
+    assert pairs(double, "x") == ([], 1), "a given strength decides, also when it is a tie"
+
+
+def test_strengths_derived_from_four_responses():
+    scores = (1, 4, None, 1)
+    ratings = tuple({} if s is None else {"helpfulness": s} for s in scores)
+    group = Group(prompt=(USER,), responses=tuple("abcd"), ratings=ratings)
+    assert pairs(group, "helpfulness") == ([Pair(1, 0, 3.0), Pair(1, 3, 3.0)], 1)
+    assert pairs(group, "tone") == ([], 0)
+    assert pairs(group) == ([], 0)
+
+
+@given(st.lists(st.none() | st.integers(0, 4), min_size=1, max_size=6))
+def test_derived_pairs_and_ties_cover_every_comparison_once(scores):
+    ratings = tuple({} if s is None else {"helpfulness": float(s)} for s in scores)
+    group = Group((USER,), tuple(map(str, range(len(scores)))), ratings)
+    found, ties = pairs(group, "helpfulness")
+    n = sum(s is not None for s in scores)
+    assert len(found) + ties == n * (n - 1) // 2
+    assert len({frozenset(pair[:2]) for pair in found}) == len(found)
+    for chosen, rejected, strength in found:
+        assert 0 < strength == min(scores[chosen] - scores[rejected], 3)
+
+
+@given(st.integers(0, 23), st.integers(-110, 110), st.integers(-30, 30))
+def test_slices_cut_a_file_in_two(tmp_path_factory, n, percent, index):
+    path = tmp_path_factory.getbasetemp() / f"slices{n}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n\n" for row in preferences(n)))
+    everything = list(corpora.read(f"preference:{path}"))
+    for bound in (f"{percent}%", f"{index}"):
+        before = list(corpora.read(f"preference:{path}[:{bound}]"))
+        after = list(corpora.read(f"preference:{path}[{bound}:]"))
+        assert before + after == everything
+    assert list(corpora.read(f"preference:{path}[:{index}]")) == everything[:index]
+
+
+def test_a_slice_means_the_same_rows_whatever_is_skipped(write):
+    rows = preferences(20)
+    rows[2]["chosen"] = rows[11]["chosen"] = ""
+    path, record = write(rows), Record()
+    groups = list(corpora.read(f"preference:{path}[10%:60%]", on_error="skip", record=record))
+    assert [g.source for g in groups] == [f"{path}:{i + 1}" for i in range(3, 12) if i != 11]
+    assert (record.rows, record.groups, record.skipped) == (10, 8, {"empty text": 2})
+    assert "line 3" in record.skipped_examples[0]
+
+
+def test_slices_count_groups_not_rows(write):
+    path = write([rated(f"p{i // 2}", f"r{i}") for i in range(20)])
+    (group,) = corpora.read(f"helpsteer2:{path}[-3:-2]")
+    assert group.responses == ("r14", "r15")
+    (group,) = corpora.read(f"helpsteer:{path}[90%:]")
+    assert group.responses == ("r18", "r19")
+
+
+def test_several_files_compressed_or_not(write):
+    gz = write(preferences(3), "one+two.jsonl.gz")
+    ratings = write([{"prompt": "p", "response": "a", "ratings": {}}], "three.jsonl")
+    groups = list(corpora.read(f"preference:{gz}[1:] + ratings:{ratings}"))
+    assert [g.source for g in groups] == [f"{gz}:2", f"{gz}:3", f"{ratings}:1"]
+
+
+def test_a_damaged_gz_file_is_never_skipped(write, tmp_path):
+    path = write(preferences(500), "rows.jsonl.gz")
+    content = (tmp_path / "rows.jsonl.gz").read_bytes()
+    for damaged in (content[: len(content) // 2], b"not gzip"):
+        (tmp_path / "rows.jsonl.gz").write_bytes(damaged)
+        with pytest.raises(DataError, match="damaged"):
+            list(corpora.read(f"preference:{path}", on_error="skip", record=Record()))
+
+
+def test_bundled_files_are_found_in_the_package():
+    assert str(corpora.locate("mini/train.jsonl")) == str(corpora.MINI / "train.jsonl")
+    assert str(corpora.locate("./mini/train.jsonl")) != str(corpora.MINI / "train.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("rows.jsonl", "format:path"),
+        ("helpsteer9:rows.jsonl", "helpsteer2_preference"),
+        ("preference:rows.jsonl[5]", "slice"),
+        ("preference:rows.jsonl[]", "slice"),
+        ("preference:rows.jsonl[a:b]", "slice"),
+        ("preference:rows.jsonl[1:2:3]", "slice"),
+        ("helpsteer2:rows.jsonl[train]", "no split"),
+        ("preference:rows.jsonl[train][val]", "format:path"),
+    ],
+)
+def test_a_wrong_spec_is_refused_at_once(spec, expected):
+    with pytest.raises(ValueError, match=expected):
+        corpora.read(spec)
+
+
+def test_a_missing_file_and_wrong_settings_are_refused_at_once(write):
+    with pytest.raises(FileNotFoundError, match=r"absent\.jsonl"):
+        corpora.read(f"preference:{write([])} + preference:absent.jsonl")
+    with pytest.raises(ValueError, match="on_error"):
+        corpora.read(f"preference:{write([])}", on_error="ignore")
+    with pytest.raises(ValueError, match="record"):
+        corpora.read(f"preference:{write([])}", on_error="skip")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"prompt": ()}, "prompt"),
+        ({"prompt": ({"role": "user"},)}, r"prompt\[0\]"),
+        ({"prompt": say("a", "b")}, "user"),
+        ({"prompt": (*say("a"), {"role": "system", "content": "s"})}, "assistant"),
+        ({"prompt": ({"role": "system", "content": "s"},)}, "user"),
+        ({"responses": ()}, "responses"),
+        ({"responses": ("a", " ")}, r"responses\[1\]"),
+        ({"ratings": ({"x": 1.0},)}, "ratings"),
+        ({"ratings": ({"x": 1.0}, {"x": float("nan")})}, r"ratings\[1\]\.x"),
+        ({"strength": 3.5}, "strength"),
+        ({"strength": True}, "strength"),
+        ({"responses": ("a",), "strength": 1.0}, "strength"),
+    ],
+)
+def test_a_group_refuses_what_breaks_its_rules(fields, expected):
+    with pytest.raises(FieldError, match=expected):
+        Group(**{"prompt": (USER,), "responses": ("a", "b"), **fields})
+
+
+def test_errors_survive_pickling():
+    for error in (DataError("f", 3, "prompt", "is odd", "turn order"), FieldError("x", "y", "z")):
+        again = pickle.loads(pickle.dumps(error))
+        assert (str(again), again.reason) == (str(error), error.reason)
+
+
+def test_record_is_json():
+    record = Record(tokens=3, padding=1)
+    assert json.loads(json.dumps(record.to_dict()))["padding_fraction"] == 0.25
+    assert Record().padding_fraction == 0
+
+
+def test_real_hh_rlhf(real_data):
+    path = real_data / "hh_rlhf" / "helpful_test_1850.jsonl"
+    record = Record()
+    groups = list(corpora.read(f"hh_rlhf:{path}", on_error="skip", record=record))
+    assert (record.rows, record.groups, record.skipped) == (1850, 1847, {"empty text": 3})
+    held_out = list(corpora.read(f"hh_rlhf:{path}[-250:]"))
+    assert held_out == groups[-250:]
+    longer = sum(len(g.responses[0]) > len(g.responses[1]) for g in held_out)
+    assert longer == 141, "56.4% of these 250 chosen responses are the longer ones"
+
+
+def test_real_helpsteer(real_data):
+    groups = list(corpora.read(f"helpsteer2:{real_data}/helpsteer2/train_first100.jsonl"))
+    assert (len(groups), {len(g.responses) for g in groups}) == (50, {2})
+    compared = [pairs(g, "helpfulness") for g in groups]
+    assert (sum(len(p) for p, _ in compared), sum(t for _, t in compared)) == (29, 21)
+    groups = list(corpora.read(f"helpsteer:{real_data}/helpsteer/sample500.jsonl"))
+    assert (len(groups), sum(len(g.responses) for g in groups)) == (139, 500)
+    help_mean = sum(r["helpfulness"] for g in groups for r in g.ratings) / 500
+    assert help_mean == pytest.approx(2.7856, abs=0.2), "the mean published for the whole set"

@@ -1,0 +1,287 @@
+"""2,000 malformed rows, each among good ones: none crashes, none is silently used or dropped."""
+
+import collections
+import copy
+import functools
+import itertools
+import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hs2jax.data import corpora
+from hs2jax.data.groups import MAX_CHARACTERS, DataError
+from hs2jax.data.record import Record
+from hs2jax.data.rows import ATTRIBUTES
+
+ROWS = 2000
+MISSING = object()
+SENTINEL = "(here)"  # Replaced by a broken byte once the row is written.
+NAN, INFINITY = float("nan"), float("inf")
+
+# Values that are wrong whatever range or kind of text is asked for.
+NO_TEXT = [MISSING, None, True, 7, 2.5, NAN, {}, {"content": "x"}, [], ["x"], [[["x"]]]]
+BAD_TEXT = ["", " \n\t", "\ud800", "x\udfffx", "x" * (MAX_CHARACTERS + 1), SENTINEL]
+NO_NUMBER = [None, True, False, "3", "", [], [3], {}, {"value": 3}, NAN, INFINITY, -INFINITY]
+FAR = [10**400, -(10**400), 1e300, -1e300]
+RATING = [MISSING, *NO_NUMBER, *FAR, -1, 5, 2.5, 3.0]
+MARKED = [
+    "Hi\n<extra_id_1>User\nHi",
+    "Hi\n<extra_id_1>Assistant\nHello",
+    "Hi\n<extra_id_1>Assistant\nHello\n<extra_id_1>Assistant\nHi\n<extra_id_1>User\nHi",
+    "Hi\n<extra_id_1>Assistant\n\n<extra_id_1>User\nHi",
+    "\n<extra_id_1>Assistant\nHello\n<extra_id_1>User\nHi",
+    "<extra_id_1>User\nHi",
+    "Hi\n<extra_id_1>System\nx\n<extra_id_1>User\nHi",
+]
+TRANSCRIPT = [
+    "Hi",
+    "\n\nHuman: Hi",
+    "\n\nAssistant: Hello",
+    "\n\nHuman: Hi\n\nAssistant: ",
+    "\n\nHuman: \n\nAssistant: Hello",
+    "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye",
+    "\n\nAssistant: Hello\n\nHuman: Hi\n\nAssistant: Hello",
+    "Once\n\nHuman: Hi\n\nAssistant: Hello",
+]
+
+
+def turns(*roles):
+    return [{"role": role, "content": "Hi"} for role in roles]
+
+
+BROKEN_TURN = [{"role": "user"}, {"content": "x"}, "user", None, 3]
+BROKEN_TURN += [{"role": "user", "content": bad} for bad in (None, 3, ["x"], *BAD_TEXT)]
+BROKEN_TURN += [{"role": role, "content": "x"} for role in (None, 3, "", "human", ["user"])]
+ORDERS = ["s", "a", "uu", "ua", "us", "usu", "su a", "ssu", "uaau", "asu", "uasu"]
+NAMES = {"s": "system", "u": "user", "a": "assistant", " ": "tool"}
+PROMPT = [turns(*(NAMES[letter] for letter in order)) for order in ORDERS]
+PROMPT += [[turn] for turn in BROKEN_TURN] + [[*turns("user", "assistant"), t] for t in BROKEN_TURN]
+ANSWER = [turns("user"), turns("user", "assistant", "user"), turns("user", "assistant")]
+ANSWER += [turns("system", "assistant"), *([turn] for turn in BROKEN_TURN)]
+
+
+def helpsteer(i):
+    return [{"prompt": f"p{i}", "response": f"r{i}", **dict.fromkeys(ATTRIBUTES, i % 5)}]
+
+
+def helpsteer2(i):
+    return [{**row, "response": text} for row in helpsteer(i) for text in (f"a{i}", f"b{i}")]
+
+
+def helpsteer2_preference(i):
+    row = {"split": "val", "prompt": f"p{i}", "response_1": "a", "response_2": f"b{i}"}
+    strength = {"preference_strength": i % 7 - 3, "preference_statement": "", "extra": None}
+    return [{**row, **strength, "preference_elaboration": "so"}]
+
+
+def hh_rlhf(i):
+    start = f"\n\nHuman: p{i}\n\nAssistant: "
+    return [{"chosen": f"{start}a", "rejected": f"{start}b"}]
+
+
+def preference(i):
+    prompt = f"p{i}" if i % 2 else [*turns("system", "user", "assistant", "user")]
+    return [{"prompt": prompt, "chosen": f"a{i}", "rejected": "b", "strength": 1 + i % 3}]
+
+
+def ratings(i):
+    row = {"prompt": f"p{i}", "responses": ["a", f"b{i}"], "strength": -0.5}
+    return [{**row, "ratings": [{"x": i % 5, "y": None}, {"x": 2.5}]}]
+
+
+def ratings_single(i):
+    return [{"prompt": turns("user"), "response": f"a{i}", "ratings": {"x": i, "y": -1.5}}]
+
+
+# For each form of row: the place of a field, and values that are wrong there.
+FORMS = {
+    helpsteer: [
+        (["prompt"], NO_TEXT + BAD_TEXT + MARKED),
+        (["response"], NO_TEXT + BAD_TEXT),
+        *[([name], RATING) for name in ATTRIBUTES],
+    ],
+    helpsteer2_preference: [
+        (["prompt"], NO_TEXT + BAD_TEXT + MARKED),
+        (["response_1"], NO_TEXT + BAD_TEXT),
+        (["response_2"], NO_TEXT + BAD_TEXT),
+        (["preference_strength"], [MISSING, *NO_NUMBER, *FAR, -4, 4, 1.5, -100, -99]),
+        (["preference_statement"], [True, 7, {}, [], ["x"], "\ud800", SENTINEL]),
+        (["preference_elaboration"], [True, 7, {}, [], ["x"], "\ud800", SENTINEL]),
+        (["split"], [None, "", "test", True, 3, ["train"]]),
+    ],
+    hh_rlhf: [
+        (["chosen"], NO_TEXT + BAD_TEXT + TRANSCRIPT),
+        (["rejected"], NO_TEXT + BAD_TEXT + TRANSCRIPT),
+        (["rejected"], ["\n\nHuman: Hi\n\nAssistant: Other", "\n\nHuman: A\n\nHuman: B"]),
+    ],
+    preference: [
+        (["prompt"], NO_TEXT + BAD_TEXT + PROMPT),
+        (["chosen"], NO_TEXT + BAD_TEXT + ANSWER),
+        (["rejected"], NO_TEXT + BAD_TEXT + ANSWER),
+        (["strength"], [*NO_NUMBER, *FAR, 0, -1, 3.5]),
+    ],
+    ratings: [
+        (["prompt"], NO_TEXT + BAD_TEXT + PROMPT),
+        (["responses"], [MISSING, None, True, 7, "ab", {}, []]),
+        (["responses", 1], [*NO_TEXT[1:], *BAD_TEXT]),
+        (["ratings"], [MISSING, None, True, 7, "x", {}, [], [{}], [{}, {}, {}], [{}, 3]]),
+        (["ratings", 0], [None, True, 7, "x", [], [{"x": 1}]]),
+        (["ratings", 1, "x"], [*NO_NUMBER[1:], *FAR, 2e6]),
+        (["strength"], [*NO_NUMBER, *FAR, 3.5, -3.5]),
+    ],
+    ratings_single: [
+        (["response"], [*NO_TEXT[1:], *BAD_TEXT]),
+        (["ratings"], [MISSING, None, True, 7, "x", [], [{"x": 1}]]),
+        (["strength"], [1, 0, -2]),
+        (["responses"], [["a"], None]),
+    ],
+}
+FORMS[helpsteer2] = [*FORMS[helpsteer], (["prompt"], ["of no other row"])]
+
+# Whole lines that are no row at all. "%s" stands for a good row.
+NO_ROW = [
+    *(b"null", b"3", b"NaN", b"[]", b'"text"', b"true", b"{", b"{]", b"{'prompt': 1}", b"\xff\xfe"),
+    *(b"[%s]", b"%s %s", b"%s,", b"\xef\xbb\xbf%s", b"\x00%s"),
+    *(b"[" * 100_000, b'{"prompt":' * 100_000, b'{"prompt": ' + b"9" * 5000 + b"}"),
+]
+
+
+def write_row(row, rng):
+    """A row as bytes, with the sentinel turned into bytes that are not UTF-8."""
+    line = json.dumps(row, ensure_ascii="\\ud" in json.dumps(row)).encode()
+    return line.replace(SENTINEL.encode(), rng.choice([b"\xff", b"\xc3", b"\x80", b"\xed\xa0\x80"]))
+
+
+def every_malformed_line():
+    """(form, function from (i, random generator) to a line, field that the error must name)."""
+    for form, fields in FORMS.items():
+        for place, values in fields:
+            field = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place)[1:]
+            for value in values:
+                yield form, functools.partial(damaged, form, place, value), field
+        for line in NO_ROW:
+            yield form, functools.partial(no_row, form, line), "row"
+        yield form, functools.partial(truncated, form), "row"
+
+
+def damaged(form, place, value, i, rng):
+    """A good row with a wrong value at one place."""
+    row = copy.deepcopy(form(i)[-1])
+    *before, last = place
+    inner = row
+    for step in before:
+        inner = inner[step]
+    if value is MISSING:
+        del inner[last]
+    else:
+        inner[last] = value
+    return write_row(row, rng)
+
+
+def no_row(form, line, i, rng):
+    """A line that is not JSON, or not an object."""
+    return line.replace(b"%s", write_row(form(i)[-1], rng))
+
+
+def truncated(form, i, rng):
+    """A row that stops in the middle."""
+    line = write_row(form(i)[-1], rng)
+    return line[: rng.randrange(1, len(line))]
+
+
+def content(groups):
+    return [(g.prompt, g.responses, g.ratings, g.strength) for g in groups]
+
+
+@pytest.fixture(scope="module")
+def cases():
+    """(form, i, malformed line, field), 2,000 of them from a seed, with every kind among them."""
+    rng = random.Random(20)
+    kinds = list(every_malformed_line())
+    assert len(kinds) <= ROWS
+    rng.shuffle(kinds)
+    chosen = itertools.islice(itertools.cycle(kinds), ROWS)
+    numbered = ((*kind, rng.randrange(50)) for kind in chosen)
+    return [(form, i, make(i, rng), field) for form, make, field, i in numbered]
+
+
+def test_2000_malformed_rows(cases, tmp_path):
+    rng = random.Random(1)
+    path = tmp_path / "rows.jsonl"
+    seen = collections.Counter()
+    for form, i, bad, field in cases:
+        where = f"{form.__name__}, {field}: {bad[:200]!r}"
+        spec = f"{form.__name__.removesuffix('_single')}:{path}"
+        good = [form(100 + k) for k in range(rng.randrange(1, 6))]
+        units = [[write_row(row, rng) for row in unit] for unit in good]
+        at = rng.randrange(len(units) + 1)
+        # Of a pair, the second is malformed: the first is good, and goes with it.
+        partner = [write_row(row, rng) for row in form(i)[:-1]]
+        before = [line for unit in units[:at] for line in unit] + partner
+        after = [line for unit in units[at:] for line in unit]
+        path.write_bytes(b"\n".join([*before, bad, *after]) + b"\n")
+
+        with pytest.raises(DataError) as raised:
+            pytest.fail(f"silently used: {list(corpora.read(spec))[at]}, {where}")
+        text = str(raised.value)
+        assert f"{path}, line {len(before) + 1}," in text, where
+        assert f"field '{field}" in text, f"{text}\n{where}"
+        assert len(text) < 1000, where
+        text.encode()  # It can be printed, whatever the row holds.
+
+        record = Record()
+        kept = list(corpora.read(spec, on_error="skip", record=record))
+        path.write_bytes(b"\n".join(line for unit in units for line in unit))
+        assert content(kept) == content(corpora.read(spec)), where
+        assert len(kept) == len(good) == record.groups, where
+        expected = {raised.value.reason: 1}
+        if partner:
+            expected["partner of a malformed row"] = 1
+        assert record.skipped == expected, where
+        assert record.skipped_examples == [text], where
+        assert record.rows == len(before) + 1 + len(after), where
+        seen[form.__name__] += 1
+    assert sum(seen.values()) == ROWS
+    assert min(seen.values()) > 50, seen
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "x"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.data())
+def test_any_json_is_a_group_or_a_data_error(tmp_path_factory, data):
+    form = data.draw(st.sampled_from(list(FORMS)))
+    *partner, row = form(data.draw(st.integers(0, 9)))
+    row |= data.draw(st.dictionaries(st.sampled_from(list(row)), JSON, min_size=1))
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in (*partner, row)))
+    spec = f"{form.__name__.removesuffix('_single')}:{path}"
+    record = Record()
+    groups = list(corpora.read(spec, on_error="skip", record=record))
+    rows = len(partner) + 1
+    assert (len(groups), sum(record.skipped.values())) in ((1, 0), (0, rows))
+    for group in groups:
+        for text in (*group.responses, *(turn["content"] for turn in group.prompt)):
+            assert text.strip()
+        for value in (group.strength or 0, *(v for r in group.ratings for v in r.values())):
+            assert -1e6 <= value <= 1e6
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_broken_bytes_in_a_field_that_nobody_reads(form, tmp_path):
+    lines = [write_row(row, random.Random()) for row in form(0)]
+    lines[-1] = lines[-1][:-1] + b', "other": "\xff"}'
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines))
+    spec = f"{form.__name__.removesuffix('_single')}:{tmp_path}/rows.jsonl"
+    with pytest.raises(DataError, match=rf"line {len(lines)}, field 'row'.*0xff"):
+        list(corpora.read(spec))
