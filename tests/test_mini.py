@@ -1,0 +1,111 @@
+"""The bundled mini set is whole, says the same in both formats, and gives nothing away by length.
+
+What is read is the package's own files, through the names that a config uses for them.
+"""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from hs2jax.data import corpora
+from hs2jax.data.groups import pairs
+from hs2jax.data.record import Record
+from hs2jax.data.rows import ATTRIBUTES
+
+RATINGS = {"train": "helpsteer2:mini/train.jsonl", "val": "helpsteer2:mini/validation.jsonl"}
+PREFERENCES = "helpsteer2_preference:mini/preference.jsonl"
+SIZES = {"train": 72, "val": 24}
+DEGREES = {1: "slightly better than", 2: "better than", 3: "much better than"}
+
+
+def preferences(split):
+    return list(corpora.read(f"{PREFERENCES}[{split}]"))
+
+
+def all_preference_rows():
+    lines = (corpora.MINI / "preference.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("split", SIZES)
+def test_counts(split):
+    record = Record()
+    rated = list(corpora.read(RATINGS[split], record=record))
+    assert len(rated) == len(preferences(split)) == SIZES[split]
+    assert (record.rows, record.groups) == (2 * SIZES[split], SIZES[split])
+    assert sum(len(group.prompt) > 1 for group in rated) >= SIZES[split] / 4
+
+
+@pytest.mark.parametrize("split", SIZES)
+def test_both_formats_hold_the_same_texts_in_the_same_order(split):
+    for rated, preferred in zip(corpora.read(RATINGS[split]), preferences(split), strict=True):
+        assert rated.prompt == preferred.prompt
+        assert rated.responses == preferred.responses
+
+
+def test_nothing_is_there_twice():
+    groups = [group for split in SIZES for group in preferences(split)]
+    assert len({json.dumps(group.prompt) for group in groups}) == 96
+    assert len({response for group in groups for response in group.responses}) == 192
+
+
+@pytest.mark.parametrize("split", SIZES)
+def test_ratings_are_whole_numbers_that_use_the_scale(split):
+    ratings = [r for group in corpora.read(RATINGS[split]) for r in group.ratings]
+    for rating in ratings:
+        assert set(rating) == set(ATTRIBUTES)
+        assert all(value in range(5) for value in rating.values())
+    for name in ATTRIBUTES:
+        assert len({rating[name] for rating in ratings}) >= 4, name
+
+
+@pytest.mark.parametrize("split", SIZES)
+def test_strengths_agree_with_helpfulness(split):
+    differences, strengths = [], []
+    for rated, preferred in zip(corpora.read(RATINGS[split]), preferences(split), strict=True):
+        first, second = (rating["helpfulness"] for rating in rated.ratings)
+        differences.append(second - first)
+        strengths.append(preferred.strength)
+    for difference, strength in zip(differences, strengths, strict=True):
+        assert difference * strength >= 0
+        assert abs(strength) < 2 or difference
+        assert strength or not difference
+    assert np.corrcoef(differences, strengths)[0, 1] > 0.9
+    assert {abs(strength) for strength in strengths} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(("split", "low", "high"), [("train", 0.45, 0.55), ("val", 0.4, 0.6)])
+def test_neither_length_nor_place_tells_the_better_one(split, low, high):
+    longer, first = [], []
+    for group in preferences(split):
+        for chosen, rejected, _ in pairs(group)[0]:
+            longer.append(len(group.responses[chosen]) > len(group.responses[rejected]))
+            first.append(chosen == 0)
+    assert low <= np.mean(longer) <= high
+    assert low <= np.mean(first) <= high
+
+
+def test_statements_say_what_the_strengths_say():
+    for row in all_preference_rows():
+        strength, statement = row["preference_strength"], row["preference_statement"]
+        better = 1 if strength < 0 else 2
+        opening = f"@Response {better} is {DEGREES.get(abs(strength))} @Response {3 - better}"
+        if strength == 0:
+            opening = "@Response 1 and @Response 2 are about equally good"
+        assert statement.startswith(opening), statement
+        assert row["preference_elaboration"].strip()
+
+
+def test_the_readme_tells_the_numbers():
+    readme = (corpora.MINI / "README.md").read_text(encoding="utf-8")
+    for split, column in (("train", 0), ("val", 1)):
+        found = [pair for group in preferences(split) for pair in pairs(group)[0]]
+        row = next(line for line in readme.splitlines() if line.startswith("| pairs |"))
+        assert int(row.split("|")[2 + column]) == len(found)
+        first = sum(pair.chosen == 0 for pair in found)
+        row = next(line for line in readme.splitlines() if line.startswith("| the first response"))
+        assert int(row.split("|")[2 + column].split()[0]) == first
+    splits = Counter(row["split"] for row in all_preference_rows())
+    assert f"{splits['train']} `train`, {splits['val']} `val`" in readme
