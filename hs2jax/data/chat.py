@@ -1,0 +1,116 @@
+"""From messages to token ids, once, through the tokenizer's own chat template."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from hs2jax.data.groups import Group
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A group as token ids, int32. Prompt + response is one conversation, end-of-turn included.
+
+    `prompt` is what the conversations have in common at their start, never more than the prompt
+    with the assistant's header. Where a tokenizer merges characters across the border between
+    prompt and response, it is a token or two shorter, so that prompt + response is always to the
+    id what the tokenizer gives for the whole text.
+    """
+
+    prompt: np.ndarray
+    responses: tuple[np.ndarray, ...]
+
+
+def encode(tokenizer, groups: Sequence[Group]) -> list[Encoded]:
+    """Renders and tokenises every conversation of the groups.
+
+    Each starts with exactly one BOS, where the tokenizer adds one by itself, and ends with the
+    token that ends the assistant's turn: what the template puts behind it is left out, and where a
+    template puts none, the tokenizer's EOS is added.
+
+    Raises ValueError where the tokenizer has no chat template, or the template refuses a group.
+    """
+    if not groups:
+        return []
+    if not tokenizer.chat_template:
+        raise ValueError(
+            "this tokenizer has no chat template, so messages cannot become tokens; use an "
+            "instruction-tuned model, or set tokenizer.chat_template before"
+        )
+    texts = []
+    for group in groups:
+        prompt = list(group.prompt)
+        texts.append(_render(tokenizer, group, prompt, add_generation_prompt=True))
+        for response in group.responses:
+            turns = [*prompt, {"role": "assistant", "content": response}]
+            texts.append(_render(tokenizer, group, turns, add_generation_prompt=False))
+    rows = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+
+    bos = _added_bos(tokenizer)
+    special = set(tokenizer.all_special_ids)
+    special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    encoded = []
+    for group in groups:
+        prompt = _one_bos(next(rows), bos)
+        whole = [
+            _to_end_of_turn(_one_bos(next(rows), bos), tokenizer, special) for _ in group.responses
+        ]
+        shared = _common_prefix([prompt, *whole])
+        encoded.append(
+            Encoded(
+                np.asarray(prompt[:shared], np.int32),
+                tuple(np.asarray(ids[shared:], np.int32) for ids in whole),
+            )
+        )
+    return encoded
+
+
+def cut_prompt(encoded: Encoded, excess: int, bos: int | None) -> Encoded | None:
+    """Takes `excess` tokens off the prompt's left, behind its BOS; None if it has not so many."""
+    keep = 1 if len(encoded.prompt) and encoded.prompt[0] == bos else 0
+    if excess > len(encoded.prompt) - keep:
+        return None
+    prompt = np.concatenate([encoded.prompt[:keep], encoded.prompt[keep + excess :]])
+    return dataclasses.replace(encoded, prompt=prompt)
+
+
+def _render(tokenizer, group, turns, **options) -> str:
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, **options)
+    except Exception as error:  # Templates raise what they like, jinja2's errors among it.
+        raise ValueError(f"{group.source}: the chat template refuses this: {error}") from error
+
+
+def _added_bos(tokenizer) -> int | None:
+    """The BOS that the tokenizer puts before a plain text, if it does."""
+    ids = tokenizer("a")["input_ids"]
+    return ids[0] if ids and ids[0] == tokenizer.bos_token_id else None
+
+
+def _one_bos(ids: list[int], bos: int | None) -> list[int]:
+    if bos is None:
+        return ids
+    start = 0
+    while start < len(ids) and ids[start] == bos:
+        start += 1
+    return [bos, *ids[start:]]
+
+
+def _to_end_of_turn(ids: list[int], tokenizer, special: set[int]) -> list[int]:
+    """Up to the last special token, if only white space follows it; else with EOS added."""
+    end = len(ids)
+    while end and ids[end - 1] not in special and not tokenizer.decode(ids[end - 1]).strip():
+        end -= 1
+    if end and ids[end - 1] in special:
+        return ids[:end]
+    return [*ids, tokenizer.eos_token_id]
+
+
+def _common_prefix(sequences: list[list[int]]) -> int:
+    length = 0
+    for ids in zip(*sequences, strict=False):
+        if len(set(ids)) > 1:
+            break
+        length += 1
+    return length

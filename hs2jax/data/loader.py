@@ -1,0 +1,192 @@
+"""From groups to a stream of batches that a checkpoint can hold its place in.
+
+Everything is tokenised once and the whole run is planned before it starts: grain gives each
+epoch's order, each batch takes the next `batch_size` groups of it, and the batch's groups are
+packed into rows. So every group is seen once an epoch whatever the sizes, a batch is exactly the
+papers' number of groups, and the place in the run is one number.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+
+from hs2jax.data import chat, packing
+from hs2jax.data.groups import Group, pairs
+from hs2jax.data.packing import Example, Shape
+from hs2jax.data.record import Record
+
+TOO_LONG = ("skip", "truncate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Groups that fit, tokenised; `examples[i]` is `groups[i]`."""
+
+    groups: list[Group]
+    examples: list[Example]
+
+
+def prepare(
+    groups: Sequence[Group],
+    tokenizer,
+    *,
+    attributes: Sequence[str],
+    row_length: int,
+    layout: str = "shared",
+    too_long: str = "skip",
+    derive: str | None = None,
+    record: Record | None = None,
+) -> Prepared:
+    """Tokenises groups and sees that each fits into a row of `row_length` tokens.
+
+    attributes: names of the ratings that become the A columns; a group's other ratings are left
+    out. derive: the attribute whose differences stand for preferences where none is given.
+    too_long: "skip" leaves a group out that does not fit; "truncate" cuts its prompt from the left
+    and leaves it out only if its responses alone are too long. Both are counted in `record`, as are
+    pairs and ties.
+    """
+    if too_long not in TOO_LONG:
+        raise ValueError(f"too_long is {too_long!r}; it must be one of {', '.join(TOO_LONG)}")
+    record = Record() if record is None else record
+    bos = tokenizer.bos_token_id
+    # A padded row is as many slots as the largest group has responses.
+    slots = max((len(group.responses) for group in groups), default=1) if layout == "padded" else 1
+    limit = row_length // slots
+    kept = Prepared([], [])
+    for group, encoded in zip(groups, chat.encode(tokenizer, groups), strict=True):
+        excess = packing.cost(encoded, layout) - limit
+        if excess > 0 and too_long == "truncate":
+            copies = len(encoded.responses) if layout == "separate" else 1
+            encoded = chat.cut_prompt(encoded, math.ceil(excess / copies), bos)
+            record.truncated += encoded is not None
+        if encoded is None or (excess > 0 and too_long == "skip"):
+            record.too_long += 1
+            continue
+        found, ties = pairs(group, derive)
+        record.pairs += len(found)
+        record.ties += ties
+        kept.groups.append(group)
+        kept.examples.append(Example(encoded, *_ratings(group, attributes), found, ties))
+    return kept
+
+
+def _ratings(group: Group, attributes: Sequence[str]):
+    ratings = np.zeros((len(group.responses), len(attributes)), np.float32)
+    rated = np.zeros(ratings.shape, bool)
+    for i, given in enumerate(group.ratings):
+        for j, name in enumerate(attributes):
+            if name in given:
+                ratings[i, j], rated[i, j] = given[name], True
+    return ratings, rated
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """A planned run, as a random-access source for grain: item i is batch i.
+
+    An item is `packing.lay`'s arrays with a leading axis M of micro-batches, [M, B, ...], where B
+    is this process's share of `micro_rows`. Micro-batches that a batch does not need are all
+    padding and come last. `plan[i]` lists the batch's rows, each a list of example numbers.
+    """
+
+    examples: list[Example]
+    plan: list[list[list[int]]]
+    shape: Shape
+    layout: str
+    micro_rows: int
+    process: int = 0
+    processes: int = 1
+
+    @property
+    def micro_batches(self) -> int:
+        return max((math.ceil(len(rows) / self.micro_rows) for rows in self.plan), default=0)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        M, B, share = self.micro_batches, self.micro_rows, self.micro_rows // self.processes
+        rows = self.plan[i] + [[]] * (M * B - len(self.plan[i]))
+        batch = packing.lay(
+            [[self.examples[e] for e in row] for row in rows], self.shape, self.layout
+        )
+        mine = slice(self.process * share, (self.process + 1) * share)
+        return {name: x.reshape(M, B, *x.shape[1:])[:, mine] for name, x in batch.items()}
+
+    def slots(self, i: int) -> list[tuple[int, int, int, int]]:
+        """Where batch i's responses are: (row, slot, example, response) each."""
+        found = []
+        for row, numbers in enumerate(self.plan[i]):
+            slot = 0
+            for e in numbers:
+                for r in range(len(self.examples[e].encoded.responses)):
+                    found.append((row, slot, e, r))
+                    slot += 1
+        return found
+
+
+def plan(
+    examples: list[Example],
+    *,
+    row_length: int,
+    layout: str,
+    attributes: int,
+    batch_size: int,
+    micro_rows: int,
+    epochs: int = 1,
+    seed: int | None = None,
+    record: Record | None = None,
+    process: int = 0,
+    processes: int = 1,
+) -> Batches:
+    """Plans all batches of `batch_size` groups; the very last one has what is left.
+
+    seed: shuffles each epoch anew; None keeps the order, for evaluation. The same arguments give
+    the same plan on every process and whatever the number of processes.
+    """
+    if micro_rows % processes:
+        raise ValueError(
+            f"config.micro_rows {micro_rows} does not divide among {processes} processes"
+        )
+    order = list(range(len(examples))) * epochs
+    if seed is not None and examples:
+        shuffled = grain.MapDataset.range(len(examples)).seed(seed).shuffle().repeat(epochs)
+        order = [int(shuffled[i]) for i in range(len(shuffled))]
+    responses = [len(example.encoded.responses) for example in examples]
+    slots = max(responses, default=1)
+    batches = []
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        if layout == "padded":
+            rows = [[e] for e in chosen]
+        else:
+            costs = [packing.cost(examples[e].encoded, layout) for e in chosen]
+            rows = [[chosen[i] for i in row] for row in packing.first_fit(costs, row_length)]
+        batches.append(rows)
+    every_row = [row for rows in batches for row in rows]
+    shape = Shape(
+        length=row_length if layout != "padded" else row_length // slots * slots,
+        responses=max((sum(responses[e] for e in row) for row in every_row), default=slots),
+        pairs=max([1, *(sum(len(examples[e].pairs) for e in row) for row in every_row)]),
+        attributes=attributes,
+    )
+    planned = Batches(examples, batches, shape, layout, micro_rows, process, processes)
+    if record is not None:
+        tokens = sum(_tokens(examples[e], layout) for row in every_row for e in row)
+        run = sum(math.ceil(len(rows) / micro_rows) * micro_rows for rows in batches)
+        record.tokens += tokens
+        record.padding += run * shape.length - tokens
+    return planned
+
+
+def _tokens(example: Example, layout: str) -> int:
+    return packing.cost(example.encoded, "separate" if layout == "padded" else layout)
+
+
+def iterate(batches: Batches) -> grain.DatasetIterator:
+    """The batches, made ahead of time by threads. `get_state` and `set_state` keep the place."""
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    return iter(grain.MapDataset.source(batches).to_iter_dataset(options))

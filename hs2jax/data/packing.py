@@ -1,0 +1,138 @@
+"""Groups laid into rows of one length, three ways that must give the same scores.
+
+shared: the prompt lies down once and the group's responses branch from it.
+separate: each response is a segment of its own, with its own copy of the prompt.
+padded: each response has a slot of its own, as long as every other; row_length is the slots
+    together. Cut at the slots (`unpad`), rows need no mask but causality.
+
+In all three a group lies in one row, so that its pairs do.
+Axis letters: B rows, T tokens of a row, R response slots, A attributes, P pair slots.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hs2jax.data.chat import Encoded
+from hs2jax.data.groups import Pair
+
+LAYOUTS = ("shared", "separate", "padded")
+
+
+class Example(NamedTuple):
+    """A tokenised group with what is known of it. ratings f32 and rated bool are [responses, A]."""
+
+    encoded: Encoded
+    ratings: np.ndarray
+    rated: np.ndarray
+    pairs: list[Pair]
+    ties: int = 0
+
+
+class Shape(NamedTuple):
+    """The fixed sizes of a row: its tokens, response slots, pair slots and attributes."""
+
+    length: int
+    responses: int
+    pairs: int
+    attributes: int
+
+
+def cost(encoded: Encoded, layout: str) -> int:
+    """How many tokens of a row the group takes; for "padded", of its longest slot."""
+    lengths = [len(ids) for ids in encoded.responses]
+    if layout == "shared":
+        return len(encoded.prompt) + sum(lengths)
+    if layout == "separate":
+        return len(encoded.prompt) * len(lengths) + sum(lengths)
+    if layout == "padded":
+        return len(encoded.prompt) + max(lengths)
+    raise ValueError(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}")
+
+
+def first_fit(costs: Sequence[int], length: int) -> list[list[int]]:
+    """Indices of `costs` put into rows that hold `length`: longest first, each in the first row
+    with room (first-fit decreasing). Every cost must be at most `length`."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        row = next((row for row, left in enumerate(room) if costs[i] <= left), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(length)
+        rows[row].append(i)
+        room[row] -= costs[i]
+    return rows
+
+
+def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[str, np.ndarray]:
+    """A batch of rows as arrays; an empty row is all padding.
+
+    tokens, segment, branch, position, source int32 [B, T]: `segment` counts from 1 and is 0 in
+    padding, `branch` is 0 in a prompt and r in the r-th response, `position` goes on from the
+    prompt's end in every branch, `source` is the index of the token whose hidden state predicts
+    this one (-1 for a conversation's first).
+    last int32 [B, R]: index of each response's last token. group int32 [B, R]: number of the group
+    in the batch, -1 in an empty slot. ratings f32, rated bool [B, R, A].
+    chosen, rejected int32, strength f32 [B, P]: pairs as response slots of their row; strength 0
+    in an empty slot.
+    """
+    B, (T, R, P, A) = len(rows), shape
+    token_row = lambda fill: np.full((B, T), fill, np.int32)  # noqa: E731
+    batch = {
+        "tokens": token_row(0),
+        "segment": token_row(0),
+        "branch": token_row(0),
+        "position": token_row(0),
+        "source": token_row(-1),
+        "last": np.zeros((B, R), np.int32),
+        "group": np.full((B, R), -1, np.int32),
+        "ratings": np.zeros((B, R, A), np.float32),
+        "rated": np.zeros((B, R, A), bool),
+        "chosen": np.zeros((B, P), np.int32),
+        "rejected": np.zeros((B, P), np.int32),
+        "strength": np.zeros((B, P), np.float32),
+    }
+    number = 0
+    for b, row in enumerate(rows):
+        at = segment = slot = pair_slot = 0  # Next free token, segment, response and pair slot.
+        for example in row:
+            first = slot
+            prompt, responses = example.encoded.prompt, example.encoded.responses
+            for r, response in enumerate(responses, start=1):
+                if layout == "padded":
+                    at = slot * (T // R)
+                if layout != "shared" or r == 1:
+                    segment += 1
+                    start, at = at, at + len(prompt)
+                    _write(batch, b, start, prompt, segment, 0, 0, start - 1)
+                branch = r if layout == "shared" else 1
+                _write(
+                    batch, b, at, response, segment, branch, len(prompt), start + len(prompt) - 1
+                )
+                at += len(response)
+                batch["last"][b, slot] = at - 1
+                batch["group"][b, slot] = number
+                batch["ratings"][b, slot] = example.ratings[r - 1]
+                batch["rated"][b, slot] = example.rated[r - 1]
+                slot += 1
+            for chosen, rejected, strength in example.pairs:
+                batch["chosen"][b, pair_slot] = first + chosen
+                batch["rejected"][b, pair_slot] = first + rejected
+                batch["strength"][b, pair_slot] = strength
+                pair_slot += 1
+            number += 1
+    return batch
+
+
+def _write(batch, b, at, ids, segment, branch, position, before):
+    """Puts `ids` down at `at`; their first token is predicted by the one at index `before`."""
+    to = slice(at, at + len(ids))
+    batch["tokens"][b, to] = ids
+    batch["segment"][b, to] = segment
+    batch["branch"][b, to] = branch
+    batch["position"][b, to] = np.arange(position, position + len(ids))
+    batch["source"][b, to] = np.arange(at - 1, at - 1 + len(ids))
+    if len(ids):
+        batch["source"][b, at] = before if position else -1
