@@ -1,0 +1,64 @@
+"""Attention over rows in which several conversations lie side by side.
+
+Axis letters: B rows, T query tokens, S key tokens, N query heads, K key/value heads,
+G = N / K query heads to a key/value head, H head size.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# Finite, so that a query that sees nothing gives an average instead of NaN.
+MASKED = -1e30
+
+
+class Layout(NamedTuple):
+    """Who may see whom. Each is int32 [B, T].
+
+    segment: the group that a token belongs to, from 1; 0 is padding.
+    branch: 0 in the prompt, r in the r-th response of the group.
+    position: counts from 0 in each group and goes on from the prompt's end in every branch.
+    """
+
+    segment: jax.Array
+    branch: jax.Array
+    position: jax.Array
+
+
+def visible(layout: Layout) -> jax.Array:
+    """Bool [B, T, S]: a query sees earlier keys of its segment, in the prompt or its branch."""
+    seg, branch, pos = layout
+    same_segment = seg[:, :, None] == seg[:, None, :]
+    not_later = pos[:, None, :] <= pos[:, :, None]
+    on_path = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
+    return same_segment & not_later & on_path
+
+
+def attend(q, k, v, layout: Layout | None):
+    """Softmax attention; scores, softmax and sums in float32.
+
+    q [B, T, N, H]; k and v [B, T, K, H]; returns [B, T, N, H] in q's dtype.
+    `layout` None means plain causal order by index: enough for right-padded rows that hold
+    one conversation each, where a real token never sees the padding behind it.
+
+    In every layout a token sees earlier indices only. So the queries go in four chunks, each
+    against the keys up to its own end, which leaves three eighths of the work undone.
+    """
+    B, T, N, H = q.shape
+    K = k.shape[2]
+    if N % K:
+        raise ValueError(f"{N} query heads do not divide among {K} key/value heads")
+    q = q.reshape(B, T, K, N // K, H) * H**-0.5
+    mask = jnp.tril(jnp.ones((T, T), bool))[None] if layout is None else visible(layout)
+    chunk = max(64, -(-T // 4))
+    out = []
+    for start in range(0, T, chunk):
+        end = min(start + chunk, T)
+        logits = jnp.einsum(
+            "BTKGH,BSKH->BKGTS", q[:, start:end], k[:, :end], preferred_element_type=jnp.float32
+        )
+        logits = jnp.where(mask[:, None, None, start:end, :end], logits, MASKED)
+        probs = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+        out.append(jnp.einsum("BKGTS,BSKH->BTKGH", probs, v[:, :end]))
+    return jnp.concatenate(out, axis=1).reshape(B, T, N, H)

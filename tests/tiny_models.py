@@ -1,0 +1,50 @@
+"""Random models and a chat tokenizer of a few hundred tokens, for the tests of `models`."""
+
+import jax
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from hs2jax.models import leaves
+from hs2jax.models.config import Config
+
+TINY = Config(
+    vocab_size=300, width=16, layers=3, heads=4, kv_heads=2, head_size=8, hidden=24, eos_ids=(2,)
+)
+
+
+def random_params(config, seed=0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: rng.normal(size=x.shape).astype(np.float32), leaves.shapes(config)
+    )
+
+
+def random_head(config, outputs=2, seed=1):
+    rng = np.random.default_rng(seed)
+    return {"kernel": rng.normal(size=(config.width, outputs)).astype(np.float32)}
+
+
+def assert_same_bits(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TALK = [{"role": "user", "content": " Hi\n"}, {"role": "assistant", "content": "Yes. \n"}]
+
+
+def chat_tokenizer(special=("<|endoftext|>", "<|im_start|>", "<|im_end|>"), **named):
+    """A byte-level tokenizer without merges: 256 bytes after the special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*special, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
+    named = {"bos_token": special[1], "eos_token": special[2], "unk_token": special[0]} | named
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
+    wrapped.chat_template = CHATML
+    return wrapped
