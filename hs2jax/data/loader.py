@@ -133,7 +133,6 @@ def plan(
     *,
     row_length: int,
     layout: str,
-    attributes: int,
     batch_size: int,
     micro_rows: int,
     epochs: int = 1,
@@ -167,11 +166,14 @@ def plan(
             rows = [[chosen[i] for i in row] for row in packing.first_fit(costs, row_length)]
         batches.append(rows)
     every_row = [row for rows in batches for row in rows]
+    in_row = max((sum(responses[e] for e in row) for row in every_row), default=slots)
     shape = Shape(
         length=row_length if layout != "padded" else row_length // slots * slots,
-        responses=max((sum(responses[e] for e in row) for row in every_row), default=slots),
-        pairs=max([1, *(sum(len(examples[e].pairs) for e in row) for row in every_row)]),
-        attributes=attributes,
+        responses=in_row if layout == "padded" else _bucket(in_row),
+        pairs=_bucket(
+            max((sum(len(examples[e].pairs) for e in row) for row in every_row), default=1)
+        ),
+        attributes=examples[0].ratings.shape[1] if examples else 0,
     )
     planned = Batches(examples, batches, shape, layout, micro_rows, process, processes)
     if record is not None:
@@ -180,6 +182,11 @@ def plan(
         record.tokens += tokens
         record.padding += run * shape.length - tokens
     return planned
+
+
+def _bucket(n: int) -> int:
+    """The next power of two: few sizes, since a program is compiled for each."""
+    return 1 << max(n - 1, 0).bit_length()
 
 
 def _tokens(example: Example, layout: str) -> int:

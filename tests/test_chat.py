@@ -1,0 +1,185 @@
+"""Conversations become the ids that the tokenizer's own template gives, and none is lost."""
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hs2jax.data import chat
+from hs2jax.data.groups import Group
+
+CHATML, LLAMA = tiny.tokenizer(), tiny.bos_tokenizer()
+KINDS = pytest.mark.parametrize("tokenizer", [CHATML, LLAMA], ids=["chatml", "llama"])
+END_OF_TURN = {id(CHATML): "<|im_end|>", id(LLAMA): "<|eot|>"}
+
+# Texts with what could upset a template: special tokens' texts, white space, other scripts.
+PIECES = st.sampled_from(
+    [
+        "<|im_end|>",
+        "<|im_start|>",
+        "<|begin|>",
+        "<|eot|>",
+        "<|end|>",
+        "\n",
+        " ",
+        "\t",
+        "é😀",
+        "Paris",
+    ]
+)
+TEXTS = (
+    st.lists(PIECES | st.text(max_size=8), min_size=1, max_size=5).map("".join).filter(str.strip)
+)
+
+
+@st.composite
+def groups(draw):
+    turns = draw(st.lists(TEXTS, min_size=1, max_size=4).filter(lambda t: len(t) % 2))
+    roles = ("user", "assistant")
+    prompt = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
+    if draw(st.booleans()):
+        prompt.insert(0, {"role": "system", "content": draw(TEXTS)})
+    return Group(tuple(prompt), tuple(draw(st.lists(TEXTS, min_size=1, max_size=3))))
+
+
+def ask(*responses, prompt="What is the capital of France?"):
+    return Group(({"role": "user", "content": prompt},), responses)
+
+
+def wholes(encoded):
+    return [np.concatenate([encoded.prompt, response]).tolist() for response in encoded.responses]
+
+
+def by_the_template(tokenizer, group, response):
+    """The ids of a whole conversation up to the end of its last turn, by transformers alone."""
+    turns = [*group.prompt, {"role": "assistant", "content": response}]
+    ids = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+    end = tokenizer.convert_tokens_to_ids(END_OF_TURN[id(tokenizer)])
+    return ids[: len(ids) - ids[::-1].index(end)]
+
+
+@KINDS
+@given(group=groups())
+def test_prompt_and_response_are_the_whole_conversation(tokenizer, group):
+    (encoded,) = chat.encode(tokenizer, [group])
+    expected = [by_the_template(tokenizer, group, response) for response in group.responses]
+    assert wholes(encoded) == expected
+
+
+@KINDS
+@given(group=groups())
+def test_every_response_has_tokens_of_its_own_and_ends_with_the_end_of_turn(tokenizer, group):
+    (encoded,) = chat.encode(tokenizer, [group])
+    end = tokenizer.convert_tokens_to_ids(END_OF_TURN[id(tokenizer)])
+    for response in encoded.responses:
+        assert response.dtype == encoded.prompt.dtype == np.int32
+        assert len(response) > 0
+        assert response[-1] == end
+
+
+@KINDS
+@given(group=groups())
+def test_the_prompt_is_what_the_conversations_share(tokenizer, group):
+    (encoded,) = chat.encode(tokenizer, [group])
+    turns = list(group.prompt)
+    header = tokenizer.apply_chat_template(
+        turns, tokenize=True, add_generation_prompt=True, return_dict=False
+    )
+    assert encoded.prompt.tolist() == header[: len(encoded.prompt)]
+    # These two tokenizers merge nothing across the special tokens and lines of a header, except
+    # line ends with a response that starts with one.
+    assert len(header) - len(encoded.prompt) <= 2
+
+
+@given(group=groups())
+def test_one_bos_where_tokenizer_and_template_both_add_one(group):
+    twice = LLAMA(LLAMA.apply_chat_template(list(group.prompt), tokenize=False))["input_ids"]
+    assert twice[:2] == [LLAMA.bos_token_id] * 2  # The trap is there.
+    (encoded,) = chat.encode(LLAMA, [group])
+    for whole in wholes(encoded):
+        assert whole[0] == LLAMA.bos_token_id
+        assert whole[1] == LLAMA.convert_tokens_to_ids("<|header|>")
+
+
+def test_no_bos_where_neither_adds_one():
+    (encoded,) = chat.encode(CHATML, [ask("Paris.")])
+    assert CHATML.decode(encoded.prompt).startswith("<|im_start|>user\n")
+
+
+def test_bos_is_added_where_only_the_tokenizer_does():
+    tokenizer = tiny.bos_tokenizer()
+    tokenizer.chat_template = tiny.LLAMA.replace("{{ bos_token }}", "")
+    assert wholes(chat.encode(tokenizer, [ask("Paris.")])[0]) == wholes(
+        chat.encode(LLAMA, [ask("Paris.")])[0]
+    )
+
+
+def test_eos_is_added_where_the_template_ends_no_turn():
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n"
+        "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    (encoded,) = chat.encode(tokenizer, [ask("Paris. \n")])
+    (whole,) = wholes(encoded)
+    assert whole[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(whole[:-1]).endswith("Paris. \n\n")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_many_groups_at_once_give_what_each_gives(count):
+    several = [ask("Paris.", "Lyon.", prompt="Where? " * i) for i in range(1, count + 1)]
+    together = chat.encode(CHATML, several)
+    alone = [chat.encode(CHATML, [group])[0] for group in several]
+    assert [wholes(e) for e in together] == [wholes(e) for e in alone]
+    assert chat.encode(CHATML, []) == []
+
+
+def test_a_token_across_the_border_of_prompt_and_response_is_the_responses():
+    (encoded,) = chat.encode(CHATML, [ask("\n\nParis.", "Paris.")])
+    assert CHATML.decode(encoded.prompt).endswith("assistant")
+    assert CHATML.decode(encoded.responses[0]) == "\n\n\nParis.<|im_end|>"
+    assert CHATML.decode(encoded.responses[0][:1]) == "\n\n"
+    assert CHATML.decode(encoded.responses[1]) == "\nParis.<|im_end|>"
+
+
+def test_equal_responses_do_not_become_part_of_the_prompt():
+    (encoded,) = chat.encode(CHATML, [ask("Paris.", "Paris.")])
+    assert CHATML.decode(encoded.prompt).endswith("<|im_start|>assistant\n")
+    assert [CHATML.decode(r) for r in encoded.responses] == ["Paris.<|im_end|>"] * 2
+
+
+def test_a_missing_template_is_an_error():
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="no chat template"):
+        chat.encode(tokenizer, [ask("Paris.")])
+
+
+def test_a_template_that_refuses_names_the_group():
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('no system turns here') }}"
+    group = Group(({"role": "user", "content": "Hi"},), ("Hello",), source="rows.jsonl:7")
+    with pytest.raises(ValueError, match=r"rows\.jsonl:7.*no system turns here"):
+        chat.encode(tokenizer, [group])
+
+
+@given(group=groups(), excess=st.integers(0, 400))
+def test_a_prompt_is_cut_from_the_left_behind_its_bos(group, excess):
+    (encoded,) = chat.encode(LLAMA, [group])
+    cut = chat.cut_prompt(encoded, excess, LLAMA.bos_token_id)
+    if excess >= len(encoded.prompt):
+        assert cut is None
+        return
+    expected = [LLAMA.bos_token_id, *encoded.prompt[1 + excess :]]
+    assert cut.prompt.tolist() == expected
+    assert cut.responses is encoded.responses
+
+
+def test_a_prompt_without_bos_can_be_cut_away_whole():
+    (encoded,) = chat.encode(CHATML, [ask("Paris.")])
+    size = len(encoded.prompt)
+    assert chat.cut_prompt(encoded, 3, None).prompt.tolist() == encoded.prompt[3:].tolist()
+    assert len(chat.cut_prompt(encoded, size, None).prompt) == 0
+    assert chat.cut_prompt(encoded, size + 1, None) is None

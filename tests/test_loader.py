@@ -1,0 +1,262 @@
+"""Each group is seen once an epoch, the place in a run can be kept, what is lost is counted."""
+
+import copy
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hs2jax.data import loader, packing
+from hs2jax.data.chat import Encoded
+from hs2jax.data.groups import Group, Pair
+from hs2jax.data.record import Record
+
+TOKENIZER = tiny.tokenizer()
+LENGTH = 40
+
+
+@st.composite
+def examples(draw, longest=10):
+    """Prepared groups: the first id of each prompt is the group's number, from 1."""
+    made = []
+    for i in range(draw(st.integers(1, 12))):
+        R = draw(st.integers(1, 2))
+        lengths = draw(st.lists(st.integers(1, longest), min_size=R, max_size=R))
+        encoded = Encoded(
+            np.asarray([i + 1], np.int32), tuple(np.ones(n, np.int32) for n in lengths)
+        )
+        ratings = np.full((R, 1), i, np.float32)
+        found = [Pair(0, 1, 1.0)] if R == 2 else []
+        made.append(packing.Example(encoded, ratings, ratings > 0, found))
+    return made
+
+
+SETTINGS = st.fixed_dictionaries(
+    {
+        "layout": st.sampled_from(packing.LAYOUTS),
+        "batch_size": st.integers(1, 5),
+        "micro_rows": st.sampled_from([2, 4]),
+        "epochs": st.integers(1, 3),
+        "seed": st.none() | st.integers(0, 9),
+    }
+)
+
+
+def plan(made, **changes):
+    options = {"row_length": LENGTH, "layout": "shared", "batch_size": 3}
+    return loader.plan(made, **(options | {"micro_rows": 2} | changes))
+
+
+def order(batches):
+    """The groups in the order in which batches take them, those of a batch in any order."""
+    return [sorted(e for row in rows for e in row) for rows in batches.plan]
+
+
+def seen(batch):
+    """How often each group's prompt is there, read from the arrays alone."""
+    starts = (batch["position"] == 0) & (batch["segment"] > 0) & (batch["branch"] == 0)
+    return Counter((batch["tokens"][starts] - 1).tolist())
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@given(made=examples(), options=SETTINGS)
+def test_every_group_is_seen_once_an_epoch(made, options):
+    batches = plan(made, **options)
+    flat = [e for batch in order(batches) for e in batch]
+    assert Counter(flat) == dict.fromkeys(range(len(made)), options["epochs"])
+    assert [len(batch) for batch in order(batches)[:-1]] == [options["batch_size"]] * (
+        len(batches) - 1
+    )
+    for i in range(len(batches)):
+        copies = Counter()
+        for e in order(batches)[i]:
+            separate = options["layout"] != "shared"
+            copies[e] += len(made[e].encoded.responses) if separate else 1
+        assert seen(batches[i]) == copies
+
+
+@given(made=examples(), options=SETTINGS)
+def test_each_epoch_comes_before_the_next(made, options):
+    # One group a batch, so that the plan is the order.
+    flat = [batch[0] for batch in order(plan(made, **(options | {"batch_size": 1})))]
+    n = len(made)
+    for epoch in range(options["epochs"]):
+        assert sorted(flat[epoch * n : (epoch + 1) * n]) == list(range(n))
+
+
+def test_the_seed_decides_the_order_and_epochs_differ():
+    encoded = Encoded(np.ones(1, np.int32), (np.ones(1, np.int32),))
+    empty = np.zeros((1, 1), np.float32)
+    made = [packing.Example(encoded, empty, empty > 0, [])] * 50
+
+    def flat(seed):
+        return [batch[0] for batch in order(plan(made, batch_size=1, epochs=2, seed=seed))]
+
+    assert flat(0) == flat(0)
+    assert flat(0) != flat(1)
+    assert flat(0)[:50] != flat(0)[50:]
+    assert flat(0)[:50] != list(range(50))
+    assert flat(None) == 2 * list(range(50))
+
+
+@given(made=examples(), options=SETTINGS)
+def test_two_processes_have_what_one_has(made, options):
+    whole = plan(made, **options)
+    parts = [plan(made, **options, process=p, processes=2) for p in range(2)]
+    assert parts[0].plan == parts[1].plan == whole.plan
+    for i in range(len(whole)):
+        both = [part[i] for part in parts]
+        together = {name: np.concatenate([x[name] for x in both], axis=1) for name in both[0]}
+        assert_same(together, whole[i])
+
+
+def test_rows_that_do_not_divide_among_processes_are_an_error():
+    with pytest.raises(ValueError, match="micro_rows 3 does not divide among 2 processes"):
+        plan([], micro_rows=3, processes=2)
+
+
+@given(made=examples(), options=SETTINGS)
+def test_rows_are_fixed_shapes_that_nothing_outgrows(made, options):
+    batches = plan(made, **options)
+    M, B = batches.micro_batches, options["micro_rows"]
+    for i in range(len(batches)):
+        batch = batches[i]
+        assert batch["tokens"].shape == (M, B, batches.shape.length)
+        assert batch["last"].shape == (M, B, batches.shape.responses)
+        assert batch["chosen"].shape == (M, B, batches.shape.pairs)
+        assert batches.shape.length <= LENGTH
+        # Micro-batches that are all padding come last.
+        used = batch["segment"].any(axis=(1, 2))
+        assert (np.diff(used.astype(int)) <= 0).all()
+        if options["layout"] == "padded":
+            end = LENGTH // batches.shape.responses * (1 + np.arange(batches.shape.responses))
+            assert (batch["last"] < end).all()
+
+
+@given(made=examples(), options=SETTINGS)
+def test_slots_say_where_each_response_is(made, options):
+    batches = plan(made, **options)
+    for i in range(len(batches)):
+        batch = {name: x.reshape(-1, *x.shape[2:]) for name, x in batches[i].items()}
+        slots = batches.slots(i)
+        assert len(slots) == (batch["group"] >= 0).sum()
+        for row, slot, e, r in slots:
+            assert batch["ratings"][row, slot, 0] == made[e].ratings[r, 0]
+            position = batch["position"][row, batch["last"][row, slot]]
+            assert position == len(made[e].encoded.responses[r])
+
+
+@given(made=examples(), options=SETTINGS)
+def test_tokens_and_padding_add_up(made, options):
+    record = Record()
+    batches = plan(made, **options, record=record)
+    all_batches = [batches[i] for i in range(len(batches))]
+    assert record.tokens == sum((b["segment"] > 0).sum() for b in all_batches)
+    # Only micro-batches that hold something are computed.
+    run = sum(b["segment"].any(axis=(1, 2)).sum() for b in all_batches)
+    places = run * options["micro_rows"] * batches.shape.length
+    assert record.tokens + record.padding == places
+    assert record.padding_fraction == record.padding / places
+
+
+@settings(max_examples=20)
+@given(made=examples(), options=SETTINGS, data=st.data())
+def test_a_restored_state_goes_on_with_the_same_batches(made, options, data):
+    batches = plan(made, **options)
+    stop = data.draw(st.integers(0, len(batches)))
+    undisturbed = loader.iterate(batches)
+    for _ in range(stop):
+        next(undisturbed)
+    # As a checkpoint keeps it: through JSON, and not changed by what is read afterwards.
+    state = json.loads(json.dumps(copy.deepcopy(undisturbed.get_state())))
+    rest = list(undisturbed)
+    assert len(rest) == len(batches) - stop
+
+    resumed = loader.iterate(plan(made, **options))
+    resumed.set_state(state)
+    for batch, expected in zip(resumed, rest, strict=True):
+        assert_same(batch, expected)
+
+
+def ask(prompt, *responses, **known):
+    return Group(({"role": "user", "content": prompt},), responses, **known)
+
+
+def prepare(groups, **changes):
+    record = Record()
+    options = {"attributes": ("helpfulness",), "row_length": 200, "record": record}
+    return loader.prepare(groups, TOKENIZER, **(options | changes)), record
+
+
+LONG, SHORT = ask("word " * 100, "Yes.", "No."), ask("Why?", "Because.", "So.", strength=-1.0)
+
+
+@pytest.mark.parametrize("layout", packing.LAYOUTS)
+def test_too_long_groups_are_skipped_and_counted(layout):
+    prepared, record = prepare([LONG, SHORT, LONG], layout=layout)
+    assert prepared.groups == [SHORT]
+    assert len(prepared.examples) == 1
+    assert (record.too_long, record.truncated, record.pairs) == (2, 0, 1)
+
+
+@pytest.mark.parametrize("layout", packing.LAYOUTS)
+def test_prompts_are_cut_to_fit_just_so_and_counted(layout):
+    prepared, record = prepare([LONG, SHORT], layout=layout, too_long="truncate")
+    whole, _ = prepare([LONG, SHORT], layout=layout, row_length=10_000)
+    assert prepared.groups == [LONG, SHORT]
+    assert (record.too_long, record.truncated) == (0, 1)
+    cut, full = prepared.examples[0].encoded, whole.examples[0].encoded
+    for a, b in zip(cut.responses, full.responses, strict=True):
+        assert a.tolist() == b.tolist()
+    # <|im_start|> is this tokenizer's BOS; it stays, and the rest goes from the left.
+    assert cut.prompt[0] == full.prompt[0] == TOKENIZER.bos_token_id
+    assert cut.prompt[1:].tolist() == full.prompt[1 - len(cut.prompt) :].tolist()
+    limit = 100 if layout == "padded" else 200
+    assert limit - 1 <= packing.cost(cut, layout) <= limit
+    assert plan(prepared.examples, layout=layout, row_length=200)[0]["tokens"].any()
+
+
+def test_responses_are_never_cut():
+    group = ask("Why?", "word " * 100)
+    prepared, record = prepare([group], too_long="truncate")
+    assert prepared.groups == []
+    assert (record.too_long, record.truncated) == (1, 0)
+
+
+def test_an_unknown_way_with_long_groups_is_an_error():
+    with pytest.raises(ValueError, match="'drop'; it must be one of skip, truncate"):
+        prepare([], too_long="drop")
+
+
+def test_pairs_and_ties_are_counted():
+    rated = tuple({"helpfulness": h} for h in (1.0, 1.0, 4.0))
+    groups = [
+        ask("a", "x", "y", strength=0.0),
+        ask("b", "x", "y", strength=2.0),
+        ask("c", "x", "y", "z", ratings=rated),
+    ]
+    prepared, record = prepare(groups)
+    assert [e.pairs for e in prepared.examples] == [[], [Pair(1, 0, 2.0)], []]
+    assert [e.ties for e in prepared.examples] == [1, 0, 0]
+    assert (record.pairs, record.ties) == (1, 1)
+    prepared, record = prepare(groups, derive="helpfulness")
+    assert prepared.examples[2].pairs == [Pair(2, 0, 3.0), Pair(2, 1, 3.0)]
+    assert prepared.examples[2].ties == 1
+    assert (record.pairs, record.ties) == (3, 2)
+
+
+def test_ratings_become_columns_and_missing_ones_stay_missing():
+    group = ask("a", "x", "y", ratings=({"verbosity": 2.0}, {"helpfulness": 0.0, "humour": 1.0}))
+    prepared, _ = prepare([group], attributes=("helpfulness", "verbosity"))
+    example = prepared.examples[0]
+    assert example.ratings.tolist() == [[0.0, 2.0], [0.0, 0.0]]
+    assert example.rated.tolist() == [[False, True], [True, False]]

@@ -1,0 +1,130 @@
+"""A tiny model and tokenizers for tests: real in kind, random in weights, quick to compute."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from hs2jax.models import hub, leaves, sharding
+from hs2jax.models.config import Config
+from hs2jax.reward_model import RewardModel
+
+SENTENCES = (
+    "What is the capital of France? The capital of France is Paris.",
+    "How do I bake bread? Mix flour, water, salt and yeast, and let the dough rise.",
+    "The answer is 42, because six times seven is forty-two.",
+    "Please write a short poem about the sea. The waves come in, the waves go out.",
+    "You are a helpful assistant. Answer the question in one sentence.",
+    # So that line ends merge: those of a header with those that a response starts with.
+    "One.\n\n\nTwo.\n\n\nThree.\n\n\nFour.\n\n\nFive.",
+)
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA = (
+    "{{ bos_token }}{% for message in messages %}<|header|>{{ message['role'] }}<|header_end|>\n\n"
+    "{{ message['content'] | trim }}<|eot|>{% endfor %}"
+    "{% if add_generation_prompt %}<|header|>assistant<|header_end|>\n\n{% endif %}"
+)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Like SmolLM2's: ChatML, no BOS of its own, and a pad that is the end of a turn."""
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=_bpe(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]),
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+    )
+    wrapped.chat_template = CHATML
+    return wrapped
+
+
+def bos_tokenizer() -> PreTrainedTokenizerFast:
+    """Like Llama 3's: it puts a BOS before every text, and so does its chat template."""
+    bpe = _bpe(["<|begin|>", "<|end|>", "<|header|>", "<|header_end|>", "<|eot|>"])
+    bpe.post_processor = processors.TemplateProcessing(
+        single="<|begin|> $A", special_tokens=[("<|begin|>", bpe.token_to_id("<|begin|>"))]
+    )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<|begin|>", eos_token="<|end|>", pad_token="<|end|>"
+    )
+    wrapped.chat_template = LLAMA
+    return wrapped
+
+
+def _bpe(special: list[str]) -> Tokenizer:
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(SENTENCES, trainer)
+    return bpe
+
+
+def config(**changes) -> Config:
+    """Three narrow layers with grouped key/value heads, for the vocabulary of `tokenizer`."""
+    named = tokenizer()
+    settings = {
+        "vocab_size": len(named),
+        "width": 32,
+        "layers": 3,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_size": 8,
+        "hidden": 64,
+        "max_positions": 512,
+        "tied": True,
+        "bos_id": named.bos_token_id,
+        "eos_ids": (named.eos_token_id,),
+        "pad_id": named.pad_token_id,
+    }
+    return Config(**(settings | changes))
+
+
+def parameters(of: Config, seed: int = 0):
+    """Random decoder parameters, ten times the usual size, so that scores differ visibly."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        around, scale = (1.0, 0.1) if path[-1].key == "norm" else (0.0, 0.2)
+        return jnp.asarray(rng.normal(around, scale, leaf.shape), leaf.dtype)
+
+    return jax.tree.map_with_path(draw, leaves.shapes(of))
+
+
+def reward_model(
+    outputs=("helpfulness",), *, bias=False, weights=None, seed=0, mesh=None, **changes
+) -> RewardModel:
+    """A reward model with random parameters of `config(**changes)`, on the mesh if there is one."""
+    of = config(**changes)
+    rng = np.random.default_rng(seed + 1)
+    head = {"kernel": jnp.asarray(rng.normal(0, 0.2, (of.width, len(outputs))), jnp.float32)}
+    if bias:
+        head["bias"] = jnp.full((len(outputs),), 0.5)
+    params = {"decoder": parameters(of, seed), "head": head}
+    if mesh is not None:
+        params = jax.device_put(params, sharding.shardings(params, mesh))
+    return RewardModel(of, params, tokenizer(), tuple(outputs), weights=weights, mesh=mesh)
+
+
+def save(folder, **options) -> RewardModel:
+    """Writes a reward model to a folder and returns it."""
+    model = reward_model(**options)
+    model.save(folder)
+    return model
+
+
+def language_model(folder, seed: int = 0, **changes) -> None:
+    """Writes a model without a reward head to a folder."""
+    of = config(**changes)
+    hub.save(folder, config=of, params=parameters(of, seed), tokenizer=tokenizer())
