@@ -1,0 +1,33 @@
+"""Five-attribute regression on a sample of HelpSteer, split by prompt.
+
+    hs2jax train --config=configs/helpsteer.py --workdir=runs/helpsteer \
+        --config.data.train='helpsteer:FILE[:110]' --config.data.validation='helpsteer:FILE[110:]'
+
+FILE is a JSON lines file of 500 rows, 139 prompts. A slice counts prompts, so no prompt is on both
+sides. On two CPU cores an epoch takes about half an hour; experiments/helpsteer has what came out.
+The learning rate is for SmolLM2-135M; the papers' is 2e-6 at 70B.
+"""
+
+from hs2jax.training import defaults
+
+FILE = "data/helpsteer/sample500.jsonl"
+
+
+def get_config():
+    config = defaults.reward_model()
+    config.model.outputs = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+    config.model.weights = {"helpfulness": 1.0}
+    config.data.train = f"helpsteer:{FILE}[:110]"
+    config.data.validation = f"helpsteer:{FILE}[110:]"
+    config.data.derive = "helpfulness"
+    config.data.row_length = 2048
+    config.objective.kind = "regression"
+    config.optimizer.learning_rate = 3e-5
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup = 5
+    config.batch_size = 8
+    config.micro_rows = 1
+    config.epochs = 3
+    config.evaluate_every = 7
+    config.checkpoint_every = 7
+    return config

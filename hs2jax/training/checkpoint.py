@@ -1,0 +1,57 @@
+"""Checkpoints: all of orbax that the project uses.
+
+A run's latest checkpoint has three items: `params`, `rest` (optimizer and counters) and `meta`
+(JSON: the loader's place, the best step so far). Saving goes on in the background; a checkpoint
+appears under its name only when it is whole, so a run may be killed at any moment.
+"""
+
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+
+class Checkpoints:
+    """The checkpoints of one folder; only the latest is kept."""
+
+    def __init__(self, folder: Path | str):
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+
+    @property
+    def latest(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, step: int, state, meta: dict) -> None:
+        """Begins to save. What is there for this step already is left: the run is deterministic,
+        so it is the same."""
+        if step in self._manager.all_steps():
+            return
+        state = dict(state)
+        items = {"params": ocp.args.StandardSave(state.pop("params"))}
+        if state:
+            items["rest"] = ocp.args.StandardSave(state)
+        self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)))
+
+    def restore(self, step: int, like):
+        """The state of a step onto the shardings of `like` (arrays or ShapeDtypeStructs), and its
+        meta. With only "params" in `like`, nothing else is read."""
+        rest = {name: x for name, x in like.items() if name != "params"}
+        items = {"params": ocp.args.StandardRestore(_abstract(like["params"]))}
+        if rest:
+            items["rest"] = ocp.args.StandardRestore(_abstract(rest))
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(**items, meta=ocp.args.JsonRestore())
+        )
+        return {"params": restored["params"], **(restored["rest"] if rest else {})}, restored[
+            "meta"
+        ]
+
+    def close(self) -> None:
+        """Waits for what is being saved."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _abstract(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

@@ -1,0 +1,56 @@
+"""The settings that every reward model's training has, with the papers' values where they are
+stated (HelpSteer2, section 3 and appendix; the NeMo-Aligner recipe of HelpSteer2-Preference)."""
+
+from ml_collections import ConfigDict
+
+
+def reward_model() -> ConfigDict:
+    """A config for `hs2jax train`. What has no default here must be set: the data."""
+    config = ConfigDict()
+    config.seed = 0
+
+    config.model = ConfigDict()
+    config.model.name = "smollm2-135m-instruct"  # Folder, GGUF file, hub id or short name.
+    config.model.outputs = ("reward",)  # Of a new head; () goes on with the checkpoint's head.
+    config.model.bias = False  # transformers' heads have none.
+    config.model.weights = ConfigDict()  # Output to weight, for one scalar; {}: the first output.
+    config.model.dtype = ""  # Of the computation; "": float32 on CPU, bfloat16 elsewhere.
+    config.model.remat = True  # Recompute each layer in the backward pass, to save memory.
+
+    config.data = ConfigDict()
+    config.data.train = ""  # "format:path[slice]", several joined with "+".
+    config.data.validation = ""
+    config.data.derive = ""  # Attribute whose differences are preferences where none are given.
+    config.data.layout = "shared"  # shared | separate | padded: see data.packing.
+    config.data.row_length = 4096  # Tokens of a row, which holds one group at least.
+    config.data.too_long = "skip"  # skip | truncate (a prompt is cut from the left).
+    config.data.on_error = "raise"  # raise | skip (counted in the run's record).
+
+    config.objective = ConfigDict()
+    config.objective.kind = "bradley_terry"  # regression | bradley_terry | joint
+    config.objective.output = ""  # What Bradley-Terry compares; "": the first output.
+    config.objective.preference = "regular"  # regular | margin | scaled
+    config.objective.label_smoothing = 0.0
+    config.objective.centering = 0.0  # 0.01 keeps rewards around zero.
+    config.objective.preference_weight = 1.0  # Of the pairs in "joint".
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 2e-6
+    config.optimizer.schedule = "constant"  # constant | cosine
+    config.optimizer.warmup = 10  # Steps.
+    config.optimizer.final = 0.1  # Of the peak, where "cosine" ends.
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.98
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.clip = 1.0
+
+    config.batch_size = 64  # Groups. With two responses each, the papers' 128 rows.
+    config.micro_rows = 8  # Rows computed at a time, over all devices; memory, not results.
+    config.epochs = 2
+    config.evaluate_every = 10  # Steps.
+    config.checkpoint_every = 50  # Steps.
+    config.select = "loss"  # loss | accuracy, on the validation data.
+    config.not_finite_limit = 5  # Steps in a row without a finite gradient that stop the run.
+
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
+    return config

@@ -1,0 +1,50 @@
+"""AdamW with the papers' settings, and the learning rate over the run."""
+
+import re
+from collections.abc import Mapping
+
+import jax
+import optax
+
+from hs2jax.models.sharding import path_name
+
+SCHEDULES = ("constant", "cosine")
+
+
+def schedule(settings: Mapping, steps: int) -> optax.Schedule:
+    """The learning rate at each step, from 0: linear warm-up over `warmup` steps, then constant or
+    a cosine down to `final` times the peak at the run's end."""
+    peak, warmup, kind = settings["learning_rate"], settings["warmup"], settings["schedule"]
+    if kind not in SCHEDULES:
+        raise ValueError(
+            f"config.optimizer.schedule is {kind!r}; it must be one of {', '.join(SCHEDULES)}"
+        )
+    if kind == "constant":
+        after = optax.constant_schedule(peak)
+    else:
+        after = optax.cosine_decay_schedule(peak, max(steps - warmup, 1), alpha=settings["final"])
+    if not warmup:
+        return after
+    # The first step is one of the warm-up, not a step of size 0.
+    rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+    return optax.join_schedules([rise, after], [warmup])
+
+
+def decays(params):
+    """True where weight decay applies: everywhere but norms and biases."""
+    return jax.tree.map_with_path(
+        lambda path, _: not re.search(r"(^|/)(norm|bias)$", path_name(path)), params
+    )
+
+
+def make(settings: Mapping, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimizer of `config.optimizer` and its schedule. Clipping is by the global norm."""
+    rate = schedule(settings, steps)
+    adamw = optax.adamw(
+        rate,
+        b1=settings["b1"],
+        b2=settings["b2"],
+        weight_decay=settings["weight_decay"],
+        mask=decays,
+    )
+    return optax.chain(optax.clip_by_global_norm(settings["clip"]), adamw), rate

@@ -1,0 +1,46 @@
+"""Recipes: stages worked through in order, each in its own folder of the run.
+
+A recipe is a config with `stages`, the names in order, and for each name a `verb` and a `config`.
+"{name}" in a stage's texts stands for the folder of the stage of that name. Finished stages are
+skipped, so a killed recipe goes on where it was.
+"""
+
+import logging
+from pathlib import Path
+
+import ml_collections
+
+from hs2jax.training import loop
+
+log = logging.getLogger(__name__)
+
+VERBS = {"train": loop.train}
+
+
+def run(recipe: ml_collections.ConfigDict, workdir: Path | str) -> list[Path]:
+    """Works through a recipe. Returns the stages' folders, in order."""
+    folders: dict[str, Path] = {}
+    for name in recipe.stages:
+        if name not in recipe or recipe[name].verb not in VERBS:
+            raise ValueError(
+                f"config.{name}: a stage needs a verb ({', '.join(VERBS)}) and a config"
+            )
+    for name in recipe.stages:
+        folder = Path(workdir) / name
+        log.info("stage %s", name)
+        VERBS[recipe[name].verb](_filled_in(recipe[name].config, folders), folder)
+        folders[name] = folder
+    return list(folders.values())
+
+
+def _filled_in(config: ml_collections.ConfigDict, folders: dict[str, Path]):
+    """The config with "{stage}" replaced by the stage's folder."""
+    config = config.copy_and_resolve_references()
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            config[key] = _filled_in(value, folders)
+        elif isinstance(value, str):
+            for name, folder in folders.items():
+                value = value.replace("{" + name + "}", str(folder))
+            config[key] = value
+    return config

@@ -1,0 +1,73 @@
+"""One update: gradients of all micro-batches, summed, clipped, applied unless they are not finite.
+
+The state is {"params", "optimizer", "step", "not_finite"}: `step` counts batches, `not_finite` how
+many in a row gave a loss or gradient that is not finite.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hs2jax.reward_model import forward
+
+
+def init_state(params, optimizer: optax.GradientTransformation):
+    return {
+        "params": params,
+        "optimizer": optimizer.init(params),
+        "step": jnp.zeros((), jnp.int32),
+        "not_finite": jnp.zeros((), jnp.int32),
+    }
+
+
+def gradients(params, batch, objective, apply):
+    """Loss, metrics and gradients of a batch [M, B, ...], one micro-batch at a time.
+
+    Each micro-batch's loss is its share of the whole batch's, divided by the whole batch's counts:
+    so accumulated gradients equal those of the full batch, however unequal the parts are.
+    Micro-batches that are all padding come last and are not run.
+    """
+    counts = objective.counts(batch)
+    used = jnp.sum(jnp.any(batch["segment"] > 0, axis=(1, 2)))
+
+    def loss_of(params, micro):
+        return objective.loss(apply(params, micro), micro, counts)
+
+    value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
+
+    def part(m):
+        micro = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, m, 0, False), batch)
+        return value_and_grad(params, micro)
+
+    def add(m, total):
+        return jax.tree.map(jnp.add, total, part(m))
+
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part, 0))
+    (loss, metrics), grads = jax.lax.fori_loop(0, used, add, nothing)
+    return loss, metrics, grads
+
+
+def make(config, objective, optimizer, *, layout, dtype, remat, shardings=None):
+    """The jitted step: (state, batch) -> (state, metrics). The state is donated."""
+    apply = functools.partial(forward, config=config, layout=layout, dtype=dtype, remat=remat)
+
+    def step(state, batch):
+        loss, metrics, grads = gradients(state["params"], batch, objective, apply)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        updates, after = optimizer.update(grads, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
+        state = {
+            "params": keep(params, state["params"]),
+            "optimizer": keep(after, state["optimizer"]),
+            "step": state["step"] + 1,
+            "not_finite": jnp.where(finite, 0, state["not_finite"] + 1),
+        }
+        metrics |= {"loss": loss, "gradient_norm": norm, "not_finite": state["not_finite"]}
+        metrics["tokens"] = jnp.sum(batch["segment"] > 0)
+        return state, metrics
+
+    return jax.jit(step, donate_argnums=0, out_shardings=shardings and (shardings, None))

@@ -1,0 +1,211 @@
+"""One step and one run: accumulated = full batch, sharded = unsharded, and a guard that holds."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from hs2jax.data import corpora, loader
+from hs2jax.models import sharding
+from hs2jax.reward_model import forward
+from hs2jax.training import defaults, objectives, optimizer, step
+
+ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+
+
+def unequal(tmp_path):
+    """A file of groups with one to four rated responses, so with none to six derived pairs."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "unequal.jsonl"
+    with path.open("w") as file:
+        for i in range(14):
+            n = 1 + i % 4
+            row = {
+                "prompt": f"Question {i}: " + "why? " * int(rng.integers(1, 6)),
+                "responses": [f"Answer {j}. " + "so " * int(rng.integers(1, 9)) for j in range(n)],
+                "ratings": [
+                    {a: int(rng.integers(0, 5)) for a in ATTRIBUTES if rng.random() > 0.2}
+                    for _ in range(n)
+                ],
+            }
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+def one_batch(path, model, micro_rows, layout="shared", row_length=512):
+    groups = list(corpora.read(f"ratings:{path}"))
+    prepared = loader.prepare(
+        groups,
+        model.tokenizer,
+        attributes=model.outputs,
+        row_length=row_length,
+        layout=layout,
+        derive="helpfulness",
+    )
+    planned = loader.plan(
+        prepared.examples,
+        row_length=row_length,
+        layout=layout,
+        batch_size=100,
+        micro_rows=micro_rows,
+    )
+    assert len(planned) == 1
+    return planned[0]
+
+
+def objective(kind, **changes):
+    config = defaults.reward_model().objective.to_dict() | {"kind": kind} | changes
+    return objectives.make(config, ATTRIBUTES)
+
+
+def gradients(model, batch, aim, layout="shared"):
+    def apply(params, micro):
+        return forward(params, micro, model.config, layout=layout, dtype=jnp.float32)
+
+    return jax.jit(lambda p, b: step.gradients(p, b, aim, apply))(model.params, batch)
+
+
+def assert_close(a, b, tolerance):
+    for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        scale = max(1.0, float(np.max(np.abs(x))))
+        np.testing.assert_allclose(
+            x, y, rtol=0, atol=tolerance * scale, err_msg=sharding.path_name(path)
+        )
+
+
+@pytest.mark.parametrize(
+    "aim",
+    [
+        objective("regression"),
+        objective("bradley_terry", preference="scaled", label_smoothing=0.1, centering=0.01),
+        objective("joint", preference="margin", preference_weight=0.5),
+    ],
+    ids=lambda aim: aim.kind,
+)
+def test_accumulated_gradients_equal_the_full_batch(tmp_path, aim):
+    model, path = tiny.reward_model(ATTRIBUTES), unequal(tmp_path)
+    used = []
+    for micro_rows in (16, 8, 3):
+        batch = one_batch(path, model, micro_rows, row_length=128)
+        parts = (batch["segment"] > 0).any(axis=(1, 2))
+        pairs = (batch["strength"] > 0).sum(axis=(1, 2))[parts]
+        used.append(len(pairs))
+        loss, values, grads = gradients(model, batch, aim)
+        if len(used) == 1:
+            expected = loss, values, grads
+            continue
+        assert len(set(pairs.tolist())) > 1, "the parts should have unequal numbers of pairs"
+        np.testing.assert_allclose(loss, expected[0], rtol=1e-6)
+        assert_close(values, expected[1], 1e-6)
+        assert_close(grads, expected[2], 1e-6)
+    assert used == [1, 2, 4]
+
+
+def test_loss_of_a_batch_is_the_loss_of_its_examples(tmp_path):
+    """The training step and the evaluation on the host agree on what the objective is."""
+    model, path = tiny.reward_model(ATTRIBUTES), unequal(tmp_path)
+    prepared = loader.prepare(
+        list(corpora.read(f"ratings:{path}")),
+        model.tokenizer,
+        attributes=ATTRIBUTES,
+        row_length=512,
+        derive="helpfulness",
+    )
+    outputs = model.predict(prepared)
+    for aim in (objective("regression"), objective("joint", preference="scaled")):
+        loss, _, _ = gradients(model, one_batch(path, model, 16), aim)
+        on_host = objectives.loss_of_examples(aim, prepared.examples, outputs)
+        np.testing.assert_allclose(loss, on_host, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["shared", "separate", "padded"])
+def test_layouts_give_one_gradient(tmp_path, layout):
+    model, path = tiny.reward_model(ATTRIBUTES), unequal(tmp_path)
+    # A padded row of 512 tokens holds four slots of 128.
+    batch = one_batch(path, model, 16, layout)
+    aim = objective("joint", preference="scaled")
+    loss, _, grads = gradients(model, batch, aim, layout)
+    expected_loss, _, expected = gradients(model, one_batch(path, model, 16), aim)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+    assert_close(grads, expected, 2e-5)
+
+
+@pytest.mark.parametrize("mesh", [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
+def test_eight_devices_do_what_one_does(tmp_path, mesh):
+    path, aim = unequal(tmp_path), objective("joint", preference="scaled")
+    tx, _ = optimizer.make(defaults.reward_model().optimizer, 10)
+
+    def two_steps(model, mesh):
+        state = step.init_state(jax.tree.map(jnp.copy, model.params), tx)
+        places = None
+        if mesh is not None:
+            places = sharding.shardings(state, mesh)
+            state = jax.device_put(state, places)
+        update = step.make(
+            model.config,
+            aim,
+            tx,
+            layout="shared",
+            dtype=jnp.float32,
+            remat=True,
+            shardings=places,
+        )
+        for _ in range(2):
+            batch = sharding.place_rows(one_batch(path, model, 8), mesh, axis=1)
+            state, values = update(state, batch)
+        return state, values
+
+    model = tiny.reward_model(ATTRIBUTES)
+    alone, alone_values = two_steps(model, None)
+    with jax.set_mesh(sharding.make_mesh(**mesh)) as _:
+        together, values = two_steps(model, jax.sharding.get_mesh())
+    assert_close(values, alone_values, 1e-5)
+    assert_close(together["params"], alone["params"], 1e-6)
+
+
+def test_nothing_changes_where_the_gradient_is_not_finite(tmp_path):
+    model, path = tiny.reward_model(ATTRIBUTES), unequal(tmp_path)
+    tx, _ = optimizer.make(defaults.reward_model().optimizer, 10)
+    state = step.init_state(model.params, tx)
+    update = step.make(
+        model.config, objective("regression"), tx, layout="shared", dtype=jnp.float32, remat=False
+    )
+    batch = one_batch(path, model, 16)
+    before = jax.tree.map(np.array, state)
+    bad = {**batch, "ratings": np.where(batch["rated"], np.inf, 0.0).astype(np.float32)}
+    state, values = update(state, bad)
+    assert int(values["not_finite"]) == 1
+    for name in ("params", "optimizer"):
+        jax.tree.map(np.testing.assert_array_equal, state[name], before[name])
+    state, values = update(state, batch)
+    assert int(values["not_finite"]) == 0
+    assert not np.array_equal(state["params"]["head"]["kernel"], before["params"]["head"]["kernel"])
+
+
+def test_schedules():
+    settings = defaults.reward_model().optimizer
+    rate = optimizer.schedule(settings, 100)
+    rates = [float(rate(i)) for i in range(100)]
+    np.testing.assert_allclose(rates[:10], 2e-6 * np.arange(1, 11) / 10, rtol=1e-5)
+    np.testing.assert_allclose(rates[10:], 2e-6, rtol=1e-6)
+    settings.schedule = "cosine"
+    rate = optimizer.schedule(settings, 100)
+    np.testing.assert_allclose(float(rate(9)), 2e-6, rtol=1e-5)
+    np.testing.assert_allclose(float(rate(55)), 2e-6 * (0.1 + 0.9 / 2), rtol=1e-5)
+    np.testing.assert_allclose(float(rate(100)), 2e-7, rtol=1e-5)
+    settings.schedule = "linear"
+    with pytest.raises(ValueError, match=r"config.optimizer.schedule is 'linear'"):
+        optimizer.schedule(settings, 100)
+
+
+def test_weight_decay_leaves_norms_and_biases_alone():
+    model = tiny.reward_model(bias=True)
+    mask = optimizer.decays(model.params)
+    assert not mask["decoder"]["norm"]
+    assert not mask["decoder"]["layers"]["mlp"]["norm"]
+    assert not mask["head"]["bias"]
+    assert mask["head"]["kernel"]
+    assert mask["decoder"]["layers"]["attention"]["q"]
