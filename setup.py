@@ -17,13 +17,16 @@ setup(
     packages=find_packages(include=["hs2jax", "hs2jax.*"]),
     package_data={"hs2jax.data": ["mini/*"]},
     install_requires=[
+        "absl-py>=2.1",
         "array_record>=0.8",
         "etils[epath]>=1.9",  # One way to open local and gs:// paths.
         "flax>=0.12",
         "gguf>=0.17",
         "grain>=0.2.12",
+        "huggingface_hub>=1.0",
         "importlib_resources>=6.0",  # tensorflow-datasets 4.9.10 needs it and does not say so.
         "jax>=0.10,<0.13",
+        "jinja2>=3.1",  # Chat templates; transformers needs it and does not say so.
         "ml-collections>=1.0",
         "numpy>=2.0",
         "optax>=0.2.5",

@@ -16,18 +16,19 @@ FILE = "data/helpsteer/sample500.jsonl"
 def get_config():
     config = defaults.reward_model()
     config.model.outputs = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
-    config.model.weights = {"helpfulness": 1.0}
+    config.model.weights = "helpfulness=1"
+    config.model.remat = False
     config.data.train = f"helpsteer:{FILE}[:110]"
     config.data.validation = f"helpsteer:{FILE}[110:]"
     config.data.derive = "helpfulness"
     config.data.row_length = 2048
     config.objective.kind = "regression"
-    config.optimizer.learning_rate = 3e-5
+    config.optimizer.learning_rate = 5e-5
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup = 5
     config.batch_size = 8
     config.micro_rows = 1
-    config.epochs = 3
+    config.epochs = 2
     config.evaluate_every = 7
     config.checkpoint_every = 7
     return config

@@ -6,7 +6,8 @@
     hs2jax convert  --model=NAME --output=FOLDER
     hs2jax report   --workdir=FOLDER
 
-`hs2jax VERB --help` lists a verb's flags.
+`hs2jax VERB --help` lists a verb's flags. Errors are told in a line or two; with
+HS2JAX_TRACEBACK=1 in the environment they come with where they were raised.
 """
 
 import json
@@ -19,12 +20,14 @@ from absl import flags
 from ml_collections import config_flags
 
 
-def define(verb: str) -> flags.FlagValues:
-    """The flags of a verb."""
+def define(verb: str, arguments: list[str]) -> flags.FlagValues:
+    """The flags of a verb; the arguments say which keys of the config are flags too."""
     values = flags.FlagValues()
     text = {"default": None, "flag_values": values}
     if verb in ("run", "train"):
-        config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+        config_flags.DEFINE_config_file(
+            "config", flag_values=values, lock_config=True, sys_argv=["hs2jax", *arguments]
+        )
         flags.DEFINE_bool(
             "distributed", False, "Join the other hosts of a pod first.", flag_values=values
         )
@@ -36,7 +39,10 @@ def define(verb: str) -> flags.FlagValues:
         flags.DEFINE_string("data", help='What to score, as "format:path[slice]".', **text)
         flags.DEFINE_string("output", help="JSON lines file to write.", **text)
         flags.DEFINE_string(
-            "weights", help="As in helpfulness=0.65,verbosity=-0.4; default: recorded.", **text
+            "weights",
+            default="",
+            help="As in helpfulness=0.65,verbosity=-0.4; default: as recorded with the model.",
+            flag_values=values,
         )
         flags.DEFINE_bool(
             "truncate", False, "Cut too long prompts from the left.", flag_values=values
@@ -45,7 +51,7 @@ def define(verb: str) -> flags.FlagValues:
             "on_error",
             "raise",
             ["raise", "skip"],
-            "What to do with malformed rows.",
+            "What to do with malformed rows and with groups that are too long.",
             flag_values=values,
         )
     if verb == "convert":
@@ -61,40 +67,62 @@ def define(verb: str) -> flags.FlagValues:
 
 
 def run(options) -> None:
-    """A recipe's stages in order, and its report."""
+    """Works through a recipe's stages in order, and writes its report."""
     from hs2jax.training import recipe, run_report
 
+    if "stages" not in options.config:
+        raise ValueError("this config has no stages: it is one for `hs2jax train`")
     stages = recipe.run(options.config, options.workdir)
-    print(f"report: {run_report.write(options.workdir, stages)}\nmodel: {stages[-1] / 'model'}")
+    if is_first():
+        print(f"report: {run_report.write(options.workdir, stages)}")
+        print(f"model: {stages[-1] / 'model'}")
 
 
 def train(options) -> None:
-    """One training run, and its report."""
+    """Trains one model, and writes its report."""
     from hs2jax.training import loop, run_report
 
-    loop.train(options.config, options.workdir)
+    if "stages" in options.config:
+        raise ValueError("this config has stages: it is one for `hs2jax run`")
     workdir = Path(options.workdir)
-    print(f"report: {run_report.write(workdir, [workdir])}\nmodel: {workdir / 'model'}")
+    loop.train(options.config, workdir)
+    if is_first():
+        print(f"report: {run_report.write(workdir, [workdir])}\nmodel: {workdir / 'model'}")
 
 
 def score(options) -> None:
     """Scores groups as they are read, and writes a line for each."""
+    import jax
+
     from hs2jax import reward_model
     from hs2jax.data import corpora
     from hs2jax.data.record import Record
+    from hs2jax.models import sharding
 
-    weights = None
-    if options.weights is not None:
-        weights = parse_weights(options.weights)
+    weights = reward_model.parse_weights(options.weights)
     record = Record()
     groups = corpora.read(options.data, on_error=options.on_error, record=record)
-    model = reward_model.RewardModel.load(options.model)
-    with open(options.output, "w", encoding="utf-8") as file:
+    mesh = sharding.make_mesh() if jax.device_count() > 1 else None
+    model = reward_model.RewardModel.load(options.model, mesh=mesh)
+    output = Path(options.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Another name until it is whole, so that a half file is never taken for the result.
+    scratch = output.with_name(output.name + ".unfinished")
+    with scratch.open("w", encoding="utf-8") as file:
         for row in reward_model.score_stream(
-            model, groups, weights=weights, truncate=options.truncate
+            model,
+            groups,
+            weights=weights,
+            truncate=options.truncate,
+            skip=options.on_error == "skip",
+            record=record,
         ):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    print(f"{record.rows} rows read, {record.groups} groups scored, skipped: {record.skipped or 0}")
+            file.flush()
+    scratch.replace(output)
+    left = {"too long": record.too_long, "truncated": record.truncated, **record.skipped}
+    counted = "".join(f", {count} {name}" for name, count in left.items() if count)
+    print(f"{output}: {record.rows} rows, {record.groups} groups{counted}")
 
 
 def convert(options) -> None:
@@ -113,43 +141,49 @@ def report(options) -> None:
 
 
 VERBS = {f.__name__: f for f in (run, train, score, convert, report)}
-OPTIONAL = {"weights"}
-
-
-def parse_weights(text: str) -> dict[str, float]:
-    """ "a=1,b=-0.4" as a dict."""
-    try:
-        pairs = [part.split("=") for part in text.split(",")]
-        return {name.strip(): float(value) for name, value in pairs}
-    except ValueError:
-        raise ValueError(f"--weights={text}: expected name=number,name=number") from None
+NEEDED = ("config", "workdir", "model", "data", "output")
 
 
 def main(argv=None) -> None:
-    argv = sys.argv[1:] if argv is None else argv
+    argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] not in VERBS:
+        asked = bool(argv) and argv[0] in ("help", "--help", "-h")
+        if argv and not asked:
+            print(f"hs2jax: there is no verb {argv[0]!r}\n", file=sys.stderr)
         print(__doc__)
-        sys.exit(0 if argv and argv[0] in ("help", "--help", "-h") else 2)
+        sys.exit(0 if asked else 2)
     verb, *rest = argv
-    options = define(verb)
-    flags.DEFINE_bool("help", False, "Show this.", flag_values=options, short_name="h")
     try:
-        extra = options([f"hs2jax {verb}", *rest])[1:]
+        options = parse(verb, rest)
         if options.help:
-            print(f"{VERBS[verb].__doc__}\n\n{options.main_module_help() or options}")
+            print(f"{VERBS[verb].__doc__}\n\n{options}")
             return
-        if extra:
-            raise ValueError(f"what is {' '.join(extra)}? Flags look like --name=value")
-        for name in ("config", "workdir", "model", "data", "output"):
-            if name in options and getattr(options, name) is None:
-                raise ValueError(f"hs2jax {verb} needs --{name}")
         prepare_process(options)
         VERBS[verb](options)
-    except (flags.Error, ValueError, OSError, RuntimeError) as error:
+    except (flags.Error, ValueError, OSError) as error:
         if os.environ.get("HS2JAX_TRACEBACK"):
             raise
         print(f"hs2jax {verb}: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
+    """The options of a verb. Raises ValueError or flags.Error that says what is wrong."""
+    options = define(verb, arguments)
+    flags.DEFINE_bool("help", False, "Show this.", flag_values=options, short_name="h")
+    try:
+        extra = options([f"hs2jax {verb}", *arguments])[1:]
+    except (AttributeError, KeyError, TypeError) as error:
+        # What ml_collections raises for a key that is not there, or a value of another type.
+        raise ValueError(f"an override of the config does not fit it: {error}") from error
+    if options.help:
+        return options
+    if extra:
+        raise ValueError(f"what is {' '.join(extra)}? Flags look like --name=value")
+    for name in NEEDED:
+        if name in options and getattr(options, name) is None:
+            raise ValueError(f"hs2jax {verb} needs --{name}")
+    return options
 
 
 def prepare_process(options) -> None:
@@ -160,6 +194,13 @@ def prepare_process(options) -> None:
         import jax
 
         jax.distributed.initialize()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes for all."""
+    import jax
+
+    return jax.process_index() == 0
 
 
 if __name__ == "__main__":

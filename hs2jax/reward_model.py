@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,10 +20,13 @@ from jax.experimental import multihost_utils
 
 from hs2jax.data import loader
 from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
 from hs2jax.models import heads, hub, sharding
 from hs2jax.models.attention import Layout
 from hs2jax.models.config import Config
 from hs2jax.models.decoder import Decoder
+
+SHARED = 8  # Responses of one prompt that are scored in one row.
 
 
 class Score(NamedTuple):
@@ -47,7 +51,9 @@ def forward(params, batch, config: Config, *, layout: str, dtype, remat: bool = 
         last = jnp.maximum(last - slot * jnp.arange(R), 0).reshape(B * R, 1)
         who_sees_whom = None
     decoder = Decoder(config, dtype=dtype, remat=remat)
-    hidden, _ = decoder.apply({"params": params["decoder"]}, tokens, position, who_sees_whom)
+    # Who asks for float32 on an accelerator gets it in the products too.
+    with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
+        hidden, _ = decoder.apply({"params": params["decoder"]}, tokens, position, who_sees_whom)
     return heads.reward(params["head"], hidden, last).reshape(B, R, -1)
 
 
@@ -92,6 +98,8 @@ class RewardModel:
 
         Raises ValueError where there is no head and no outputs are named, or they disagree.
         """
+        if (Path(name) / "best").is_dir():
+            raise ValueError(f"{name} is the folder of a run; its model is {Path(name) / 'model'}")
         placed = None
         if mesh is not None:
 
@@ -147,16 +155,22 @@ class RewardModel:
         layout: str = "shared",
         rows: int = 4,
         truncate: bool = False,
+        record: Record | None = None,
     ) -> list[Score]:
         """Scores conversations, each a list of messages that ends with the assistant's.
 
         Neighbours with the same prompt share its computation. rows: how many rows of tokens are
         computed at a time; scores do not depend on it. truncate: cut prompts from the left where a
-        conversation is longer than the model's positions, instead of raising ValueError.
+        conversation is longer than the model's positions, counted in `record`, instead of raising
+        ValueError.
         """
         scalar = self.scalar_weights(weights)
         outputs = self.score_groups(
-            group_conversations(conversations), layout=layout, rows=rows, truncate=truncate
+            group_conversations(conversations),
+            layout=layout,
+            rows=rows,
+            truncate=truncate,
+            record=record,
         )
         return [
             Score(
@@ -168,28 +182,53 @@ class RewardModel:
         ]
 
     def score_groups(
-        self, groups: Sequence[Group], *, layout="shared", rows: int = 4, truncate: bool = False
-    ) -> list[np.ndarray]:
-        """Outputs [responses, K] of each group; see `score`."""
+        self,
+        groups: Sequence[Group],
+        *,
+        layout="shared",
+        rows: int = 4,
+        truncate: bool = False,
+        skip: bool = False,
+        record: Record | None = None,
+    ) -> list[np.ndarray | None]:
+        """Outputs [responses, K] of each group; see `score`.
+
+        skip: None for a group with a conversation that is too long, counted in `record`, instead of
+        raising ValueError.
+        """
         longest = self.config.max_positions
-        slots = max((len(group.responses) for group in groups), default=1)
+        # A row that holds a hundred responses would not fit into memory.
+        parts = [
+            Group(group.prompt, some, source=str(i))
+            for i, group in enumerate(groups)
+            for some in in_parts(group.responses, SHARED)
+        ]
         prepared = loader.prepare(
-            groups,
+            parts,
             self.tokenizer,
             attributes=(),
-            # Padded slots are what measures each conversation by itself.
-            row_length=longest * slots,
-            layout="padded",
+            row_length=longest * SHARED,
+            max_tokens=longest,
+            layout=layout,
             too_long="truncate" if truncate else "skip",
+            record=record,
         )
-        if len(prepared.groups) < len(groups):
-            kept = {id(group) for group in prepared.groups}
-            lost = [g.source or str(i) for i, g in enumerate(groups) if id(g) not in kept]
+        tables: list[list[np.ndarray]] = [[] for _ in groups]
+        for part, table in zip(
+            prepared.groups, self.predict(prepared, layout=layout, rows=rows), strict=True
+        ):
+            tables[int(part.source)].append(table)
+        whole = [sum(map(len, t)) == len(g.responses) for t, g in zip(tables, groups, strict=True)]
+        if not all(whole) and not skip:
+            lost = [g.source or str(i) for i, g in enumerate(groups) if not whole[i]]
             raise ValueError(
                 f"longer than the model's {longest} positions: {', '.join(lost[:5])}"
-                + ("; truncate=True cuts prompts from the left" if not truncate else "")
+                + ("" if truncate else "; prompts can be cut from the left (truncate)")
             )
-        return self.predict(prepared, layout=layout, rows=rows)
+        return [
+            np.concatenate(t) if all_of_it else None
+            for t, all_of_it in zip(tables, whole, strict=True)
+        ]
 
     def predict(self, prepared: loader.Prepared, *, layout="shared", rows: int = 4):
         """Outputs [responses, K] of each prepared group, a list of numpy arrays."""
@@ -203,7 +242,11 @@ class RewardModel:
         while row_length < longest:
             row_length *= 2
         batches = plan_evaluation(
-            prepared, row_length=row_length, layout=layout, rows=rows, mesh=self.mesh
+            prepared,
+            row_length=row_length,
+            layout=layout,
+            rows=min(rows, len(prepared.examples)),
+            mesh=self.mesh,
         )
         run = functools.partial(
             predict, self.params, config=self.config, layout=layout, dtype=self.dtype
@@ -211,25 +254,60 @@ class RewardModel:
         return run_batches(run, batches, len(self.outputs), self.mesh)
 
     def save(self, folder) -> None:
-        """Exports weights, config and tokenizer as a folder that `transformers` loads."""
+        """Exports weights, config and tokenizer as a folder that `transformers` loads.
+
+        Where the parameters are spread over several processes, all must call this; the first one
+        gathers and writes.
+        """
+        params = jax.tree.map(lambda x: x if x.is_fully_addressable else _to_host(x), self.params)
+        if jax.process_index() != 0:
+            return
         hub.save(
             folder,
             config=self.config,
-            params=self.params["decoder"],
+            params=params["decoder"],
             tokenizer=self.tokenizer,
-            head=self.params["head"],
+            head=params["head"],
             outputs=self.outputs,
             weights=self.weights,
         )
 
 
-def score_stream(model: RewardModel, groups: Iterable[Group], *, weights=None, truncate=False):
+def in_parts(things: Iterable, size: int):
+    """Tuples of at most `size`, in order."""
+    things = iter(things)
+    while part := tuple(itertools.islice(things, size)):
+        yield part
+
+
+def parse_weights(text: str) -> dict[str, float] | None:
+    """Weights as written in configs and on the command line, "helpfulness=0.65,verbosity=-0.4"."""
+    if not text:
+        return None
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {name.strip(): float(value) for name, value in pairs}
+    except ValueError:
+        raise ValueError(f"weights are {text!r}; expected name=number,name=number") from None
+
+
+def score_stream(
+    model: RewardModel,
+    groups: Iterable[Group],
+    *,
+    weights=None,
+    truncate=False,
+    skip=False,
+    record=None,
+):
     """Scores groups as they come, 64 at a time. Yields a dict for each: source, prompt, responses,
-    outputs (a dict for each response) and rewards (None without weights)."""
+    outputs (a dict for each response) and rewards (None without weights). See `score_groups`."""
     scalar = model.scalar_weights(weights)
-    groups = iter(groups)
-    while some := list(itertools.islice(groups, 64)):
-        for group, table in zip(some, model.score_groups(some, truncate=truncate), strict=True):
+    for some in in_parts(groups, 64):
+        tables = model.score_groups(some, truncate=truncate, skip=skip, record=record)
+        for group, table in zip(some, tables, strict=True):
+            if table is None:
+                continue
             yield {
                 "source": group.source,
                 "prompt": list(group.prompt),
@@ -265,16 +343,12 @@ def group_conversations(conversations) -> list[Group]:
 
 def plan_evaluation(prepared, *, row_length, layout, rows, mesh=None):
     """Batches of every prepared group once, in order, for `run_batches`."""
-    devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-    rows = -(-rows // devices) * devices
     return loader.plan(
         prepared.examples,
         row_length=row_length,
         layout=layout,
         batch_size=256,
-        micro_rows=rows,
-        process=jax.process_index(),
-        processes=jax.process_count(),
+        micro_rows=sharding.fit_rows(rows, mesh),
     )
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from hs2jax.data import chat
 from hs2jax.data.groups import Group
+from hs2jax.models import reward_export
 
 CHATML, LLAMA = tiny.tokenizer(), tiny.bos_tokenizer()
 KINDS = pytest.mark.parametrize("tokenizer", [CHATML, LLAMA], ids=["chatml", "llama"])
@@ -183,3 +184,26 @@ def test_a_prompt_without_bos_can_be_cut_away_whole():
     assert chat.cut_prompt(encoded, 3, None).prompt.tolist() == encoded.prompt[3:].tolist()
     assert len(chat.cut_prompt(encoded, size, None).prompt) == 0
     assert chat.cut_prompt(encoded, size + 1, None) is None
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "template"),
+    [
+        (tiny.tokenizer(), tiny.CHATML),
+        (tiny.bos_tokenizer(), tiny.LLAMA),
+        (tiny.bos_tokenizer(), tiny.LLAMA.removeprefix("{{ bos_token }}")),
+        (tiny.tokenizer(), "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"),
+        (tiny.bos_tokenizer(), "{% for m in messages %}{{ m.content }} {% endfor %}"),
+    ],
+    ids=["chatml", "llama", "no bos", "no end of turn", "neither"],
+)
+@pytest.mark.parametrize("response", ["Paris.", "Two\n\nlines", "An end. "])
+def test_the_template_of_an_export_gives_our_ids(tokenizer, template, response):
+    tokenizer.chat_template = template
+    group = ask(response)
+    (encoded,) = chat.encode(tokenizer, [group])
+    ours = [*encoded.prompt.tolist(), *encoded.responses[0].tolist()]
+    exported = reward_export.prepare(tokenizer, (), len(tokenizer))
+    turns = [*group.prompt, {"role": "assistant", "content": response}]
+    assert exported.apply_chat_template(turns, tokenize=True, return_dict=False) == ours
+    assert exported.pad_token_id != ours[-1]

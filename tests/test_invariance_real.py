@@ -30,7 +30,9 @@ def prepared(real_data, model):
     """The pairs whose conversations are shortest, so that the test is quick."""
     spec = f"hh_rlhf:{real_data / 'hh_rlhf' / 'helpful_test_1850.jsonl'}"
     groups = list(corpora.read(spec, on_error="skip", record=Record()))
-    every = loader.prepare(groups, model.tokenizer, attributes=(), row_length=100_000)
+    every = loader.prepare(
+        groups, model.tokenizer, attributes=(), row_length=100_000, max_tokens=100_000
+    )
     lengths = [packing.cost(example.encoded, "padded") for example in every.examples]
     shortest = np.argsort(lengths, kind="stable")[:PAIRS]
     return loader.Prepared(

@@ -109,22 +109,6 @@ def test_the_seed_decides_the_order_and_epochs_differ():
 
 
 @given(made=examples(), options=SETTINGS)
-def test_two_processes_have_what_one_has(made, options):
-    whole = plan(made, **options)
-    parts = [plan(made, **options, process=p, processes=2) for p in range(2)]
-    assert parts[0].plan == parts[1].plan == whole.plan
-    for i in range(len(whole)):
-        both = [part[i] for part in parts]
-        together = {name: np.concatenate([x[name] for x in both], axis=1) for name in both[0]}
-        assert_same(together, whole[i])
-
-
-def test_rows_that_do_not_divide_among_processes_are_an_error():
-    with pytest.raises(ValueError, match="micro_rows 3 does not divide among 2 processes"):
-        plan([], micro_rows=3, processes=2)
-
-
-@given(made=examples(), options=SETTINGS)
 def test_rows_are_fixed_shapes_that_nothing_outgrows(made, options):
     batches = plan(made, **options)
     M, B = batches.micro_batches, options["micro_rows"]
@@ -193,7 +177,12 @@ def ask(prompt, *responses, **known):
 
 def prepare(groups, **changes):
     record = Record()
-    options = {"attributes": ("helpfulness",), "row_length": 200, "record": record}
+    options = {
+        "attributes": ("helpfulness",),
+        "row_length": 200,
+        "max_tokens": 10_000,
+        "record": record,
+    }
     return loader.prepare(groups, TOKENIZER, **(options | changes)), record
 
 

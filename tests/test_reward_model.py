@@ -73,7 +73,9 @@ def test_scores_do_not_depend_on_the_padding_side(layout):
         return predict(MODEL.params, micro, config=MODEL.config, layout=layout, dtype=MODEL.dtype)
 
     groups = group_conversations([talk(*pair) for pair in MANY])
-    prepared = loader.prepare(groups, MODEL.tokenizer, attributes=(), row_length=256, layout=layout)
+    prepared = loader.prepare(
+        groups, MODEL.tokenizer, attributes=(), row_length=256, max_tokens=256, layout=layout
+    )
     batches = plan_evaluation(prepared, row_length=256, layout=layout, rows=3)
     assert (batches[0]["segment"][..., -1] == 0).all()  # There is padding to move.
     found = np.concatenate(run_batches(run, batches, 2))
@@ -161,6 +163,7 @@ def test_prompts_are_cut_where_asked(layout):
         MODEL.tokenizer,
         attributes=(),
         row_length=512,
+        max_tokens=512,
         too_long="truncate",
     )
     expected = MODEL.predict(encoded)[0]

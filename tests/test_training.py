@@ -42,6 +42,7 @@ def one_batch(path, model, micro_rows, layout="shared", row_length=512):
         model.tokenizer,
         attributes=model.outputs,
         row_length=row_length,
+        max_tokens=512,
         layout=layout,
         derive="helpfulness",
     )
@@ -112,6 +113,7 @@ def test_loss_of_a_batch_is_the_loss_of_its_examples(tmp_path):
         model.tokenizer,
         attributes=ATTRIBUTES,
         row_length=512,
+        max_tokens=512,
         derive="helpfulness",
     )
     outputs = model.predict(prepared)

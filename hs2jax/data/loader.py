@@ -35,12 +35,14 @@ def prepare(
     *,
     attributes: Sequence[str],
     row_length: int,
+    max_tokens: int,
     layout: str = "shared",
     too_long: str = "skip",
     derive: str | None = None,
     record: Record | None = None,
 ) -> Prepared:
-    """Tokenises groups and sees that each fits into a row of `row_length` tokens.
+    """Tokenises groups and sees that each fits into a row of `row_length` tokens, and each of its
+    conversations into `max_tokens`, the model's positions.
 
     attributes: names of the ratings that become the A columns; a group's other ratings are left
     out. derive: the attribute whose differences stand for preferences where none is given.
@@ -54,13 +56,16 @@ def prepare(
     bos = tokenizer.bos_token_id
     # A padded row is as many slots as the largest group has responses.
     slots = max((len(group.responses) for group in groups), default=1) if layout == "padded" else 1
-    limit = row_length // slots
+    room = row_length // slots
     kept = Prepared([], [])
     for group, encoded in zip(groups, chat.encode(tokenizer, groups), strict=True):
-        excess = packing.cost(encoded, layout) - limit
+        copies = len(encoded.responses) if layout == "separate" else 1
+        excess = max(
+            math.ceil((packing.cost(encoded, layout) - room) / copies),
+            packing.cost(encoded, "padded") - max_tokens,
+        )
         if excess > 0 and too_long == "truncate":
-            copies = len(encoded.responses) if layout == "separate" else 1
-            encoded = chat.cut_prompt(encoded, math.ceil(excess / copies), bos)
+            encoded = chat.cut_prompt(encoded, excess, bos)
             record.truncated += encoded is not None
         if encoded is None or (excess > 0 and too_long == "skip"):
             record.too_long += 1
@@ -71,6 +76,12 @@ def prepare(
         kept.groups.append(group)
         kept.examples.append(Example(encoded, *_ratings(group, attributes), found, ties))
     return kept
+
+
+def with_pairs(prepared: Prepared) -> Prepared:
+    """Only the groups that have preference pairs."""
+    kept = [i for i, example in enumerate(prepared.examples) if example.pairs]
+    return Prepared([prepared.groups[i] for i in kept], [prepared.examples[i] for i in kept])
 
 
 def _ratings(group: Group, attributes: Sequence[str]):
@@ -88,8 +99,9 @@ class Batches:
     """A planned run, as a random-access source for grain: item i is batch i.
 
     An item is `packing.lay`'s arrays with a leading axis M of micro-batches, [M, B, ...], where B
-    is this process's share of `micro_rows`. Micro-batches that a batch does not need are all
-    padding and come last. `plan[i]` lists the batch's rows, each a list of example numbers.
+    is `micro_rows`. Micro-batches that a batch does not need are all padding and come last.
+    `plan[i]` lists the batch's rows, each a list of example numbers. With several processes each
+    lays the whole batch, which is cheap, and gives its own devices their rows.
     """
 
     examples: list[Example]
@@ -97,8 +109,6 @@ class Batches:
     shape: Shape
     layout: str
     micro_rows: int
-    process: int = 0
-    processes: int = 1
 
     @property
     def micro_batches(self) -> int:
@@ -108,13 +118,12 @@ class Batches:
         return len(self.plan)
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        M, B, share = self.micro_batches, self.micro_rows, self.micro_rows // self.processes
+        M, B = self.micro_batches, self.micro_rows
         rows = self.plan[i] + [[]] * (M * B - len(self.plan[i]))
         batch = packing.lay(
             [[self.examples[e] for e in row] for row in rows], self.shape, self.layout
         )
-        mine = slice(self.process * share, (self.process + 1) * share)
-        return {name: x.reshape(M, B, *x.shape[1:])[:, mine] for name, x in batch.items()}
+        return {name: x.reshape(M, B, *x.shape[1:]) for name, x in batch.items()}
 
     def slots(self, i: int) -> list[tuple[int, int, int, int]]:
         """Where batch i's responses are: (row, slot, example, response) each."""
@@ -138,18 +147,12 @@ def plan(
     epochs: int = 1,
     seed: int | None = None,
     record: Record | None = None,
-    process: int = 0,
-    processes: int = 1,
 ) -> Batches:
     """Plans all batches of `batch_size` groups; the very last one has what is left.
 
     seed: shuffles each epoch anew; None keeps the order, for evaluation. The same arguments give
-    the same plan on every process and whatever the number of processes.
+    the same plan everywhere, whatever the number of processes.
     """
-    if micro_rows % processes:
-        raise ValueError(
-            f"config.micro_rows {micro_rows} does not divide among {processes} processes"
-        )
     order = list(range(len(examples))) * epochs
     if seed is not None and examples:
         shuffled = grain.MapDataset.range(len(examples)).seed(seed).shuffle().repeat(epochs)
@@ -175,7 +178,7 @@ def plan(
         ),
         attributes=examples[0].ratings.shape[1] if examples else 0,
     )
-    planned = Batches(examples, batches, shape, layout, micro_rows, process, processes)
+    planned = Batches(examples, batches, shape, layout, micro_rows)
     if record is not None:
         tokens = sum(_tokens(examples[e], layout) for row in every_row for e in row)
         run = sum(math.ceil(len(rows) / micro_rows) * micro_rows for rows in batches)

@@ -3,7 +3,7 @@
 shared: the prompt lies down once and the group's responses branch from it.
 separate: each response is a segment of its own, with its own copy of the prompt.
 padded: each response has a slot of its own, as long as every other; row_length is the slots
-    together. Cut at the slots (`unpad`), rows need no mask but causality.
+    together. Cut at the slots, each conversation is a row that needs no mask but causality.
 
 In all three a group lies in one row, so that its pairs do.
 Axis letters: B rows, T tokens of a row, R response slots, A attributes, P pair slots.

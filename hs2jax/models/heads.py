@@ -27,7 +27,9 @@ def reward(head, hidden, last):
     hidden [B, T, D]; last int32 [B, R]. Empty slots read token 0 and mean nothing.
     """
     state = pick(hidden, last).astype(jnp.float32)
-    out = jnp.einsum("BRD,DK->BRK", state, head["kernel"].astype(jnp.float32))
+    kernel = head["kernel"].astype(jnp.float32)
+    # Without this, accelerators would multiply float32 in bfloat16 or TF32.
+    out = jnp.einsum("BRD,DK->BRK", state, kernel, precision=jax.lax.Precision.HIGHEST)
     return out + head["bias"].astype(jnp.float32) if "bias" in head else out
 
 

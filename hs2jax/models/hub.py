@@ -98,14 +98,6 @@ def load(name: str | Path, shardings: Callable[[Config, Any], Any] | None = None
     return Loaded(config, params, head, _load_tokenizer(path, hf_config), hf_config)
 
 
-def read_config(name: str | Path) -> Config:
-    """The config of a model without its parameters."""
-    path = resolve(name)
-    if path.suffix == ".gguf":
-        return gguf.open_gguf(path).config
-    return _config(path, _read_json(path / "config.json"))
-
-
 def save(
     folder: Path | str,
     *,
@@ -145,7 +137,10 @@ def save(
 
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+    scratch = folder.with_name(f".{folder.name}-unfinished")
+    shutil.rmtree(scratch, ignore_errors=True)  # What a killed export left.
+    scratch.mkdir()
+    try:
         checkpoint_files.save_params(
             scratch,
             params,
@@ -157,8 +152,10 @@ def save(
             max_shard_bytes=max_shard_bytes,
         )
         if tokenizer is not None:
-            _save_tokenizer(Path(scratch), tokenizer)
-        _publish(Path(scratch), folder)
+            _save_tokenizer(scratch, tokenizer)
+        _publish(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def resolve(name: str | Path) -> Path:

@@ -11,19 +11,24 @@ from typing import Any
 
 PAD = "<|hs2jax_pad|>"
 
-# `+` keeps Jinja from trimming the white space of the template in between.
-_BEFORE = "{% set hs2jax_text +%}"
-_AFTER = "{%+ endset %}{{ hs2jax_text if add_generation_prompt else hs2jax_text.rstrip() }}"
 
-
-def end_with_turn(template: str) -> str:
+def end_with_turn(template: str, *, bos: bool = False, eos: bool = False) -> str:
     """The chat template, changed so that its text ends with the last turn's end.
 
     ChatML, for one, writes a line break after the token that ends a turn, and the line break
-    would be scored instead. With `add_generation_prompt` the text is as it was.
+    would be scored instead. With `add_generation_prompt` the end is as it was. `bos` and `eos` add
+    the tokenizer's tokens, where it is our own encoding that adds them.
     """
-    # Jinja drops one line break at the end of a template; inside of a block it would stay.
-    return _BEFORE + template.removesuffix("\n") + _AFTER
+    start = "bos_token + " if bos else ""
+    end = "hs2jax_text + eos_token" if eos else "hs2jax_text.rstrip()"
+    # `+` keeps Jinja from trimming the white space of the template in between. It drops one line
+    # break at the end of a template; inside of a block that would stay.
+    return (
+        "{% set hs2jax_text +%}"
+        + template.removesuffix("\n")
+        + "{%+ endset %}"
+        + f"{{{{ {start}(hs2jax_text if add_generation_prompt else {end}) }}}}"
+    )
 
 
 def template_of(tokenizer: Any) -> str | None:
@@ -31,10 +36,23 @@ def template_of(tokenizer: Any) -> str | None:
     return tokenizer.get_chat_template() if tokenizer.chat_template is not None else None
 
 
-def scored_token(tokenizer: Any) -> int:
-    """The id that ends a conversation under the chat template, where its score is read."""
+def lacks(tokenizer: Any) -> tuple[bool, bool]:
+    """Whether the chat template leaves out the BOS that the tokenizer adds to plain text, and
+    whether it ends an assistant's turn without a special token. Our encoding puts them there."""
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     text = tokenizer.apply_chat_template(turns, tokenize=False).rstrip()
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    plain = tokenizer("a")["input_ids"]
+    adds_bos = bool(plain) and plain[0] == tokenizer.bos_token_id
+    special = set(tokenizer.all_special_ids)
+    special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return adds_bos and ids[0] != tokenizer.bos_token_id, ids[-1] not in special
+
+
+def scored_token(tokenizer: Any) -> int:
+    """The id that ends a conversation under the exported template, where its score is read."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
     return tokenizer(text, add_special_tokens=False)["input_ids"][-1]
 
 
@@ -74,7 +92,8 @@ def prepare(tokenizer: Any, ends: Collection[int], vocab_size: int) -> Any:
     tokenizer = copy.deepcopy(tokenizer)
     template = template_of(tokenizer)
     if template is not None:
-        tokenizer.chat_template = end_with_turn(template)
+        bos, eos = lacks(tokenizer)
+        tokenizer.chat_template = end_with_turn(template, bos=bos, eos=eos)
         ends = {*ends, scored_token(tokenizer)}
     if tokenizer.eos_token_id is not None:
         ends = {*ends, tokenizer.eos_token_id}

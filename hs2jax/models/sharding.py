@@ -70,6 +70,13 @@ def shardings(tree, mesh):
     )
 
 
+def placed_shapes(shapes, places):
+    """ShapeDtypeStructs that say where they belong."""
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
+    )
+
+
 def constrain_rows(x):
     """Keep axis 0 split over the mesh's row axes; does nothing outside of a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -79,9 +86,17 @@ def constrain_rows(x):
 
 
 def place_rows(batch, mesh, axis: int = 0):
-    """Puts this process's rows of a batch (a dict of numpy arrays) onto the mesh, split over
-    `axis`. Without a mesh they go to the default device."""
+    """Puts a batch (a dict of numpy arrays, the same on every process) onto the mesh, split over
+    `axis`. Without a mesh it goes to the default device."""
     if mesh is None:
         return jax.tree.map(jax.numpy.asarray, batch)
     place = NamedSharding(mesh, P(*(None,) * axis, ROWS))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, x), batch)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, place, x.__getitem__), batch
+    )
+
+
+def fit_rows(rows: int, mesh) -> int:
+    """The next number of rows that divides among the mesh's devices."""
+    devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    return math.ceil(rows / devices) * devices

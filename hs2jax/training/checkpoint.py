@@ -12,10 +12,17 @@ import orbax.checkpoint as ocp
 
 
 class Checkpoints:
-    """The checkpoints of one folder; only the latest is kept."""
+    """The checkpoints of one folder, of which the latest are kept.
 
-    def __init__(self, folder: Path | str):
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
+    `read_only` is for looking into the folder of a run that may be going on.
+    """
+
+    def __init__(self, folder: Path | str, *, keep: int = 1, read_only: bool = False):
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+        )
         self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
 
     @property
@@ -23,10 +30,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state, meta: dict) -> None:
-        """Begins to save. What is there for this step already is left: the run is deterministic,
-        so it is the same."""
-        if step in self._manager.all_steps():
-            return
+        """Begins to save."""
         state = dict(state)
         items = {"params": ocp.args.StandardSave(state.pop("params"))}
         if state:
@@ -43,13 +47,21 @@ class Checkpoints:
         restored = self._manager.restore(
             step, args=ocp.args.Composite(**items, meta=ocp.args.JsonRestore())
         )
-        return {"params": restored["params"], **(restored["rest"] if rest else {})}, restored[
-            "meta"
-        ]
+        state = {"params": restored["params"], **(restored["rest"] if rest else {})}
+        return state, restored["meta"]
+
+    def forget_after(self, step: int) -> None:
+        """Deletes checkpoints of later steps, which a run that goes on from `step` makes anew."""
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
+
+    def wait(self) -> None:
+        """Until what is being saved is there under its name."""
+        self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for what is being saved."""
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
 
 

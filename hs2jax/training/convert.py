@@ -31,7 +31,7 @@ def convert(model: str, output: Path | str, *, dtype: str = "float32") -> None:
 def best_of_run(folder: Path) -> RewardModel:
     """The best step of a run so far. Raises FileNotFoundError where there is none yet."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    checkpoints = Checkpoints(folder / "best")
+    checkpoints = Checkpoints(folder / "best", read_only=True)
     if checkpoints.latest is None:
         raise FileNotFoundError(f"{folder} has no checkpoint of a best step yet")
     settings = config["model"]
@@ -39,9 +39,8 @@ def best_of_run(folder: Path) -> RewardModel:
         settings["name"],
         outputs=settings["outputs"],
         bias=settings["bias"],
-        weights=settings["weights"] or None,
     )
-    state, _ = checkpoints.restore(checkpoints.latest, {"params": model.params})
+    state, meta = checkpoints.restore(checkpoints.latest, {"params": model.params})
     checkpoints.close()
-    model.params = state["params"]
+    model.params, model.weights = state["params"], meta["weights"]
     return model

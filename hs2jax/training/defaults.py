@@ -13,7 +13,9 @@ def reward_model() -> ConfigDict:
     config.model.name = "smollm2-135m-instruct"  # Folder, GGUF file, hub id or short name.
     config.model.outputs = ("reward",)  # Of a new head; () goes on with the checkpoint's head.
     config.model.bias = False  # transformers' heads have none.
-    config.model.weights = ConfigDict()  # Output to weight, for one scalar; {}: the first output.
+    # As in "helpfulness=0.65,verbosity=-0.4", for one scalar; "": as recorded in the checkpoint,
+    # else the output that the objective compares.
+    config.model.weights = ""
     config.model.dtype = ""  # Of the computation; "": float32 on CPU, bfloat16 elsewhere.
     config.model.remat = True  # Recompute each layer in the backward pass, to save memory.
 
@@ -22,7 +24,7 @@ def reward_model() -> ConfigDict:
     config.data.validation = ""
     config.data.derive = ""  # Attribute whose differences are preferences where none are given.
     config.data.layout = "shared"  # shared | separate | padded: see data.packing.
-    config.data.row_length = 4096  # Tokens of a row, which holds one group at least.
+    config.data.row_length = 4096  # Tokens of a row. A group that does not fit is too long.
     config.data.too_long = "skip"  # skip | truncate (a prompt is cut from the left).
     config.data.on_error = "raise"  # raise | skip (counted in the run's record).
 

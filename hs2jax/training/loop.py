@@ -2,50 +2,45 @@
 
 The folder holds config.json, record.json (what happened to the data), metrics.jsonl and
 TensorBoard files, checkpoints/ (the latest, to go on from), best/ (parameters of the best step),
-and at the end model/ (an export), items.jsonl (scored validation groups) and evaluation.json.
+items.jsonl (validation groups scored by it), and at the end model/ (an export) and evaluation.json.
 """
 
 import functools
-import json
 import logging
-import platform
 import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+from jax.experimental import multihost_utils
 
 from hs2jax.data import corpora, loader
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items as scored
 from hs2jax.evaluation import statistics
 from hs2jax.models import sharding
-from hs2jax.reward_model import RewardModel, plan_evaluation, predict, run_batches
-from hs2jax.training import metrics, objectives, optimizer, step
+from hs2jax.reward_model import RewardModel, parse_weights, plan_evaluation, predict, run_batches
+from hs2jax.training import checks, folder, metrics, objectives, optimizer, step
 from hs2jax.training.checkpoint import Checkpoints
 
 log = logging.getLogger(__name__)
-
-DTYPES = {"": None, "float32": jnp.float32, "bfloat16": jnp.bfloat16}
-SELECT = {"loss": -1, "accuracy": 1}  # What the best step has least or most of.
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     """Trains, or goes on where a killed run of this folder was. Returns evaluation.json's content.
 
-    Raises ValueError for a config that cannot be, naming the key, and RuntimeError after
-    `config.not_finite_limit` steps in a row whose loss or gradient is not finite.
+    Raises ValueError or FileNotFoundError for a config that cannot be, naming the key, and
+    NotFiniteError after `config.not_finite_limit` steps in a row that are not finite.
     """
     workdir, started = Path(workdir), time.time()
-    finished = workdir / "evaluation.json"
-    if finished.exists():
-        log.info("%s is finished", workdir)
-        return json.loads(finished.read_text(encoding="utf-8"))
-    check(config)
     first = jax.process_index() == 0
+    checks.check_config(config)
     if first:
-        claim(workdir, config)
+        folder.claim(workdir, config)
+    if (workdir / "evaluation.json").exists():
+        log.info("%s is finished", workdir)
+        return folder.read_json(workdir / "evaluation.json")
 
     # Mesh and model -----------------------------------------------------------------------------
     mesh = sharding.make_mesh(**config.mesh)
@@ -53,66 +48,66 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         config.model.name,
         outputs=config.model.outputs,
         bias=config.model.bias,
-        weights=config.model.weights.to_dict() or None,
+        weights=parse_weights(config.model.weights),
         seed=config.seed,
         mesh=mesh,
-        dtype=DTYPES[config.model.dtype],
+        dtype=getattr(jnp, config.model.dtype) if config.model.dtype else None,
     )
     objective = objectives.make(config.objective, model.outputs)
-    scalar = model.scalar_weights()
-    if scalar is None:
-        scalar = jax.numpy.eye(len(model.outputs))[objective.output]
+    if model.scalar_weights() is None:
         model.weights = {model.outputs[objective.output]: 1.0}
+    scalar = model.scalar_weights()
+    if config.objective.kind != "regression" and not scalar[objective.output] > 0:
+        raise ValueError(
+            f"config.model.weights: {model.weights} leave out {model.outputs[objective.output]}, "
+            "which config.objective.output trains"
+        )
 
     # Data ---------------------------------------------------------------------------------------
-    def read(spec, **planned):
+    def read(spec):
         record = Record()
-        groups = list(corpora.read(spec, on_error=config.data.on_error, record=record))
         prepared = loader.prepare(
-            groups,
+            list(corpora.read(spec, on_error=config.data.on_error, record=record)),
             model.tokenizer,
             attributes=model.outputs,
-            row_length=config.data.row_length,
-            layout=config.data.layout,
+            max_tokens=model.config.max_positions,
             too_long=config.data.too_long,
             derive=config.data.derive or None,
             record=record,
+            **shape,
         )
-        usable = record.pairs if config.objective.kind == "bradley_terry" else prepared.examples
-        if not usable:
-            raise ValueError(
-                f"{spec}: nothing to learn from or to evaluate on: {scored.describe(record)}"
-            )
+        checks.check_data(config, spec, model.outputs, prepared, record)
         return prepared, record
 
     shape = {"row_length": config.data.row_length, "layout": config.data.layout}
     trained_on, record = read(config.data.train)
     held_out, held_out_record = read(config.data.validation)
+    means = scored.rating_means(trained_on, model.outputs)
+    if config.objective.kind == "bradley_terry":
+        trained_on = loader.with_pairs(trained_on)  # Ties would take up places in batches.
     batches = loader.plan(
         trained_on.examples,
         batch_size=config.batch_size,
-        micro_rows=config.micro_rows,
+        micro_rows=sharding.fit_rows(config.micro_rows, mesh),
         epochs=config.epochs,
         seed=config.seed,
         record=record,
-        process=jax.process_index(),
-        processes=jax.process_count(),
         **shape,
     )
     held_out_batches = plan_evaluation(held_out, rows=config.micro_rows, mesh=mesh, **shape)
-    means = scored.rating_means(trained_on, model.outputs)
     steps = len(batches)
     log.info("train: %s", scored.describe(record))
     log.info("validation: %s", scored.describe(held_out_record))
+    records = {"train": record.to_dict(), "validation": held_out_record.to_dict()}
+    if first:
+        folder.write_json(workdir / "record.json", records)
 
-    # Optimizer, state, step ---------------------------------------------------------------------
+    # Optimizer and step -------------------------------------------------------------------------
     tx, rate = optimizer.make(config.optimizer, steps)
-    params = model.params
-    shapes = jax.eval_shape(lambda p: step.init_state(p, tx), params)
+    init = functools.partial(step.init_state, optimizer=tx)
+    shapes = jax.eval_shape(init, model.params)
     places = sharding.shardings(shapes, mesh)
-    state = jax.jit(lambda p: step.init_state(p, tx), out_shardings=places, donate_argnums=0)(
-        params
-    )
+    shapes = sharding.placed_shapes(shapes, places)
     layout, dtype = config.data.layout, model.dtype
     update = step.make(
         model.config,
@@ -124,18 +119,23 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         shardings=places,
     )
 
-    # Restore ------------------------------------------------------------------------------------
+    # Begin, or restore --------------------------------------------------------------------------
     checkpoints = Checkpoints(workdir / "checkpoints")
-    best_checkpoints = Checkpoints(workdir / "best")
+    # Two: the one that the latest checkpoint names, and one newer than that checkpoint.
+    best_checkpoints = Checkpoints(workdir / "best", keep=2)
     batch_iterator = loader.iterate(batches)
-    at = restored = 0
-    best, seconds = None, 0.0
-    if checkpoints.latest is not None:
-        at = restored = checkpoints.latest
-        state, meta = checkpoints.restore(at, state)
+    at = restored = checkpoints.latest or 0
+    best_checkpoints.forget_after(at)
+    params, model.params = model.params, None
+    if restored:
+        del params
+        state, meta = checkpoints.restore(at, shapes)
         batch_iterator.set_state(meta["loader"])
         best, seconds = meta["best"], meta["seconds"]
         log.info("going on from step %d", at)
+    else:
+        state = jax.jit(init, out_shardings=places, donate_argnums=0)(params)
+        best, seconds = None, 0.0
     out = metrics.Metrics(workdir if first else None, start=at, total=steps, name=workdir.name)
 
     def evaluate(params):
@@ -148,52 +148,58 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
 
     def report(now, values):
         values = {name: float(x) for name, x in values.items()}
-        took = time.time() - clock["step"]
-        clock["step"] = time.time()
+        took, clock["step"] = time.time() - clock["step"], time.time()
         values |= {
             "learning_rate": float(rate(now - 1)),
             "seconds": took,
             "tokens_per_second": values.pop("tokens") / took,
         }
-        not_finite = values.pop("not_finite")
+        not_finite = int(values.pop("not_finite"))
         out.write("train", now, values)
         shown = ("loss", *objectives.metrics_of(objective), "tokens_per_second")
         out.show(now, {name: values[name] for name in shown})
-        if not_finite:
-            note_not_finite(workdir, batches, now, values)
+        if not_finite and first:
+            numbers = sorted({example for _, _, example, _ in batches.slots(now - 1)})
+            rows = [trained_on.groups[number].source for number in numbers]
+            folder.note_not_finite(workdir, now, rows, values)
         if not_finite >= config.not_finite_limit:
-            raise RuntimeError(
-                f"{int(not_finite)} steps in a row, up to step {now}, gave a loss or gradient that "
-                f"is not finite; the rows are in {workdir / 'not_finite.jsonl'}"
+            raise folder.NotFiniteError(
+                f"{not_finite} steps in a row, up to step {now}, gave a loss or gradient that is "
+                f"not finite and were left out; see {workdir / 'not_finite.jsonl'} for their rows"
             )
 
     # Steps --------------------------------------------------------------------------------------
     clock = {"step": time.time()}
-    began = time.time() - seconds
+    began = started - seconds
     pending = None
     with jax.set_mesh(mesh):
         while True:
-            # What was done at the step of the checkpoint is in the checkpoint.
-            resumed = at > 0 and at == restored
-            if not resumed and (at in (0, steps) or at % config.evaluate_every == 0):
-                if pending:
-                    report(*pending)
-                    pending = None
+            # What was done at the checkpoint's step is in the checkpoint.
+            new = at == 0 or at != restored
+            evaluates = new and (at in (0, steps) or at % config.evaluate_every == 0)
+            saves = new and at > 0 and (at == steps or at % config.checkpoint_every == 0)
+            if pending and (evaluates or saves):
+                report(*pending)
+                pending = None
+            if evaluates:
                 found, summary = evaluate(state["params"])
                 out.write("validation", at, summary)
                 out.say(
                     f"step {at}: objective {summary['loss']:.4f}; {statistics.one_line(summary)}"
                 )
-                value = _selected(summary, config.select)
-                if at and (best is None or SELECT[config.select] * (value - best["value"]) > 0):
-                    best = {"step": at, "value": value, "summary": summary}
+                if at and (best is None or better(summary, best["summary"], config.select)):
+                    best = {"step": at, "summary": summary, "weights": model.weights}
                     best_checkpoints.save(at, {"params": state["params"]}, best)
                     if first:
                         scored.write(workdir / "items.jsonl", found)
-                clock["step"] = time.time()
-            if at and not resumed and (at == steps or at % config.checkpoint_every == 0):
+                    saves = True  # So that a checkpoint that names this step is next.
+            if saves:
+                # It must not be there before the step that it names is.
+                best_checkpoints.wait()
                 meta = {"loader": batch_iterator.get_state(), "best": best}
                 checkpoints.save(at, state, {**meta, "seconds": time.time() - began})
+            if evaluates or saves:
+                clock["step"] = time.time()
             if at == steps:
                 break
             batch = sharding.place_rows(next(batch_iterator), mesh, axis=1)
@@ -204,97 +210,38 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
                 report(*pending)
             pending = (at, values)
 
-        # The best step's model ------------------------------------------------------------------
-        checkpoints.close()
-        best_state, _ = best_checkpoints.restore(best["step"], {"params": state["params"]})
-        best_checkpoints.close()
-        model.params = best_state["params"]
+    # The best step's model ----------------------------------------------------------------------
+    checkpoints.close()
+    del state
+    best_state, _ = best_checkpoints.restore(best["step"], {"params": shapes["params"]})
+    best_checkpoints.close()
+    model.params = best_state["params"]
+    model.save(workdir / "model")
     result = {
         "step": best["step"],
         "steps": steps,
         "outputs": list(model.outputs),
         "summary": best["summary"],
-        "record": record.to_dict(),
-        "validation_record": held_out_record.to_dict(),
+        "record": records["train"],
+        "validation_record": records["validation"],
         "seconds": time.time() - began,
-        "environment": environment(),
+        "environment": folder.environment(),
     }
     out.say(f"best, step {best['step']}: {statistics.one_line(best['summary'])}")
-    out.say(f"{time.time() - started:.0f} s in this process")
     out.close()
     if first:
-        model.save(workdir / "model")
-        write_json(finished, result)
+        trained = [row for row in metrics.read(workdir / "metrics.jsonl") if row["kind"] == "train"]
+        result["tokens_per_second"] = record.tokens / sum(row["seconds"] for row in trained)
+        folder.write_json(workdir / "evaluation.json", result)
+    if jax.process_count() > 1:  # The others must not look for the results before they are there.
+        multihost_utils.sync_global_devices("saved")
     return result
 
 
-def check(config) -> None:
-    """What can be seen of a bad config before anything is loaded."""
-    for key, allowed in (("select", SELECT), ("model.dtype", DTYPES)):
-        value = functools.reduce(getattr, key.split("."), config)
-        if value not in allowed:
-            raise ValueError(f"config.{key} is {value!r}; it must be one of {list(allowed)}")
-    for key in ("batch_size", "micro_rows", "epochs", "evaluate_every", "checkpoint_every"):
-        if config[key] < 1:
-            raise ValueError(f"config.{key} is {config[key]}; it must be at least 1")
-    if (
-        config.select == "accuracy"
-        and config.objective.kind == "regression"
-        and not config.data.derive
-    ):
-        raise ValueError("config.select 'accuracy' needs pairs; set config.data.derive")
-
-
-def claim(workdir: Path, config) -> None:
-    """Writes the config, or sees that a run that is there already has the same one."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    path, now = workdir / "config.json", json.loads(config.to_json_best_effort())
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if before != now:
-            old, new = _flat(before), _flat(now)
-            changed = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
-            raise ValueError(
-                f"{workdir} holds a run of another config (different: {', '.join(changed)}); "
-                "give another --workdir, or remove it"
-            )
-    else:
-        write_json(path, now)
-
-
-def note_not_finite(workdir: Path, batches: loader.Batches, now: int, values: dict) -> None:
-    """Writes down which rows the batch of this step had."""
-    numbers = sorted({example for _, _, example, _ in batches.slots(now - 1)})
-    row = {"step": now, "examples": numbers, **{k: str(v) for k, v in values.items()}}
-    with (workdir / "not_finite.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def environment() -> dict:
-    """What a number was obtained with."""
-    devices = jax.devices()
-    return {
-        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def write_json(path: Path, value) -> None:
-    """Whole or not at all."""
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    scratch.replace(path)
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in tree.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
-
-
-def _selected(summary: dict, name: str) -> float:
-    return summary["loss"] if name == "loss" else summary["preferences"]["accuracy"]
+def better(summary: dict, than: dict, select: str) -> bool:
+    """Whether one evaluation is better than another by `config.select`."""
+    value = {
+        "loss": lambda s: s["loss"],
+        "accuracy": lambda s: s["preferences"]["accuracy"],
+    }[select]
+    return checks.SELECT[select] * (value(summary) - value(than)) > 0

@@ -21,12 +21,13 @@ def run(recipe: ml_collections.ConfigDict, workdir: Path | str) -> list[Path]:
     """Works through a recipe. Returns the stages' folders, in order."""
     folders: dict[str, Path] = {}
     for name in recipe.stages:
-        if name not in recipe or recipe[name].verb not in VERBS:
+        stage = recipe.get(name, {})
+        if "config" not in stage or stage.get("verb") not in VERBS:
             raise ValueError(
                 f"config.{name}: a stage needs a verb ({', '.join(VERBS)}) and a config"
             )
     for name in recipe.stages:
-        folder = Path(workdir) / name
+        folder = Path(workdir).absolute() / name  # The same run from wherever it is named.
         log.info("stage %s", name)
         VERBS[recipe[name].verb](_filled_in(recipe[name].config, folders), folder)
         folders[name] = folder

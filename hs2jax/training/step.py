@@ -14,6 +14,7 @@ from hs2jax.reward_model import forward
 
 
 def init_state(params, optimizer: optax.GradientTransformation):
+    """The state before the first step."""
     return {
         "params": params,
         "optimizer": optimizer.init(params),

@@ -1,0 +1,71 @@
+"""Configs that cannot be, told before anything is loaded or computed."""
+
+import functools
+import re
+
+from hs2jax import losses
+from hs2jax.data import corpora, loader, packing
+from hs2jax.data.record import Record
+from hs2jax.evaluation import items
+from hs2jax.reward_model import parse_weights
+from hs2jax.training import objectives, optimizer
+
+DTYPES = ("", "float32", "bfloat16")
+SELECT = {"loss": -1, "accuracy": 1}  # What the best step has least or most of.
+
+CHOICES = {
+    "select": tuple(SELECT),
+    "model.dtype": DTYPES,
+    "data.layout": packing.LAYOUTS,
+    "data.too_long": loader.TOO_LONG,
+    "data.on_error": ("raise", "skip"),
+    "objective.kind": objectives.KINDS,
+    "objective.preference": losses.reward.KINDS,
+    "optimizer.schedule": optimizer.SCHEDULES,
+}
+AT_LEAST_ONE = ("batch_size", "micro_rows", "epochs", "evaluate_every", "checkpoint_every")
+
+
+def check_config(config) -> None:
+    """Raises ValueError or FileNotFoundError that names the config key."""
+    for key, allowed in CHOICES.items():
+        value = functools.reduce(getattr, key.split("."), config)
+        if value not in allowed:
+            raise ValueError(f"config.{key} is {value!r}; it must be one of {list(allowed)}")
+    for key in (*AT_LEAST_ONE, "data.row_length", "not_finite_limit"):
+        value = functools.reduce(getattr, key.split("."), config)
+        if value < 1:
+            raise ValueError(f"config.{key} is {value}; it must be at least 1")
+    if not config.optimizer.clip > 0:
+        raise ValueError(f"config.optimizer.clip is {config.optimizer.clip}; it must be above 0")
+    for name in config.model.outputs:
+        if not re.fullmatch(r"[^\s,=]+", name):
+            raise ValueError(
+                f"config.model.outputs has {name!r}; several names are written as "
+                "--config.model.outputs=\"('helpfulness', 'verbosity')\""
+            )
+    parse_weights(config.model.weights)
+    for key in ("train", "validation"):
+        spec = config.data[key]
+        if not spec:
+            raise ValueError(f"config.data.{key} is not set; it is a text, 'format:path[slice]'")
+        corpora.read(spec, record=Record())  # Raises where there is no such format or file.
+
+
+def check_data(config, spec: str, outputs, prepared: loader.Prepared, record: Record) -> None:
+    """Sees that a data set has what the objective needs, so that no run learns from nothing."""
+    kind, rated = config.objective.kind, items.rating_means(prepared, outputs)
+    needs_pairs = {
+        "config.objective.kind": kind != "regression",
+        "config.data.derive": bool(config.data.derive),
+        "config.select": config.select == "accuracy",
+    }
+    for key, needs in needs_pairs.items():
+        if needs and not record.pairs:
+            raise ValueError(f"{spec}: no preference pairs, for {key}: {items.describe(record)}")
+    unrated = [name for name in outputs if name not in rated]
+    if (kind == "regression" and unrated) or (kind == "joint" and not rated):
+        raise ValueError(
+            f"{spec}: no row that fits rates {', '.join(unrated)}, named in config.model.outputs: "
+            f"{items.describe(record)}"
+        )

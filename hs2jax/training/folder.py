@@ -1,0 +1,67 @@
+"""What lies in a run's folder besides checkpoints and metrics."""
+
+import json
+import platform
+from pathlib import Path
+
+import jax
+
+
+class NotFiniteError(ValueError):
+    """Too many steps in a row gave a loss or gradient that is not finite."""
+
+
+def claim(workdir: Path, config) -> None:
+    """Writes config.json, or sees that a run that has got anywhere has the same config.
+
+    Raises ValueError naming the keys that differ.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    path, now = workdir / "config.json", json.loads(config.to_json_best_effort())
+    saved = any(each.name.isdigit() for each in (workdir / "checkpoints").glob("*"))
+    if not path.exists() or not (saved or (workdir / "evaluation.json").exists()):
+        write_json(path, now)
+        return
+    old, new = _flat(read_json(path)), _flat(now)
+    changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    if changed:
+        raise ValueError(
+            f"{workdir} holds a run of another config (different: {', '.join(changed)}); give "
+            "another --workdir, or remove it"
+        )
+
+
+def note_not_finite(workdir: Path, step: int, rows: list[str], values: dict) -> None:
+    """Writes down which rows ("file:line") the batch of this step had."""
+    row = {"step": step, "rows": rows, **{name: str(value) for name, value in values.items()}}
+    with (workdir / "not_finite.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def environment() -> dict:
+    """What a number was obtained with."""
+    devices = jax.devices()
+    return {
+        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def write_json(path: Path, value) -> None:
+    """Whole or not at all."""
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    scratch.replace(path)
+
+
+def read_json(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat

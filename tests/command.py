@@ -1,0 +1,42 @@
+"""The command line, called in this process: how it ended and what it said."""
+
+import contextlib
+import io
+from typing import NamedTuple
+
+from hs2jax import cli
+
+
+class Done(NamedTuple):
+    """Exit code and texts of a command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def hs2jax(*arguments) -> Done:
+    """Runs `hs2jax ARGUMENTS`. An exception that leaves `main` fails the test that calls this."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def succeed(*arguments) -> str:
+    """Runs `hs2jax ARGUMENTS`, which must end well, and returns what it printed."""
+    done = hs2jax(*arguments)
+    assert done.code == 0, done.err
+    return done.out
+
+
+def fail(*arguments) -> str:
+    """Runs `hs2jax ARGUMENTS`, which must be refused with words for people, and returns them."""
+    done = hs2jax(*arguments)
+    said = done.out + done.err
+    assert done.code in (1, 2), said
+    assert "Traceback" not in said
+    return said

@@ -1,0 +1,373 @@
+"""`hs2jax run`, `train`, `report` and `convert` on one small recipe of two stages, trained once."""
+
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tiny
+from command import fail, succeed
+from tensorboardX.proto import event_pb2
+
+from hs2jax.data import chat, corpora, packing
+from hs2jax.data.groups import pairs
+from hs2jax.models import hub
+from hs2jax.reward_model import RewardModel
+
+ROW, MICRO_ROWS, BATCH = 512, 8, 4
+OUTPUTS = ("helpfulness", "verbosity")
+RATINGS = {
+    "train": "helpsteer2:mini/train.jsonl[:12]",
+    "validation": "helpsteer2:mini/train.jsonl[12:16]",
+}
+PREFERENCES = {
+    "train": "helpsteer2_preference:mini/preference.jsonl[:14]",
+    "validation": "helpsteer2_preference:mini/preference.jsonl[14:18]",
+}
+# The names are not in alphabetical order, so that the report's order is seen to be the stages'.
+RECIPE = f"""
+from ml_collections import ConfigDict
+from hs2jax.training import defaults
+
+def get_config(stage=None):
+    recipe = ConfigDict()
+    recipe.stages = ("ratings", "preferences")
+    common = defaults.reward_model()
+    common.model.remat = False
+    common.data.row_length = {ROW}
+    common.optimizer.learning_rate = 1e-3
+    common.optimizer.warmup = 2
+    common.batch_size = {BATCH}
+    common.micro_rows = {MICRO_ROWS}
+    common.evaluate_every = 2
+    common.checkpoint_every = 2
+
+    ratings = common.copy_and_resolve_references()
+    ratings.model.name = BASE
+    ratings.model.outputs = {OUTPUTS}
+    ratings.data.update({RATINGS})
+    ratings.data.derive = "helpfulness"
+    ratings.objective.kind = "regression"
+    ratings.epochs = 2
+    recipe.ratings = ConfigDict({{"verb": "train", "config": ratings}})
+
+    preferences = common.copy_and_resolve_references()
+    preferences.model.name = "{{ratings}}/model"
+    preferences.model.outputs = ()
+    preferences.data.update({PREFERENCES})
+    preferences.objective.preference = "scaled"
+    preferences.epochs = 3
+    recipe.preferences = ConfigDict({{"verb": "train", "config": preferences}})
+    return recipe[stage].config if stage else recipe
+"""
+
+
+class Trained(NamedTuple):
+    """The recipe's run: where its parts are, the command that made it, and what that printed."""
+
+    folder: Path
+    workdir: Path
+    command: tuple[str, ...]
+    printed: str
+
+    @property
+    def ratings(self) -> Path:
+        return self.workdir / "ratings"
+
+    @property
+    def preferences(self) -> Path:
+        return self.workdir / "preferences"
+
+    def killed(self, folder: Path) -> Path:
+        """A copy of the first stage as a kill after the last step leaves it."""
+        copy = shutil.copytree(self.ratings, folder / "killed")
+        (copy / "evaluation.json").unlink()
+        shutil.rmtree(copy / "model")
+        return copy
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Trained:
+    folder = tmp_path_factory.mktemp("cli")
+    tiny.language_model(folder / "base", max_positions=4096)
+    (folder / "recipe.py").write_text(f"BASE = {str(folder / 'base')!r}\n{RECIPE}")
+    command = (
+        "run",
+        f"--config={folder / 'recipe.py'}",
+        "--config.preferences.config.epochs=1",
+        f"--workdir={folder / 'run'}",
+    )
+    return Trained(folder, folder / "run", command, succeed(*command))
+
+
+def read_json(path: Path):
+    return json.loads(path.read_text())
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def scores(model: RewardModel, spec: str) -> list[np.ndarray]:
+    """Outputs [responses, K] of each group of a data spec, through `RewardModel.score`."""
+    tables = []
+    for group in corpora.read(spec):
+        talks = [[*group.prompt, {"role": "assistant", "content": r}] for r in group.responses]
+        tables.append(np.array([list(score.outputs.values()) for score in model.score(talks)]))
+    return tables
+
+
+def mean_margin(model: RewardModel, spec: str) -> float:
+    """Mean of reward(chosen) - reward(rejected), the reward being the first output."""
+    found = [
+        table[pair.chosen, 0] - table[pair.rejected, 0]
+        for group, table in zip(corpora.read(spec), scores(model, spec), strict=True)
+        for pair in pairs(group)[0]
+    ]
+    return float(np.mean(found))
+
+
+# Run ----------------------------------------------------------------------------------------------
+
+
+def test_run_leaves_whole_stages_and_says_where(trained):
+    for stage in (trained.ratings, trained.preferences):
+        for name in ("checkpoints", "best", "items.jsonl", "metrics.jsonl", "model/config.json"):
+            assert (stage / name).exists(), name
+        assert not list(stage.glob("*.tmp"))
+    assert f"report: {trained.workdir / 'report.html'}" in trained.printed
+    assert f"model: {trained.preferences / 'model'}" in trained.printed
+
+
+def test_override_counts_and_other_settings_stay(trained):
+    assert read_json(trained.preferences / "config.json")["epochs"] == 1
+    assert read_json(trained.ratings / "config.json")["epochs"] == 2
+    # Nine rated groups fit, twice: five batches. Ten groups that are no ties fit, once: three.
+    assert read_json(trained.ratings / "evaluation.json")["steps"] == 5
+    assert read_json(trained.preferences / "evaluation.json")["steps"] == 3
+
+
+def test_second_stage_starts_from_the_first_with_its_head(trained):
+    first = RewardModel.load(trained.ratings / "model")
+    assert read_json(trained.preferences / "config.json")["model"]["name"] == str(
+        trained.ratings / "model"
+    )
+    assert RewardModel.load(trained.preferences / "model").outputs == first.outputs == OUTPUTS
+    before = read_lines(trained.preferences / "metrics.jsonl")[0]
+    assert (before["kind"], before["step"]) == ("validation", 0)
+    np.testing.assert_allclose(
+        before["preferences"]["margin"], mean_margin(first, PREFERENCES["validation"]), atol=1e-5
+    )
+
+
+def test_evaluations_are_those_of_the_exported_models(trained):
+    ratings = read_json(trained.ratings / "evaluation.json")
+    tables = scores(RewardModel.load(trained.ratings / "model"), RATINGS["validation"])
+    given = [group.ratings for group in corpora.read(RATINGS["validation"])]
+    for k, name in enumerate(OUTPUTS):
+        errors = [
+            table[i, k] - rating[name]
+            for table, group in zip(tables, given, strict=True)
+            for i, rating in enumerate(group)
+        ]
+        np.testing.assert_allclose(
+            ratings["summary"]["attributes"][name]["mse"], np.mean(np.square(errors)), rtol=1e-5
+        )
+    for item, table in zip(read_lines(trained.ratings / "items.jsonl"), tables, strict=True):
+        np.testing.assert_allclose(item["outputs"], table, atol=1e-5)
+        np.testing.assert_allclose(item["rewards"], table[:, 0], atol=1e-5)
+
+    preferences = read_json(trained.preferences / "evaluation.json")
+    np.testing.assert_allclose(
+        preferences["summary"]["preferences"]["margin"],
+        mean_margin(RewardModel.load(trained.preferences / "model"), PREFERENCES["validation"]),
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "specs", "rows", "derive"),
+    [("ratings", RATINGS, (24, 8), "helpfulness"), ("preferences", PREFERENCES, (14, 4), None)],
+)
+def test_record_counts_what_became_of_the_data(trained, stage, specs, rows, derive):
+    result = read_json(trained.workdir / stage / "evaluation.json")
+    epochs = read_json(trained.workdir / stage / "config.json")["epochs"]
+    records = {"train": result["record"], "validation": result["validation_record"]}
+    assert read_json(trained.workdir / stage / "record.json") == records
+    for (part, record), count in zip(records.items(), rows, strict=True):
+        groups = list(corpora.read(specs[part]))
+        costs = [packing.cost(e, "shared") for e in chat.encode(tiny.tokenizer(), groups)]
+        fit = [
+            (cost, *pairs(group, derive))
+            for group, cost in zip(groups, costs, strict=True)
+            if cost <= ROW
+        ]
+        assert (record["rows"], record["groups"]) == (count, len(groups))
+        assert record["too_long"] == len(groups) - len(fit)
+        assert record["pairs"] == sum(len(found) for _, found, _ in fit)
+        assert record["ties"] == sum(ties for _, _, ties in fit)
+        assert (record["skipped"], record["truncated"]) == ({}, 0)
+        if part == "train":
+            assert record["ties"] > 0
+            assert record["too_long"] == 3
+            # Ratings are learnt from a tie too, preferences are not.
+            tokens = epochs * sum(cost for cost, found, _ in fit if derive or found)
+            # No batch of four groups needs more than the rows of one micro-batch.
+            positions = result["steps"] * MICRO_ROWS * ROW
+            assert (record["tokens"], record["padding"]) == (tokens, positions - tokens)
+            assert record["padding_fraction"] == pytest.approx(1 - tokens / positions)
+
+
+def test_metrics_have_every_step_and_tensorboard_the_same(trained):
+    for stage, evaluated in ((trained.ratings, [0, 2, 4, 5]), (trained.preferences, [0, 2, 3])):
+        rows = read_lines(stage / "metrics.jsonl")
+        steps = {"train": [], "validation": []}
+        for row in rows:
+            steps[row["kind"]].append(row["step"])
+        assert steps == {
+            "train": list(range(1, evaluated[-1] + 1)),
+            "validation": evaluated,
+        }
+        losses = [row["loss"] for row in rows if row["kind"] == "train"]
+        assert np.isfinite(losses).all()
+        board = scalars(stage / "tensorboard")
+        np.testing.assert_allclose(board["train/loss"], losses, rtol=1e-6)
+        assert len(board["validation/loss"]) == len(evaluated)
+
+
+def test_the_best_step_is_the_one_of_least_loss(trained):
+    for stage in (trained.ratings, trained.preferences):
+        rows = read_lines(stage / "metrics.jsonl")
+        losses = {r["step"]: r["loss"] for r in rows if r["kind"] == "validation" and r["step"]}
+        best = read_json(stage / "evaluation.json")["step"]
+        assert losses[best] == min(losses.values())
+        kept = [int(p.name) for p in (stage / "best").iterdir() if p.name.isdigit()]
+        assert max(kept) == best
+
+
+def scalars(folder: Path) -> dict[str, list[float]]:
+    """The scalars of a folder's one TensorBoard file: records of a length, a checksum, an event
+    and a checksum."""
+    (path,) = folder.glob("events.out.tfevents.*")
+    content, at, found = path.read_bytes(), 0, {}
+    while at < len(content):
+        (length,) = struct.unpack_from("<Q", content, at)
+        event = event_pb2.Event.FromString(content[at + 12 : at + 12 + length])
+        at += 12 + length + 4
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append(value.simple_value)
+    return found
+
+
+def test_second_run_loads_nothing_and_writes_the_report_again(trained, monkeypatch):
+    def load(*arguments, **options):
+        raise AssertionError("a finished stage was worked on")
+
+    monkeypatch.setattr(RewardModel, "load", load)
+    report = trained.workdir / "report.md"
+    before, finished = report.read_text(), (trained.ratings / "evaluation.json").stat().st_mtime_ns
+    report.unlink()
+    assert succeed(*trained.command) == trained.printed
+    assert report.read_text() == before
+    assert (trained.ratings / "evaluation.json").stat().st_mtime_ns == finished
+
+
+def test_the_same_folder_may_be_named_in_another_way(trained, monkeypatch):
+    monkeypatch.chdir(trained.folder)
+    printed = succeed(*trained.command[:-1], "--workdir=run")
+    assert "report: run/report.html" in printed
+
+
+@pytest.mark.parametrize("verb", ["run", "report"])
+def test_report_tells_of_both_stages_in_order(trained, verb):
+    if verb == "report":
+        for name in ("report.md", "report.html"):
+            (trained.workdir / name).unlink()
+        printed = succeed("report", f"--workdir={trained.workdir}")
+        assert printed.strip() == str(trained.workdir / "report.html")
+    text = (trained.workdir / "report.md").read_text()
+    assert 0 < text.index("## ratings") < text.index("## preferences")
+    assert RATINGS["train"].split("[")[0] in text
+    page = (trained.workdir / "report.html").read_text()
+    assert page.lower().startswith("<!doctype html>")
+    assert 0 < page.index("ratings") < page.index("preferences")
+
+
+# Another config, and a killed run -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_folder_keeps_its_config(trained, tmp_path, finished):
+    workdir = trained.ratings if finished else trained.killed(tmp_path)
+    said = fail(
+        "train",
+        f"--config={trained.folder / 'recipe.py'}:ratings",
+        "--config.optimizer.learning_rate=0.5",
+        f"--workdir={workdir}",
+    )
+    assert "optimizer.learning_rate" in said
+    assert str(workdir) in said
+    assert "batch_size" not in said
+
+
+def test_a_run_killed_before_its_export_is_finished_by_the_same_command(trained, tmp_path):
+    workdir = trained.killed(tmp_path)
+    said = fail("report", f"--workdir={workdir}")
+    assert f"no finished run in {workdir}" in said
+    succeed("train", f"--config={trained.folder / 'recipe.py'}:ratings", f"--workdir={workdir}")
+    for name in ("model/model.safetensors", "items.jsonl", "metrics.jsonl"):
+        assert (workdir / name).read_bytes() == (trained.ratings / name).read_bytes(), name
+    again, before = (read_json(folder / "evaluation.json") for folder in (workdir, trained.ratings))
+    for result in (again, before):
+        del result["seconds"]
+    assert again == before
+
+
+# Convert ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_bias(tmp_path_factory) -> Path:
+    """A reward model's folder with all that a head can have."""
+    folder = tmp_path_factory.mktemp("reward") / "reward"
+    weights = {"helpfulness": 0.65, "verbosity": -0.4}
+    tiny.save(folder, outputs=OUTPUTS, bias=True, weights=weights, max_positions=4096)
+    return folder
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["language model", "reward model", "run", "second run", "killed"])
+def test_converted_models_score_the_same(trained, with_bias, tmp_path, kind, dtype):
+    source, expected = {
+        "language model": lambda: (trained.folder / "base", trained.folder / "base"),
+        "reward model": lambda: (with_bias, with_bias),
+        "run": lambda: (trained.ratings, trained.ratings / "model"),
+        "second run": lambda: (trained.preferences, trained.preferences / "model"),
+        "killed": lambda: (trained.killed(tmp_path), trained.ratings / "model"),
+    }[kind]()
+    output = tmp_path / "converted"
+    printed = succeed("convert", f"--model={source}", f"--output={output}", f"--dtype={dtype}")
+    assert printed.strip() == str(output)
+    assert hub.load(output).hf_config["dtype"] == dtype
+
+    # A new head comes from a seed, so a language model's is the same twice.
+    new_head = {"outputs": ("new",)} if kind == "language model" else {}
+    before, after = RewardModel.load(expected, **new_head), RewardModel.load(output, **new_head)
+    assert after.outputs == before.outputs
+    assert after.weights == before.weights
+    tables = [np.concatenate(scores(m, PREFERENCES["validation"])) for m in (before, after)]
+    tolerance = {"float32": 1e-6, "bfloat16": 2e-2}[dtype]
+    scale = np.abs(tables[0]).max()
+    np.testing.assert_allclose(tables[1], tables[0], rtol=0, atol=tolerance * scale)
+    if dtype == "bfloat16":
+        assert not np.array_equal(*tables)
+
+
+def test_a_language_model_stays_one(trained, tmp_path):
+    succeed("convert", f"--model={trained.folder / 'base'}", f"--output={tmp_path / 'out'}")
+    loaded = hub.load(tmp_path / "out")
+    assert loaded.head is None
+    assert loaded.hf_config["architectures"] == ["LlamaForCausalLM"]

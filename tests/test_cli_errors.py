@@ -1,0 +1,381 @@
+"""`hs2jax score`, what is said of bad input, and runs whose numbers are not finite."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from command import fail, succeed
+
+from hs2jax.data import corpora
+from hs2jax.data.groups import Group
+from hs2jax.models import hub
+from hs2jax.reward_model import RewardModel, score_stream
+
+OUTPUTS = ("helpfulness", "verbosity")
+VALIDATION = "helpsteer2:mini/validation.jsonl"
+CONFIG = """
+from hs2jax.training import defaults
+
+def get_config():
+    config = defaults.reward_model()
+    config.model.name = {base!r}
+    config.model.remat = False
+    config.model.outputs = ("helpfulness",)
+    config.data.train = "helpsteer2:mini/train.jsonl[:6]"
+    config.data.validation = "helpsteer2:mini/train.jsonl[6:8]"
+    config.data.row_length = 512
+    config.objective.kind = "regression"
+    config.batch_size = 2
+    config.epochs = 1
+    return config
+"""
+RECIPE = """
+from ml_collections import ConfigDict
+
+def get_config():
+    return ConfigDict({{"stages": ("first",), **{stages}}})
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A language model `base`, a reward model `reward`, a config `train.py`, recipes that
+    lack their stage or its verb, a run's folder as far as one can tell, and files of rows."""
+    folder = tmp_path_factory.mktemp("errors")
+    tiny.language_model(folder / "base", max_positions=4096)
+    tiny.save(folder / "reward", outputs=OUTPUTS, bias=True, max_positions=2048)
+    (folder / "train.py").write_text(CONFIG.format(base=str(folder / "base")))
+    for name, stages in (("recipe", "{}"), ("no_verb", "{'first': {'config': {}}}")):
+        (folder / f"{name}.py").write_text(RECIPE.format(stages=stages))
+    write(
+        folder / "broken.jsonl",
+        [{"prompt": "One?", "response": "1."}, {"prompt": "Two?", "responses": ["2.", 2]}, {}],
+    )
+    (folder / "run" / "best").mkdir(parents=True)
+    write(folder / "long.jsonl", [{"prompt": "why? " * 3000, "response": "So."}])
+    return folder
+
+
+def write(path: Path, rows) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# Score --------------------------------------------------------------------------------------------
+
+
+def score(folder, data, output, *options) -> list[dict]:
+    succeed(
+        "score",
+        f"--model={folder / 'reward'}",
+        f"--data={data}",
+        f"--output={output}",
+        *options,
+    )
+    return read_lines(output)
+
+
+@pytest.mark.parametrize("weights", [None, {"helpfulness": 0.65, "verbosity": -0.4}])
+def test_scores_of_ratings_are_the_models(folder, tmp_path, weights):
+    options = []
+    if weights:
+        options = ["--weights=" + ",".join(f"{name}={w}" for name, w in weights.items())]
+    rows = score(folder, f"{VALIDATION}[:4]", tmp_path / "scores.jsonl", *options)
+    groups = list(corpora.read(f"{VALIDATION}[:4]"))
+    model = RewardModel.load(folder / "reward")
+    assert [row["source"] for row in rows] == [f"mini/validation.jsonl:{i}" for i in (1, 3, 5, 7)]
+    for row, group in zip(rows, groups, strict=True):
+        assert (row["prompt"], row["responses"]) == (list(group.prompt), list(group.responses))
+        talks = [[*group.prompt, {"role": "assistant", "content": r}] for r in group.responses]
+        for i, expected in enumerate(model.score(talks, weights=weights)):
+            assert row["outputs"][i] == pytest.approx(expected.outputs, abs=1e-5)
+            if weights:
+                assert row["rewards"][i] == pytest.approx(expected.reward, abs=1e-5)
+        if not weights:
+            assert row["rewards"] is None
+
+
+def test_scores_of_responses_are_the_models_in_every_form(folder, tmp_path):
+    question = {"role": "user", "content": "Is 7 odd?"}
+    system = {"role": "system", "content": "Answer in one word."}
+    answers = ["Yes.", "Not at all, it is even."]
+    talks = [[system, question, {"role": "assistant", "content": a}] for a in answers]
+    data = write(
+        tmp_path / "responses.jsonl",
+        [
+            {"messages": talks[0]},
+            {"messages": talks[1]},
+            {"prompt": [system, question], "response": answers[0]},
+            {"prompt": [system, question], "responses": answers},
+            {"prompt": question["content"], "response": answers[0]},
+        ],
+    )
+    rows = score(folder, f"responses:{data}", tmp_path / "scores.jsonl")
+    plain = [question, {"role": "assistant", "content": answers[0]}]
+    first, second, third = (
+        found.outputs for found in RewardModel.load(folder / "reward").score([*talks, plain])
+    )
+    expected = [[first], [second], [first], [first, second], [third]]
+    for row, outputs in zip(rows, expected, strict=True):
+        for found, wanted in zip(row["outputs"], outputs, strict=True):
+            assert found == pytest.approx(wanted, abs=1e-5)
+    assert first["helpfulness"] != pytest.approx(third["helpfulness"], abs=1e-3)
+
+
+def test_malformed_rows_end_scoring_or_are_counted(folder, tmp_path):
+    data, output = folder / "broken.jsonl", tmp_path / "scores.jsonl"
+    flags = [
+        f"--model={folder / 'reward'}",
+        f"--data=responses:{data}",
+        f"--output={output}",
+    ]
+    said = fail("score", *flags)
+    assert f"{data}, line 2, field 'responses[1]'" in said
+    assert not output.exists(), "what is there should be whole"
+
+    printed = succeed("score", *flags, "--on_error=skip")
+    assert f"{output}: 3 rows, 1 groups, 1 wrong type, 1 missing field" in printed
+    assert [row["source"] for row in read_lines(output)] == [f"{data}:1"]
+
+
+def test_too_long_is_refused_or_truncated(folder, tmp_path):
+    data, output = folder / "long.jsonl", tmp_path / "scores.jsonl"
+    flags = [f"--model={folder / 'reward'}", f"--data=responses:{data}", f"--output={output}"]
+    said = fail("score", *flags)
+    assert f"{data}:1" in said
+    assert "2048" in said
+    succeed("score", *flags, "--truncate")
+    (row,) = read_lines(output)
+    assert np.isfinite(list(row["outputs"][0].values())).all()
+    assert "1 too long" in succeed("score", *flags, "--on_error=skip")
+    assert read_lines(output) == []
+
+
+def test_a_stream_is_scored_as_it_comes():
+    model = tiny.reward_model()
+    groups = [
+        Group(({"role": "user", "content": f"{i}?"},), ("Yes.", "No.")[: 1 + i % 2])
+        for i in range(70)
+    ]
+    read = []
+    stream = score_stream(model, (read.append(group) or group for group in groups))
+    first = next(stream)
+    assert len(read) == 64
+    found = [first, *stream]
+    assert len(read) == 70
+    for row, table in zip(found, model.score_groups(groups), strict=True):
+        np.testing.assert_allclose(row["rewards"], table[:, 0], atol=1e-6)
+
+
+# Bad input ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [[], ["frobnicate"]])
+def test_without_a_known_verb_the_verbs_are_listed(arguments):
+    said = fail(*arguments)
+    for word in ("run", "train", "score", "convert", "report", *arguments):
+        assert word in said
+
+
+def test_help_is_no_failure():
+    assert "--workdir" in succeed("train", "--help")
+    assert "hs2jax convert" in succeed("help")
+
+
+TRAINING = {
+    "unknown flag": (["--colour=red"], ["colour"]),
+    "stray word": (["fast"], ["fast"]),
+    "unknown key": (["--config.colour=red"], ["colour"]),
+    "unknown nested key": (["--config.optimizer.rate=1"], ["rate"]),
+    "text for an integer": (["--config.epochs=many"], ["config.epochs", "many"]),
+    "text for a number": (["--config.optimizer.learning_rate=fast"], ["learning_rate", "fast"]),
+    "number below 1": (["--config.batch_size=0"], ["config.batch_size", "0"]),
+    "unknown objective": (["--config.objective.kind=guess"], ["config.objective.kind", "guess"]),
+    "unknown output": (
+        ["--config.objective.output=wit"],
+        ["config.objective.output", "wit", "helpfulness"],
+    ),
+    "unknown selection": (["--config.select=luck"], ["config.select", "luck", "accuracy"]),
+    "other outputs": (["--config.model.name={folder}/reward"], ["helpfulness", "verbosity"]),
+    "no model": (["--config.model.name=gone"], ["gone"]),
+    "unknown format": (["--config.data.train=csv:a.csv"], ["csv", "helpsteer2"]),
+    "no validation file": (["--config.data.validation=helpsteer2:gone.jsonl"], ["gone.jsonl"]),
+    "no validation data": (["--config.data.validation="], ["config.data.validation"]),
+    "rows too short": (["--config.data.row_length=16"], ["mini/train.jsonl", "too long 6"]),
+    "no pairs": (["--config.objective.kind=bradley_terry"], ["mini/train.jsonl", "0 pairs"]),
+    "no ratings": (
+        ["--config.data.train=helpsteer2_preference:mini/preference.jsonl[:6]"],
+        ["mini/preference.jsonl", "helpfulness"],
+    ),
+    "an output that nobody rated": (
+        ["--config.model.outputs=('helpfullness',)"],
+        ["mini/train.jsonl", "helpfullness"],
+    ),
+    "accuracy without pairs": (["--config.select=accuracy"], ["config.select", "pairs"]),
+    "joint without pairs": (
+        ["--config.objective.kind=joint"],
+        ["config.objective.kind", "pairs"],
+    ),
+    "devices": (["--config.mesh.data=5"], ["config.mesh", "data=5"]),
+    "unknown layout": (["--config.data.layout=diagonal"], ["layout", "diagonal"]),
+    "unknown schedule": (
+        ["--config.optimizer.schedule=linear"],
+        ["config.optimizer.schedule", "linear"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TRAINING)
+def test_training_refuses_and_names_what_is_wrong(folder, tmp_path, case):
+    arguments, words = TRAINING[case]
+    said = fail(
+        "train",
+        f"--config={folder / 'train.py'}",
+        f"--workdir={tmp_path / 'run'}",
+        *(argument.format(folder=folder) for argument in arguments),
+    )
+    for word in words:
+        assert word in said
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+OTHERS = {
+    "no config": (["train", "--workdir={out}"], ["--config"]),
+    "no workdir": (["train", "--config={folder}/train.py"], ["--workdir"]),
+    "no config file": (["train", "--config=gone.py", "--workdir={out}"], ["gone.py"]),
+    "config of a run": (["run", "--config={folder}/train.py", "--workdir={out}"], ["stages"]),
+    "recipe for train": (["train", "--config={folder}/recipe.py", "--workdir={out}"], ["config"]),
+    "no such stage": (["run", "--config={folder}/recipe.py", "--workdir={out}"], ["first"]),
+    "stage without verb": (["run", "--config={folder}/no_verb.py", "--workdir={out}"], ["verb"]),
+    "no run": (["report", "--workdir={out}"], ["no finished run", "{out}"]),
+    "report of nothing": (["report"], ["--workdir"]),
+    "convert nothing": (["convert", "--model=gone", "--output={out}"], ["gone"]),
+    "convert to int8": (
+        ["convert", "--model={folder}/base", "--output={out}", "--dtype=int8"],
+        ["dtype", "int8", "bfloat16"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_verbs_refuse_and_name_what_is_wrong(folder, tmp_path, case):
+    arguments, words = OTHERS[case]
+    places = {"folder": folder, "out": tmp_path / "out"}
+    said = fail(*(argument.format(**places) for argument in arguments))
+    for word in words:
+        assert word.format(**places) in said
+    assert not (tmp_path / "out").exists()
+
+
+SCORING = {
+    "no output": ({"output": None}, ["--output"]),
+    "no model": ({"model": "gone"}, ["gone"]),
+    "language model": ({"model": "{folder}/base"}, ["base", "no reward head"]),
+    "folder of a run": ({"model": "{folder}/run"}, ["folder of a run", "run/model"]),
+    "no data file": ({"data": "responses:gone.jsonl"}, ["gone.jsonl"]),
+    "output in a file": ({"output": "{folder}/train.py/scores.jsonl"}, ["train.py"]),
+    "weights without numbers": ({"weights": "helpfulness"}, ["weights", "name=number"]),
+    "weight that is a word": ({"weights": "helpfulness=much"}, ["weights", "helpfulness=much"]),
+    "weight of no output": ({"weights": "wit=1"}, ["wit", "helpfulness"]),
+    "unknown way of errors": ({"on_error": "hide"}, ["on_error", "hide", "skip"]),
+}
+
+
+@pytest.mark.parametrize("case", SCORING)
+def test_scoring_refuses_and_names_what_is_wrong(folder, tmp_path, case):
+    changes, words = SCORING[case]
+    options = {
+        "model": "{folder}/reward",
+        "data": f"{VALIDATION}[:1]",
+        "output": str(tmp_path / "scores.jsonl"),
+    }
+    options |= changes
+    flags = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    said = fail("score", *(flag.format(folder=folder) for flag in flags))
+    for word in words:
+        assert word in said
+
+
+def test_a_refused_start_does_not_claim_the_folder(folder, tmp_path):
+    """Who mistypes a setting can correct it and start again in the same folder."""
+    command = ["train", f"--config={folder / 'train.py'}", f"--workdir={tmp_path / 'run'}"]
+    assert "guess" in fail(*command, "--config.objective.kind=guess")
+    said = fail(*command, "--config.data.validation=helpsteer2:gone.jsonl")
+    assert "gone.jsonl" in said
+    assert "another config" not in said
+
+
+# Not finite ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_bad_row(folder, tmp_path) -> list[str]:
+    """A command to train on six rows, the fourth with a token whose embedding is NaN.
+
+    Ratings cannot do it: those that are too large to be squared are refused as malformed.
+    """
+    config, tokenizer = tiny.config(), tiny.tokenizer()
+    params = tiny.parameters(config)
+    bad = tokenizer.convert_tokens_to_ids("~")
+    params["embed"] = params["embed"].at[bad].set(np.nan)
+    hub.save(tmp_path / "base", config=config, params=params, tokenizer=tokenizer)
+    data = write(
+        tmp_path / "ratings.jsonl",
+        [
+            {
+                "prompt": "~" if i == 3 else f"{i}?",
+                "response": "Yes.",
+                "ratings": {"helpfulness": i},
+            }
+            for i in range(6)
+        ],
+    )
+    return [
+        "train",
+        f"--config={folder / 'train.py'}",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.model.name={tmp_path / 'base'}",
+        f"--config.data.train=ratings:{data}",
+        f"--config.data.validation=ratings:{data}[:2]",
+        "--config.data.row_length=128",
+    ]
+
+
+def test_steps_that_are_not_finite_are_passed_over_and_noted(one_bad_row, tmp_path):
+    succeed(*one_bad_row, "--config.epochs=2")
+    metrics = read_lines(tmp_path / "run" / "metrics.jsonl")
+    noted = read_lines(tmp_path / "run" / "not_finite.jsonl")
+    bad = [row["step"] for row in metrics if not np.isfinite(row["loss"])]
+    assert [row["step"] for row in noted] == bad
+    assert len(bad) == 2  # One in each epoch.
+    bad_row = f"{tmp_path / 'ratings.jsonl'}:4"
+    assert all(bad_row in row["rows"] and len(row["rows"]) == 2 for row in noted)
+    model = RewardModel.load(tmp_path / "run" / "model")
+    assert np.isfinite(model.params["head"]["kernel"]).all()
+
+
+def test_many_in_a_row_stop_the_run(one_bad_row, tmp_path):
+    said = fail(
+        *one_bad_row,
+        "--config.epochs=6",
+        "--config.batch_size=6",
+        "--config.not_finite_limit=2",
+    )
+    assert "2 steps in a row, up to step 2" in said
+    run = tmp_path / "run"
+    assert str(run / "not_finite.jsonl") in said
+    noted = read_lines(run / "not_finite.jsonl")
+    assert [row["step"] for row in noted] == [1, 2]
+    every_row = {f"{tmp_path / 'ratings.jsonl'}:{line}" for line in range(1, 7)}
+    assert all(set(row["rows"]) == every_row for row in noted)
+    assert not (run / "evaluation.json").exists()
+    assert "no finished run" in fail("report", f"--workdir={run}")
+    said = fail("convert", f"--model={run}", f"--output={tmp_path / 'out'}")
+    assert str(run) in said
+    assert not (tmp_path / "out").exists()
