@@ -26,9 +26,9 @@ def get_config():
     config.optimizer.learning_rate = 5e-5
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup = 5
-    config.batch_size = 8
+    config.batch_size = 4
     config.micro_rows = 1
-    config.epochs = 2
-    config.evaluate_every = 7
-    config.checkpoint_every = 7
+    config.epochs = 1
+    config.evaluate_every = 14
+    config.checkpoint_every = 14
     return config
