@@ -100,13 +100,7 @@ class RewardModel:
         """
         if (Path(name) / "best").is_dir():
             raise ValueError(f"{name} is the folder of a run; its model is {Path(name) / 'model'}")
-        placed = None
-        if mesh is not None:
-
-            def placed(config, shapes):
-                return sharding.shardings(shapes, mesh)
-
-        loaded = hub.load(name, placed)
+        loaded = hub.load(name, mesh and (lambda _, shapes: sharding.shardings(shapes, mesh)))
         if loaded.tokenizer is None:
             raise ValueError(f"{name}: there is no tokenizer beside the model")
         head, found = loaded.head, tuple(loaded.outputs)
@@ -132,9 +126,9 @@ class RewardModel:
         if dtype is None:
             dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
         params = {"decoder": loaded.params, "head": head}
-        model = cls(loaded.config, params, loaded.tokenizer, found, mesh=mesh, dtype=dtype)
-        model.weights = None if weights is None else dict(weights)
-        model.scalar_weights(model.weights)
+        weights = None if weights is None else dict(weights)
+        model = cls(loaded.config, params, loaded.tokenizer, found, weights, mesh, dtype)
+        model.scalar_weights()  # Raises where the weights name outputs that are not there.
         return model
 
     def scalar_weights(self, weights: Mapping[str, float] | None = None) -> np.ndarray | None:
@@ -197,11 +191,13 @@ class RewardModel:
         raising ValueError.
         """
         longest = self.config.max_positions
-        # A row that holds a hundred responses would not fit into memory.
+        # A row that holds a hundred responses would not fit into memory. Where prompts are cut,
+        # each conversation goes alone, so that its score does not depend on the others' length.
+        together = 1 if truncate else SHARED
         parts = [
             Group(group.prompt, some, source=str(i))
             for i, group in enumerate(groups)
-            for some in in_parts(group.responses, SHARED)
+            for some in in_parts(group.responses, together)
         ]
         prepared = loader.prepare(
             parts,
