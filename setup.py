@@ -29,7 +29,7 @@ setup(
         "jinja2>=3.1",  # Chat templates; transformers needs it and does not say so.
         "ml-collections>=1.0",
         "numpy>=2.0",
-        "optax>=0.2.5",
+        "optax>=0.2.6",
         "orbax-checkpoint>=0.11.20",
         "safetensors>=0.5",
         "scipy>=1.13",

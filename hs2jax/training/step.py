@@ -56,7 +56,7 @@ def make(config, objective, optimizer, *, layout, dtype, remat, shardings=None):
 
     def step(state, batch):
         loss, metrics, grads = gradients(state["params"], batch, objective, apply)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         updates, after = optimizer.update(grads, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
