@@ -17,7 +17,6 @@ def get_config():
     config = defaults.reward_model()
     config.model.outputs = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
     config.model.weights = "helpfulness=1"
-    config.model.remat = False
     config.data.train = f"helpsteer:{FILE}[:110]"
     config.data.validation = f"helpsteer:{FILE}[110:]"
     config.data.derive = "helpfulness"

@@ -190,6 +190,9 @@ def prepare_process(options) -> None:
     """Logging, and the other hosts where there are any."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("hs2jax").setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of its own waiting.
+    # It would tell everybody that there is no torch, which is not needed.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if "distributed" in options and options.distributed:
         import jax
 
