@@ -15,12 +15,14 @@ FILE = "data/helpsteer/sample500.jsonl"
 
 def get_config():
     config = defaults.reward_model()
+    config.model.remat = False
     config.model.outputs = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
     config.model.weights = "helpfulness=1"
     config.data.train = f"helpsteer:{FILE}[:110]"
     config.data.validation = f"helpsteer:{FILE}[110:]"
     config.data.derive = "helpfulness"
-    config.data.row_length = 2048
+    config.data.row_length = 1024
+    config.data.too_long = "truncate"
     config.objective.kind = "regression"
     config.optimizer.learning_rate = 5e-5
     config.optimizer.schedule = "cosine"
