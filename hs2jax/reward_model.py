@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from hs2jax.data import loader
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
-from hs2jax.models import heads, hub, sharding
+from hs2jax.models import heads, hub, lora, sharding
 from hs2jax.models.attention import Layout
 from hs2jax.models.config import Config
 from hs2jax.models.decoder import Decoder
@@ -39,7 +39,9 @@ class Score(NamedTuple):
 def forward(params, batch, config: Config, *, layout: str, dtype, remat: bool = False):
     """Outputs [B, R, K] in float32 of a batch as `data.packing.lay` makes it.
 
-    params: {"decoder", "head"}. Empty slots hold numbers that mean nothing.
+    params: {"decoder", "head"}, and while LoRA trains {"lora", "lora_scale"}. A decoder's frozen
+    first layers may be a stack of their own, "frozen"; with `states` [B, T, D] in the batch, what
+    they give, they are not computed. Empty slots hold numbers that mean nothing.
     """
     tokens, position, last = batch["tokens"], batch["position"], batch["last"]
     (B, T), R = tokens.shape, last.shape[1]
@@ -50,11 +52,22 @@ def forward(params, batch, config: Config, *, layout: str, dtype, remat: bool = 
         tokens, position = tokens.reshape(B * R, slot), position.reshape(B * R, slot)
         last = jnp.maximum(last - slot * jnp.arange(R), 0).reshape(B * R, 1)
         who_sees_whom = None
-    decoder = Decoder(config, dtype=dtype, remat=remat)
+    frozen = params["decoder"].get("frozen")
+    decoder = Decoder(config, dtype=dtype, remat=remat, frozen=count_layers(frozen))
+    variables = {"params": params["decoder"]}
+    if "lora" in params:
+        variables["lora"] = lora.scaled(params["lora"], params["lora_scale"])
     # Who asks for float32 on an accelerator gets it in the products too.
     with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
-        hidden, _ = decoder.apply({"params": params["decoder"]}, tokens, position, who_sees_whom)
+        hidden, _ = decoder.apply(
+            variables, tokens, position, who_sees_whom, entered=batch.get("states")
+        )
     return heads.reward(params["head"], hidden, last).reshape(B, R, -1)
+
+
+def count_layers(stack) -> int:
+    """How many layers a stack of parameters holds; 0 for None."""
+    return 0 if stack is None else jax.tree.leaves(stack)[0].shape[0]
 
 
 predict = jax.jit(forward, static_argnames=("config", "layout", "dtype", "remat"))
@@ -255,7 +268,7 @@ class RewardModel:
         Where the parameters are spread over several processes, all must call this; the first one
         gathers and writes.
         """
-        params = jax.tree.map(lambda x: x if x.is_fully_addressable else _to_host(x), self.params)
+        params = jax.tree.map(lambda x: x if x.is_fully_addressable else to_host(x), self.params)
         if jax.process_index() != 0:
             return
         hub.save(
@@ -360,14 +373,15 @@ def run_batches(run, batches: loader.Batches, outputs: int, mesh=None) -> list[n
         tables = []
         for m in range(used):
             micro = sharding.place_rows({name: x[m] for name, x in arrays.items()}, mesh)
-            tables.append(_to_host(run(micro)))
+            tables.append(to_host(run(micro)))
         table = np.concatenate(tables)
         for row, slot, example, response in batches.slots(i):
             found[example][response] = table[row, slot]
     return found
 
 
-def _to_host(array) -> np.ndarray:
+def to_host(array) -> np.ndarray:
+    """An array as numpy on every process, wherever its parts are."""
     if array.is_fully_addressable:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))

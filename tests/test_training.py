@@ -166,7 +166,7 @@ def test_eight_devices_do_what_one_does(tmp_path, mesh):
         )
         for _ in range(2):
             batch = sharding.place_rows(one_batch(path, model, 8), mesh, axis=1)
-            state, values = update(state, batch)
+            state, values = update(state, {}, batch)
         return state, values
 
     model = tiny.reward_model(ATTRIBUTES)
@@ -187,11 +187,11 @@ def test_nothing_changes_where_the_gradient_is_not_finite(tmp_path):
     batch = one_batch(path, model, 16)
     before = jax.tree.map(np.array, state)
     bad = {**batch, "ratings": np.where(batch["rated"], np.inf, 0.0).astype(np.float32)}
-    state, values = update(state, bad)
+    state, values = update(state, {}, bad)
     assert int(values["not_finite"]) == 1
     for name in ("params", "optimizer"):
         jax.tree.map(np.testing.assert_array_equal, state[name], before[name])
-    state, values = update(state, batch)
+    state, values = update(state, {}, batch)
     assert int(values["not_finite"]) == 0
     assert not np.array_equal(state["params"]["head"]["kernel"], before["params"]["head"]["kernel"])
 

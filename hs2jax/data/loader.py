@@ -102,6 +102,9 @@ class Batches:
     is `micro_rows`. Micro-batches that a batch does not need are all padding and come last.
     `plan[i]` lists the batch's rows, each a list of example numbers. With several processes each
     lays the whole batch, which is cheap, and gives its own devices their rows.
+
+    `states` are states [cost, D] of each example, where they are known before: an item then has
+    "states" [M, B, T, D] too. Not for the layout "padded", which spreads an example over its slots.
     """
 
     examples: list[Example]
@@ -109,6 +112,7 @@ class Batches:
     shape: Shape
     layout: str
     micro_rows: int
+    states: Sequence[np.ndarray] | None = None
 
     @property
     def micro_batches(self) -> int:
@@ -123,7 +127,23 @@ class Batches:
         batch = packing.lay(
             [[self.examples[e] for e in row] for row in rows], self.shape, self.layout
         )
+        if self.states is not None:
+            batch["states"] = self._lay_states(rows)
         return {name: x.reshape(M, B, *x.shape[1:]) for name, x in batch.items()}
+
+    def _lay_states(self, rows: list[list[int]]) -> np.ndarray:
+        like = self.states[0]
+        laid = np.zeros((len(rows), self.shape.length, like.shape[1]), like.dtype)
+        for row, numbers in zip(laid, rows, strict=True):
+            for e, start, stop in self.spans(numbers):
+                row[start:stop] = self.states[e]
+        return laid
+
+    def spans(self, row: list[int]) -> list[tuple[int, int, int]]:
+        """(example, start, stop): where the tokens of a row's examples lie, not if "padded"."""
+        costs = [packing.cost(self.examples[e].encoded, self.layout) for e in row]
+        stops = np.cumsum(costs).tolist()
+        return [(e, stop - cost, stop) for e, cost, stop in zip(row, costs, stops, strict=True)]
 
     def slots(self, i: int) -> list[tuple[int, int, int, int]]:
         """Where batch i's responses are: (row, slot, example, response) each."""

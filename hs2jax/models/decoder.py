@@ -1,7 +1,7 @@
 """The decoder: one Linen file, plain einsum, layers stacked on axis 0.
 
 Axis letters: B rows, T tokens, D width, N query heads, K key/value heads, H head size,
-F hidden size of the MLP, V vocabulary, L layers, S chosen positions.
+F hidden size of the MLP, V vocabulary, L layers, S chosen positions, r rank of LoRA.
 
     hidden, out = Decoder(config).apply({"params": params}, tokens, position, layout)
 
@@ -64,6 +64,25 @@ def _project_backward(axes, saved, g):
 project.defvjp(_project_forward, _project_backward)
 
 
+def linear(module, name, axes, x, shape):
+    """`project` x with the weights `name` of the module, and with their LoRA where there is one.
+
+    LoRA (arXiv 2106.09685) is a leaf of the same name in the collection "lora": {"a", "b"}, a of
+    the weights' input axes and r, b of r and the output axes.
+    """
+    y = project(axes, x, module.param(name, INIT, shape).astype(x.dtype))
+    if not module.has_variable("lora", name):
+        return y
+    low = module.get_variable("lora", name)
+    inputs, out = axes.split("->")
+    of_x, of_w = inputs.split(",")
+    summed = "".join(axis for axis in of_w if axis not in out)
+    kept = "".join(axis for axis in of_w if axis in out)
+    narrow = "".join(axis for axis in of_x if axis not in summed) + "r"
+    z = project(f"{of_x},{summed}r->{narrow}", x, low["a"].astype(x.dtype))
+    return y + project(f"{narrow},r{kept}->{out}", z, low["b"].astype(x.dtype))
+
+
 class Attention(nn.Module):
     config: Config
 
@@ -72,16 +91,12 @@ class Attention(nn.Module):
         c = self.config
         D, N, K, H = c.width, c.heads, c.kv_heads, c.head_size
         norm = self.param("norm", nn.initializers.ones, (D,))
-        w_q = self.param("q", INIT, (D, N, H)).astype(x.dtype)
-        w_k = self.param("k", INIT, (D, K, H)).astype(x.dtype)
-        w_v = self.param("v", INIT, (D, K, H)).astype(x.dtype)
-        w_o = self.param("o", INIT, (N, H, D)).astype(x.dtype)
 
         y = rms_norm(x, norm, c.norm_epsilon)
-        q = rotate(project("BTD,DNH->BTNH", y, w_q), position, c.rope_base)
-        k = rotate(project("BTD,DKH->BTKH", y, w_k), position, c.rope_base)
-        v = project("BTD,DKH->BTKH", y, w_v)
-        return x + project("BTNH,NHD->BTD", attend(q, k, v, layout), w_o)
+        q = rotate(linear(self, "q", "BTD,DNH->BTNH", y, (D, N, H)), position, c.rope_base)
+        k = rotate(linear(self, "k", "BTD,DKH->BTKH", y, (D, K, H)), position, c.rope_base)
+        v = linear(self, "v", "BTD,DKH->BTKH", y, (D, K, H))
+        return x + linear(self, "o", "BTNH,NHD->BTD", attend(q, k, v, layout), (N, H, D))
 
 
 class Mlp(nn.Module):
@@ -92,14 +107,11 @@ class Mlp(nn.Module):
         c = self.config
         D, F = c.width, c.hidden
         norm = self.param("norm", nn.initializers.ones, (D,))
-        w_gate = self.param("gate", INIT, (D, F)).astype(x.dtype)
-        w_up = self.param("up", INIT, (D, F)).astype(x.dtype)
-        w_down = self.param("down", INIT, (F, D)).astype(x.dtype)
 
         y = rms_norm(x, norm, c.norm_epsilon)
-        gate = nn.silu(project("BTD,DF->BTF", y, w_gate))
-        up = project("BTD,DF->BTF", y, w_up)
-        return x + project("BTF,FD->BTD", gate * up, w_down)
+        gate = nn.silu(linear(self, "gate", "BTD,DF->BTF", y, (D, F)))
+        up = linear(self, "up", "BTD,DF->BTF", y, (D, F))
+        return x + linear(self, "down", "BTF,FD->BTD", gate * up, (F, D))
 
 
 class Layer(nn.Module):
@@ -120,37 +132,59 @@ class Decoder(nn.Module):
     states_at: int32 [B, S], positions whose hidden state of every layer is wanted, or None.
     Returns (hidden, out): hidden [B, T, D] after the final norm, in `dtype`; out["states"]
     [L + 1, B, S, D] (only with states_at): the residual stream after the embedding and after
-    each layer, before the final norm. `remat` recomputes each layer in the backward pass.
+    each layer, before the final norm; out["frozen"] [B, T, D]: what enters the first layer that is
+    not frozen. `remat` recomputes each layer in the backward pass.
+
+    The first `frozen` layers are a stack of their own, "frozen", which no gradient enters. Its
+    result may be given as `entered` [B, T, D]; then nothing below is computed.
     """
 
     config: Config
     dtype: Any = jnp.float32
     remat: bool = False
+    frozen: int = 0
 
     @nn.compact
-    def __call__(self, tokens, position, layout: Layout | None = None, states_at=None):
+    def __call__(
+        self, tokens, position, layout: Layout | None = None, states_at=None, entered=None
+    ):
         c = self.config
         embed = self.param("embed", INIT, (c.vocab_size, c.width))
         if c.has_unembed:
             self.param("unembed", INIT, (c.vocab_size, c.width))
-        x = constrain_rows(jnp.take(embed, tokens, axis=0).astype(self.dtype))
-        first = pick(x, states_at)
-
-        layer = nn.remat(Layer, prevent_cse=False) if self.remat else Layer
-        stack = nn.scan(
-            layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
-            length=c.layers,
-        )
-        x, states = stack(c, name="layers")(x, position, layout, states_at)
+        states = []
+        if entered is None:
+            x = constrain_rows(jnp.take(embed, tokens, axis=0).astype(self.dtype))
+            if states_at is not None:
+                states.append(pick(x, states_at)[None])
+            if self.frozen:
+                x, more = self.stack("frozen", 0, self.frozen)(x, position, layout, states_at)
+                states.append(more)
+        else:
+            x = constrain_rows(entered.astype(self.dtype))
+        if self.frozen:
+            x = jax.lax.stop_gradient(x)
+        out = {"frozen": x}
+        if self.frozen < c.layers:
+            x, more = self.stack("layers", self.frozen, c.layers)(x, position, layout, states_at)
+            states.append(more)
 
         norm = self.param("norm", nn.initializers.ones, (c.width,))
         hidden = rms_norm(x, norm, c.norm_epsilon)
-        if states_at is None:
-            return hidden, {}
-        return hidden, {"states": jnp.concatenate([first[None], states])}
+        if states_at is not None:
+            out["states"] = jnp.concatenate(states)
+        return hidden, out
+
+    def stack(self, name: str, start: int, stop: int):
+        """The layers from `start` to before `stop`, as one scan."""
+        scanned = nn.scan(
+            nn.remat(Layer, prevent_cse=False) if self.remat else Layer,
+            variable_axes={"params": 0, "lora": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+            length=stop - start,
+        )
+        return scanned(self.config, name=name)
 
 
 def pick(x, at):

@@ -14,8 +14,9 @@ from jax.sharding import PartitionSpec as P
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # the mesh axes over which rows are split
 
-# The first pattern found in a path decides. Norms and the reward head are on every device.
+# The first pattern found in a path decides. Norms, LoRA and the reward head are on every device.
 RULES = (
+    (r"^(.*/)?lora/", P()),
     (r"/(q|k|v)$", P(None, "fsdp", "tensor", None)),
     (r"/o$", P(None, "tensor", None, "fsdp")),
     (r"/(gate|up)$", P(None, "fsdp", "tensor")),

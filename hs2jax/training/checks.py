@@ -22,6 +22,7 @@ CHOICES = {
     "objective.kind": objectives.KINDS,
     "objective.preference": losses.reward.KINDS,
     "optimizer.schedule": optimizer.SCHEDULES,
+    "optimizer.first_moment": ("float32", "bfloat16"),
 }
 AT_LEAST_ONE = ("batch_size", "micro_rows", "epochs", "evaluate_every", "checkpoint_every")
 
@@ -38,6 +39,21 @@ def check_config(config) -> None:
             raise ValueError(f"config.{key} is {value}; it must be at least 1")
     if not config.optimizer.clip > 0:
         raise ValueError(f"config.optimizer.clip is {config.optimizer.clip}; it must be above 0")
+    if config.lora.rank < 0 or not config.lora.alpha > 0:
+        raise ValueError("config.lora: rank must be at least 0 and alpha above 0")
+    freezes = config.trainable.last_layers >= 0
+    if config.trainable.cache and (not freezes or config.data.layout == "padded"):
+        raise ValueError(
+            "config.trainable.cache keeps what frozen layers give: it needs "
+            'config.trainable.last_layers and a layout other than "padded"'
+        )
+    for key in ("trainable.paths", "lora.targets"):
+        pattern = functools.reduce(getattr, key.split("."), config)
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            what = f"config.{key} is {pattern!r}, which is no regular expression: {error}"
+            raise ValueError(what) from None
     for name in config.model.outputs:
         if not re.fullmatch(r"[^\s,=]+", name):
             raise ValueError(

@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+import ml_collections
+
 from hs2jax.models import hub
 from hs2jax.reward_model import RewardModel
+from hs2jax.training import trainable
 from hs2jax.training.checkpoint import Checkpoints
 
 
@@ -40,7 +43,11 @@ def best_of_run(folder: Path) -> RewardModel:
         outputs=settings["outputs"],
         bias=settings["bias"],
     )
-    state, meta = checkpoints.restore(checkpoints.latest, {"params": model.params})
+    config = ml_collections.ConfigDict(config)
+    params = trainable.begin(model.params, config)
+    trained, kept = trainable.split(params, config)
+    state, meta = checkpoints.restore(checkpoints.latest, {"params": trained})
     checkpoints.close()
-    model.params, model.weights = state["params"], meta["weights"]
+    model.params = trainable.finish(trainable.join(state["params"], kept))
+    model.weights = meta["weights"]
     return model

@@ -36,6 +36,17 @@ def reward_model() -> ConfigDict:
     config.objective.centering = 0.0  # 0.01 keeps rewards around zero.
     config.objective.preference_weight = 1.0  # Of the pairs in "joint".
 
+    # What is trained. The head always is.
+    config.trainable = ConfigDict()
+    config.trainable.paths = ""  # Regex of paths; "": all, or with LoRA the head. See README.
+    config.trainable.last_layers = -1  # Only these, what is above them, and no embedding; -1: all.
+    config.trainable.cache = False  # Compute the layers below them once, and keep that on disk.
+
+    config.lora = ConfigDict()
+    config.lora.rank = 0  # Above 0: the projections get LoRA and their own weights are frozen.
+    config.lora.alpha = 16.0  # The addition is scaled by alpha / rank.
+    config.lora.targets = "."  # Regex of projections, such as "attention/(q|v)$".
+
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 2e-6
     config.optimizer.schedule = "constant"  # constant | cosine
@@ -45,6 +56,7 @@ def reward_model() -> ConfigDict:
     config.optimizer.b2 = 0.98
     config.optimizer.weight_decay = 0.1
     config.optimizer.clip = 1.0
+    config.optimizer.first_moment = "float32"  # float32 | bfloat16, which saves memory.
 
     config.batch_size = 64  # Groups. With two responses each, the papers' 128 rows.
     config.micro_rows = 8  # Rows computed at a time, over all devices; memory, not results.

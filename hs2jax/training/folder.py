@@ -2,6 +2,8 @@
 
 import json
 import platform
+import resource
+import sys
 from pathlib import Path
 
 import jax
@@ -46,6 +48,15 @@ def environment() -> dict:
         "jax": jax.__version__,
         "python": platform.python_version(),
     }
+
+
+def peak_memory() -> int:
+    """The most bytes used so far: on the first device, or by this process where it is the CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * (1 if sys.platform == "darwin" else 1024)
 
 
 def write_json(path: Path, value) -> None:

@@ -21,7 +21,16 @@ from hs2jax.evaluation import items as scored
 from hs2jax.evaluation import statistics
 from hs2jax.models import sharding
 from hs2jax.reward_model import RewardModel, parse_weights, plan_evaluation, predict, run_batches
-from hs2jax.training import checks, folder, metrics, objectives, optimizer, step
+from hs2jax.training import (
+    checks,
+    folder,
+    frozen_states,
+    metrics,
+    objectives,
+    optimizer,
+    step,
+    trainable,
+)
 from hs2jax.training.checkpoint import Checkpoints
 
 log = logging.getLogger(__name__)
@@ -102,13 +111,22 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     if first:
         folder.write_json(workdir / "record.json", records)
 
-    # Optimizer and step -------------------------------------------------------------------------
+    # What is trained, optimizer and step --------------------------------------------------------
+    layout, dtype = config.data.layout, model.dtype
+    params, kept = trainable.split(trainable.begin(model.params, config, mesh), config)
+    model.params = None
+    kept_checksum, trained_parameters = trainable.checksum(kept), trainable.count(params)
+    if config.trainable.cache:
+        decoder = trainable.join(params, kept)["decoder"]
+        batches, held_out_batches = (
+            frozen_states.attach(each, decoder, model.config, dtype=dtype, mesh=mesh)
+            for each in (batches, held_out_batches)
+        )
     tx, rate = optimizer.make(config.optimizer, steps)
     init = functools.partial(step.init_state, optimizer=tx)
-    shapes = jax.eval_shape(init, model.params)
+    shapes = jax.eval_shape(init, params)
     places = sharding.shardings(shapes, mesh)
     shapes = sharding.placed_shapes(shapes, places)
-    layout, dtype = config.data.layout, model.dtype
     update = step.make(
         model.config,
         objective,
@@ -126,10 +144,14 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     batch_iterator = loader.iterate(batches)
     at = restored = checkpoints.latest or 0
     best_checkpoints.forget_after(at)
-    params, model.params = model.params, None
     if restored:
         del params
         state, meta = checkpoints.restore(at, shapes)
+        if meta["kept"] != kept_checksum:
+            raise ValueError(
+                f"{config.model.name} is another model than the one that this run began with, and "
+                f"its frozen parameters are not in {workdir}: begin again in another --workdir"
+            )
         batch_iterator.set_state(meta["loader"])
         best, seconds = meta["best"], meta["seconds"]
         log.info("going on from step %d", at)
@@ -138,7 +160,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         best, seconds = None, 0.0
     out = metrics.Metrics(workdir if first else None, start=at, total=steps, name=workdir.name)
 
-    def evaluate(params):
+    def evaluate(trained):
+        params = trainable.join(trained, kept)
         run = functools.partial(predict, params, config=model.config, layout=layout, dtype=dtype)
         outputs = run_batches(run, held_out_batches, len(model.outputs), mesh)
         found = scored.make(held_out, outputs, scalar)
@@ -197,13 +220,14 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
                 # It must not be there before the step that it names is.
                 best_checkpoints.wait()
                 meta = {"loader": batch_iterator.get_state(), "best": best}
-                checkpoints.save(at, state, {**meta, "seconds": time.time() - began})
+                meta |= {"kept": kept_checksum, "seconds": time.time() - began}
+                checkpoints.save(at, state, meta)
             if evaluates or saves:
                 clock["step"] = time.time()
             if at == steps:
                 break
             batch = sharding.place_rows(next(batch_iterator), mesh, axis=1)
-            state, values = update(state, batch)
+            state, values = update(state, kept, batch)
             at += 1
             # The step before this one is done by now: fetching its numbers does not wait.
             if pending:
@@ -215,7 +239,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     del state
     best_state, _ = best_checkpoints.restore(best["step"], {"params": shapes["params"]})
     best_checkpoints.close()
-    model.params = best_state["params"]
+    model.params = trainable.finish(trainable.join(best_state["params"], kept))
     model.save(workdir / "model")
     result = {
         "step": best["step"],
@@ -225,6 +249,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         "record": records["train"],
         "validation_record": records["validation"],
         "seconds": time.time() - began,
+        "trained_parameters": trained_parameters,
+        "peak_memory_bytes": folder.peak_memory(),
         "environment": folder.environment(),
     }
     out.say(f"best, step {best['step']}: {statistics.one_line(best['summary'])}")

@@ -38,13 +38,17 @@ def decays(params):
 
 
 def make(settings: Mapping, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer of `config.optimizer` and its schedule. Clipping is by the global norm."""
+    """The optimizer of `config.optimizer` and its schedule. Clipping is by the global norm.
+
+    Updates are computed in float32; `first_moment` is the type in which the first moment is kept.
+    """
     rate = schedule(settings, steps)
     adamw = optax.adamw(
         rate,
         b1=settings["b1"],
         b2=settings["b2"],
         weight_decay=settings["weight_decay"],
+        mu_dtype=settings["first_moment"],
         mask=decays,
     )
     return optax.chain(optax.clip_by_global_norm(settings["clip"]), adamw), rate

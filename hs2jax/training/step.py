@@ -1,7 +1,8 @@
 """One update: gradients of all micro-batches, summed, clipped, applied unless they are not finite.
 
-The state is {"params", "optimizer", "step", "not_finite"}: `step` counts batches, `not_finite` how
-many in a row gave a loss or gradient that is not finite.
+The state is {"params", "optimizer", "step", "not_finite"}: `params` are those that are trained (see
+`training.trainable`), `step` counts batches, `not_finite` how many in a row gave a loss or gradient
+that is not finite.
 """
 
 import functools
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from hs2jax.reward_model import forward
+from hs2jax.training import trainable
 
 
 def init_state(params, optimizer: optax.GradientTransformation):
@@ -51,10 +53,14 @@ def gradients(params, batch, objective, apply):
 
 
 def make(config, objective, optimizer, *, layout, dtype, remat, shardings=None):
-    """The jitted step: (state, batch) -> (state, metrics). The state is donated."""
-    apply = functools.partial(forward, config=config, layout=layout, dtype=dtype, remat=remat)
+    """The jitted step: (state, kept, batch) -> (state, metrics). `kept` are the parameters that are
+    not trained. The state is donated."""
 
-    def step(state, batch):
+    def step(state, kept, batch):
+        def apply(trained, micro):
+            params = trainable.join(trained, kept)
+            return forward(params, micro, config, layout=layout, dtype=dtype, remat=remat)
+
         loss, metrics, grads = gradients(state["params"], batch, objective, apply)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)

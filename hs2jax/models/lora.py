@@ -1,0 +1,75 @@
+"""LoRA: low-rank additions to the decoder's projections (Hu et al., arXiv 2106.09685).
+
+A projection with weights W gets a product a b of rank r: x W + scale x a b, scale = alpha / r.
+Axis letters: L layers, I the weights' input axes as one, O their output axes as one, r rank.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hs2jax.models.sharding import path_name
+
+INPUTS = {"q": 1, "k": 1, "v": 1, "o": 2, "gate": 1, "up": 1, "down": 1}
+"""The projections, and how many axes of their weights, after the layers', are summed over."""
+
+
+def init(key, layers: Mapping[str, Any], *, rank: int, targets: str):
+    """Fresh leaves for a stack of layers: {"attention": {"q": {"a", "b"}, ...}, ...}.
+
+    layers: weights (or their shapes), stacked on axis 0. targets: regex of the paths within the
+    stack, such as "attention/(q|v)". a is normal with variance 1 / (input size), b is zero, so
+    that the model is at first what it was.
+    Raises ValueError where no projection matches.
+    """
+    chosen = {
+        path: x
+        for path, x in jax.tree.leaves_with_path(layers)
+        if path[-1].key in INPUTS and re.search(targets, path_name(path))
+    }
+    if not chosen:
+        every = sorted({path_name(p) for p, _ in jax.tree.leaves_with_path(layers)})
+        some = ", ".join(name for name in every if name.split("/")[-1] in INPUTS)
+        raise ValueError(f"config.lora.targets is {targets!r}, which matches none of {some}")
+    tree: dict[str, Any] = {}
+    for n, (path, x) in enumerate(chosen.items()):
+        count, into = x.shape[0], x.shape[1 : 1 + INPUTS[path[-1].key]]
+        out_of = x.shape[1 + len(into) :]
+        draw = jax.random.normal(jax.random.fold_in(key, n), (count, *into, rank), jnp.float32)
+        *parents, name = (step.key for step in path)
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = {
+            "a": draw / math.sqrt(math.prod(into)),
+            "b": jnp.zeros((count, rank, *out_of), jnp.float32),
+        }
+    return tree
+
+
+def scaled(tree, scale):
+    """The leaves as the decoder wants them, which knows of no scale: b is multiplied by it."""
+    return {
+        name: {**x, "b": scale * x["b"]} if "b" in x else scaled(x, scale)
+        for name, x in tree.items()
+    }
+
+
+def merge(layers, tree, scale):
+    """The stack's weights with the products added, in float32."""
+    return {
+        name: x if name not in tree else _add(x, tree[name], scale) for name, x in layers.items()
+    }
+
+
+def _add(x, low, scale):
+    if isinstance(x, Mapping):
+        return merge(x, low, scale)
+    a = low["a"].reshape(x.shape[0], -1, low["a"].shape[-1])
+    b = low["b"].reshape(x.shape[0], a.shape[-1], -1)
+    product = jnp.einsum("LIr,LrO->LIO", a, b, precision=jax.lax.Precision.HIGHEST)
+    return x + (scale * product).reshape(x.shape)

@@ -1,0 +1,281 @@
+"""What is trained and what is kept: last layers, paths, LoRA; and that no head is lost."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from command import fail
+
+from hs2jax.models import lora, sharding
+from hs2jax.models.sharding import path_name
+from hs2jax.reward_model import RewardModel, forward
+from hs2jax.training import defaults, loop, trainable
+from hs2jax.training.convert import convert
+
+TALKS = [
+    [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}]
+    for text in ("Yes.", "No, not at all.")
+]
+
+
+def config(**changes):
+    made = defaults.reward_model()
+    made.update_from_flattened_dict(changes)
+    return made
+
+
+def names(tree):
+    return {path_name(path) for path, _ in jax.tree.leaves_with_path(tree)}
+
+
+def assert_same(a, b):
+    assert names(a) == names(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("last_layers", [-1, 0, 1, 2, 3])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_parameters_come_back_as_they_were(last_layers, rank):
+    model = tiny.reward_model()
+    settings = config(**{"trainable.last_layers": last_layers, "lora.rank": rank})
+    if rank and not last_layers:
+        with pytest.raises(ValueError, match=r"lora\.rank"):
+            trainable.begin(model.params, settings)
+        return
+    begun = trainable.begin(model.params, settings)
+    trained, kept = trainable.split(begun, settings)
+    assert not names(trained) & names(kept)
+    assert_same(trainable.finish(trainable.join(trained, kept)), model.params)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, r"decoder|head"),
+        ({"trainable.paths": "^head/"}, "head"),
+        ({"trainable.paths": "layers/mlp|^decoder/norm"}, "decoder/(layers/mlp|norm)|head"),
+        ({"trainable.last_layers": 1}, r"decoder/(layers|norm)|head"),
+        ({"trainable.last_layers": 0}, r"decoder/norm|head"),
+        ({"lora.rank": 2}, r"lora/|head"),
+        ({"lora.rank": 2, "lora.targets": "attention/(q|v)$"}, r"lora/layers/attention/(q|v)|head"),
+        ({"lora.rank": 2, "trainable.paths": "norm$"}, r"lora/|head|.*norm$"),
+    ],
+)
+def test_what_is_trained(changes, expected):
+    settings = config(**changes)
+    begun = trainable.begin(tiny.reward_model(bias=True).params, settings)
+    trained, kept = trainable.split(begun, settings)
+    import re
+
+    assert {"head/kernel", "head/bias"} <= names(trained)
+    assert all(re.match(expected, name) for name in names(trained))
+    assert not any(re.match(expected, name) for name in names(kept) - {"lora_scale"})
+
+
+def test_a_frozen_stack_gives_the_same_scores_and_no_gradient():
+    model = tiny.reward_model()
+    settings = config(**{"trainable.last_layers": 1})
+    begun = trainable.begin(model.params, settings)
+    tokens = np.random.default_rng(0).integers(0, 300, (2, 16)).astype(np.int32)
+    batch = {
+        "tokens": tokens,
+        "segment": np.ones_like(tokens),
+        "branch": np.zeros_like(tokens),
+        "position": np.broadcast_to(np.arange(16, dtype=np.int32), (2, 16)),
+        "last": np.array([[15], [9]], np.int32),
+    }
+
+    def scores(params):
+        return forward(params, batch, model.config, layout="shared", dtype=jnp.float32)
+
+    np.testing.assert_array_equal(scores(begun), scores(model.params))
+    whole = jax.grad(lambda p: jnp.sum(scores(p)))(model.params)
+    part = jax.grad(lambda p: jnp.sum(scores(p)))(begun)
+    top = jax.tree.map(lambda x: x[2:], whole["decoder"]["layers"])
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
+        part["decoder"]["layers"],
+        top,
+    )
+    assert all(not np.any(x) for x in jax.tree.leaves(part["decoder"]["frozen"]))
+
+
+def test_lora_in_the_decoder_equals_merged_weights():
+    model = tiny.reward_model()
+    begun = trainable.begin(model.params, config(**{"lora.rank": 3, "lora.alpha": 6.0}))
+    rng = np.random.default_rng(0)
+    begun["lora"] = jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(0, 0.2, x.shape), x.dtype), begun["lora"]
+    )
+    low = begun["lora"]["layers"]
+    assert set(low["attention"]) == {"q", "k", "v", "o"}
+    assert set(low["mlp"]) == {"gate", "up", "down"}
+    merged = trainable.finish(begun)
+    # By hand, for one leaf with one and one with two input axes.
+    for name, axes in (("q", "LDr,LrNH->LDNH"), ("o", "LNHr,LrD->LNHD")):
+        expected = model.params["decoder"]["layers"]["attention"][name] + 2.0 * jnp.einsum(
+            axes, low["attention"][name]["a"], low["attention"][name]["b"]
+        )
+        np.testing.assert_allclose(
+            merged["decoder"]["layers"]["attention"][name], expected, rtol=1e-5, atol=1e-6
+        )
+    model.params = begun
+    branched = model.score(TALKS)
+    model.params = merged
+    for a, b in zip(branched, model.score(TALKS), strict=True):
+        assert a.reward == pytest.approx(b.reward, abs=1e-4)
+    model.params = tiny.reward_model().params
+    assert abs(model.score(TALKS)[0].reward - branched[0].reward) > 1e-2
+
+
+def test_lora_targets_that_match_nothing_are_told():
+    with pytest.raises(ValueError, match=r"lora\.targets is 'query'.*attention/q"):
+        lora.init(
+            jax.random.key(0),
+            tiny.reward_model().params["decoder"]["layers"],
+            rank=2,
+            targets="query",
+        )
+
+
+def test_every_trained_parameter_has_a_place_on_the_mesh():
+    mesh = sharding.make_mesh(fsdp=4, tensor=2)
+    settings = config(**{"lora.rank": 2, "trainable.last_layers": 2})
+    begun = trainable.begin(tiny.reward_model(mesh=mesh).params, settings)
+    places = sharding.shardings(begun, mesh)
+    assert (
+        places["decoder"]["frozen"]["attention"]["q"]
+        == places["decoder"]["layers"]["attention"]["q"]
+    )
+    assert places["lora"]["layers"]["attention"]["q"]["a"].is_fully_replicated
+
+
+def test_the_checksum_sees_one_bit_and_no_sharding():
+    params = tiny.reward_model().params
+    mesh = sharding.make_mesh(fsdp=4, tensor=2)
+    placed = jax.device_put(params, sharding.shardings(params, mesh))
+    assert trainable.checksum(params) == trainable.checksum(placed)
+    other = {**params, "head": {"kernel": params["head"]["kernel"].at[0, 0].multiply(1.0000002)}}
+    assert trainable.checksum(params) != trainable.checksum(other)
+
+
+# Whole runs -----------------------------------------------------------------------------------
+
+SMALL = {
+    "data.train": "helpsteer2:mini/train.jsonl[:12]",
+    "data.validation": "helpsteer2:mini/validation.jsonl[:4]",
+    "data.derive": "helpfulness",
+    "data.row_length": 512,
+    "optimizer.learning_rate": 1e-2,
+    "optimizer.warmup": 1,
+    "batch_size": 4,
+    "micro_rows": 8,
+    "epochs": 2,
+    "evaluate_every": 3,
+    "checkpoint_every": 2,
+}
+
+
+def run(folder, source, **changes):
+    settings = config(**(SMALL | {"model.name": str(source)} | changes))
+    return loop.train(settings, folder)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trainable") / "language-model"
+    tiny.language_model(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trainable.last_layers": 1},
+        {"lora.rank": 2},
+        {"trainable.paths": "^head/", "optimizer.first_moment": "bfloat16"},
+    ],
+    ids=["last layer", "LoRA", "head"],
+)
+def test_a_run_changes_what_is_trained_and_exports_it_all(tmp_path, source, changes):
+    result = run(tmp_path / "run", source, **changes)
+    begun = RewardModel.load(source, outputs=("reward",))
+    ended = RewardModel.load(tmp_path / "run" / "model")
+    assert names(ended.params) == names(begun.params)
+    changed = {
+        path_name(path)
+        for (path, x), y in zip(
+            jax.tree.leaves_with_path(begun.params), jax.tree.leaves(ended.params), strict=True
+        )
+        if not np.array_equal(x, y[: len(x)])  # The export has one more embedding, for padding.
+    }
+    assert "head/kernel" in changed
+    assert "decoder/embed" not in changed
+    if "trainable.last_layers" in changes:
+        q, before = (m.params["decoder"]["layers"]["attention"]["q"] for m in (ended, begun))
+        np.testing.assert_array_equal(q[:2], before[:2])
+        assert not np.array_equal(q[2:], before[2:])
+    if changes.get("trainable.paths"):
+        assert changed == {"head/kernel"}
+    if changes.get("lora.rank"):
+        assert {"decoder/layers/attention/q", "decoder/layers/mlp/down"} <= changed
+        assert not any(name.endswith("norm") for name in changed)
+    assert 0 < result["trained_parameters"] < trainable.count(begun.params)
+    assert result["peak_memory_bytes"] > 10_000_000
+    # The run's own checkpoint gives the same model as its export.
+    convert(str(tmp_path / "run"), tmp_path / "again")
+    again = RewardModel.load(tmp_path / "again").params
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), again, ended.params)
+
+
+def test_states_computed_once_train_the_same_model(tmp_path, source, monkeypatch):
+    monkeypatch.setenv("HS2JAX_CACHE", str(tmp_path / "cache"))
+    changes = {"trainable.last_layers": 1}
+    plain = run(tmp_path / "plain", source, **changes)
+    cached = run(tmp_path / "cached", source, **changes, **{"trainable.cache": True})
+    files = list((tmp_path / "cache" / "states").glob("*.npy"))
+    assert len(files) == 2
+    times = {path: path.stat().st_mtime_ns for path in files}
+    run(tmp_path / "other", source, **changes, **{"trainable.cache": True, "seed": 1})
+    assert {path: path.stat().st_mtime_ns for path in files} == times, "they were computed again"
+    assert len(list((tmp_path / "cache" / "states").glob("*.npy"))) == 2
+    assert cached["summary"]["preferences"]["margin"] == pytest.approx(
+        plain["summary"]["preferences"]["margin"], abs=1e-4
+    )
+    a, b = (RewardModel.load(tmp_path / name / "model").params for name in ("plain", "cached"))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-3)
+
+
+def test_a_run_with_another_base_model_does_not_go_on(tmp_path, source):
+    settings = {"lora.rank": 2, "model.name": str(tmp_path / "base")}
+    tiny.language_model(tmp_path / "base")
+    run(tmp_path / "run", source, **settings)
+    (tmp_path / "run" / "evaluation.json").unlink()
+    tiny.language_model(tmp_path / "base", seed=5)
+    with pytest.raises(ValueError, match="another model than the one that this run began with"):
+        run(tmp_path / "run", source, **settings)
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--config.trainable.last_layers=9", "config.trainable.last_layers is 9"),
+        ("--config.trainable.paths=nothing_here", "config.trainable.paths is 'nothing_here'"),
+        ("--config.trainable.paths=(", "no regular expression"),
+        ("--config.trainable.cache=True", "config.trainable.last_layers"),
+        ("--config.lora.rank=-1", "config.lora"),
+        ("--config.optimizer.first_moment=float16", "config.optimizer.first_moment"),
+    ],
+)
+def test_settings_that_cannot_be_are_told(tmp_path, source, flag, told):
+    assert told in fail(
+        "train",
+        "--config=configs/hh_helpful.py",
+        f"--workdir={tmp_path}/run",
+        f"--config.model.name={source}",
+        "--config.data.train=helpsteer2_preference:mini/preference.jsonl[train]",
+        "--config.data.validation=helpsteer2_preference:mini/preference.jsonl[val]",
+        flag,
+    )
