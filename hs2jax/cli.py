@@ -2,6 +2,7 @@
 
     hs2jax run      --config=configs/quickstart.py --workdir=runs/quickstart
     hs2jax train    --config=configs/FILE.py[:ARG] [--config.KEY=VALUE ...] --workdir=FOLDER
+    hs2jax sweep    --config=configs/FILE.py --over=KEY=VALUE,VALUE --seeds=0,1 --workdir=FOLDER
     hs2jax score    --model=NAME --data=FORMAT:FILE --output=FILE.jsonl
     hs2jax convert  --model=NAME --output=FOLDER
     hs2jax report   --workdir=FOLDER
@@ -24,14 +25,23 @@ def define(verb: str, arguments: list[str]) -> flags.FlagValues:
     """The flags of a verb; the arguments say which keys of the config are flags too."""
     values = flags.FlagValues()
     text = {"default": None, "flag_values": values}
-    if verb in ("run", "train"):
+    if verb in ("run", "train", "sweep"):
         config_flags.DEFINE_config_file(
             "config", flag_values=values, lock_config=True, sys_argv=["hs2jax", *arguments]
         )
+    if verb in ("run", "train"):
         flags.DEFINE_bool(
             "distributed", False, "Join the other hosts of a pod first.", flag_values=values
         )
-    if verb in ("run", "train", "report"):
+    if verb == "sweep":
+        flags.DEFINE_multi_string(
+            "over",
+            [],
+            "KEY=VALUE,VALUE: values to try for a key of the config; several give a grid.",
+            flag_values=values,
+        )
+        flags.DEFINE_string("seeds", help="As in 0,1,2; default: the config's.", **text)
+    if verb in ("run", "train", "sweep", "report"):
         flags.DEFINE_string("workdir", help="Folder of the run.", **text)
     if verb in ("score", "convert"):
         flags.DEFINE_string("model", help="Folder, GGUF file, hub id or short name.", **text)
@@ -70,8 +80,7 @@ def run(options) -> None:
     """Works through a recipe's stages in order, and writes its report."""
     from hs2jax.training import recipe, run_report
 
-    if "stages" not in options.config:
-        raise ValueError("this config has no stages: it is one for `hs2jax train`")
+    check_verb(options.config, "run")
     stages = recipe.run(options.config, options.workdir)
     if is_first():
         print(f"report: {run_report.write(options.workdir, stages)}")
@@ -82,12 +91,28 @@ def train(options) -> None:
     """Trains one model, and writes its report."""
     from hs2jax.training import loop, run_report
 
-    if "stages" in options.config:
-        raise ValueError("this config has stages: it is one for `hs2jax run`")
+    check_verb(options.config, "train")
     workdir = Path(options.workdir)
     loop.train(options.config, workdir)
     if is_first():
         print(f"report: {run_report.write(workdir, [workdir])}\nmodel: {workdir / 'model'}")
+
+
+def sweep(options) -> None:
+    """Trains every arm with every seed, and writes one table of them."""
+    from hs2jax.training import sweep, sweep_plan
+
+    check_verb(options.config, "sweep", "train")
+    try:
+        seeds = tuple(map(int, options.seeds.split(","))) if options.seeds is not None else ()
+    except ValueError:
+        raise ValueError(f"--seeds={options.seeds}: it looks like --seeds=0,1,2") from None
+    plan = sweep_plan.make(options.config, options.workdir, over=options.over, seeds=seeds)
+    table, failed = sweep.run(plan, options.workdir, prepare_logging)
+    print(f"{table}\ntable: {Path(options.workdir) / 'sweep.md'}")
+    if failed:
+        runs = len(plan.arms) * len(plan.seeds)
+        raise ValueError(f"{failed} of {runs} runs failed; the same command tries them again")
 
 
 def score(options) -> None:
@@ -140,7 +165,7 @@ def report(options) -> None:
     print(run_report.write(options.workdir))
 
 
-VERBS = {f.__name__: f for f in (run, train, score, convert, report)}
+VERBS = {f.__name__: f for f in (run, train, sweep, score, convert, report)}
 NEEDED = ("config", "workdir", "model", "data", "output")
 
 
@@ -186,17 +211,34 @@ def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
     return options
 
 
+def check_verb(config, *verbs: str) -> None:
+    """Raises ValueError where a config is one for another verb."""
+    if "stages" in config:
+        what, verb = "stages", "run"
+    elif "arms" in config:
+        what, verb = "arms", "sweep"
+    else:
+        what, verb = "no stages", "train"
+    if verb not in verbs:
+        raise ValueError(f"this config has {what}: it is one for `hs2jax {verb}`")
+
+
 def prepare_process(options) -> None:
     """Logging, and the other hosts where there are any."""
+    prepare_logging()
+    if "distributed" in options and options.distributed:
+        import jax
+
+        jax.distributed.initialize()
+
+
+def prepare_logging() -> None:
+    """What every process of a command says, and how."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("hs2jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of its own waiting.
     # It would tell everybody that there is no torch, which is not needed.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if "distributed" in options and options.distributed:
-        import jax
-
-        jax.distributed.initialize()
 
 
 def is_first() -> bool:

@@ -57,7 +57,7 @@ def preferences(items: Iterable[dict]) -> dict | None:
     its responses or has a reward that is not finite, with the group's source.
     """
     items = list(items)
-    rows = [row for i, item in enumerate(items) for row in _pair_rows(i, item)]
+    rows = [row for i, item in enumerate(items) for row in pair_rows(i, item)]
     if not rows:
         return None
     group, margin, characters, strength = (np.array(column) for column in zip(*rows, strict=True))
@@ -149,7 +149,7 @@ def one_line(summary: dict) -> str:
     return "; ".join(parts) or f"{summary['responses']} responses scored, no pairs and no ratings"
 
 
-def _pair_rows(index: int, item: dict) -> list[tuple[int, float, int, float]]:
+def pair_rows(index: int, item: dict) -> list[tuple[int, float, int, float]]:
     """Per pair: its group's index, the margin, the lead in characters, the strength."""
     rows = []
     for chosen, rejected, strength in item["pairs"]:

@@ -20,8 +20,7 @@ def claim(workdir: Path, config) -> None:
     """
     workdir.mkdir(parents=True, exist_ok=True)
     path, now = workdir / "config.json", json.loads(config.to_json_best_effort())
-    saved = any(each.name.isdigit() for each in (workdir / "checkpoints").glob("*"))
-    if not path.exists() or not (saved or (workdir / "evaluation.json").exists()):
+    if not path.exists() or not begun(workdir):
         write_json(path, now)
         return
     old, new = _flat(read_json(path)), _flat(now)
@@ -31,6 +30,12 @@ def claim(workdir: Path, config) -> None:
             f"{workdir} holds a run of another config (different: {', '.join(changed)}); give "
             "another --workdir, or remove it"
         )
+
+
+def begun(workdir: Path) -> bool:
+    """Whether a run of this folder has got anywhere, so that its config is settled."""
+    saved = any(each.name.isdigit() for each in (workdir / "checkpoints").glob("*"))
+    return saved or (workdir / "evaluation.json").exists()
 
 
 def note_not_finite(workdir: Path, step: int, rows: list[str], values: dict) -> None:

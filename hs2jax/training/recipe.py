@@ -29,17 +29,17 @@ def run(recipe: ml_collections.ConfigDict, workdir: Path | str) -> list[Path]:
     for name in recipe.stages:
         folder = Path(workdir).absolute() / name  # The same run from wherever it is named.
         log.info("stage %s", name)
-        VERBS[recipe[name].verb](_filled_in(recipe[name].config, folders), folder)
+        VERBS[recipe[name].verb](filled_in(recipe[name].config, folders), folder)
         folders[name] = folder
     return list(folders.values())
 
 
-def _filled_in(config: ml_collections.ConfigDict, folders: dict[str, Path]):
+def filled_in(config: ml_collections.ConfigDict, folders: dict[str, Path]):
     """The config with "{stage}" replaced by the stage's folder."""
     config = config.copy_and_resolve_references()
     for key, value in config.items():
         if isinstance(value, ml_collections.ConfigDict):
-            config[key] = _filled_in(value, folders)
+            config[key] = filled_in(value, folders)
         elif isinstance(value, str):
             for name, folder in folders.items():
                 value = value.replace("{" + name + "}", str(folder))
