@@ -15,7 +15,17 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["hs2jax", "hs2jax.*"]),
-    package_data={"hs2jax.data": ["mini/*"]},
+    package_data={
+        "hs2jax.data": ["mini/*"],
+        "hs2jax.data.tfds": [
+            "*/README.md",
+            "*/CITATIONS.bib",
+            "*/TAGS.txt",
+            "*/checksums.tsv",
+            "*/dummy_data/*",
+            "*/dummy_data/*/*",
+        ],
+    },
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.8",
@@ -31,6 +41,7 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11.20",
+        "pyarrow>=16",  # RewardBench is published as Parquet; tensorflow-datasets needs it too.
         "safetensors>=0.5",
         "scipy>=1.13",
         "tensorboardX>=2.6",  # Writes TensorBoard files without TensorFlow.

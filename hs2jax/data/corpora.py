@@ -1,27 +1,24 @@
 """Files of rows, read as groups: `read("helpsteer2:train.jsonl.gz[:95%]")`."""
 
-import contextlib
-import gzip
 import itertools
-import json
 import re
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from etils import epath
 
-from hs2jax.data import rows
-from hs2jax.data.groups import DataError, FieldError, Group, show
+from hs2jax.data import jsonl, rows
+from hs2jax.data.groups import DataError, FieldError, Group
+from hs2jax.data.jsonl import Line
 from hs2jax.data.record import Record
+from hs2jax.data.tfds import catalogue, reading
 
 MINI = Path(__file__).parent / "mini"
 SLICE = re.compile(r"(-?\d+%?)?:(-?\d+%?)?")
 
 T = TypeVar("T")
-Line = tuple[int, bytes]  # Its number, from 1, and its bytes.
 Unit = list[Line]  # The lines that should become one group.
 
 
@@ -35,11 +32,15 @@ class Format(NamedTuple):
 FORMATS = {
     "helpsteer": Format(rows.helpsteer, None),
     "helpsteer2": Format(rows.helpsteer, 2),
+    # Its rows are not said to be in pairs.
+    "helpsteer2_disagreements": Format(rows.helpsteer2_disagreements, None),
     "helpsteer2_preference": Format(rows.helpsteer2_preference, 1),
+    "helpsteer3": Format(rows.helpsteer3, 1),
     "hh_rlhf": Format(rows.hh_rlhf, 1),
     "preference": Format(rows.preference, 1),
     "ratings": Format(rows.ratings, 1),
     "responses": Format(rows.responses, 1),
+    "reward_bench": Format(rows.reward_bench, 1),
 }
 
 
@@ -47,8 +48,12 @@ class Spec(NamedTuple):
     """One file of a specification: what is in it, where it is, and which part of it is meant."""
 
     format: str
-    path: str
+    path: str  # Of a data set: "tfds:NAME/CONFIG[SPLIT]".
     selector: str  # "train" or "val", "a:b" with integers or percents, or "" for all.
+
+    @property
+    def is_dataset(self) -> bool:
+        return self.path.startswith(catalogue.PREFIX)
 
 
 def read(spec: str, *, on_error: str = "raise", record: Record | None = None) -> Iterator[Group]:
@@ -61,6 +66,8 @@ def read(spec: str, *, on_error: str = "raise", record: Record | None = None) ->
             groups, [a:b], with integers or percents ([:90%] and [90%:] share nothing), or the
             split [train] or [val] of rows that name theirs. A slice counts groups before any is
             skipped, so it always means the same rows.
+            "tfds:NAME", "tfds:NAME/CONFIG" is a TFDS data set of ours that has been built, with
+            [SPLIT], [a:b] or [SPLIT][a:b] behind it; without a split its first one, train.
         on_error: "raise", or "skip" to leave malformed rows out and count them in the record.
         record: counts rows, groups and skipped rows. Needed to skip.
 
@@ -73,7 +80,9 @@ def read(spec: str, *, on_error: str = "raise", record: Record | None = None) ->
         raise ValueError("on_error='skip' needs a record, where what is skipped is counted")
     specs = parse(spec)
     for each in specs:
-        if not locate(each.path).exists():
+        if each.is_dataset:
+            reading.check(each.path)
+        elif not locate(each.path).exists():
             raise FileNotFoundError(f"there is no file {locate(each.path)} (data spec '{spec}')")
     record = Record() if record is None else record
     return itertools.chain.from_iterable(_groups(each, on_error, record) for each in specs)
@@ -83,6 +92,9 @@ def parse(spec: str) -> list[Spec]:
     """The files of a specification. Raises ValueError that says what cannot be understood."""
     found = []
     for part in re.split(r"\+(?=\s*\w+:)", spec):
+        if part.strip().startswith(catalogue.PREFIX):
+            found.append(_dataset(part.strip()))
+            continue
         match = re.fullmatch(r"(\w+):([^\[\]]+)(?:\[([^\[\]]*)\])?", part.strip())
         if not match:
             raise ValueError(f"data spec '{part}' is not format:path or format:path[selector]")
@@ -93,12 +105,33 @@ def parse(spec: str) -> list[Spec]:
         if selector in ("train", "val") and FORMATS[name].lines != 1:
             raise ValueError(f"rows of format '{name}' name no split, in '{part}'")
         if selector not in (None, "train", "val") and not SLICE.fullmatch(selector):
-            raise ValueError(
-                f"unknown selector [{selector}] in '{part}': expected a slice of groups such as "
-                "[:100], [-50:] or [10%:90%], or a split, [train] or [val]"
-            )
+            raise ValueError(_unknown(selector, part, "[train] or [val]"))
         found.append(Spec(name, path, selector or ""))
     return found
+
+
+def _dataset(part: str) -> Spec:
+    """What "tfds:NAME/CONFIG[SPLIT][SLICE]" means; all but the name may be absent."""
+    match = re.fullmatch(r"tfds:([^\[\]]+)((?:\[[^\[\]]*\]){0,2})", part)
+    if not match:
+        raise ValueError(f"data spec '{part}' is not tfds:name/config[split][slice]")
+    dataset, config, source = catalogue.find(match[1])
+    selectors = re.findall(r"\[(.*?)\]", match[2])
+    split = next(iter(source.files))
+    named = "validation" if selectors[:1] == ["val"] else next(iter(selectors), "")
+    if named in source.files:
+        split, selectors = named, selectors[1:]
+    if len(selectors) > 1 or (selectors and not SLICE.fullmatch(selectors[0])):
+        raise ValueError(_unknown(selectors[0], part, " or ".join(f"[{s}]" for s in source.files)))
+    path = f"{catalogue.PREFIX}{catalogue.full_name(dataset, config)}[{split}]"
+    return Spec(source.format, path, selectors[0] if selectors else "")
+
+
+def _unknown(selector: str, part: str, splits: str) -> str:
+    return (
+        f"unknown selector [{selector}] in '{part}': expected a slice of groups such as [:100], "
+        f"[-50:] or [10%:90%], or a split, {splits}"
+    )
 
 
 def locate(path: str) -> epath.Path:
@@ -146,7 +179,7 @@ def _selected(spec: Spec) -> Iterator[Unit]:
 
 def _units(spec: Spec) -> Iterator[Unit]:
     """The lines of the file, together with those that they should be joined with."""
-    lines = _lines(spec.path)
+    lines = _lines(spec)
     size = FORMATS[spec.format].lines
     if size is None:
         yield from _by_prompt(lines, spec)
@@ -177,7 +210,8 @@ def _group(unit: Unit, spec: Spec) -> Group:
         raise DataError(spec.path, unit[-1][0], "prompt", what, "no partner")
     for (number, _), other in zip(unit[1:], others, strict=True):
         if other.prompt != first.prompt:
-            what = f"expected the prompt of line {unit[0][0]}, found another one"
+            place = "index" if spec.is_dataset else "line"
+            what = f"expected the prompt of {place} {unit[0][0]}, found another one"
             raise DataError(spec.path, number, "prompt", what, "no partner")
     joined = (first, *others)
     return Group(
@@ -193,7 +227,7 @@ def _read_row(line: Line, spec: Spec, reader: Callable[[dict], T]) -> T:
     """What a reader of rows makes of a line. Raises DataError."""
     number, content = line
     try:
-        found = reader(_decode(content))
+        found = reader(jsonl.decode(content))
         content.decode()
     except FieldError as error:
         raise DataError(spec.path, number, error.field, error.what, error.reason) from None
@@ -203,32 +237,8 @@ def _read_row(line: Line, spec: Spec, reader: Callable[[dict], T]) -> T:
     return found
 
 
-def _decode(line: bytes) -> dict:
-    """The JSON object of a line. Raises FieldError, for the field "row" where it is not one."""
-    try:
-        # Broken bytes become lone surrogates, so that the check of each text names its field.
-        row = json.loads(line.decode(errors="surrogateescape"))
-    except json.JSONDecodeError as error:
-        what = f"expected one JSON object, found: {error.msg} at character {error.pos + 1}"
-        raise FieldError("row", what, "not JSON") from None
-    except (ValueError, RecursionError) as error:  # Endless digits, endless nesting.
-        raise FieldError("row", f"expected one JSON object, but {error}", "not JSON") from None
-    if not isinstance(row, dict):
-        raise FieldError("row", f"expected one JSON object, found {show(row)}", "not JSON")
-    return row
-
-
-def _lines(path: str) -> Iterator[Line]:
-    """The lines of a file that are not blank, with their numbers."""
-    number = 0
-    try:
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(locate(path).open("rb"))
-            if path.endswith(".gz"):
-                file = stack.enter_context(gzip.open(file))
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        what = f"the compressed file is damaged after this line ({error}): fetch it again"
-        raise DataError(path, number, "file", what, "damaged file") from None
+def _lines(spec: Spec) -> Iterator[Line]:
+    """The rows as JSON, with the numbers of their lines, or their indices in the data set."""
+    if spec.is_dataset:
+        return reading.lines(spec.path)
+    return jsonl.lines(locate(spec.path), spec.path)

@@ -26,7 +26,10 @@ class FieldError(ValueError):
 
 
 class DataError(ValueError):
-    """A malformed row: its `file` and `line` (from 1), and the rest as in FieldError."""
+    """A malformed row: its `file` and `line` (from 1), and the rest as in FieldError.
+
+    Of a TFDS data set, `file` is "tfds:NAME/CONFIG[SPLIT]" and `line` the index (from 0).
+    """
 
     def __init__(self, file: str, line: int, field: str, what: str, reason: str = "malformed"):
         # All arguments go to the base class, so that the error survives pickling by loader workers.
@@ -34,7 +37,8 @@ class DataError(ValueError):
         self.file, self.line, self.field, self.what, self.reason = file, line, field, what, reason
 
     def __str__(self) -> str:
-        return f"{self.file}, line {self.line}, field '{self.field}': {self.what}"
+        place = "index" if self.file.startswith("tfds:") else "line"
+        return f"{self.file}, {place} {self.line}, field '{self.field}': {self.what}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Group:
             no response is rated.
         strength: with exactly two responses, how much the second is better, from -3 (the first is
             much better) to 3; 0 is a tie; None where unknown. The sign is HelpSteer2-Preference's.
-        source: "path:line" of its first row.
+        source: "path:line" of its first row, or "tfds:NAME/CONFIG[SPLIT]:index".
     """
 
     prompt: tuple[dict, ...]

@@ -49,6 +49,44 @@ def helpsteer2_preference(row: dict) -> Group:
     )
 
 
+def helpsteer2_disagreements(row: dict) -> Group:
+    """As `helpsteer`, with a list of each annotator's rating; a rating is the mean of its list."""
+    ratings = {}
+    for name in ATTRIBUTES:
+        values = list_of(row, name)
+        each = [check_integer(value, f"{name}[{i}]", 0, 4) for i, value in enumerate(values)]
+        ratings[name] = sum(each) / len(each)
+    return Group(
+        prompt=marked_turns(text(row, "prompt")),
+        responses=(text(row, "response"),),
+        ratings=(ratings,),
+    )
+
+
+def helpsteer3(row: dict) -> Group:
+    """A conversation as messages, two responses and how much the second is better.
+
+    The domain, the language and what annotators wrote are not kept.
+    """
+    context = messages(row, "context")
+    check_turns(context, "context")
+    return Group(
+        prompt=context,
+        responses=(text(row, "response1"), text(row, "response2")),
+        strength=float(integer(row, "overall_preference", -3, 3)),
+    )
+
+
+def reward_bench(row: dict) -> Group:
+    """One user turn, the response that should win and the one that should not; strength 1."""
+    text(row, "subset")
+    return Group(
+        prompt=({"role": "user", "content": text(row, "prompt")},),
+        responses=(text(row, "chosen"), text(row, "rejected")),
+        strength=-1.0,
+    )
+
+
 def hh_rlhf(row: dict) -> Group:
     """Two transcripts that differ in the assistant's last turn only; the first was preferred."""
     prompt, chosen = transcript(row, "chosen")
@@ -143,7 +181,11 @@ def number(row: dict, field: str, low: float, high: float) -> float:
 
 def integer(row: dict, field: str, low: int, high: int) -> int:
     """An integer from low to high."""
-    value = present(row, field)
+    return check_integer(present(row, field), field, low, high)
+
+
+def check_integer(value: object, field: str, low: int, high: int) -> int:
+    """`value`, if it is an integer from low to high."""
     check_number(value, field, low, high)
     if not isinstance(value, int):
         what = f"expected an integer from {low} to {high}, found {show(value)}"

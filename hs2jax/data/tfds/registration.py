@@ -1,0 +1,50 @@
+"""Makes `tfds.builder("helpsteer2")` work without importing tensorflow_datasets before it is used.
+
+tensorflow_datasets keeps a list of providers of builders. Ours is put on it when that list comes
+to be: at once where tensorflow_datasets has been imported, and otherwise as soon as it is.
+"""
+
+import importlib
+import importlib.abc
+import importlib.util
+import sys
+
+from hs2jax.data.tfds import catalogue
+
+PROVIDERS = "tensorflow_datasets.core.registered"  # The module that holds the list.
+
+
+class Provider:
+    """Gives tensorflow_datasets the builders of the catalogue, each imported when asked for."""
+
+    def has_dataset(self, name: str) -> bool:
+        return name in catalogue.DATASETS
+
+    def get_builder_cls(self, name: str) -> type:
+        return importlib.import_module(catalogue.module(name)).Builder
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Adds the provider at the end of the import of PROVIDERS, and is not used again."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != PROVIDERS:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+
+        def execute_and_provide(module):
+            execute(module)
+            module.add_dataset_builder_provider(Provider(), index=0)
+
+        spec.loader.exec_module = execute_and_provide
+        return spec
+
+
+def register() -> None:
+    """Called once, when hs2jax is imported."""
+    if PROVIDERS in sys.modules:
+        sys.modules[PROVIDERS].add_dataset_builder_provider(Provider(), index=0)
+    else:
+        sys.meta_path.insert(0, Finder())

@@ -1,0 +1,368 @@
+"""Builders build from the published forms without TensorFlow, and give what was in the files."""
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import tensorflow_datasets as tfds
+
+import hs2jax.data.tfds
+from hs2jax.data import corpora, loader
+from hs2jax.data.groups import DataError
+from hs2jax.data.record import Record
+from hs2jax.data.tfds import __main__ as command
+from hs2jax.data.tfds import catalogue, reading
+from tests import tiny
+
+FOLDER = Path(hs2jax.data.tfds.__file__).parent
+NAMES = [catalogue.full_name(d, c) for d, of in catalogue.DATASETS.items() for c in of.configs]
+SPLIT_FIELD = {"train": "train", "validation": "val"}
+
+
+def dummy(name):
+    """The manual folder of a data set's dummy rows."""
+    return FOLDER / name.partition("/")[0] / "dummy_data"
+
+
+def dummy_file(name, split):
+    """The file that holds the dummy rows of a split."""
+    file = catalogue.find(name)[2].files[split]
+    return dummy(name) / (
+        f"{split}.jsonl" if file.endswith(".parquet") else file.removesuffix(".gz")
+    )
+
+
+def rows_of(name, split):
+    """The rows of a split, as they are published."""
+    rows = [json.loads(line) for line in dummy_file(name, split).read_text().splitlines()]
+    return [row for row in rows if "split" not in row or row["split"] == SPLIT_FIELD[split]]
+
+
+def build(name, manual, data_dir):
+    options = tfds.download.DownloadConfig(manual_dir=str(manual), try_download_gcs=False)
+    builder = tfds.builder(name, data_dir=str(data_dir))
+    builder.download_and_prepare(download_config=options)
+    return builder
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A folder where every data set has been built from its dummy rows."""
+    folder = tmp_path_factory.mktemp("built")
+    for name in NAMES:
+        build(name, dummy(name), folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def data_dir(built, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(built))
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Builds a HelpSteer2 config from given rows, in a folder of its own; the JSONL file."""
+
+    def from_rows(rows, name="helpsteer2/ratings"):
+        manual = tmp_path / "manual"
+        for file in catalogue.find(name)[2].files.values():
+            path = manual / file.removesuffix(".gz")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "own"))
+        build(name, manual, tmp_path / "own")
+        return manual / catalogue.find(name)[2].files["train"].removesuffix(".gz")
+
+    return from_rows
+
+
+def without_source(groups):
+    return [(g.prompt, g.responses, g.ratings, g.strength) for g in groups]
+
+
+def ratings_rows(n, **fields):
+    five = dict.fromkeys(["helpfulness", "correctness", "coherence", "complexity", "verbosity"], 2)
+    return [{"prompt": f"p{i // 2}", "response": f"r{i}", **five, **fields} for i in range(n)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_of_every_row_comes_back(name, built):
+    builder = tfds.builder(name, data_dir=str(built))
+    _, _, source = catalogue.find(name)
+    assert list(builder.info.splits) == list(source.files) == list(source.rows)
+    for split in source.files:
+        rows = rows_of(name, split)
+        assert builder.info.splits[split].num_examples == len(rows) > 0
+        for found, (_, line), row in zip(
+            builder.as_data_source(split=split),
+            reading.lines(f"tfds:{name}[{split}]"),
+            rows,
+            strict=True,
+        ):
+            assert found.keys() == row.keys()
+            again = json.loads(line)
+            columns = builder.columns()
+            for field, value in row.items():
+                kind = columns[field].kind
+                assert (json.loads(again[field]) if kind == "json" else again[field]) == value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_builder_says_of_itself(name, built):
+    info = tfds.builder(name, data_dir=str(built)).info
+    assert info.file_format == tfds.core.FileFormat.ARRAY_RECORD
+    assert info.description == (dummy(name).parent / "README.md").read_text().strip()
+    assert "@misc{" in info.citation
+    assert info.homepage.endswith(catalogue.DATASETS[info.name].repository)
+    assert info.as_proto.redistribution_info.license in ("CC-BY-4.0", "ODC-BY-1.0")
+    assert all(feature.doc.desc for feature in info.features.values())
+    readme, published = info.description, catalogue.find(name)[2].rows
+    assert all(f"{rows:,}" in readme for rows in published.values())
+    assert all(f"`{field}`" in readme for field in info.features)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_are_those_of_the_jsonl_file(name):
+    _, _, source = catalogue.find(name)
+    for split in source.files:
+        path = dummy_file(name, split)
+        published = "split" in rows_of(name, split)[0]
+        selector = f"[{SPLIT_FIELD[split]}]" if published else ""
+        expected = list(corpora.read(f"{source.format}:{path}{selector}"))
+        found = list(corpora.read(f"tfds:{name}[{split}]"))
+        assert without_source(found) == without_source(expected)
+        assert found
+        assert found[0].source == f"tfds:{name}[{split}]:0"
+    first = next(iter(source.files))
+    assert list(corpora.read(f"tfds:{name}")) == list(corpora.read(f"tfds:{name}[{first}]"))
+
+
+def test_selectors():
+    train = list(corpora.read("tfds:helpsteer2"))
+    assert [g.source for g in train] == [f"tfds:helpsteer2/ratings[train]:{i}" for i in (0, 2, 4)]
+    validation = list(corpora.read("tfds:helpsteer2/ratings[validation]"))
+    assert list(corpora.read("tfds:helpsteer2[val]")) == validation
+    assert list(corpora.read("tfds:helpsteer2[1:]")) == train[1:]
+    assert list(corpora.read("tfds:helpsteer2/ratings[train][:70%]")) == train[:2]
+    assert list(corpora.read("tfds:helpsteer2[val][-1:] + tfds:helpsteer2[:1]")) == [
+        *validation[-1:],
+        train[0],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("tfds:helpsteer9", "reward_bench"),
+        ("tfds:helpsteer2/rating", "preference, disagreements"),
+        ("tfds:helpsteer/ratings", "it has: none"),
+        ("tfds:helpsteer2[test]", r"\[train\] or \[validation\]"),
+        ("tfds:reward_bench[val]", r"\[filtered\]"),
+        ("tfds:helpsteer2[:1][train]", "selector"),
+        ("tfds:helpsteer2[train[:90%]]", r"name/config\[split\]\[slice\]"),
+        ("tfds:", "name/config"),
+        ("tfds:helpsteer2[]", "selector"),
+    ],
+)
+def test_a_wrong_spec_is_refused_at_once(spec, expected):
+    with pytest.raises(ValueError, match=expected):
+        corpora.read(spec)
+
+
+def test_a_set_that_is_not_built_is_refused_with_the_command_that_builds_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"tfds helpsteer2/ratings .*--manual_dir"):
+        corpora.read("tfds:helpsteer2")
+
+
+def test_order_is_kept(own):
+    rows = ratings_rows(600)
+    own(rows)
+    groups = list(corpora.read("tfds:helpsteer2"))
+    assert [r for g in groups for r in g.responses] == [row["response"] for row in rows]
+
+
+def test_what_the_reader_refuses_is_built_and_refused_alike(own):
+    rows = ratings_rows(8)
+    rows[1]["helpfulness"] = 5
+    rows[4]["response"] = " "
+    rows[7]["prompt"] = "of no other row"
+    path = own(rows)
+    records = {}
+    for spec in (f"helpsteer2:{path}", "tfds:helpsteer2"):
+        records[spec] = Record()
+        groups = list(corpora.read(spec, on_error="skip", record=records[spec]))
+        assert [g.responses for g in groups] == [("r2", "r3")]
+        records[spec].skipped_examples = []
+    assert len(set(map(str, records.values()))) == 1
+    with pytest.raises(DataError, match=r"tfds:helpsteer2/ratings\[train\], index 1, field 'help"):
+        list(corpora.read("tfds:helpsteer2"))
+    with pytest.raises(DataError, match=r"index 7, field 'prompt': expected the prompt of index 6"):
+        list(corpora.read("tfds:helpsteer2[3:]"))
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("helpsteer2/ratings", "verbosity", "3"),
+        ("helpsteer2/ratings", "verbosity", True),
+        ("helpsteer2/ratings", "response", None),
+        ("helpsteer2/ratings", "prompt", "half \ud800"),
+        ("helpsteer2/preference", "split", "test"),
+        ("helpsteer2/preference", "all_preferences_unprocessed", "[]"),
+        ("helpsteer2/disagreements", "coherence", 3),
+        ("helpsteer2/disagreements", "coherence", [3, 2.5]),
+        ("helpsteer3/preference", "context", "Hello"),
+        ("helpsteer3/preference", "context", [{"role": "user"}]),
+    ],
+)
+def test_a_row_of_another_form_stops_the_build_and_is_named(name, field, value, own, tmp_path):
+    rows = rows_of(name, "train")
+    rows[1] = {**rows[1], field: value}
+    with pytest.raises(DataError, match=rf"manual.*\.jsonl, line 2, field '{field}"):
+        own(rows, name)
+    del rows[1][field]
+    with pytest.raises(DataError, match=rf"line 2, field '{field}'.*missing"):
+        own(rows, name)
+    assert not reading.make(name, str(tmp_path / "own")).is_prepared()
+
+
+def test_manual_folders(tmp_path):
+    """Compressed or not, for one data set or with a folder for each."""
+    for file in ("train.jsonl", "validation.jsonl"):
+        path = tmp_path / "all" / "helpsteer2" / f"{file}.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress((dummy("helpsteer2") / file).read_bytes()))
+        shutil.copy(dummy("helpsteer") / file, tmp_path / "all" / file)
+    builder = build("helpsteer2", tmp_path / "all", tmp_path / "data")
+    assert builder.info.splits["train"].num_examples == len(rows_of("helpsteer2/ratings", "train"))
+    builder = build("helpsteer", tmp_path / "all", tmp_path / "data")
+    assert builder.info.splits["train"].num_examples == len(rows_of("helpsteer", "train"))
+
+
+def test_parquet(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "manual" / "data" / "filtered-00000-of-00001.parquet"
+    path.parent.mkdir(parents=True)
+    rows = rows_of("reward_bench", "filtered")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    source = build("reward_bench", tmp_path / "manual", tmp_path / "data").as_data_source()
+    assert [row["prompt"].decode() for row in source["filtered"]] == [row["prompt"] for row in rows]
+
+
+def test_the_hub_gives_what_is_not_at_hand(tmp_path, monkeypatch):
+    asked = []
+
+    def download(repository, file, *, repo_type, revision, **options):
+        asked.append((repository, file, repo_type, revision))
+        return str(dummy("helpsteer") / file.removesuffix(".gz"))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    builder = build("helpsteer", tmp_path, tmp_path / "data")
+    assert builder.info.splits["train"].num_examples == len(rows_of("helpsteer", "train"))
+    revision = catalogue.DATASETS["helpsteer"].revision
+    assert asked == [
+        ("nvidia/HelpSteer", file, "dataset", revision)
+        for file in ("train.jsonl.gz", "validation.jsonl.gz")
+    ]
+    with pytest.raises(FileNotFoundError, match="SHA-256"):
+        build("helpsteer2", tmp_path, tmp_path / "data")
+
+
+def test_checksums_are_of_files_that_are_asked_for():
+    for name in ("helpsteer2", "reward_bench"):
+        repository, revision, configs = catalogue.DATASETS[name]
+        files = {file for source in configs.values() for file in source.files.values()}
+        start = f"https://huggingface.co/datasets/{repository}/resolve/{revision}/"
+        assert set(tfds.builder_cls(name).url_infos) == {start + file for file in files}
+
+
+def test_neither_here_nor_on_the_hub(tmp_path, capsys):
+    options = ["helpsteer3", f"--data_dir={tmp_path / 'data'}"]
+    assert command.main([*options, f"--manual_dir={tmp_path / 'absent'}"]) == 1
+    assert "no folder" in capsys.readouterr().err
+    (tmp_path / "other.txt").write_text("")
+    assert command.main([*options, f"--manual_dir={tmp_path}"]) == 1
+    said = capsys.readouterr().err
+    for part in ("preference/train.jsonl.gz", str(tmp_path), "nvidia/HelpSteer3", "--manual_dir"):
+        assert part in said
+
+
+def test_command(tmp_path, capsys):
+    options = ["helpsteer2/preference", f"--data_dir={tmp_path}"]
+    assert command.main([*options, f"--manual_dir={dummy('helpsteer2')}"]) == 0
+    assert "helpsteer2/preference/1.0.0[train]: 3 rows" in capsys.readouterr().out
+    assert command.main([*options, "--check"]) == 1
+    captured = capsys.readouterr()
+    assert "built before" in captured.out
+    assert "8,677 rows of train" in captured.err
+    assert command.main(["helpsteer4"]) == 1
+    assert "no data set 'helpsteer4'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("first", ["hs2jax", "tensorflow_datasets"])
+def test_builders_are_found_by_name_and_no_tensorflow_is_imported(first, tmp_path):
+    program = f"""
+import sys
+import {first}
+light = "tensorflow_datasets" not in sys.modules
+import hs2jax
+import tensorflow_datasets as tfds
+from hs2jax.data import corpora
+assert light == ({first!r} == "hs2jax")
+builder = tfds.builder("helpsteer2")
+assert builder.info.full_name == "helpsteer2/ratings/1.0.0"
+manual = {str(dummy("helpsteer2"))!r}
+options = tfds.download.DownloadConfig(manual_dir=manual, try_download_gcs=False)
+builder.download_and_prepare(download_config=options)
+assert len(list(corpora.read("tfds:helpsteer2"))) == 3
+assert tfds.builder("mnist").name == "mnist"
+assert "tensorflow" not in sys.modules
+"""
+    environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+REAL = {
+    "helpsteer": "helpsteer/sample500.jsonl",
+    "helpsteer2/ratings": "helpsteer2/train_first100.jsonl",
+    "reward_bench": "reward_bench/filtered_first500.jsonl",
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_files_are_built_and_feed_the_loader(name, real_data, tmp_path, monkeypatch):
+    _, _, source = catalogue.find(name)
+    (tmp_path / "manual").mkdir()
+    for split in source.files:
+        shutil.copy(real_data / REAL[name], tmp_path / "manual" / f"{split}.jsonl")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    build(name, tmp_path / "manual", tmp_path)
+    groups = list(corpora.read(f"tfds:{name}"))
+    expected = corpora.read(f"{source.format}:{real_data / REAL[name]}")
+    assert without_source(groups) == without_source(expected)
+    prepared = loader.prepare(
+        groups[:40],
+        tiny.tokenizer(),
+        attributes=["helpfulness"],
+        row_length=1 << 15,
+        max_tokens=1 << 15,
+        derive="helpfulness",
+    )
+    assert len(prepared.examples) == 40
+    assert sum(len(example.pairs) for example in prepared.examples) > 0
