@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from hs2jax.data import loader
+from hs2jax.data import loader, templates
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.models import heads, hub, lora, sharding
@@ -80,6 +80,8 @@ class RewardModel:
     params: {"decoder": ..., "head": {"kernel" [D, K], "bias" [K] if there is one}}. outputs: names
     of the K outputs. weights: how the outputs make one scalar, or None. mesh: where the parameters
     live, None for the default device. dtype: of the computation; the head is always float32.
+    template: name of the chat template that the tokenizer holds, "own" for its own. read: at which
+    token scores are read, see `data.chat.encode`.
     """
 
     config: Config
@@ -89,6 +91,8 @@ class RewardModel:
     weights: dict[str, float] | None = None
     mesh: jax.sharding.Mesh | None = None
     dtype: Any = jnp.float32
+    template: str = "own"
+    read: str = "end_of_turn"
 
     @classmethod
     def load(
@@ -98,16 +102,19 @@ class RewardModel:
         outputs: Sequence[str] = (),
         bias: bool = False,
         weights: Mapping[str, float] | None = None,
+        template: str = "",
         seed: int = 0,
         mesh=None,
         dtype=None,
     ) -> "RewardModel":
         """Loads a reward model, or a language model with a new head.
 
-        name: a folder, a GGUF file, a hub id or a short name. outputs: names of a new head's
+        name: a folder, a GGUF file, a hub id or a short name; with "#lm_head[0]" behind it, a
+        language model whose row 0 of lm_head gives the reward. outputs: names of a new head's
         outputs, for a checkpoint that has no head; a head that is there must have just these
-        outputs where they are given. bias and seed: of a new head. dtype: of the computation;
-        None is float32 on CPU and bfloat16 elsewhere.
+        outputs where they are given. bias and seed: of a new head. template: one of
+        `data.templates`; "" is what belongs to the checkpoint. dtype: of the computation; None is
+        float32 on CPU and bfloat16 elsewhere.
 
         Raises ValueError where there is no head and no outputs are named, or they disagree.
         """
@@ -138,9 +145,16 @@ class RewardModel:
             head = jax.device_put(head, sharding.shardings(head, mesh))
         if dtype is None:
             dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-        params = {"decoder": loaded.params, "head": head}
+        config, decoder, read = loaded.config, dict(loaded.params), loaded.read
+        if config.has_unembed:  # Never used here, so not to be kept, trained or decayed.
+            config = dataclasses.replace(config, language_head=False)
+            del decoder["unembed"]
+        if template:
+            loaded.tokenizer.chat_template, read = templates.choose(template)
+        params = {"decoder": decoder, "head": head}
         weights = None if weights is None else dict(weights)
-        model = cls(loaded.config, params, loaded.tokenizer, found, weights, mesh, dtype)
+        template = template or loaded.template
+        model = cls(config, params, loaded.tokenizer, found, weights, mesh, dtype, template, read)
         model.scalar_weights()  # Raises where the weights name outputs that are not there.
         return model
 
@@ -215,6 +229,7 @@ class RewardModel:
         prepared = loader.prepare(
             parts,
             self.tokenizer,
+            read=self.read,
             attributes=(),
             row_length=longest * SHARED,
             max_tokens=longest,
@@ -279,6 +294,8 @@ class RewardModel:
             head=params["head"],
             outputs=self.outputs,
             weights=self.weights,
+            template=self.template,
+            read=self.read,
         )
 
 

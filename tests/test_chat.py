@@ -198,12 +198,13 @@ def test_a_prompt_without_bos_can_be_cut_away_whole():
     ids=["chatml", "llama", "no bos", "no end of turn", "neither"],
 )
 @pytest.mark.parametrize("response", ["Paris.", "Two\n\nlines", "An end. "])
-def test_the_template_of_an_export_gives_our_ids(tokenizer, template, response):
+@pytest.mark.parametrize("read", chat.READS)
+def test_the_template_of_an_export_gives_our_ids(tokenizer, template, response, read):
     tokenizer.chat_template = template
     group = ask(response)
-    (encoded,) = chat.encode(tokenizer, [group])
-    ours = [*encoded.prompt.tolist(), *encoded.responses[0].tolist()]
-    exported = reward_export.prepare(tokenizer, (), len(tokenizer))
+    (encoded,) = chat.encode(tokenizer, [group], read)
+    (ours,) = wholes(encoded)
+    exported = reward_export.prepare(tokenizer, (), len(tokenizer), read)
     turns = [*group.prompt, {"role": "assistant", "content": response}]
     assert exported.apply_chat_template(turns, tokenize=True, return_dict=False) == ours
     assert exported.pad_token_id != ours[-1]

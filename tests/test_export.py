@@ -43,7 +43,20 @@ def render(template, **variables):
     return environment.from_string(template).render(bos_token="<s>", **variables)
 
 
-@pytest.mark.parametrize("template", [CHATML, LLAMA_LIKE, PLAIN, PLAIN + "\n", "\n\nx\n\n"])
+INDENTED = "  {% for m in messages %}\n  {{ m['content'] }}\n  {% endfor %}"
+
+
+@pytest.mark.parametrize("template", [CHATML, INDENTED, PLAIN, PLAIN + "\n", "\n\nx\n\n"])
+def test_a_template_with_bos_is_else_as_it_was(template):
+    wrapped = reward_export.start_with_bos(template)
+    for generate in (True, False):
+        options = {"messages": TALK, "add_generation_prompt": generate}
+        assert render(wrapped, **options) == "<s>" + render(template, **options)
+
+
+@pytest.mark.parametrize(
+    "template", [CHATML, LLAMA_LIKE, INDENTED, PLAIN, PLAIN + "\n", "\n\nx\n\n"]
+)
 def test_a_wrapped_template_only_loses_white_space_at_the_end(template):
     talk = [{"role": "system", "content": " be\n"}, *TALK]
     wrapped = reward_export.end_with_turn(template)

@@ -199,7 +199,7 @@ def test_smollm2_goes_on_sensibly(smollm2):
     ids = jnp.array([smollm2.tokenizer("The capital of France is")["input_ids"]])
     position = jnp.arange(ids.shape[1])[None]
     hidden, _ = Decoder(smollm2.config).apply({"params": smollm2.params}, ids, position)
-    best = int(jnp.argmax(logits(smollm2.params, hidden[:, -1:])[0, 0]))
+    best = int(jnp.argmax(logits(smollm2.params, hidden[:, -1:], smollm2.config)[0, 0]))
     assert smollm2.tokenizer.decode([best]) == " Paris"
 
 

@@ -1,69 +1,23 @@
-"""The decoder, its files and its scores against transformers' torch classes, in float32."""
+"""What does not depend on the family, against transformers' torch classes, in float32: shards,
+heads of several outputs, exported tokenizers, and a real model."""
 
+import families
 import jax.numpy as jnp
 import numpy as np
+import parity_table
 import pytest
+from families import VARIANTS
 from tiny_models import TALK, chat_tokenizer
-from transformers import AutoTokenizer, LlamaConfig
+from transformers import AutoTokenizer
 
 from hs2jax.models import hub
-from hs2jax.models.decoder import Decoder
-from hs2jax.models.heads import logits, reward
+from hs2jax.models.heads import reward
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
-
-SHAPES = {
-    "one key head each": {"num_key_value_heads": 4},
-    "grouped": {"num_key_value_heads": 2, "rope_parameters": {"rope_theta": 5e5}},
-    "one key head": {"num_key_value_heads": 1, "tie_word_embeddings": True},
-    "wide heads": {"num_key_value_heads": 2, "head_dim": 24, "rms_norm_eps": 1e-5},
-}
-
-
-def tiny_torch(kind, **changes):
-    """A random model with weights large enough that every part of it shows in the output."""
-    torch.manual_seed(0)
-    settings = {
-        "vocab_size": 300,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "initializer_range": 0.3,
-    }
-    model = getattr(transformers, kind)(LlamaConfig(**(settings | changes))).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter.uniform_(0.5, 1.5)
-    return model
-
-
-def run(model, ids):
-    """(hidden, states of every layer) of our decoder for ids [B, T]."""
-    B, T = ids.shape
-    position = jnp.broadcast_to(jnp.arange(T), (B, T))
-    decoder = Decoder(model.config)
-    hidden, out = decoder.apply({"params": model.params}, ids, position, None, position)
-    return hidden, out["states"]
-
-
-def assert_language_models_agree(ours, theirs, ids):
-    with torch.no_grad():
-        expected = theirs(torch.tensor(ids), output_hidden_states=True)
-    hidden, states = run(ours, jnp.array(ids))
-    # transformers' last hidden state has been through the final norm; ours has not.
-    for layer, state in enumerate(expected.hidden_states[:-1]):
-        # Against each token's largest number: in SmolLM2 that is up to 20,000, where one step of
-        # float32 is 0.002. Both sides are that far from the same sums in float64.
-        largest = np.max(np.abs(state.numpy()), axis=-1, keepdims=True).clip(1)
-        worst = np.max(np.abs(np.asarray(states[layer]) - state.numpy()) / largest)
-        assert worst < 1e-4, f"layer {layer}: {worst}"
-    np.testing.assert_allclose(hidden, expected.hidden_states[-1].numpy(), **CLOSE)
-    np.testing.assert_allclose(logits(ours.params, hidden), expected.logits.numpy(), **CLOSE)
+LLAMA = VARIANTS["Llama 3"]
 
 
 def assert_same_weights(a, b):
@@ -74,14 +28,12 @@ def assert_same_weights(a, b):
 
 
 @pytest.mark.parametrize("size", ["30KB", "5GB"])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_language_models_agree_and_come_back_with_the_same_bits(tmp_path, shape, size):
-    theirs = tiny_torch("LlamaForCausalLM", **SHAPES[shape])
+def test_a_checkpoint_in_one_or_several_files_comes_back_with_the_same_bits(tmp_path, size):
+    theirs = families.build(LLAMA)
     theirs.save_pretrained(tmp_path / "in", max_shard_size=size)
     assert (tmp_path / "in" / "model.safetensors.index.json").exists() == (size == "30KB")
     ours = hub.load(tmp_path / "in")
-    ids = np.random.default_rng(0).integers(0, 300, (2, 17))
-    assert_language_models_agree(ours, theirs, ids)
+    assert max(parity_table.language_models(ours, theirs, parity_table.random_ids(2))) < 1e-4
 
     hub.save(tmp_path / "out", config=ours.config, params=ours.params, max_shard_bytes=30_000)
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -93,36 +45,18 @@ def test_language_models_agree_and_come_back_with_the_same_bits(tmp_path, shape,
 @pytest.mark.parametrize("outputs", [1, 2, 5])
 def test_a_reward_model_of_theirs_agrees_and_comes_back(tmp_path, outputs, tied):
     names = [f"output {i}" for i in range(outputs)]
-    theirs = tiny_torch(
-        "LlamaForSequenceClassification",
-        num_key_value_heads=2,
-        tie_word_embeddings=tied,
-        id2label=dict(enumerate(names)),
-        pad_token_id=299,
+    theirs = families.build(
+        LLAMA, head=True, tie_word_embeddings=tied, id2label=dict(enumerate(names))
     )
     theirs.save_pretrained(tmp_path / "in")
     ours = hub.load(tmp_path / "in")
     assert ours.outputs == tuple(names)
-    ids = np.random.default_rng(1).integers(0, 299, (3, 11))
-    lengths = [11, 7, 1]
-    for row, length in zip(ids, lengths, strict=True):
-        row[length:] = 299
-    with torch.no_grad():
-        expected = theirs(torch.tensor(ids), attention_mask=torch.tensor(ids != 299)).logits
-    hidden, _ = run(ours, jnp.array(ids))
-    scores = reward(ours.head, hidden, jnp.array(lengths)[:, None] - 1)[:, 0]
-    np.testing.assert_allclose(scores, expected.numpy(), **CLOSE)
+    assert parity_table.reward_models(ours, theirs) < 1e-4
 
-    hub.save(
-        tmp_path / "out",
-        config=ours.config,
-        params=ours.params,
-        head=ours.head,
-        outputs=ours.outputs,
-    )
+    parity_table.export(ours, tmp_path / "out")
     again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert again.config.id2label == dict(enumerate(names))
-    assert again.config.pad_token_id == 299
+    assert again.config.pad_token_id == families.PAD
     assert_same_weights(again, theirs)
 
 
@@ -132,7 +66,7 @@ def scores_of(model, tokenizer, talks):
     for talk in talks:
         text = tokenizer.apply_chat_template(talk, tokenize=False).rstrip()
         ids = jnp.array([tokenizer(text, add_special_tokens=False)["input_ids"]])
-        hidden, _ = run(model, ids)
+        hidden, _ = parity_table.run(model.params, ids, model.config)
         rows.append(reward(model.head, hidden, jnp.array([[ids.shape[1] - 1]]))[0, 0])
     return np.stack(rows)
 
@@ -143,9 +77,8 @@ def test_an_exported_reward_model_scores_alike_in_transformers(tmp_path, side, s
     # With the default special tokens and one more, a pad token is found; else one is added.
     special = special or ("<unk>", "<|im_start|>", "<|im_end|>", "<idle>")
     tokenizer = chat_tokenizer(special, pad_token="<|im_end|>")
-    tiny_torch("LlamaForCausalLM", vocab_size=len(tokenizer), eos_token_id=2).save_pretrained(
-        tmp_path / "in"
-    )
+    theirs = families.build(LLAMA, vocab_size=len(tokenizer), pad_token_id=None)
+    theirs.save_pretrained(tmp_path / "in")
     ours = hub.load(tmp_path / "in")
     kernel = np.random.default_rng(2).normal(size=(32, 2)).astype(np.float32)
     head = {"kernel": kernel}
@@ -187,4 +120,4 @@ def test_smollm2_agrees(smollm2, tmp_path):
     text = "In 1969, 2 people walked on the Moon; the journey of 384,400 km took them 3 days."
     ids = AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"]
     assert ids == smollm2.tokenizer(text)["input_ids"]
-    assert_language_models_agree(smollm2, theirs, np.array([ids]))
+    assert max(parity_table.language_models(smollm2, theirs, np.array([ids]))) < 1e-4

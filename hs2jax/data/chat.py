@@ -1,4 +1,4 @@
-"""From messages to token ids, once, through the tokenizer's own chat template."""
+"""From messages to token ids, once, through the chat template that the tokenizer holds."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,10 +7,13 @@ import numpy as np
 
 from hs2jax.data.groups import Group
 
+READS = ("end_of_turn", "last")
+
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A group as token ids, int32. Prompt + response is one conversation, end-of-turn included.
+    """A group as token ids, int32. Prompt + response is one conversation, up to the token that its
+    score is read at.
 
     `prompt` is what the conversations have in common at their start, never more than the prompt
     with the assistant's header. Where a tokenizer merges characters across the border between
@@ -22,21 +25,25 @@ class Encoded:
     responses: tuple[np.ndarray, ...]
 
 
-def encode(tokenizer, groups: Sequence[Group]) -> list[Encoded]:
+def encode(tokenizer, groups: Sequence[Group], read: str = "end_of_turn") -> list[Encoded]:
     """Renders and tokenises every conversation of the groups.
 
-    Each starts with exactly one BOS, where the tokenizer adds one by itself, and ends with the
-    token that ends the assistant's turn: what the template puts behind it is left out, and where a
-    template puts none, the tokenizer's EOS is added.
+    Each starts with exactly one BOS, where the tokenizer adds one by itself. `read` says where it
+    ends, which is where its score is read:
+    "end_of_turn": at the token that ends the assistant's turn. What the template puts behind it is
+        left out, and where a template puts none, the tokenizer's EOS is added.
+    "last": at the last token of the text that is not the tokenizer's pad, as `transformers` reads.
 
     Raises ValueError where the tokenizer has no chat template, or the template refuses a group.
     """
+    if read not in READS:
+        raise ValueError(f"read is {read!r}; it must be one of {', '.join(READS)}")
     if not groups:
         return []
     if not tokenizer.chat_template:
         raise ValueError(
             "this tokenizer has no chat template, so messages cannot become tokens; use an "
-            "instruction-tuned model, or set tokenizer.chat_template before"
+            'instruction-tuned model, or the template "extra_id" (config.model.template)'
         )
     texts = []
     for group in groups:
@@ -53,10 +60,13 @@ def encode(tokenizer, groups: Sequence[Group]) -> list[Encoded]:
     encoded = []
     for group in groups:
         prompt = _one_bos(next(rows), bos)
-        whole = [
-            _to_end_of_turn(_one_bos(next(rows), bos), tokenizer, special) for _ in group.responses
-        ]
-        shared = _common_prefix([prompt, *whole])
+        whole = [_one_bos(next(rows), bos) for _ in group.responses]
+        if read == "last":
+            whole = [_without_end(ids, tokenizer.pad_token_id) for ids in whole]
+        else:
+            whole = [_to_end_of_turn(ids, tokenizer, special) for ids in whole]
+        # The token that is read is the response's, even where all that follows the header is pads.
+        shared = min(_common_prefix([prompt, *whole]), *(len(ids) - 1 for ids in whole))
         encoded.append(
             Encoded(
                 np.asarray(prompt[:shared], np.int32),
@@ -105,6 +115,14 @@ def _to_end_of_turn(ids: list[int], tokenizer, special: set[int]) -> list[int]:
     if end and ids[end - 1] in special:
         return ids[:end]
     return [*ids, tokenizer.eos_token_id]
+
+
+def _without_end(ids: list[int], pad: int | None) -> list[int]:
+    """Without the pad tokens at the end, unless there is nothing else."""
+    end = len(ids)
+    while end > 1 and ids[end - 1] == pad:
+        end -= 1
+    return ids[:end]
 
 
 def _common_prefix(sequences: list[list[int]]) -> int:

@@ -36,13 +36,14 @@ def prepare(
     attributes: Sequence[str],
     row_length: int,
     max_tokens: int,
+    read: str = "end_of_turn",
     layout: str = "shared",
     too_long: str = "skip",
     derive: str | None = None,
     record: Record | None = None,
 ) -> Prepared:
     """Tokenises groups and sees that each fits into a row of `row_length` tokens, and each of its
-    conversations into `max_tokens`, the model's positions.
+    conversations into `max_tokens`, the model's positions. read: see `chat.encode`.
 
     attributes: names of the ratings that become the A columns; a group's other ratings are left
     out. derive: the attribute whose differences stand for preferences where none is given.
@@ -58,7 +59,7 @@ def prepare(
     slots = max((len(group.responses) for group in groups), default=1) if layout == "padded" else 1
     room = row_length // slots
     kept = Prepared([], [])
-    for group, encoded in zip(groups, chat.encode(tokenizer, groups), strict=True):
+    for group, encoded in zip(groups, chat.encode(tokenizer, groups, read), strict=True):
         copies = len(encoded.responses) if layout == "separate" else 1
         excess = max(
             math.ceil((packing.cost(encoded, layout) - room) / copies),

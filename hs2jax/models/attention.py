@@ -35,12 +35,15 @@ def visible(layout: Layout) -> jax.Array:
     return same_segment & not_later & on_path
 
 
-def attend(q, k, v, layout: Layout | None):
+def attend(q, k, v, layout: Layout | None, *, scale: float, window=None, cap: float | None = None):
     """Softmax attention; scores, softmax and sums in float32.
 
     q [B, T, N, H]; k and v [B, T, K, H]; returns [B, T, N, H] in q's dtype.
     `layout` None means plain causal order by index: enough for right-padded rows that hold
     one conversation each, where a real token never sees the padding behind it.
+    `scale` multiplies the scores. `cap` c makes them c tanh(score / c), as in Gemma 2.
+    `window`: a token sees those keys only that are fewer than so many positions back; an int, or
+    an int32 scalar where it differs between layers; None for no window.
 
     In every layout a token sees earlier indices only. So the queries go in four chunks, each
     against the keys up to its own end, which leaves three eighths of the work undone.
@@ -49,8 +52,12 @@ def attend(q, k, v, layout: Layout | None):
     K = k.shape[2]
     if N % K:
         raise ValueError(f"{N} query heads do not divide among {K} key/value heads")
-    q = q.reshape(B, T, K, N // K, H) * H**-0.5
+    q = q.reshape(B, T, K, N // K, H) * scale
     mask = jnp.tril(jnp.ones((T, T), bool))[None] if layout is None else visible(layout)
+    if window is not None:
+        # Positions, not indices: in a shared row another branch may lie between the two.
+        at = jnp.arange(T)[None] if layout is None else layout.position
+        mask &= at[:, :, None] - at[:, None, :] < window
     chunk = max(64, -(-T // 4))
     out = []
     for start in range(0, T, chunk):
@@ -58,6 +65,8 @@ def attend(q, k, v, layout: Layout | None):
         logits = jnp.einsum(
             "BTKGH,BSKH->BKGTS", q[:, start:end], k[:, :end], preferred_element_type=jnp.float32
         )
+        if cap is not None:
+            logits = cap * jnp.tanh(logits / cap)
         logits = jnp.where(mask[:, None, None, start:end, :end], logits, MASKED)
         probs = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
         out.append(jnp.einsum("BKGTS,BSKH->BTKGH", probs, v[:, :end]))

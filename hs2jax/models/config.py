@@ -1,14 +1,20 @@
 """What a decoder-only transformer looks like, from and to Hugging Face's `config.json`.
 
-A family of models is a row of `FAMILIES`: its classes in `transformers`, the values its
-`config.json` may leave out, and the settings that must have one value because the decoder has
-nothing else. A file that asks for anything else is refused, never approximated.
+`models.families` says what each family's keys mean, `models.rope` reads those of the rotary
+embedding. A file that asks for anything that the decoder has not is refused, never approximated.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+
+from hs2jax.models import rope
+from hs2jax.models.families import FAMILIES, Family
+from hs2jax.models.hf_values import flag, positive, token_id, token_ids, unsupported, whole
+
+QUERY_SCALAR = "query_pre_attn_scalar"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +25,16 @@ class Config:
     longest sequence in tokens that the model was made for). `eos_ids` may hold several ids.
     `tied`: the vocabulary's output weights are its embeddings. `language_head` is False where
     there are no output weights at all, as in an untied checkpoint saved with a reward head.
+
+    `window`: how many tokens back, itself included, a token sees in the layers where `sliding`
+    is True; None and () where no layer could have one. `rope_local_base`: the rotary base of
+    those layers, where it is another. `rotary_fraction`: the part of each head that is rotated.
+    `query_scalar`: attention's logits are divided by its square root; None is the head's size.
+    `attention_cap`, `final_cap`: c in c tanh(x / c), on attention's and the vocabulary's logits.
+    `qk_norm`: queries and keys are normalised per head. `post_norms`: the outputs of attention
+    and of the feed-forward layer are normalised too. `norm_plus_one`: norms multiply by one plus
+    their weight. `layer_norm`: they subtract the mean and have a bias. `scaled_embedding`: the
+    embeddings are multiplied by the square root of the width.
     """
 
     vocab_size: int
@@ -30,7 +46,24 @@ class Config:
     hidden: int
     norm_epsilon: float = 1e-6
     rope_base: float = 10000.0
+    rope_scaling: rope.Scaling | None = None
+    rope_local_base: float | None = None
+    rotary_fraction: float = 1.0
     max_positions: int = 2048
+    window: int | None = None
+    sliding: tuple[bool, ...] = ()
+    query_scalar: int | None = None
+    attention_cap: float | None = None
+    final_cap: float | None = None
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    post_norms: bool = False
+    norm_plus_one: bool = False
+    layer_norm: bool = False
+    scaled_embedding: bool = False
+    gated: bool = True
     tied: bool = False
     language_head: bool = True
     activation: str = "silu"
@@ -44,6 +77,35 @@ class Config:
         """Whether the parameters hold a leaf `unembed`, output weights of their own."""
         return self.language_head and not self.tied
 
+    @property
+    def gate_bias(self) -> bool:
+        """Whether the feed-forward layer's gate has a bias."""
+        return self.mlp_bias and self.gated
+
+    @property
+    def pre_norms(self) -> bool:
+        """Whether norms stand before attention and the feed-forward layer only."""
+        return not self.post_norms
+
+    @property
+    def rotary_size(self) -> int:
+        """How many of a head's numbers are rotated, from the first."""
+        return int(self.head_size * self.rotary_fraction)
+
+    @property
+    def attention_scale(self) -> float:
+        """What attention's logits are multiplied by."""
+        return (self.query_scalar or self.head_size) ** -0.5
+
+    def frequencies(self) -> np.ndarray:
+        """Radians per position, float32: [rotary_size // 2], or one row per layer where layers
+        differ."""
+        full = rope.frequencies(self.rotary_size, self.rope_base, self.rope_scaling)
+        if self.rope_local_base is None:
+            return full
+        local = rope.frequencies(self.rotary_size, self.rope_local_base)
+        return np.where(np.array(self.sliding)[:, None], local, full)
+
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> "Config":
         """Reads the contents of a `config.json`, written by any version of `transformers`.
@@ -52,52 +114,84 @@ class Config:
         """
         family = FAMILIES.get(hf.get("model_type"))
         if family is None:
-            raise _unsupported("model_type", hf.get("model_type"), list(FAMILIES))
-        known = (family.causal, family.classifier, family.backbone)
+            raise unsupported("model_type", hf.get("model_type"), list(FAMILIES))
+        hf = _filled_in(hf, family)
+        written = family.written_as or hf["model_type"]
+        kinds = (family, FAMILIES[written])
+        known = [name for f in kinds for name in (f.causal, f.classifier, f.backbone)]
         architectures = hf.get("architectures") or [family.causal]
         for architecture in architectures:
             if architecture not in known:
-                raise _unsupported("architectures", architectures, known)
+                raise unsupported("architectures", architectures, list(dict.fromkeys(known)))
         for key, allowed in family.fixed.items():
             # None means the default, which is what the first allowed value is.
             if hf.get(key) is not None and hf[key] not in allowed:
-                raise _unsupported(key, hf[key], allowed)
+                raise unsupported(key, hf[key], allowed)
 
-        tied = _flag(hf, "tie_word_embeddings", family.tied)
-        width = _whole(hf, "hidden_size")
-        heads = _whole(hf, "num_attention_heads")
+        tied = flag(hf, "tie_word_embeddings")
+        width, heads = whole(hf, "hidden_size"), whole(hf, "num_attention_heads")
+        layers = whole(hf, "num_hidden_layers")
         if hf.get("head_dim") is None and width % heads:
             raise ValueError(
                 f"config.json: hidden_size {width} is not a multiple of num_attention_heads "
                 f"{heads}, so head_dim must be given"
             )
+        rotary = rope.read(hf, two_bases=family.two_bases)
+        window, sliding = family.windows(hf, layers) if family.windows else (None, ())
+        numbers = {
+            field: positive(hf, key)
+            for key, field in family.numbers.items()
+            if hf.get(key) is not None
+        }
+        flags = {f: flag(hf, key) for key, fields in family.flags.items() for f in fields}
         config = cls(
-            vocab_size=_whole(hf, "vocab_size"),
+            vocab_size=whole(hf, "vocab_size"),
             width=width,
-            layers=_whole(hf, "num_hidden_layers"),
+            layers=layers,
             heads=heads,
-            kv_heads=_whole(hf, "num_key_value_heads", default=heads),
-            head_size=_whole(hf, "head_dim", default=width // heads),
-            hidden=_whole(hf, "intermediate_size"),
-            norm_epsilon=_positive(hf, "rms_norm_eps", family.norm_epsilon),
-            rope_base=_rope_base(hf, family.rope_base),
-            max_positions=_whole(hf, "max_position_embeddings", default=family.max_positions),
+            kv_heads=whole(hf, "num_key_value_heads", default=heads),
+            head_size=whole(hf, "head_dim", default=width // heads),
+            hidden=whole(hf, "intermediate_size"),
+            norm_epsilon=positive(hf, family.norm_epsilon),
+            rope_base=rotary.base,
+            rope_scaling=rotary.scaling,
+            rope_local_base=rotary.local_base,
+            rotary_fraction=rotary.fraction,
+            max_positions=whole(hf, "max_position_embeddings"),
+            window=window,
+            sliding=sliding,
+            query_scalar=whole(hf, QUERY_SCALAR) if QUERY_SCALAR in family.defaults else None,
             tied=tied,
-            language_head=tied or family.causal in architectures,
-            activation=family.activation,
-            family=hf["model_type"],
-            bos_id=_token_id(hf, "bos_token_id"),
-            eos_ids=_token_ids(hf, "eos_token_id"),
-            pad_id=_token_id(hf, "pad_token_id"),
+            language_head=tied or any(f.causal in architectures for f in kinds),
+            family=written,
+            bos_id=token_id(hf, "bos_token_id"),
+            eos_ids=token_ids(hf, "eos_token_id"),
+            pad_id=token_id(hf, "pad_token_id"),
+            **numbers,
+            **flags,
+            **family.settings,
         )
-        if config.heads % config.kv_heads:
-            raise ValueError(
-                f"config.json: num_attention_heads {config.heads} must be a multiple of "
-                f"num_key_value_heads {config.kv_heads}"
-            )
-        if config.head_size % 2:
-            raise _unsupported("head_dim", config.head_size, ["an even number"])
+        config._check(family)
         return config
+
+    def _check(self, family: Family) -> None:
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"config.json: num_attention_heads {self.heads} must be a multiple of "
+                f"num_key_value_heads {self.kv_heads}"
+            )
+        if self.rotary_fraction != 1 and not family.partial_rotary:
+            raise unsupported("partial_rotary_factor", self.rotary_fraction, [1.0])
+        if self.rotary_size % 2 or not self.rotary_size:
+            raise unsupported("head_dim", self.head_size, ["an even number of rotated elements"])
+        for one, fields in FAMILIES[self.family].flags.items():
+            if len({getattr(self, field) for field in fields}) > 1:
+                given = ((key, getattr(self, f[0])) for key, f in family.flags.items())
+                values = ", ".join(f"{key} {value}" for key, value in given)
+                raise ValueError(
+                    f"config.json: {values} differ, which is not supported: written as "
+                    f"{self.family}, the model has one key {one} for both"
+                )
 
     def to_hf(
         self, *, outputs: Sequence[str] | None = None, dtype: str = "float32"
@@ -115,6 +209,9 @@ class Config:
             )
         family = FAMILIES[self.family]
         eos = self.eos_ids[0] if len(self.eos_ids) == 1 else list(self.eos_ids) or None
+        rotary = rope.Rope(
+            self.rope_base, self.rope_scaling, self.rope_local_base, self.rotary_fraction
+        )
         hf: dict[str, Any] = {
             "architectures": [family.causal if outputs is None else family.classifier],
             "model_type": self.family,
@@ -125,21 +222,24 @@ class Config:
             "num_key_value_heads": self.kv_heads,
             "head_dim": self.head_size,
             "intermediate_size": self.hidden,
-            "rms_norm_eps": self.norm_epsilon,
+            family.norm_epsilon: self.norm_epsilon,
             "max_position_embeddings": self.max_positions,
             "tie_word_embeddings": self.tied,
-            # Version 5 reads the nested form and version 4 the flat one; each ignores the other.
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_base},
-            "rope_theta": self.rope_base,
-            "rope_scaling": None,
+            **rope.write(rotary, partial=family.partial_rotary),
+            **{key: getattr(self, fields[0]) for key, fields in family.flags.items()},
+            **{key: getattr(self, field) for key, field in family.numbers.items()},
             "bos_token_id": self.bos_id,
             "eos_token_id": eos,
             "pad_token_id": self.pad_id,
-            # Likewise `dtype` and `torch_dtype`.
+            # Version 5 reads `dtype` and version 4 `torch_dtype`; each ignores the other.
             "dtype": dtype,
             "torch_dtype": dtype,
             "use_cache": True,
         }
+        if self.query_scalar is not None:
+            hf[QUERY_SCALAR] = self.query_scalar
+        if family.window_keys:
+            hf |= family.window_keys((self.window, self.sliding))
         hf |= {key: allowed[0] for key, allowed in family.fixed.items() if allowed[0] is not None}
         if outputs is not None:
             # No `num_labels`: transformers works it out from these two, and warns of both.
@@ -148,105 +248,18 @@ class Config:
         return hf
 
 
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """What all models of one `model_type` share."""
-
-    causal: str
-    classifier: str
-    backbone: str
-    activation: str
-    norm_epsilon: float
-    rope_base: float
-    max_positions: int
-    tied: bool
-    fixed: Mapping[str, Sequence[Any]]
-    """Keys of `config.json` that may have these values only, the default first."""
-
-
-FAMILIES = {
-    "llama": Family(
-        causal="LlamaForCausalLM",
-        classifier="LlamaForSequenceClassification",
-        backbone="LlamaModel",
-        activation="silu",
-        norm_epsilon=1e-6,
-        rope_base=10000.0,
-        max_positions=2048,
-        tied=False,
-        fixed={
-            "hidden_act": ("silu", "swish"),
-            "attention_bias": (False,),
-            "mlp_bias": (False,),
-            "quantization_config": (None,),
-            "partial_rotary_factor": (None, 1.0),
-            "rope_interleaved": (None, False),
-            "is_encoder_decoder": (None, False),
-            "add_cross_attention": (None, False),
-        },
-    ),
-}
-
-
-def _rope_base(hf: Mapping[str, Any], default: float) -> float:
-    # Version 5 keeps everything of the rotary embedding in `rope_parameters`; older files have
-    # `rope_theta` beside a `rope_scaling` that is null unless positions are scaled.
-    base = _positive(hf, "rope_theta", default)
-    for key in ("rope_scaling", "rope_parameters"):
-        rope = hf.get(key)
-        if rope is None:
-            continue
-        if not isinstance(rope, Mapping):
-            raise _unsupported(key, rope, [None, {"rope_type": "default"}])
-        for kind in ("rope_type", "type"):
-            if rope.get(kind, "default") != "default":
-                raise _unsupported(f"{key}.{kind}", rope[kind], ["default"])
-        if rope.get("partial_rotary_factor", 1.0) != 1.0:
-            raise _unsupported(f"{key}.partial_rotary_factor", rope["partial_rotary_factor"], [1.0])
-        unknown = set(rope) - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-        if unknown:
-            raise _unsupported(key, dict(rope), [{"rope_type": "default", "rope_theta": base}])
-        base = _positive(rope, "rope_theta", base)
-    return base
-
-
-def _whole(hf: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    value = hf.get(key) if hf.get(key) is not None else default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"config.json: {key} is {value!r}; a positive whole number is needed")
-    return value
-
-
-def _positive(hf: Mapping[str, Any], key: str, default: float) -> float:
-    value = hf.get(key) if hf.get(key) is not None else default
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
-        raise ValueError(f"config.json: {key} is {value!r}; a positive number is needed")
-    return float(value)
-
-
-def _flag(hf: Mapping[str, Any], key: str, default: bool) -> bool:
-    value = hf.get(key) if hf.get(key) is not None else default
-    if not isinstance(value, bool):
-        raise ValueError(f"config.json: {key} is {value!r}; true or false is needed")
-    return value
-
-
-def _token_ids(hf: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    value = hf.get(key)
-    ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
-        raise ValueError(f"config.json: {key} is {value!r}; a token id is needed, or null")
-    return tuple(ids)
-
-
-def _token_id(hf: Mapping[str, Any], key: str) -> int | None:
-    ids = _token_ids(hf, key)
-    if len(ids) > 1:
-        raise ValueError(f"config.json: {key} is {hf[key]!r}; one token id is needed, or null")
-    return ids[0] if ids else None
-
-
-def _unsupported(key: str, value: Any, supported: Sequence[Any]) -> ValueError:
-    names = " or ".join(repr(s) for s in supported)
-    return ValueError(f"config.json: {key} is {value!r}, which is not supported; only {names} is")
+def _filled_in(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """With the family's defaults, and with our names of its keys."""
+    renamed = {family.renamed[key]: hf[key] for key in family.renamed if key in hf}
+    for name in renamed:
+        if name in hf and hf[name] != renamed[name]:
+            other = next(key for key in family.renamed if family.renamed[key] == name)
+            raise ValueError(
+                f"config.json: {name} is {hf[name]!r} and {other}, the same by another name, "
+                f"is {hf[other]!r}; keep the one that is right"
+            )
+    filled = {**family.defaults, **hf, **renamed}
+    for key in (family.norm_epsilon, "max_position_embeddings", "tie_word_embeddings"):
+        if filled[key] is None:
+            filled[key] = family.defaults[key]
+    return filled

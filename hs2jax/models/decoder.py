@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hs2jax.models.attention import Layout, attend
 from hs2jax.models.config import Config
@@ -22,22 +23,43 @@ from hs2jax.models.sharding import constrain_rows
 INIT = nn.initializers.normal(0.02)
 
 
-def rms_norm(x, weight, epsilon):
-    """Root mean square norm over the last axis in float32; the result has x's dtype."""
-    x32 = x.astype(jnp.float32)
-    scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + epsilon)
-    return (x32 * scale * weight.astype(jnp.float32)).astype(x.dtype)
+ACTIVATIONS = {
+    "silu": nn.silu,
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+    "relu2": lambda x: jnp.square(nn.relu(x)),  # Squared ReLU, of Nemotron-4.
+}
 
 
-def rotate(x, position, base):
-    """Rotary position embedding of x [B, T, N, H] at position [B, T], half-split as in Llama."""
-    half = x.shape[-1] // 2
-    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+def norm(module, name, x):
+    """x over its last axis, normalised with the module's weights `name`, computed in float32.
+
+    Root mean square norm, or LayerNorm with a bias; the weight may be what is added to one.
+    """
+    c = module.config
+    start = nn.initializers.zeros if c.norm_plus_one else nn.initializers.ones
+    weight = module.param(name, start, x.shape[-1:]).astype(jnp.float32)
+    y = x.astype(jnp.float32)
+    if c.layer_norm:
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + c.norm_epsilon)
+    y = y * (1 + weight if c.norm_plus_one else weight)
+    if c.layer_norm:
+        bias = module.param(f"{name}_bias", nn.initializers.zeros, x.shape[-1:])
+        y = y + bias.astype(jnp.float32)
+    return y.astype(x.dtype)
+
+
+def rotate(x, position, frequency):
+    """Rotary position embedding of x [B, T, N, H] at position [B, T], half-split as in Llama.
+
+    frequency [R / 2]: the first R numbers of each head are rotated, the others stay.
+    """
     angle = position[:, :, None, None].astype(jnp.float32) * frequency
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    out = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return out.astype(x.dtype)
+    half = angle.shape[-1]
+    first, second, rest = jnp.split(x.astype(jnp.float32), [half, 2 * half], axis=-1)
+    out = [first * cos - second * sin, second * cos + first * sin, rest]
+    return jnp.concatenate(out, axis=-1).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -64,13 +86,17 @@ def _project_backward(axes, saved, g):
 project.defvjp(_project_forward, _project_backward)
 
 
-def linear(module, name, axes, x, shape):
-    """`project` x with the weights `name` of the module, and with their LoRA where there is one.
+def linear(module, name, axes, x, shape, bias=False):
+    """`project` x with the weights `name` of the module, with their bias where they have one, and
+    with their LoRA where there is one.
 
     LoRA (arXiv 2106.09685) is a leaf of the same name in the collection "lora": {"a", "b"}, a of
     the weights' input axes and r, b of r and the output axes.
     """
     y = project(axes, x, module.param(name, INIT, shape).astype(x.dtype))
+    if bias:
+        # The output axes, which follow the rows and tokens.
+        y = y + module.param(f"{name}_bias", nn.initializers.zeros, y.shape[2:]).astype(x.dtype)
     if not module.has_variable("lora", name):
         return y
     low = module.get_variable("lora", name)
@@ -87,16 +113,20 @@ class Attention(nn.Module):
     config: Config
 
     @nn.compact
-    def __call__(self, x, position, layout):
+    def __call__(self, x, position, layout, frequency, window):
         c = self.config
         D, N, K, H = c.width, c.heads, c.kv_heads, c.head_size
-        norm = self.param("norm", nn.initializers.ones, (D,))
 
-        y = rms_norm(x, norm, c.norm_epsilon)
-        q = rotate(linear(self, "q", "BTD,DNH->BTNH", y, (D, N, H)), position, c.rope_base)
-        k = rotate(linear(self, "k", "BTD,DKH->BTKH", y, (D, K, H)), position, c.rope_base)
-        v = linear(self, "v", "BTD,DKH->BTKH", y, (D, K, H))
-        return x + linear(self, "o", "BTNH,NHD->BTD", attend(q, k, v, layout), (N, H, D))
+        y = norm(self, "norm", x)
+        q = linear(self, "q", "BTD,DNH->BTNH", y, (D, N, H), c.qkv_bias)
+        k = linear(self, "k", "BTD,DKH->BTKH", y, (D, K, H), c.qkv_bias)
+        v = linear(self, "v", "BTD,DKH->BTKH", y, (D, K, H), c.qkv_bias)
+        if c.qk_norm:
+            q, k = norm(self, "q_norm", q), norm(self, "k_norm", k)
+        q, k = rotate(q, position, frequency), rotate(k, position, frequency)
+        z = attend(q, k, v, layout, scale=c.attention_scale, window=window, cap=c.attention_cap)
+        out = linear(self, "o", "BTNH,NHD->BTD", z, (N, H, D), c.o_bias)
+        return x + (norm(self, "post_norm", out) if c.post_norms else out)
 
 
 class Mlp(nn.Module):
@@ -106,23 +136,49 @@ class Mlp(nn.Module):
     def __call__(self, x):
         c = self.config
         D, F = c.width, c.hidden
-        norm = self.param("norm", nn.initializers.ones, (D,))
+        act = ACTIVATIONS[c.activation]
 
-        y = rms_norm(x, norm, c.norm_epsilon)
-        gate = nn.silu(linear(self, "gate", "BTD,DF->BTF", y, (D, F)))
-        up = linear(self, "up", "BTD,DF->BTF", y, (D, F))
-        return x + linear(self, "down", "BTF,FD->BTD", gate * up, (F, D))
+        y = norm(self, "norm", x)
+        if c.gated:
+            gate = act(linear(self, "gate", "BTD,DF->BTF", y, (D, F), c.mlp_bias))
+            y = gate * linear(self, "up", "BTD,DF->BTF", y, (D, F), c.mlp_bias)
+        else:
+            y = act(linear(self, "up", "BTD,DF->BTF", y, (D, F), c.mlp_bias))
+        out = linear(self, "down", "BTF,FD->BTD", y, (F, D), c.mlp_bias)
+        return x + (norm(self, "post_norm", out) if c.post_norms else out)
 
 
 class Layer(nn.Module):
+    """One layer. `own` is what differs between layers, `shared` what does not: "frequency" and
+    "window" are each in one of the two."""
+
     config: Config
 
     @nn.compact
-    def __call__(self, x, position, layout, states_at):
+    def __call__(self, x, own, shared, position, layout, states_at):
         x = constrain_rows(x)
-        x = Attention(self.config, name="attention")(x, position, layout)
+        x = Attention(self.config, name="attention")(x, position, layout, **own, **shared)
         x = Mlp(self.config, name="mlp")(x)
         return x, pick(x, states_at)
+
+
+def constants(config: Config, tokens: int):
+    """(own, shared) for rows of so many tokens: what each layer is given besides its parameters.
+
+    own: arrays with one row per layer, so that a part of the layers gets a slice of them. shared:
+    what is the same in all layers.
+    """
+    own, shared = {}, {"window": None}
+    frequency = config.frequencies()
+    (own if frequency.ndim == 2 else shared)["frequency"] = frequency
+    # A window as long as the rows hides nothing, and costs nothing.
+    if any(config.sliding) and config.window < tokens:
+        if all(config.sliding):
+            shared["window"] = config.window
+        else:
+            del shared["window"]
+            own["window"] = np.where(config.sliding, config.window, tokens).astype(np.int32)
+    return own, shared
 
 
 class Decoder(nn.Module):
@@ -152,13 +208,18 @@ class Decoder(nn.Module):
         embed = self.param("embed", INIT, (c.vocab_size, c.width))
         if c.has_unembed:
             self.param("unembed", INIT, (c.vocab_size, c.width))
+        own, shared = constants(c, tokens.shape[1])
+        along = (shared, position, layout, states_at)
         states = []
         if entered is None:
             x = constrain_rows(jnp.take(embed, tokens, axis=0).astype(self.dtype))
+            if c.scaled_embedding:
+                # In bfloat16 the factor is rounded too, as it was when the weights were made.
+                x = x * jnp.asarray(c.width**0.5, self.dtype)
             if states_at is not None:
                 states.append(pick(x, states_at)[None])
             if self.frozen:
-                x, more = self.stack("frozen", 0, self.frozen)(x, position, layout, states_at)
+                x, more = self.stack("frozen", x, own, along, 0, self.frozen)
                 states.append(more)
         else:
             x = constrain_rows(entered.astype(self.dtype))
@@ -166,25 +227,25 @@ class Decoder(nn.Module):
             x = jax.lax.stop_gradient(x)
         out = {"frozen": x}
         if self.frozen < c.layers:
-            x, more = self.stack("layers", self.frozen, c.layers)(x, position, layout, states_at)
+            x, more = self.stack("layers", x, own, along, self.frozen, c.layers)
             states.append(more)
 
-        norm = self.param("norm", nn.initializers.ones, (c.width,))
-        hidden = rms_norm(x, norm, c.norm_epsilon)
+        hidden = norm(self, "norm", x)
         if states_at is not None:
             out["states"] = jnp.concatenate(states)
         return hidden, out
 
-    def stack(self, name: str, start: int, stop: int):
+    def stack(self, name, x, own, along, start, stop):
         """The layers from `start` to before `stop`, as one scan."""
         scanned = nn.scan(
             nn.remat(Layer, prevent_cse=False) if self.remat else Layer,
             variable_axes={"params": 0, "lora": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
             length=stop - start,
         )
-        return scanned(self.config, name=name)
+        own = jax.tree.map(lambda rows: rows[start:stop], own)
+        return scanned(self.config, name=name)(x, own, *along)
 
 
 def pick(x, at):

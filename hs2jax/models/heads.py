@@ -6,6 +6,7 @@ Axis letters: B rows, R response slots, D width, K outputs, T tokens, V vocabula
 import jax
 import jax.numpy as jnp
 
+from hs2jax.models.config import Config
 from hs2jax.models.decoder import pick
 
 
@@ -33,10 +34,12 @@ def reward(head, hidden, last):
     return out + head["bias"].astype(jnp.float32) if "bias" in head else out
 
 
-def logits(params, hidden):
+def logits(params, hidden, config: Config):
     """Vocabulary logits [B, T, V] in float32; only for few positions, V is large.
 
-    params must be a language model's: tied embeddings where there is no "unembed".
+    params must be a language model's: tied embeddings where there is no "unembed". Where the
+    config has a `final_cap` c, as Gemma 2's has, they are c tanh(logit / c).
     """
     table = params.get("unembed", params["embed"])
-    return jnp.einsum("BTD,VD->BTV", hidden, table.astype(hidden.dtype)).astype(jnp.float32)
+    out = jnp.einsum("BTD,VD->BTV", hidden, table.astype(hidden.dtype)).astype(jnp.float32)
+    return out if config.final_cap is None else config.final_cap * jnp.tanh(out / config.final_cap)

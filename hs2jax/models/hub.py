@@ -1,6 +1,7 @@
 """Models by name: found, fetched, loaded and exported.
 
-A model is a folder, a GGUF file, a name on the Hugging Face hub, or a short name of `SHORT`.
+A model is a folder, a GGUF file, a name on the Hugging Face hub, or a short name of `SHORT`. With
+"#lm_head[0]" behind it, it is a language model whose row 0 of lm_head gives a reward.
 """
 
 import dataclasses
@@ -21,8 +22,8 @@ import huggingface_hub
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hs2jax.models import checkpoint_files, gguf, leaves, reward_export
-from hs2jax.models.config import FAMILIES, Config
+from hs2jax.models import checkpoint_files, gguf, leaves, reward_checkpoints, reward_export
+from hs2jax.models.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,9 @@ TOKENIZER_FILES = (
 class Loaded:
     """A model in memory. `head` is a reward head, named by `outputs`; None where there is none.
 
-    `tokenizer` is None where the checkpoint has none. `hf_config` is its config.json.
+    `tokenizer` is None where the checkpoint has none. `hf_config` is its config.json. `template`
+    names the chat template that the tokenizer holds, and `read` where a score is read: see
+    `reward_checkpoints.Way`.
     """
 
     config: Config
@@ -61,15 +64,19 @@ class Loaded:
     head: dict[str, Any] | None
     tokenizer: Any
     hf_config: dict[str, Any]
+    template: str = "own"
+    read: str = "end_of_turn"
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of the reward head's outputs; empty without a head."""
+        """The names of the reward head's outputs; empty without a head. A lone output that has no
+        name but `transformers`' LABEL_0 is "reward"."""
         if self.head is None:
             return ()
         count = self.head["kernel"].shape[1]
         labels = self.hf_config.get("id2label") or {}
-        return tuple(str(labels.get(str(i), f"LABEL_{i}")) for i in range(count))
+        names = tuple(str(labels.get(str(i), f"LABEL_{i}")) for i in range(count))
+        return ("reward",) if names == ("LABEL_0",) else names
 
 
 def load(name: str | Path, shardings: Callable[[Config, Any], Any] | None = None) -> Loaded:
@@ -79,8 +86,13 @@ def load(name: str | Path, shardings: Callable[[Config, Any], Any] | None = None
     that it is given, and each parameter is then loaded straight into its place; None gives plain
     arrays on the default device.
     """
+    name, lm_head = reward_checkpoints.split_name(str(name))
     path = resolve(name)
     if path.suffix == ".gguf":
+        if lm_head:
+            raise ValueError(
+                f"{path}: a reward in lm_head is read from a folder of safetensors only"
+            )
         file = gguf.open_gguf(path)
         places = shardings and shardings(file.config, leaves.shapes(file.config))
         params = gguf.load_params(file, places)
@@ -90,12 +102,20 @@ def load(name: str | Path, shardings: Callable[[Config, Any], Any] | None = None
     config = _config(path, hf_config)
     places = shardings and shardings(config, leaves.shapes(config))
     params, head = checkpoint_files.load_params(path, config, places)
-    if head is None and FAMILIES[config.family].classifier in hf_config.get("architectures", ()):
+    kind = (hf_config.get("architectures") or [""])[0]
+    if head is None and kind.endswith("ForSequenceClassification"):
         raise ValueError(
-            f"{path}: config.json says {FAMILIES[config.family].classifier}, but there is no "
-            f"tensor {checkpoint_files.HEAD}; is the checkpoint complete?"
+            f"{path}: config.json says {kind}, but there is no tensor {checkpoint_files.HEAD}; "
+            "is the checkpoint complete?"
         )
-    return Loaded(config, params, head, _load_tokenizer(path, hf_config), hf_config)
+    way = reward_checkpoints.find(name, hf_config, lm_head=lm_head)
+    if way.head == "lm_head":
+        log.info("%s: the reward is row 0 of lm_head", name)
+        head = reward_checkpoints.lm_head_row(path, config)
+    tokenizer = _load_tokenizer(path, hf_config)
+    if tokenizer is not None and way.read == "last":
+        reward_checkpoints.match_pad(tokenizer, way, config.pad_id)
+    return Loaded(config, params, head, tokenizer, hf_config, way.template, way.read)
 
 
 def save(
@@ -107,6 +127,8 @@ def save(
     head: Mapping[str, Any] | None = None,
     outputs: Sequence[str] | None = None,
     weights: Mapping[str, float] | None = None,
+    template: str = "own",
+    read: str = "end_of_turn",
     dtype: str = "float32",
     max_shard_bytes: float = 5e9,
 ) -> None:
@@ -114,7 +136,8 @@ def save(
 
     Without `head` it is the family's CausalLM. With it, it is the family's
     SequenceClassification: `outputs` names the head's outputs, `weights` says how they make one
-    scalar (None where nothing is said), and the tokenizer is made to give the same scores there.
+    scalar (None where nothing is said), `template` and `read` are as in `Loaded`, and the tokenizer
+    is made to give the same scores there.
     That class's head has no bias: a bias is in the file as `score.bias` and in config.json's
     block "hs2jax", but `transformers` leaves it out of the scores.
     """
@@ -129,10 +152,11 @@ def save(
             "weights": None if weights is None else dict(weights),
             "head_bias": None if bias is None else np.asarray(bias).tolist(),
             "template": reward_export.template_of(tokenizer) if tokenizer is not None else None,
-            "position": "last token of the response (end of turn)",
+            "template_name": template,
+            "read": read,
         }
         if tokenizer is not None:
-            tokenizer = reward_export.prepare(tokenizer, config.eos_ids, config.vocab_size)
+            tokenizer = reward_export.prepare(tokenizer, config.eos_ids, config.vocab_size, read)
             config, params = _with_pad(config, params, tokenizer.pad_token_id)
 
     folder = Path(folder)

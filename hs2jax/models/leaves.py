@@ -24,30 +24,61 @@ class Leaf(NamedTuple):
 
     `theirs` holds one word per axis of the tensor; a word of two letters is two of our axes
     laid out as one. A name with "{}" stands for one tensor per layer, stacked here on axis 0.
+    `when` names the field or property of `Config` that is true of models with this row.
     """
 
     path: str
     name: str
     theirs: str
     ours: str
+    when: str | None = None
 
 
 EMBED = "embed_tokens.weight"
 UNEMBED = "lm_head.weight"
 
+# "post_attention_layernorm" is two things: in most families what comes before the feed-forward
+# layer, in Gemma what comes after attention, before the residual is added.
 LEAVES = (
     Leaf("embed", EMBED, "V D", "VD"),
     Leaf("layers/attention/norm", "layers.{}.input_layernorm.weight", "D", "D"),
+    Leaf("layers/attention/norm_bias", "layers.{}.input_layernorm.bias", "D", "D", "layer_norm"),
     Leaf("layers/attention/q", "layers.{}.self_attn.q_proj.weight", "NH D", "DNH"),
     Leaf("layers/attention/k", "layers.{}.self_attn.k_proj.weight", "KH D", "DKH"),
     Leaf("layers/attention/v", "layers.{}.self_attn.v_proj.weight", "KH D", "DKH"),
     Leaf("layers/attention/o", "layers.{}.self_attn.o_proj.weight", "D NH", "NHD"),
-    Leaf("layers/mlp/norm", "layers.{}.post_attention_layernorm.weight", "D", "D"),
-    Leaf("layers/mlp/gate", "layers.{}.mlp.gate_proj.weight", "F D", "DF"),
+    Leaf("layers/attention/q_bias", "layers.{}.self_attn.q_proj.bias", "NH", "NH", "qkv_bias"),
+    Leaf("layers/attention/k_bias", "layers.{}.self_attn.k_proj.bias", "KH", "KH", "qkv_bias"),
+    Leaf("layers/attention/v_bias", "layers.{}.self_attn.v_proj.bias", "KH", "KH", "qkv_bias"),
+    Leaf("layers/attention/o_bias", "layers.{}.self_attn.o_proj.bias", "D", "D", "o_bias"),
+    Leaf("layers/attention/q_norm", "layers.{}.self_attn.q_norm.weight", "H", "H", "qk_norm"),
+    Leaf("layers/attention/k_norm", "layers.{}.self_attn.k_norm.weight", "H", "H", "qk_norm"),
+    Leaf(
+        "layers/attention/post_norm",
+        "layers.{}.post_attention_layernorm.weight",
+        "D",
+        "D",
+        "post_norms",
+    ),
+    Leaf("layers/mlp/norm", "layers.{}.post_attention_layernorm.weight", "D", "D", "pre_norms"),
+    Leaf("layers/mlp/norm", "layers.{}.pre_feedforward_layernorm.weight", "D", "D", "post_norms"),
+    Leaf("layers/mlp/norm_bias", "layers.{}.post_attention_layernorm.bias", "D", "D", "layer_norm"),
+    Leaf("layers/mlp/gate", "layers.{}.mlp.gate_proj.weight", "F D", "DF", "gated"),
     Leaf("layers/mlp/up", "layers.{}.mlp.up_proj.weight", "F D", "DF"),
     Leaf("layers/mlp/down", "layers.{}.mlp.down_proj.weight", "D F", "FD"),
+    Leaf("layers/mlp/gate_bias", "layers.{}.mlp.gate_proj.bias", "F", "F", "gate_bias"),
+    Leaf("layers/mlp/up_bias", "layers.{}.mlp.up_proj.bias", "F", "F", "mlp_bias"),
+    Leaf("layers/mlp/down_bias", "layers.{}.mlp.down_proj.bias", "D", "D", "mlp_bias"),
+    Leaf(
+        "layers/mlp/post_norm",
+        "layers.{}.post_feedforward_layernorm.weight",
+        "D",
+        "D",
+        "post_norms",
+    ),
     Leaf("norm", "norm.weight", "D", "D"),
-    Leaf("unembed", UNEMBED, "V D", "VD"),
+    Leaf("norm_bias", "norm.bias", "D", "D", "layer_norm"),
+    Leaf("unembed", UNEMBED, "V D", "VD", "has_unembed"),
 )
 
 
@@ -65,7 +96,7 @@ class Tensor(NamedTuple):
 
 def leaves_of(config: Config) -> list[Leaf]:
     """The rows of `LEAVES` that a model of this config has."""
-    return [leaf for leaf in LEAVES if leaf.path != "unembed" or config.has_unembed]
+    return [leaf for leaf in LEAVES if leaf.when is None or getattr(config, leaf.when)]
 
 
 def shapes(config: Config) -> dict[str, Any]:

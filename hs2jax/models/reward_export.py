@@ -1,8 +1,9 @@
 """What a tokenizer needs so that `transformers` alone gives the scores that we give.
 
-Our score is read at the token that ends the response. `transformers`' SequenceClassification
-reads at the last token that is not the pad token. The two agree when a conversation's text ends
-with the end of its last turn, and when the pad token is never the token that ends a turn.
+`transformers`' SequenceClassification reads at the last token that is not the pad token. A score
+that we read at "end_of_turn" is the same when a conversation's text ends with the end of its last
+turn, and when the pad token is never the token that ends a turn. A score that we read at "last"
+is read as `transformers` does: then text and pad token must stay as they are.
 """
 
 import copy
@@ -21,14 +22,20 @@ def end_with_turn(template: str, *, bos: bool = False, eos: bool = False) -> str
     """
     start = "bos_token + " if bos else ""
     end = "hs2jax_text + eos_token" if eos else "hs2jax_text.rstrip()"
-    # `+` keeps Jinja from trimming the white space of the template in between. It drops one line
-    # break at the end of a template; inside of a block that would stay.
+    # Jinja drops the line break behind a block, so the template begins on a line of its own. One at
+    # a template's end it drops too, but inside of a block that would stay. `+` keeps the rest.
     return (
-        "{% set hs2jax_text +%}"
+        "{% set hs2jax_text %}\n"
         + template.removesuffix("\n")
         + "{%+ endset %}"
         + f"{{{{ {start}(hs2jax_text if add_generation_prompt else {end}) }}}}"
     )
+
+
+def start_with_bos(template: str) -> str:
+    """The chat template with the tokenizer's BOS before its text."""
+    # Jinja drops the line break behind a block, so the template begins on a line of its own.
+    return "{{ bos_token }}{% if true %}{% endif %}\n" + template
 
 
 def template_of(tokenizer: Any) -> str | None:
@@ -83,8 +90,11 @@ def choose_pad(tokenizer: Any, ends: Collection[int], vocab_size: int) -> str | 
     return idle[-1] if idle else None
 
 
-def prepare(tokenizer: Any, ends: Collection[int], vocab_size: int) -> Any:
-    """A copy of the tokenizer, to be exported with a reward model.
+def prepare(
+    tokenizer: Any, ends: Collection[int], vocab_size: int, read: str = "end_of_turn"
+) -> Any:
+    """A copy of the tokenizer, to be exported with a reward model whose scores are read at `read`
+    ("end_of_turn" or "last").
 
     Its pad token may be new, with an id of `vocab_size` or above: then the embeddings need rows
     up to it. The row's numbers do not matter, since padding is never attended to.
@@ -93,8 +103,14 @@ def prepare(tokenizer: Any, ends: Collection[int], vocab_size: int) -> Any:
     template = template_of(tokenizer)
     if template is not None:
         bos, eos = lacks(tokenizer)
-        tokenizer.chat_template = end_with_turn(template, bos=bos, eos=eos)
+        if read == "end_of_turn":
+            tokenizer.chat_template = end_with_turn(template, bos=bos, eos=eos)
+        else:
+            tokenizer.chat_template = start_with_bos(template) if bos else template
         ends = {*ends, scored_token(tokenizer)}
+    pad_id = tokenizer.pad_token_id
+    if read == "last" and pad_id is not None and pad_id < vocab_size:
+        return tokenizer  # Also where texts end with it, since our reading skips it too.
     if tokenizer.eos_token_id is not None:
         ends = {*ends, tokenizer.eos_token_id}
     pad = choose_pad(tokenizer, ends, vocab_size)

@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec as P
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # the mesh axes over which rows are split
 
-# The first pattern found in a path decides. Norms, LoRA and the reward head are on every device.
+# The first pattern found in a path decides. Norms, biases, LoRA and the reward
+# head are on every device.
 RULES = (
     (r"^(.*/)?lora/", P()),
     (r"/(q|k|v)$", P(None, "fsdp", "tensor", None)),
@@ -22,7 +23,7 @@ RULES = (
     (r"/(gate|up)$", P(None, "fsdp", "tensor")),
     (r"/down$", P(None, "tensor", "fsdp")),
     (r"(^|/)(embed|unembed)$", P("tensor", "fsdp")),
-    (r"(^|/)(norm|kernel|bias)$", P()),
+    (r"(^|/)(\w+_)?(norm|kernel|bias)$", P()),
 )
 
 

@@ -4,7 +4,7 @@ import functools
 import re
 
 from hs2jax import losses
-from hs2jax.data import corpora, loader, packing
+from hs2jax.data import corpora, loader, packing, templates
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items
 from hs2jax.reward_model import parse_weights
@@ -16,6 +16,7 @@ SELECT = {"loss": -1, "accuracy": 1}  # What the best step has least or most of.
 CHOICES = {
     "select": tuple(SELECT),
     "model.dtype": DTYPES,
+    "model.template": ("", *templates.TEMPLATES),
     "data.layout": packing.LAYOUTS,
     "data.too_long": loader.TOO_LONG,
     "data.on_error": ("raise", "skip"),

@@ -22,12 +22,14 @@ def convert(model: str, output: Path | str, *, dtype: str = "float32") -> None:
         found = best_of_run(run)
         parts = {"params": found.params["decoder"], "head": found.params["head"]}
         parts |= {"outputs": found.outputs, "weights": found.weights}
+        parts |= {"template": found.template, "read": found.read}
     else:
         found = hub.load(model)
         parts = {"params": found.params, "head": found.head}
         if found.head is not None:
             recorded = found.hf_config.get("hs2jax") or {}
             parts |= {"outputs": found.outputs, "weights": recorded.get("weights")}
+            parts |= {"template": found.template, "read": found.read}
     hub.save(output, config=found.config, tokenizer=found.tokenizer, dtype=dtype, **parts)
 
 
@@ -42,6 +44,7 @@ def best_of_run(folder: Path) -> RewardModel:
         settings["name"],
         outputs=settings["outputs"],
         bias=settings["bias"],
+        template=settings.get("template", ""),
     )
     config = ml_collections.ConfigDict(config)
     params = trainable.begin(model.params, config)

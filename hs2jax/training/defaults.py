@@ -16,6 +16,8 @@ def reward_model() -> ConfigDict:
     # As in "helpfulness=0.65,verbosity=-0.4", for one scalar; "": as recorded in the checkpoint,
     # else the output that the objective compares.
     config.model.weights = ""
+    # How messages become text: "extra_id" (NeMo's); "": as recorded, else the tokenizer's own.
+    config.model.template = ""
     config.model.dtype = ""  # Of the computation; "": float32 on CPU, bfloat16 elsewhere.
     config.model.remat = True  # Recompute each layer in the backward pass, to save memory.
 

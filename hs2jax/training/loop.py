@@ -58,6 +58,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         outputs=config.model.outputs,
         bias=config.model.bias,
         weights=parse_weights(config.model.weights),
+        template=config.model.template,
         seed=config.seed,
         mesh=mesh,
         dtype=getattr(jnp, config.model.dtype) if config.model.dtype else None,
@@ -78,6 +79,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         prepared = loader.prepare(
             list(corpora.read(spec, on_error=config.data.on_error, record=record)),
             model.tokenizer,
+            read=model.read,
             attributes=model.outputs,
             max_tokens=model.config.max_positions,
             too_long=config.data.too_long,

@@ -33,7 +33,7 @@ def schedule(settings: Mapping, steps: int) -> optax.Schedule:
 def decays(params):
     """True where weight decay applies: everywhere but norms and biases."""
     return jax.tree.map_with_path(
-        lambda path, _: not re.search(r"(^|/)(norm|bias)$", path_name(path)), params
+        lambda path, _: not re.search(r"(^|/)(\w+_)?(norm|bias)$", path_name(path)), params
     )
 
 

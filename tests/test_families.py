@@ -1,0 +1,365 @@
+"""Every family without torch: configs, files, shards, layouts, windows. See test_parity_families
+for the numbers."""
+
+import dataclasses
+import functools
+import json
+import re
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from tiny_models import TINY, assert_same_bits, random_head
+
+from hs2jax.data import packing
+from hs2jax.data.chat import Encoded
+from hs2jax.models import checkpoint_files, decoder, hub, leaves, rope
+from hs2jax.models.attention import Layout, attend
+from hs2jax.models.config import Config
+from hs2jax.models.decoder import Decoder
+from hs2jax.models.families import FAMILIES
+from hs2jax.models.heads import logits
+from hs2jax.models.sharding import make_mesh, path_name, shardings
+from hs2jax.reward_model import predict
+from hs2jax.training import optimizer
+
+LLAMA3 = rope.Scaling("llama3", 8.0, 1.0, 4.0, 32)
+ALTERNATING = (True, False, True)
+SHAPES = {
+    "llama": {"rope_scaling": LLAMA3, "qkv_bias": True, "o_bias": True, "mlp_bias": True},
+    "mistral": {"window": 5, "sliding": (True,) * 3},
+    "qwen2": {"window": 4, "sliding": (False, True, True)},
+    "qwen3": {"tied": True},
+    "gemma2": {
+        "window": 4,
+        "sliding": ALTERNATING,
+        "query_scalar": 12,
+        "attention_cap": 3.0,
+        "final_cap": 2.0,
+        "tied": True,
+    },
+    "gemma3_text": {
+        "window": 3,
+        "sliding": ALTERNATING,
+        "query_scalar": 8,
+        "rope_base": 1e6,
+        "rope_local_base": 1e4,
+        "rope_scaling": rope.Scaling("linear", 8.0),
+        "tied": True,
+    },
+    "nemotron": {"rotary_fraction": 0.5, "head_size": 12},
+}
+
+
+def config_of(family, **changes):
+    """A tiny config of a family, with what only some of its models have."""
+    return dataclasses.replace(
+        TINY, family=family, **{**FAMILIES[family].settings, **SHAPES[family], **changes}
+    )
+
+
+CONFIGS = {family: config_of(family) for family in SHAPES}
+every_family = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+
+
+def parameters(config, seed=0):
+    """Random, and small enough that float32 sums in another order differ by little."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        plain = path_name(path).endswith("norm") and not config.norm_plus_one
+        return jnp.asarray(rng.normal(float(plain), 0.3, leaf.shape), jnp.float32)
+
+    return jax.tree.map_with_path(draw, leaves.shapes(config))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "frozen"))
+def hidden_of(config, params, tokens, frozen=0):
+    position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    return Decoder(config, frozen=frozen).apply({"params": params}, tokens, position)[0]
+
+
+@st.composite
+def configs(draw):
+    name = draw(st.sampled_from(list(SHAPES)))
+    family, scaling, layers = FAMILIES[name], st.floats(1.0, 50.0), draw(st.integers(1, 7))
+    changes = {"layers": layers, "tied": draw(st.booleans()), "rope_base": draw(scaling)}
+    changes["rope_scaling"] = draw(
+        st.none()
+        | st.builds(rope.Scaling, st.sampled_from(["linear", "dynamic"]), scaling)
+        | st.builds(
+            rope.Scaling,
+            st.just("llama3"),
+            scaling,
+            st.just(1.0),
+            scaling.map(lambda x: x + 1),
+            st.integers(1, 9999),
+        )
+    )
+    for fields in family.flags.values():
+        changes |= dict.fromkeys(fields, draw(st.booleans()))
+    for field in family.numbers.values():
+        changes[field] = draw(st.none() | scaling)
+    sliding = tuple(draw(st.lists(st.booleans(), min_size=layers, max_size=layers)))
+    if name == "mistral":
+        sliding = (True,) * layers
+    unwindowed = name in ("mistral", "qwen2", "qwen3") and draw(st.booleans())
+    if family.windows is None or unwindowed:
+        changes |= {"window": None, "sliding": ()}
+    else:
+        changes |= {"window": draw(st.integers(1, 9999)), "sliding": sliding}
+    return config_of(name, **changes)
+
+
+@given(configs())
+def test_a_config_survives_config_json(config):
+    written = json.loads(json.dumps(config.to_hf()))
+    assert Config.from_hf(written) == config
+    # As version 4 sees it, and as version 5 does where the file has only its own keys.
+    old = {key: value for key, value in written.items() if key != "rope_parameters"}
+    flat = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")
+    new = {key: value for key, value in written.items() if key not in flat}
+    assert Config.from_hf(old) == Config.from_hf(new) == config
+
+
+@every_family
+def test_the_decoder_and_the_checkpoint_agree_on_the_tree(config):
+    assert leaves.shapes(config) == decoder.shapes(config)
+
+
+@every_family
+def test_norms_and_biases_do_not_decay_and_all_else_does(config):
+    decays = jax.tree.leaves_with_path(optimizer.decays(leaves.shapes(config)))
+    plain = {path_name(path) for path, decay in decays if not decay}
+    assert plain == {
+        path_name(path)
+        for path, leaf in jax.tree.leaves_with_path(leaves.shapes(config))
+        if re.search("norm|bias", path_name(path))
+    }
+
+
+@every_family
+@pytest.mark.parametrize("with_head", [False, True])
+def test_a_folder_gives_back_the_bits_also_in_shards(tmp_path, config, with_head):
+    params, head = parameters(config), random_head(config) if with_head else None
+    outputs = ["a", "b"] if with_head else None
+    checkpoint_files.save_params(tmp_path, params, config, head=head, outputs=outputs)
+    if with_head:
+        params.pop("unembed", None)
+    mesh = make_mesh(2, 2, 2)
+    again = hub.load(tmp_path, lambda config, shapes: shardings(shapes, mesh))
+    assert again.config == dataclasses.replace(config, language_head=config.tied or not with_head)
+    assert_same_bits(again.params, params)
+
+
+@every_family
+def test_a_sharded_model_gives_the_same_and_so_does_a_frozen_one(config):
+    params = parameters(config)
+    tokens = jnp.asarray(np.random.default_rng(1).integers(0, config.vocab_size, (8, 19)))
+    whole = hidden_of(config, params, tokens)
+    mesh = make_mesh(2, 2, 2)
+    placed = jax.device_put(params, shardings(params, mesh))
+    with jax.set_mesh(mesh):
+        sharded = hidden_of(config, placed, tokens)
+    np.testing.assert_allclose(sharded, whole, atol=2e-5, rtol=2e-5)
+    # Windows and rotary bases belong to layers, not to places in a stack.
+    split = {
+        **params,
+        "frozen": jax.tree.map(lambda x: x[:2], params["layers"]),
+        "layers": jax.tree.map(lambda x: x[2:], params["layers"]),
+    }
+    frozen = hidden_of(config, split, tokens, frozen=2)
+    np.testing.assert_allclose(frozen, whole, atol=2e-5, rtol=2e-5)
+
+
+@every_family
+def test_packed_shared_and_padded_rows_score_alike(config):
+    params = {"decoder": parameters(config), "head": random_head(config)}
+    rng = np.random.default_rng(0)
+    # Prompts and responses shorter and longer than the windows, in rows of one shape.
+    for sizes in (
+        [(14, (2, 9, 5)), (3, (12, 1)), (1, (4,))],
+        [(2, (1,)), (9, (3, 3)), (6, (8,) * 3)],
+    ):
+        encoded = [
+            Encoded(rng.integers(0, 300, n), tuple(rng.integers(0, 300, m) for m in answers))
+            for n, answers in sizes
+        ]
+        examples = [
+            packing.Example(e, np.zeros((len(e.responses), 0)), np.zeros((len(e.responses), 0)), [])
+            for e in encoded
+        ]
+        talks = [np.concatenate([e.prompt, r]) for e in encoded for r in e.responses]
+        rows = np.stack([np.pad(talk, (0, 24 - len(talk))) for talk in talks])
+        hidden = hidden_of(config, params["decoder"], jnp.asarray(rows))
+        last = [len(talk) - 1 for talk in talks]
+        expected = np.asarray(hidden)[np.arange(6), last] @ params["head"]["kernel"]
+        for layout in packing.LAYOUTS:
+            batch = packing.lay([examples], packing.Shape(6 * 24, 6, 1, 0), layout)
+            batch = {key: jnp.asarray(value) for key, value in batch.items()}
+            found = predict(params, batch, config, layout=layout, dtype=jnp.float32)
+            found = np.asarray(found).reshape(-1, 2)[:6]
+            np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4, err_msg=layout)
+
+
+@given(
+    tokens=st.sampled_from([1, 7, 130]),
+    window=st.integers(1, 160),
+    cap=st.none() | st.floats(0.5, 20.0),
+    seed=st.integers(0, 99),
+    branched=st.booleans(),
+)
+@settings(max_examples=25)
+def test_attention_equals_its_definition(tokens, window, cap, seed, branched):
+    rng = np.random.default_rng(seed)
+    q, k, v = (rng.normal(size=(1, tokens, 2, 4)).astype(np.float32) for _ in range(3))
+    layout, position = None, np.arange(tokens)
+    sees = position[None, :] <= position[:, None]
+    if branched and tokens >= 3:
+        # A prompt and two responses: the second starts where the first did.
+        prompt, first = tokens // 3, tokens // 3
+        branch = np.repeat([0, 1, 2], [prompt, first, tokens - prompt - first])
+        position = np.where(branch == 2, position - first, position)
+        sees &= (branch[None, :] == 0) | (branch[None, :] == branch[:, None])
+        layout = Layout(*(jnp.asarray(x[None]) for x in (np.ones_like(branch), branch, position)))
+    sees &= position[:, None] - position[None, :] < window
+    scores = 0.7 * np.einsum("tnh,snh->nts", q[0], k[0])
+    scores = scores if cap is None else cap * np.tanh(scores / cap)
+    weights = np.where(sees, np.exp(scores - scores.max(-1, keepdims=True)), 0)
+    expected = np.einsum("nts,snh->tnh", weights / weights.sum(-1, keepdims=True), v[0])
+    for given_window in (window, jnp.int32(window)):
+        found = attend(q, k, v, layout, scale=0.7, window=given_window, cap=cap)[0]
+        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_only_what_a_model_has_is_computed():
+    for family, config in CONFIGS.items():
+        own, shared = decoder.constants(config, 6)
+        assert ("window" in own) == (len(set(config.sliding)) == 2), family
+        assert ("frequency" in own) == (family == "gemma3_text"), family
+        # In rows no longer than the window there is nothing to hide.
+        _, short = decoder.constants(config, config.window or 6)
+        assert short["window"] is None, family
+    _, shared = decoder.constants(CONFIGS["mistral"], 6)
+    assert shared["window"] == 5
+
+
+def test_the_vocabulary_logits_are_capped():
+    config = CONFIGS["gemma2"]
+    params = parameters(config)
+    hidden = hidden_of(config, params, jnp.arange(8)[None])
+    plain = logits(params, hidden, dataclasses.replace(config, final_cap=None))
+    assert np.abs(plain).max() > 3
+    np.testing.assert_allclose(logits(params, hidden, config), 2 * np.tanh(plain / 2), rtol=1e-5)
+
+
+def test_llama3_scaling_keeps_short_waves_and_stretches_long_ones():
+    plain, scaled = rope.frequencies(128, 5e5), rope.frequencies(128, 5e5, LLAMA3)
+    waves = 2 * np.pi / plain
+    np.testing.assert_array_equal(scaled[waves < 32 / 4], plain[waves < 32 / 4])
+    np.testing.assert_allclose(scaled[waves > 32], plain[waves > 32] / 8, rtol=1e-6)
+    between = (waves > 32 / 4) & (waves < 32)
+    assert np.all(scaled[between] < plain[between])
+    assert np.all(scaled[between] > plain[between] / 8)
+
+
+def hf_of(family, **changes):
+    return CONFIGS[family].to_hf() | changes
+
+
+def test_an_internlm3_is_a_llama_by_other_keys():
+    base = dataclasses.replace(TINY, rope_base=5e7, rope_scaling=rope.Scaling("dynamic", 6.0))
+    hf = base.to_hf() | {"model_type": "internlm3", "architectures": ["InternLM3ForCausalLM"]}
+    del hf["attention_bias"], hf["mlp_bias"]
+    hf["auto_map"] = {"AutoConfig": "configuration_internlm3.InternLM3Config"}
+    assert Config.from_hf(hf | {"qkv_bias": False, "bias": False}) == base
+    with_bias = dataclasses.replace(base, qkv_bias=True, o_bias=True, mlp_bias=True)
+    assert Config.from_hf(hf | {"qkv_bias": True, "bias": True}) == with_bias
+    assert Config.from_hf(hf | {"attention_bias": True, "mlp_bias": True}) == with_bias
+    # No code of the checkpoint is needed for what is written.
+    assert "auto_map" not in with_bias.to_hf()
+    with pytest.raises(ValueError, match="qkv_bias True, bias False differ"):
+        Config.from_hf(hf | {"qkv_bias": True, "bias": False})
+    with pytest.raises(ValueError, match="the same by another name"):
+        Config.from_hf(hf | {"qkv_bias": True, "attention_bias": False})
+
+
+def test_what_older_files_leave_out_has_the_family_s_value():
+    gemma2 = hf_of("gemma2", num_hidden_layers=4)
+    for key in ("layer_types", "sliding_window", "attn_logit_softcapping", "tie_word_embeddings"):
+        del gemma2[key]
+    config = Config.from_hf(gemma2)
+    assert config.sliding == (True, False, True, False)
+    assert (config.window, config.attention_cap, config.tied) == (4096, 50.0, True)
+    gemma3 = hf_of("gemma3_text", num_hidden_layers=7)
+    del gemma3["layer_types"], gemma3["sliding_window_pattern"]
+    assert Config.from_hf(gemma3).sliding == (True,) * 5 + (False, True)
+    qwen = hf_of("qwen2", layer_types=None, max_window_layers=0)
+    assert Config.from_hf(qwen).sliding == (True,) * 3
+    unused = Config.from_hf(qwen | {"use_sliding_window": False})
+    assert (unused.window, unused.sliding) == (None, ())
+    assert Config.from_hf(hf_of("mistral", sliding_window=None)).sliding == ()
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "named"),
+    [
+        ("mistral", {"sliding_window": -1}, "sliding_window is -1"),
+        ("mistral", {"layer_types": ["full_attention"] * 3}, "layer_types is"),
+        ("mistral", {"quantization_config": {"bits": 4}}, "quantization_config is"),
+        ("mistral", {"architectures": ["MistralForTokenClassification"]}, "architectures is"),
+        ("qwen2", {"layer_types": ["linear_attention"] * 3}, "linear_attention"),
+        ("qwen2", {"layer_types": ["full_attention"] * 2}, "layer_types has 2 entries"),
+        ("qwen2", {"use_sliding_window": False}, "use_sliding_window is False"),
+        ("qwen2", {"max_window_layers": -1}, "max_window_layers is -1"),
+        ("qwen3", {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ("gemma2", {"hidden_activation": "gelu"}, "hidden_activation is 'gelu'"),
+        ("gemma2", {"sliding_window": None}, "sliding_window is None"),
+        ("gemma2", {"query_pre_attn_scalar": None}, "query_pre_attn_scalar is None"),
+        ("gemma2", {"final_logit_softcapping": -3.0}, "final_logit_softcapping is -3.0"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma3_text", {"rope_parameters": {"rope_theta": 1e6}}, "full_attention"),
+        ("gemma3_text", {"model_type": "gemma3"}, "model_type is 'gemma3'"),
+        ("nemotron", {"hidden_act": "silu"}, "hidden_act is 'silu'"),
+        ("nemotron", {"rope_parameters": {"partial_rotary_factor": 2}}, "factor is 2.0"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ("llama", {"original_max_position_embeddings": 8192}, "original_max_position_embeddings"),
+    ],
+)
+def test_what_a_family_asks_for_in_vain_is_named(family, change, named):
+    with pytest.raises(ValueError, match=r"config\.json") as error:
+        Config.from_hf(hf_of(family, **change))
+    assert named in str(error.value)
+
+
+LLAMA3_KEYS = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"rope_type": "yarn"}, "rope_scaling.rope_type is 'yarn'"),
+        ({"factor": None}, "rope_scaling.factor is None"),
+        ({"factor": 0}, "rope_scaling.factor is 0"),
+        ({"original_max_position_embeddings": None}, "original_max_position_embeddings is None"),
+        ({"high_freq_factor": 1.0}, "must be above low_freq_factor"),
+        ({"attention_factor": 1.5}, "rope_scaling.attention_factor is 1.5"),
+        ({"rope_type": "linear"}, "rope_scaling.low_freq_factor is 1.0"),
+        ({"factor": 9.0}, "say different things"),
+    ],
+)
+def test_what_rope_scaling_asks_for_in_vain_is_named(change, named):
+    with pytest.raises(ValueError, match=r"config\.json") as error:
+        Config.from_hf(hf_of("llama", rope_scaling=LLAMA3_KEYS | change))
+    assert named in str(error.value)
+    assert Config.from_hf(hf_of("llama", rope_scaling=LLAMA3_KEYS)) == CONFIGS["llama"]

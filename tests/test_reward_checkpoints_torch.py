@@ -1,0 +1,181 @@
+"""Reward checkpoints, by others and by us, give the scores that transformers alone gives."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+import tiny_models
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+import families  # noqa: E402 (it needs torch)
+
+from hs2jax.reward_model import RewardModel  # noqa: E402
+
+pytestmark = pytest.mark.parity
+
+CLOSE = {"rtol": 0, "atol": 1e-4}
+TALKS = [
+    [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Paris."}],
+    [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "How do I bake bread?"},
+        {"role": "assistant", "content": "In an oven. \n"},
+    ],
+    [
+        {"role": "user", "content": "Two?"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "Please write a short poem."},
+        {"role": "assistant", "content": "\n\nThe waves come in,\nthe waves go out."},
+    ],
+]
+# One variant of each family that transformers has classes of its own for.
+VARIANTS = {each.classes.config: each for each in reversed(families.VARIANTS.values())}
+del VARIANTS["InternLM3Config"]
+
+
+def markers_tokenizer():
+    """Like Nemotron's: it has the extra_id template's markers as tokens."""
+    markers = ("<extra_id_0>", "<extra_id_1>", "<extra_id_2>")
+    return tiny_models.chat_tokenizer(("<|im_start|>", "<unk>", "<|im_end|>", *markers))
+
+
+def their_scores(model, tokenizer, talks):
+    """As model cards do it: each talk alone, [talks, outputs]."""
+    found = []
+    for talk in talks:
+        batch = tokenizer.apply_chat_template(talk, return_tensors="pt", return_dict=True)
+        with torch.no_grad():
+            found.append(model(**batch).logits[0].numpy())
+    return np.stack(found)
+
+
+def batched_scores(model, folder, talks, side):
+    """Of an export, by transformers alone: padded to one batch, [talks, outputs]."""
+    # Not AutoTokenizer: for some families it makes their usual tokenizer instead of the saved one.
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder, padding_side=side)
+    batch = tokenizer.apply_chat_template(
+        talks, padding=True, return_tensors="pt", return_dict=True
+    )
+    assert not batch["attention_mask"].all()
+    with torch.no_grad():
+        return model(**batch).logits.numpy()
+
+
+def our_scores(model, talks=TALKS):
+    return np.array([list(score.outputs.values()) for score in model.score(talks)])
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "pad"),
+    [
+        # ChatML: read at the line break behind the end of the turn.
+        *((name, tiny.tokenizer, "<|endoftext|>") for name in VARIANTS),
+        # Llama 3: read at the end of the turn, or before it where that is the pad.
+        ("LlamaConfig", tiny.bos_tokenizer, "<|end|>"),
+        ("LlamaConfig", tiny.bos_tokenizer, "<|eot|>"),
+        ("Gemma2Config", tiny.bos_tokenizer, "<|eot|>"),
+    ],
+)
+def test_a_classifier_by_others(tmp_path, name, make, pad):
+    variant, tokenizer = VARIANTS[name], make()
+    theirs = families.build(
+        variant,
+        head=True,
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.convert_tokens_to_ids(pad),
+        id2label={0: "LABEL_0"},
+    )
+    families.save(variant, theirs, tmp_path / "in")
+    tokenizer.save_pretrained(tmp_path / "in")
+    expected = their_scores(theirs, tokenizer, TALKS)
+
+    ours = RewardModel.load(tmp_path / "in")
+    assert ours.outputs == ("reward",)
+    np.testing.assert_allclose(our_scores(ours), expected, **CLOSE)
+    if pad != "<|end|>":  # There it is the same token.
+        at_the_turn = our_scores(dataclasses.replace(ours, read="end_of_turn"))
+        assert np.abs(at_the_turn - expected).max() > 1e-2
+
+    ours.save(tmp_path / "out")
+    again = type(theirs).from_pretrained(tmp_path / "out", attn_implementation="eager")
+    for side in ("left", "right"):
+        found = batched_scores(again, tmp_path / "out", TALKS, side)
+        np.testing.assert_allclose(found, expected, **CLOSE)
+
+
+def test_the_second_way_of_model_cards(tmp_path):
+    """Some cards render a text, cut its BOS off and let the tokenizer put it there again."""
+    tokenizer = tiny.bos_tokenizer()
+    idle = tokenizer.convert_tokens_to_ids("<|end|>")
+    variant = families.VARIANTS["Llama 3"]
+    theirs = families.build(
+        variant, head=True, vocab_size=len(tokenizer), pad_token_id=idle, id2label={0: "LABEL_0"}
+    )
+    theirs.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    expected = []
+    for talk in TALKS:
+        text = tokenizer.apply_chat_template(talk, tokenize=False)
+        batch = tokenizer(text.removeprefix(tokenizer.bos_token), return_tensors="pt")
+        with torch.no_grad():
+            expected.append(theirs(**batch).logits[0].numpy())
+    np.testing.assert_allclose(our_scores(RewardModel.load(tmp_path)), np.stack(expected), **CLOSE)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("known", [True, False], ids=["by name", "when told"])
+def test_a_reward_in_row_0_of_lm_head(tmp_path, tied, known):
+    tokenizer = tiny.bos_tokenizer()
+    theirs = families.build(
+        families.VARIANTS["Llama 3.1, scaled rope"],
+        vocab_size=len(tokenizer),
+        pad_token_id=None,
+        tie_word_embeddings=tied,
+    )
+    folder = tmp_path / ("Llama-3.1-Nemotron-70B-Reward-HF" if known else "model")
+    theirs.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    expected = []
+    for talk in TALKS:  # As its model card does it.
+        batch = tokenizer.apply_chat_template(talk, return_tensors="pt", return_dict=True)
+        step = theirs.generate(
+            **batch,
+            max_new_tokens=1,
+            do_sample=False,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+        expected.append([step.scores[0][0][0].item()])
+
+    ours = RewardModel.load(folder if known else f"{folder}#lm_head[0]")
+    np.testing.assert_allclose(our_scores(ours), expected, **CLOSE)
+    ours.save(tmp_path / "out")
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    for side in ("left", "right"):
+        found = batched_scores(again, tmp_path / "out", TALKS, side)
+        np.testing.assert_allclose(found, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("make", [tiny.tokenizer, tiny.bos_tokenizer, markers_tokenizer])
+def test_a_model_of_ours_with_the_extra_id_template(tmp_path, make):
+    tokenizer = make()
+    theirs = families.build(
+        families.VARIANTS["Llama 3"],
+        vocab_size=len(tokenizer),
+        pad_token_id=None,
+        max_position_embeddings=1024,  # One of these tokenizers cuts text into bytes.
+    )
+    theirs.save_pretrained(tmp_path / "in")
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "in")
+    ours = RewardModel.load(tmp_path / "in", outputs=("a", "b"), template="extra_id")
+    expected = our_scores(ours)
+    ours.save(tmp_path / "out")
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    for side in ("left", "right"):
+        found = batched_scores(again, tmp_path / "out", TALKS, side)
+        np.testing.assert_allclose(found, expected, **CLOSE)
+    assert np.ptp(expected, axis=0).min() > 1e-3

@@ -1,0 +1,232 @@
+"""The extra_id template: its text, where its score is read, and that it stays with a model."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+import tiny_models
+from command import fail, succeed
+from hypothesis import given
+from hypothesis import strategies as st
+from test_chat import TEXTS, ask, groups, wholes
+from transformers import AutoTokenizer
+
+from hs2jax.data import chat, corpora, packing, rows, templates
+from hs2jax.data.groups import Group
+from hs2jax.models import hub
+from hs2jax.reward_model import RewardModel
+
+MARKERS = ("<extra_id_0>", "<extra_id_1>", "<extra_id_2>")
+ROLES = {"System": "system", "User": "user", "Assistant": "assistant"}
+
+
+def with_template(tokenizer):
+    tokenizer.chat_template = templates.EXTRA_ID
+    return tokenizer
+
+
+# Like Nemotron's, which has the markers; like Llama 3's, which puts a BOS first; like SmolLM2's.
+WITH_MARKERS = with_template(tiny_models.chat_tokenizer(("<unk>", "<s>", "</s>", *MARKERS)))
+LLAMA, CHATML = with_template(tiny.bos_tokenizer()), with_template(tiny.tokenizer())
+TOKENIZERS = pytest.mark.parametrize(
+    "tokenizer", [WITH_MARKERS, LLAMA, CHATML], ids=["markers", "bos", "no bos"]
+)
+
+
+def render(messages, **options) -> str:
+    return CHATML.apply_chat_template(messages, tokenize=False, **options)
+
+
+def parse(text: str) -> list[dict]:
+    """The messages of a text, which must not hold markers themselves."""
+    *turns, end = text.replace("<extra_id_0>", "<extra_id_1>").split("<extra_id_")
+    assert (turns.pop(0), end) == ("", "2>")
+    messages = []
+    for turn in turns:
+        name, content = turn.removeprefix("1>").split("\n", 1)
+        messages.append({"role": ROLES[name], "content": content.removesuffix("\n")})
+    return messages
+
+
+def test_the_text_is_nemos():
+    talk = [*ask("x", prompt="Hi\n").prompt, {"role": "assistant", "content": " Yes. "}]
+    system = "<extra_id_0>System\n" + templates.SYSTEM + "\n"
+    assert render(talk) == (
+        system + "<extra_id_1>User\nHi\n\n<extra_id_1>Assistant\n Yes. \n<extra_id_2>"
+    )
+    header = "<extra_id_1>User\nHi\n\n<extra_id_1>Assistant\n"
+    assert render(talk[:1], add_generation_prompt=True) == system + header
+    own = [{"role": "system", "content": "Be brief."}, *talk]
+    assert render(own).startswith("<extra_id_0>System\nBe brief.\n<extra_id_1>User\nHi\n\n<")
+    assert render(own).count("System") == 1
+
+
+@given(group=groups().filter(lambda g: not any(m in str(g) for m in MARKERS)))
+def test_messages_come_back_from_their_text(group):
+    talk = [*group.prompt, {"role": "assistant", "content": group.responses[0]}]
+    system, *others = parse(render(talk))
+    if talk[0]["role"] == "system":
+        assert [system, *others] == talk
+    else:
+        assert system == {"role": "system", "content": templates.SYSTEM}
+        assert others == talk
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=5).filter(lambda turns: len(turns) % 2))
+def test_a_flat_helpsteer_prompt_is_its_turns(contents):
+    flat = contents[0]
+    for i, content in enumerate(contents[1:]):
+        flat += f"\n<extra_id_1>{('Assistant', 'User')[i % 2]}\n{content}"
+    turns = rows.marked_turns(flat)
+    assert [turn["content"] for turn in turns] == contents
+    answer = {"role": "assistant", "content": "Yes."}
+    assert render([*turns, answer]) == render([{"role": "user", "content": flat}, answer])
+
+
+def test_the_mini_sets_prompts_are_their_turns():
+    answer = {"role": "assistant", "content": "Yes."}
+    longest = 0
+    for line in (corpora.MINI / "train.jsonl").read_text().splitlines():
+        prompt = json.loads(line)["prompt"]
+        turns = rows.marked_turns(prompt)
+        longest = max(longest, len(turns))
+        flat = render([{"role": "user", "content": prompt}, answer])
+        assert render([*turns, answer]) == flat
+    assert longest > 1
+
+
+@TOKENIZERS
+@given(group=groups())
+def test_the_score_is_read_at_the_markers_last_token(tokenizer, group):
+    (encoded,) = chat.encode(tokenizer, [group], "last")
+    bos = [tokenizer.bos_token_id] if tokenizer is LLAMA else []
+    for whole, response in zip(wholes(encoded), group.responses, strict=True):
+        talk = [*group.prompt, {"role": "assistant", "content": response}]
+        text = tokenizer.apply_chat_template(talk, tokenize=False)
+        assert whole == bos + tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert text.endswith("<extra_id_2>")
+    assert min(len(response) for response in encoded.responses) > 0
+
+
+@TOKENIZERS
+def test_the_prompt_is_shared_up_to_the_response(tokenizer):
+    (encoded,) = chat.encode(tokenizer, [ask("Paris.", "Lyon.", "Nice.")], "last")
+    assert tokenizer.decode(encoded.prompt).endswith("<extra_id_1>Assistant\n")
+    assert tokenizer.decode(encoded.responses[1]) == "Lyon.\n<extra_id_2>"
+    if tokenizer is WITH_MARKERS:
+        marker = tokenizer.convert_tokens_to_ids("<extra_id_2>")
+        assert encoded.responses[1][-1] == marker
+
+
+def test_a_turn_by_somebody_else_is_refused():
+    talk = ({"role": "user", "content": "Hi"}, {"role": "tool", "content": "42"})
+    with pytest.raises(Exception, match="turns are by user or assistant, not tool"):
+        render(list(talk))
+
+
+def test_an_unknown_place_to_read_is_refused():
+    with pytest.raises(ValueError, match="'first'; it must be one of end_of_turn, last"):
+        chat.encode(CHATML, [ask("Paris.")], "first")
+
+
+# With a model -------------------------------------------------------------------------------------
+
+
+def base_model(folder, tokenizer):
+    """A language model whose tokenizer has no chat template."""
+    tokenizer.chat_template = None
+    sizes = {"max_positions": 4096, "vocab_size": len(tokenizer), "layers": 1}
+    config = tiny.config(**sizes, tied=False)
+    hub.save(folder, config=config, params=tiny.parameters(config), tokenizer=tokenizer)
+
+
+TALKS = [
+    [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": text}]
+    for text in ("Paris.", "In Lyon, perhaps.", "Nice")
+]
+
+
+def numbers(scores):
+    return np.array([list(score.outputs.values()) for score in scores])
+
+
+@pytest.mark.parametrize("make", [tiny.tokenizer, tiny.bos_tokenizer])
+def test_a_base_model_is_used_with_extra_id_and_stays_so(tmp_path, make):
+    base_model(tmp_path / "base", make())
+    new = {"outputs": ("a", "b")}
+    with pytest.raises(ValueError, match=r'no chat template.*"extra_id"'):
+        RewardModel.load(tmp_path / "base", **new).score(TALKS)
+    model = RewardModel.load(tmp_path / "base", **new, template="extra_id")
+    assert "unembed" not in model.params["decoder"]  # Which no reward needs.
+    expected = numbers(model.score(TALKS))
+    for layout in packing.LAYOUTS:
+        np.testing.assert_allclose(
+            numbers(model.score(TALKS, layout=layout)), expected, rtol=0, atol=2e-6
+        )
+
+    model.save(tmp_path / "reward")
+    record = json.loads((tmp_path / "reward" / "config.json").read_text())["hs2jax"]
+    assert (record["template_name"], record["read"]) == ("extra_id", "last")
+    again = RewardModel.load(tmp_path / "reward")
+    assert (again.template, again.read) == ("extra_id", "last")
+    assert again.tokenizer.chat_template == templates.EXTRA_ID
+    np.testing.assert_array_equal(numbers(again.score(TALKS)), expected)
+
+    exported = AutoTokenizer.from_pretrained(tmp_path / "reward")
+    for talk, whole in zip(TALKS, conversations(model), strict=True):
+        ids = exported.apply_chat_template(talk, return_dict=False)
+        assert ids == whole
+        assert ids[-1] != exported.pad_token_id
+
+
+def conversations(model):
+    """The ids of TALKS as the model encodes them."""
+    made = [Group(tuple(talk[:-1]), (talk[-1]["content"],)) for talk in TALKS]
+    return [wholes(e)[0] for e in chat.encode(model.tokenizer, made, model.read)]
+
+
+def test_another_template_than_the_recorded_one_can_be_asked_for(tmp_path):
+    tiny.save(tmp_path / "reward")
+    assert RewardModel.load(tmp_path / "reward").template == "own"
+    model = RewardModel.load(tmp_path / "reward", template="extra_id")
+    assert (model.template, model.read) == ("extra_id", "last")
+    with pytest.raises(ValueError, match="no template 'chatml'; there are extra_id"):
+        RewardModel.load(tmp_path / "reward", template="chatml")
+
+
+def test_training_scoring_and_converting_keep_it(tmp_path):
+    base_model(tmp_path / "base", tiny.tokenizer())
+    config = tmp_path / "config.py"
+    config.write_text("from hs2jax.training.defaults import reward_model as get_config\n")
+    held_out = "helpsteer2_preference:mini/preference.jsonl[14:16]"
+    command = (
+        "train",
+        f"--config={config}",
+        f"--config.model.name={tmp_path / 'base'}",
+        "--config.data.train=helpsteer2_preference:mini/preference.jsonl[:2]",
+        f"--config.data.validation={held_out}",
+        "--config.data.row_length=1024",
+        "--config.micro_rows=8",
+        "--config.model.remat=False",
+        "--config.epochs=1",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert "config.model.template is 'no'; it must be one of ['', 'extra_id']" in fail(
+        *command, "--config.model.template=no"
+    )
+    succeed(*command, "--config.model.template=extra_id")
+    # What the run recorded for its validation data is what the command line gives for its model.
+    lines = (tmp_path / "run" / "items.jsonl").read_text().splitlines()
+    recorded = [json.loads(line)["rewards"] for line in lines]
+    output = tmp_path / "scores.jsonl"
+    model = tmp_path / "run" / "model"
+    succeed("score", f"--model={model}", f"--data={held_out}", f"--output={output}")
+    scored = [json.loads(line)["rewards"] for line in output.read_text().splitlines()]
+    np.testing.assert_allclose(np.array(scored), np.array(recorded), rtol=0, atol=2e-6)
+
+    succeed("convert", f"--model={tmp_path / 'run'}", f"--output={tmp_path / 'converted'}")
+    for folder in (model, tmp_path / "converted"):
+        record = json.loads((folder / "config.json").read_text())["hs2jax"]
+        assert (record["template_name"], record["read"]) == ("extra_id", "last")
+        assert record["template"] == templates.EXTRA_ID
