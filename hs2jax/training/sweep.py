@@ -91,6 +91,7 @@ def _work(config, place: Path, prepare: Callable[[], None] | None, send) -> None
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if prepare is not None:
+        logging.getLogger().handlers.clear()  # Imports have set one up, in another form.
         prepare()
     try:
         with _alone(place):
