@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TEST = ["hypothesis>=6.100", "import-linter>=2.0", "pytest>=8.0", "ruff>=0.9"]
+TEST = ["hypothesis>=6.100", "import-linter>=2.0", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9"]
 
 setup(
     name="hs2jax",

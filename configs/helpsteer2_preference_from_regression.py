@@ -9,8 +9,14 @@ Argument: llama31_70b (the paper's, arXiv 2410.01257), llama31_8b, llama32_1b, s
 runlocal (SmolLM2 on the mini set). Another kind is
 `--config.preference.config.objective.preference=margin`. Published on RewardBench (overall, chat,
 chat-hard, safety, reasoning): regular 92.7, 98.9, 82.9, 93.7, 95.4; margin 93.0, 98.3, 83.8, 94.0,
-95.8; scaled 93.7, 98.0, 85.7, 94.3, 96.7. Both stages as in the released code: 2 epochs at 2e-6,
-then 1 epoch at 1e-6.
+95.8; scaled 93.7, 98.0, 85.7, 94.3, 96.7.
+
+As in the released code: 2 epochs at 2e-6, then 1 epoch at 1e-6. Otherwise than there, conversations
+are in the model's own template, as the released reward model wants them, and not in NeMo's
+(--config.STAGE.config.model.template=extra_id), the head has no bias
+(--config.STAGE.config.model.bias=True), and the second stage is shuffled too.
+
+Hardware: 20 bytes for each parameter, as in helpsteer2_regression.py: 1.4 TB at 70B, 160 GB at 8B.
 """
 
 from ml_collections import ConfigDict

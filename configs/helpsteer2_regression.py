@@ -4,8 +4,13 @@
     hs2jax train --config=configs/helpsteer2_regression.py:llama3_70b --workdir=runs/helpsteer2
 
 Argument: nemotron4_340b, llama3_70b (the papers' two), llama31_8b, llama32_1b, smollm2_135m, or
-runlocal (SmolLM2 on the mini set, minutes on a laptop). Parameters and Adam take 12 bytes for each
-parameter, 0.85 TB at 70B and 4.1 TB at 340B, spread over all devices.
+runlocal (SmolLM2 on the mini set, minutes on a laptop). Nemotron-4-340B is published in NeMo's
+format: convert it to transformers' (model_type nemotron) and give its folder as
+--config.model.name.
+
+Hardware, by arithmetic and not by a run: weights, Adam's moments and two gradients in float32 are
+20 bytes for each parameter, spread over all devices: 6.8 TB at 340B, 1.4 TB at 70B, 160 GB at 8B,
+25 GB at 1B, 3 GB at 135M; activations come on top.
 
 Published on RewardBench (overall, chat, chat-hard, safety, reasoning), with attribute weights that
 were searched for, likely on RewardBench itself: 340B 92.0, 95.8, 87.1, 91.5, 93.7; 70B 88.8, 91.3,

@@ -145,7 +145,12 @@ def score(options) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
     scratch.replace(output)
-    left = {"too long": record.too_long, "truncated": record.truncated, **record.skipped}
+    left = {
+        "too long": record.too_long,
+        "truncated": record.truncated,
+        "refused by the chat template": record.refused,
+        **record.skipped,
+    }
     counted = "".join(f", {count} {name}" for name, count in left.items() if count)
     print(f"{output}: {record.rows} rows, {record.groups} groups{counted}")
 

@@ -9,6 +9,7 @@ Axis letters: B rows, T tokens of a row, R response slots, K outputs.
 import dataclasses
 import functools
 import itertools
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +22,12 @@ from jax.experimental import multihost_utils
 from hs2jax.data import loader, templates
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
-from hs2jax.models import heads, hub, lora, sharding
+from hs2jax.models import heads, hub, leaves, lora, sharding
 from hs2jax.models.attention import Layout
 from hs2jax.models.config import Config
 from hs2jax.models.decoder import Decoder
+
+log = logging.getLogger(__name__)
 
 SHARED = 8  # Responses of one prompt that are scored in one row.
 
@@ -128,8 +131,10 @@ class RewardModel:
             if not outputs:
                 raise ValueError(
                     f"{name} has no reward head: it is a language model. Train one with "
-                    "`hs2jax train`, or name the outputs of a new head"
+                    "`hs2jax train`, or name the outputs of a new head, or, if its reward is in "
+                    f"row 0 of lm_head, write {name}#lm_head[0]"
                 )
+            log.info("%s has no reward head: a new one, for %s", name, ", ".join(outputs))
             head = heads.init_reward(
                 jax.random.key(seed), loaded.config.width, len(outputs), bias=bias
             )
@@ -214,20 +219,21 @@ class RewardModel:
     ) -> list[np.ndarray | None]:
         """Outputs [responses, K] of each group; see `score`.
 
-        skip: None for a group with a conversation that is too long, counted in `record`, instead of
-        raising ValueError.
+        skip: None for a group with a conversation that is too long or that the chat template
+        refuses, counted in `record`, instead of raising ValueError.
         """
         longest = self.config.max_positions
         # A row that holds a hundred responses would not fit into memory. Where prompts are cut,
         # each conversation goes alone, so that its score does not depend on the others' length.
         together = 1 if truncate else SHARED
         parts = [
-            Group(group.prompt, some, source=str(i))
+            (i, dataclasses.replace(group, responses=some, ratings=(), strength=None))
             for i, group in enumerate(groups)
             for some in in_parts(group.responses, together)
         ]
+        place = {id(part): i for i, part in parts}  # What is prepared are the very same groups.
         prepared = loader.prepare(
-            parts,
+            [part for _, part in parts],
             self.tokenizer,
             read=self.read,
             attributes=(),
@@ -235,13 +241,14 @@ class RewardModel:
             max_tokens=longest,
             layout=layout,
             too_long="truncate" if truncate else "skip",
+            on_error="skip" if skip else "raise",
             record=record,
         )
         tables: list[list[np.ndarray]] = [[] for _ in groups]
         for part, table in zip(
             prepared.groups, self.predict(prepared, layout=layout, rows=rows), strict=True
         ):
-            tables[int(part.source)].append(table)
+            tables[place[id(part)]].append(table)
         whole = [sum(map(len, t)) == len(g.responses) for t, g in zip(tables, groups, strict=True)]
         if not all(whole) and not skip:
             lost = [g.source or str(i) for i, g in enumerate(groups) if not whole[i]]
@@ -281,10 +288,20 @@ class RewardModel:
         """Exports weights, config and tokenizer as a folder that `transformers` loads.
 
         Where the parameters are spread over several processes, all must call this; the first one
-        gathers and writes.
+        writes. Layers are gathered one at a time, so that no host or device needs room for all.
         """
-        params = jax.tree.map(lambda x: x if x.is_fully_addressable else to_host(x), self.params)
+
+        def gathered(path, x):
+            if x.is_fully_addressable:
+                return x
+            return (
+                Spread(x) if sharding.path_name(path).startswith("decoder/layers") else to_host(x)
+            )
+
+        params = jax.tree.map_with_path(gathered, self.params)
         if jax.process_index() != 0:
+            for tensor in leaves.unstack(params["decoder"], self.config):
+                tensor.read()  # As the first process reads it, in the same order.
             return
         hub.save(
             folder,
@@ -395,6 +412,17 @@ def run_batches(run, batches: loader.Batches, outputs: int, mesh=None) -> list[n
         for row, slot, example, response in batches.slots(i):
             found[example][response] = table[row, slot]
     return found
+
+
+class Spread:
+    """A stack of layers that several processes share, as much of an array as an export needs."""
+
+    def __init__(self, array):
+        self._array, self.shape = array, array.shape
+
+    def __getitem__(self, layer: int) -> np.ndarray:
+        """One layer on the host. All processes must ask for the same one."""
+        return to_host(self._array[layer])
 
 
 def to_host(array) -> np.ndarray:

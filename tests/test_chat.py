@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from hs2jax.data import chat
 from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
 from hs2jax.models import reward_export
 
 CHATML, LLAMA = tiny.tokenizer(), tiny.bos_tokenizer()
@@ -164,6 +165,37 @@ def test_a_template_that_refuses_names_the_group():
     group = Group(({"role": "user", "content": "Hi"},), ("Hello",), source="rows.jsonl:7")
     with pytest.raises(ValueError, match=r"rows\.jsonl:7.*no system turns here"):
         chat.encode(tokenizer, [group])
+
+
+def test_a_refused_group_can_be_left_out_and_is_counted():
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        + tiny.CHATML
+    )
+    good, other, record = ask("Paris.", "Lyon."), ask("Nice."), Record()
+    system = ({"role": "system", "content": "Be short."}, *good.prompt)
+    refused = Group(system, ("Paris.", "Lyon."), source="rows.jsonl:7")
+    encoded = chat.encode(tokenizer, [refused, good, refused, other], skipped=record)
+    assert encoded[0] is encoded[2] is None
+    expected = chat.encode(tokenizer, [good, other])
+    assert [wholes(e) for e in encoded if e] == [wholes(e) for e in expected]
+    assert (record.refused, record.skipped) == (2, {})
+    assert all("rows.jsonl:7" in example for example in record.skipped_examples)
+    assert chat.encode(tokenizer, [refused], skipped=record) == [None]
+
+
+@pytest.mark.parametrize("read", chat.READS)
+def test_a_tokenizer_without_eos_is_named_where_one_has_to_be_added(read):
+    tokenizer = tiny.tokenizer()
+    tokenizer.eos_token, tokenizer.name_or_path = None, "models/nameless"
+    chat.encode(tokenizer, [ask("Paris.")], read)  # ChatML ends each turn by itself.
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+    if read == "last":
+        chat.encode(tokenizer, [ask("Paris.")], read)
+        return
+    with pytest.raises(ValueError, match="'models/nameless' has no EOS"):
+        chat.encode(tokenizer, [ask("Paris.")], read)
 
 
 @given(group=groups(), excess=st.integers(0, 400))

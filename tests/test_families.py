@@ -304,6 +304,40 @@ def test_what_older_files_leave_out_has_the_family_s_value():
     assert Config.from_hf(hf_of("mistral", sliding_window=None)).sliding == ()
 
 
+@pytest.mark.parametrize("key", ["rope_percent", "rope_percentage", "rope_pct"])
+def test_a_nemotron_s_rotated_part_by_its_older_names(key):
+    hf = hf_of("nemotron")
+    hf["rope_parameters"] = {"rope_type": "default"}
+    del hf["partial_rotary_factor"]
+    assert Config.from_hf(hf | {key: 0.25, "head_dim": 16}).rotary_fraction == 0.25
+    assert Config.from_hf(hf | {key: None}).rotary_fraction == 0.5
+    both = {key: 0.25, "partial_rotary_factor": 0.25, "head_dim": 16}
+    assert Config.from_hf(hf | both).rotary_fraction == 0.25
+    with pytest.raises(ValueError, match=rf"partial_rotary_factor is 0.25 and {key}.* is 0.5"):
+        Config.from_hf(hf | both | {key: 0.5})
+
+
+def test_two_older_names_must_agree():
+    hf = hf_of("nemotron")
+    del hf["partial_rotary_factor"], hf["rope_parameters"]
+    block = {"rope_parameters": {"partial_rotary_factor": 0.25}}
+    for other in ({"rope_percentage": 0.25}, block):
+        with pytest.raises(ValueError, match="the same by another name"):
+            Config.from_hf(hf | {"rope_percent": 0.5} | other)
+
+
+def test_dynamic_scaling_may_say_the_model_s_length_again():
+    dynamic = {"rope_type": "dynamic", "factor": 6.0, "original_max_position_embeddings": 2048}
+    config = dataclasses.replace(TINY, rope_scaling=rope.Scaling("dynamic", 6.0))
+    hf = config.to_hf()
+    assert hf["max_position_embeddings"] == 2048
+    del hf["rope_parameters"]
+    assert Config.from_hf(hf | {"rope_scaling": dynamic}) == config
+    # Shorter, it would change sequences that are allowed.
+    with pytest.raises(ValueError, match="original_max_position_embeddings is 1024"):
+        Config.from_hf(hf | {"rope_scaling": dynamic | {"original_max_position_embeddings": 1024}})
+
+
 @pytest.mark.parametrize(
     ("family", "change", "named"),
     [

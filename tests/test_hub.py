@@ -3,11 +3,13 @@
 import dataclasses
 import json
 
+import huggingface_hub
 import hypothesis.strategies as st
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given, settings
 from tiny_models import TINY, assert_same_bits, random_head, random_params
 
@@ -216,6 +218,54 @@ def test_missing_files_are_named(tmp_path):
     (tmp_path / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"config\.json is not there"):
         hub.load(tmp_path)
+
+
+def test_weights_of_another_format_are_named_with_the_way_to_convert_them(tmp_path):
+    checkpoint_files.save_params(tmp_path, random_params(TINY), TINY)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(
+        ValueError, match=r"pytorch_model\.bin.*not supported(?s:.*)save_pretrained"
+    ):
+        hub.load(tmp_path)
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(ValueError, match=r"neither model\.safetensors nor .* is there$"):
+        hub.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"auto_map": {"AutoTokenizer": ["tokenization_internlm3.InternLM3Tokenizer", None]}},
+        {"tokenizer_class": "LlamaTokenizer"},
+    ],
+)
+def test_a_tokenizer_that_cannot_be_converted_is_named_with_what_to_do(tmp_path, settings):
+    checkpoint_files.save_params(tmp_path, random_params(TINY), TINY)
+    (tmp_path / "tokenizer.model").write_bytes(b"not sentencepiece's")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"there is no tokenizer\.json") as error:
+        hub.load(tmp_path)
+    lines = str(error.value).splitlines()
+    assert lines[0].startswith(str(tmp_path))
+    assert lines[1].strip() == "from transformers import LlamaTokenizerFast"
+    assert f".save_pretrained({str(tmp_path)!r})" in lines[2]
+    assert ("code of the checkpoint" in lines[3]) == ("auto_map" in settings)
+
+
+def test_the_hub_s_copies_of_weights_are_not_fetched(tmp_path, monkeypatch):
+    wanted = {"config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja"}
+    copies = {"consolidated.safetensors", "original/consolidated.00.pth", "onnx/config.json"}
+    fetched = set()
+
+    def download(repository, *, allow_patterns, ignore_patterns, **options):
+        patterns = {"allow_patterns": allow_patterns, "ignore_patterns": ignore_patterns}
+        fetched.update(filter_repo_objects([*wanted, *copies, "README.md"], **patterns))
+        checkpoint_files.save_params(tmp_path, random_params(TINY), TINY)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert hub.resolve("mistralai/some-model") == tmp_path
+    assert fetched == wanted
 
 
 def test_a_reward_model_without_its_head_is_refused(tmp_path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import tiny
 from safetensors.numpy import load_file
 
@@ -25,7 +26,11 @@ def get_config():
     config.evaluate_every = 2
     config.checkpoint_every = 2
     config.mesh.data = 2
+    {more}
     return config
+"""
+PART = """config.trainable.last_layers = 2
+    config.lora.rank = 2
 """
 
 
@@ -43,14 +48,15 @@ def start(config, workdir, devices, join=""):
     )
 
 
-def test_two_processes_train_what_one_trains(tmp_path):
+@pytest.mark.parametrize("more", ["", PART], ids=["all", "LoRA on the last layers"])
+def test_two_processes_train_what_one_trains(tmp_path, more):
     tiny.language_model(tmp_path / "base")
     data, config = tmp_path / "pairs.jsonl", tmp_path / "config.py"
     with data.open("w") as file:
         for i in range(20):
             row = {"prompt": f"Is {i} odd?", "chosen": str(bool(i % 2)), "rejected": "I forgot."}
             file.write(json.dumps(row) + "\n")
-    config.write_text(CONFIG.format(base=str(tmp_path / "base"), data=data))
+    config.write_text(CONFIG.format(base=str(tmp_path / "base"), data=data, more=more))
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"

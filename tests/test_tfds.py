@@ -1,6 +1,5 @@
 """Builders build from the published forms without TensorFlow, and give what was in the files."""
 
-import gzip
 import json
 import os
 import shutil
@@ -8,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import tensorflow_datasets as tfds
 
@@ -233,73 +231,45 @@ def test_a_row_of_another_form_stops_the_build_and_is_named(name, field, value, 
     assert not reading.make(name, str(tmp_path / "own")).is_prepared()
 
 
-def test_manual_folders(tmp_path):
-    """Compressed or not, for one data set or with a folder for each."""
-    for file in ("train.jsonl", "validation.jsonl"):
-        path = tmp_path / "all" / "helpsteer2" / f"{file}.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(gzip.compress((dummy("helpsteer2") / file).read_bytes()))
-        shutil.copy(dummy("helpsteer") / file, tmp_path / "all" / file)
-    builder = build("helpsteer2", tmp_path / "all", tmp_path / "data")
-    assert builder.info.splits["train"].num_examples == len(rows_of("helpsteer2/ratings", "train"))
-    builder = build("helpsteer", tmp_path / "all", tmp_path / "data")
-    assert builder.info.splits["train"].num_examples == len(rows_of("helpsteer", "train"))
+def test_a_row_without_a_statement_is_built_and_read(own):
+    """null, as the reader of JSONL takes it."""
+    rows = [row for split in SPLIT_FIELD for row in rows_of("helpsteer2/preference", split)]
+    rows[1] |= {"preference_statement": None, "preference_elaboration": None}
+    path = own(rows, "helpsteer2/preference")
+    expected = corpora.read(f"helpsteer2_preference:{path}[train]")
+    found = corpora.read("tfds:helpsteer2/preference")
+    assert without_source(found) == without_source(expected)
 
 
-def test_parquet(tmp_path):
-    import pyarrow
-    import pyarrow.parquet
-
-    path = tmp_path / "manual" / "data" / "filtered-00000-of-00001.parquet"
-    path.parent.mkdir(parents=True)
-    rows = rows_of("reward_bench", "filtered")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    source = build("reward_bench", tmp_path / "manual", tmp_path / "data").as_data_source()
-    assert [row["prompt"].decode() for row in source["filtered"]] == [row["prompt"] for row in rows]
-
-
-def test_the_hub_gives_what_is_not_at_hand(tmp_path, monkeypatch):
-    asked = []
-
-    def download(repository, file, *, repo_type, revision, **options):
-        asked.append((repository, file, repo_type, revision))
-        return str(dummy("helpsteer") / file.removesuffix(".gz"))
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    builder = build("helpsteer", tmp_path, tmp_path / "data")
-    assert builder.info.splits["train"].num_examples == len(rows_of("helpsteer", "train"))
-    revision = catalogue.DATASETS["helpsteer"].revision
-    assert asked == [
-        ("nvidia/HelpSteer", file, "dataset", revision)
-        for file in ("train.jsonl.gz", "validation.jsonl.gz")
-    ]
-    with pytest.raises(FileNotFoundError, match="SHA-256"):
-        build("helpsteer2", tmp_path, tmp_path / "data")
-
-
-def test_checksums_are_of_files_that_are_asked_for():
-    for name in ("helpsteer2", "reward_bench"):
-        repository, revision, configs = catalogue.DATASETS[name]
-        files = {file for source in configs.values() for file in source.files.values()}
-        start = f"https://huggingface.co/datasets/{repository}/resolve/{revision}/"
-        assert set(tfds.builder_cls(name).url_infos) == {start + file for file in files}
-
-
-def test_neither_here_nor_on_the_hub(tmp_path, capsys):
-    options = ["helpsteer3", f"--data_dir={tmp_path / 'data'}"]
-    assert command.main([*options, f"--manual_dir={tmp_path / 'absent'}"]) == 1
-    assert "no folder" in capsys.readouterr().err
-    (tmp_path / "other.txt").write_text("")
-    assert command.main([*options, f"--manual_dir={tmp_path}"]) == 1
-    said = capsys.readouterr().err
-    for part in ("preference/train.jsonl.gz", str(tmp_path), "nvidia/HelpSteer3", "--manual_dir"):
-        assert part in said
+@pytest.mark.parametrize(
+    "context",
+    [
+        [],
+        [{"role": "user", "content": " "}],
+        [{"role": "tool", "content": "x"}],
+        [{"role": "assistant", "content": "Hi"}],
+    ],
+)
+def test_wrong_turns_are_built_and_refused_in_reading(context, own):
+    rows = rows_of("helpsteer3/preference", "train")
+    rows[1]["context"] = context
+    path = own(rows, "helpsteer3/preference")
+    reasons = []
+    for spec in (f"helpsteer3:{path}", "tfds:helpsteer3/preference"):
+        record = Record()
+        groups = list(corpora.read(spec, on_error="skip", record=record))
+        assert len(groups) == len(rows) - 1 > 0
+        reasons.append(record.skipped)
+    assert reasons[0] == reasons[1]
+    assert sum(reasons[0].values()) == 1
 
 
 def test_command(tmp_path, capsys):
     options = ["helpsteer2/preference", f"--data_dir={tmp_path}"]
     assert command.main([*options, f"--manual_dir={dummy('helpsteer2')}"]) == 0
     assert "helpsteer2/preference/1.0.0[train]: 3 rows" in capsys.readouterr().out
+    assert command.main([*options, f"--manual_dir={dummy('helpsteer2')}"]) == 1
+    assert "--manual_dir would not be read" in capsys.readouterr().err
     assert command.main([*options, "--check"]) == 1
     captured = capsys.readouterr()
     assert "built before" in captured.out

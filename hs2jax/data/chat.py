@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
 
 READS = ("end_of_turn", "last")
 
@@ -25,7 +26,9 @@ class Encoded:
     responses: tuple[np.ndarray, ...]
 
 
-def encode(tokenizer, groups: Sequence[Group], read: str = "end_of_turn") -> list[Encoded]:
+def encode(
+    tokenizer, groups: Sequence[Group], read: str = "end_of_turn", skipped: Record | None = None
+) -> list[Encoded | None]:
     """Renders and tokenises every conversation of the groups.
 
     Each starts with exactly one BOS, where the tokenizer adds one by itself. `read` says where it
@@ -34,7 +37,10 @@ def encode(tokenizer, groups: Sequence[Group], read: str = "end_of_turn") -> lis
         left out, and where a template puts none, the tokenizer's EOS is added.
     "last": at the last token of the text that is not the tokenizer's pad, as `transformers` reads.
 
-    Raises ValueError where the tokenizer has no chat template, or the template refuses a group.
+    skipped: where a group that the template refuses is counted, whose place is then None.
+
+    Raises ValueError where the tokenizer has no chat template, or lacks an EOS that has to be
+    added, and, without `skipped`, where the template refuses a group.
     """
     if read not in READS:
         raise ValueError(f"read is {read!r}; it must be one of {', '.join(READS)}")
@@ -45,20 +51,26 @@ def encode(tokenizer, groups: Sequence[Group], read: str = "end_of_turn") -> lis
             "this tokenizer has no chat template, so messages cannot become tokens; use an "
             'instruction-tuned model, or the template "extra_id" (config.model.template)'
         )
-    texts = []
+    rendered = []
     for group in groups:
-        prompt = list(group.prompt)
-        texts.append(_render(tokenizer, group, prompt, add_generation_prompt=True))
-        for response in group.responses:
-            turns = [*prompt, {"role": "assistant", "content": response}]
-            texts.append(_render(tokenizer, group, turns, add_generation_prompt=False))
-    rows = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+        try:
+            rendered.append(_texts(tokenizer, group))
+        except ValueError as error:
+            if skipped is None:
+                raise
+            skipped.refuse(str(error))
+            rendered.append([])
+    texts = [text for of_group in rendered for text in of_group]
+    rows = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
 
     bos = _added_bos(tokenizer)
     special = set(tokenizer.all_special_ids)
     special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     encoded = []
-    for group in groups:
+    for group, of_group in zip(groups, rendered, strict=True):
+        if not of_group:
+            encoded.append(None)
+            continue
         prompt = _one_bos(next(rows), bos)
         whole = [_one_bos(next(rows), bos) for _ in group.responses]
         if read == "last":
@@ -83,6 +95,16 @@ def cut_prompt(encoded: Encoded, excess: int, bos: int | None) -> Encoded | None
         return None
     prompt = np.concatenate([encoded.prompt[:keep], encoded.prompt[keep + excess :]])
     return dataclasses.replace(encoded, prompt=prompt)
+
+
+def _texts(tokenizer, group: Group) -> list[str]:
+    """The prompt with the assistant's header, and the whole conversation of each response."""
+    prompt = list(group.prompt)
+    texts = [_render(tokenizer, group, prompt, add_generation_prompt=True)]
+    for response in group.responses:
+        turns = [*prompt, {"role": "assistant", "content": response}]
+        texts.append(_render(tokenizer, group, turns, add_generation_prompt=False))
+    return texts
 
 
 def _render(tokenizer, group, turns, **options) -> str:
@@ -114,6 +136,13 @@ def _to_end_of_turn(ids: list[int], tokenizer, special: set[int]) -> list[int]:
         end -= 1
     if end and ids[end - 1] in special:
         return ids[:end]
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__!r} has no EOS "
+            "token, and its chat template ends a turn without a special token, so there is no "
+            "token to read the score at: set eos_token in tokenizer_config.json, or use the "
+            'template "extra_id" (config.model.template)'
+        )
     return [*ids, tokenizer.eos_token_id]
 
 

@@ -19,6 +19,7 @@ from hs2jax.data.packing import Example, Shape
 from hs2jax.data.record import Record
 
 TOO_LONG = ("skip", "truncate")
+ON_ERROR = ("raise", "skip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ def prepare(
     layout: str = "shared",
     too_long: str = "skip",
     derive: str | None = None,
+    on_error: str = "raise",
     record: Record | None = None,
 ) -> Prepared:
     """Tokenises groups and sees that each fits into a row of `row_length` tokens, and each of its
@@ -49,17 +51,24 @@ def prepare(
     out. derive: the attribute whose differences stand for preferences where none is given.
     too_long: "skip" leaves a group out that does not fit; "truncate" cuts its prompt from the left
     and leaves it out only if its responses alone are too long. Both are counted in `record`, as are
-    pairs and ties.
+    pairs and ties. on_error: "skip" leaves a group out that the chat template refuses, and counts
+    it in `record`; "raise" raises ValueError with its source.
     """
     if too_long not in TOO_LONG:
         raise ValueError(f"too_long is {too_long!r}; it must be one of {', '.join(TOO_LONG)}")
+    if on_error not in ON_ERROR:
+        raise ValueError(f"on_error is {on_error!r}; it must be one of {', '.join(ON_ERROR)}")
     record = Record() if record is None else record
     bos = tokenizer.bos_token_id
     # A padded row is as many slots as the largest group has responses.
     slots = max((len(group.responses) for group in groups), default=1) if layout == "padded" else 1
     room = row_length // slots
     kept = Prepared([], [])
-    for group, encoded in zip(groups, chat.encode(tokenizer, groups, read), strict=True):
+    skipped = record if on_error == "skip" else None
+    every = chat.encode(tokenizer, groups, read, skipped)
+    for group, encoded in zip(groups, every, strict=True):
+        if encoded is None:
+            continue
         copies = len(encoded.responses) if layout == "separate" else 1
         excess = max(
             math.ceil((packing.cost(encoded, layout) - room) / copies),

@@ -17,6 +17,8 @@ class Record:
         skipped_examples: the first few of their error texts, which name file, line and field.
         truncated: prompts cut from the left.
         too_long: groups left out because they do not fit.
+        refused: groups left out because the chat template refuses them; the first few of its error
+            texts are among `skipped_examples`.
         tokens, padding: tokens that belong to a conversation, and those that only fill up rows.
     """
 
@@ -28,13 +30,23 @@ class Record:
     skipped_examples: list[str] = dataclasses.field(default_factory=list)
     truncated: int = 0
     too_long: int = 0
+    refused: int = 0
     tokens: int = 0
     padding: int = 0
 
     def skip(self, reason: str, rows: int = 1, example: str | None = None) -> None:
         """Counts rows left out for a reason, and keeps the example if there are few yet."""
         self.skipped[reason] = self.skipped.get(reason, 0) + rows
-        if example is not None and len(self.skipped_examples) < MAX_EXAMPLES:
+        if example is not None:
+            self._keep(example)
+
+    def refuse(self, example: str) -> None:
+        """Counts a group that the chat template refuses."""
+        self.refused += 1
+        self._keep(example)
+
+    def _keep(self, example: str) -> None:
+        if len(self.skipped_examples) < MAX_EXAMPLES:
             self.skipped_examples.append(example)
 
     @property

@@ -68,7 +68,7 @@ def describe(record: Record) -> str:
     data = record.to_dict()
     text = f"{data['rows']} rows, {data['groups']} groups, {data['pairs']} pairs"
     left = {"ties": data["ties"], "too long": data["too_long"], "truncated": data["truncated"]}
-    left |= data["skipped"]
+    left |= {"refused by the chat template": data["refused"], **data["skipped"]}
     counted = ", ".join(f"{name} {count}" for name, count in left.items() if count)
     if counted:
         text += f" ({counted})"

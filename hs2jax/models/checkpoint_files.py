@@ -114,7 +114,7 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if not index.exists():
         if not (folder / WEIGHTS).exists():
-            raise ValueError(f"{folder}: neither {WEIGHTS} nor {INDEX} is there")
+            raise ValueError(f"{folder}: neither {WEIGHTS} nor {INDEX} is there{_pickled(folder)}")
         return [folder / WEIGHTS]
     try:
         files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -124,6 +124,21 @@ def weight_files(folder: Path) -> list[Path]:
         if not (folder / name).exists():
             raise ValueError(f"{folder}: {INDEX} names {name}, which is not there")
     return [folder / name for name in files]
+
+
+def _pickled(folder: Path) -> str:
+    """What to do where the weights are in PyTorch's older files; "" where there are none."""
+    found = sorted(path.name for path in folder.glob("*.bin"))
+    if not found:
+        return ""
+    return (
+        f"; there is {found[0]}, but .bin files are not supported. Convert the folder once, "
+        "with transformers 4.35 or later:\n"
+        "  from transformers import AutoModelForCausalLM  # of a reward model, "
+        "AutoModelForSequenceClassification\n"
+        f"  AutoModelForCausalLM.from_pretrained({str(folder)!r})"
+        f".save_pretrained({str(folder)!r})"
+    )
 
 
 def _open_file(path: Path) -> dict[str, Tensor]:

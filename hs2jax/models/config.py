@@ -15,6 +15,7 @@ from hs2jax.models.families import FAMILIES, Family
 from hs2jax.models.hf_values import flag, positive, token_id, token_ids, unsupported, whole
 
 QUERY_SCALAR = "query_pre_attn_scalar"
+PARTIAL = "partial_rotary_factor"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +182,7 @@ class Config:
                 f"num_key_value_heads {self.kv_heads}"
             )
         if self.rotary_fraction != 1 and not family.partial_rotary:
-            raise unsupported("partial_rotary_factor", self.rotary_fraction, [1.0])
+            raise unsupported(PARTIAL, self.rotary_fraction, [1.0])
         if self.rotary_size % 2 or not self.rotary_size:
             raise unsupported("head_dim", self.head_size, ["an even number of rotated elements"])
         for one, fields in FAMILIES[self.family].flags.items():
@@ -250,14 +251,17 @@ class Config:
 
 def _filled_in(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """With the family's defaults, and with our names of its keys."""
-    renamed = {family.renamed[key]: hf[key] for key in family.renamed if key in hf}
-    for name in renamed:
-        if name in hf and hf[name] != renamed[name]:
-            other = next(key for key in family.renamed if family.renamed[key] == name)
+    said = {key: value for key, value in hf.items() if value is not None}
+    block = hf.get("rope_parameters")
+    if isinstance(block, Mapping) and block.get(PARTIAL) is not None:
+        said.setdefault(PARTIAL, block[PARTIAL])
+    for other, name in family.renamed.items():
+        if other in said and said.setdefault(name, said[other]) != said[other]:
             raise ValueError(
-                f"config.json: {name} is {hf[name]!r} and {other}, the same by another name, "
-                f"is {hf[other]!r}; keep the one that is right"
+                f"config.json: {name} is {said[name]!r} and {other}, the same by another name, "
+                f"is {said[other]!r}; keep the one that is right"
             )
+    renamed = {name: said[name] for name in family.renamed.values() if name in said}
     filled = {**family.defaults, **hf, **renamed}
     for key in (family.norm_epsilon, "max_position_embeddings", "tie_word_embeddings"):
         if filled[key] is None:

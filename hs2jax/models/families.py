@@ -32,7 +32,7 @@ class Family:
     numbers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Keys that are a positive number or null, and the field of `Config` that each sets."""
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Keys that some files have under another name: the other name and ours."""
+    """Keys that some files have under other names: the other name and ours."""
     norm_epsilon: str = "rms_norm_eps"
     """The key of the norms' epsilon."""
     windows: "Callable[[Mapping[str, Any], int], Windows] | None" = None
@@ -261,6 +261,10 @@ FAMILIES = {
             "norm_plus_one": True,
         },
         flags=BIASES,
+        # Of older conversions. transformers reads only our name, and would rotate the default part.
+        renamed=dict.fromkeys(
+            ("rope_percent", "rope_percentage", "rope_pct"), "partial_rotary_factor"
+        ),
         norm_epsilon="norm_eps",
         partial_rotary=True,
     ),

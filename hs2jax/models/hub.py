@@ -22,7 +22,14 @@ import huggingface_hub
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hs2jax.models import checkpoint_files, gguf, leaves, reward_checkpoints, reward_export
+from hs2jax.models import (
+    checkpoint_files,
+    gguf,
+    leaves,
+    reward_checkpoints,
+    reward_export,
+    template_dates,
+)
 from hs2jax.models.config import Config
 
 log = logging.getLogger(__name__)
@@ -40,6 +47,8 @@ SHORT = {
 }
 
 HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "tokenizer*", "merges.txt"]
+# Copies of the weights in other forms: in folders such as original/, and Mistral's own files.
+HUB_COPIES = ["*/*", "consolidated*"]
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -85,6 +94,9 @@ def load(name: str | Path, shardings: Callable[[Config, Any], Any] | None = None
     `shardings(config, shapes)` returns a tree of jax.sharding.Sharding for the tree of shapes
     that it is given, and each parameter is then loaded straight into its place; None gives plain
     arrays on the default device.
+
+    A chat template that writes today's date writes `template_dates.DATE` instead, here and in an
+    export, so that tokens and scores do not depend on the day.
     """
     name, lm_head = reward_checkpoints.split_name(str(name))
     path = resolve(name)
@@ -96,7 +108,8 @@ def load(name: str | Path, shardings: Callable[[Config, Any], Any] | None = None
         file = gguf.open_gguf(path)
         places = shardings and shardings(file.config, leaves.shapes(file.config))
         params = gguf.load_params(file, places)
-        return Loaded(file.config, params, None, gguf.load_tokenizer(file), file.hf_config)
+        tokenizer = _with_fixed_dates(path, gguf.load_tokenizer(file))
+        return Loaded(file.config, params, None, tokenizer, file.hf_config)
 
     hf_config = _read_json(path / "config.json")
     config = _config(path, hf_config)
@@ -234,7 +247,7 @@ def _from_hub(repository: str, cached: bool = False) -> Path:
         huggingface_hub.snapshot_download(
             repository,
             allow_patterns=HUB_FILES,
-            ignore_patterns=["*/*"],  # copies in other formats, such as original/
+            ignore_patterns=HUB_COPIES,
             local_files_only=cached,
             etag_timeout=5,
         )
@@ -304,12 +317,47 @@ def _load_tokenizer(path: Path, hf_config: Mapping[str, Any]) -> Any:
     # Where there is a tokenizer.json, it says all. Version 5's AutoTokenizer may go by the class
     # named beside it and make the parts anew: SmolLM2's, named GPT2Tokenizer, then loses its
     # splitting of digits.
-    kind = PreTrainedTokenizerFast if (path / "tokenizer.json").exists() else AutoTokenizer
-    tokenizer = kind.from_pretrained(path)
+    if (path / "tokenizer.json").exists():
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
+    else:
+        tokenizer = _convert_tokenizer(path)
     recorded = (hf_config.get("hs2jax") or {}).get("template")
     if recorded is not None:
         # Our own export: the template as it was before `reward_export` changed it.
         tokenizer.chat_template = recorded
+    return _with_fixed_dates(path, tokenizer)
+
+
+def _convert_tokenizer(path: Path) -> Any:
+    """A tokenizer from older files, as far as `transformers` can convert them by itself."""
+    settings = path / "tokenizer_config.json"
+    try:
+        if settings.exists() and "auto_map" in _read_json(settings):
+            raise ValueError("the tokenizer is made by code of the checkpoint, which is not run")
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # Of many kinds: a missing package, a broken file.
+        raise ValueError(
+            f"{path}: there is no tokenizer.json, and none could be made from the other tokenizer "
+            "files. If the tokenizer is of Llama's kind (tokenizer.model), write one once, where "
+            "sentencepiece is installed:\n"
+            "  from transformers import LlamaTokenizerFast\n"
+            f"  LlamaTokenizerFast.from_pretrained({str(path)!r}, from_slow=True)"
+            f".save_pretrained({str(path)!r})\n"
+            "and compare the ids of a few texts with those of the model's own tokenizer. "
+            f"The reason: {' '.join(str(error).split()) or repr(error)}"
+        ) from error
+
+
+def _with_fixed_dates(path: Path, tokenizer: Any) -> Any:
+    try:
+        if template_dates.fix_tokenizer(tokenizer):
+            log.info(
+                "%s: the chat template writes today's date; here it always writes %s's",
+                path,
+                template_dates.DATE.date(),
+            )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return tokenizer
 
 

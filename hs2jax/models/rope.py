@@ -15,19 +15,16 @@ import numpy as np
 from hs2jax.models.hf_values import positive, unsupported
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+ORIGINAL = "original_max_position_embeddings"
 
 # What each kind of scaling is described by, apart from its name.
 KINDS = {
     "default": (),
     "linear": ("factor",),
-    # Only sequences longer than the model was made for are changed, and those are not allowed.
+    # Only sequences longer than the model was made for are changed, and those are not allowed. Some
+    # files say that length here again.
     "dynamic": ("factor",),
-    "llama3": (
-        "factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "original_max_position_embeddings",
-    ),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", ORIGINAL),
 }
 
 
@@ -83,7 +80,7 @@ def read(hf: Mapping[str, Any], *, two_bases: bool) -> Rope:
     local = positive(hf, "rope_local_base_freq") if two_bases else None
     flat = Rope(positive(hf, "rope_theta"), None, local, fraction)
     found = {
-        key: _read_block(hf[key], key, flat, two_bases)
+        key: _read_block(hf[key], key, flat, two_bases, hf.get("max_position_embeddings"))
         for key in ("rope_scaling", "rope_parameters")
         if hf.get(key) is not None
     }
@@ -117,22 +114,22 @@ def write(rope: Rope, *, partial: bool) -> dict[str, Any]:
     return hf | {"rope_parameters": block}
 
 
-def _read_block(block: Any, key: str, flat: Rope, two_bases: bool) -> Rope:
+def _read_block(block: Any, key: str, flat: Rope, two_bases: bool, longest: Any) -> Rope:
     if not isinstance(block, Mapping):
         raise unsupported(key, block, [None, {"rope_type": "default"}])
     if not two_bases or key == "rope_scaling":
-        return _read_one(block, key, flat)
+        return _read_one(block, key, flat, longest)
     if not block.keys() <= {FULL, SLIDING}:
         raise unsupported(key, dict(block), [{FULL: {}, SLIDING: {}}])
-    full = _read_one(block.get(FULL) or {}, f"{key}.{FULL}", flat)
+    full = _read_one(block.get(FULL) or {}, f"{key}.{FULL}", flat, longest)
     plain = dataclasses.replace(flat, base=flat.local_base)
-    sliding = _read_one(block.get(SLIDING) or {}, f"{key}.{SLIDING}", plain)
+    sliding = _read_one(block.get(SLIDING) or {}, f"{key}.{SLIDING}", plain, longest)
     if sliding.scaling is not None:
         raise unsupported(f"{key}.{SLIDING}.rope_type", sliding.scaling.kind, ["default"])
     return dataclasses.replace(full, local_base=sliding.base)
 
 
-def _read_one(block: Mapping[str, Any], key: str, flat: Rope) -> Rope:
+def _read_one(block: Mapping[str, Any], key: str, flat: Rope, longest: Any) -> Rope:
     named = [name for name in ("rope_type", "type") if block.get(name) is not None]
     for name in named:
         if block[name] not in KINDS:
@@ -141,8 +138,9 @@ def _read_one(block: Mapping[str, Any], key: str, flat: Rope) -> Rope:
     known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *KINDS[kind]}
     for name in block:
         # transformers writes some keys that it does not use as null.
-        if name not in known and block[name] is not None:
-            raise unsupported(f"{key}.{name}", block[name], [None])
+        allowed = [None, longest] if (kind, name) == ("dynamic", ORIGINAL) else [None]
+        if name not in known and block[name] not in allowed:
+            raise unsupported(f"{key}.{name}", block[name], allowed)
     given = {name: positive(block, name, where=f"{key}.") for name in KINDS[kind]}
     rope = {
         field: positive(block, name, where=f"{key}.")

@@ -51,6 +51,7 @@ def best_of_run(folder: Path) -> RewardModel:
     trained, kept = trainable.split(params, config)
     state, meta = checkpoints.restore(checkpoints.latest, {"params": trained})
     checkpoints.close()
+    trainable.check_kept(kept, meta["kept"], settings["name"], folder)
     model.params = trainable.finish(trainable.join(state["params"], kept))
     model.weights = meta["weights"]
     return model

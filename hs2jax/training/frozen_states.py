@@ -24,6 +24,8 @@ from hs2jax.training import trainable
 
 log = logging.getLogger(__name__)
 
+VERSION = 1  # Goes up when the decoder computes anything otherwise than before.
+
 
 def attach(batches: loader.Batches, params, config, *, dtype, mesh) -> loader.Batches:
     """The batches with the states of their examples below the trained layers.
@@ -38,16 +40,20 @@ def attach(batches: loader.Batches, params, config, *, dtype, mesh) -> loader.Ba
     lengths = [packing.cost(example.encoded, batches.layout) for example in batches.examples]
     name = _name(batches, params, config, dtype)
     path = hub.cache_folder() / "states" / f"{name}.npy"
+    starts = np.cumsum([0, *lengths])
     if not path.exists():
-        log.info("computing what the frozen layers give for %d tokens: %s", sum(lengths), path)
-        _write(path, _compute(batches, params, config, dtype, mesh))
+        log.info("computing what the frozen layers give for %d tokens: %s", starts[-1], path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Another name until it is whole, and of this process: others may do the same.
+        scratch = path.with_name(f".{path.stem}-{os.getpid()}.npy")
+        _compute(scratch, starts, batches, params, config, dtype, mesh)
+        scratch.replace(path)
     states = np.load(path, mmap_mode="r").view(jnp.dtype(dtype))
-    ends = np.cumsum(lengths)
-    return dataclasses.replace(batches, states=np.split(states, ends[:-1]))
+    return dataclasses.replace(batches, states=np.split(states, starts[1:-1]))
 
 
-def _compute(batches: loader.Batches, params, config, dtype, mesh) -> np.ndarray:
-    """States [tokens of all examples, D]."""
+def _compute(path: Path, starts, batches: loader.Batches, params, config, dtype, mesh) -> None:
+    """Writes the states [tokens of all examples, D]."""
     run = jax.jit(functools.partial(_below, config=config, dtype=dtype))
     plan = plan_evaluation(
         loader.Prepared([], batches.examples),
@@ -56,17 +62,21 @@ def _compute(batches: loader.Batches, params, config, dtype, mesh) -> np.ndarray
         rows=batches.micro_rows,
         mesh=mesh,
     )
-    found = []
+    # NumPy's files do not know bfloat16: its bits are kept as what they are.
+    kept_as = np.uint16 if jnp.dtype(dtype).itemsize == 2 else np.dtype(dtype)
+    shape = (int(starts[-1]), config.width)
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=kept_as, shape=shape)
     for i in range(len(plan)):
         arrays = plan[i]
         for m in range(-(-len(plan.plan[i]) // plan.micro_rows)):
             micro = sharding.place_rows({name: x[m] for name, x in arrays.items()}, mesh)
             rows = plan.plan[i][m * plan.micro_rows :]
             with jax.set_mesh(mesh):
-                tables = to_host(run(params, micro))
-            for states, numbers in zip(tables, rows, strict=False):
-                found += [(e, states[start:stop]) for e, start, stop in plan.spans(numbers)]
-    return np.concatenate([states for _, states in sorted(found, key=lambda pair: pair[0])])
+                tables = to_host(run(params, micro)).view(kept_as)
+            for table, numbers in zip(tables, rows, strict=False):
+                for e, start, stop in plan.spans(numbers):
+                    out[starts[e] : starts[e + 1]] = table[start:stop]
+    out.flush()
 
 
 def _below(params, batch, *, config, dtype):
@@ -79,21 +89,26 @@ def _below(params, batch, *, config, dtype):
 
 
 def _name(batches: loader.Batches, params, config, dtype) -> str:
-    """A hash of the weights, the settings and the tokens."""
-    below = {name: params[name] for name in ("embed", "frozen")}
-    what = [trainable.checksum(below), repr(config), str(jnp.dtype(dtype)), batches.layout]
-    digest = hashlib.sha256("|".join(what).encode())
+    """A hash of all that the states depend on, to their last bits."""
+    ids = [ids for e in batches.examples for ids in (e.encoded.prompt, *e.encoded.responses)]
+    # What was exported from the same model may have one more token, for padding, and all that a
+    # config says of the vocabulary does not matter here.
+    used = params["embed"][: 1 + max((int(each.max(initial=0)) for each in ids), default=0)]
+    same = {"vocab_size": 0, "bos_id": None, "eos_ids": (), "pad_id": None}
+    same |= {"tied": False, "language_head": False}
+    device = jax.devices()[0]
+    what = [
+        VERSION,
+        trainable.checksum({"embed": used, "frozen": params["frozen"]}),
+        dataclasses.replace(config, **same),
+        str(jnp.dtype(dtype)),
+        (batches.layout, batches.shape.length, batches.micro_rows),
+        (device.platform, device.device_kind, jax.device_count()),
+    ]
+    digest = hashlib.sha256(repr(what).encode())
     for example in batches.examples:
-        for ids in (example.encoded.prompt, *example.encoded.responses):
-            digest.update(len(ids).to_bytes(4, "little"))
-            digest.update(ids.tobytes())
+        digest.update(len(example.encoded.responses).to_bytes(4, "little"))
+    for each in ids:
+        digest.update(len(each).to_bytes(4, "little"))
+        digest.update(each.tobytes())
     return digest.hexdigest()[:32]
-
-
-def _write(path: Path, states: np.ndarray) -> None:
-    """Whole or not at all, whoever else does the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.stem}-{os.getpid()}.npy")
-    # NumPy's files do not know bfloat16: its bits are kept as what they are.
-    np.save(scratch, states.view(np.uint16) if states.itemsize == 2 else states)
-    scratch.replace(path)

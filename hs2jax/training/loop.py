@@ -80,6 +80,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
             list(corpora.read(spec, on_error=config.data.on_error, record=record)),
             model.tokenizer,
             read=model.read,
+            on_error=config.data.on_error,
             attributes=model.outputs,
             max_tokens=model.config.max_positions,
             too_long=config.data.too_long,
@@ -124,6 +125,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
             frozen_states.attach(each, decoder, model.config, dtype=dtype, mesh=mesh)
             for each in (batches, held_out_batches)
         )
+        del decoder
     tx, rate = optimizer.make(config.optimizer, steps)
     init = functools.partial(step.init_state, optimizer=tx)
     shapes = jax.eval_shape(init, params)
@@ -149,11 +151,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     if restored:
         del params
         state, meta = checkpoints.restore(at, shapes)
-        if meta["kept"] != kept_checksum:
-            raise ValueError(
-                f"{config.model.name} is another model than the one that this run began with, and "
-                f"its frozen parameters are not in {workdir}: begin again in another --workdir"
-            )
+        trainable.check_kept(kept, meta["kept"], config.model.name, workdir)
         batch_iterator.set_state(meta["loader"])
         best, seconds = meta["best"], meta["seconds"]
         log.info("going on from step %d", at)
@@ -214,6 +212,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
                 )
                 if at and (best is None or better(summary, best["summary"], config.select)):
                     best = {"step": at, "summary": summary, "weights": model.weights}
+                    best["kept"] = kept_checksum
                     best_checkpoints.save(at, {"params": state["params"]}, best)
                     if first:
                         scored.write(workdir / "items.jsonl", found)

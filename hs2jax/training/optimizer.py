@@ -40,7 +40,7 @@ def decays(params):
 def make(settings: Mapping, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer of `config.optimizer` and its schedule. Clipping is by the global norm.
 
-    Updates are computed in float32; `first_moment` is the type in which the first moment is kept.
+    `first_moment` is the type in which the first moment is kept.
     """
     rate = schedule(settings, steps)
     adamw = optax.adamw(

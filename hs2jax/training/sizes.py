@@ -19,7 +19,8 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "nemotron4_340b": Size("nvidia/Nemotron-4-340B-Base", 0.35, "extra_id", tensor=4),
+    # Published in NeMo's format only: this is a folder with it in transformers' format.
+    "nemotron4_340b": Size("models/nemotron-4-340b-base", 0.35, "extra_id", tensor=4),
     "llama3_70b": Size("meta-llama/Meta-Llama-3-70B", 1.0, "extra_id"),
     "llama31_70b": Size("meta-llama/Llama-3.1-70B-Instruct", 1.0),
     "llama31_8b": Size("meta-llama/Llama-3.1-8B-Instruct", 2.5),

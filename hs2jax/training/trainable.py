@@ -5,16 +5,16 @@ has gradients, an optimizer state and checkpoints, and `kept`, which has none of
 again from the model that the run starts from.
 """
 
-import functools
 import re
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
-from hs2jax.models import lora, sharding
-from hs2jax.models.sharding import path_name
+from hs2jax.models import lora
+from hs2jax.models.sharding import path_name, spec_for
 
 
 def begin(params, config, mesh=None):
@@ -24,33 +24,28 @@ def begin(params, config, mesh=None):
     config: the whole config, of which `trainable`, `lora` and `seed` are read. mesh: where the
     parameters live. Raises ValueError naming the key.
     """
-    if config.trainable.last_layers == -1 and not config.lora.rank:
-        return params
-    arrange = functools.partial(_begin, config=config)
-    places = mesh and sharding.shardings(jax.eval_shape(arrange, params), mesh)
-    return jax.jit(arrange, out_shardings=places)(params)
-
-
-def _begin(params, config):
     params = {**params, "decoder": dict(params["decoder"])}
     decoder, last = params["decoder"], config.trainable.last_layers
     layers = jax.tree.leaves(decoder["layers"])[0].shape[0]
-    if not -1 <= last <= layers:
+    if not -1 <= last < layers:
         raise ValueError(
-            f"config.trainable.last_layers is {last}; it must be -1 (all) to {layers}, the number "
-            "of the model's layers"
+            f"config.trainable.last_layers is {last}; the model has {layers} layers, so it must be "
+            f"0 to {layers - 1}, or -1 for all"
         )
-    if 0 <= last < layers:
-        stack = decoder.pop("layers")
-        decoder["frozen"] = jax.tree.map(lambda x: x[: layers - last], stack)
+    if last >= 0:
+        stack, cut = decoder.pop("layers"), layers - last
+        decoder["frozen"] = _make(lambda: jax.tree.map(lambda x: x[:cut], stack), mesh)
         if last:
-            decoder["layers"] = jax.tree.map(lambda x: x[layers - last :], stack)
+            decoder["layers"] = _make(lambda: jax.tree.map(lambda x: x[cut:], stack), mesh)
     if config.lora.rank:
         if "layers" not in decoder:
             raise ValueError("config.lora.rank: no layer is left for LoRA (trainable.last_layers)")
         key = jax.random.fold_in(jax.random.key(config.seed), 1)  # Not the head's.
-        low = lora.init(key, decoder["layers"], rank=config.lora.rank, targets=config.lora.targets)
-        params["lora"] = {"layers": low}
+        rank, targets = config.lora.rank, config.lora.targets
+        shapes = jax.eval_shape(lambda: decoder["layers"])
+        params["lora"] = _make(
+            lambda: {"layers": lora.init(key, shapes, rank=rank, targets=targets)}, mesh, "lora/"
+        )
         params["lora_scale"] = jnp.float32(config.lora.alpha / config.lora.rank)
     return params
 
@@ -59,25 +54,20 @@ def split(params, config):
     """(trained, kept). The head and LoRA are always trained; LoRA's scale, frozen layers and an
     embedding below frozen layers never. Of the rest, `config.trainable.paths` decides."""
     pattern = config.trainable.paths or ("^$" if config.lora.rank else "")
-    frozen = "frozen" in params["decoder"]
-
-    def is_trained(name: str) -> bool:
-        if re.search(r"^(head|lora)/", name):
-            return True
-        if name == "lora_scale" or name.startswith("decoder/frozen/"):
-            return False
-        if frozen and name == "decoder/embed":
-            return False
-        return re.search(pattern, name) is not None
-
+    never = "^lora_scale$|^decoder/frozen/"
+    if "frozen" in params["decoder"]:
+        never += "|^decoder/embed$"
     named = {path_name(path): (path, x) for path, x in jax.tree.leaves_with_path(params)}
-    if config.trainable.paths and not any(re.search(pattern, name) for name in named):
+    able = [name for name in named if not re.search(never, name)]
+    chosen = {name for name in able if re.search(pattern, name)}
+    if config.trainable.paths and not chosen:
         raise ValueError(
-            f"config.trainable.paths is {pattern!r}, which matches none of {', '.join(named)}"
+            f"config.trainable.paths is {pattern!r}, which matches none of {', '.join(able)}"
         )
+    chosen |= {name for name in able if re.search("^(head|lora)/", name)}
     trained, kept = {}, {}
     for name, (path, x) in named.items():
-        _put(trained if is_trained(name) else kept, path, x)
+        _put(trained if name in chosen else kept, path, x)
     return trained, kept
 
 
@@ -115,6 +105,16 @@ def checksum(params) -> str:
     return "-".join(f"{int(x):08x}" for x in sums)
 
 
+def check_kept(kept, expected: str, name: str, workdir) -> None:
+    """Raises ValueError unless the parameters that a run did not train are those it began with."""
+    if checksum(kept) != expected:
+        raise ValueError(
+            f"{name} is another model than the one that the run in {workdir} began with, and what "
+            "that run does not train is not in its folder: bring the model back, or begin again in "
+            "another --workdir"
+        )
+
+
 def count(params) -> int:
     """How many numbers there are in a tree."""
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
@@ -122,7 +122,24 @@ def count(params) -> int:
 
 def _bits(x):
     words = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
-    return jnp.sum(words, dtype=jnp.uint32)  # Modulo 2^32, so that the order does not matter.
+    # Each word is mixed with its place, so that the sum, modulo 2^32, is the same in any order of
+    # adding and another for any order of the words.
+    for axis in range(x.ndim):
+        place = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        words = (words ^ (place * jnp.uint32(0x9E3779B1))) * jnp.uint32(0x85EBCA6B)
+        words ^= words >> 15
+    return jnp.sum(words, dtype=jnp.uint32)
+
+
+def _make(function, mesh, prefix: str = ""):
+    """What `function()` gives, computed in its place on the mesh; paths start with `prefix`."""
+    if mesh is None:
+        return jax.jit(function)()
+    places = jax.tree.map_with_path(
+        lambda path, x: NamedSharding(mesh, spec_for(prefix + path_name(path), x.shape, mesh)),
+        jax.eval_shape(function),
+    )
+    return jax.jit(function, out_shardings=places)()
 
 
 def _put(tree: dict, path, x) -> None:

@@ -26,6 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         builder = reading.make(options.name, options.data_dir)
         if options.manual_dir and not Path(options.manual_dir).is_dir():
             raise FileNotFoundError(f"there is no folder {options.manual_dir} (--manual_dir)")
+        if builder.is_prepared() and options.manual_dir:
+            raise ValueError(
+                f"{options.name} was built before, in {builder.data_dir}, so the files of "
+                "--manual_dir would not be read: delete that folder to build it anew, or leave out "
+                "--manual_dir"
+            )
         if builder.is_prepared():
             print("It was built before; delete its folder to build it anew.")
         builder.download_and_prepare(
@@ -34,8 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 try_download_gcs=False,  # TFDS's bucket does not hold these.
             )
         )
+        published = catalogue.find(options.name)[2].rows
         for split, info in builder.info.splits.items():
-            print(f"{builder.info.full_name}[{split}]: {info.num_examples:,} rows")
+            print(
+                f"{builder.info.full_name}[{split}]: {info.num_examples:,} rows "
+                f"({published[split]:,} are published)"
+            )
         print(f"in {builder.data_dir}")
         compared = statistics.check(options.name, options.data_dir) if options.check else []
     except (DataError, FileNotFoundError, ValueError) as error:

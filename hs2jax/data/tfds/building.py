@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -15,7 +16,10 @@ from hs2jax.data import jsonl, rows
 from hs2jax.data.groups import DataError, FieldError, show
 from hs2jax.data.tfds import catalogue
 
+log = logging.getLogger(__name__)
+
 SPLIT_FIELD = {"train": "train", "val": "validation"}  # Of rows that name their split.
+TURN = ("role", "content")
 INTEGERS = 2**31  # Whether a rating is in its range is for the reader to say, not the builder.
 
 
@@ -39,7 +43,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Only needed without a network: the files of the hub's repository, under the same names, "
-        "in this folder or in a folder of it that is named after the data set."
+        "in a folder of it that is named after the data set. A folder that is given as manual_dir "
+        "may also hold the files of one data set itself."
     )
     HOMEPAGE: str
     LICENSE: str
@@ -76,6 +81,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(self, path: epath.Path, split: str) -> Iterator[tuple[int, dict]]:
         """Every row of the split, with its number as the key. Raises DataError."""
         columns = self.columns()
+        count = 0
         for number, row in _rows(path):
             try:
                 if "split" in columns and SPLIT_FIELD[rows.split(row)] != split:
@@ -83,7 +89,13 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 example = {name: value(row, name, column) for name, column in columns.items()}
             except FieldError as error:
                 raise DataError(str(path), number, error.field, error.what, error.reason) from None
+            count += 1
             yield number, example
+        published = catalogue.find(self._full_name)[2].rows[split]
+        log.log(
+            logging.INFO if count == published else logging.WARNING,
+            f"{self._full_name}[{split}]: {count:,} rows of {path}; {published:,} are published",
+        )
 
     def _locate(self, file: str, split: str, dl_manager) -> epath.Path:
         """The file of a split: in the manual folder, else fetched. Raises FileNotFoundError."""
@@ -96,15 +108,21 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             manual = epath.Path(dl_manager.manual_dir)
         except AssertionError:  # There is none, or it is empty.
             manual = None
-        for folder in (manual / self.name, manual) if manual else ():
+        folders = [manual / self.name] if manual else []
+        # Data sets share names of files, so that those of another one may lie in a folder for all.
+        # Only who names a folder says what is in it.
+        if manual and manual != epath.Path(dl_manager.download_dir) / "manual":
+            folders.append(manual)
+        for folder in folders:
             for name in names:
                 if (folder / name).exists():
+                    self._compare(folder / name, file)
                     return folder / name
         try:
             return self._fetch(file)
         except (OSError, ValueError) as error:
             repository = catalogue.DATASETS[self.name].repository
-            where = f"in {manual} or {manual / self.name}" if manual else "in a manual folder"
+            where = f"in {' or '.join(map(str, folders))}" if manual else "in a manual folder"
             raise FileNotFoundError(
                 f"{self._full_name} needs {' or '.join(names)}, which is not {where}, and the hub "
                 f"did not give it ({error}). Fetch {file} from the hub's data set {repository}, "
@@ -118,31 +136,51 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         path = huggingface_hub.hf_hub_download(
             repository, file, repo_type="dataset", revision=revision, etag_timeout=5
         )
+        known, found = self._checksum(file), _sha256(path)
+        if known not in (None, found):
+            raise ValueError(f"{path} has SHA-256 {found}, expected {known}: delete it")
+        return epath.Path(path)
+
+    def _compare(self, path: epath.Path, file: str) -> None:
+        """Warns where a file at hand, of the published name, is not the published one."""
+        known = self._checksum(file) if path.name == Path(file).name else None
+        if known is not None and known != (found := _sha256(path)):
+            repository, revision, _ = catalogue.DATASETS[self.name]
+            log.warning(
+                f"{path} has SHA-256 {found}, but {file} of {repository} has {known} at revision "
+                f"{revision}: it is another version, or of another data set"
+            )
+
+    def _checksum(self, file: str) -> str | None:
+        """The SHA-256 of a file of the hub, where it is known."""
+        repository, revision, _ = catalogue.DATASETS[self.name]
         known = (self.url_infos or {}).get(
             f"https://huggingface.co/datasets/{repository}/resolve/{revision}/{file}"
         )
-        found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        if known is not None and known.checksum != found:
-            raise ValueError(f"{path} has SHA-256 {found}, expected {known.checksum}: delete it")
-        return epath.Path(path)
+        return None if known is None else known.checksum
+
+
+def _sha256(path: Path | str) -> str:
+    return hashlib.sha256(epath.Path(path).read_bytes()).hexdigest()
 
 
 def feature(column: Column) -> tfds.features.FeatureConnector:
     """How a column is stored.
 
-    Kinds: "text"; "integer"; "integers", a list; "turns", a list of messages; "json", a text that
-    is the field as JSON, for lists of what annotators wrote, whose items vary.
+    Kinds: "text"; "note", a text that is empty where there is none (null); "integer"; "integers", a
+    list; "turns", a list of messages; "json", a text that is the field as JSON, for lists of what
+    annotators wrote, whose items vary.
     """
     documentation = tfds.features.Documentation(column.about, column.value_range)
     match column.kind:
-        case "text" | "json":
+        case "text" | "note" | "json":
             return tfds.features.Text(doc=documentation)
         case "integer":
             return tfds.features.Scalar(np.int64, doc=documentation)
         case "integers":
             return tfds.features.Sequence(np.int64, doc=documentation)
         case "turns":
-            turn = {"role": tfds.features.Text(), "content": tfds.features.Text()}
+            turn = {part: tfds.features.Text() for part in TURN}
             return tfds.features.Sequence(turn, doc=documentation)
     raise ValueError(f"no kind of column is named '{column.kind}'")
 
@@ -152,6 +190,9 @@ def value(row: dict, name: str, column: Column):
     match column.kind:
         case "text":
             return _text(rows.present(row, name), name)
+        case "note":
+            found = rows.present(row, name)
+            return "" if found is None else _text(found, name)
         case "integer":
             return rows.integer(row, name, -INTEGERS, INTEGERS)
         case "integers":
@@ -160,7 +201,7 @@ def value(row: dict, name: str, column: Column):
                 for i, item in enumerate(_list(row, name))
             ]
         case "turns":
-            return list(rows.messages(row, name))
+            return [_turn(item, f"{name}[{i}]") for i, item in enumerate(_list(row, name))]
         case "json":
             return json.dumps(_list(row, name))
     raise ValueError(f"no kind of column is named '{column.kind}'")
@@ -175,6 +216,13 @@ def _text(found: object, field: str) -> str:
         what = f"expected Unicode, found a broken byte at character {error.start + 1}"
         raise FieldError(field, what, "broken Unicode") from None
     return found
+
+
+def _turn(found: object, field: str) -> dict[str, str]:
+    if not isinstance(found, dict) or not found.keys() >= set(TURN):
+        what = f"expected an object with 'role' and 'content', found {show(found)}"
+        raise FieldError(field, what, "wrong type")
+    return {part: _text(found[part], f"{field}.{part}") for part in TURN}
 
 
 def _list(row: dict, field: str) -> list:

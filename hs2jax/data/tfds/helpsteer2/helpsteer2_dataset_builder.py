@@ -19,8 +19,8 @@ PREFERENCE = {
         "three annotators who agree most",
         "-3 to 3",
     ),
-    "preference_statement": Column("text", "Which response is better, in an annotator's sentence"),
-    "preference_elaboration": Column("text", "The annotator's reasons"),
+    "preference_statement": Column("note", "Which response is better, in an annotator's sentence"),
+    "preference_elaboration": Column("note", "The annotator's reasons"),
     "three_most_similar_preferences": Column(
         "json", "JSON list of objects with statement, elaboration and strength"
     ),

@@ -1,0 +1,266 @@
+"""What the published config.json of well-known models must become.
+
+The keys are those that decide what is computed, as the files have them; ids and names that play no
+part are left out.
+"""
+
+import pytest
+
+from hs2jax.models.config import Config
+from hs2jax.models.rope import Scaling
+
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "max_position_embeddings",
+)
+FIELDS = ("width", "hidden", "layers", "heads", "kv_heads", "vocab_size", "max_positions")
+
+
+def scaled(factor):
+    """Llama 3's `rope_scaling`."""
+    ends = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "original_max_position_embeddings": 8192,
+        **ends,
+    }
+
+
+LLAMA = {"model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5}
+LLAMA2 = LLAMA | {"architectures": ["LlamaForCausalLM"], "pretraining_tp": 1, "rope_scaling": None}
+LLAMA3 = LLAMA2 | {"attention_bias": False, "mlp_bias": False, "rope_theta": 500000.0}
+LLAMA31 = LLAMA3 | {
+    "rope_scaling": scaled(8.0),
+    "bos_token_id": 128000,
+    "eos_token_id": [128001, 128008, 128009],
+}
+MISTRAL = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "hidden_act": "silu"}
+MISTRAL |= {"rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2}
+QWEN = {"rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "use_sliding_window": False}
+QWEN |= {"hidden_act": "silu", "bos_token_id": 151643}
+QWEN2 = QWEN | {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+QWEN3 = QWEN | {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}
+GEMMA = {"hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6, "head_dim": 256}
+GEMMA |= {"query_pre_attn_scalar": 256, "cache_implementation": "hybrid", "bos_token_id": 2}
+GEMMA |= {"attention_bias": False, "pad_token_id": 0}
+
+# Name: (sizes in the order of SIZES, the other keys, fields of Config that they give).
+PUBLISHED = {
+    "Llama-2-7b-hf": (
+        (4096, 11008, 32, 32, 32, 32000, 4096),
+        LLAMA2 | {"bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False},
+        {"head_size": 128, "rope_base": 1e4, "norm_epsilon": 1e-5, "bos_id": 1, "eos_ids": (2,)},
+    ),
+    "Llama-3.1-8B-Instruct": (
+        (4096, 14336, 32, 32, 8, 128256, 131072),
+        LLAMA31 | {"tie_word_embeddings": False},
+        {
+            "head_size": 128,
+            "rope_base": 5e5,
+            "rope_scaling": Scaling("llama3", 8.0, 1.0, 4.0, 8192),
+            "eos_ids": (128001, 128008, 128009),
+            "qkv_bias": False,
+        },
+    ),
+    "Llama-3.2-1B": (
+        (2048, 8192, 16, 32, 8, 128256, 131072),
+        LLAMA3 | {"rope_scaling": scaled(32.0), "head_dim": 64, "tie_word_embeddings": True},
+        {"head_size": 64, "rope_scaling": Scaling("llama3", 32.0, 1.0, 4.0, 8192), "tied": True},
+    ),
+    "Skywork-Reward-Llama-3.1-8B": (
+        (4096, 14336, 32, 32, 8, 128256, 131072),
+        LLAMA31
+        | {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}},
+        {
+            "language_head": False,
+            "tied": False,
+            "rope_scaling": Scaling("llama3", 8.0, 1.0, 4.0, 8192),
+        },
+    ),
+    "SmolLM2-135M": (
+        (576, 1536, 30, 9, 3, 49152, 8192),
+        LLAMA2
+        | {
+            "rope_theta": 100000,
+            "rope_interleaved": False,
+            "is_llama_config": True,
+            "tie_word_embeddings": True,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        },
+        {"head_size": 64, "rope_base": 1e5, "tied": True, "bos_id": 0, "eos_ids": (0,)},
+    ),
+    "Mistral-7B-v0.1": (
+        (4096, 14336, 32, 32, 8, 32000, 32768),
+        MISTRAL | {"rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": False},
+        {"head_size": 128, "rope_base": 1e4, "window": 4096, "sliding": (True,) * 32},
+    ),
+    "Mistral-7B-v0.3": (
+        (4096, 14336, 32, 32, 8, 32768, 32768),
+        MISTRAL | {"rope_theta": 1000000.0, "sliding_window": None, "tie_word_embeddings": False},
+        {"head_size": 128, "rope_base": 1e6, "window": None, "sliding": ()},
+    ),
+    "Qwen2-7B": (
+        (3584, 18944, 28, 28, 4, 152064, 131072),
+        QWEN2 | {"max_window_layers": 28, "sliding_window": 131072, "tie_word_embeddings": False},
+        {
+            "head_size": 128,
+            "qkv_bias": True,
+            "o_bias": False,
+            "tied": False,
+            "window": None,
+            "sliding": (),
+        },
+    ),
+    "Qwen2.5-0.5B": (
+        (896, 4864, 24, 14, 2, 151936, 32768),
+        QWEN2
+        | {
+            "max_window_layers": 24,
+            "sliding_window": 32768,
+            "tie_word_embeddings": True,
+            "use_mrope": False,
+        },
+        {"head_size": 64, "qkv_bias": True, "o_bias": False, "tied": True, "sliding": ()},
+    ),
+    "Qwen3-0.6B": (
+        (1024, 3072, 28, 16, 8, 151936, 40960),
+        QWEN3
+        | {
+            "head_dim": 128,
+            "attention_bias": False,
+            "max_window_layers": 28,
+            "sliding_window": None,
+            "rope_scaling": None,
+            "tie_word_embeddings": True,
+        },
+        {"head_size": 128, "qk_norm": True, "qkv_bias": False, "tied": True, "rope_base": 1e6},
+    ),
+    "gemma-2-2b": (
+        (2304, 9216, 26, 8, 4, 256000, 8192),
+        GEMMA
+        | {
+            "model_type": "gemma2",
+            "architectures": ["Gemma2ForCausalLM"],
+            "hidden_act": "gelu_pytorch_tanh",
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+            "sliding_window": 4096,
+            "rope_theta": 10000.0,
+            "eos_token_id": 1,
+        },
+        {
+            "head_size": 256,
+            "attention_cap": 50.0,
+            "final_cap": 30.0,
+            "query_scalar": 256,
+            "tied": True,
+            "window": 4096,
+            "sliding": (True, False) * 13,
+            "rope_base": 1e4,
+            "activation": "gelu_tanh",
+            "norm_plus_one": True,
+            "post_norms": True,
+            "scaled_embedding": True,
+        },
+    ),
+    "gemma-3-1b-it": (
+        (1152, 6912, 26, 4, 1, 262144, 32768),
+        GEMMA
+        | {
+            "model_type": "gemma3_text",
+            "architectures": ["Gemma3ForCausalLM"],
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "sliding_window": 512,
+            "sliding_window_pattern": 6,
+            "rope_theta": 1000000,
+            "rope_local_base_freq": 10000,
+            "rope_scaling": None,
+            "eos_token_id": [1, 106],
+        },
+        {
+            "head_size": 256,
+            "attention_cap": None,
+            "final_cap": None,
+            "window": 512,
+            "sliding": ((True,) * 5 + (False,)) * 4 + (True, True),
+            "rope_base": 1e6,
+            "rope_local_base": 1e4,
+            "qk_norm": True,
+            "tied": True,
+            "eos_ids": (1, 106),
+            "pad_id": 0,
+        },
+    ),
+    "Minitron-4B-Base": (
+        (3072, 9216, 32, 24, 8, 256000, 4096),
+        {
+            "model_type": "nemotron",
+            "architectures": ["NemotronForCausalLM"],
+            "hidden_act": "relu2",
+            "head_dim": 128,
+            "norm_eps": 1e-5,
+            "partial_rotary_factor": 0.5,
+            "rope_theta": 10000.0,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "tie_word_embeddings": False,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+        },
+        {
+            "head_size": 128,
+            "rotary_fraction": 0.5,
+            "rotary_size": 64,
+            "activation": "relu2",
+            "gated": False,
+            "layer_norm": True,
+            "norm_plus_one": True,
+            "norm_epsilon": 1e-5,
+            "tied": False,
+        },
+    ),
+    "internlm3-8b-instruct": (
+        (4096, 10240, 48, 32, 2, 128512, 32768),
+        {
+            "model_type": "internlm3",
+            "architectures": ["InternLM3ForCausalLM"],
+            "auto_map": {"AutoConfig": "configuration_internlm3.InternLM3Config"},
+            "hidden_act": "silu",
+            "head_dim": 128,
+            "bias": False,
+            "qkv_bias": False,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 50000000,
+            "rope_scaling": {"factor": 6.0, "rope_type": "dynamic"},
+            "tie_word_embeddings": False,
+        },
+        {
+            "family": "llama",
+            "head_size": 128,
+            "rope_base": 5e7,
+            "rope_scaling": Scaling("dynamic", 6.0),
+            "qkv_bias": False,
+            "o_bias": False,
+            "mlp_bias": False,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_config_is_read_as_what_it_is(name):
+    sizes, keys, fields = PUBLISHED[name]
+    published = dict(zip(SIZES, sizes, strict=True)) | keys
+    config = Config.from_hf(published)
+    assert tuple(getattr(config, field) for field in FIELDS) == sizes
+    assert {field: getattr(config, field) for field in fields} == fields
+    outputs = None if config.language_head else ["reward"]
+    assert Config.from_hf(config.to_hf(outputs=outputs)) == config
