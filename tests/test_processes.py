@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -34,17 +35,32 @@ PART = """config.trainable.last_layers = 2
 """
 
 
-def start(config, workdir, devices, join=""):
-    """`hs2jax train` in a process of its own, after it has joined the others."""
+def start(config, workdir, devices, said, join=""):
+    """`hs2jax train` in a process of its own, after it has joined the others; `said` is a file."""
     arguments = ["train", f"--config={config}", f"--workdir={workdir}"]
     program = f"{join}\nfrom hs2jax.cli import main\nmain({arguments!r})"
     flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-c", program],
         env={**os.environ, "XLA_FLAGS": flags},
-        stdout=subprocess.PIPE,
+        stdout=said.open("w"),
         stderr=subprocess.STDOUT,
-        text=True,
+    )
+
+
+def finish(running, said):
+    """Waits for all. Where one fails the others would wait for it: all are ended, and told."""
+    end = time.time() + 300
+    while any(process.poll() is None for process in running) and time.time() < end:
+        if any(process.poll() for process in running):
+            break
+        time.sleep(0.1)
+    codes = [process.poll() for process in running]
+    for process in running:
+        process.kill()
+    assert codes == [0] * len(running), "\n".join(
+        f"== {file.name} ended with {code}\n{file.read_text()}"
+        for file, code in zip(said, codes, strict=True)
     )
 
 
@@ -61,11 +77,12 @@ def test_two_processes_train_what_one_trains(tmp_path, more):
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     join = "import jax; jax.distributed.initialize({!r}, 2, {})"
-    running = [start(config, tmp_path / "two", 2, join.format(address, i)) for i in range(2)]
-    running.append(start(config, tmp_path / "one", 4))
-    for process in running:
-        said, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, said
+    said = [tmp_path / name for name in ("first", "second", "alone")]
+    running = [
+        start(config, tmp_path / "two", 2, said[i], join.format(address, i)) for i in range(2)
+    ]
+    running.append(start(config, tmp_path / "one", 4, said[2]))
+    finish(running, said)
 
     one, two = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("one", "two"))
     assert one.keys() == two.keys()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
+import tiny
 
 import hs2jax.data.tfds
 from hs2jax.data import corpora, loader
@@ -16,7 +17,6 @@ from hs2jax.data.groups import DataError
 from hs2jax.data.record import Record
 from hs2jax.data.tfds import __main__ as command
 from hs2jax.data.tfds import catalogue, reading
-from tests import tiny
 
 FOLDER = Path(hs2jax.data.tfds.__file__).parent
 NAMES = [catalogue.full_name(d, c) for d, of in catalogue.DATASETS.items() for c in of.configs]

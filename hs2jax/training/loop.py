@@ -213,6 +213,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
                 if at and (best is None or better(summary, best["summary"], config.select)):
                     best = {"step": at, "summary": summary, "weights": model.weights}
                     best["kept"] = kept_checksum
+                    # One saving at a time: on several hosts two would meet at the same barriers.
+                    checkpoints.wait()
                     best_checkpoints.save(at, {"params": state["params"]}, best)
                     if first:
                         scored.write(workdir / "items.jsonl", found)
