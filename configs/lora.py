@@ -3,7 +3,7 @@
     hs2jax sweep --config=configs/lora.py:DATA --workdir=runs/lora
 
 DATA is the folder with hh_rlhf/helpful_test_1850.jsonl. Scaled down to pairs that fit into 192
-tokens together, so that a seed of SmolLM2-135M takes about a quarter of an hour on two idle CPU cores.
+tokens together, so that it can be done with SmolLM2-135M on two CPU cores.
 experiments/lora has what came out: accuracy, time per step and memory.
 """
 
