@@ -3,15 +3,16 @@
     hs2jax run      --config=configs/quickstart.py --workdir=runs/quickstart
     hs2jax train    --config=configs/FILE.py[:ARG] [--config.KEY=VALUE ...] --workdir=FOLDER
     hs2jax sweep    --config=configs/FILE.py --over=KEY=VALUE,VALUE --seeds=0,1 --workdir=FOLDER
+    hs2jax evaluate --config=configs/evaluate.py:MODEL --config.data=FORMAT:FILE --workdir=FOLDER
+    hs2jax expo     --config=configs/expo.py --config.initial=A --config.trained=B --workdir=FOLDER
     hs2jax score    --model=NAME --data=FORMAT:FILE --output=FILE.jsonl
     hs2jax convert  --model=NAME --output=FOLDER
-    hs2jax report   --workdir=FOLDER
+    hs2jax report   --workdir=FOLDER [--against=FOLDER]
 
 `hs2jax VERB --help` lists a verb's flags. Errors are told in a line or two; with
 HS2JAX_TRACEBACK=1 in the environment they come with where they were raised.
 """
 
-import json
 import logging
 import os
 import sys
@@ -25,11 +26,11 @@ def define(verb: str, arguments: list[str]) -> flags.FlagValues:
     """The flags of a verb; the arguments say which keys of the config are flags too."""
     values = flags.FlagValues()
     text = {"default": None, "flag_values": values}
-    if verb in ("run", "train", "sweep"):
+    if verb in ("run", "train", "sweep", "evaluate", "expo"):
         config_flags.DEFINE_config_file(
             "config", flag_values=values, lock_config=True, sys_argv=["hs2jax", *arguments]
         )
-    if verb in ("run", "train"):
+    if verb in ("run", "train", "evaluate", "expo"):
         flags.DEFINE_bool(
             "distributed", False, "Join the other hosts of a pod first.", flag_values=values
         )
@@ -41,13 +42,20 @@ def define(verb: str, arguments: list[str]) -> flags.FlagValues:
             flag_values=values,
         )
         flags.DEFINE_string("seeds", help="As in 0,1,2; default: the config's.", **text)
-    if verb in ("run", "train", "sweep", "report"):
+    if verb in ("run", "train", "sweep", "evaluate", "expo", "report"):
         flags.DEFINE_string("workdir", help="Folder of the run.", **text)
+    if verb == "report":
+        flags.DEFINE_string("against", help="Folder of an evaluation to compare with.", **text)
+        flags.DEFINE_string(
+            "output", help="Folder of the comparison's page.", default="", flag_values=values
+        )
     if verb in ("score", "convert"):
         flags.DEFINE_string("model", help="Folder, GGUF file, hub id or short name.", **text)
     if verb == "score":
         flags.DEFINE_string("data", help='What to score, as "format:path[slice]".', **text)
         flags.DEFINE_string("output", help="JSON lines file to write.", **text)
+        flags.DEFINE_string("best", help="Folder for the best response of each prompt.", **text)
+        flags.DEFINE_string("reference", help="Data that the best are compared with.", **text)
         flags.DEFINE_string(
             "weights",
             default="",
@@ -84,7 +92,8 @@ def run(options) -> None:
     stages = recipe.run(options.config, options.workdir)
     if is_first():
         print(f"report: {run_report.write(options.workdir, stages)}")
-        print(f"model: {stages[-1] / 'model'}")
+        models = [stage / "model" for stage in stages if (stage / "model").is_dir()]
+        print(*(f"model: {model}" for model in models[-1:]))
 
 
 def train(options) -> None:
@@ -115,36 +124,54 @@ def sweep(options) -> None:
         raise ValueError(f"{failed} of {runs} runs failed; the same command tries them again")
 
 
+def evaluate(options) -> None:
+    """Scores benchmarks and other data with a reward model, and says how good it is."""
+    from hs2jax.evaluation import evaluate
+
+    check_verb(options.config, "evaluate")
+    result = evaluate.evaluate(options.config, options.workdir)
+    if is_first():
+        print(f"{evaluate.describe(result)}\nreport: {Path(options.workdir) / 'report.html'}")
+
+
+def expo(options) -> None:
+    """Finds how far to go beyond a trained model, and saves the model there."""
+    from hs2jax.training import expo
+
+    check_verb(options.config, "expo")
+    workdir = Path(options.workdir)
+    result = expo.expo(options.config, workdir)
+    if is_first():
+        print(f"factor: {result['factor']:g}\nreport: {workdir / 'report.html'}")
+        print(f"model: {workdir / 'model'}")
+
+
 def score(options) -> None:
-    """Scores groups as they are read, and writes a line for each."""
+    """Scores groups, writes a line for each, and picks the best of their responses where asked."""
     import jax
 
-    from hs2jax import reward_model
     from hs2jax.data import corpora
-    from hs2jax.data.record import Record
+    from hs2jax.evaluation import score
     from hs2jax.models import sharding
+    from hs2jax.reward_model import RewardModel, parse_weights
 
-    weights = reward_model.parse_weights(options.weights)
-    record = Record()
-    groups = corpora.read(options.data, on_error=options.on_error, record=record)
+    if options.reference and not options.best:
+        raise ValueError("--reference is what --best=FOLDER is compared with: give both")
+    for spec in filter(None, (options.data, options.reference)):
+        corpora.read(spec)  # Raises where it cannot be, before the model is loaded.
+    weights = parse_weights(options.weights)
     mesh = sharding.make_mesh() if jax.device_count() > 1 else None
-    model = reward_model.RewardModel.load(options.model, mesh=mesh)
+    model = RewardModel.load(options.model, mesh=mesh, weights=weights)
     output = Path(options.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Another name until it is whole, so that a half file is never taken for the result.
-    scratch = output.with_name(output.name + ".unfinished")
-    with scratch.open("w", encoding="utf-8") as file:
-        for row in reward_model.score_stream(
-            model,
-            groups,
-            weights=weights,
-            truncate=options.truncate,
-            skip=options.on_error == "skip",
-            record=record,
-        ):
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-    scratch.replace(output)
+    record = score.score(
+        model,
+        options.data,
+        output,
+        truncate=options.truncate,
+        skip=options.on_error == "skip",
+        best=Path(options.best) if options.best else None,
+        reference=options.reference or "",
+    )
     left = {
         "too long": record.too_long,
         "truncated": record.truncated,
@@ -153,6 +180,8 @@ def score(options) -> None:
     }
     counted = "".join(f", {count} {name}" for name, count in left.items() if count)
     print(f"{output}: {record.rows} rows, {record.groups} groups{counted}")
+    if options.best:
+        print(f"report: {Path(options.best) / 'report.html'}")
 
 
 def convert(options) -> None:
@@ -164,13 +193,27 @@ def convert(options) -> None:
 
 
 def report(options) -> None:
-    """Writes the page of a finished run again."""
+    """Writes the page of a finished run or evaluation again, or compares two evaluations."""
+    from hs2jax.evaluation import comparison_report
     from hs2jax.training import run_report
 
-    print(run_report.write(options.workdir))
+    if options.against:
+        name = f"against-{Path(options.against).resolve().name}"
+        place = options.output or Path(options.workdir) / name
+        print(comparison_report.write(options.against, options.workdir, place))
+    else:
+        print(run_report.write(options.workdir))
 
 
-VERBS = {f.__name__: f for f in (run, train, sweep, score, convert, report)}
+VERBS = {f.__name__: f for f in (run, train, sweep, evaluate, expo, score, convert, report)}
+# What only the config of a verb has, the first one that is found.
+KINDS = {
+    "stages": "run",
+    "arms": "sweep",
+    "objective": "train",
+    "initial": "expo",
+    "data": "evaluate",
+}
 NEEDED = ("config", "workdir", "model", "data", "output")
 
 
@@ -218,14 +261,10 @@ def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
 
 def check_verb(config, *verbs: str) -> None:
     """Raises ValueError where a config is one for another verb."""
-    if "stages" in config:
-        what, verb = "stages", "run"
-    elif "arms" in config:
-        what, verb = "arms", "sweep"
-    else:
-        what, verb = "no stages", "train"
+    key, verb = next((key, verb) for key, verb in KINDS.items() if key in config)
     if verb not in verbs:
-        raise ValueError(f"this config has {what}: it is one for `hs2jax {verb}`")
+        wanted = " or ".join(repr(key) for key, verb in KINDS.items() if verb in verbs)
+        raise ValueError(f"this config has {key!r} and not {wanted}: it is one for `hs2jax {verb}`")
 
 
 def prepare_process(options) -> None:

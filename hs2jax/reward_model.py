@@ -17,18 +17,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
-from hs2jax.data import loader, templates
+from hs2jax.data import chat, packing, templates
 from hs2jax.data.groups import Group
+from hs2jax.data.packing import Example
 from hs2jax.data.record import Record
-from hs2jax.models import heads, hub, leaves, lora, sharding
-from hs2jax.models.attention import Layout
+from hs2jax.models import heads, hub, leaves, sharding
 from hs2jax.models.config import Config
-from hs2jax.models.decoder import Decoder
+from hs2jax.prediction import (
+    Spread,
+    choose_row_length,
+    plan_evaluation,
+    predict,
+    run_batches,
+    to_host,
+)
 
 log = logging.getLogger(__name__)
 
+TOKENS = 8192  # That are computed at a time: attention needs memory for each pair in a row.
 SHARED = 8  # Responses of one prompt that are scored in one row.
 
 
@@ -37,43 +44,6 @@ class Score(NamedTuple):
 
     outputs: dict[str, float]
     reward: float | None
-
-
-def forward(params, batch, config: Config, *, layout: str, dtype, remat: bool = False):
-    """Outputs [B, R, K] in float32 of a batch as `data.packing.lay` makes it.
-
-    params: {"decoder", "head"}, and while LoRA trains {"lora", "lora_scale"}. A decoder's frozen
-    first layers may be a stack of their own, "frozen"; with `states` [B, T, D] in the batch, what
-    they give, they are not computed. Empty slots hold numbers that mean nothing.
-    """
-    tokens, position, last = batch["tokens"], batch["position"], batch["last"]
-    (B, T), R = tokens.shape, last.shape[1]
-    who_sees_whom = Layout(batch["segment"], batch["branch"], position)
-    if layout == "padded":
-        # Cut at the slots, each conversation is a row of its own and causality is mask enough.
-        slot = T // R
-        tokens, position = tokens.reshape(B * R, slot), position.reshape(B * R, slot)
-        last = jnp.maximum(last - slot * jnp.arange(R), 0).reshape(B * R, 1)
-        who_sees_whom = None
-    frozen = params["decoder"].get("frozen")
-    decoder = Decoder(config, dtype=dtype, remat=remat, frozen=count_layers(frozen))
-    variables = {"params": params["decoder"]}
-    if "lora" in params:
-        variables["lora"] = lora.scaled(params["lora"], params["lora_scale"])
-    # Who asks for float32 on an accelerator gets it in the products too.
-    with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
-        hidden, _ = decoder.apply(
-            variables, tokens, position, who_sees_whom, entered=batch.get("states")
-        )
-    return heads.reward(params["head"], hidden, last).reshape(B, R, -1)
-
-
-def count_layers(stack) -> int:
-    """How many layers a stack of parameters holds; 0 for None."""
-    return 0 if stack is None else jax.tree.leaves(stack)[0].shape[0]
-
-
-predict = jax.jit(forward, static_argnames=("config", "layout", "dtype", "remat"))
 
 
 @dataclasses.dataclass
@@ -179,16 +149,16 @@ class RewardModel:
         *,
         weights: Mapping[str, float] | None = None,
         layout: str = "shared",
-        rows: int = 4,
+        rows: int | None = None,
         truncate: bool = False,
         record: Record | None = None,
     ) -> list[Score]:
         """Scores conversations, each a list of messages that ends with the assistant's.
 
         Neighbours with the same prompt share its computation. rows: how many rows of tokens are
-        computed at a time; scores do not depend on it. truncate: cut prompts from the left where a
-        conversation is longer than the model's positions, counted in `record`, instead of raising
-        ValueError.
+        computed at a time, None for what fits; scores do not depend on it. truncate: cut prompts
+        from the left where a conversation is longer than the model's positions, counted in
+        `record`, instead of raising ValueError.
         """
         scalar = self.scalar_weights(weights)
         outputs = self.score_groups(
@@ -212,7 +182,7 @@ class RewardModel:
         groups: Sequence[Group],
         *,
         layout="shared",
-        rows: int = 4,
+        rows: int | None = None,
         truncate: bool = False,
         skip: bool = False,
         record: Record | None = None,
@@ -222,61 +192,65 @@ class RewardModel:
         skip: None for a group with a conversation that is too long or that the chat template
         refuses, counted in `record`, instead of raising ValueError.
         """
-        longest = self.config.max_positions
-        # A row that holds a hundred responses would not fit into memory. Where prompts are cut,
-        # each conversation goes alone, so that its score does not depend on the others' length.
-        together = 1 if truncate else SHARED
-        parts = [
-            (i, dataclasses.replace(group, responses=some, ratings=(), strength=None))
-            for i, group in enumerate(groups)
-            for some in in_parts(group.responses, together)
-        ]
-        place = {id(part): i for i, part in parts}  # What is prepared are the very same groups.
-        prepared = loader.prepare(
-            [part for _, part in parts],
-            self.tokenizer,
-            read=self.read,
-            attributes=(),
-            row_length=longest * SHARED,
-            max_tokens=longest,
-            layout=layout,
-            too_long="truncate" if truncate else "skip",
-            on_error="skip" if skip else "raise",
-            record=record,
-        )
-        tables: list[list[np.ndarray]] = [[] for _ in groups]
-        for part, table in zip(
-            prepared.groups, self.predict(prepared, layout=layout, rows=rows), strict=True
-        ):
-            tables[place[id(part)]].append(table)
-        whole = [sum(map(len, t)) == len(g.responses) for t, g in zip(tables, groups, strict=True)]
-        if not all(whole) and not skip:
-            lost = [g.source or str(i) for i, g in enumerate(groups) if not whole[i]]
-            raise ValueError(
-                f"longer than the model's {longest} positions: {', '.join(lost[:5])}"
-                + ("" if truncate else "; prompts can be cut from the left (truncate)")
-            )
-        return [
-            np.concatenate(t) if all_of_it else None
-            for t, all_of_it in zip(tables, whole, strict=True)
-        ]
+        parts = self.encode(groups, truncate=truncate, skip=skip, record=record)
+        tables = iter(self.predict(list(itertools.chain(*parts)), layout=layout, rows=rows))
+        return [np.concatenate([next(tables) for _ in some]) if some else None for some in parts]
 
-    def predict(self, prepared: loader.Prepared, *, layout="shared", rows: int = 4):
-        """Outputs [responses, K] of each prepared group, a list of numpy arrays."""
-        if not prepared.examples:
+    def encode(
+        self,
+        groups: Sequence[Group],
+        *,
+        max_tokens: int | None = None,
+        truncate: bool = False,
+        skip: bool = False,
+        record: Record | None = None,
+    ) -> list[list[Example]]:
+        """Groups as tokens, without what is known of them: the parts of each group, in the order
+        of its responses; [] for one that is left out. See `score_groups`.
+
+        max_tokens: of a conversation; None: the model's positions. Where a prompt has to be cut,
+        each of the group's conversations is a part of its own, so that a score does not depend on
+        the others' length; else a part has at most SHARED, so that a row fits into memory.
+        """
+        record = Record() if record is None else record
+        longest = min(max_tokens or self.config.max_positions, self.config.max_positions)
+        every = chat.encode(self.tokenizer, groups, self.read, record if skip else None)
+        found: list[list[Example]] = []
+        for group, encoded in zip(groups, every, strict=True):
+            found.append([])
+            if encoded is None:
+                continue
+            excess = packing.cost(encoded, "padded") - longest
+            if excess <= 0:
+                found[-1] = _parts(encoded, SHARED)
+                continue
+            cut = [_fitted(part, longest, self.tokenizer) for part in _parts(encoded, 1)]
+            if truncate and None not in cut:
+                found[-1] = cut
+                record.truncated += 1
+            elif skip:
+                record.too_long += 1
+            else:
+                raise ValueError(
+                    f"{group.source}: a conversation is {excess} tokens longer than the "
+                    f"{longest} that fit"
+                    + ("" if truncate else "; prompts can be cut from the left (truncate)")
+                )
+        return found
+
+    def predict(self, examples: Sequence[Example], *, layout="shared", rows: int | None = None):
+        """Outputs [responses, K] of each tokenised group, a list of numpy arrays."""
+        if not examples:
             return []
-        longest = max(loader.packing.cost(e.encoded, layout) for e in prepared.examples)
+        costs = [packing.cost(e.encoded, layout) for e in examples]
         if layout == "padded":
-            longest *= max(len(e.encoded.responses) for e in prepared.examples)
-        # A few lengths only, since each is compiled: 128 and its doublings.
-        row_length = 128
-        while row_length < longest:
-            row_length *= 2
+            costs = [max(costs) * max(len(e.encoded.responses) for e in examples)]
+        length = choose_row_length(costs)
         batches = plan_evaluation(
-            prepared,
-            row_length=row_length,
+            examples,
+            row_length=length,
             layout=layout,
-            rows=min(rows, len(prepared.examples)),
+            rows=min(rows or max(1, TOKENS // length), len(examples)),
             mesh=self.mesh,
         )
         run = functools.partial(
@@ -316,6 +290,26 @@ class RewardModel:
         )
 
 
+def _parts(encoded: chat.Encoded, size: int) -> list[Example]:
+    """A tokenised group as examples of at most `size` responses, of which nothing else is known."""
+    return [
+        Example(
+            chat.Encoded(encoded.prompt, some),
+            np.zeros((len(some), 0), np.float32),
+            np.zeros((len(some), 0), bool),
+            [],
+        )
+        for some in in_parts(encoded.responses, size)
+    ]
+
+
+def _fitted(example: Example, longest: int, tokenizer) -> Example | None:
+    """With its prompt cut where it is longer than `longest`; None if that is not enough."""
+    excess = max(0, packing.cost(example.encoded, "padded") - longest)
+    encoded = chat.cut_prompt(example.encoded, excess, tokenizer.bos_token_id)
+    return None if encoded is None else example._replace(encoded=encoded, cut=excess)
+
+
 def in_parts(things: Iterable, size: int):
     """Tuples of at most `size`, in order."""
     things = iter(things)
@@ -332,34 +326,6 @@ def parse_weights(text: str) -> dict[str, float] | None:
         return {name.strip(): float(value) for name, value in pairs}
     except ValueError:
         raise ValueError(f"weights are {text!r}; expected name=number,name=number") from None
-
-
-def score_stream(
-    model: RewardModel,
-    groups: Iterable[Group],
-    *,
-    weights=None,
-    truncate=False,
-    skip=False,
-    record=None,
-):
-    """Scores groups as they come, 64 at a time. Yields a dict for each: source, prompt, responses,
-    outputs (a dict for each response) and rewards (None without weights). See `score_groups`."""
-    scalar = model.scalar_weights(weights)
-    for some in in_parts(groups, 64):
-        tables = model.score_groups(some, truncate=truncate, skip=skip, record=record)
-        for group, table in zip(some, tables, strict=True):
-            if table is None:
-                continue
-            yield {
-                "source": group.source,
-                "prompt": list(group.prompt),
-                "responses": list(group.responses),
-                "outputs": [
-                    dict(zip(model.outputs, map(float, row), strict=True)) for row in table
-                ],
-                "rewards": None if scalar is None else [float(row @ scalar) for row in table],
-            }
 
 
 def group_conversations(conversations) -> list[Group]:
@@ -382,51 +348,3 @@ def group_conversations(conversations) -> list[Group]:
         else:
             groups.append(Group(prompt, (response,), source=f"conversation {i}"))
     return groups
-
-
-def plan_evaluation(prepared, *, row_length, layout, rows, mesh=None):
-    """Batches of every prepared group once, in order, for `run_batches`."""
-    return loader.plan(
-        prepared.examples,
-        row_length=row_length,
-        layout=layout,
-        batch_size=256,
-        micro_rows=sharding.fit_rows(rows, mesh),
-    )
-
-
-def run_batches(run, batches: loader.Batches, outputs: int, mesh=None) -> list[np.ndarray]:
-    """Runs `run` (a micro-batch to outputs [B, R, K]) over all batches.
-
-    Returns outputs [responses, K] of each example, on every process.
-    """
-    found = [np.zeros((len(e.encoded.responses), outputs), np.float32) for e in batches.examples]
-    for i in range(len(batches)):
-        arrays = batches[i]
-        used = -(-len(batches.plan[i]) // batches.micro_rows)
-        tables = []
-        for m in range(used):
-            micro = sharding.place_rows({name: x[m] for name, x in arrays.items()}, mesh)
-            tables.append(to_host(run(micro)))
-        table = np.concatenate(tables)
-        for row, slot, example, response in batches.slots(i):
-            found[example][response] = table[row, slot]
-    return found
-
-
-class Spread:
-    """A stack of layers that several processes share, as much of an array as an export needs."""
-
-    def __init__(self, array):
-        self._array, self.shape = array, array.shape
-
-    def __getitem__(self, layer: int) -> np.ndarray:
-        """One layer on the host. All processes must ask for the same one."""
-        return to_host(self._array[layer])
-
-
-def to_host(array) -> np.ndarray:
-    """An array as numpy on every process, wherever its parts are."""
-    if array.is_fully_addressable:
-        return np.asarray(array)
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

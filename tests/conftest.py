@@ -17,6 +17,15 @@ hypothesis.settings.register_profile("hs2jax", deadline=None, max_examples=50, d
 hypothesis.settings.load_profile("hs2jax")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _scores_of_their_own(tmp_path_factory):
+    """Tests neither use nor leave scores where a user's are kept."""
+    folder = tmp_path_factory.mktemp("scores")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hs2jax.evaluation.scores.default_folder", lambda: folder)
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real human data; tests that need it are skipped where it is absent."""

@@ -9,9 +9,8 @@ import tiny
 from command import fail, succeed
 
 from hs2jax.data import corpora
-from hs2jax.data.groups import Group
 from hs2jax.models import hub
-from hs2jax.reward_model import RewardModel, score_stream
+from hs2jax.reward_model import RewardModel
 
 OUTPUTS = ("helpfulness", "verbosity")
 VALIDATION = "helpsteer2:mini/validation.jsonl"
@@ -155,22 +154,6 @@ def test_too_long_is_refused_or_truncated(folder, tmp_path):
     assert np.isfinite(list(row["outputs"][0].values())).all()
     assert "1 too long" in succeed("score", *flags, "--on_error=skip")
     assert read_lines(output) == []
-
-
-def test_a_stream_is_scored_as_it_comes():
-    model = tiny.reward_model()
-    groups = [
-        Group(({"role": "user", "content": f"{i}?"},), ("Yes.", "No.")[: 1 + i % 2])
-        for i in range(70)
-    ]
-    read = []
-    stream = score_stream(model, (read.append(group) or group for group in groups))
-    first = next(stream)
-    assert len(read) == 64
-    found = [first, *stream]
-    assert len(read) == 70
-    for row, table in zip(found, model.score_groups(groups), strict=True):
-        np.testing.assert_allclose(row["rewards"], table[:, 0], atol=1e-6)
 
 
 # Bad input ----------------------------------------------------------------------------------------

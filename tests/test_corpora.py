@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hs2jax.data import corpora
+from hs2jax.data import corpora, files
 from hs2jax.data.groups import DataError, FieldError, Group, Pair, pairs
 from hs2jax.data.record import Record
 
@@ -241,8 +241,8 @@ def test_a_damaged_gz_file_is_never_skipped(write, tmp_path):
 
 
 def test_bundled_files_are_found_in_the_package():
-    assert str(corpora.locate("mini/train.jsonl")) == str(corpora.MINI / "train.jsonl")
-    assert str(corpora.locate("./mini/train.jsonl")) != str(corpora.MINI / "train.jsonl")
+    assert str(files.locate("mini/train.jsonl")) == str(files.MINI / "train.jsonl")
+    assert str(files.locate("./mini/train.jsonl")) != str(files.MINI / "train.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from hs2jax.models.decoder import Decoder
 from hs2jax.models.families import FAMILIES
 from hs2jax.models.heads import logits
 from hs2jax.models.sharding import make_mesh, path_name, shardings
-from hs2jax.reward_model import predict
+from hs2jax.prediction import predict
 from hs2jax.training import optimizer
 
 LLAMA3 = rope.Scaling("llama3", 8.0, 1.0, 4.0, 32)

@@ -11,7 +11,8 @@ from test_reward_model import pad_left
 from hs2jax.data import corpora, loader, packing
 from hs2jax.data.record import Record
 from hs2jax.models import sharding
-from hs2jax.reward_model import RewardModel, plan_evaluation, predict, run_batches
+from hs2jax.prediction import plan_evaluation, predict, run_batches
+from hs2jax.reward_model import RewardModel
 
 PAIRS = 100
 TOLERANCE = 1e-5
@@ -51,7 +52,9 @@ def scores(model, prepared, layout="shared", rows=4, mesh=None, change=None):
         return predict(params, micro, config=model.config, layout=layout, dtype=model.dtype)
 
     row_length = 2 * max(packing.cost(example.encoded, "padded") for example in prepared.examples)
-    batches = plan_evaluation(prepared, row_length=row_length, layout=layout, rows=rows, mesh=mesh)
+    batches = plan_evaluation(
+        prepared.examples, row_length=row_length, layout=layout, rows=rows, mesh=mesh
+    )
     return np.stack(run_batches(run, batches, 1, mesh))[..., 0]
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hs2jax.data import corpora
+from hs2jax.data import corpora, files
 from hs2jax.data.groups import pairs
 from hs2jax.data.record import Record
 from hs2jax.data.rows import ATTRIBUTES
@@ -25,7 +25,7 @@ def preferences(split):
 
 
 def all_preference_rows():
-    lines = (corpora.MINI / "preference.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (files.MINI / "preference.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -99,7 +99,7 @@ def test_statements_say_what_the_strengths_say():
 
 
 def test_the_readme_tells_the_numbers():
-    readme = (corpora.MINI / "README.md").read_text(encoding="utf-8")
+    readme = (files.MINI / "README.md").read_text(encoding="utf-8")
     for split, column in (("train", 0), ("val", 1)):
         found = [pair for group in preferences(split) for pair in pairs(group)[0]]
         row = next(line for line in readme.splitlines() if line.startswith("| pairs |"))

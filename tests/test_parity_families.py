@@ -17,7 +17,7 @@ from hs2jax.data.chat import Encoded
 from hs2jax.models import hub
 from hs2jax.models.decoder import Decoder
 from hs2jax.models.heads import logits
-from hs2jax.reward_model import predict
+from hs2jax.prediction import predict
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

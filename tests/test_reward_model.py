@@ -10,13 +10,8 @@ from hypothesis import strategies as st
 
 from hs2jax.data import loader, packing
 from hs2jax.models import sharding
-from hs2jax.reward_model import (
-    RewardModel,
-    group_conversations,
-    plan_evaluation,
-    predict,
-    run_batches,
-)
+from hs2jax.prediction import plan_evaluation, predict, run_batches
+from hs2jax.reward_model import RewardModel, group_conversations
 
 MODEL = tiny.reward_model(("helpfulness", "verbosity"))
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
@@ -76,7 +71,7 @@ def test_scores_do_not_depend_on_the_padding_side(layout):
     prepared = loader.prepare(
         groups, MODEL.tokenizer, attributes=(), row_length=256, max_tokens=256, layout=layout
     )
-    batches = plan_evaluation(prepared, row_length=256, layout=layout, rows=3)
+    batches = plan_evaluation(prepared.examples, row_length=256, layout=layout, rows=3)
     assert (batches[0]["segment"][..., -1] == 0).all()  # There is padding to move.
     found = np.concatenate(run_batches(run, batches, 2))
     np.testing.assert_allclose(found, [alone(*pair) for pair in MANY], **TOLERANCE)
@@ -152,7 +147,7 @@ LONG = talk("word " * 200, "Yes.")
 @pytest.mark.parametrize("layout", packing.LAYOUTS)
 @pytest.mark.parametrize("company", [[], [talk("Hi", text) for text in ("Yes.", "No.", "So.")]])
 def test_what_is_longer_than_the_positions_is_an_error(layout, company):
-    with pytest.raises(ValueError, match=r"longer than the model's 512 positions: conversation \d"):
+    with pytest.raises(ValueError, match=r"conversation \d: .* longer than the 512 that fit"):
         MODEL.score([*company, LONG], layout=layout)
 
 
@@ -166,7 +161,7 @@ def test_prompts_are_cut_where_asked(layout):
         max_tokens=512,
         too_long="truncate",
     )
-    expected = MODEL.predict(encoded)[0]
+    expected = MODEL.predict(encoded.examples)[0]
     company = [talk("Hi", text) for text in ("Yes.", "No.", "So.")]
     found = table(MODEL.score([*company, LONG], layout=layout, truncate=True))[3:]
     np.testing.assert_allclose(found, expected, **TOLERANCE)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hs2jax.data import corpora, rows
+from hs2jax.data import benchmark_rows, corpora, rows
 from hs2jax.data.groups import DataError, FieldError, Pair, pairs
 from hs2jax.data.record import Record
 from hs2jax.data.rows import ATTRIBUTES
@@ -65,7 +65,7 @@ def test_helpsteer3_keeps_turns_and_signs(strength, exchanges):
 
 
 def test_reward_bench_prefers_chosen():
-    group = rows.reward_bench(reward_bench())
+    group = benchmark_rows.reward_bench(reward_bench())
     assert group.prompt == ({"role": "user", "content": "p"},)
     assert group.responses == ("a", "b")
     assert pairs(group) == ([Pair(0, 1, 1.0)], 0)
@@ -95,7 +95,7 @@ MALFORMED = {
         (helpsteer3(overall_preference=None), "overall_preference"),
     ],
     "reward_bench": [
-        (reward_bench(prompt=["p"]), "prompt"),
+        (reward_bench(prompt=["p"]), "prompt[0]"),
         (reward_bench(chosen=""), "chosen"),
         (reward_bench(rejected=None), "rejected"),
         (reward_bench(subset=3), "subset"),
@@ -125,7 +125,7 @@ def test_a_malformed_row_is_named_or_skipped_and_counted(format_, row, field, tm
 
 @pytest.mark.parametrize("reader", ["helpsteer2_disagreements", "helpsteer3", "reward_bench"])
 def test_an_absent_field_is_named(reader):
-    read = getattr(rows, reader)
+    read = corpora.FORMATS[reader].row
     whole = {"helpsteer2_disagreements": disagreements(), "helpsteer3": helpsteer3()}
     row = whole.get(reader, reward_bench())
     unread = {"domain", "language", "individual_preference", "chosen_model", "rejected_model", "id"}

@@ -89,7 +89,7 @@ def test_the_hub_gives_what_is_not_at_hand(tmp_path, monkeypatch):
 
 
 def test_checksums_are_of_files_that_are_asked_for():
-    for name in ("helpsteer2", "reward_bench"):
+    for name in ("helpsteer2", "reward_bench", "reward_bench_2"):
         repository, revision, configs = catalogue.DATASETS[name]
         files = {file for source in configs.values() for file in source.files.values()}
         start = f"https://huggingface.co/datasets/{repository}/resolve/{revision}/"

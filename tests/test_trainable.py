@@ -8,8 +8,10 @@ import tiny
 from command import fail
 
 from hs2jax.models import lora, sharding
+from hs2jax.models.checksum import checksum
 from hs2jax.models.sharding import path_name
-from hs2jax.reward_model import RewardModel, forward
+from hs2jax.prediction import forward
+from hs2jax.reward_model import RewardModel
 from hs2jax.training import defaults, loop, trainable
 from hs2jax.training.convert import convert
 
@@ -157,14 +159,14 @@ def test_the_checksum_sees_one_bit_and_no_sharding():
     params = tiny.reward_model().params
     mesh = sharding.make_mesh(fsdp=4, tensor=2)
     placed = jax.device_put(params, sharding.shardings(params, mesh))
-    assert trainable.checksum(params) == trainable.checksum(placed)
+    assert checksum(params) == checksum(placed)
     other = {**params, "head": {"kernel": params["head"]["kernel"].at[0, 0].multiply(1.0000002)}}
-    assert trainable.checksum(params) != trainable.checksum(other)
+    assert checksum(params) != checksum(other)
     # Nor does it take layers in another order for the same, or weights of few bits.
     coarse = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params)
     layers = jax.tree.map(lambda x: x[::-1], coarse["decoder"]["layers"])
     turned = {**coarse, "decoder": {**coarse["decoder"], "layers": layers}}
-    pairs = zip(*(trainable.checksum(tree).split("-") for tree in (coarse, turned)), strict=True)
+    pairs = zip(*(checksum(tree).split("-") for tree in (coarse, turned)), strict=True)
     assert sum(a != b for a, b in pairs) == len(jax.tree.leaves(layers))
 
 

@@ -10,7 +10,7 @@ import tiny
 
 from hs2jax.data import corpora, loader
 from hs2jax.models import sharding
-from hs2jax.reward_model import forward
+from hs2jax.prediction import forward
 from hs2jax.training import defaults, objectives, optimizer, step
 
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
@@ -125,7 +125,7 @@ def test_loss_of_a_batch_is_the_loss_of_its_examples(tmp_path):
         max_tokens=512,
         derive="helpfulness",
     )
-    outputs = model.predict(prepared)
+    outputs = model.predict(prepared.examples)
     for aim in (objective("regression"), objective("joint", preference="scaled")):
         loss, _, _ = gradients(model, one_batch(path, model, 16), aim)
         on_host = objectives.loss_of_examples(aim, prepared.examples, outputs)

@@ -4,18 +4,14 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from etils import epath
-
-from hs2jax.data import jsonl, rows
-from hs2jax.data.groups import DataError, FieldError, Group
+from hs2jax.data import benchmark_rows, files, jsonl, rows
+from hs2jax.data.groups import DataError, FieldError, Group, place
 from hs2jax.data.jsonl import Line
 from hs2jax.data.record import Record
 from hs2jax.data.tfds import catalogue, reading
 
-MINI = Path(__file__).parent / "mini"
 SLICE = re.compile(r"(-?\d+%?)?:(-?\d+%?)?")
 
 T = TypeVar("T")
@@ -23,10 +19,12 @@ Unit = list[Line]  # The lines that should become one group.
 
 
 class Format(NamedTuple):
-    """How rows are read (one to a Group), and which lines are joined to one group."""
+    """How rows are read (one to a Group), which lines are joined to one group, and fields that the
+    file's name says for all its rows."""
 
     row: Callable[[dict], Group]
     lines: int | None  # That follow one another; None: all lines of the file with one prompt.
+    file: Callable[[str], dict] = lambda path: {}
 
 
 FORMATS = {
@@ -37,10 +35,15 @@ FORMATS = {
     "helpsteer2_preference": Format(rows.helpsteer2_preference, 1),
     "helpsteer3": Format(rows.helpsteer3, 1),
     "hh_rlhf": Format(rows.hh_rlhf, 1),
+    "judge_bench": Format(benchmark_rows.judge_bench, 1),
+    "llmbar": Format(benchmark_rows.llmbar, 1, benchmark_rows.llmbar_file),
+    "pandalm": Format(benchmark_rows.pandalm, 1),
     "preference": Format(rows.preference, 1),
     "ratings": Format(rows.ratings, 1),
     "responses": Format(rows.responses, 1),
-    "reward_bench": Format(rows.reward_bench, 1),
+    "reward_bench": Format(benchmark_rows.reward_bench, 1, benchmark_rows.reward_bench_file),
+    "reward_bench_2": Format(benchmark_rows.reward_bench_2, 1),
+    "rm_bench": Format(benchmark_rows.rm_bench, 1, benchmark_rows.rm_bench_file),
 }
 
 
@@ -61,8 +64,11 @@ def read(spec: str, *, on_error: str = "raise", record: Record | None = None) ->
 
     Args:
         spec: "format:path" or "format:path[selector]", or several joined with "+". Formats are the
-            keys of FORMATS. The path is a .jsonl or .jsonl.gz file, here or in a bucket (gs://);
-            "mini/NAME" is a file of the bundled mini set. The selector is a slice of the file's
+            keys of FORMATS. The path is a file of rows, .jsonl, .jsonl.gz, .json (one list) or
+            .parquet, here, in a bucket (gs://) or on the hub
+            (hf://datasets/OWNER/NAME@REVISION/PATH); "mini/NAME" is a file of the bundled mini
+            set; a "*" stands for all files that match, in sorted order, and what follows in
+            brackets is then taken of each. The selector is a slice of the file's
             groups, [a:b], with integers or percents ([:90%] and [90%:] share nothing), or the
             split [train] or [val] of rows that name theirs. A slice counts groups before any is
             skipped, so it always means the same rows.
@@ -78,22 +84,22 @@ def read(spec: str, *, on_error: str = "raise", record: Record | None = None) ->
         raise ValueError(f"on_error is {on_error!r}, expected 'raise' or 'skip'")
     if on_error == "skip" and record is None:
         raise ValueError("on_error='skip' needs a record, where what is skipped is counted")
-    specs = parse(spec)
-    for each in specs:
-        if each.is_dataset:
-            reading.check(each.path)
-        elif not locate(each.path).exists():
-            raise FileNotFoundError(f"there is no file {locate(each.path)} (data spec '{spec}')")
+    specs = [one for each in parse(spec) for one in _expand(each, spec)]
     record = Record() if record is None else record
     return itertools.chain.from_iterable(_groups(each, on_error, record) for each in specs)
+
+
+def split(spec: str) -> list[str]:
+    """The parts of a specification that are joined with "+"."""
+    return [part.strip() for part in re.split(r"\+(?=\s*\w+:)", spec)]
 
 
 def parse(spec: str) -> list[Spec]:
     """The files of a specification. Raises ValueError that says what cannot be understood."""
     found = []
-    for part in re.split(r"\+(?=\s*\w+:)", spec):
-        if part.strip().startswith(catalogue.PREFIX):
-            found.append(_dataset(part.strip()))
+    for part in split(spec):
+        if part.startswith(catalogue.PREFIX):
+            found.append(_dataset(part))
             continue
         match = re.fullmatch(r"(\w+):([^\[\]]+)(?:\[([^\[\]]*)\])?", part.strip())
         if not match:
@@ -108,6 +114,17 @@ def parse(spec: str) -> list[Spec]:
             raise ValueError(_unknown(selector, part, "[train] or [val]"))
         found.append(Spec(name, path, selector or ""))
     return found
+
+
+def _expand(each: Spec, spec: str) -> list[Spec]:
+    """A spec for each file that is meant. Raises FileNotFoundError where one is absent."""
+    if each.is_dataset:
+        reading.check(each.path)
+        return [each]
+    try:
+        return [each._replace(path=path) for path in files.expand(each.path)]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} (data spec '{spec}')") from None
 
 
 def _dataset(part: str) -> Spec:
@@ -132,11 +149,6 @@ def _unknown(selector: str, part: str, splits: str) -> str:
         f"unknown selector [{selector}] in '{part}': expected a slice of groups such as [:100], "
         f"[-50:] or [10%:90%], or a split, {splits}"
     )
-
-
-def locate(path: str) -> epath.Path:
-    """Where the file of a spec is. "mini/NAME" is bundled with the package, "./mini/NAME" not."""
-    return epath.Path(MINI / path[len("mini/") :] if path.startswith("mini/") else path)
 
 
 def _groups(spec: Spec, on_error: str, record: Record) -> Iterator[Group]:
@@ -210,8 +222,7 @@ def _group(unit: Unit, spec: Spec) -> Group:
         raise DataError(spec.path, unit[-1][0], "prompt", what, "no partner")
     for (number, _), other in zip(unit[1:], others, strict=True):
         if other.prompt != first.prompt:
-            place = "index" if spec.is_dataset else "line"
-            what = f"expected the prompt of {place} {unit[0][0]}, found another one"
+            what = f"expected the prompt of {place(spec.path)} {unit[0][0]}, found another one"
             raise DataError(spec.path, number, "prompt", what, "no partner")
     joined = (first, *others)
     return Group(
@@ -220,6 +231,7 @@ def _group(unit: Unit, spec: Spec) -> Group:
         ratings=tuple(r for group in joined for r in group.ratings),
         strength=first.strength,
         source=f"{spec.path}:{unit[0][0]}",
+        about=first.about,
     )
 
 
@@ -227,7 +239,7 @@ def _read_row(line: Line, spec: Spec, reader: Callable[[dict], T]) -> T:
     """What a reader of rows makes of a line. Raises DataError."""
     number, content = line
     try:
-        found = reader(jsonl.decode(content))
+        found = reader({**jsonl.decode(content), **FORMATS[spec.format].file(spec.path)})
         content.decode()
     except FieldError as error:
         raise DataError(spec.path, number, error.field, error.what, error.reason) from None
@@ -241,4 +253,4 @@ def _lines(spec: Spec) -> Iterator[Line]:
     """The rows as JSON, with the numbers of their lines, or their indices in the data set."""
     if spec.is_dataset:
         return reading.lines(spec.path)
-    return jsonl.lines(locate(spec.path), spec.path)
+    return files.lines(files.locate(spec.path), spec.path)

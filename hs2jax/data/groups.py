@@ -28,7 +28,8 @@ class FieldError(ValueError):
 class DataError(ValueError):
     """A malformed row: its `file` and `line` (from 1), and the rest as in FieldError.
 
-    Of a TFDS data set, `file` is "tfds:NAME/CONFIG[SPLIT]" and `line` the index (from 0).
+    Of a .json or .parquet file, `line` is the number of the row (from 1); of a TFDS data set,
+    `file` is "tfds:NAME/CONFIG[SPLIT]" and `line` the index (from 0).
     """
 
     def __init__(self, file: str, line: int, field: str, what: str, reason: str = "malformed"):
@@ -37,8 +38,14 @@ class DataError(ValueError):
         self.file, self.line, self.field, self.what, self.reason = file, line, field, what, reason
 
     def __str__(self) -> str:
-        place = "index" if self.file.startswith("tfds:") else "line"
-        return f"{self.file}, {place} {self.line}, field '{self.field}': {self.what}"
+        return f"{self.file}, {place(self.file)} {self.line}, field '{self.field}': {self.what}"
+
+
+def place(file: str) -> str:
+    """What the number of a row of a file (or TFDS data set) counts: "line", "row" or "index"."""
+    if file.startswith("tfds:"):
+        return "index"
+    return "row" if file.removesuffix(".gz").endswith((".json", ".parquet")) else "line"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +61,10 @@ class Group:
         strength: with exactly two responses, how much the second is better, from -3 (the first is
             much better) to 3; 0 is a tie; None where unknown. The sign is HelpSteer2-Preference's.
         source: "path:line" of its first row, or "tfds:NAME/CONFIG[SPLIT]:index".
+        about: what a benchmark says of the row, texts or integers by name, as in {"subset":
+            "alpacaeval-easy", "id": 30}. Where several responses are right and several wrong, each
+            is rated {"correct": 1.0} or {"correct": 0.0}, the right ones come first, and there is
+            no strength.
     """
 
     prompt: tuple[dict, ...]
@@ -61,6 +72,7 @@ class Group:
     ratings: tuple[dict[str, float], ...] = ()
     strength: float | None = None
     source: str = ""
+    about: dict[str, str | int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         check_turns(self.prompt, "prompt")
@@ -74,6 +86,10 @@ class Group:
                 what = f"only two responses can have a strength, not {len(self.responses)}"
                 raise FieldError("strength", what, "wrong number of responses")
             check_number(self.strength, "strength", -MAX_STRENGTH, MAX_STRENGTH)
+        if not isinstance(self.about, dict):
+            raise FieldError("about", f"expected a dict, found {show(self.about)}", "wrong type")
+        for name, value in self.about.items():
+            check_label(value, check_text(name, "about, name of an entry"))
 
 
 class Pair(NamedTuple):
@@ -136,6 +152,17 @@ def check_number(value: object, field: str, low: float, high: float) -> float:
         what = f"expected a number from {low:g} to {high:g}, found {show(value)}"
         raise FieldError(field, what, "out of range")
     return float(value)
+
+
+def check_label(value: object, field: str) -> str | int:
+    """`value`, if it is a text that says something or an integer of at most 64 bits."""
+    if isinstance(value, str):
+        return check_text(value, field)
+    if isinstance(value, bool) or not isinstance(value, int):
+        what = f"expected a text or an integer, found {show(value)}"
+        raise FieldError(field, what, "wrong type")
+    check_number(value, field, -(2**63), 2**63 - 1)
+    return value
 
 
 def check_turns(turns: Iterable[Mapping], field: str) -> None:

@@ -74,8 +74,9 @@ def prepare(
             math.ceil((packing.cost(encoded, layout) - room) / copies),
             packing.cost(encoded, "padded") - max_tokens,
         )
+        cut = 0
         if excess > 0 and too_long == "truncate":
-            encoded = chat.cut_prompt(encoded, excess, bos)
+            encoded, cut = chat.cut_prompt(encoded, excess, bos), excess
             record.truncated += encoded is not None
         if encoded is None or (excess > 0 and too_long == "skip"):
             record.too_long += 1
@@ -84,7 +85,7 @@ def prepare(
         record.pairs += len(found)
         record.ties += ties
         kept.groups.append(group)
-        kept.examples.append(Example(encoded, *_ratings(group, attributes), found, ties))
+        kept.examples.append(Example(encoded, *_ratings(group, attributes), found, ties, cut))
     return kept
 
 

@@ -21,13 +21,15 @@ LAYOUTS = ("shared", "separate", "padded")
 
 
 class Example(NamedTuple):
-    """A tokenised group with what is known of it. ratings f32 and rated bool are [responses, A]."""
+    """A tokenised group with what is known of it. ratings f32 and rated bool are [responses, A];
+    cut: how many tokens its prompt has lost on the left."""
 
     encoded: Encoded
     ratings: np.ndarray
     rated: np.ndarray
     pairs: list[Pair]
     ties: int = 0
+    cut: int = 0
 
 
 class Shape(NamedTuple):

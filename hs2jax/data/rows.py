@@ -77,16 +77,6 @@ def helpsteer3(row: dict) -> Group:
     )
 
 
-def reward_bench(row: dict) -> Group:
-    """One user turn, the response that should win and the one that should not; strength 1."""
-    text(row, "subset")
-    return Group(
-        prompt=({"role": "user", "content": text(row, "prompt")},),
-        responses=(text(row, "chosen"), text(row, "rejected")),
-        strength=-1.0,
-    )
-
-
 def hh_rlhf(row: dict) -> Group:
     """Two transcripts that differ in the assistant's last turn only; the first was preferred."""
     prompt, chosen = transcript(row, "chosen")

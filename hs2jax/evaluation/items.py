@@ -6,37 +6,78 @@ from pathlib import Path
 
 import numpy as np
 
+from hs2jax.data.groups import Group, pairs
 from hs2jax.data.loader import Prepared
 from hs2jax.data.record import Record
+from hs2jax.evaluation.scores import Scored
 
 
 def make(prepared: Prepared, outputs: Sequence[np.ndarray], scalar: np.ndarray) -> list[dict]:
-    """One item per group.
-
-    outputs: [responses, K] each; scalar: weights [K] that make the outputs one reward. An item has
-    source, prompt (its last turn), responses, outputs, rewards, ratings, pairs (chosen, rejected,
-    strength), ties and tokens (of each response).
-    """
-    items = []
-    for group, example, table in zip(prepared.groups, prepared.examples, outputs, strict=True):
-        items.append(
-            {
-                "source": group.source,
-                "prompt": group.prompt[-1]["content"],
-                "responses": list(group.responses),
-                "outputs": [[float(x) for x in row] for row in table],
-                "rewards": [float(row @ scalar) for row in table],
-                "ratings": [dict(rating) for rating in group.ratings or [{}] * len(table)],
-                "pairs": [list(pair) for pair in example.pairs],
-                "ties": example.ties,
-                "tokens": [len(ids) for ids in example.encoded.responses],
-            }
+    """An item for each prepared group. outputs: [responses, K] each; scalar: see `item`."""
+    return [
+        item(
+            group,
+            table,
+            scalar,
+            pairs=example.pairs,
+            ties=example.ties,
+            tokens=[len(ids) for ids in example.encoded.responses],
+            cut=example.cut,
         )
-    return items
+        for group, example, table in zip(prepared.groups, prepared.examples, outputs, strict=True)
+    ]
+
+
+def item(
+    group: Group, table: np.ndarray, scalar: np.ndarray, *, pairs, ties: int, tokens, cut: int
+) -> dict:
+    """A scored group: source, about, prompt (its last turn), responses, outputs, rewards, ratings,
+    pairs (chosen, rejected, strength), ties, tokens (of each response) and cut (how many tokens its
+    prompt lost).
+
+    table: outputs [responses, K]; scalar: weights [K] that make the outputs one reward.
+    """
+    return {
+        "source": group.source,
+        "about": dict(group.about),
+        "prompt": group.prompt[-1]["content"],
+        "responses": list(group.responses),
+        "outputs": [[float(x) for x in row] for row in table],
+        "rewards": [float(row @ scalar) for row in table],
+        "ratings": [dict(rating) for rating in group.ratings or [{}] * len(table)],
+        "pairs": [list(pair) for pair in pairs],
+        "ties": ties,
+        "tokens": list(tokens),
+        "cut": cut,
+    }
+
+
+def of(scored: Scored, scalar: np.ndarray, derive: str | None = None) -> dict:
+    """The item of a group that has been scored. derive: see `data.groups.pairs`; where a benchmark
+    says which responses are "correct", that makes its pairs."""
+    if any("correct" in rating for rating in scored.group.ratings):
+        derive = "correct"
+    better, ties = pairs(scored.group, derive)
+    return item(
+        scored.group,
+        scored.outputs,
+        scalar,
+        pairs=better,
+        ties=ties,
+        tokens=scored.tokens,
+        cut=scored.cut,
+    )
+
+
+def rescore(items: Sequence[dict], scalar: np.ndarray) -> None:
+    """Gives the items other rewards: of their outputs by other weights [K]."""
+    for each in items:
+        each["rewards"] = [float(np.float32(row) @ scalar) for row in each["outputs"]]
 
 
 def write(path: Path, items: Sequence[dict]) -> None:
     """JSON lines; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
     with scratch.open("w", encoding="utf-8") as file:
         for item in items:

@@ -1,8 +1,8 @@
 """How a report is set: one HTML page that loads nothing, for a phone, a desk and paper."""
 
-import re
-from html import escape
 from string import Template
+
+from hs2jax.evaluation.drawing import escaped
 
 # Blue and orange (Okabe & Ito 2008) stay apart for every kind of colour vision, and in grey the
 # dashes do it. SVG text has no background of its own, so the pictures follow the page's colours.
@@ -44,6 +44,10 @@ pre { overflow-x: auto; margin: 0; padding: 0.75rem 1rem; background: var(--card
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 18.5rem), 1fr)); }
 figure { margin: 0; padding: 0.8rem 0.9rem 0.5rem; background: var(--card);
   border: 1px solid var(--rule); border-radius: 0.6rem; break-inside: avoid; }
+@media (min-width: 46rem) {
+  .chief { grid-column: span 2; grid-row: span 2; display: flex; flex-direction: column; }
+  .chief svg { margin: auto; }
+}
 figcaption { font-weight: 600; font-size: 0.95rem; margin-bottom: 0.35rem; }
 svg { display: block; width: 100%; height: auto; max-width: 30rem; margin: 0 auto; }
 svg text { font-size: 12.5px; fill: var(--ink); font-variant-numeric: tabular-nums; }
@@ -61,8 +65,14 @@ svg .one { stroke: var(--one); } svg .two { stroke: var(--two); }
 svg .area { stroke-width: 2; fill-opacity: 0.16; } svg .mean { stroke-width: 1.5; }
 svg .area.one { fill: var(--one); } svg .area.two { fill: var(--two); }
 svg .area.two, svg .mean.two { stroke-dasharray: 5 3; }
+svg .band { fill: var(--one); fill-opacity: 0.16; stroke: none; }
 svg .dot.one { fill: var(--one); } svg .dot.two { fill: var(--two); }
 svg .dot.hollow { fill: var(--card); stroke-width: 2; }
+svg .chance { stroke: var(--soft); stroke-width: 1.5; stroke-dasharray: 1.5 4;
+  stroke-linecap: round; }
+svg .mark { stroke: var(--two); stroke-width: 2; opacity: 0.5; }
+svg .part { stroke-width: 3; stroke-dasharray: 3 4; }
+svg .cell { fill: var(--one); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums;
   min-width: min(100%, 24rem); }
@@ -72,6 +82,7 @@ td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 thead th { color: var(--soft); font-weight: 500; }
 tbody th { font-weight: 400; }
+.strong th, .strong td { font-weight: 600; }
 .listing { width: 100%; }
 .listing td { text-align: left; overflow-wrap: anywhere; white-space: normal; }
 .listing th { overflow-wrap: anywhere; width: 40%; }
@@ -94,7 +105,7 @@ details[open] { padding-bottom: 1rem; }
     --rule: #bbb; --one: #0067a6; --two: #c65102; --good: #00704d; --unsure: #8a6100;
     --bad: #b3261e; }
   body { max-width: none; padding: 0; font-size: 10pt; }
-  h2, h3, summary, .label { break-after: avoid; } tr { break-inside: avoid; }
+  h2, h3, summary, .label, h3 + .note { break-after: avoid; } tr { break-inside: avoid; }
   .pictures { grid-template-columns: repeat(2, 1fr); gap: 0.5rem; }
   .said { max-height: none; overflow: visible; }
   .scroll { overflow: visible; } pre { white-space: pre-wrap; }
@@ -128,14 +139,14 @@ def render(title: str, command: str | None, sections: list) -> str:
     """The whole page. `sections` are `report.Section`s; every text in them is escaped here."""
     several = len(sections) > 1
     return PAGE.substitute(
-        title=_text(title),
+        title=escaped(title),
         style=STYLE,
         verdicts="\n".join(
             _verdict(section.name if several else "", verdict)
             for section in sections
             for verdict in section.verdicts
         ),
-        command=f"<pre><code>{_text(command)}</code></pre>" if command else "",
+        command=f"<pre><code>{escaped(command)}</code></pre>" if command else "",
         sections="\n".join(map(_section, sections)),
     )
 
@@ -143,15 +154,16 @@ def render(title: str, command: str | None, sections: list) -> str:
 def _verdict(stage: str, verdict) -> str:
     label = f"{stage}: {verdict.label}" if stage else verdict.label
     return (
-        f'<div class="verdict {verdict.tone}"><strong>{_text(label)}</strong>'
-        f"<p>{_text(verdict.sentence)}</p></div>"
+        f'<div class="verdict {verdict.tone}"><strong>{escaped(label)}</strong>'
+        f"<p>{escaped(verdict.sentence)}</p></div>"
     )
 
 
 def _section(section) -> str:
-    parts = [f"<section><h2>{_text(section.name)}</h2>"]
-    if section.pictures:
-        parts.append(f'<div class="pictures">{_figures(section.pictures)}</div>')
+    parts = [f"<section><h2>{escaped(section.name)}</h2>"]
+    if section.pictures or section.chief_pictures:
+        figures = _figures(section.chief_pictures, "chief") + _figures(section.pictures)
+        parts.append(f'<div class="pictures">{figures}</div>')
     if section.rating_pictures:
         parts.append(
             "<h3>Predicted against human ratings</h3>"
@@ -160,50 +172,61 @@ def _section(section) -> str:
             "the dotted diagonal.</p>"
             f'<div class="pictures">{_figures(section.rating_pictures)}</div>'
         )
+    if section.confusion_pictures:
+        parts.append(
+            "<h3>Rounded predictions against human ratings</h3>"
+            '<p class="note">How many responses people gave the rating at the left and the model '
+            "the one below. The darker, the larger the share of its row; a perfect model would "
+            "fill the diagonal.</p>"
+            f'<div class="pictures">{_figures(section.confusion_pictures)}</div>'
+        )
     parts += map(_table, section.tables)
     if section.mistakes:
-        parts.append("<h3>Worst mistakes</h3>")
+        parts.append(f"<h3>{escaped(section.mistakes_title)}</h3>")
         parts += map(_mistake, section.mistakes)
     return "\n".join([*parts, "</section>"])
 
 
-def _figures(pictures: list[tuple[str, str]]) -> str:
+def _figures(pictures: list[tuple[str, str]], kind: str = "") -> str:
+    start = f'<figure class="{kind}">' if kind else "<figure>"
     return "\n".join(
-        f"<figure><figcaption>{_text(caption)}</figcaption>{svg}</figure>"
+        f"{start}<figcaption>{escaped(caption)}</figcaption>{svg}</figure>"
         for caption, svg in pictures
     )
 
 
 def _table(table) -> str:
     rows = "\n".join(
-        f'<tr><th scope="row">{_text(row[0])}</th>'
-        + "".join(f"<td>{_text(cell)}</td>" for cell in row[1:])
+        ('<tr class="strong">' if i in table.strong else "<tr>")
+        + f'<th scope="row">{escaped(row[0])}</th>'
+        + "".join(f"<td>{escaped(cell)}</td>" for cell in row[1:])
         + "</tr>"
-        for row in table.rows
+        for i, row in enumerate(table.rows)
     )
-    if len(table.columns) == 2:  # a listing of names and values needs no head
+    # A listing of names and values needs no head.
+    if len(table.columns) == 2 and not table.columns[0]:
         body = f'<table class="listing"><tbody>{rows}</tbody></table>'
     else:
-        head = "".join(f'<th scope="col">{_text(column)}</th>' for column in table.columns)
+        head = "".join(f'<th scope="col">{escaped(column)}</th>' for column in table.columns)
         body = (
             '<div class="scroll" tabindex="0"><table>'
             f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
         )
     if table.note:
-        body += f'<p class="note">{_text(table.note)}</p>'
+        body += f'<p class="note">{escaped(table.note)}</p>'
     if table.folded:
-        return f"<details><summary>{_text(table.title)}</summary>{body}</details>"
-    return f"<h3>{_text(table.title)}</h3>{body}"
+        return f"<details><summary>{escaped(table.title)}</summary>{body}</details>"
+    return f"<h3>{escaped(table.title)}</h3>{body}"
 
 
 def _mistake(mistake) -> str:
     answers = "".join(
-        f'<div><p class="label">{_text(answer.role)} <span>{_text(answer.facts)}</span></p>'
+        f'<div><p class="label">{escaped(answer.role)} <span>{escaped(answer.facts)}</span></p>'
         f"{_said(answer.text)}</div>"
         for answer in mistake.answers
     )
     return (
-        f"<details><summary>{_text(mistake.heading)}</summary>"
+        f"<details><summary>{escaped(mistake.heading)}</summary>"
         f'<p class="label">Prompt</p>{_said(mistake.prompt)}'
         f'<div class="answers">{answers}</div></details>'
     )
@@ -211,9 +234,4 @@ def _mistake(mistake) -> str:
 
 def _said(text: str) -> str:
     # dir=auto: an Arabic or Hebrew answer is set from the right.
-    return f'<div class="said" dir="auto" tabindex="0">{_text(text) or "(empty)"}</div>'
-
-
-def _text(text: str) -> str:
-    """Escaped, without the control characters that HTML does not allow."""
-    return escape(re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "\ufffd", text))
+    return f'<div class="said" dir="auto" tabindex="0">{escaped(text) or "(empty)"}</div>'

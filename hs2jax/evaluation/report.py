@@ -6,7 +6,7 @@ anywhere) and `report.md` (the same verdicts, tables and mistakes). This file de
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +53,9 @@ class Section(NamedTuple):
     rating_pictures: list[tuple[str, str]]  # the same, one per attribute
     tables: list[Table]
     mistakes: list[Mistake]
+    mistakes_title: str = "Worst mistakes"
+    chief_pictures: Sequence[tuple[str, str]] = ()  # shown before the others, and larger
+    confusion_pictures: Sequence[tuple[str, str]] = ()  # one per attribute
 
 
 def write(
@@ -70,7 +73,13 @@ def write(
       are not the summary's attributes
     * record: what became of the data (rows read, ties, skipped, padding, ...)
     """
-    sections = [_section(stage) for stage in stages]
+    return write_page(folder, title, command, [section(stage) for stage in stages])
+
+
+def write_page(
+    folder: str | Path, title: str, command: str | None, sections: list[Section]
+) -> Path:
+    """Write sections as `report.html` and `report.md` into `folder`; returns the former."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"report.md": _markdown(title, command, sections)}
@@ -81,7 +90,8 @@ def write(
     return folder / "report.html"
 
 
-def _section(stage: dict) -> Section:
+def section(stage: dict) -> Section:
+    """What the page says of a stage of training."""
     summary = stage.get("summary") or {}
     items = stage.get("items") or []
     verdicts = []
@@ -93,7 +103,7 @@ def _section(stage: dict) -> Section:
         name=stage["name"],
         verdicts=verdicts,
         pictures=_pictures(stage, summary, items),
-        rating_pictures=_rating_pictures(stage, summary, items),
+        rating_pictures=rating_pictures(stage.get("names"), summary, items),
         tables=stage_tables(stage, summary),
         mistakes=worst_mistakes(items),
     )
@@ -106,37 +116,48 @@ def preference_verdict(p: dict) -> Verdict:
     same pairs, and over the better of "longer wins" and "shorter wins".
     """
     low, high = p["interval"]
-    length = p["length_baseline"]
-    if low > 0.5:
-        chance = "That is clearly above chance (50%)"
-    elif p["accuracy"] > 0.5:
-        chance = "That is above chance (50%), but the interval reaches it"
-    else:
-        chance = "That is not above chance (50%)"
+    chance = above_chance(p["accuracy"], p["interval"], 0.5)
+    tone, label = tone_of(p["accuracy"], p["interval"], 0.5, p["length_baseline"])
+    return Verdict(
+        tone,
+        label,
+        f"The model agrees with people on {percent(p['accuracy'])} of {count(p['pairs'], 'pair')} "
+        f"(95% interval {100 * low:.1f} to {100 * high:.1f}). {chance}, and "
+        f"{above_length(p['length_baseline'])}.",
+    )
+
+
+def above_chance(score: float, interval: list[float], chance: float) -> str:
+    """The beginning of a sentence."""
+    if interval[0] > chance:
+        return f"That is clearly above chance ({chance:.0%})"
+    if score > chance:
+        return f"That is above chance ({chance:.0%}), but the interval reaches it"
+    return f"That is not above chance ({chance:.0%})"
+
+
+def above_length(length: dict) -> str:
+    """The end of a sentence: how far the model is above the better rule of length."""
     share = length["accuracy"] if length["best"] == "longer" else length["shorter_accuracy"]
     rule = f"always preferring the {length['best']} response ({percent(share)})"
     lead, (lead_low, lead_high) = length["lead"], length["lead_interval"]
     interval = f"95% interval {points(lead_low)} to {points(lead_high)}"
     if lead_low > 0:
-        beyond = f"and clearly above {rule}: {points(lead)} points ({interval})"
-    elif lead > 0:
-        beyond = f"and above {rule}, but not surely: {points(lead)} points ({interval})"
-    else:
-        beyond = f"and it is not above {rule}: {points(lead)} points ({interval})"
-    if p["accuracy"] <= 0.5:
-        tone, label = "bad", "No better than chance"
-    elif lead <= 0:
-        tone, label = "bad", "No better than counting characters"
-    elif low > 0.5 and lead_low > 0:
-        tone, label = "good", "Clearly above chance and length"
-    else:
-        tone, label = "unsure", "Above chance and length, but not surely"
-    return Verdict(
-        tone,
-        label,
-        f"The model agrees with people on {percent(p['accuracy'])} of {count(p['pairs'], 'pair')} "
-        f"(95% interval {100 * low:.1f} to {100 * high:.1f}). {chance}, {beyond}.",
-    )
+        return f"clearly above {rule}: {points(lead)} points ({interval})"
+    if lead > 0:
+        return f"above {rule}, but not surely: {points(lead)} points ({interval})"
+    return f"it is not above {rule}: {points(lead)} points ({interval})"
+
+
+def tone_of(score: float, interval: list[float], chance: float, length: dict) -> tuple[str, str]:
+    """A verdict's tone and label."""
+    if score <= chance:
+        return "bad", "No better than chance"
+    if length["lead"] <= 0:
+        return "bad", "No better than counting characters"
+    if interval[0] > chance and length["lead_interval"][0] > 0:
+        return "good", "Clearly above chance and length"
+    return "unsure", "Above chance and length, but not surely"
 
 
 def rating_verdict(attributes: dict[str, dict]) -> Verdict:
@@ -158,7 +179,9 @@ def rating_verdict(attributes: dict[str, dict]) -> Verdict:
     return Verdict(tone, label, f"{sentence} on {which}.")
 
 
-def worst_mistakes(items: Iterable[dict], most: int = MISTAKES) -> list[Mistake]:
+def worst_mistakes(
+    items: Iterable[dict], most: int = MISTAKES, chosen_role: str = "People chose"
+) -> list[Mistake]:
     """The pairs where the rejected response got the higher reward, the largest gap first."""
     wrong = []
     for item in items:
@@ -172,15 +195,16 @@ def worst_mistakes(items: Iterable[dict], most: int = MISTAKES) -> list[Mistake]
             heading=f"Margin {signed(margin)}, strength {strength:g}, {item.get('source', '?')}",
             prompt=item["prompt"],
             answers=[
-                _answer("People chose", item, chosen),
-                _answer("The model preferred", item, rejected),
+                answer(chosen_role, item, chosen),
+                answer("The model preferred", item, rejected),
             ],
         )
         for margin, item, chosen, rejected, strength in wrong[:most]
     ]
 
 
-def _answer(role: str, item: dict, r: int) -> Answer:
+def answer(role: str, item: dict, r: int) -> Answer:
+    """A response of a scored group, with its reward, length and ratings."""
     facts = [f"reward {signed(item['rewards'][r])}"]
     if item.get("tokens"):
         facts.append(count(item["tokens"][r], "token"))
@@ -205,9 +229,12 @@ def _pictures(stage: dict, summary: dict, items: list[dict]) -> list[tuple[str, 
     return [(caption, svg) for caption, svg in drawn.items() if svg]
 
 
-def _rating_pictures(stage: dict, summary: dict, items: list[dict]) -> list[tuple[str, str]]:
+def rating_pictures(
+    names: Sequence[str] | None, summary: dict, items: list[dict]
+) -> list[tuple[str, str]]:
+    """Captions and pictures, one per rated attribute; `names` of the outputs, in their order."""
     attributes = summary.get("attributes") or {}
-    names = list(stage.get("names") or attributes)
+    names = list(names or attributes)
     if not items or len(names) != len(items[0]["outputs"][0]):
         return []
     drawn = {
@@ -239,24 +266,31 @@ def _predictions(items: list[dict], column: int, name: str) -> tuple[list[float]
 def _markdown(title: str, command: str | None, sections: list[Section]) -> str:
     parts = [f"# {_plain(title)}"]
     for section in sections:
-        parts += [f"**{_plain(section.name)}.** {v.sentence}" for v in section.verdicts]
+        parts += [f"**{_plain(section.name)}.** {_plain(v.sentence)}" for v in section.verdicts]
     if command:
         parts.append(_quoted(command))
     for section in sections:
         parts.append(f"## {_plain(section.name)}")
         for table in section.tables:
-            lines = [table.columns, ["---"] * len(table.columns), *table.rows]
-            parts.append(f"### {table.title}")
-            parts.append("\n".join(f"| {' | '.join(map(_plain, line))} |" for line in lines))
+            parts.append(f"### {_plain(table.title)}")
+            parts.append(_rows(table))
             if table.note:
-                parts.append(table.note)
+                parts.append(_plain(table.note))
         if section.mistakes:
-            parts.append("### Worst mistakes")
+            parts.append(f"### {section.mistakes_title}")
         for mistake in section.mistakes:
             parts += [f"**{_plain(mistake.heading)}**", "Prompt:", _quoted(mistake.prompt)]
             for answer in mistake.answers:
                 parts += [f"{answer.role} ({_plain(answer.facts)}):", _quoted(answer.text)]
     return "\n\n".join(parts) + "\n"
+
+
+def _rows(table: Table) -> str:
+    lines = [list(map(_plain, row)) for row in (table.columns, *table.rows)]
+    for row in table.strong:
+        lines[row + 1] = [cell and f"**{cell}**" for cell in lines[row + 1]]
+    lines.insert(1, ["---"] * len(table.columns))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _plain(text: str) -> str:

@@ -57,15 +57,14 @@ def preferences(items: Iterable[dict]) -> dict | None:
     its responses or has a reward that is not finite, with the group's source.
     """
     items = list(items)
-    rows = [row for i, item in enumerate(items) for row in pair_rows(i, item)]
-    if not rows:
+    group, margin, characters, strength = pair_columns(items)
+    if not len(group):
         return None
-    group, margin, characters, strength = (np.array(column) for column in zip(*rows, strict=True))
     right = margin > 0
-    interval, kind, effective = _interval(right, group)
+    interval, kind, effective = share_interval(right, group)
     levels = np.clip(np.ceil(strength), 1, 3).astype(int)
     return {
-        "pairs": len(rows),
+        "pairs": len(group),
         "ties": sum(int(item.get("ties", 0)) for item in items),
         "accuracy": float(right.mean()),
         "interval": interval,
@@ -80,7 +79,7 @@ def preferences(items: Iterable[dict]) -> dict | None:
             str(level): {
                 "pairs": int(mask.sum()),
                 "accuracy": float(right[mask].mean()),
-                "interval": _interval(right[mask], group[mask])[0],
+                "interval": share_interval(right[mask], group[mask])[0],
                 "margin": float(margin[mask].mean()),
             }
             for level in (1, 2, 3)
@@ -169,23 +168,35 @@ def pair_rows(index: int, item: dict) -> list[tuple[int, float, int, float]]:
     return rows
 
 
+def pair_columns(items: Sequence[dict]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The pairs of all items, [P] each: `pair_rows` as columns. Raises what that raises."""
+    rows = [row for i, item in enumerate(items) for row in pair_rows(i, item)]
+    group, margin, characters, strength = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return (
+        np.array(group, int),
+        np.array(margin, float),
+        np.array(characters, int),
+        np.array(strength, float),
+    )
+
+
 def _length_baseline(right: np.ndarray, characters: np.ndarray, group: np.ndarray) -> dict:
     longer, shorter = characters > 0, characters < 0
     best = "longer" if longer.sum() >= shorter.sum() else "shorter"
     lead = right.astype(float) - (longer if best == "longer" else shorter)
     return {
         "accuracy": float(longer.mean()),
-        "interval": _interval(longer, group)[0],
+        "interval": share_interval(longer, group)[0],
         "shorter_accuracy": float(shorter.mean()),
-        "shorter_interval": _interval(shorter, group)[0],
+        "shorter_interval": share_interval(shorter, group)[0],
         "equal": int((characters == 0).sum()),
         "best": best,
         "lead": float(lead.mean()),
-        "lead_interval": _difference_interval(lead, group),
+        "lead_interval": difference_interval(lead, group),
     }
 
 
-def _effective_size(values: np.ndarray, group: np.ndarray) -> float:
+def effective_size(values: np.ndarray, group: np.ndarray) -> float:
     """How many independent values the mean of these is worth, given that groups hang together.
 
     n divided by the design effect: the cluster-robust variance of the mean over the usual one
@@ -205,21 +216,25 @@ def _effective_size(values: np.ndarray, group: np.ndarray) -> float:
     return n / max(1.0, float(effect))
 
 
-def _interval(right: np.ndarray, group: np.ndarray) -> tuple[list[float], str, float]:
-    effective = _effective_size(right.astype(float), group)
+def share_interval(right: np.ndarray, group: np.ndarray) -> tuple[list[float], str, float]:
+    """The 95 % interval of mean(right), each in [0, 1]; its kind in words; the effective number.
+
+    `group` says which values hang together.
+    """
+    effective = effective_size(right.astype(float), group)
     low, high = wilson(float(right.mean()) * effective, effective)
     clustered = len(np.unique(group)) < len(group)
     kind = "Wilson at the effective number of pairs, clustered by group" if clustered else "Wilson"
     return [low, high], kind, effective
 
 
-def _difference_interval(values: np.ndarray, group: np.ndarray) -> list[float]:
+def difference_interval(values: np.ndarray, group: np.ndarray) -> list[float]:
     """95 % interval for the mean of paired differences in {-1, 0, 1}.
 
     Agresti & Min 2005 (Statistics in Medicine 24, 729): two pairs are added, half a win, half a
     loss and one draw, so that a handful of pairs that all agree does not look certain.
     """
-    n = _effective_size(values, group)
+    n = effective_size(values, group)
     mean = n * values.mean() / (n + 2)
     variance = ((n * (values**2).mean() + 1) / (n + 2) - mean**2) / (n + 2)
     half = float(ndtri(0.5 + LEVEL / 2)) * math.sqrt(variance)
@@ -235,20 +250,21 @@ def _errors(values: np.ndarray, training_mean: float | None) -> dict:
         "mse": float(((predicted - rating) ** 2).mean()),
         "mse_of_mean": float(((rating - mean) ** 2).mean()),
         "mean_from": "these ratings" if training_mean is None else "training ratings",
-        "pearson": _pearson(predicted, rating),
-        "spearman": _pearson(_ranks(predicted), _ranks(rating)),
+        "pearson": pearson(predicted, rating),
+        "spearman": pearson(ranks(predicted), ranks(rating)),
         "mean_rating": float(rating.mean()),
         "mean_prediction": float(predicted.mean()),
     }
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
+def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1; equal values share the mean of theirs."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
-def _pearson(x: np.ndarray, y: np.ndarray) -> float | None:
+def pearson(x: np.ndarray, y: np.ndarray) -> float | None:
+    """The correlation of x [N] and y [N]; None where a side is constant."""
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     # Divided by the range first, so that squares of tiny numbers do not vanish.

@@ -12,21 +12,22 @@ class Table(NamedTuple):
     rows: list[list[str]]
     note: str = ""
     folded: bool = False  # long listings, shown when asked for
+    strong: tuple[int, ...] = ()  # rows that sum up others
 
 
 def stage_tables(stage: dict, summary: dict) -> list[Table]:
     tables = []
     if p := summary.get("preferences"):
-        tables.append(_preference_table(p))
+        tables.append(preference_table(p))
         if len(p["by_strength"]) > 1:  # one level only: the corpus has no strengths
-            tables.append(_strength_table(p))
+            tables.append(strength_table(p))
     if attributes := summary.get("attributes"):
-        tables.append(_attribute_table(attributes))
+        tables.append(attribute_table(attributes))
     if evaluations := stage.get("evaluations"):
         tables.append(_evaluation_table(evaluations))
     record = dict(stage.get("record") or {})
     if stage.get("seconds") is not None:
-        record["wall time"] = _duration(stage["seconds"])
+        record["wall time"] = duration(stage["seconds"])
     for name, values, integer in (
         ("Data and time", record, ","),
         ("Settings", stage.get("config") or {}, "d"),  # as one would type them
@@ -34,19 +35,19 @@ def stage_tables(stage: dict, summary: dict) -> list[Table]:
     ):
         if values:
             folded = values is not record
-            tables.append(Table(name, ["", "value"], _listing(values, integer), folded=folded))
+            tables.append(Table(name, ["", "value"], listing(values, integer), folded=folded))
     return tables
 
 
-def _preference_table(p: dict) -> Table:
+def preference_table(p: dict) -> Table:
     length = p["length_baseline"]
     rows = [
-        ["accuracy", percent(p["accuracy"]), _between(p["interval"])],
-        ["longer response wins", percent(length["accuracy"]), _between(length["interval"])],
+        ["accuracy", percent(p["accuracy"]), between(p["interval"])],
+        ["longer response wins", percent(length["accuracy"]), between(length["interval"])],
         [
             "shorter response wins",
             percent(length["shorter_accuracy"]),
-            _between(length["shorter_interval"]),
+            between(length["shorter_interval"]),
         ],
         [
             f"lead over “{length['best']} wins”, points",
@@ -65,13 +66,13 @@ def _preference_table(p: dict) -> Table:
     return Table("Preferences", ["", "value", "95% interval"], rows, note)
 
 
-def _strength_table(p: dict) -> Table:
+def strength_table(p: dict) -> Table:
     rows = [
         [
             f"{level} ({STRENGTHS[level]})",
             f"{r['pairs']:,}",
             percent(r["accuracy"]),
-            _between(r["interval"]),
+            between(r["interval"]),
             signed(r["margin"]),
         ]
         for level, r in p["by_strength"].items()
@@ -79,24 +80,42 @@ def _strength_table(p: dict) -> Table:
     return Table("By strength", ["strength", "pairs", "accuracy", "95% interval", "margin"], rows)
 
 
-def _attribute_table(attributes: dict[str, dict]) -> Table:
+def attribute_table(attributes: dict[str, dict], agreement: dict[str, dict] | None = None) -> Table:
+    """Errors per attribute and, where it was measured, the agreement of rounded predictions."""
     rows = [
         [
             name,
             f"{a['n']:,}",
             f"{a['mse']:.3f}",
             f"{a['mse_of_mean']:.3f}",
-            _correlation(a["pearson"]),
-            _correlation(a["spearman"]),
+            correlation(a["pearson"]),
+            correlation(a["spearman"]),
             f"{a['mean_prediction']:.2f}",
             f"{a['mean_rating']:.2f}",
         ]
         for name, a in attributes.items()
     ]
     columns = ["attribute", "ratings", "squared error", "of the mean", "Pearson", "Spearman"]
+    columns += ["mean predicted", "mean rated"]
     source = next(iter(attributes.values()))["mean_from"]
     note = f"“Of the mean”: the squared error of always answering the mean of {source}."
-    return Table("Ratings", [*columns, "mean predicted", "mean rated"], rows, note)
+    if agreement:
+        columns += ["kappa", "95% interval", "outside"]
+        for row in rows:
+            if found := agreement.get(row[0]):
+                interval = (
+                    "{:.3f} to {:.3f}".format(*found["interval"]) if found["interval"] else ""
+                )
+                row += [correlation(found["kappa"]), interval, f"{found['outside']:,}"]
+            else:
+                row += ["", "", ""]
+        note += (
+            " Kappa: of rounded predictions, quadratic weights. Outside: predictions beyond the "
+            "scale, which count as its ends."
+        )
+        reasons = [f"{name}: {each['note']}" for name, each in agreement.items() if each["note"]]
+        note += "".join(f" {reason}." for reason in reasons)
+    return Table("Ratings", columns, rows, note)
 
 
 def _evaluation_table(evaluations: list[dict]) -> Table:
@@ -109,7 +128,7 @@ def _evaluation_table(evaluations: list[dict]) -> Table:
         columns["step"].append(f"{e['step']:,}" if e.get("step") is not None else "")
         columns["loss"].append("" if loss is None else f"{loss:.4f}")
         columns["accuracy"].append(percent(p["accuracy"]) if p else "")
-        columns["95% interval"].append(_between(p["interval"]) if p else "")
+        columns["95% interval"].append(between(p["interval"]) if p else "")
         for name in names:
             a = attributes.get(name)
             columns[f"{name} error"].append(f"{a['mse']:.3f}" if a else "")
@@ -132,12 +151,12 @@ def evaluation_loss(row: dict) -> float | None:
     return None
 
 
-def _listing(values: dict, integer: str, prefix: str = "") -> list[list[str]]:
+def listing(values: dict, integer: str, prefix: str = "") -> list[list[str]]:
     """Nested settings as rows ["a.b", value], in their order; whole numbers in the given format."""
     rows = []
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            rows += _listing(value, integer, f"{prefix}{key}.")
+            rows += listing(value, integer, f"{prefix}{key}.")
         else:
             rows.append([f"{prefix}{key}", _value(value, integer)])
     return rows
@@ -159,7 +178,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
-def _between(interval: list[float]) -> str:
+def between(interval: list[float]) -> str:
     return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
 
 
@@ -171,7 +190,7 @@ def signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
-def _correlation(value: float | None) -> str:
+def correlation(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
 
 
@@ -179,7 +198,7 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if not math.isfinite(seconds) or seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

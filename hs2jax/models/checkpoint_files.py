@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from hs2jax.models.config import Config
-from hs2jax.models.leaves import EMBED, UNEMBED, Tensor, assemble, unstack
+from hs2jax.models.leaves import EMBED, UNEMBED, Tensor, unstack
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -33,14 +33,12 @@ DTYPES = {
 }
 
 
-def load_params(folder: Path | str, config: Config, shardings: Any = None):
-    """Parameters and reward head of a folder of safetensors, in float32.
+def open_params(folder: Path | str, config: Config) -> tuple[dict[str, Tensor], Any]:
+    """What a folder of safetensors holds: (tensors, head).
 
-    `shardings`: a tree of jax.sharding.Sharding with the structure of `leaves.shapes(config)`,
-    or None for plain arrays on the default device; only the parts that this process's devices
-    hold are read.
-    Returns (params, head); head is {"kernel": [D, outputs], "bias": [outputs] if there is one}
-    or None. Raises ValueError for a file, tensor or shape that is not as it should be.
+    `leaves.assemble` makes the parameters from the tensors, which are not read yet. head:
+    {"kernel": [D, outputs], "bias": [outputs] if there is one} in float32, or None.
+    Raises ValueError for a file, tensor or shape that is not as it should be.
     """
     tensors = open_folder(Path(folder))
     head = _take_head(tensors, config)
@@ -52,7 +50,7 @@ def load_params(folder: Path | str, config: Config, shardings: Any = None):
                 f"{copy.where}: {UNEMBED} differs from {EMBED}, but config.json has "
                 "tie_word_embeddings true; correct whichever is wrong"
             )
-    return assemble(tensors, config, shardings), head
+    return tensors, head
 
 
 def save_params(
@@ -66,7 +64,7 @@ def save_params(
     dtype: str = "float32",
     max_shard_bytes: float = 5e9,
 ) -> dict[str, Any]:
-    """Writes weights and config.json, which it returns. The reverse of `load_params`.
+    """Writes weights and config.json, which it returns. The reverse of `open_params`.
 
     With `head` the folder is the family's SequenceClassification and `outputs` names the head's
     outputs; the vocabulary's output weights are left out, since that class has none. `extra` is

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from hs2jax.models.config import Config
-from hs2jax.models.leaves import Tensor, assemble
+from hs2jax.models.leaves import Tensor
 
 # GGUF's tensor names and Hugging Face's (without "model.").
 NAMES = {
@@ -74,8 +74,8 @@ def open_gguf(path: Path | str) -> GgufFile:
     return GgufFile(path, reader, config, hf_config)
 
 
-def load_params(file: GgufFile, shardings: Any = None):
-    """The parameter tree in float32; `shardings` as in `leaves.assemble`."""
+def open_params(file: GgufFile) -> dict[str, Tensor]:
+    """The tensors that `leaves.assemble` makes the parameters from, unread."""
     tensors = {}
     for tensor in file.reader.tensors:
         name = _hf_name(file.path, tensor.name)
@@ -83,7 +83,7 @@ def load_params(file: GgufFile, shardings: Any = None):
         shape = tuple(int(n) for n in reversed(tensor.shape))
         read = functools.partial(_read, tensor, file.config)
         tensors[name] = Tensor(str(file.path), tensor.name, shape, read)
-    return assemble(tensors, file.config, shardings)
+    return tensors
 
 
 def load_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:

@@ -98,6 +98,15 @@ def load(name: str | Path, shardings: Callable[[Config, Any], Any] | None = None
     A chat template that writes today's date writes `template_dates.DATE` instead, here and in an
     export, so that tokens and scores do not depend on the day.
     """
+    found, tensors = open_model(name)
+    places = shardings and shardings(found.config, leaves.shapes(found.config))
+    params = leaves.assemble(tensors, found.config, places)
+    return dataclasses.replace(found, params=params)
+
+
+def open_model(name: str | Path) -> tuple[Loaded, dict[str, leaves.Tensor]]:
+    """A model as `load` gives it but without parameters, and the tensors that `leaves` makes them
+    from, which are not read yet."""
     name, lm_head = reward_checkpoints.split_name(str(name))
     path = resolve(name)
     if path.suffix == ".gguf":
@@ -106,15 +115,12 @@ def load(name: str | Path, shardings: Callable[[Config, Any], Any] | None = None
                 f"{path}: a reward in lm_head is read from a folder of safetensors only"
             )
         file = gguf.open_gguf(path)
-        places = shardings and shardings(file.config, leaves.shapes(file.config))
-        params = gguf.load_params(file, places)
         tokenizer = _with_fixed_dates(path, gguf.load_tokenizer(file))
-        return Loaded(file.config, params, None, tokenizer, file.hf_config)
+        return Loaded(file.config, {}, None, tokenizer, file.hf_config), gguf.open_params(file)
 
     hf_config = _read_json(path / "config.json")
     config = _config(path, hf_config)
-    places = shardings and shardings(config, leaves.shapes(config))
-    params, head = checkpoint_files.load_params(path, config, places)
+    tensors, head = checkpoint_files.open_params(path, config)
     kind = (hf_config.get("architectures") or [""])[0]
     if head is None and kind.endswith("ForSequenceClassification"):
         raise ValueError(
@@ -128,7 +134,7 @@ def load(name: str | Path, shardings: Callable[[Config, Any], Any] | None = None
     tokenizer = _load_tokenizer(path, hf_config)
     if tokenizer is not None and way.read == "last":
         reward_checkpoints.match_pad(tokenizer, way, config.pad_id)
-    return Loaded(config, params, head, tokenizer, hf_config, way.template, way.read)
+    return Loaded(config, {}, head, tokenizer, hf_config, way.template, way.read), tensors
 
 
 def save(

@@ -9,7 +9,7 @@ size; layers are stacked on axis 0.
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -101,7 +101,7 @@ def leaves_of(config: Config) -> list[Leaf]:
 
 def shapes(config: Config) -> dict[str, Any]:
     """The parameter tree as float32 jax.ShapeDtypeStructs."""
-    return _nest(
+    return nest(
         (leaf.path, jax.ShapeDtypeStruct(_our_shape(leaf, config), jnp.float32))
         for leaf in leaves_of(config)
     )
@@ -116,6 +116,15 @@ def assemble(tensors: Mapping[str, Tensor], config: Config, shardings: Any = Non
     Raises ValueError for a tensor that is missing, of another shape, or has no place.
     """
     places = {} if shardings is None else dict(_flatten(shardings))
+    check(tensors, config)
+    return nest(
+        (leaf.path, _load_leaf(leaf, tensors, config, places.get(leaf.path)))
+        for leaf in leaves_of(config)
+    )
+
+
+def check(tensors: Mapping[str, Tensor], config: Config) -> None:
+    """Raises what `assemble` raises; nothing is read."""
     wanted = {name: leaf for leaf in leaves_of(config) for name in _names(leaf, config)}
     for name, leaf in wanted.items():
         shape = _their_shape(leaf, config)
@@ -137,10 +146,12 @@ def assemble(tensors: Mapping[str, Tensor], config: Config, shardings: Any = Non
                 f"{tensors[name].where}: tensor {tensors[name].name} has no place in a "
                 f"{config.family} model of {config.layers} layers with this config"
             )
-    return _nest(
-        (leaf.path, _load_leaf(leaf, tensors, config, places.get(leaf.path)))
-        for leaf in leaves_of(config)
-    )
+
+
+def load_leaf(path: str, tensors: Mapping[str, Tensor], config: Config, sharding: Any = None):
+    """One leaf of what `assemble` gives, of tensors that `check` has seen; nothing else is read."""
+    (leaf,) = (leaf for leaf in leaves_of(config) if leaf.path == path)
+    return _load_leaf(leaf, tensors, config, sharding)
 
 
 def _load_leaf(leaf: Leaf, tensors: Mapping[str, Tensor], config: Config, sharding):
@@ -230,7 +241,8 @@ def _names(leaf: Leaf, config: Config) -> list[str]:
     return [leaf.name.format(layer) for layer in range(count)]
 
 
-def _nest(items) -> dict[str, Any]:
+def nest(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The tree of ("a/b", x): {"a": {"b": x}}."""
     tree: dict[str, Any] = {}
     for path, value in items:
         *parents, last = path.split("/")

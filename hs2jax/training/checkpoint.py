@@ -50,6 +50,26 @@ class Checkpoints:
         state = {"params": restored["params"], **(restored["rest"] if rest else {})}
         return state, restored["meta"]
 
+    def restore_part(self, step: int, like):
+        """Some of a step's params, and nothing else of them is read. `like` has only those leaves,
+        as ShapeDtypeStructs with shardings. Raises KeyError where one is not there."""
+        arguments = ocp.args.PyTreeRestore(
+            like,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+            partial_restore=True,
+        )
+        part = self._manager.restore(step, args=ocp.args.Composite(params=arguments))["params"]
+        for path, x in jax.tree.leaves_with_path(part):
+            if not isinstance(x, jax.Array):
+                raise KeyError(f"{self._manager.directory}: no {jax.tree_util.keystr(path)}")
+        return part
+
+    def read_meta(self, step: int) -> dict:
+        """The meta of a step alone."""
+        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
+            "meta"
+        ]
+
     def forget_after(self, step: int) -> None:
         """Deletes checkpoints of later steps, which a run that goes on from `step` makes anew."""
         for later in self._manager.all_steps():

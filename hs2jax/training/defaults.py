@@ -1,5 +1,5 @@
-"""The settings that every reward model's training has, with the papers' values where they are
-stated (HelpSteer2, section 3 and appendix; the NeMo-Aligner recipe of HelpSteer2-Preference)."""
+"""The settings of training, evaluation and ExPO, with the papers' values where they are stated
+(HelpSteer2, section 3 and appendix; the NeMo-Aligner recipe of HelpSteer2-Preference)."""
 
 from ml_collections import ConfigDict
 
@@ -67,6 +67,60 @@ def reward_model() -> ConfigDict:
     config.checkpoint_every = 50  # Steps.
     config.select = "loss"  # loss | accuracy, on the validation data.
     config.not_finite_limit = 5  # Steps in a row without a finite gradient that stop the run.
+
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
+    return config
+
+
+def evaluation() -> ConfigDict:
+    """A config for `hs2jax evaluate`. What has no default here must be set: model and data."""
+    config = ConfigDict()
+    config.seed = 0  # Of the search for weights.
+
+    config.model = ConfigDict()
+    config.model.name = ""  # Folder, hub id or short name of a reward model.
+    # How the outputs make one reward, as in "helpfulness=0.65,verbosity=-0.4"; "llama3_70b" or
+    # "nemotron4_340b": the published ones; "search": those that do best on the validation pairs;
+    # "": as recorded with the model.
+    config.model.weights = ""
+    config.model.template = ""  # How messages become text; "": as recorded, else the tokenizer's.
+    config.model.dtype = ""  # Of the computation; "": float32 on CPU, bfloat16 elsewhere.
+
+    config.data = ""  # "format:path[slice]", several joined with "+".
+    # Pairs that are not evaluated, to fit the temperature on, and the weights where asked.
+    config.validation = ""
+    config.derive = ""  # Attribute whose differences are preferences where none are given.
+    config.max_tokens = 0  # Of a conversation: prompts are cut from the left. 0: what fits.
+    config.on_error = "raise"  # raise | skip (counted in the record).
+
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
+    return config
+
+
+def expo() -> ConfigDict:
+    """A config for `hs2jax expo`. What has no default here must be set: two models and data."""
+    config = ConfigDict()
+    # Two reward models: folders of exports or of runs, or names on the hub.
+    config.initial = ""
+    config.trained = ""
+    # How the outputs make one reward, as in "helpfulness=0.65,verbosity=-0.4"; "": as recorded with
+    # the trained model.
+    config.weights = ""
+    config.dtype = ""  # Of the computation; "": float32 on CPU, bfloat16 elsewhere.
+
+    # Validation pairs that choose the factor, "format:path[slice]", several joined with "+", and
+    # others on which the initial, trained and chosen models are scored once; "" for none.
+    config.data = ""
+    config.test = ""
+    config.derive = ""  # Attribute whose differences are preferences where none are given.
+    config.max_tokens = 0  # Of a conversation: prompts are cut from the left. 0: what fits.
+    config.on_error = "raise"  # raise | skip (counted in the record).
+
+    # Factors of trained - initial; 0 (initial) and 1 (trained) are always there too. Then a finer
+    # grid around the best of them.
+    config.factors = (1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0)
+    config.fine_step = 0.02  # 0: no finer grid.
+    config.fine_reach = 0.08
 
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
     return config

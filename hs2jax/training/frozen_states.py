@@ -18,9 +18,9 @@ import numpy as np
 from hs2jax.data import loader, packing
 from hs2jax.models import hub, sharding
 from hs2jax.models.attention import Layout
+from hs2jax.models.checksum import checksum
 from hs2jax.models.decoder import Decoder
-from hs2jax.reward_model import count_layers, plan_evaluation, to_host
-from hs2jax.training import trainable
+from hs2jax.prediction import count_layers, plan_evaluation, to_host
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def _compute(path: Path, starts, batches: loader.Batches, params, config, dtype,
     """Writes the states [tokens of all examples, D]."""
     run = jax.jit(functools.partial(_below, config=config, dtype=dtype))
     plan = plan_evaluation(
-        loader.Prepared([], batches.examples),
+        batches.examples,
         row_length=batches.shape.length,
         layout=batches.layout,
         rows=batches.micro_rows,
@@ -99,7 +99,7 @@ def _name(batches: loader.Batches, params, config, dtype) -> str:
     device = jax.devices()[0]
     what = [
         VERSION,
-        trainable.checksum({"embed": used, "frozen": params["frozen"]}),
+        checksum({"embed": used, "frozen": params["frozen"]}),
         dataclasses.replace(config, **same),
         str(jnp.dtype(dtype)),
         (batches.layout, batches.shape.length, batches.micro_rows),

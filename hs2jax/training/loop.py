@@ -15,15 +15,17 @@ import jax.numpy as jnp
 import ml_collections
 from jax.experimental import multihost_utils
 
+from hs2jax import folder
 from hs2jax.data import corpora, loader
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items as scored
 from hs2jax.evaluation import statistics
 from hs2jax.models import sharding
-from hs2jax.reward_model import RewardModel, parse_weights, plan_evaluation, predict, run_batches
+from hs2jax.models.checksum import checksum
+from hs2jax.prediction import plan_evaluation, predict, run_batches
+from hs2jax.reward_model import RewardModel, parse_weights
 from hs2jax.training import (
     checks,
-    folder,
     frozen_states,
     metrics,
     objectives,
@@ -106,7 +108,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         record=record,
         **shape,
     )
-    held_out_batches = plan_evaluation(held_out, rows=config.micro_rows, mesh=mesh, **shape)
+    held_out_batches = plan_evaluation(
+        held_out.examples, rows=config.micro_rows, mesh=mesh, **shape
+    )
     steps = len(batches)
     log.info("train: %s", scored.describe(record))
     log.info("validation: %s", scored.describe(held_out_record))
@@ -118,7 +122,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     layout, dtype = config.data.layout, model.dtype
     params, kept = trainable.split(trainable.begin(model.params, config, mesh), config)
     model.params = None
-    kept_checksum, trained_parameters = trainable.checksum(kept), trainable.count(params)
+    kept_checksum, trained_parameters = checksum(kept), trainable.count(params)
     if config.trainable.cache:
         decoder = trainable.join(params, kept)["decoder"]
         batches, held_out_batches = (

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import ml_collections
 
-from hs2jax.training import loop
+from hs2jax.evaluation import evaluate
+from hs2jax.training import expo, loop
 
 log = logging.getLogger(__name__)
 
-VERBS = {"train": loop.train}
+VERBS = {"train": loop.train, "expo": expo.expo, "evaluate": evaluate.evaluate}
 
 
 def run(recipe: ml_collections.ConfigDict, workdir: Path | str) -> list[Path]:

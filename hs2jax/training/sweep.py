@@ -19,8 +19,9 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from hs2jax import folder
 from hs2jax.evaluation import items, sweep_table
-from hs2jax.training import folder, loop, metrics
+from hs2jax.training import loop, metrics
 from hs2jax.training.sweep_plan import Arm, Plan
 
 log = logging.getLogger(__name__)

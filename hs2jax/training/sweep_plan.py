@@ -25,7 +25,8 @@ from typing import NamedTuple
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from hs2jax.training import checks, folder
+from hs2jax import folder
+from hs2jax.training import checks
 from hs2jax.training.recipe import filled_in
 
 KEYS = ("base", "seeds", "arms", "reference")

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from hs2jax.models import lora
+from hs2jax.models.checksum import checksum
 from hs2jax.models.sharding import path_name, spec_for
 
 
@@ -98,13 +99,6 @@ def finish(params):
     return {"decoder": decoder, "head": params["head"]}
 
 
-def checksum(params) -> str:
-    """Of all bits of all parameters, the same on any number of devices: it tells whether what a
-    run left out of its checkpoints is still what it began with."""
-    sums = jax.jit(lambda tree: [_bits(x) for x in jax.tree.leaves(tree)])(params)
-    return "-".join(f"{int(x):08x}" for x in sums)
-
-
 def check_kept(kept, expected: str, name: str, workdir) -> None:
     """Raises ValueError unless the parameters that a run did not train are those it began with."""
     if checksum(kept) != expected:
@@ -118,17 +112,6 @@ def check_kept(kept, expected: str, name: str, workdir) -> None:
 def count(params) -> int:
     """How many numbers there are in a tree."""
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
-
-
-def _bits(x):
-    words = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
-    # Each word is mixed with its place, so that the sum, modulo 2^32, is the same in any order of
-    # adding and another for any order of the words.
-    for axis in range(x.ndim):
-        place = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-        words = (words ^ (place * jnp.uint32(0x9E3779B1))) * jnp.uint32(0x85EBCA6B)
-        words ^= words >> 15
-    return jnp.sum(words, dtype=jnp.uint32)
 
 
 def _make(function, mesh, prefix: str = ""):

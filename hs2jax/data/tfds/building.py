@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from hs2jax.data import jsonl, rows
+from hs2jax.data import files, jsonl, rows
 from hs2jax.data.groups import DataError, FieldError, show
 from hs2jax.data.tfds import catalogue
 
@@ -167,14 +167,17 @@ def _sha256(path: Path | str) -> str:
 def feature(column: Column) -> tfds.features.FeatureConnector:
     """How a column is stored.
 
-    Kinds: "text"; "note", a text that is empty where there is none (null); "integer"; "integers", a
-    list; "turns", a list of messages; "json", a text that is the field as JSON, for lists of what
-    annotators wrote, whose items vary.
+    Kinds: "text"; "texts", a list; "note", a text that is empty where there is none (null);
+    "integer"; "integers", a list; "turns", a list of messages; "json", a text that is the field as
+    JSON, for lists of what annotators wrote, whose items vary; "object", the same for an object (or
+    null) of remarks.
     """
     documentation = tfds.features.Documentation(column.about, column.value_range)
     match column.kind:
-        case "text" | "note" | "json":
+        case "text" | "note" | "json" | "object":
             return tfds.features.Text(doc=documentation)
+        case "texts":
+            return tfds.features.Sequence(tfds.features.Text(), doc=documentation)
         case "integer":
             return tfds.features.Scalar(np.int64, doc=documentation)
         case "integers":
@@ -190,6 +193,8 @@ def value(row: dict, name: str, column: Column):
     match column.kind:
         case "text":
             return _text(rows.present(row, name), name)
+        case "texts":
+            return [_text(item, f"{name}[{i}]") for i, item in enumerate(_list(row, name))]
         case "note":
             found = rows.present(row, name)
             return "" if found is None else _text(found, name)
@@ -204,6 +209,11 @@ def value(row: dict, name: str, column: Column):
             return [_turn(item, f"{name}[{i}]") for i, item in enumerate(_list(row, name))]
         case "json":
             return json.dumps(_list(row, name))
+        case "object":
+            found = rows.present(row, name)
+            if found is not None and not isinstance(found, dict):
+                raise FieldError(name, f"expected an object, found {show(found)}", "wrong type")
+            return json.dumps(found)
     raise ValueError(f"no kind of column is named '{column.kind}'")
 
 
@@ -234,12 +244,7 @@ def _list(row: dict, field: str) -> list:
 
 def _rows(path: epath.Path) -> Iterator[tuple[int, dict]]:
     """The rows of a .jsonl, .jsonl.gz or .parquet file, numbered from 1."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet  # Slow to import, and only one data set needs it.
-
-        yield from enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1)
-        return
-    for number, line in jsonl.lines(path, str(path)):
+    for number, line in files.lines(path, str(path)):
         try:
             yield number, jsonl.decode(line)
         except FieldError as error:

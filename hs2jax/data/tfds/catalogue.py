@@ -89,6 +89,31 @@ DATASETS = {
             )
         },
     ),
+    "reward_bench_2": Dataset(
+        repository="allenai/reward-bench-2",
+        revision="7ff08853b0d5686e79b13fda8677024f566a104a",
+        configs={
+            "": Source(
+                format="reward_bench_2",
+                files={"test": "data/test-00000-of-00001.parquet"},
+                rows={"test": 1_865},
+            )
+        },
+    ),
+    "judge_bench": Dataset(
+        repository="ScalerLab/JudgeBench",
+        revision="57dd5e0b9817d07f05ec8f45a91b2ce1e310e308",
+        configs={
+            "": Source(
+                format="judge_bench",
+                files={
+                    "gpt": "data/gpt-00000-of-00001.jsonl",
+                    "claude": "data/claude-00000-of-00001.jsonl",
+                },
+                rows={"gpt": 350, "claude": 270},
+            )
+        },
+    ),
 }
 
 

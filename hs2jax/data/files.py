@@ -1,0 +1,146 @@
+"""Where the files of a data spec are, and the rows in them, as JSON, whatever their form is."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import huggingface_hub
+from etils import epath
+
+from hs2jax.data import jsonl
+from hs2jax.data.groups import DataError
+from hs2jax.data.jsonl import Line
+
+MINI = Path(__file__).parent / "mini"
+HUB = "hf://"
+SPACE = " \t\n\r"  # What JSON takes for blank.
+BATCH = 256  # Rows of a Parquet file that are in memory at once, besides its compressed pages.
+
+
+def locate(path: str) -> epath.Path:
+    """Where the file of a spec is.
+
+    "mini/NAME" is bundled with the package, "./mini/NAME" not. "hf://datasets/OWNER/NAME/PATH", or
+    NAME@REVISION, is fetched from the hub unless it has been before. Raises FileNotFoundError where
+    the hub does not give it.
+    """
+    if path.startswith(HUB):
+        return _fetch(path)
+    return epath.Path(MINI / path[len("mini/") :] if path.startswith("mini/") else path)
+
+
+def expand(path: str) -> list[str]:
+    """The path, or all paths that match it where it has a "*", sorted.
+
+    A "*" stands for any part of the name of a file or folder. Raises FileNotFoundError where
+    nothing is there, and ValueError for a path that cannot be understood.
+    """
+    if "*" not in path:
+        file = locate(path)
+        if not file.exists():
+            raise FileNotFoundError(f"there is no file {file}")
+        if file.is_dir():
+            raise FileNotFoundError(f"{file} is a folder: name its files, as in {file}/*.jsonl")
+        return [path]
+    if path.startswith(HUB):
+        raise ValueError(f"'{path}' has a '*': of files on the hub each must be named, joined by +")
+    if "**" in path:
+        raise ValueError(f"'{path}' has a '**': write a '*' for each folder, as in FOLDER/*/*.json")
+    parts = path.split("/")
+    at = next(i for i, part in enumerate(parts) if "*" in part)
+    start = "/".join(parts[:at]) + "/" if at else ""
+    folder = locate(start or ".")
+    matches = (each for each in folder.glob("/".join(parts[at:])) if not each.is_dir())
+    found = sorted(f"{start}{each.relative_to(folder)}" for each in matches)
+    if not found:
+        raise FileNotFoundError(f"no file matches {path} (in {folder})")
+    return found
+
+
+def lines(file: epath.Path, name: str) -> Iterator[Line]:
+    """The rows of a file as JSON, with their numbers from 1: lines of a .jsonl or .jsonl.gz file,
+    items of a .json file that holds one list, rows of a .parquet file.
+
+    Raises DataError, with `name` as the file's name, where the file is damaged.
+    """
+    if file.name.endswith(".parquet"):
+        return _parquet(file, name)
+    if file.name.removesuffix(".gz").endswith(".json"):
+        return _json(file, name)
+    return jsonl.lines(file, name)
+
+
+def _fetch(path: str) -> epath.Path:
+    """A file of a data set of the hub, from the hub's cache where it is there."""
+    match = re.fullmatch(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", path)
+    if not match:
+        raise ValueError(f"'{path}' is not hf://datasets/OWNER/NAME/PATH or .../NAME@REVISION/PATH")
+    repository, revision, file = match.groups()
+    revision = unquote(revision or "main")
+    try:
+        found = huggingface_hub.hf_hub_download(
+            repository, file, repo_type="dataset", revision=revision, etag_timeout=5
+        )
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"the hub did not give {file} of the data set {repository} at revision '{revision}' "
+            f"({error}). Check these names, and that you are logged in where the data set asks for "
+            "it (hf auth login). Without a network (or with HF_HUB_OFFLINE set), fetch the file "
+            "elsewhere, put it into a folder under this name, and give its path instead of hf://"
+        ) from error
+    return epath.Path(found)
+
+
+def _parquet(file: epath.Path, name: str) -> Iterator[Line]:
+    """The rows of a Parquet file, read in batches."""
+    import pyarrow.parquet  # Slow to import, and only few data sets need it.
+
+    number = 0
+    try:
+        with file.open("rb") as stream:
+            table = pyarrow.parquet.ParquetFile(stream, page_checksum_verification=True)
+            for batch in table.iter_batches(BATCH):
+                for row in batch.to_pylist():
+                    number += 1
+                    # Dates, bytes and the like, which are no texts and no numbers: an object, so
+                    # that a field that must be something else is refused.
+                    yield number, json.dumps(row, default=lambda cell: {}).encode()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        what = f"the Parquet file is damaged after this row ({error}): fetch it again"
+        raise DataError(name, number, "file", what, "damaged file") from None
+
+
+def _json(file: epath.Path, name: str) -> Iterator[Line]:
+    """The items of a list of rows; a .json file that holds no list has a row in each line."""
+    found = list(jsonl.lines(file, name))
+    content = b"".join(line for _, line in found)
+    if not content.lstrip(SPACE.encode()).startswith(b"["):
+        yield from found
+        return
+    # Broken bytes become lone surrogates, and turn back into what they were in each row.
+    text = content.decode(errors="surrogateescape")
+    decoder, number = json.JSONDecoder(), 1
+    at = _skip(text, text.index("[") + 1)
+    try:
+        while text[at : at + 1] != "]":
+            if number > 1:
+                if text[at : at + 1] != ",":
+                    raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
+                at = _skip(text, at + 1)
+            _, end = decoder.raw_decode(text, at)
+            yield number, text[at:end].encode(errors="surrogateescape")
+            at, number = _skip(text, end), number + 1
+        if (rest := _skip(text, at + 1)) < len(text):
+            raise json.JSONDecodeError("Extra data after the list", text, rest)
+    except (ValueError, RecursionError) as error:
+        what = f"expected a list of JSON objects, but at this row: {error}"
+        raise DataError(name, number, "file", what, "damaged file") from None
+
+
+def _skip(text: str, at: int) -> int:
+    """Where the first character that is not blank is, from a place on."""
+    while at < len(text) and text[at] in SPACE:
+        at += 1
+    return at

@@ -1,0 +1,178 @@
+"""Weights that make one reward out of several predicted attributes: published, and searched for.
+
+`items` are as in `statistics`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from hs2jax.evaluation import statistics
+
+# HelpSteer2 (arXiv 2406.08673), appendix H. How they were found is not stated; RewardBench is
+# named in the same place, so what they score there may be tuned on it.
+PUBLISHED = {
+    "llama3_70b": {
+        "helpfulness": 0.65,
+        "correctness": 0.8,
+        "coherence": 0.45,
+        "complexity": 0.55,
+        "verbosity": -0.4,
+    },
+    "nemotron4_340b": {
+        "helpfulness": 0.3,
+        "correctness": 0.74,
+        "coherence": 0.46,
+        "complexity": 0.47,
+        "verbosity": -0.33,
+    },
+}
+DRAWS = 2048
+ROUNDS = 6
+PER_ROUND = 256
+METHOD = (
+    "Outputs are divided by their spread within pairs. Candidates: equal weights, each attribute "
+    f"alone with either sign, the logistic fit of the preferences, {DRAWS} draws from the simplex "
+    f"(Dirichlet) with random signs, then {ROUNDS} rounds of {PER_ROUND} draws ever closer around "
+    "the best. The most accurate wins; equally accurate ones by log loss. Held out: each fold's "
+    "groups are judged by weights searched on the other folds."
+)
+
+
+def search(items: Sequence[dict], names: Sequence[str], *, seed: int = 0, folds: int = 5) -> dict:
+    """Weights with the highest accuracy on pairs, and what they are worth on pairs held out.
+
+    names: of the K outputs, in order. Weights may be negative (the published ones are, for
+    verbosity); they are for the raw outputs, and their absolute values sum to 1.
+
+    * weights {name: w}: found on all pairs; `accuracy` is theirs on the same pairs, so flattering.
+    * held_out, held_out_interval: accuracy on folds, by group, that the search did not see.
+    * uniform: the accuracy of equal weights on the raw outputs; gain, gain_interval: held_out
+      above it on the same pairs.
+    * single: the best attribute alone (its sign free): `name` on all pairs, with held_out accuracy
+      (chosen on the other folds, too), and gain, gain_interval: held_out of the search above it.
+
+    Accuracies are strict: a margin of 0 is wrong. All intervals are 95 %, clustered by group. The
+    same items, seed and folds give the same result.
+    Raises ValueError with fewer groups that have pairs than folds, for folds below 2, where rows of
+    outputs have not K numbers, and as `statistics.preferences` does.
+    """
+    group, difference = _differences(items, names)
+    member = np.unique(group, return_inverse=True)[1]
+    G = int(member.max()) + 1 if len(member) else 0
+    if folds < 2 or folds > G:
+        raise ValueError(
+            f"a search in {folds} folds needs at least 2 folds and a group with a pair for each, "
+            f"and {G} groups have pairs: give more validation data that have preferences"
+        )
+    rng = np.random.default_rng(seed)
+    fold = rng.permutation(np.arange(G) % folds)[member]
+    weights = _search(difference, rng)
+    right, right_single = np.empty(len(group)), np.empty(len(group))
+    for f in range(folds):
+        train, test = difference[fold != f], difference[fold == f]
+        right[fold == f] = test @ _search(train, rng) > 0
+        right_single[fold == f] = test @ _single(train) > 0
+    uniform = difference.mean(axis=1) > 0
+    single = _single(difference)
+    return {
+        "weights": dict(zip(names, weights.tolist(), strict=True)),
+        "accuracy": float((difference @ weights > 0).mean()),
+        "held_out": float(right.mean()),
+        "held_out_interval": statistics.share_interval(right, group)[0],
+        "uniform": float(uniform.mean()),
+        "gain": float((right - uniform).mean()),
+        "gain_interval": statistics.difference_interval(right - uniform, group),
+        "single": {
+            "name": names[int(np.abs(single).argmax())],
+            "held_out": float(right_single.mean()),
+            "gain": float((right - right_single).mean()),
+            "gain_interval": statistics.difference_interval(right - right_single, group),
+        },
+        "pairs": len(group),
+        "folds": folds,
+        "method": METHOD,
+    }
+
+
+def overlap(first: Sequence[dict], second: Sequence[dict]) -> int:
+    """How many different prompts are in both, for a warning that weights saw the test set.
+
+    Equal but for white space at the ends.
+    """
+    return len({i["prompt"].strip() for i in first} & {i["prompt"].strip() for i in second})
+
+
+def _differences(items: Sequence[dict], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The group of each pair [P] and the difference of its outputs [P, K], chosen - rejected."""
+    group = statistics.pair_columns(items)[0]
+    rows = []
+    for item in items:
+        outputs = np.array(item["outputs"], float)
+        if item["pairs"] and outputs.shape[1:] != (len(names),):
+            raise ValueError(
+                f"{item.get('source', '?')}: expected {len(names)} outputs per response, as many "
+                f"as names ({', '.join(names)}), got rows of {outputs.shape[1:]}"
+            )
+        rows += [outputs[chosen] - outputs[rejected] for chosen, rejected, _ in item["pairs"]]
+    difference = np.array(rows).reshape(-1, len(names))
+    if not np.isfinite(difference).all():
+        i = group[int(np.flatnonzero(~np.isfinite(difference).all(axis=1))[0])]
+        raise ValueError(f"{items[i].get('source', '?')}: outputs must be finite numbers")
+    return group, difference
+
+
+def _search(difference: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[P, K] -> weights [K] for the raw outputs."""
+    K = difference.shape[1]
+    spread = np.sqrt((difference**2).mean(axis=0))
+    if not spread.any():
+        # Outputs that never differ within a pair say nothing, whatever their weights.
+        return np.full(K, 1 / K)
+    unit = difference / np.where(spread > 0, spread, 1.0)
+    drawn = rng.dirichlet(np.ones(K), size=DRAWS) * rng.choice([-1.0, 1.0], size=(DRAWS, K))
+    # Half of the draws without signs: most attributes count for a response.
+    drawn[::2] = np.abs(drawn[::2])
+    equal = [np.ones((1, K)), spread[None]]  # Of standardised and of raw outputs.
+    start = [*equal, np.eye(K), -np.eye(K), _logistic(unit)[None], drawn]
+    best = _best(unit, _normalised(np.concatenate(start)))
+    for r in range(ROUNDS):
+        near = best + rng.normal(size=(PER_ROUND, K)) * 0.2 * 0.5**r
+        best = _best(unit, np.concatenate([best[None], _normalised(near)]))
+    raw = np.where(spread > 0, best / np.where(spread > 0, spread, 1.0), 0.0)
+    # An output that never differs gets 0. If it had all the weight, nothing was ever right.
+    return _normalised(raw[None])[0] if raw.any() else np.full(K, 1 / K)
+
+
+def _single(difference: np.ndarray) -> np.ndarray:
+    eye = np.eye(difference.shape[1])
+    return _best(difference, np.concatenate([eye, -eye]))
+
+
+def _best(unit: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """The first of the candidates [C, K] with the least loss among the most accurate."""
+    right = np.concatenate(
+        [(unit @ part.T > 0).sum(axis=0) for part in np.array_split(candidates, 16)]
+    )
+    tied = candidates[right == right.max()]
+    # On one scale for all: of weights that order the pairs alike, those that cancel least win.
+    loss = np.logaddexp(0.0, -(unit @ tied.T)).mean(axis=0)
+    return tied[int(loss.argmin())]
+
+
+def _logistic(unit: np.ndarray) -> np.ndarray:
+    """Weights [K] with the least Bradley-Terry loss, held in by a weak ridge."""
+
+    def loss(w):
+        margin = unit @ w
+        value = np.logaddexp(0.0, -margin).mean() + 1e-4 * (w @ w)
+        return value, -(expit(-margin) @ unit) / len(unit) + 2e-4 * w
+
+    w = minimize(loss, np.zeros(unit.shape[1]), jac=True, method="L-BFGS-B").x
+    return w if w.any() else np.ones(len(w))
+
+
+def _normalised(weights: np.ndarray) -> np.ndarray:
+    return weights / np.abs(weights).sum(axis=1, keepdims=True)

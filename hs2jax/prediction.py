@@ -1,0 +1,113 @@
+"""From batches to outputs: the forward pass of a reward model, and many batches of it.
+
+Axis letters: B rows, T tokens of a row, R response slots, K outputs.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from hs2jax.data import loader, packing
+from hs2jax.models import heads, lora, sharding
+from hs2jax.models.attention import Layout
+from hs2jax.models.config import Config
+from hs2jax.models.decoder import Decoder
+
+
+def forward(params, batch, config: Config, *, layout: str, dtype, remat: bool = False):
+    """Outputs [B, R, K] in float32 of a batch as `data.packing.lay` makes it.
+
+    params: {"decoder", "head"}, and while LoRA trains {"lora", "lora_scale"}. A decoder's frozen
+    first layers may be a stack of their own, "frozen"; with `states` [B, T, D] in the batch, what
+    they give, they are not computed. Empty slots hold numbers that mean nothing.
+    """
+    tokens, position, last = batch["tokens"], batch["position"], batch["last"]
+    (B, T), R = tokens.shape, last.shape[1]
+    who_sees_whom = Layout(batch["segment"], batch["branch"], position)
+    if layout == "padded":
+        # Cut at the slots, each conversation is a row of its own and causality is mask enough.
+        slot = T // R
+        tokens, position = tokens.reshape(B * R, slot), position.reshape(B * R, slot)
+        last = jnp.maximum(last - slot * jnp.arange(R), 0).reshape(B * R, 1)
+        who_sees_whom = None
+    frozen = params["decoder"].get("frozen")
+    decoder = Decoder(config, dtype=dtype, remat=remat, frozen=count_layers(frozen))
+    variables = {"params": params["decoder"]}
+    if "lora" in params:
+        variables["lora"] = lora.scaled(params["lora"], params["lora_scale"])
+    # Who asks for float32 on an accelerator gets it in the products too.
+    with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
+        hidden, _ = decoder.apply(
+            variables, tokens, position, who_sees_whom, entered=batch.get("states")
+        )
+    return heads.reward(params["head"], hidden, last).reshape(B, R, -1)
+
+
+def count_layers(stack) -> int:
+    """How many layers a stack of parameters holds; 0 for None."""
+    return 0 if stack is None else jax.tree.leaves(stack)[0].shape[0]
+
+
+predict = jax.jit(forward, static_argnames=("config", "layout", "dtype", "remat"))
+
+
+def choose_row_length(costs: Sequence[int]) -> int:
+    """Of a few lengths, since each is compiled, the one whose rows hold these costs with the least
+    padding: 128, 192 and their doublings, up to 1024 or to the first that holds the longest."""
+    lengths = [128]
+    while lengths[-1] < max(*costs, 1024):
+        power = 1 << (lengths[-1].bit_length() - 1)
+        lengths.append(lengths[-1] * 3 // 2 if lengths[-1] == power else 2 * power)
+    fitting = [length for length in lengths if length >= max(costs)]
+    return min(fitting, key=lambda length: (length * len(packing.first_fit(costs, length)), length))
+
+
+def plan_evaluation(examples, *, row_length, layout, rows, mesh=None):
+    """Batches of every tokenised group once, in order, for `run_batches`."""
+    return loader.plan(
+        examples,
+        row_length=row_length,
+        layout=layout,
+        batch_size=256,
+        micro_rows=sharding.fit_rows(rows, mesh),
+    )
+
+
+def run_batches(run, batches: loader.Batches, outputs: int, mesh=None) -> list[np.ndarray]:
+    """Runs `run` (a micro-batch to outputs [B, R, K]) over all batches.
+
+    Returns outputs [responses, K] of each example, on every process.
+    """
+    found = [np.zeros((len(e.encoded.responses), outputs), np.float32) for e in batches.examples]
+    for i in range(len(batches)):
+        arrays = batches[i]
+        used = -(-len(batches.plan[i]) // batches.micro_rows)
+        tables = []
+        for m in range(used):
+            micro = sharding.place_rows({name: x[m] for name, x in arrays.items()}, mesh)
+            tables.append(to_host(run(micro)))
+        table = np.concatenate(tables)
+        for row, slot, example, response in batches.slots(i):
+            found[example][response] = table[row, slot]
+    return found
+
+
+class Spread:
+    """A stack of layers that several processes share, as much of an array as an export needs."""
+
+    def __init__(self, array):
+        self._array, self.shape = array, array.shape
+
+    def __getitem__(self, layer: int) -> np.ndarray:
+        """One layer on the host. All processes must ask for the same one."""
+        return to_host(self._array[layer])
+
+
+def to_host(array) -> np.ndarray:
+    """An array as numpy on every process, wherever its parts are."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
