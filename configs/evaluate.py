@@ -2,7 +2,7 @@
 
     hs2jax evaluate --config=configs/evaluate.py:MODEL --workdir=runs/evaluation
     hs2jax evaluate --config=configs/evaluate.py:MODEL --workdir=runs/benchmarks \\
-        --config.data='tfds:reward_bench+llmbar:LLMBar/Dataset/LLMBar/*/dataset.json'
+        --config.data='tfds:reward_bench+tfds:judge_bench'
 
 The argument is a reward model, by default the quick start's. Without data of your own it is
 evaluated on the bundled mini set, which takes a minute on two CPU cores. Scores are kept, so the
