@@ -96,12 +96,14 @@ def test_the_search_is_at_least_as_accurate_as_what_it_is_compared_with(rows, pe
 
 def test_pairs_of_a_group_stay_in_one_fold():
     # Copies in other folds would make noise look like something that can be learned.
-    rng = np.random.default_rng(4)
-    rows = rng.normal(size=(40, 3))
-    grouped = attribute_weights.search(items_of(rows.repeat(3, axis=0), per_group=3), NAMES)
-    alone = attribute_weights.search(items_of(rows), NAMES)
-    assert np.ptp(grouped["held_out_interval"]) > 0.85 * np.ptp(alone["held_out_interval"])
-    assert abs(grouped["held_out"] - 0.5) < 0.25
+    rng, held_out, flattering = np.random.default_rng(4), [], []
+    for _ in range(12):
+        rows = rng.normal(size=(15, 3)).repeat(5, axis=0)
+        found = attribute_weights.search(items_of(rows, per_group=5), NAMES)
+        held_out.append(found["held_out"])
+        flattering.append(found["accuracy"])
+    assert np.mean(flattering) > 0.7
+    assert np.mean(held_out) < 0.6
 
 
 def test_weights_do_not_cancel_where_outputs_say_the_same():

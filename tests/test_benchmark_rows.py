@@ -112,7 +112,7 @@ def test_what_becomes_of_each_row():
         user("Which is a tort?"),
         ("Theft.", "Negligence."),
         strength=1.0,
-        about={"subset": "knowledge", "id": "81ec57f2-483f"},
+        about={"subset": "knowledge", "id": "81ec57f2-483f", "writer": "gpt-4o-2024-05-13"},
     )
     assert of("llmbar") == Group(
         user("Say hello."),
@@ -237,6 +237,7 @@ MALFORMED = [
     ("judge_bench", {"source": "gsm8k"}, "source"),
     ("judge_bench", {"label": "A=B"}, "label"),
     ("judge_bench", {"label": ["A>B"]}, "label"),
+    ("judge_bench", {"response_model": 4}, "response_model"),
     ("judge_bench", {"response_B": ""}, "response_B"),
     ("llmbar", {"label": 0}, "label"),
     ("llmbar", {"label": "1"}, "label"),

@@ -9,7 +9,7 @@ from benchmark_items import from_groups, pair, pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hs2jax.data import corpora
+from hs2jax.data import benchmark_rows, corpora
 from hs2jax.evaluation import benchmarks
 from hs2jax.evaluation.benchmarks import judge_bench, parts, published, reward_bench
 from hs2jax.evaluation.statistics import wilson
@@ -115,12 +115,20 @@ def test_prior_sets_have_a_mean_of_their_own_and_half_a_weight():
     rows = {row[0]: row[1] for row in result["extras"][0]["rows"]}
     assert rows["mean of the four"] == "62.5"  # Not by rows, and without mtbench_human.
     assert rows["mtbench_human"] == "50.0"
+    assert {row[0]: row[3] for row in result["extras"][0]["rows"]}["mtbench_human"] == "2 of 3,355"
     half = rows["overall, with these at half weight"]
     assert half == f"{100 * (8 + 0.625) / 9:.1f}"
     few = benchmarks.score("reward_bench", full({}) + pairs("shp", 5, 5))
     rows = [row[0] for row in few["extras"][0]["rows"]]
     assert rows == ["shp", "mean of the four"]
     assert "shp: 1,731 of 1,741 rows are absent" in few["extras"][0]["note"]
+
+
+def test_every_prior_set_that_is_read_can_be_scored():
+    items = [pair(name, 1.0, 0.0) for name in benchmark_rows.PRIOR_SETS]
+    (table,) = benchmarks.score("reward_bench", items)["extras"]
+    shown = [row[0] for row in table["rows"]]
+    assert sorted(shown) == sorted([*benchmark_rows.PRIOR_SETS, "mean of the four"])
 
 
 @pytest.mark.parametrize(
@@ -157,8 +165,16 @@ def test_length_on_the_real_rewardbench(real_data):
 
 
 def test_judgebench_knows_both_splits_and_averages_over_pairs():
+    writers = {"GPT-4o": "gpt-4o-2024-05-13", "Claude 3.5 Sonnet": "claude-3-5-sonnet-20240620"}
     for split, counts in judge_bench.SPLITS.items():
-        items = [i for name, rows in counts.items() for i in pairs(name, rows - 10, 10)]
+        items = [
+            item | {"about": {**item["about"], "writer": writers[split]}}
+            for name, rows in counts.items()
+            for item in pairs(name, rows - 10, 10)
+        ]
+        part = benchmarks.score("judge_bench", items[1:])
+        assert split in part["title"]
+        assert part["missing"] == ["Knowledge: 1 of 154 rows are absent"]
         result = benchmarks.score("judge_bench", items)
         total = sum(counts.values())
         assert split in result["title"]

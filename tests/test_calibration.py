@@ -141,6 +141,6 @@ def test_what_cannot_be_measured():
     assert calibration.measure(raters.of_candidates([[1.0, 2.0]])) is None
     with pytest.raises(ValueError, match="no pairs"):
         calibration.fit_temperature([])
-    for temperature in (0.0, -1.0, float("nan")):
+    for temperature in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="above 0"):
             calibration.measure(raters.of_margins([1.0]), temperature)

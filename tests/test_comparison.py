@@ -231,6 +231,18 @@ def test_errors_of_ratings_are_compared():
     assert part["interval"][0] < part["difference"] < part["interval"][1] < 0
     assert part["p_bootstrap"] < 0.01
     assert comparison.compare(first, second, ["helpfulness"], ["quality"])["attributes"] == {}
+    second[3]["ratings"][1]["helpfulness"] += 1
+    with pytest.raises(ValueError, match="ratings of helpfulness are not the same"):
+        comparison.compare(first, second, ["helpfulness"], ["verbosity", "helpfulness"])
+    first[2]["outputs"][0] = [1.0, 2.0]
+    with pytest.raises(ValueError, match=r"made\.jsonl:3: expected 1 finite outputs"):
+        comparison.compare(first, second, ["helpfulness"], ["verbosity", "helpfulness"])
+
+
+def test_the_bootstrap_is_bold_where_few_pairs_differ_and_the_exact_test_is_not():
+    found = compare([1.0] * 7 + [-1.0] * 3, [1.0] * 10)
+    assert found["p_bootstrap"] == pytest.approx(0.7**10, abs=0.006)
+    assert found["p_mcnemar"] == pytest.approx(0.25)
 
 
 def test_the_interval_of_errors_holds_the_truth_at_its_rate():

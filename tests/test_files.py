@@ -218,7 +218,13 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "revision"),
-    [("o/n", "main"), ("o/n@168d848", "168d848"), ("o/n@refs%2Fpr%2F1", "refs/pr/1")],
+    [
+        ("o/n", "main"),
+        ("o/n@168d848", "168d848"),
+        ("o/n@refs%2Fpr%2F1", "refs/pr/1"),
+        ("o/n@refs/pr/1", "refs/pr/1"),
+        ("o/n@refs/convert/parquet", "refs/convert/parquet"),
+    ],
 )
 def test_files_of_the_hub(name, revision, hub):
     path = f"hf://datasets/{name}/data/rows.jsonl"

@@ -16,6 +16,7 @@ REWARD_OF_LENGTH = {
     "logarithm": lambda n: 1.5 * np.log(n),
     "root": lambda n: np.sqrt(n) / 4,
     "saturating": lambda n: np.minimum(n, 400) / 100,
+    "square": lambda n: (n / 300) ** 2,
     "shorter": lambda n: -n / 200,
 }
 
@@ -79,16 +80,29 @@ def test_exactly_the_plain_accuracy_where_lengths_are_equal():
     assert [band["name"] for band in result["bands"]] == ["about as long (80 to 125%)"]
 
 
-def test_what_length_adds_is_taken_out_and_what_is_left_is_measured():
-    rng, inside = np.random.default_rng(5), 0
+@pytest.mark.parametrize("name", ["logarithm", "square"])
+def test_what_length_adds_is_taken_out_and_what_is_left_is_measured(name):
+    rng, inside, found = np.random.default_rng(5), 0, []
     truth = scipy.stats.norm.cdf(0.8)
     for _ in range(60):
         n = lengths_of(rng, 250)
         quality = rng.normal(0.8, 1, size=250)
-        margin = quality + 2 * (np.log1p(n[:, 0]) - np.log1p(n[:, 1]))
-        low, high = length.analysis(raters.of_margins(margin, lengths=n))["controlled"]["interval"]
-        inside += low <= truth <= high
+        added = REWARD_OF_LENGTH[name](n.astype(float))
+        items = raters.of_margins(quality + added[:, 0] - added[:, 1], lengths=n)
+        controlled = length.analysis(items)["controlled"]
+        found.append(controlled["accuracy"])
+        inside += controlled["interval"][0] <= truth <= controlled["interval"][1]
+    assert np.mean(found) == pytest.approx(truth, abs=0.012)
     assert raters.covered(inside, 60)
+
+
+def test_an_effect_that_grows_too_fast_pulls_towards_a_coin():
+    rng = np.random.default_rng(8)
+    n = lengths_of(rng, 1_000)
+    added = np.exp(np.minimum(n / 300, 8))
+    margin = rng.normal(0.8, 1, size=1_000) + added[:, 0] - added[:, 1]
+    accuracy = length.analysis(raters.of_margins(margin, lengths=n))["controlled"]["accuracy"]
+    assert 0.5 < accuracy < 0.7  # Quality alone: 0.79, as the docstring says.
 
 
 def test_pairs_of_one_group_widen_the_interval():

@@ -72,7 +72,10 @@ def reward_bench_2(row: dict) -> Group:
 
 
 def judge_bench(row: dict) -> Group:
-    """A question, two responses of one model, and which is right, "A>B" or "B>A"."""
+    """A question, two responses of one model, and which is right, "A>B" or "B>A".
+
+    `about` has that model's name as `writer`, where the row says it.
+    """
     source, label = rows.text(row, "source"), rows.present(row, "label")
     found = [to for start, to in JUDGE_BENCH_SOURCES.items() if source.startswith(start)]
     if not found:
@@ -81,11 +84,12 @@ def judge_bench(row: dict) -> Group:
         raise FieldError("source", what, "unknown source")
     if label not in ("A>B", "B>A"):
         raise FieldError("label", f"expected 'A>B' or 'B>A', found {show(label)}", "unknown label")
+    writer = {"writer": rows.text(row, "response_model")} if row.get("response_model") else {}
     return Group(
         prompt=user_turn(rows.text(row, "question")),
         responses=(rows.text(row, "response_A"), rows.text(row, "response_B")),
         strength=1.0 if label == "B>A" else -1.0,
-        about={"subset": found[0], **identity(row, "pair_id")},
+        about={"subset": found[0], **identity(row, "pair_id"), **writer},
     )
 
 

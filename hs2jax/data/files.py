@@ -15,6 +15,9 @@ from hs2jax.data.jsonl import Line
 
 MINI = Path(__file__).parent / "mini"
 HUB = "hf://"
+HUB_FILE = re.compile(
+    r"hf://datasets/([^/@]+/[^/@]+)(?:@(refs/(?:convert/\w+|pr/\d+)|[^/]+))?/(.+)"
+)
 SPACE = " \t\n\r"  # What JSON takes for blank.
 BATCH = 256  # Rows of a Parquet file that are in memory at once, besides its compressed pages.
 
@@ -23,7 +26,8 @@ def locate(path: str) -> epath.Path:
     """Where the file of a spec is.
 
     "mini/NAME" is bundled with the package, "./mini/NAME" not. "hf://datasets/OWNER/NAME/PATH", or
-    NAME@REVISION, is fetched from the hub unless it has been before. Raises FileNotFoundError where
+    NAME@REVISION, is fetched from the hub unless it has been before. A "/" in a revision is written
+    "%2F", but in the hub's own refs/pr/NUMBER and refs/convert/NAME. Raises FileNotFoundError where
     the hub does not give it.
     """
     if path.startswith(HUB):
@@ -74,7 +78,7 @@ def lines(file: epath.Path, name: str) -> Iterator[Line]:
 
 def _fetch(path: str) -> epath.Path:
     """A file of a data set of the hub, from the hub's cache where it is there."""
-    match = re.fullmatch(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", path)
+    match = HUB_FILE.fullmatch(path)
     if not match:
         raise ValueError(f"'{path}' is not hf://datasets/OWNER/NAME/PATH or .../NAME@REVISION/PATH")
     repository, revision, file = match.groups()

@@ -29,14 +29,14 @@ def ratings(items: Sequence[dict], names: Sequence[str]) -> dict[str, dict]:
     numbers or a prediction is not finite, with the group's source.
     """
     result = {}
-    for k, name in enumerate(names):
-        groups, predicted, rated = _both(items, k, name, len(names))
-        if not len(rated):
+    for name in names:
+        groups, predicted, people = rated(items, names, name)
+        if not len(people):
             continue
-        if rated.min() < 0 or rated.max() > TOP:
-            span = f"{rated.min():g} to {rated.max():g}"
+        if people.min() < 0 or people.max() > TOP:
+            span = f"{people.min():g} to {people.max():g}"
             result[name] = {
-                "n": len(rated),
+                "n": len(people),
                 "kappa": None,
                 "interval": None,
                 "levels": [],
@@ -45,7 +45,7 @@ def ratings(items: Sequence[dict], names: Sequence[str]) -> dict[str, dict]:
                 "note": f"people's ratings run from {span}; kappa is for ratings from 0 to {TOP}",
             }
             continue
-        columns, rows = np.floor(predicted + 0.5), np.floor(rated + 0.5).astype(int)
+        columns, rows = np.floor(predicted + 0.5), np.floor(people + 0.5).astype(int)
         inside = np.clip(columns, 0, TOP).astype(int)
         # Per group, so that the interval can leave each group out.
         tables = np.zeros((groups.max() + 1, len(LEVELS), len(LEVELS)))
@@ -54,7 +54,7 @@ def ratings(items: Sequence[dict], names: Sequence[str]) -> dict[str, dict]:
         estimate = sweep_statistics.estimate([sums], _kappa)
         interval = estimate and estimate.interval
         result[name] = {
-            "n": len(rated),
+            "n": len(people),
             "kappa": estimate and estimate.value,
             "interval": interval and [max(-1.0, interval[0]), min(1.0, interval[1])],
             "levels": LEVELS.tolist(),
@@ -65,20 +65,21 @@ def ratings(items: Sequence[dict], names: Sequence[str]) -> dict[str, dict]:
     return result
 
 
-def _both(
-    items: Sequence[dict], k: int, name: str, count: int
+def rated(
+    items: Sequence[dict], names: Sequence[str], name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per rated response: its group (from 0, without gaps), the prediction, the rating."""
-    found = []
+    """Per response that people rated for `name`, one of the outputs' names: its group (from 0,
+    without gaps), the prediction, the rating. Raises ValueError as `ratings` does."""
+    k, found = names.index(name), []
     for i, item in enumerate(items):
-        for outputs, rated in zip(item["outputs"], item["ratings"], strict=True):
-            if len(outputs) != count or not np.isfinite(outputs).all():
+        for outputs, given in zip(item["outputs"], item["ratings"], strict=True):
+            if len(outputs) != len(names) or not np.isfinite(outputs).all():
                 raise ValueError(
-                    f"{item.get('source', '?')}: expected {count} finite outputs per response, "
-                    f"got {outputs}. Give the names of the model's outputs"
+                    f"{item.get('source', '?')}: expected {len(names)} finite outputs per "
+                    f"response, got {outputs}. Give the names of the model's outputs"
                 )
-            if rated.get(name) is not None:
-                found.append((i, float(outputs[k]), float(rated[name])))
+            if given.get(name) is not None:
+                found.append((i, float(outputs[k]), float(given[name])))
     groups, predicted, people = np.array(found, float).reshape(-1, 3).T
     return np.unique(groups, return_inverse=True)[1], predicted, people
 

@@ -35,10 +35,11 @@ def measure(items: Sequence[dict], temperature: float = 1.0) -> dict | None:
     * brier: mean (1 - p)^2 with p the probability of the chosen response: 0 is perfect, 0.25 is no
       opinion (half of Brier's own sum over both outcomes). loss: mean -log p, in nats.
 
-    Raises ValueError as `statistics.preferences` does, and where temperature is not above 0.
+    Raises ValueError as `statistics.preferences` does, and where temperature is not a finite number
+    above 0.
     """
-    if not temperature > 0:
-        raise ValueError(f"a temperature is above 0, got {temperature}")
+    if not 0 < temperature < np.inf:
+        raise ValueError(f"a temperature is a finite number above 0, got {temperature}")
     group, margin, *_ = statistics.pair_columns(items)
     if not len(group):
         return None

@@ -23,12 +23,13 @@ BANDS = [
     "twice as long or more",
 ]
 METHOD = (
-    "Linear regression of the margin on what a smooth function of length can add to it (characters "
-    "and a spline in log characters with knots at the quartiles) with an intercept; the part of "
-    "length is subtracted and the pair is right where the rest is above 0. The question is that of "
+    "Linear regression of the margin on what length can add to it (characters, their square, and a "
+    "spline in log characters with knots at the quartiles) with an intercept; the part of length "
+    "is subtracted and the pair is right where the rest is above 0. The question is that of "
     "length-controlled AlpacaEval (arXiv 2404.04475): what if both were equally long? Each pair is "
     f"judged by a fit on the other of {FOLDS} folds, by group. The interval is Wilson's at the "
-    "effective number of pairs and counts how uncertain the fit is, by a bootstrap over groups."
+    "effective number of pairs and counts how uncertain the fit is, by a bootstrap over groups. "
+    "Where a reward grows much faster than the square of length, the accuracy is too near to 50%."
 )
 
 
@@ -44,6 +45,9 @@ def analysis(items: Sequence[dict], seed: int = 0) -> dict | None:
       accuracy however much longer the chosen responses are, and one that only counts characters
       has 50%. Quality that goes with length inside the chosen responses is taken out as well. As in
       the plain accuracy a margin of 0 is wrong; a rest of 0 where there was a margin is one half.
+      What the fit cannot follow stays in the rest as noise, and pulls the accuracy towards 50%:
+      where quality alone is right on 79%, simulated rewards with a linear, logarithmic or square
+      part of length give 79%, with a step 76%, a cubic part 72%, an exponential one 55%.
       `coefficient`: what a response twice as long as the median one gains in reward, other things
       being equal.
     * bands: pairs by length of the chosen response over that of the rejected one; those that occur.
@@ -153,8 +157,8 @@ def _controlled(
 
 def _basis(lengths: np.ndarray, scale: float, knots: np.ndarray) -> np.ndarray:
     """Lengths [...] -> [..., F]: what a reward may be made from, if it is made from length."""
-    log = np.log1p(lengths)[..., None]
-    return np.concatenate([lengths[..., None] / scale, log, np.maximum(log - knots, 0)], axis=-1)
+    log, unit = np.log1p(lengths)[..., None], lengths[..., None] / scale
+    return np.concatenate([unit, unit**2, log, np.maximum(log - knots, 0)], axis=-1)
 
 
 def _right(features: np.ndarray, margin: np.ndarray, slopes: np.ndarray) -> np.ndarray:

@@ -5,7 +5,9 @@ Everything here takes a list of scored groups ("items"), plain dicts that JSON c
     {"source": "file:line", "prompt": str, "responses": [str, ...],
      "outputs": [[float x K], ...], "rewards": [float, ...],        one entry per response
      "ratings": [{"helpfulness": 3.0, ...} or {}, ...],             one entry per response
-     "pairs": [[chosen, rejected, strength], ...], "ties": int, "tokens": [int, ...]}
+     "pairs": [[chosen, rejected, strength], ...], "ties": int, "tokens": [int, ...],
+     "about": {"subset": "hep-go", ...}, "cut": int}                what a benchmark says of the
+                                                 row; tokens that were cut from the prompt
 
 and gives back plain dicts of Python numbers, so a summary can be written to a file as it is.
 """

@@ -4,26 +4,27 @@ from collections.abc import Iterable
 
 from hs2jax.evaluation.benchmarks import parts, published
 
-# Which model wrote the responses: the pairs of each category.
+# Who wrote the responses: the pairs of each category.
 SPLITS = {
     "GPT-4o": {"knowledge": 154, "reasoning": 98, "math": 56, "coding": 42},
     "Claude 3.5 Sonnet": {"knowledge": 154, "reasoning": 51, "math": 34, "coding": 31},
 }
 RULE = (
     "A pair is right where the correct response has the strictly higher reward; overall is the "
-    "accuracy over all pairs. Judges are asked in both orders, and a tie over the two is wrong; a "
-    "reward does not depend on the order, so asking once says the same."
+    "accuracy over all pairs. Judges are asked in both orders, and a tie over the two is wrong, as "
+    "equal rewards are here."
 )
 
 
 def score(items: Iterable[dict]) -> dict:
-    """The benchmark's result; the split is Claude's where the counts are, else GPT-4o's.
+    """The benchmark's result; the split is Claude's where an item's `writer` is, else GPT-4o's.
 
     Raises ValueError for a category that is not JudgeBench's.
     """
+    items = list(items)
     found = parts.by_name(items, "subset", SPLITS["GPT-4o"])
-    counts = {name: len(rows) for name, rows in found.items()}
-    split = next((name for name, expected in SPLITS.items() if expected == counts), "GPT-4o")
+    claude = any(item["about"].get("writer", "").startswith("claude") for item in items)
+    split = "Claude 3.5 Sonnet" if claude else "GPT-4o"
     sections = []
     for name, rows in found.items():
         expected = SPLITS[split][name]

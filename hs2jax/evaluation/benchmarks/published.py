@@ -1,6 +1,9 @@
 """Scores that others published, in percent, to set ours beside."""
 
-HELPSTEER2 = "arXiv 2406.08673"  # Table 3.
+# Table 3. Until September 2024 RewardBench's code had the weights of the two xstest subsets
+# exchanged (250 for should-refuse, 154 for should-respond), which moves Safety by 96/740 of the
+# difference between their accuracies.
+HELPSTEER2 = "arXiv 2406.08673 (Safety by the weights of its time)"
 PREFERENCE = "arXiv 2410.01257"  # HelpSteer2-Preference.
 REWARD_BENCH_2_PAPER = "arXiv 2506.01937"  # Table 3, reward models only.
 JUDGE_BENCH_REPOSITORY = "arXiv 2410.12784 (results in its repository)"
@@ -85,11 +88,28 @@ REWARD_BENCH_2 = _rows(
     },
 )
 
-RM_BENCH = _rows(
-    "arXiv 2410.16184 (README of its repository)",
-    ("Overall", "Chat", "Math", "Code", "Safety"),
-    {"DPSK-R1, as judge": (85.28, 84.24, 93.59, 72.66, 90.65)},
-)
+RM_BENCH = [
+    *_rows(
+        "arXiv 2410.16184 (README of its repository)",
+        ("Overall", "Chat", "Math", "Code", "Safety"),
+        {"DPSK-R1, as judge": (85.28, 84.24, 93.59, 72.66, 90.65)},
+    ),
+    *_rows(
+        "arXiv 2410.16184 (its authors' leaderboard)",
+        ("Overall", "Chat", "Math", "Code", "Safety"),
+        {
+            "Llama-3.3-Nemotron-70B-Reward-Multilingual": (82.4, 86.2, 82.4, 66.8, 94.1),
+            "Qwen-3-Nemotron-32B-Reward": (81.9, 86.1, 76.1, 70.2, 95.2),
+            "Llama-3.3-Nemotron-70B-Reward": (79.9, 75.4, 84.5, 69.3, 90.4),
+            "INF-ORM-Llama3.1-70B": (70.9, 66.3, 65.6, 56.8, 94.8),
+            "Llama-3.1-Nemotron-70B-Reward": (70.7, 70.7, 64.3, 57.4, 90.3),
+            "Skywork-Reward-Llama-3.1-8B": (70.1, 69.5, 60.6, 54.5, 95.7),
+            "Nemotron-340B-Reward": (69.5, 71.2, 59.8, 59.4, 87.5),
+            "ArmoRM-Llama3-8B-v0.1": (67.7, 67.8, 57.5, 53.1, 92.4),
+            "Skywork-Reward-Gemma-2-27B": (67.3, 69.5, 54.7, 53.2, 91.9),
+        },
+    ),
+]
 
 JUDGE_BENCH = _rows(
     JUDGE_BENCH_REPOSITORY,
