@@ -151,7 +151,7 @@ def score(options) -> None:
     import jax
 
     from hs2jax.data import corpora
-    from hs2jax.evaluation import score
+    from hs2jax.evaluation import items, score
     from hs2jax.models import sharding
     from hs2jax.reward_model import RewardModel, parse_weights
 
@@ -172,12 +172,7 @@ def score(options) -> None:
         best=Path(options.best) if options.best else None,
         reference=options.reference or "",
     )
-    left = {
-        "too long": record.too_long,
-        "truncated": record.truncated,
-        "refused by the chat template": record.refused,
-        **record.skipped,
-    }
+    left = {"truncated": record.truncated, **items.left_out(record.to_dict())}
     counted = "".join(f", {count} {name}" for name, count in left.items() if count)
     print(f"{output}: {record.rows} rows, {record.groups} groups{counted}")
     if options.best:
@@ -197,6 +192,8 @@ def report(options) -> None:
     from hs2jax.evaluation import comparison_report
     from hs2jax.training import run_report
 
+    if options.output and not options.against:
+        raise ValueError("--output is where the page of --against=FOLDER goes: give both")
     if options.against:
         name = f"against-{Path(options.against).resolve().name}"
         place = options.output or Path(options.workdir) / name
@@ -261,7 +258,9 @@ def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
 
 def check_verb(config, *verbs: str) -> None:
     """Raises ValueError where a config is one for another verb."""
-    key, verb = next((key, verb) for key, verb in KINDS.items() if key in config)
+    key, verb = next(((key, verb) for key, verb in KINDS.items() if key in config), (None, None))
+    if key is None:
+        raise ValueError(f"this config has none of {', '.join(map(repr, KINDS))}: it is no config")
     if verb not in verbs:
         wanted = " or ".join(repr(key) for key, verb in KINDS.items() if verb in verbs)
         raise ValueError(f"this config has {key!r} and not {wanted}: it is one for `hs2jax {verb}`")

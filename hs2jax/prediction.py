@@ -54,6 +54,9 @@ def count_layers(stack) -> int:
 predict = jax.jit(forward, static_argnames=("config", "layout", "dtype", "remat"))
 
 
+BATCH = 256  # Examples whose rows are filled together.
+
+
 def choose_row_length(costs: Sequence[int]) -> int:
     """Of a few lengths, since each is compiled, the one whose rows hold these costs with the least
     padding: 128, 192 and their doublings, up to 1024 or to the first that holds the longest."""
@@ -61,8 +64,13 @@ def choose_row_length(costs: Sequence[int]) -> int:
     while lengths[-1] < max(*costs, 1024):
         power = 1 << (lengths[-1].bit_length() - 1)
         lengths.append(lengths[-1] * 3 // 2 if lengths[-1] == power else 2 * power)
+    batches = [costs[i : i + BATCH] for i in range(0, len(costs), BATCH)]
+
+    def padded(length: int) -> int:
+        return length * sum(len(packing.first_fit(batch, length)) for batch in batches)
+
     fitting = [length for length in lengths if length >= max(costs)]
-    return min(fitting, key=lambda length: (length * len(packing.first_fit(costs, length)), length))
+    return min(fitting, key=lambda length: (padded(length), length))
 
 
 def plan_evaluation(examples, *, row_length, layout, rows, mesh=None):
@@ -71,7 +79,7 @@ def plan_evaluation(examples, *, row_length, layout, rows, mesh=None):
         examples,
         row_length=row_length,
         layout=layout,
-        batch_size=256,
+        batch_size=BATCH,
         micro_rows=sharding.fit_rows(rows, mesh),
     )
 

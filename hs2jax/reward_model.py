@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 TOKENS = 8192  # That are computed at a time: attention needs memory for each pair in a row.
 SHARED = 8  # Responses of one prompt that are scored in one row.
+DTYPES = ("", "float32", "bfloat16")  # Of the computation, as in configs; "" as `load`'s None.
 
 
 class Score(NamedTuple):
@@ -91,7 +92,7 @@ class RewardModel:
 
         Raises ValueError where there is no head and no outputs are named, or they disagree.
         """
-        if (Path(name) / "best").is_dir():
+        if any((Path(name) / mark).exists() for mark in ("best", "expo.json")):
             raise ValueError(f"{name} is the folder of a run; its model is {Path(name) / 'model'}")
         loaded = hub.load(name, mesh and (lambda _, shapes: sharding.shardings(shapes, mesh)))
         if loaded.tokenizer is None:
@@ -233,8 +234,12 @@ class RewardModel:
             else:
                 raise ValueError(
                     f"{group.source}: a conversation is {excess} tokens longer than the "
-                    f"{longest} that fit"
-                    + ("" if truncate else "; prompts can be cut from the left (truncate)")
+                    f"{longest} that fit; "
+                    + (
+                        "its response alone does not: skip it (on_error=skip), or let more fit"
+                        if truncate
+                        else "prompts can be cut from the left (truncate)"
+                    )
                 )
         return found
 

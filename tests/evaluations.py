@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from hs2jax.data.record import Record
 from hs2jax.evaluation.statistics import summarize
 
 NAMES = ["helpfulness", "verbosity"]
@@ -236,7 +237,7 @@ def make_set(name="reward_bench", *, items=None, benchmark=None, **changes):
         "calibration": CALIBRATION | {"temperature": 1.0} if judged else None,
         "calibrated": CALIBRATED if judged else None,
         "agreement": AGREEMENT if rated else None,
-        "record": {"rows": 1234, "skipped": {}, "padding_fraction": 0.0432},
+        "record": {**Record(rows=1234).to_dict(), "padding_fraction": 0.0432},
         "cut": 0,
         "responses": sum(len(item["responses"]) for item in items),
         **changes,

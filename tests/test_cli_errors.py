@@ -53,6 +53,9 @@ def folder(tmp_path_factory) -> Path:
         [{"prompt": "One?", "response": "1."}, {"prompt": "Two?", "responses": ["2.", 2]}, {}],
     )
     (folder / "run" / "best").mkdir(parents=True)
+    (folder / "empty.py").write_text(
+        "import ml_collections\nget_config = ml_collections.ConfigDict"
+    )
     write(folder / "long.jsonl", [{"prompt": "why? " * 3000, "response": "So."}])
     return folder
 
@@ -238,6 +241,11 @@ OTHERS = {
     "stage without verb": (["run", "--config={folder}/no_verb.py", "--workdir={out}"], ["verb"]),
     "no run": (["report", "--workdir={out}"], ["no finished run", "{out}"]),
     "report of nothing": (["report"], ["--workdir"]),
+    "output of no comparison": (
+        ["report", "--workdir={folder}", "--output={out}"],
+        ["--output", "--against"],
+    ),
+    "config of nothing": (["train", "--config={folder}/empty.py", "--workdir={out}"], ["'stages'"]),
     "convert nothing": (["convert", "--model=gone", "--output={out}"], ["gone"]),
     "convert to int8": (
         ["convert", "--model={folder}/base", "--output={out}", "--dtype=int8"],

@@ -9,8 +9,10 @@ import tiny
 from command import fail, succeed
 
 from hs2jax.data import corpora
+from hs2jax.data.groups import Group
 from hs2jax.evaluation import attribute_weights, calibration, evaluate, length, statistics
 from hs2jax.evaluation import items as item_files
+from hs2jax.evaluation.scores import Scored
 from hs2jax.reward_model import RewardModel
 
 CONFIG = Path(__file__).parent.parent / "configs" / "evaluate.py"
@@ -92,6 +94,24 @@ def test_the_files_of_a_benchmark_are_one_set_and_incomplete_ones_are_said(model
     assert (chat["name"], chat["items"], chat["complete"]) == ("Chat", 45, False)
     assert any("hep-python" in text for text in each["benchmark"]["missing"])
     assert "of 45 of 358 items" in printed
+
+
+def test_what_is_left_out_of_a_benchmark_is_told_and_missing(model, tmp_path):
+    data = reward_bench(tmp_path / "a.jsonl", {"alpacaeval-easy": 3})
+    path = tmp_path / "a.jsonl"
+    first, *rest = map(json.loads, path.read_text().splitlines())
+    first["chosen"] = "So. " * 3000
+    path.write_text("".join(json.dumps(row) + "\n" for row in [first, *rest]))
+    said = fail("evaluate", *flags(model, tmp_path / "run", data=data))
+    assert f"{path}:1: a conversation is" in said
+    assert "on_error=skip" in said
+    settings = {"data": data, "on_error": "skip"}
+    printed = succeed("evaluate", *flags(model, tmp_path / "run", **settings))
+    assert "of 2 of 358 items" in printed
+    assert "left out: 1 too long" in printed
+    page = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    assert "Left out: too long 1." in page
+    assert "alpacaeval-easy: 98 of 100 rows are absent" in page
 
 
 def test_a_model_changed_in_its_place_is_scored_anew(tmp_path):
@@ -185,6 +205,19 @@ BAD = {
     "negative length": ({"max_tokens": -1}, "config.max_tokens"),
     "too short a length": ({"max_tokens": 5}, "longer than the 5 that fit"),
     "no pairs to fit on": ({"validation": RATINGS}, "config.validation"),
+    "too few to search on": (
+        {"validation": "helpsteer2_preference:mini/preference.jsonl[:3]"}
+        | {"model.weights": "search"},
+        "config.validation: a search in 5 folds",
+    ),
+    "no such validation file": ({"validation": "ratings:gone.jsonl"}, "gone.jsonl"),
+    "a dtype that is none": ({"model.dtype": "float99"}, "config.model.dtype is 'float99'"),
+    "no such template": ({"model.template": "mine"}, "config.model.template is 'mine'"),
+    "an unknown way of errors": ({"on_error": "hide"}, "config.on_error is 'hide'"),
+    "an attribute that nobody rated": (
+        {"data": RATINGS, "derive": "clarity"},
+        "config.derive is 'clarity'",
+    ),
 }
 
 
@@ -192,6 +225,44 @@ BAD = {
 def test_bad_settings_are_said(case, model, tmp_path):
     settings, words = BAD[case]
     assert words in fail("evaluate", *flags(model, tmp_path / "run", **settings))
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+
+
+def test_an_evaluation_that_fails_leaves_an_earlier_one_whole(tmp_path, monkeypatch):
+    tiny.save(tmp_path / "model", outputs=("reward",))
+    arguments = flags(tmp_path / "model", tmp_path / "run", data=RATINGS)
+    succeed("evaluate", *arguments)
+    files = [p for p in (tmp_path / "run").rglob("*") if p.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    tiny.save(tmp_path / "model", outputs=("reward",), seed=1)
+
+    def stopping(*_):
+        raise OSError("no room is left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attribute_weights, "overlap", stopping)
+        assert "no room is left" in fail("evaluate", *arguments)
+    assert {path: path.read_bytes() for path in files} == before
+    succeed("evaluate", *arguments)
+    items = tmp_path / "run" / "items" / "helpsteer2-train-6.jsonl"
+    assert items.read_bytes() != before[items]
+
+
+def test_pairs_are_a_benchmarks_own_and_derived_ones_those_of_other_data():
+    prompt = ({"role": "user", "content": "Is 7 odd?"},)
+    right, wrong = {"correct": 1.0}, {"correct": 0.0}
+    rated = ({"correct": 1.0, "helpfulness": 1.0}, {"correct": 0.0, "helpfulness": 3.0})
+
+    def pairs(ratings, derive):
+        group = Group(prompt, ("Yes.",) * len(ratings), ratings=ratings)
+        table = np.zeros((len(ratings), 1), np.float32)
+        scored = Scored(group, table, [1] * len(ratings), 0)
+        return item_files.of(scored, np.ones(1), derive)["pairs"]
+
+    for derive in (None, "helpfulness"):
+        assert pairs((right, right, wrong), derive) == [[0, 2, 1.0], [1, 2, 1.0]]
+    assert pairs(rated, "helpfulness") == [[1, 0, 2.0]]
+    assert pairs(rated, None) == []
 
 
 def test_one_folder_holds_one_evaluation(model, tmp_path):

@@ -74,7 +74,7 @@ def test_killed_half_way_it_goes_on_with_what_is_left(tmp_path, monkeypatch):
     with pytest.raises(KilledError):
         outputs(killed, Cache("a", tmp_path))
     path = Cache("a", tmp_path).path
-    path.write_bytes(path.read_bytes()[:-7])  # KilledError while the last line was written.
+    path.write_bytes(path.read_bytes()[:-7])  # Killed while the last line was written.
     model, after = counted(MODEL)
     found = outputs(model, Cache("a", tmp_path))
     everything = sum(len(group.responses) for group in GROUPS)
@@ -146,3 +146,22 @@ def test_what_cannot_be_cut_enough_is_left_out_and_counted(tmp_path):
     assert found[0] is None
     assert not any(each is None for each in found[1:])
     assert record.too_long == 1
+
+
+def test_two_evaluations_append_to_one_file(tmp_path):
+    first, second = Cache("a", tmp_path), Cache("a", tmp_path)
+    first.add({"one": [1.0], "two": [2.0]})
+    first.path.write_bytes(first.path.read_bytes()[:-3])  # As if killed while "two" was written.
+    second.add({"three": [3.0]})
+    first.add({"four": [1 / 3]})
+    found = Cache("a", tmp_path)
+    names = ("one", "two", "three", "four")
+    assert [found.get(name) for name in names] == [[1.0], None, [3.0], [1 / 3]]
+
+
+def test_scores_that_are_not_finite_are_refused_with_their_row(tmp_path):
+    kernel = MODEL.params["head"]["kernel"].at[3, 1].set(np.nan)
+    broken = dataclasses.replace(MODEL, params={**MODEL.params, "head": {"kernel": kernel}})
+    for _ in range(2):  # Computed, and kept.
+        with pytest.raises(ValueError, match="test:0: the model's outputs are not finite"):
+            outputs(broken, Cache("a", tmp_path))

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 def largest_difference(folder, items) -> float:
     """Between the outputs of the items and what the exported folder gives, over all responses.
 
-    Items hold only the last turn of a prompt, so those of longer conversations are refused.
+    For items whose prompts are one user turn, whose text an item holds as it is.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()

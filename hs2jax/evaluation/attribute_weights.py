@@ -100,7 +100,7 @@ def search(items: Sequence[dict], names: Sequence[str], *, seed: int = 0, folds:
 def overlap(first: Sequence[dict], second: Sequence[dict]) -> int:
     """How many different prompts are in both, for a warning that weights saw the test set.
 
-    Compared are last turns, all that an item keeps, but for white space at the ends.
+    White space at the ends makes no difference.
     """
     return len({i["prompt"].strip() for i in first} & {i["prompt"].strip() for i in second})
 

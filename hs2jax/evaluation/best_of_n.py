@@ -82,9 +82,7 @@ def win_rate(items: Sequence[dict], reference: Sequence[dict]) -> dict:
     """How often our best response has a higher reward than the reference's, ties counting half.
 
     reference: items of the same prompts, scored by the same model; where one has several responses,
-    its best one stands for it. Prompts are the same where their last turns are, all that an item
-    keeps; the k-th of several meets the k-th, so where conversations end alike both files must hold
-    the same ones in the same order. Returns
+    its best one stands for it. Of several items with one prompt the k-th meets the k-th. Returns
     {"prompts", "wins", "ties", "losses", "win_rate", "interval", "missing", "missing_reference"}:
     missing counts reference prompts that `items` has not, missing_reference the other way round.
     The interval is 95 % (`statistics.difference_interval`). Raises ValueError as `pick` does and

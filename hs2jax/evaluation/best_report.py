@@ -12,17 +12,19 @@ def write(folder: Path, result: dict) -> Path:
     curve, won = result["curve"], result["win_rate"]
     verdicts = []
     if curve:
-        one, most = curve[0], curve[-1]
-        verdicts.append(
-            Verdict(
-                "unsure",
-                f"Best of {most['n']}",
-                f"The best of {count(most['n'], 'candidate')} has a mean reward of "
-                f"{signed(most['reward'])}, one at random {signed(one['reward'])} "
-                f"({count(result['prompts'], 'prompt')}). The reward is the one that picked: "
-                "it says how far picking goes, not that people agree.",
-            )
+        # Only what all prompts have can be compared: means for more candidates are of fewer.
+        one, *_, most = [curve[0], *(x for x in curve if x["prompts"] == result["prompts"])]
+        sentence = (
+            f"The best of {count(most['n'], 'candidate')} has a mean reward of "
+            f"{signed(most['reward'])}, one at random {signed(one['reward'])} "
+            f"({count(result['prompts'], 'prompt')}). The reward is the one that picked: "
+            "it says how far picking goes, not that people agree."
         )
+        if most["n"] == 1:
+            sentence = "Of the prompts one or more have a single candidate: nothing to pick from."
+        verdicts.append(Verdict("unsure", f"Best of {most['n']}", sentence))
+    else:
+        verdicts.append(Verdict("unsure", "Nothing to pick from", "No prompt has been scored."))
     if won:
         low, high = won["interval"]
         tone = "good" if low > 0.5 else "bad" if high < 0.5 else "unsure"

@@ -4,6 +4,7 @@ Every set of data is scored, its items are kept, and the statistics of `evaluati
 them. A benchmark's files make one set, scored by its published rule.
 """
 
+import itertools
 import logging
 import re
 import time
@@ -16,7 +17,7 @@ import ml_collections
 import numpy as np
 
 from hs2jax import folder
-from hs2jax.data import corpora
+from hs2jax.data import corpora, loader, templates
 from hs2jax.data.record import Record
 from hs2jax.evaluation import (
     agreement,
@@ -31,7 +32,7 @@ from hs2jax.evaluation import (
 from hs2jax.evaluation import items as scored_items
 from hs2jax.evaluation.score import progress_of
 from hs2jax.models import sharding
-from hs2jax.reward_model import RewardModel, parse_weights
+from hs2jax.reward_model import DTYPES, RewardModel, parse_weights
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     if first:
         folder.claim(workdir, config)
     sets = sets_of(config.data)
-    for name, spec in sets:  # Before the model is loaded, which takes longer.
-        corpora.read(spec)
+    for name, spec in sets:
         log.info("%s: %s", name, spec)
     mesh = sharding.make_mesh(**config.mesh) if jax.device_count() > 1 else None
     named = config.model.weights
@@ -70,18 +70,21 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         if not _count_pairs(validation):
             raise ValueError(f"config.validation: there are no pairs in {config.validation}")
         if named == "search":
-            found_weights = attribute_weights.search(validation, model.outputs, seed=config.seed)
+            try:
+                found_weights = attribute_weights.search(
+                    validation, model.outputs, seed=config.seed
+                )
+            except ValueError as error:
+                raise ValueError(f"config.validation: {error}") from error
             model.weights = found_weights["weights"]
             scored_items.rescore(validation, model.scalar_weights())
         temperature = calibration.fit_temperature(validation)
 
     # Sets ---------------------------------------------------------------------------------------
-    results, everything = [], []
+    results, found = [], {}
     for name, spec in sets:
         items, record = score_set(name, spec, model, cache, config)
-        everything += items
-        if first:
-            scored_items.write(workdir / "items" / f"{name}.jsonl", items)
+        found[name] = items
         summary = statistics.summarize(items, model.outputs)
         results.append(
             {
@@ -98,10 +101,12 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
                 "responses": sum(len(item["responses"]) for item in items),
             }
         )
+    _check_derived(config, found)
+    everything = list(itertools.chain(*found.values()))
     shared = attribute_weights.overlap(validation, everything)
     warning = (
-        f"{shared} of {len(validation)} prompts that it was fitted on are evaluated here too: "
-        "what was tuned on a test set is not measured by it"
+        f"{shared} of {attribute_weights.overlap(validation, validation)} prompts that it was "
+        "fitted on are evaluated here too: what was tuned on a test set is not measured by it"
         if shared
         else None
     )
@@ -126,6 +131,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         "config": config.to_dict(),
     }
     if first:
+        # All that is shown together is written together: an earlier result stays whole till then.
+        for name, items in found.items():
+            scored_items.write(workdir / "items" / f"{name}.jsonl", items)
         folder.write_json(workdir / "evaluation.json", result)
         evaluation_report.write(workdir)
     return result
@@ -140,6 +148,8 @@ def describe(result: dict) -> str:
             shown = [benchmark["overall"] and {**benchmark["overall"], "name": "overall"}]
             shown += benchmark["sections"]
             parts.insert(0, ", ".join(map(_score, filter(None, shown))))
+        left = scored_items.left_out(each["record"])
+        parts += [f"left out: {count} {reason}" for reason, count in left.items()]
         lines.append(f"{each['name']}: {'; '.join(filter(None, parts))}")
     return "\n".join(lines)
 
@@ -155,7 +165,7 @@ def _score(section: dict) -> str:
 
 
 def check(config) -> None:
-    """Raises ValueError for settings that cannot be, naming the key."""
+    """Raises ValueError or FileNotFoundError for settings that cannot be, naming the key."""
     for name, value in (("model.name", config.model.name), ("data", config.data)):
         if not value:
             raise ValueError(f"config.{name} is not set")
@@ -163,8 +173,24 @@ def check(config) -> None:
         raise ValueError(
             'config.model.weights is "search": name the pairs to search on in config.validation'
         )
+    for name, value, allowed in (
+        ("model.dtype", config.model.dtype, DTYPES),
+        ("model.template", config.model.template, ("", *templates.TEMPLATES)),
+        ("on_error", config.on_error, loader.ON_ERROR),
+    ):
+        if value not in allowed:
+            raise ValueError(f"config.{name} is {value!r}; it must be one of {list(allowed)}")
     if config.max_tokens < 0:
         raise ValueError(f"config.max_tokens is {config.max_tokens}; expected 0 or more")
+    for spec in filter(None, (config.data, config.validation)):
+        corpora.read(spec)  # Raises where there is no such format or file.
+
+
+def _check_derived(config, found: dict[str, list[dict]]) -> None:
+    """Raises ValueError where preferences are to be made from an attribute that nobody rated."""
+    ratings = (r for items in found.values() for item in items for r in item["ratings"])
+    if config.derive and not any(config.derive in rating for rating in ratings):
+        raise ValueError(f"config.derive is {config.derive!r}, but nothing in config.data rates it")
 
 
 def sets_of(data: str) -> list[tuple[str, str]]:

@@ -133,7 +133,7 @@ def set_title(each: dict) -> str:
 
 
 def verdicts(each: dict, max_tokens: int) -> list[Verdict]:
-    """What is to be said of a set, and how many prompts had to be cut for it."""
+    """What is to be said of a set, and what of it had to be left out or cut."""
     benchmark, summary = each["benchmark"], each["summary"]
     said = []
     if benchmark:
@@ -148,6 +148,9 @@ def verdicts(each: dict, max_tokens: int) -> list[Verdict]:
             "be said of how good the scores are."
         )
         said.append(Verdict("unsure", "Scored, not judged", sentence))
+    if left := item_files.left_out(each["record"]):
+        counted = ", ".join(f"{reason} {n:,}" for reason, n in left.items())
+        said[0] = said[0]._replace(sentence=f"{said[0].sentence} Left out: {counted}.")
     if each["cut"]:
         were = "was" if each["cut"] == 1 else "were"
         cut = (

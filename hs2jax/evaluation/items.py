@@ -31,7 +31,7 @@ def make(prepared: Prepared, outputs: Sequence[np.ndarray], scalar: np.ndarray) 
 def item(
     group: Group, table: np.ndarray, scalar: np.ndarray, *, pairs, ties: int, tokens, cut: int
 ) -> dict:
-    """A scored group: source, about, prompt (its last turn), responses, outputs, rewards, ratings,
+    """A scored group: source, about, prompt (`prompt_text`), responses, outputs, rewards, ratings,
     pairs (chosen, rejected, strength), ties, tokens (of each response) and cut (how many tokens its
     prompt lost).
 
@@ -40,7 +40,7 @@ def item(
     return {
         "source": group.source,
         "about": dict(group.about),
-        "prompt": group.prompt[-1]["content"],
+        "prompt": prompt_text(group),
         "responses": list(group.responses),
         "outputs": [[float(x) for x in row] for row in table],
         "rewards": [float(row @ scalar) for row in table],
@@ -54,8 +54,8 @@ def item(
 
 def of(scored: Scored, scalar: np.ndarray, derive: str | None = None) -> dict:
     """The item of a group that has been scored. derive: see `data.groups.pairs`; where a benchmark
-    says which responses are "correct", that makes its pairs."""
-    if any("correct" in rating for rating in scored.group.ratings):
+    says which responses are "correct", and nothing else, that makes its pairs."""
+    if scored.group.ratings and all(r.keys() == {"correct"} for r in scored.group.ratings):
         derive = "correct"
     better, ties = pairs(scored.group, derive)
     return item(
@@ -67,6 +67,13 @@ def of(scored: Scored, scalar: np.ndarray, derive: str | None = None) -> dict:
         tokens=scored.tokens,
         cut=scored.cut,
     )
+
+
+def prompt_text(group: Group) -> str:
+    """The prompt as people read it: one user turn as it is, a conversation with who says what."""
+    if len(group.prompt) == 1:
+        return group.prompt[0]["content"]
+    return "\n\n".join(f"{turn['role'].title()}: {turn['content']}" for turn in group.prompt)
 
 
 def rescore(items: Sequence[dict], scalar: np.ndarray) -> None:
@@ -104,12 +111,17 @@ def rating_means(prepared: Prepared, names: Sequence[str]) -> dict[str, float]:
     }
 
 
+def left_out(record: dict) -> dict[str, int]:
+    """How much of a record's data (as `Record.to_dict` gives it) was left out, by reason."""
+    counts = {"too long": record["too_long"], "refused by the chat template": record["refused"]}
+    return {name: count for name, count in {**counts, **record["skipped"]}.items() if count}
+
+
 def describe(record: Record) -> str:
     """A line for people about what was read and what was left out."""
     data = record.to_dict()
     text = f"{data['rows']} rows, {data['groups']} groups, {data['pairs']} pairs"
-    left = {"ties": data["ties"], "too long": data["too_long"], "truncated": data["truncated"]}
-    left |= {"refused by the chat template": data["refused"], **data["skipped"]}
+    left = {"ties": data["ties"], "truncated": data["truncated"], **left_out(data)}
     counted = ", ".join(f"{name} {count}" for name, count in left.items() if count)
     if counted:
         text += f" ({counted})"

@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +54,13 @@ def score(
     """Writes a line for each group of `data`: source, prompt, responses, outputs (a dict for each
     response) and rewards (null without weights). Returns what became of the rows.
 
-    best: a folder for best.jsonl, the response with the highest reward for each prompt, and for
-    best_of_n.json and report.html, what picking is worth over the number of candidates. reference:
-    data with a response for each of the prompts, which the picked ones are compared with.
+    best: a folder for best.jsonl, the response with the highest reward for each prompt (all rows
+    with one prompt are its candidates; `index` counts through them), and for best_of_n.json and
+    report.html, what picking is worth over the number of candidates. reference: data with a
+    response for each of the prompts, which the picked ones are compared with.
 
-    Raises ValueError where there is something to pick and no one reward.
+    Raises ValueError where there is something to pick and no one reward, and where the reference
+    has none of the prompts.
     """
     scalar, record, cache = model.scalar_weights(), Record(), Cache(scores.model_key(model))
     if best is not None and scalar is None:
@@ -74,9 +76,6 @@ def score(
             model, groups, cache, truncate=truncate, skip=skip, record=record, progress=show
         )
 
-    def items_of(found: Iterable[Scored]) -> list[dict]:
-        return [scored_items.of(each, scalar) for each in found if each.outputs is not None]
-
     kept: list[Scored] = []
     output.parent.mkdir(parents=True, exist_ok=True)
     # Another name until it is whole, so that a half file is never taken for the result.
@@ -90,11 +89,17 @@ def score(
                 kept.append(each)
     scratch.replace(output)
     if best is not None:
-        items, against = items_of(kept), None
+        items, won = _candidates(kept, scalar), None
         if reference:
+            found = Record()
             with progress_of("reference") as show:
-                against = items_of(scored(reference, Record(), show))
-        _write_best(best, items, against)
+                against = [x for x in scored(reference, found, show) if x.outputs is not None]
+            log.info("reference: %s", scored_items.describe(found))
+            try:
+                won = best_of_n.win_rate(items, _candidates(against, scalar))
+            except ValueError as error:
+                raise ValueError(f"{data} against {reference}: {error}") from error
+        _write_best(best, items, won)
     return record
 
 
@@ -108,25 +113,45 @@ def _row(each: Scored, names, scalar: np.ndarray | None) -> dict:
     }
 
 
-def _write_best(place: Path, items: list[dict], against: list[dict] | None) -> None:
+def _candidates(found: Sequence[Scored], scalar: np.ndarray) -> list[dict]:
+    """An item for each prompt, the whole conversation as JSON, with the responses of all its rows;
+    source is the first one's."""
+    together: dict[str, list[dict]] = {}
+    for each in found:
+        prompt = json.dumps(each.group.prompt)
+        together.setdefault(prompt, []).append(scored_items.of(each, scalar))
+    return [
+        {
+            "source": some[0]["source"],
+            "prompt": prompt,
+            **{
+                name: [x for item in some for x in item[name]]
+                for name in ("responses", "rewards", "ratings")
+            },
+        }
+        for prompt, some in together.items()
+    ]
+
+
+def _write_best(place: Path, items: list[dict], won: dict | None) -> None:
     picked = best_of_n.pick(items)
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / "best.jsonl").open("w", encoding="utf-8") as file:
-        for item, index in zip(items, picked["best"], strict=True):
-            row = {
-                "source": item["source"],
-                "prompt": item["prompt"],
-                "response": item["responses"][index],
-                "reward": item["rewards"][index],
-                "index": index,
-                "candidates": len(item["responses"]),
-            }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    rows = [
+        {
+            "source": item["source"],
+            "prompt": json.loads(item["prompt"]),
+            "response": item["responses"][index],
+            "reward": item["rewards"][index],
+            "index": index,
+            "candidates": len(item["responses"]),
+        }
+        for item, index in zip(items, picked["best"], strict=True)
+    ]
     result = {
         "prompts": len(items),
         "ties": picked["ties"],
         "curve": best_of_n.curve(items),
-        "win_rate": best_of_n.win_rate(items, against) if against is not None else None,
+        "win_rate": won,
     }
+    scored_items.write(place / "best.jsonl", rows)
     folder.write_json(place / "best_of_n.json", result)
     best_report.write(place, result)

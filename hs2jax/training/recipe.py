@@ -1,8 +1,9 @@
 """Recipes: stages worked through in order, each in its own folder of the run.
 
 A recipe is a config with `stages`, the names in order, and for each name a `verb` and a `config`.
-"{name}" in a stage's texts stands for the folder of the stage of that name. Finished stages are
-skipped, so a killed recipe goes on where it was.
+"{name}" in a stage's texts stands for the folder of the stage of that name. A killed recipe goes on
+where it was: what is trained or swept to its end is skipped, and an evaluation is made again from
+the scores that are kept.
 """
 
 import logging

@@ -27,7 +27,8 @@ def write(workdir: Path | str, stages: Sequence[Path] | None = None) -> Path:
     for stage in stages:
         if not any((stage / name).exists() for name in RESULTS):
             raise FileNotFoundError(
-                f"no finished run in {stage}: there is no evaluation.json (does it still train?)"
+                f"no finished run in {stage}: there is neither of {' and '.join(RESULTS)} (does it "
+                "still go on? The same command that made it finishes it)"
             )
     if len(stages) == 1:
         (stage,) = stages

@@ -22,7 +22,8 @@ def open_source(name: str, mesh=None) -> merge.Source:
     far, whose checkpoint's shards are read straight onto the mesh.
     """
     place = Path(name)
-    if (place / "evaluation.json").exists() and (place / "model" / "config.json").exists():
+    finished = any((place / name).exists() for name in ("evaluation.json", "expo.json"))
+    if finished and (place / "model" / "config.json").exists():
         return merge.open_source(str(place / "model"), mesh)
     if (place / "best").is_dir():
         return open_run(place, mesh)

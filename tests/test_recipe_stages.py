@@ -1,0 +1,118 @@
+"""A recipe of a sweep and an evaluation of what it chose, and the reports of such folders."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import tiny
+from command import fail, succeed
+from test_expo import save_pair
+
+from hs2jax.evaluation import items as item_files
+from hs2jax.models import merge
+from hs2jax.reward_model import RewardModel
+
+RECIPE = """
+from ml_collections import ConfigDict
+from hs2jax.training import defaults
+
+def get_config():
+    expo = defaults.expo()
+    expo.initial, expo.trained = {initial!r}, {trained!r}
+    expo.data = "preference:{data}"
+    expo.factors, expo.fine_step = (1.5,), 0.0
+    evaluation = defaults.evaluation()
+    evaluation.model.name = "{{expo}}/model"
+    evaluation.data = "preference:{data}[:8]"
+    return ConfigDict(
+        {{
+            "stages": ("expo", "evaluation"),
+            "expo": {{"verb": "expo", "config": expo}},
+            "evaluation": {{"verb": "evaluate", "config": evaluation}},
+        }}
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> tuple[Path, list[str]]:
+    """The workdir of a recipe that has run once, and its command."""
+    folder = tmp_path_factory.mktemp("recipe")
+    save_pair(folder)
+    data = folder / "pairs.jsonl"
+    rows = [
+        {"prompt": f"Is {i} odd?", "chosen": str(bool(i % 2)), "rejected": "I forgot" + i % 7 * "."}
+        for i in range(12)
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    places = {name: str(folder / name) for name in ("initial", "trained")}
+    (folder / "recipe.py").write_text(RECIPE.format(data=data, **places))
+    command = ["run", f"--config={folder / 'recipe.py'}", f"--workdir={folder / 'run'}"]
+    assert f"model: {folder / 'run' / 'expo' / 'model'}" in succeed(*command)
+    return folder / "run", command
+
+
+def titles(folder: Path) -> list[str]:
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    return re.findall(r"^## (.*)$", text, re.MULTILINE)
+
+
+def test_the_chosen_model_is_evaluated(ran):
+    workdir, _ = ran
+    factor = json.loads((workdir / "expo" / "expo.json").read_text())["factor"]
+    assert titles(workdir)[0] == f"expo: Factor {factor:g}"
+    assert titles(workdir)[1] == "evaluation: preference-pairs-8"
+    result = json.loads((workdir / "evaluation" / "evaluation.json").read_text())
+    assert result["model"]["name"] == str(workdir / "expo" / "model")
+    chosen = item_files.read(workdir / "expo" / "items" / "chosen.jsonl")
+    (file,) = (workdir / "evaluation" / "items").iterdir()
+    evaluated = item_files.read(file)
+    assert len(evaluated) == 8
+    for one, other in zip(chosen[:8], evaluated, strict=True):
+        assert one["responses"] == other["responses"]
+        assert one["rewards"] == pytest.approx(other["rewards"], abs=2e-5)
+
+
+def test_run_again_it_computes_nothing(ran, monkeypatch):
+    workdir, command = ran
+    before = (workdir / "evaluation" / "items" / "preference-pairs-8.jsonl").read_bytes()
+    monkeypatch.setattr(merge, "merge", lambda *_: pytest.fail("merged again"))
+    predict = RewardModel.predict
+
+    def nothing(self, examples, **options):
+        assert not examples, "scored again"
+        return predict(self, examples, **options)
+
+    monkeypatch.setattr(RewardModel, "predict", nothing)
+    succeed(*command)
+    after = (workdir / "evaluation" / "items" / "preference-pairs-8.jsonl").read_bytes()
+    assert after == before
+
+
+def test_every_kind_of_folder_has_its_report_written_again(ran, tmp_path):
+    workdir, _ = ran
+    tiny.save(tmp_path / "other", seed=3)
+    config = f"--config=configs/evaluate.py:{tmp_path / 'other'}"
+    data = json.loads((workdir / "evaluation" / "config.json").read_text())["data"]
+    other = tmp_path / "evaluation-of-another"
+    succeed("evaluate", config, f"--workdir={other}", f"--config.data={data}")
+    succeed("report", f"--workdir={workdir / 'evaluation'}", f"--against={other}")
+    comparison = workdir / "evaluation" / "against-evaluation-of-another"
+    compared = (comparison / "report.md").read_bytes()
+    folders = [workdir, workdir / "expo", workdir / "evaluation"]
+    before = [(folder / "report.md").read_bytes() for folder in folders]
+    for folder in folders:
+        for name in ("report.md", "report.html"):
+            (folder / name).unlink()
+        assert succeed("report", f"--workdir={folder}").strip() == str(folder / "report.html")
+    assert [(folder / "report.md").read_bytes() for folder in folders] == before
+    assert (comparison / "report.md").read_bytes() == compared
+    assert "no finished run" in fail("report", f"--workdir={comparison}")
+
+
+def test_the_folder_of_a_sweep_is_not_its_model(ran, tmp_path):
+    workdir, _ = ran
+    config = f"--config=configs/evaluate.py:{workdir / 'expo'}"
+    said = fail("evaluate", config, f"--workdir={tmp_path}")
+    assert f"its model is {workdir / 'expo' / 'model'}" in said
