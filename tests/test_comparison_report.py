@@ -128,3 +128,16 @@ def test_models_of_the_same_name_are_told_apart_by_their_folders(tmp_path):
     assert comparison_report.names(evaluations, folders) == ["one", "two"]
     folders = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
     assert comparison_report.names(evaluations, folders) == list(map(str, folders))
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (("runs/a/model", "runs/b/model/"), ["a", "b"]),
+        (("org/one", "org/two"), ["one", "two"]),
+        (("one", "folder/one"), ["one", "folder/one"]),
+    ],
+)
+def test_models_are_called_by_what_differs(names, short, tmp_path):
+    evaluations = [{"model": {"name": name}} for name in names]
+    assert comparison_report.names(evaluations, [tmp_path, tmp_path]) == short

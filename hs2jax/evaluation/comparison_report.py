@@ -48,11 +48,16 @@ def write(first_workdir: str | Path, second_workdir: str | Path, output: str | P
 
 
 def names(evaluations: Sequence[dict], folders: Sequence[Path]) -> list[str]:
-    """What the two models are called: by their names, else by their evaluations' folders."""
+    """What the two models are called: by the last part of their names that differs, else by their
+    evaluations' folders."""
     found = [evaluation["model"]["name"] for evaluation in evaluations]
-    if found[0] == found[1]:
-        found = [folder.name for folder in folders]
-    return found if found[0] != found[1] else list(map(str, folders))
+    parts = [name.rstrip("/").split("/") for name in found]
+    while min(map(len, parts)) > 1 and parts[0][-1] == parts[1][-1]:
+        parts = [each[:-1] for each in parts]
+    for first, second in ([each[-1] for each in parts], found, [folder.name for folder in folders]):
+        if first != second:
+            return [first, second]
+    return list(map(str, folders))
 
 
 def verdict(labels: Sequence[str], result: dict) -> Verdict:
