@@ -77,8 +77,8 @@ def verdict(labels: Sequence[str], result: dict) -> Verdict:
         f"On {count(result['pairs'], 'pair')} that both scored, {labels[1]} is right on "
         f"{percent(result['second'])} and {labels[0]} on {percent(result['first'])}: "
         f"{points(result['difference'])} points (95% interval {points(low)} to {points(high)}; "
-        f"p = {probability(result['p_bootstrap'])} by paired bootstrap, "
-        f"{probability(result['p_mcnemar'])} by McNemar's test).",
+        f"p = {probability(result['p_mcnemar'])} by McNemar's exact test, "
+        f"{probability(result['p_bootstrap'])} by paired bootstrap).",
     )
 
 
@@ -134,13 +134,13 @@ def _set_tables(
                 percent(part["second"]),
                 points(part["difference"]),
                 f"{points(part['interval'][0])} to {points(part['interval'][1])}",
-                probability(part["p_bootstrap"]),
                 probability(part["p_mcnemar"]),
+                probability(part["p_bootstrap"]),
             ]
             for part in parts
         ]
         columns = ["", "pairs", *labels, "difference, points", "95% interval"]
-        columns += ["p, bootstrap", "p, McNemar"]
+        columns += ["p, McNemar", "p, bootstrap"]
         note = "Equal rewards count as wrong."
         if len(parts) > 2:
             note += (
