@@ -171,6 +171,8 @@ def _value(value: object, integer: str) -> str:
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
         return "; ".join(_value(v, integer) for v in value)
+    if isinstance(value, dict):  # An empty one, or `listing` would have gone into it.
+        return "none"
     return "" if value is None else str(value)
 
 
