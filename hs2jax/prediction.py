@@ -1,6 +1,6 @@
 """From batches to outputs: the forward pass of a reward model, and many batches of it.
 
-Axis letters: B rows, T tokens of a row, R response slots, K outputs.
+Axis letters: B rows, T tokens of a row, R response slots, K outputs, D width.
 """
 
 from collections.abc import Sequence
@@ -20,18 +20,26 @@ from hs2jax.models.decoder import Decoder
 def forward(params, batch, config: Config, *, layout: str, dtype, remat: bool = False):
     """Outputs [B, R, K] in float32 of a batch as `data.packing.lay` makes it.
 
-    params: {"decoder", "head"}, and while LoRA trains {"lora", "lora_scale"}. A decoder's frozen
-    first layers may be a stack of their own, "frozen"; with `states` [B, T, D] in the batch, what
-    they give, they are not computed. Empty slots hold numbers that mean nothing.
+    params: {"decoder", "head"}, and what else `hidden_states` takes. Empty slots hold numbers that
+    mean nothing.
     """
-    tokens, position, last = batch["tokens"], batch["position"], batch["last"]
-    (B, T), R = tokens.shape, last.shape[1]
+    hidden = hidden_states(params, batch, config, layout=layout, dtype=dtype, remat=remat)
+    return heads.reward(params["head"], hidden, batch["last"])
+
+
+def hidden_states(params, batch, config: Config, *, layout: str, dtype, remat: bool = False):
+    """Hidden states [B, T, D] after the final norm, of a batch as `data.packing.lay` makes it.
+
+    params: {"decoder"}, and while LoRA trains {"lora", "lora_scale"}. A decoder's frozen first
+    layers may be a stack of their own, "frozen"; with `states` [B, T, D] in the batch, what they
+    give, they are not computed.
+    """
+    tokens, position = batch["tokens"], batch["position"]
+    (B, T), R = tokens.shape, batch["last"].shape[1]
     who_sees_whom = Layout(batch["segment"], batch["branch"], position)
     if layout == "padded":
         # Cut at the slots, each conversation is a row of its own and causality is mask enough.
-        slot = T // R
-        tokens, position = tokens.reshape(B * R, slot), position.reshape(B * R, slot)
-        last = jnp.maximum(last - slot * jnp.arange(R), 0).reshape(B * R, 1)
+        tokens, position = tokens.reshape(B * R, T // R), position.reshape(B * R, T // R)
         who_sees_whom = None
     frozen = params["decoder"].get("frozen")
     decoder = Decoder(config, dtype=dtype, remat=remat, frozen=count_layers(frozen))
@@ -43,7 +51,7 @@ def forward(params, batch, config: Config, *, layout: str, dtype, remat: bool = 
         hidden, _ = decoder.apply(
             variables, tokens, position, who_sees_whom, entered=batch.get("states")
         )
-    return heads.reward(params["head"], hidden, last).reshape(B, R, -1)
+    return hidden.reshape(B, T, -1)
 
 
 def count_layers(stack) -> int:
@@ -55,6 +63,7 @@ predict = jax.jit(forward, static_argnames=("config", "layout", "dtype", "remat"
 
 
 BATCH = 256  # Examples whose rows are filled together.
+TOKENS = 8192  # That are computed at a time: attention needs memory for each pair in a row.
 
 
 def choose_row_length(costs: Sequence[int]) -> int:
@@ -81,6 +90,22 @@ def plan_evaluation(examples, *, row_length, layout, rows, mesh=None):
         layout=layout,
         batch_size=BATCH,
         micro_rows=sharding.fit_rows(rows, mesh),
+    )
+
+
+def plan_rows(examples, *, layout, rows: int | None = None, mesh=None) -> loader.Batches:
+    """`plan_evaluation` with the length of rows that suits the examples, at least one. rows: how
+    many are computed at a time, None for what fits."""
+    costs = [packing.cost(e.encoded, layout) for e in examples]
+    if layout == "padded":
+        costs = [max(costs) * max(len(e.encoded.responses) for e in examples)]
+    length = choose_row_length(costs)
+    return plan_evaluation(
+        examples,
+        row_length=length,
+        layout=layout,
+        rows=min(rows or max(1, TOKENS // length), len(examples)),
+        mesh=mesh,
     )
 
 

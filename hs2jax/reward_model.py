@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,25 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hs2jax.data import chat, packing, templates
+from hs2jax.data import templates
+from hs2jax.data.conversations import encode, group_conversations
 from hs2jax.data.groups import Group
 from hs2jax.data.packing import Example
 from hs2jax.data.record import Record
 from hs2jax.models import heads, hub, leaves, sharding
 from hs2jax.models.config import Config
-from hs2jax.prediction import (
-    Spread,
-    choose_row_length,
-    plan_evaluation,
-    predict,
-    run_batches,
-    to_host,
-)
+from hs2jax.prediction import Spread, plan_rows, predict, run_batches, to_host
 
 log = logging.getLogger(__name__)
 
-TOKENS = 8192  # That are computed at a time: attention needs memory for each pair in a row.
-SHARED = 8  # Responses of one prompt that are scored in one row.
 DTYPES = ("", "float32", "bfloat16")  # Of the computation, as in configs; "" as `load`'s None.
 
 
@@ -206,58 +198,25 @@ class RewardModel:
         skip: bool = False,
         record: Record | None = None,
     ) -> list[list[Example]]:
-        """Groups as tokens, without what is known of them: the parts of each group, in the order
-        of its responses; [] for one that is left out. See `score_groups`.
+        """Groups as tokens, as `data.conversations.encode` makes them. See `score_groups`.
 
-        max_tokens: of a conversation; None: the model's positions. Where a prompt has to be cut,
-        each of the group's conversations is a part of its own, so that a score does not depend on
-        the others' length; else a part has at most SHARED, so that a row fits into memory.
+        max_tokens: of a conversation; None: the model's positions.
         """
-        record = Record() if record is None else record
-        longest = min(max_tokens or self.config.max_positions, self.config.max_positions)
-        every = chat.encode(self.tokenizer, groups, self.read, record if skip else None)
-        found: list[list[Example]] = []
-        for group, encoded in zip(groups, every, strict=True):
-            found.append([])
-            if encoded is None:
-                continue
-            excess = packing.cost(encoded, "padded") - longest
-            if excess <= 0:
-                found[-1] = _parts(encoded, SHARED)
-                continue
-            cut = [_fitted(part, longest, self.tokenizer) for part in _parts(encoded, 1)]
-            if truncate and None not in cut:
-                found[-1] = cut
-                record.truncated += 1
-            elif skip:
-                record.too_long += 1
-            else:
-                raise ValueError(
-                    f"{group.source}: a conversation is {excess} tokens longer than the "
-                    f"{longest} that fit; "
-                    + (
-                        "its response alone does not: skip it (on_error=skip), or let more fit"
-                        if truncate
-                        else "prompts can be cut from the left (truncate)"
-                    )
-                )
-        return found
+        return encode(
+            self.tokenizer,
+            groups,
+            longest=min(max_tokens or self.config.max_positions, self.config.max_positions),
+            read=self.read,
+            truncate=truncate,
+            skip=skip,
+            record=record,
+        )
 
     def predict(self, examples: Sequence[Example], *, layout="shared", rows: int | None = None):
         """Outputs [responses, K] of each tokenised group, a list of numpy arrays."""
         if not examples:
             return []
-        costs = [packing.cost(e.encoded, layout) for e in examples]
-        if layout == "padded":
-            costs = [max(costs) * max(len(e.encoded.responses) for e in examples)]
-        length = choose_row_length(costs)
-        batches = plan_evaluation(
-            examples,
-            row_length=length,
-            layout=layout,
-            rows=min(rows or max(1, TOKENS // length), len(examples)),
-            mesh=self.mesh,
-        )
+        batches = plan_rows(examples, layout=layout, rows=rows, mesh=self.mesh)
         run = functools.partial(
             predict, self.params, config=self.config, layout=layout, dtype=self.dtype
         )
@@ -295,33 +254,6 @@ class RewardModel:
         )
 
 
-def _parts(encoded: chat.Encoded, size: int) -> list[Example]:
-    """A tokenised group as examples of at most `size` responses, of which nothing else is known."""
-    return [
-        Example(
-            chat.Encoded(encoded.prompt, some),
-            np.zeros((len(some), 0), np.float32),
-            np.zeros((len(some), 0), bool),
-            [],
-        )
-        for some in in_parts(encoded.responses, size)
-    ]
-
-
-def _fitted(example: Example, longest: int, tokenizer) -> Example | None:
-    """With its prompt cut where it is longer than `longest`; None if that is not enough."""
-    excess = max(0, packing.cost(example.encoded, "padded") - longest)
-    encoded = chat.cut_prompt(example.encoded, excess, tokenizer.bos_token_id)
-    return None if encoded is None else example._replace(encoded=encoded, cut=excess)
-
-
-def in_parts(things: Iterable, size: int):
-    """Tuples of at most `size`, in order."""
-    things = iter(things)
-    while part := tuple(itertools.islice(things, size)):
-        yield part
-
-
 def parse_weights(text: str) -> dict[str, float] | None:
     """Weights as written in configs and on the command line, "helpfulness=0.65,verbosity=-0.4"."""
     if not text:
@@ -331,25 +263,3 @@ def parse_weights(text: str) -> dict[str, float] | None:
         return {name.strip(): float(value) for name, value in pairs}
     except ValueError:
         raise ValueError(f"weights are {text!r}; expected name=number,name=number") from None
-
-
-def group_conversations(conversations) -> list[Group]:
-    """Conversations as groups, neighbours with the same prompt together. Raises ValueError."""
-    groups: list[Group] = []
-    for i, conversation in enumerate(conversations):
-        try:
-            turns = tuple({"role": m["role"], "content": m["content"]} for m in conversation)
-        except (KeyError, TypeError):
-            raise ValueError(
-                f"conversation {i} must be a list of messages with 'role' and 'content'"
-            ) from None
-        if not turns or turns[-1]["role"] != "assistant":
-            raise ValueError(f"conversation {i} must end with an assistant's message to be scored")
-        prompt, response = turns[:-1], turns[-1]["content"]
-        if groups and groups[-1].prompt == prompt:
-            groups[-1] = dataclasses.replace(
-                groups[-1], responses=(*groups[-1].responses, response)
-            )
-        else:
-            groups.append(Group(prompt, (response,), source=f"conversation {i}"))
-    return groups

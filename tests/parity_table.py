@@ -23,7 +23,7 @@ import torch
 import transformers
 
 from hs2jax.models import hub
-from hs2jax.models.decoder import Decoder
+from hs2jax.models.decoder import Decoder, Probe
 from hs2jax.models.heads import logits, reward
 
 LENGTHS = (families.LONGEST, 57, 3 * families.WINDOW, 5, 1)
@@ -60,8 +60,8 @@ def state_difference(ours, theirs) -> float:
 def run(params, ids, config):
     """(hidden [B, T, D], states [L + 1, B, T, D]) of our decoder for ids [B, T]."""
     position = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    hidden, out = Decoder(config).apply({"params": params}, ids, position, None, position)
-    return hidden, out["states"]
+    hidden, out = Decoder(config).apply({"params": params}, ids, position, None, Probe(position))
+    return hidden, out["probe"]
 
 
 def random_ids(rows: int) -> np.ndarray:

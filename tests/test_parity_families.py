@@ -15,7 +15,7 @@ from families import ONE_OF_EACH, VARIANTS
 from hs2jax.data import packing
 from hs2jax.data.chat import Encoded
 from hs2jax.models import hub
-from hs2jax.models.decoder import Decoder
+from hs2jax.models.decoder import Decoder, Probe
 from hs2jax.models.heads import logits
 from hs2jax.prediction import predict
 
@@ -106,8 +106,8 @@ def test_bfloat16_embeddings_are_scaled_to_the_same_bits(tmp_path, name):
         expected = theirs(torch.tensor(ids), output_hidden_states=True).hidden_states[0]
     at = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
     decoder = Decoder(ours.config, dtype=jnp.bfloat16)
-    _, out = decoder.apply({"params": ours.params}, jnp.asarray(ids), at, None, at)
-    found = np.asarray(out["states"][0].astype(jnp.float32))
+    _, out = decoder.apply({"params": ours.params}, jnp.asarray(ids), at, None, Probe(at))
+    found = np.asarray(out["probe"][0].astype(jnp.float32))
     np.testing.assert_array_equal(found, expected.float().numpy())
 
 

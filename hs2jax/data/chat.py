@@ -60,10 +60,8 @@ def encode(
                 raise
             skipped.refuse(str(error))
             rendered.append([])
-    texts = [text for of_group in rendered for text in of_group]
-    rows = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
+    rows = iter(tokenize(tokenizer, [text for of_group in rendered for text in of_group]))
 
-    bos = _added_bos(tokenizer)
     special = set(tokenizer.all_special_ids)
     special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     encoded = []
@@ -71,14 +69,14 @@ def encode(
         if not of_group:
             encoded.append(None)
             continue
-        prompt = _one_bos(next(rows), bos)
-        whole = [_one_bos(next(rows), bos) for _ in group.responses]
+        prompt = next(rows)
+        whole = [next(rows) for _ in group.responses]
         if read == "last":
             whole = [_without_end(ids, tokenizer.pad_token_id) for ids in whole]
         else:
             whole = [_to_end_of_turn(ids, tokenizer, special) for ids in whole]
         # The token that is read is the response's, even where all that follows the header is pads.
-        shared = min(_common_prefix([prompt, *whole]), *(len(ids) - 1 for ids in whole))
+        shared = min(common_prefix([prompt, *whole]), *(len(ids) - 1 for ids in whole))
         encoded.append(
             Encoded(
                 np.asarray(prompt[:shared], np.int32),
@@ -86,6 +84,15 @@ def encode(
             )
         )
     return encoded
+
+
+def tokenize(tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of texts that a chat template has rendered: each starts with exactly one BOS where the
+    tokenizer adds one by itself, and has no special token that is not in its text."""
+    if not texts:
+        return []
+    bos = _added_bos(tokenizer)
+    return [_one_bos(ids, bos) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
 def cut_prompt(encoded: Encoded, excess: int, bos: int | None) -> Encoded | None:
@@ -100,18 +107,21 @@ def cut_prompt(encoded: Encoded, excess: int, bos: int | None) -> Encoded | None
 def _texts(tokenizer, group: Group) -> list[str]:
     """The prompt with the assistant's header, and the whole conversation of each response."""
     prompt = list(group.prompt)
-    texts = [_render(tokenizer, group, prompt, add_generation_prompt=True)]
+    texts = [render(tokenizer, prompt, group.source, add_generation_prompt=True)]
     for response in group.responses:
         turns = [*prompt, {"role": "assistant", "content": response}]
-        texts.append(_render(tokenizer, group, turns, add_generation_prompt=False))
+        texts.append(render(tokenizer, turns, group.source, add_generation_prompt=False))
     return texts
 
 
-def _render(tokenizer, group, turns, **options) -> str:
+def render(tokenizer, turns: Sequence[dict], source: str, *, add_generation_prompt: bool) -> str:
+    """The turns as the chat template writes them. Raises ValueError where it refuses them."""
     try:
-        return tokenizer.apply_chat_template(turns, tokenize=False, **options)
+        return tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
     except Exception as error:  # Templates raise what they like, jinja2's errors among it.
-        raise ValueError(f"{group.source}: the chat template refuses this: {error}") from error
+        raise ValueError(f"{source}: the chat template refuses this: {error}") from error
 
 
 def _added_bos(tokenizer) -> int | None:
@@ -154,7 +164,8 @@ def _without_end(ids: list[int], pad: int | None) -> list[int]:
     return ids[:end]
 
 
-def _common_prefix(sequences: list[list[int]]) -> int:
+def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
+    """How many ids the sequences have in common at their start."""
     length = 0
     for ids in zip(*sequences, strict=False):
         if len(set(ids)) > 1:

@@ -19,12 +19,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from hs2jax.data import packing
+from hs2jax.data.conversations import in_parts
 from hs2jax.data.groups import Group
 from hs2jax.data.packing import Example
 from hs2jax.data.record import Record
 from hs2jax.models import hub
 from hs2jax.models.checksum import checksum
-from hs2jax.reward_model import RewardModel, in_parts
+from hs2jax.reward_model import RewardModel
 
 VERSION = 1  # To be raised when the way of scoring changes.
 WINDOW = 1024  # Groups that are tokenised before the first of them is scored.

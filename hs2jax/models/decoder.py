@@ -1,7 +1,8 @@
 """The decoder: one Linen file, plain einsum, layers stacked on axis 0.
 
 Axis letters: B rows, T tokens, D width, N query heads, K key/value heads, H head size,
-F hidden size of the MLP, V vocabulary, L layers, S chosen positions, r rank of LoRA.
+F hidden size of the MLP, V vocabulary, L layers, P probed positions, S probed tokens, r rank of
+LoRA.
 
     hidden, out = Decoder(config).apply({"params": params}, tokens, position, layout)
 
@@ -9,7 +10,8 @@ Parameters are a plain nested dict; `models.sharding` places them by their paths
 """
 
 import functools
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -31,20 +33,24 @@ ACTIVATIONS = {
 
 
 def norm(module, name, x):
-    """x over its last axis, normalised with the module's weights `name`, computed in float32.
-
-    Root mean square norm, or LayerNorm with a bias; the weight may be what is added to one.
-    """
+    """`normalize` x with the module's weights `name`, and their bias where there is one."""
     c = module.config
     start = nn.initializers.zeros if c.norm_plus_one else nn.initializers.ones
-    weight = module.param(name, start, x.shape[-1:]).astype(jnp.float32)
-    y = x.astype(jnp.float32)
-    if c.layer_norm:
-        y = y - jnp.mean(y, axis=-1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + c.norm_epsilon)
-    y = y * (1 + weight if c.norm_plus_one else weight)
+    weight, bias = module.param(name, start, x.shape[-1:]), None
     if c.layer_norm:
         bias = module.param(f"{name}_bias", nn.initializers.zeros, x.shape[-1:])
+    return normalize(c, x, weight, bias)
+
+
+def normalize(config: Config, x, weight, bias=None):
+    """x over its last axis, normalised in float32: root mean square norm, or LayerNorm with a bias;
+    the weight may be what is added to one."""
+    weight, y = weight.astype(jnp.float32), x.astype(jnp.float32)
+    if config.layer_norm:
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + config.norm_epsilon)
+    y = y * (1 + weight if config.norm_plus_one else weight)
+    if bias is not None:
         y = y + bias.astype(jnp.float32)
     return y.astype(x.dtype)
 
@@ -109,6 +115,36 @@ def linear(module, name, axes, x, shape, bias=False):
     return y + project(f"{narrow},r{kept}->{out}", z, low["b"].astype(x.dtype))
 
 
+class Probe(NamedTuple):
+    """What is looked at in every layer, at chosen positions, so that no layer's states are kept.
+
+    at: int32 [B, P]. columns: [S, D], the unembedding's rows of the tokens whose logits are wanted;
+    None: the states themselves. norm: the final norm's parameters {"norm" [D], "norm_bias" [D] if
+    there is one}, only with columns.
+    """
+
+    at: jax.Array
+    columns: jax.Array | None = None
+    norm: Mapping[str, jax.Array] | None = None
+
+
+def look(config: Config, x, probe: Probe | None):
+    """What the probe sees in the residual stream x [B, T, D]: its states [B, P, D], or logits
+    [2, B, P, S] (see `lens`); None without a probe."""
+    if probe is None:
+        return None
+    state = pick(x, probe.at)
+    return state if probe.columns is None else lens(config, state, probe.columns, probe.norm)
+
+
+def lens(config: Config, state, columns, norm: Mapping[str, jax.Array]):
+    """Logits [2, ..., S] of states [..., D]: the unembedding of the state as it is, and of the
+    state after the final norm. In float32, as the model's own head (without Gemma 2's cap)."""
+    normed = normalize(config, state, norm["norm"], norm.get("norm_bias"))
+    both = jnp.stack([state, normed]).astype(jnp.float32)
+    return jnp.einsum("...D,SD->...S", both, columns.astype(jnp.float32), precision="highest")
+
+
 class Attention(nn.Module):
     config: Config
 
@@ -155,11 +191,11 @@ class Layer(nn.Module):
     config: Config
 
     @nn.compact
-    def __call__(self, x, own, shared, position, layout, states_at):
+    def __call__(self, x, own, shared, position, layout, probe):
         x = constrain_rows(x)
         x = Attention(self.config, name="attention")(x, position, layout, **own, **shared)
         x = Mlp(self.config, name="mlp")(x)
-        return x, pick(x, states_at)
+        return x, look(self.config, x, probe)
 
 
 def constants(config: Config, tokens: int):
@@ -185,11 +221,11 @@ class Decoder(nn.Module):
     """Tokens to hidden states.
 
     tokens, position: int32 [B, T]. layout: who sees whom, or None for plain causal order.
-    states_at: int32 [B, S], positions whose hidden state of every layer is wanted, or None.
-    Returns (hidden, out): hidden [B, T, D] after the final norm, in `dtype`; out["states"]
-    [L + 1, B, S, D] (only with states_at): the residual stream after the embedding and after
-    each layer, before the final norm; out["frozen"] [B, T, D]: what enters the first layer that is
-    not frozen. `remat` recomputes each layer in the backward pass.
+    probe: what is looked at in every layer, or None.
+    Returns (hidden, out): hidden [B, T, D] after the final norm, in `dtype`; out["probe"] (only
+    with a probe): what it sees after the embedding and after each layer, before the final norm,
+    [L + 1, B, P, D] or [L + 1, 2, B, P, S]; out["frozen"] [B, T, D]: what enters the first layer
+    that is not frozen. `remat` recomputes each layer in the backward pass.
 
     The first `frozen` layers are a stack of their own, "frozen", which no gradient enters. Its
     result may be given as `entered` [B, T, D]; then nothing below is computed.
@@ -202,25 +238,30 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens, position, layout: Layout | None = None, states_at=None, entered=None
+        self,
+        tokens,
+        position,
+        layout: Layout | None = None,
+        probe: Probe | None = None,
+        entered=None,
     ):
         c = self.config
         embed = self.param("embed", INIT, (c.vocab_size, c.width))
         if c.has_unembed:
             self.param("unembed", INIT, (c.vocab_size, c.width))
         own, shared = constants(c, tokens.shape[1])
-        along = (shared, position, layout, states_at)
-        states = []
+        along = (shared, position, layout, probe)
+        seen = []
         if entered is None:
             x = constrain_rows(jnp.take(embed, tokens, axis=0).astype(self.dtype))
             if c.scaled_embedding:
                 # In bfloat16 the factor is rounded too, as it was when the weights were made.
                 x = x * jnp.asarray(c.width**0.5, self.dtype)
-            if states_at is not None:
-                states.append(pick(x, states_at)[None])
+            if probe is not None:
+                seen.append(look(c, x, probe)[None])
             if self.frozen:
                 x, more = self.stack("frozen", x, own, along, 0, self.frozen)
-                states.append(more)
+                seen.append(more)
         else:
             x = constrain_rows(entered.astype(self.dtype))
         if self.frozen:
@@ -228,11 +269,11 @@ class Decoder(nn.Module):
         out = {"frozen": x}
         if self.frozen < c.layers:
             x, more = self.stack("layers", x, own, along, self.frozen, c.layers)
-            states.append(more)
+            seen.append(more)
 
         hidden = norm(self, "norm", x)
-        if states_at is not None:
-            out["states"] = jnp.concatenate(states)
+        if probe is not None:
+            out["probe"] = jnp.concatenate(seen)
         return hidden, out
 
     def stack(self, name, x, own, along, start, stop):
@@ -249,8 +290,8 @@ class Decoder(nn.Module):
 
 
 def pick(x, at):
-    """x [B, T, D] at positions [B, S] -> [B, S, D]; None where no positions are asked for."""
-    return None if at is None else jnp.take_along_axis(x, at[:, :, None], axis=1)
+    """x [B, T, D] at positions [B, P] -> [B, P, D]."""
+    return jnp.take_along_axis(x, at[:, :, None], axis=1)
 
 
 def init(key, config: Config):

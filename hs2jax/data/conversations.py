@@ -1,0 +1,152 @@
+"""Conversations to be read by a model: grouped by their prompts, tokenised, and seen to fit."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from hs2jax.data import chat, packing
+from hs2jax.data.chat import Encoded
+from hs2jax.data.groups import Group
+from hs2jax.data.packing import Example
+from hs2jax.data.record import Record
+
+SHARED = 8  # Responses of one prompt that lie in one row.
+
+
+def group_conversations(conversations) -> list[Group]:
+    """Conversations as groups, neighbours with the same prompt together. Raises ValueError."""
+    groups: list[Group] = []
+    for i, conversation in enumerate(conversations):
+        try:
+            turns = tuple({"role": m["role"], "content": m["content"]} for m in conversation)
+        except (KeyError, TypeError):
+            raise ValueError(
+                f"conversation {i} must be a list of messages with 'role' and 'content'"
+            ) from None
+        if not turns or turns[-1]["role"] != "assistant":
+            raise ValueError(f"conversation {i} must end with an assistant's message to be scored")
+        prompt, response = turns[:-1], turns[-1]["content"]
+        if groups and groups[-1].prompt == prompt:
+            groups[-1] = dataclasses.replace(
+                groups[-1], responses=(*groups[-1].responses, response)
+            )
+        else:
+            groups.append(Group(prompt, (response,), source=f"conversation {i}"))
+    return groups
+
+
+def encode(
+    tokenizer,
+    groups: Sequence[Group],
+    *,
+    longest: int,
+    read: str = "end_of_turn",
+    truncate: bool = False,
+    skip: bool = False,
+    record: Record | None = None,
+) -> list[list[Example]]:
+    """Groups as tokens, without what is known of them: the parts of each group, in the order of
+    its responses; [] for one that is left out.
+
+    longest: tokens that a conversation may have. Where a prompt has to be cut, each of the group's
+    conversations is a part of its own, so that a score does not depend on the others' length; else
+    a part has at most SHARED, so that a row fits into memory. read: see `chat.encode`.
+    truncate: cut prompts from the left where a conversation is longer, counted in `record`. skip:
+    leave a group out that is still too long or that the chat template refuses, counted in
+    `record`. Else both raise ValueError.
+    """
+    record = Record() if record is None else record
+    every = chat.encode(tokenizer, groups, read, record if skip else None)
+    found: list[list[Example]] = []
+    for of, encoded in zip(groups, every, strict=True):
+        found.append([])
+        if encoded is None:
+            continue
+        excess = packing.cost(encoded, "padded") - longest
+        if excess <= 0:
+            found[-1] = [unrated(encoded.prompt, r) for r in in_parts(encoded.responses, SHARED)]
+            continue
+        alone = [unrated(encoded.prompt, r) for r in in_parts(encoded.responses, 1)]
+        cut = [_fitted(part, longest, tokenizer) for part in alone]
+        if truncate and None not in cut:
+            found[-1] = cut
+            record.truncated += 1
+        elif skip:
+            record.too_long += 1
+        else:
+            raise ValueError(
+                f"{of.source}: a conversation is {excess} tokens longer than the "
+                f"{longest} that fit; "
+                + (
+                    "its response alone does not: skip it (on_error=skip), or let more fit"
+                    if truncate
+                    else "prompts can be cut from the left (truncate)"
+                )
+            )
+    return found
+
+
+def unrated(prompt: np.ndarray, responses: Sequence[np.ndarray]) -> Example:
+    """A tokenised group of which nothing else is known."""
+    return Example(
+        Encoded(prompt, tuple(responses)),
+        np.zeros((len(responses), 0), np.float32),
+        np.zeros((len(responses), 0), bool),
+        [],
+    )
+
+
+def _fitted(example: Example, longest: int, tokenizer) -> Example | None:
+    """With its prompt cut where it is longer than `longest`; None if that is not enough."""
+    excess = max(0, packing.cost(example.encoded, "padded") - longest)
+    encoded = chat.cut_prompt(example.encoded, excess, tokenizer.bos_token_id)
+    return None if encoded is None else example._replace(encoded=encoded, cut=excess)
+
+
+def in_parts(things: Iterable, size: int):
+    """Tuples of at most `size`, in order."""
+    things = iter(things)
+    while part := tuple(itertools.islice(things, size)):
+        yield part
+
+
+def share(encoded: Sequence[Encoded], width: int) -> list[range]:
+    """Runs of neighbours that, with each run joined by `join`, are the least work for a model.
+
+    encoded: conversations, each a prompt and one response. A run has at most SHARED. width: the
+    model's.
+    """
+    lengths = [packing.cost(one, "separate") for one in encoded]
+    alike = [chat.common_prefix([a.prompt, b.prompt]) for a, b in itertools.pairwise(encoded)]
+    # The least work for the first n, and where the last run of those begins.
+    least, begins = [0.0], [0]
+    for stop in range(1, len(encoded) + 1):
+        total, common, options = 0, 0, []
+        for start in range(stop - 1, max(stop - 1 - SHARED, -1), -1):
+            total += lengths[start]
+            if start < stop - 1:
+                common = min(alike[start], common) if start < stop - 2 else alike[start]
+            tokens = total - common * (stop - 1 - start)
+            # Attention is work for each pair of tokens: as much as the weights' at 10 widths.
+            work = least[start] + tokens * (1 + tokens / (10 * width))
+            options.append((work, stop - start, start))
+        work, _, start = min(options)
+        least.append(work)
+        begins.append(start)
+    runs, stop = [], len(encoded)
+    while stop:
+        runs.append(range(begins[stop], stop))
+        stop = begins[stop]
+    return runs[::-1]
+
+
+def join(encoded: Sequence[Encoded]) -> Example:
+    """Conversations, each a prompt and one response, as one group: what their prompts begin with is
+    its prompt, and what follows is a response."""
+    common = chat.common_prefix([one.prompt for one in encoded])
+    return unrated(
+        encoded[0].prompt[:common],
+        [np.concatenate([one.prompt[common:], one.responses[0]]) for one in encoded],
+    )

@@ -1,0 +1,95 @@
+"""How likely tokens are, without ever holding the logits of the whole vocabulary.
+
+Axis letters: B rows, T tokens, D width, V vocabulary, C a chunk of it.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+CHUNK = 4096  # Entries of the vocabulary whose logits are held at a time.
+
+
+def log_probabilities(hidden, unembed, targets, *, cap: float | None = None, chunk: int = CHUNK):
+    """log softmax(unembed @ hidden)[target], float32 [B, T].
+
+    hidden [B, T, D], after the final norm; unembed [V, D]; targets int32 [B, T], from 0 to V - 1.
+    cap: c in c tanh(logit / c), as in Gemma 2. The products are in hidden's dtype, sums and
+    softmax in float32.
+
+    Memory beyond the arguments is B T chunk numbers for any vocabulary. Gradients need no more, and
+    the table's own size: they compute each chunk's logits again.
+    """
+    return _log_probabilities(hidden, unembed, targets, cap, chunk)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _log_probabilities(hidden, unembed, targets, cap, chunk):
+    return _forward(hidden, unembed, targets, cap, chunk)[0]
+
+
+def _forward(hidden, unembed, targets, cap, chunk):
+    def add(seen, rows, first):
+        """(log of the sum of exponentials, target's logit) with those of one chunk."""
+        total, own = seen
+        logits = _logits(hidden, rows, cap)
+        total = jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=-1))
+        at = targets - first
+        here = (at >= 0) & (at < len(rows))
+        picked = jnp.take_along_axis(logits, jnp.where(here, at, 0)[..., None], axis=-1)[..., 0]
+        return (total, jnp.where(here, picked, own)), None
+
+    start = jnp.full(targets.shape, -jnp.inf), jnp.zeros(targets.shape)
+    (total, own), _ = _over_chunks(add, start, unembed, chunk)
+    return own - total, (hidden, unembed, targets, total)
+
+
+def _backward(cap, chunk, saved, g):
+    hidden, unembed, targets, total = saved
+
+    def add(of_hidden, rows, first):
+        """The gradients of hidden states, with those of one chunk, and of the chunk's rows."""
+        logits = _logits(hidden, rows, cap)
+        own = jax.nn.one_hot(targets - first, len(rows))
+        of_logits = g[..., None] * (own - jnp.exp(logits - total[..., None]))
+        if cap is not None:
+            of_logits *= 1 - jnp.square(logits / cap)
+        of_logits = of_logits.astype(hidden.dtype)
+        of_hidden += _product("BTC,CD->BTD", of_logits, rows.astype(hidden.dtype))
+        return of_hidden, _product("BTC,BTD->CD", of_logits, hidden).astype(rows.dtype)
+
+    start = jnp.zeros(hidden.shape)
+    of_hidden, of_unembed = _over_chunks(add, start, unembed, chunk)
+    return of_hidden.astype(hidden.dtype), of_unembed, None
+
+
+_log_probabilities.defvjp(_forward, _backward)
+
+
+def _logits(hidden, rows, cap):
+    logits = _product("BTD,CD->BTC", hidden, rows.astype(hidden.dtype))
+    return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+
+def _product(axes, x, y):
+    # Without the precision, accelerators would multiply float32 in bfloat16 or TF32.
+    return jnp.einsum(
+        axes, x, y, preferred_element_type=jnp.float32, precision=jax.lax.Precision.HIGHEST
+    )
+
+
+def _over_chunks(add, seen, unembed, chunk):
+    """Scans `add(seen, rows [C, D], first)` over the vocabulary; the last chunk may be shorter.
+
+    Returns what was seen, and the chunks' results as one array, None where they are None.
+    """
+    V, D = unembed.shape
+    whole = V // chunk * chunk
+    parts = unembed[:whole].reshape(-1, chunk, D), jnp.arange(0, whole, chunk)
+    seen, found = jax.lax.scan(lambda seen, part: add(seen, *part), seen, parts)
+    found = None if found is None else found.reshape(whole, D)
+    if whole < V:
+        seen, last = add(seen, unembed[whole:], whole)
+        found = None if found is None else jnp.concatenate([found, last])
+    return seen, found
