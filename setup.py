@@ -17,6 +17,7 @@ setup(
     packages=find_packages(include=["hs2jax", "hs2jax.*"]),
     package_data={
         "hs2jax.data": ["mini/*"],
+        "hs2jax.judging": ["criteria/*.json"],
         "hs2jax.data.tfds": [
             "*/README.md",
             "*/CITATIONS.bib",

@@ -5,6 +5,7 @@
     hs2jax sweep    --config=configs/FILE.py --over=KEY=VALUE,VALUE --seeds=0,1 --workdir=FOLDER
     hs2jax evaluate --config=configs/evaluate.py:MODEL --config.data=FORMAT:FILE --workdir=FOLDER
     hs2jax expo     --config=configs/expo.py --config.initial=A --config.trained=B --workdir=FOLDER
+    hs2jax judge    --config=configs/judge.py:MODEL --config.data=FORMAT:FILE --workdir=FOLDER
     hs2jax score    --model=NAME --data=FORMAT:FILE --output=FILE.jsonl
     hs2jax convert  --model=NAME --output=FOLDER
     hs2jax report   --workdir=FOLDER [--against=FOLDER]
@@ -26,11 +27,11 @@ def define(verb: str, arguments: list[str]) -> flags.FlagValues:
     """The flags of a verb; the arguments say which keys of the config are flags too."""
     values = flags.FlagValues()
     text = {"default": None, "flag_values": values}
-    if verb in ("run", "train", "sweep", "evaluate", "expo"):
+    if verb in ("run", "train", "sweep", "evaluate", "expo", "judge"):
         config_flags.DEFINE_config_file(
             "config", flag_values=values, lock_config=True, sys_argv=["hs2jax", *arguments]
         )
-    if verb in ("run", "train", "evaluate", "expo"):
+    if verb in ("run", "train", "evaluate", "expo", "judge"):
         flags.DEFINE_bool(
             "distributed", False, "Join the other hosts of a pod first.", flag_values=values
         )
@@ -42,7 +43,7 @@ def define(verb: str, arguments: list[str]) -> flags.FlagValues:
             flag_values=values,
         )
         flags.DEFINE_string("seeds", help="As in 0,1,2; default: the config's.", **text)
-    if verb in ("run", "train", "sweep", "evaluate", "expo", "report"):
+    if verb in ("run", "train", "sweep", "evaluate", "expo", "judge", "report"):
         flags.DEFINE_string("workdir", help="Folder of the run.", **text)
     if verb == "report":
         flags.DEFINE_string("against", help="Folder of an evaluation to compare with.", **text)
@@ -146,6 +147,16 @@ def expo(options) -> None:
         print(f"model: {workdir / 'model'}")
 
 
+def judge(options) -> None:
+    """Judges responses with a language model, and says how well that follows people's ratings."""
+    from hs2jax.judging import run
+
+    check_verb(options.config, "judge")
+    result = run.judge(options.config, options.workdir)
+    if is_first():
+        print(f"{run.describe(result)}\nreport: {Path(options.workdir) / 'report.html'}")
+
+
 def score(options) -> None:
     """Scores groups, writes a line for each, and picks the best of their responses where asked."""
     import jax
@@ -190,6 +201,8 @@ def convert(options) -> None:
 def report(options) -> None:
     """Writes the page of a finished run or evaluation again, or compares two evaluations."""
     from hs2jax.evaluation import comparison_report
+    from hs2jax.judging import judge_report
+    from hs2jax.judging import run as judge_run
     from hs2jax.training import run_report
 
     if options.output and not options.against:
@@ -198,17 +211,20 @@ def report(options) -> None:
         name = f"against-{Path(options.against).resolve().name}"
         place = options.output or Path(options.workdir) / name
         print(comparison_report.write(options.against, options.workdir, place))
+    elif (Path(options.workdir) / judge_report.FILE).exists():
+        print(judge_run.write_report(options.workdir))
     else:
         print(run_report.write(options.workdir))
 
 
-VERBS = {f.__name__: f for f in (run, train, sweep, evaluate, expo, score, convert, report)}
+VERBS = {f.__name__: f for f in (run, train, sweep, evaluate, expo, judge, score, convert, report)}
 # What only the config of a verb has, the first one that is found.
 KINDS = {
     "stages": "run",
     "arms": "sweep",
     "objective": "train",
     "initial": "expo",
+    "criteria": "judge",
     "data": "evaluate",
 }
 NEEDED = ("config", "workdir", "model", "data", "output")

@@ -35,7 +35,8 @@ def claim(workdir: Path, config) -> None:
 def begun(workdir: Path) -> bool:
     """Whether a run of this folder has got anywhere, so that its config is settled."""
     saved = any(each.name.isdigit() for each in (workdir / "checkpoints").glob("*"))
-    return saved or any((workdir / name).exists() for name in ("evaluation.json", "sweep.jsonl"))
+    found = ("evaluation.json", "sweep.jsonl", "judge.json")
+    return saved or any((workdir / name).exists() for name in found)
 
 
 def note_not_finite(workdir: Path, step: int, rows: list[str], values: dict) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
-from hs2jax.data import benchmark_rows, files, jsonl, rows
+from hs2jax.data import benchmark_rows, files, jsonl, judge_rows, rows
 from hs2jax.data.groups import DataError, FieldError, Group, place
 from hs2jax.data.jsonl import Line
 from hs2jax.data.record import Record
@@ -35,6 +35,8 @@ FORMATS = {
     "helpsteer2_preference": Format(rows.helpsteer2_preference, 1),
     "helpsteer3": Format(rows.helpsteer3, 1),
     "hh_rlhf": Format(rows.hh_rlhf, 1),
+    "biggen": Format(judge_rows.biggen, 1),
+    "instructions": Format(judge_rows.instructions, 1),
     "judge_bench": Format(benchmark_rows.judge_bench, 1),
     "llmbar": Format(benchmark_rows.llmbar, 1, benchmark_rows.llmbar_file),
     "pandalm": Format(benchmark_rows.pandalm, 1),
@@ -44,6 +46,7 @@ FORMATS = {
     "reward_bench": Format(benchmark_rows.reward_bench, 1, benchmark_rows.reward_bench_file),
     "reward_bench_2": Format(benchmark_rows.reward_bench_2, 1),
     "rm_bench": Format(benchmark_rows.rm_bench, 1, benchmark_rows.rm_bench_file),
+    "summeval": Format(judge_rows.summeval, None),
 }
 
 
@@ -87,6 +90,14 @@ def read(spec: str, *, on_error: str = "raise", record: Record | None = None) ->
     specs = [one for each in parse(spec) for one in _expand(each, spec)]
     record = Record() if record is None else record
     return itertools.chain.from_iterable(_groups(each, on_error, record) for each in specs)
+
+
+def raw(spec: str) -> Iterator[tuple[str, bytes]]:
+    """The rows of the same files as they are, JSON, each with its source "path:line"; all rows of
+    the files, whatever is selected of them. Raises what `read` raises for a wrong spec."""
+    for each in (one for part in parse(spec) for one in _expand(part, spec)):
+        for number, line in _lines(each):
+            yield f"{each.path}:{number}", line.strip()
 
 
 def split(spec: str) -> list[str]:

@@ -57,7 +57,7 @@ def read(workdir: Path) -> tuple[dict, dict[str, list[dict]]]:
             f"{path} is missing: an evaluation writes it when it is finished; run "
             f"`hs2jax evaluate` with --workdir={workdir}"
         )
-    evaluation = _parsed(path, lambda file: json.loads(file.read_text(encoding="utf-8")))
+    evaluation = parsed(path, lambda file: json.loads(file.read_text(encoding="utf-8")))
     if "sets" not in evaluation:  # A training run writes a file of this name, too.
         raise ValueError(
             f"{path} is of a training run; expected the folder of an evaluation, which "
@@ -71,11 +71,12 @@ def read(workdir: Path) -> tuple[dict, dict[str, list[dict]]]:
                 f"{file} is missing: it holds the scored responses of the set {each['name']!r}; "
                 "run the same evaluation again"
             )
-        items[each["name"]] = _parsed(file, item_files.read)
+        items[each["name"]] = parsed(file, item_files.read)
     return evaluation, items
 
 
-def _parsed(path: Path, load: Callable[[Path], Any]) -> Any:
+def parsed(path: Path, load: Callable[[Path], Any]) -> Any:
+    """What `load` reads of a file of an evaluation. Raises ValueError where that is not whole."""
     try:
         return load(path)
     except ValueError as error:

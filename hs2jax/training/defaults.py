@@ -124,3 +124,41 @@ def expo() -> ConfigDict:
 
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
     return config
+
+
+def judging() -> ConfigDict:
+    """A config for `hs2jax judge`. What has no default here must be set: model and data."""
+    config = ConfigDict()
+    config.seed = 0  # Of folds and of fitting.
+
+    config.model = ConfigDict()
+    config.model.name = ""  # Folder, hub id or short name of a language model.
+    config.model.dtype = ""  # Of the computation; "": float32 on CPU, bfloat16 elsewhere.
+
+    # scores: responses by criteria, against human ratings where there are some. pairs: which of two
+    # responses is better, against human preferences. selection: choose training data. emotions:
+    # EQ-Bench's. knowledge: SelfAware's.
+    config.task = "scores"
+    # "format:path[slice]", several joined with "+"; the path of the file for emotions, knowledge.
+    config.data = ""
+    # A set that `judging.criteria.load` knows ("helpsteer", "flask", "summeval") or a .json file;
+    # for pairs one criterion, "helpfulness" or "SET/NAME".
+    config.criteria = "helpsteer"
+    # How the score is made known: "forced", its token predicted right after the question.
+    config.condition = "forced"
+    config.preset = "recommended"  # One of `judging.lager.PRESETS`: what is aggregated, and how.
+    # Of the layers: "" for even ones, the weights.json of another run, or "cross-validate": fitted
+    # to the human ratings of the other folds, and saved as fitted to all.
+    config.weights = ""
+    config.validation = ""  # Rated data that weights are fitted on and that is not judged.
+    config.recipe = "converged"  # converged | published: how weights are fitted.
+    config.folds = 5
+    # Beside the judge's: gpt_score, ridge_probe, reward_model, joined with ",".
+    config.baselines = ""
+    config.reward_model = ""  # Folder or name, for the baseline of that name.
+    config.fraction = 0.1  # Of an instruction file, that a selection takes.
+    config.max_tokens = 0  # Of a row that a selection may take, as it is asked. 0: what fits.
+    config.on_error = "raise"  # raise | skip (counted in the record).
+
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
+    return config

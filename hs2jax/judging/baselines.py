@@ -1,0 +1,220 @@
+"""What a judge is compared with: how likely a response is, a reward, and a probe of its states.
+
+The likelihood is a baseline of LAGER (arXiv 2508.03550, section 4); the other two are this
+project's: a model trained to score, and the best that a line through the judge's states can do.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
+from hs2jax.evaluation import scores
+from hs2jax.judging import folds as fold_numbers
+from hs2jax.judging.criteria import Criterion
+from hs2jax.language_model import LanguageModel
+from hs2jax.reward_model import RewardModel
+
+# From close to least squares to close to only the mean.
+PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
+
+
+def gpt_score(
+    model: LanguageModel,
+    items: Sequence[tuple[str, str]],
+    criteria: Sequence[Criterion],
+    *,
+    record: Record | None = None,
+) -> np.ndarray:
+    """GPTScore (arXiv 2302.04166): the mean log-probability of a response's tokens, in nats, where
+    the model is asked for a response that is good by the criterion. f32 [items, criteria].
+
+    items: (prompt, response) each. NaN where the conversation is longer than the model's positions
+    or the chat template refuses it, counted in `record`. The wording is this project's, and the
+    token that ends the turn counts too. Equal prompts share their computation, wherever they stand.
+    """
+    first: dict[str, int] = {}
+    for i, (prompt, _) in enumerate(items):
+        first.setdefault(prompt, i)
+    places = [(i, c) for i in range(len(items)) for c in range(len(criteria))]
+    # Neighbours share what they begin with: the prompt, and then the criterion.
+    places.sort(key=lambda place: (first[items[place[0]][0]], place[1], place[0]))
+    conversations = [
+        [
+            {"role": "user", "content": asked(items[i][0], criteria[c])},
+            {"role": "assistant", "content": items[i][1]},
+        ]
+        for i, c in places
+    ]
+    table = np.full((len(items), len(criteria)), np.nan, np.float32)
+    found = model.log_probability(conversations, skip=True, record=record)
+    for place, likely in zip(places, found, strict=True):
+        if likely is not None:
+            table[place] = likely.tokens.mean()
+    return table
+
+
+def asked(prompt: str, criterion: Criterion) -> str:
+    """The prompt, and behind it, so that criteria share it, what the response should be good at."""
+    name = criterion.name.replace("_", " ")
+    return f"{prompt}\n\nGive a response of very high {name}. {criterion.definition}"
+
+
+def reward_scores(
+    model: RewardModel | str,
+    groups: Iterable[Group],
+    criteria: Sequence[Criterion],
+    *,
+    record: Record | None = None,
+) -> list[np.ndarray | None]:
+    """What a reward model says of each response: f32 [responses, criteria] of each group, None for
+    one that does not fit, counted in `record`.
+
+    By a criterion that one of the model's outputs is named after, it is that output, else the one
+    reward that the outputs make. Prompts are cut from the left where that is needed. Scores are
+    kept as in an evaluation, and not computed again.
+    Raises ValueError where one reward is needed and the model has no weights for it.
+    """
+    model = RewardModel.load(model) if isinstance(model, str) else model
+    reward, columns = model.scalar_weights(), []
+    for criterion in criteria:
+        if criterion.name in model.outputs:
+            columns.append(np.eye(len(model.outputs))[model.outputs.index(criterion.name)])
+        elif reward is not None:
+            columns.append(reward)
+        else:
+            raise ValueError(
+                f"the reward model has no output {criterion.name!r} and no weights that make its "
+                f"outputs ({', '.join(model.outputs)}) one reward: give weights, or judge by "
+                "criteria that it has"
+            )
+    weights = np.array(columns, np.float32).reshape(len(criteria), len(model.outputs))
+    cache = scores.Cache(scores.model_key(model))
+    return [
+        None if scored.outputs is None else scored.outputs @ weights.T
+        for scored in scores.stream(model, groups, cache, skip=True, record=record)
+    ]
+
+
+class Probe(NamedTuple):
+    """scores: f32 [N], each sample's by the folds that do not hold it. layers: int [folds], the
+    entry of the L + 1 that was chosen for each fold, penalties: f32 [folds], the penalty. fold:
+    int [N], where each sample was held out."""
+
+    scores: np.ndarray
+    layers: np.ndarray
+    penalties: np.ndarray
+    fold: np.ndarray
+
+
+def ridge_probe(
+    states: np.ndarray,
+    targets: Sequence[float],
+    clusters: Sequence,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+) -> Probe:
+    """Ridge regression from the states of one layer to human scores, cross-validated.
+
+    states: [N, L + 1, D], of any float type. targets: [N]. clusters: [N], which samples hang
+    together; those of a cluster stay in one fold, and folds are drawn from the seed as in
+    `layer_weights.cross_validate`. Features are standardised. For each fold, layer and penalty are
+    those with the least squared error on the other folds, each held out in turn: nothing is fitted
+    or chosen by the targets of a fold, nor is anything standardised by its states.
+
+    Raises ValueError for shapes that do not fit, numbers that are not finite, and unless there are
+    3 folds or more and a cluster for each.
+    """
+    states, y = np.asarray(states), np.asarray(targets, np.float64)
+    if states.ndim != 3 or y.shape != states.shape[:1] or len(clusters) != len(y):
+        raise ValueError(
+            f"a probe needs states [N, L + 1, D] with a target and a cluster for each of the N, "
+            f"got states {states.shape}, targets {y.shape} and {len(clusters)} clusters"
+        )
+    if not np.isfinite(y).all():
+        raise ValueError("targets of a probe must be finite: leave out samples without a rating")
+    fold = fold_numbers.draw(clusters, folds, seed, least=3)
+
+    # Squared errors in the inner folds. What is fitted without two folds is tested on both of
+    # them: on either, for the other as the outer one.
+    errors = np.zeros((folds, states.shape[1], len(PENALTIES)))
+    for layer in range(states.shape[1]):
+        x = _features(states, layer)
+        sums = [_sums(x[fold == f], y[fold == f]) for f in range(folds)]
+        for pair in itertools.combinations(range(folds), 2):
+            fitted = _ridge([sums[f] for f in range(folds) if f not in pair], PENALTIES)
+            for inner, outer in (pair, pair[::-1]):
+                missed = _predict(fitted, x[fold == inner]) - y[fold == inner, None]
+                errors[outer, layer] += np.square(missed).sum(axis=0)
+
+    layers, penalties = np.unravel_index(errors.reshape(folds, -1).argmin(axis=1), errors.shape[1:])
+    found = np.empty(len(y), np.float32)
+    for f in range(folds):
+        x, held = _features(states, layers[f]), fold == f
+        sums = _sums(x[~held], y[~held])
+        fitted = _ridge([sums], [PENALTIES[penalties[f]]])
+        # Around one mean in all folds. Each fold's own would be high where the held-out targets
+        # are low, and by that alone correlate with them.
+        found[held] = _predict(fitted, x[held])[:, 0] - fitted.at + y.mean()
+    return Probe(found, layers, np.array(PENALTIES, np.float32)[penalties], fold)
+
+
+class _Sums(NamedTuple):
+    """What ridge needs of samples: their number, sums and products, which add up over folds."""
+
+    n: int
+    x: np.ndarray
+    y: float
+    xx: np.ndarray
+    xy: np.ndarray
+
+
+class _Fitted(NamedTuple):
+    """weights [D, penalties] of features less `mean` [D]; `at`, the value there."""
+
+    weights: np.ndarray
+    mean: np.ndarray
+    at: float
+
+
+def _features(states: np.ndarray, layer: int) -> np.ndarray:
+    """One layer's states [N, D] in float64, around their mean, which changes no fit, so that sums
+    of squares lose no digits to it."""
+    x = states[:, layer].astype(np.float64)
+    if not np.isfinite(x).all():
+        raise ValueError(f"states of a probe must be finite, and those of entry {layer} are not")
+    return x - x.mean(axis=0)
+
+
+def _sums(x: np.ndarray, y: np.ndarray) -> _Sums:
+    return _Sums(len(x), x.sum(axis=0), y.sum(), x.T @ x, x.T @ y)
+
+
+def _ridge(parts: Sequence[_Sums], penalties: Sequence[float]) -> _Fitted:
+    """Minimises mean (y - x w)^2 + penalty |w|^2 over standardised features."""
+    n, x, y, xx, xy = (sum(column) for column in zip(*parts, strict=True))
+    mean, at = x / n, y / n
+    second = np.diag(xx) / n
+    variance = second - mean**2
+    # A feature that is constant but for rounding says nothing.
+    varies = variance > 1e-9 * second
+    scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1)), 0)
+    covariance = (xx / n - np.outer(mean, mean)) * np.outer(scale, scale)
+    toward = (xy / n - mean * at) * scale
+    weights = []
+    for penalty in penalties:
+        ridged = covariance.copy()
+        np.fill_diagonal(ridged, ridged.diagonal() + penalty)
+        factor = cho_factor(ridged, overwrite_a=True, check_finite=False)
+        weights.append(cho_solve(factor, toward, check_finite=False))
+    return _Fitted(np.stack(weights, axis=1) * scale[:, None], mean, at)
+
+
+def _predict(fitted: _Fitted, x: np.ndarray) -> np.ndarray:
+    """[samples, penalties]."""
+    return x @ fitted.weights + (fitted.at - fitted.mean @ fitted.weights)

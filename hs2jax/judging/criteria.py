@@ -1,0 +1,150 @@
+"""What a response is judged by: criteria with a definition, a scale and a rubric, as data."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from hs2jax.data import files, jsonl, rows
+from hs2jax.data.groups import DataError, FieldError, Group, check_text, show
+
+FOLDER = Path(__file__).parent / "criteria"
+ONE_TO_FIVE = (1, 2, 3, 4, 5)
+FIELDS = ("name", "definition", "levels", "scale")
+FARTHEST = 1000  # Of the values of a scale from 0.
+
+
+@dataclasses.dataclass(frozen=True)
+class Criterion:
+    """One thing to judge a response by.
+
+    Attributes:
+        name: as people and prompts say it, unique among the criteria that are used together.
+        definition: what it means, a sentence.
+        levels: what each value of the scale means, in its order; () for a scale without a rubric.
+        scale: the integers that may be answered, increasing.
+    """
+
+    name: str
+    definition: str
+    levels: tuple[str, ...] = ()
+    scale: tuple[int, ...] = ONE_TO_FIVE
+
+
+# Stands for the rubric that each row of data brings itself, as in BIGGen-Bench.
+ROWS_OWN = Criterion("rubric", "What the row's own rubric says.")
+
+
+def bundled() -> list[str]:
+    """The names of the sets that come with hs2jax."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def load(name: str) -> tuple[Criterion, ...]:
+    """A set of criteria by its name, or from a file of one's own.
+
+    Args:
+        name: "helpsteer" (its five attributes; people's ratings 0..4 and 1 more are on this scale),
+            "flask" (the twelve skills of arXiv 2307.10928), "summeval" (the four of arXiv
+            2007.12626), "data_selection" (LAGER's seven for choosing training data, arXiv
+            2508.03550, on 1..9), all in words of this project; "rubric" for the one that each row
+            of data has. Or the path of a .json file: a list
+            of objects with name, definition, and, where wanted, levels (a text for each value of
+            the scale) and scale (a list of increasing integers; 1 to 5 where absent).
+
+    Raises ValueError for an unknown name, FileNotFoundError where there is no such file, and
+    DataError, with file, number of the criterion and field, for what is malformed.
+    """
+    if name == ROWS_OWN.name:
+        return (ROWS_OWN,)
+    if not name.endswith(".json"):
+        if name not in bundled():
+            known = ", ".join([*bundled(), ROWS_OWN.name])
+            raise ValueError(
+                f"there are no criteria '{name}': expected one of {known}, or the path of a .json "
+                "file"
+            )
+        name = str(FOLDER / f"{name}.json")
+    files.expand(name)
+    found = tuple(_criteria(name))
+    if not found:
+        raise DataError(name, 1, "file", "expected a list of at least one criterion", "empty list")
+    return found
+
+
+def find(name: str) -> Criterion:
+    """One criterion of a set that `load` knows: "SET/NAME" as in "flask/factuality"; NAME alone is
+    one of HelpSteer's. Raises ValueError with the names that there are, and what `load` raises."""
+    criteria, _, wanted = name.rpartition("/")
+    found = load(criteria or "helpsteer")
+    for criterion in found:
+        if criterion.name == wanted:
+            return criterion
+    known = ", ".join(criterion.name for criterion in found)
+    raise ValueError(
+        f"there is no criterion '{wanted}' in {criteria or 'helpsteer'}: expected one of {known}; "
+        f"those of other sets are SET/NAME, with the sets {', '.join(bundled())}"
+    )
+
+
+def from_biggen(rubric: dict) -> Criterion:
+    """The criterion of a row of BIGGen-Bench (arXiv 2406.05761): of its field `score_rubric`, with
+    "criteria" and "score1_description" to "score5_description".
+
+    Raises FieldError, naming the field, for what is absent or not a text.
+    """
+    return Criterion(
+        name="rubric",
+        definition=rows.text(rubric, "criteria").strip(),
+        levels=tuple(rows.text(rubric, f"score{i}_description").strip() for i in ONE_TO_FIVE),
+    )
+
+
+def of_group(group: Group) -> Criterion:
+    """The criterion in the group's own rubric, which `about` has as JSON. Raises ValueError."""
+    if "rubric" not in group.about:
+        raise ValueError(f"{group.source}: the row has no rubric to judge by; name criteria")
+    return from_biggen(jsonl.decode(group.about["rubric"].encode()))
+
+
+def _criteria(path: str) -> Iterator[Criterion]:
+    names = set()
+    for number, line in files.lines(files.locate(path), path):
+        try:
+            criterion = _criterion(jsonl.decode(line))
+            if criterion.name in names:
+                what = f"another criterion is named {show(criterion.name)}, too"
+                raise FieldError("name", what, "two of one name")
+        except FieldError as error:
+            raise DataError(path, number, error.field, error.what, error.reason) from None
+        names.add(criterion.name)
+        yield criterion
+
+
+def _criterion(row: dict) -> Criterion:
+    """A criterion from its object in the file. Raises FieldError."""
+    for name in row:
+        if name not in FIELDS:
+            raise FieldError(name, f"is unknown, expected {', '.join(FIELDS)}", "unknown field")
+    scale = _scale(row) if "scale" in row else ONE_TO_FIVE
+    levels = ()
+    if "levels" in row:
+        given = rows.list_of(row, "levels")
+        levels = tuple(check_text(text, f"levels[{i}]") for i, text in enumerate(given))
+        if len(levels) != len(scale):
+            what = f"expected {len(scale)} texts, one for each value of the scale, found "
+            raise FieldError("levels", f"{what}{len(levels)}", "wrong number of levels")
+    name = rows.text(row, "name")
+    if "/" in name:
+        raise FieldError("name", f"expected no '/', found {show(name)}", "malformed name")
+    return Criterion(name, rows.text(row, "definition"), levels, scale)
+
+
+def _scale(row: dict) -> tuple[int, ...]:
+    values = tuple(
+        rows.check_integer(value, f"scale[{i}]", -FARTHEST, FARTHEST)
+        for i, value in enumerate(rows.list_of(row, "scale"))
+    )
+    if len(values) < 2 or list(values) != sorted(set(values)):
+        what = f"expected at least two increasing integers, found {show(str(list(values)))}"
+        raise FieldError("scale", what, "malformed scale")
+    return values

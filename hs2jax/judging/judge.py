@@ -1,0 +1,258 @@
+"""The judge as one holds it in a notebook: a frozen language model that gives scores.
+
+    judge = Judge.load("smollm2-135m-instruct")
+    judge.score([[{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]])
+
+Method: LAGER (arXiv 2508.03550): one forward pass, the logits of the score tokens in every layer at
+the position before the answer.
+Axis letters: B rows, R branches of a row, Q questions of an item, L layers, S answers, D width.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hs2jax.data import packing
+from hs2jax.data.conversations import group_conversations, unrated
+from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
+from hs2jax.evaluation.items import prompt_text
+from hs2jax.judging import criteria as criteria_files
+from hs2jax.judging import lager, layer_weights, prompts, score_tokens
+from hs2jax.judging.criteria import Criterion
+from hs2jax.judging.prompts import Request
+from hs2jax.language_model import LanguageModel
+from hs2jax.models.attention import Layout
+from hs2jax.models.checksum import checksum
+from hs2jax.models.config import Config
+from hs2jax.models.decoder import Decoder, Probe, lens
+from hs2jax.prediction import plan_evaluation, run_batches
+
+TOKENS = 2048  # That are computed at a time, unless a row is longer.
+PACKED = 512  # Items up to so many tokens share rows of twice the length.
+
+
+class Reading(NamedTuple):
+    """What the layers say to the questions about one item.
+
+    logits: f32 [Q, 2, L + 1, S] of the answers: by the states as they are and by the states after
+    the final norm (`lager.NORMS`), from the embedding's output to the last layer; the last entry
+    is after the final norm in both, as `transformers` hands it out. states: f32 [Q, L + 1, D], the
+    residual stream itself, before the final norm, or None where it was not asked for.
+    """
+
+    logits: np.ndarray
+    states: np.ndarray | None = None
+
+
+class Judgement(NamedTuple):
+    """A score on the criterion's scale, and the probability of each value of the scale."""
+
+    score: float
+    distribution: dict[int, float]
+
+
+def forward(params, batch, columns, config: Config, *, dtype, states: bool):
+    """Logits [B, R, 2 (L + 1) S] of the answers at each branch's end, or with `states` what the
+    layers hold there, [B, R, (L + 1) D]; of a batch as `data.packing.lay` makes it.
+
+    columns: [S, D], the unembedding of the answers' tokens. No layer's states are kept, and no
+    logits of other tokens are computed.
+    """
+    B, R = batch["last"].shape
+    probe = Probe(batch["last"]) if states else Probe(batch["last"], columns, final_norm(params))
+    who_sees_whom = Layout(batch["segment"], batch["branch"], batch["position"])
+    with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
+        _, out = Decoder(config, dtype=dtype).apply(
+            {"params": params}, batch["tokens"], batch["position"], who_sees_whom, probe
+        )
+    # [L + 1, B, R, D] or [L + 1, 2, B, R, S], with the rows and branches to the front.
+    seen = jnp.transpose(out["probe"], (1, 2, 0, 3) if states else (2, 3, 1, 0, 4))
+    return seen.astype(jnp.float32).reshape(B, R, -1)
+
+
+run = jax.jit(forward, static_argnames=("config", "dtype", "states"))
+
+
+def final_norm(params: Mapping) -> dict:
+    """The final norm's parameters, by the names that `decoder.Probe` has for them."""
+    return {name: params[name] for name in ("norm", "norm_bias") if name in params}
+
+
+@dataclasses.dataclass
+class Judge:
+    """A frozen language model that judges."""
+
+    model: LanguageModel
+
+    @classmethod
+    def load(cls, name, *, mesh=None, dtype=None) -> "Judge":
+        """A judge of a language model: a folder, a GGUF file, a hub id or a short name. dtype: of
+        the computation; None is float32 on CPU and bfloat16 elsewhere."""
+        return cls(LanguageModel.load(name, mesh=mesh, dtype=dtype))
+
+    def score(
+        self,
+        conversations: Sequence[Sequence[Mapping[str, str]]],
+        *,
+        criterion: str | Criterion = "helpfulness",
+        weights=None,
+        preset: lager.Preset = lager.PRESETS["recommended"],
+        rows: int | None = None,
+    ) -> list[Judgement]:
+        """Scores conversations, each a list of messages that ends with the assistant's.
+
+        criterion: a Criterion, or "SET/NAME" of the bundled sets, "NAME" for HelpSteer's.
+        weights: of the layers the preset uses, [L'], or a file of them that a run has left; None
+        weighs them equally. rows: how many rows of tokens are computed at a time, None for what
+        fits; scores do not depend on it.
+
+        Raises ValueError for a conversation that is longer than the model's positions, and for a
+        file of weights of another model or preset.
+        """
+        if isinstance(weights, str | Path):
+            weights = self.load_weights(weights, preset)
+        if isinstance(criterion, str):
+            criterion = criteria_files.find(criterion)
+        groups = group_conversations(conversations)
+        requests = [request for group in groups for request in requests_of(group, [criterion])]
+        logits = np.stack([reading.logits[0] for reading in self.read(requests, rows=rows)])
+        values = np.asarray(criterion.scale, np.float32)
+        way = "lager_wo" if weights is None else "lager_w"
+        scores = lager.aggregate(logits, values, way, preset, weights)
+        chances = lager.distribution(logits, preset, weights)
+        return [
+            Judgement(float(score), dict(zip(criterion.scale, map(float, row), strict=True)))
+            for score, row in zip(np.asarray(scores), np.asarray(chances), strict=True)
+        ]
+
+    def load_weights(
+        self, path: Path | str, preset: lager.Preset, *, any_template: bool = False
+    ) -> np.ndarray:
+        """The weights [L'] in a file that `layer_weights.save` wrote for this judge.
+
+        any_template: take those that were fitted with other prompts, too. Raises ValueError for
+        weights of another model, preset or template.
+        """
+        template = prompts.key(self.model.tokenizer.chat_template)
+        return layer_weights.load(
+            path,
+            checksum=checksum(self.model.params),
+            template=None if any_template else template,
+            preset=preset,
+            layers=self.model.config.layers + (preset.layers == "all"),
+        )
+
+    def read(
+        self,
+        requests: Sequence[Request],
+        *,
+        states: bool = False,
+        skip: bool = False,
+        record: Record | None = None,
+        layout: str = "shared",
+        rows: int | None = None,
+    ) -> list[Reading | None]:
+        """What the layers say to each request, in one forward pass.
+
+        states: the states too, from which the logits are then made. skip: None for a request that
+        is longer than the model's positions, counted in `record`, instead of raising ValueError.
+        layout, rows: how rows are laid and how many at a time; readings do not depend on it.
+        """
+        record = Record() if record is None else record
+        model, found = self.model, [None] * len(requests)
+        fitting: dict[tuple[int, ...], list[int]] = {}
+        every = score_tokens.encode(model.tokenizer, requests)
+        for i, (request, asked) in enumerate(zip(requests, every, strict=True)):
+            longest = packing.cost(asked.encoded, "padded")
+            if longest <= model.config.max_positions:
+                fitting.setdefault(tuple(asked.tokens.tolist()), []).append(i)
+            elif skip:
+                record.too_long += 1
+            else:
+                raise ValueError(
+                    f"{request.source or f'request {i}'}: it has {longest} tokens, and the model "
+                    f"has {model.config.max_positions} positions"
+                )
+        for tokens, places in fitting.items():
+            tables = self._tables(
+                [unrated(*dataclasses.astuple(every[i].encoded)) for i in places],
+                tokens,
+                states,
+                layout,
+                rows,
+            )
+            for i, table in zip(places, tables, strict=True):
+                found[i] = self._reading(table, tokens, states)
+        return found
+
+    def columns(self, tokens: Sequence[int]):
+        """The unembedding of tokens, [S, D]."""
+        params = self.model.params
+        return params.get("unembed", params["embed"])[np.asarray(tokens)]
+
+    def _tables(self, examples, tokens, states, layout, rows) -> list[np.ndarray]:
+        """`forward`'s numbers for each branch of each example, [Q, ...] flat."""
+        model, costs = self.model, [packing.cost(e.encoded, layout) for e in examples]
+        ask = functools.partial(
+            run,
+            model.params,
+            columns=self.columns(tokens),
+            config=model.config,
+            dtype=model.dtype,
+            states=states,
+        )
+        across = model.config.width if states else 2 * len(tokens)
+        tables = [None] * len(examples)
+        for length, places in _lengths(costs).items():
+            batches = plan_evaluation(
+                [examples[i] for i in places],
+                row_length=length,
+                layout=layout,
+                rows=rows or max(1, TOKENS // length),
+                mesh=model.mesh,
+            )
+            found = run_batches(ask, batches, (model.config.layers + 1) * across, model.mesh)
+            for i, table in zip(places, found, strict=True):
+                tables[i] = table
+        return tables
+
+    def _reading(self, table, tokens, states) -> Reading:
+        """One request's numbers, as `_tables` has them, as a reading."""
+        config, seen = self.model.config, None
+        if states:
+            seen = table.reshape(len(table), config.layers + 1, config.width)
+            norm = final_norm(self.model.params)
+            logits = np.moveaxis(np.array(lens(config, seen, self.columns(tokens), norm)), 0, 1)
+        else:
+            logits = table.reshape(len(table), 2, config.layers + 1, len(tokens))
+        logits[:, 0, -1] = logits[:, 1, -1]
+        return Reading(logits, seen)
+
+
+def _lengths(costs: Sequence[int]) -> dict[int, list[int]]:
+    """{length of rows: which examples go into rows of it}. Attention costs the square of a row, and
+    an item with its rubrics fills one: so each has a row of about its own length, of the four to an
+    octave that are compiled, and short ones are packed."""
+    found: dict[int, list[int]] = {}
+    for i, cost in enumerate(costs):
+        step = 1 << max(cost.bit_length() - 3, 0)
+        length = 2 * PACKED if cost <= PACKED else -(-cost // step) * step
+        found.setdefault(length, []).append(i)
+    return found
+
+
+def requests_of(group: Group, criteria: Sequence[Criterion]) -> list[Request]:
+    """What is asked of each response of a group, by criteria or by `criteria.ROWS_OWN` alone."""
+    prompt = prompt_text(group)
+    if tuple(criteria) == (criteria_files.ROWS_OWN,):
+        criteria = (criteria_files.of_group(group),)
+    return [
+        prompts.pointwise(prompt, response, criteria, group.source) for response in group.responses
+    ]

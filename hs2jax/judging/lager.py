@@ -1,0 +1,178 @@
+"""From the logits of every layer at the score's place to one score (LAGER, arXiv 2508.03550).
+
+Pure functions in float32. Axis letters, behind any leading axes: 2 for intermediate states without
+and with the model's final norm (`NORMS`), L + 1 entries of a model with L layers (0 is the
+embedding output, the last one is after the final norm in both), S candidate answers.
+
+The paper and its published repository are not of one mind; where they differ is a `Preset`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+NORMS = ("none", "final")
+LAYERS = ("all", "without_last")
+ERRORS = ("absolute", "squared")
+
+
+class Rule(NamedTuple):
+    """of: what is aggregated, "logits" or "probabilities" of all used layers or those of the
+    "last". weighted: by fitted weights, else evenly. expectation: else the likeliest value.
+    """
+
+    of: str
+    weighted: bool
+    expectation: bool
+
+
+# In the order of the paper's Table 2, under the names of the repository.
+RULES = {
+    "lager_w": Rule("logits", True, True),
+    "prob_weighted_agg_e": Rule("probabilities", True, True),
+    "logits_agg_weighted_max": Rule("logits", True, False),
+    "prob_weighted_agg_max": Rule("probabilities", True, False),
+    "lager_wo": Rule("logits", False, True),
+    "prob_agg_e": Rule("probabilities", False, True),
+    "logits_agg_max": Rule("logits", False, False),
+    "prob_agg_max": Rule("probabilities", False, False),
+    "e_score": Rule("last", False, True),
+    "direct": Rule("last", False, False),
+}
+AGGREGATIONS = tuple(RULES)
+WEIGHTED = tuple(name for name, rule in RULES.items() if rule.weighted)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One reading of the method. Raises ValueError for a value that does not exist.
+
+    Attributes:
+        layers: "all" L + 1 entries, or "without_last", as the repository has it.
+        norm: whether intermediate states pass the model's "final" norm before the unembedding, as
+            a logit lens has it, or "none".
+        double_softmax: whether the expectation of aggregated probabilities is taken after one more
+            softmax (of their sum, or of their weighted mean), which flattens them; else it is that
+            of the plain mixture.
+        error: of the expected score, "absolute" or "squared", when weights are fitted.
+        mix: the share of cross-entropy in that loss; the error has the rest.
+        whole_targets: whether a fractional human score counts as the value of the scale below it
+            when weights are fitted; else it is taken as it is, and cross-entropy shares it out
+            between the two values beside it.
+    """
+
+    layers: str
+    norm: str
+    double_softmax: bool
+    error: str
+    mix: float
+    whole_targets: bool = False
+
+    def __post_init__(self):
+        for field, allowed in (("layers", LAYERS), ("norm", NORMS), ("error", ERRORS)):
+            if (value := getattr(self, field)) not in allowed:
+                raise ValueError(f"{field} is {value!r}; it must be one of {', '.join(allowed)}")
+        if not 0 <= self.mix <= 1:
+            raise ValueError(f"mix is {self.mix}; it must be a share, from 0 to 1")
+
+
+# The repository learns the mix as a sigmoid that starts at 0.5, but reads it once per epoch, and
+# trains for one: so it stays what it is at the start. The paper (section 3.3) gives no value.
+MIX = 1 / (1 + math.exp(-0.5))
+
+PRESETS = {
+    "paper": Preset("all", "none", False, "absolute", MIX),
+    "repository": Preset("without_last", "none", True, "squared", MIX, whole_targets=True),
+    "recommended": Preset("all", "final", False, "squared", MIX),
+}
+
+
+def used_layers(logits, preset: Preset):
+    """What a preset aggregates: logits [..., 2, L + 1, S] -> f32 [..., L', S].
+
+    L' is L + 1, or L without the last. Raises ValueError for another shape.
+    """
+    chosen = _of_norm(logits, preset)
+    return chosen[..., :-1, :] if preset.layers == "without_last" else chosen
+
+
+def aggregate(logits, values, aggregation: str, preset: Preset, weights=None):
+    """The score of each reading: logits [..., 2, L + 1, S] and values [S] -> f32 [...].
+
+    Formulas of LAGER, section 3.2 and Table 2. values: what each candidate stands for, such as 1
+    to 5. aggregation: one of `AGGREGATIONS`; "e_score" and "direct" read the last entry, whatever
+    the preset. weights: [L'], summing to 1, which only those in `WEIGHTED` use. Of equally likely
+    values the first one is taken. A reading that is not finite gives NaN.
+    Raises ValueError for an unknown aggregation, missing weights, or shapes that do not fit.
+    """
+    if aggregation not in RULES:
+        raise ValueError(f"there is no aggregation {aggregation!r}: {', '.join(AGGREGATIONS)}")
+    rule, values = RULES[aggregation], jnp.asarray(values, jnp.float32)
+    if rule.of == "last":
+        over_values = _of_norm(logits, preset)[..., -1, :]
+    else:
+        layers = used_layers(logits, preset)
+        if rule.of == "probabilities":
+            layers = jax.nn.softmax(layers)
+        over_values = combine(layers, _weights_of(aggregation, layers, weights))
+        if rule.of == "probabilities" and preset.double_softmax and not rule.weighted:
+            over_values = over_values * layers.shape[-2]  # The repository sums them.
+    if values.shape != over_values.shape[-1:]:
+        raise ValueError(
+            f"values has shape {values.shape}, but there are {over_values.shape[-1]} candidates"
+        )
+    if not rule.expectation:
+        likeliest = values[jnp.argmax(over_values, axis=-1)]
+        return jnp.where(jnp.isfinite(over_values).all(axis=-1), likeliest, jnp.nan)
+    if rule.of != "probabilities" or preset.double_softmax:
+        over_values = jax.nn.softmax(over_values)
+    return jnp.sum(over_values * values, axis=-1)
+
+
+def distribution(logits, preset: Preset, weights=None):
+    """Softmax of the aggregated logits [..., 2, L + 1, S] -> f32 [..., S], evenly or by weights.
+
+    Its expectation is "lager_wo" or "lager_w". Raises ValueError as `aggregate` does.
+    """
+    layers = used_layers(logits, preset)
+    name = "lager_wo" if weights is None else "lager_w"
+    return jax.nn.softmax(combine(layers, _weights_of(name, layers, weights)))
+
+
+def combine(layers, weights):
+    """Weighted sum over layers: [..., L', S] and weights [L'] -> [..., S].
+
+    A product and a sum, as accelerators may round a matrix product's arguments to fewer bits.
+    """
+    return jnp.sum(layers * weights[:, None], axis=-2)
+
+
+def _of_norm(logits, preset: Preset):
+    """[..., L + 1, S]: each layer's logits, the greatest of which is made 0.
+
+    No score depends on a constant that is added to a layer's candidates, and raw logits may be
+    tens of thousands, of which float32 would keep few decimals in a sum.
+    """
+    logits = jnp.asarray(logits, jnp.float32)
+    if logits.ndim < 3 or logits.shape[-3] != len(NORMS) or logits.shape[-2] < 2:
+        raise ValueError(f"logits must be [..., 2, L + 1, S]; the shape is {logits.shape}")
+    chosen = logits[..., NORMS.index(preset.norm), :, :]
+    return chosen - jnp.max(chosen, axis=-1, keepdims=True)
+
+
+def _weights_of(aggregation: str, layers, weights):
+    used = layers.shape[-2]
+    if not RULES[aggregation].weighted:
+        return jnp.full(used, 1 / used, jnp.float32)
+    if weights is None:
+        raise ValueError(f"{aggregation} needs the layers' weights: fit or load them first")
+    weights = jnp.asarray(weights, jnp.float32)
+    if weights.shape != (used,):
+        raise ValueError(
+            f"weights has shape {weights.shape}, but the preset uses {used} layers: they belong to "
+            "another model or preset"
+        )
+    return weights

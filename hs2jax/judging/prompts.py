@@ -1,0 +1,129 @@
+"""What a judge is asked: the item first, then the question, so that all questions share the item.
+
+A text is the user's message; the assistant's turn is made to start with the prefix, and the answer
+is the next token. Written for this project; the parts are those of LAGER's templates (figures of
+its appendix): the task, the prompt, the response, the criterion with its rubric, the form of the
+answer.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hs2jax.judging.criteria import Criterion
+
+PREFIX = "Score: "
+
+ITEM = """\
+You are a fair judge of how an AI assistant has responded to a user.
+
+[Prompt]
+{prompt}
+
+[Response]
+{response}
+
+"""
+
+QUESTION = """\
+[Criterion]
+{name}: {definition}
+{levels}
+Rate the response by this criterion alone, with one integer from {low} to {high}, \
+and nothing else."""
+
+PAIR = """\
+You are a fair judge of which of two responses of AI assistants to a user is better.
+
+[Prompt]
+{prompt}
+
+[Response A]
+{first}
+
+[Response B]
+{second}
+
+"""
+
+WHICH = """\
+[Criterion]
+{name}: {definition}
+
+Say which response is better by this criterion alone, with one letter, A or B, and nothing else."""
+
+
+class Request(NamedTuple):
+    """One item and the questions about it.
+
+    The user's message is `item` with one of `questions` behind it. The assistant's turn starts
+    with `prefix`, and one of `answers` follows, in the order of their values. source: "file:line".
+    """
+
+    item: str
+    questions: tuple[str, ...]
+    prefix: str
+    answers: tuple[str, ...]
+    source: str = ""
+
+
+def pointwise(
+    prompt: str, response: str, criteria: Sequence[Criterion], source: str = ""
+) -> Request:
+    """One response, rated by each of the criteria. Raises ValueError where their scales differ."""
+    scale = scale_of(criteria)
+    return Request(
+        ITEM.format(prompt=prompt, response=response),
+        tuple(question(criterion) for criterion in criteria),
+        PREFIX,
+        tuple(map(str, scale)),
+        source,
+    )
+
+
+def question(criterion: Criterion) -> str:
+    """The criterion with its rubric and the form of the answer."""
+    levels = zip(criterion.scale, criterion.levels, strict=True) if criterion.levels else ()
+    return QUESTION.format(
+        name=criterion.name.replace("_", " ").capitalize(),
+        definition=criterion.definition,
+        levels="".join(f"{value}: {level}\n" for value, level in levels),
+        low=criterion.scale[0],
+        high=criterion.scale[-1],
+    )
+
+
+def pair(
+    prompt: str, first: str, second: str, criteria: Sequence[Criterion], source: str = ""
+) -> Request:
+    """Two responses; which is better by each of the criteria, A (the first) or B."""
+    return Request(
+        PAIR.format(prompt=prompt, first=first, second=second),
+        tuple(
+            WHICH.format(name=each.name.replace("_", " ").capitalize(), definition=each.definition)
+            for each in criteria
+        ),
+        "Better: ",
+        ("A", "B"),
+        source,
+    )
+
+
+def scale_of(criteria: Sequence[Criterion]) -> tuple[int, ...]:
+    """The one scale of the criteria. Raises ValueError naming those that differ."""
+    if not criteria:
+        raise ValueError("there is no criterion to judge by")
+    scale = criteria[0].scale
+    for each in criteria:
+        if each.scale != scale:
+            raise ValueError(
+                f"criterion {each.name!r} has the scale {each.scale[0]}..{each.scale[-1]} and "
+                f"{criteria[0].name!r} {scale[0]}..{scale[-1]}: judge by them apart"
+            )
+    return scale
+
+
+def key(chat_template: str) -> str:
+    """A short name of the point-wise texts in a chat template, which changes where they do."""
+    texts = "\0".join((ITEM, QUESTION, PREFIX, chat_template))
+    return f"pointwise-{hashlib.sha256(texts.encode()).hexdigest()[:12]}"

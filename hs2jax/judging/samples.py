@@ -1,0 +1,127 @@
+"""What a judge reads of a set of data, beside what people said of it."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hs2jax.data import corpora
+from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
+from hs2jax.evaluation.items import prompt_text
+from hs2jax.judging import prompts, readings, tasks
+from hs2jax.judging.criteria import Criterion
+from hs2jax.judging.judge import Judge, requests_of
+
+# Formats whose published ratings are 0 to 4; they are judged from 1 to 5, as in the paper.
+FROM_ZERO = ("helpsteer", "helpsteer2", "helpsteer2_disagreements")
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Every response that could be read, by every criterion: N samples, a response's together.
+
+    logits: f32 [N, 2, L + 1, S]. states: f32 [N, L + 1, D] or None. human: f64 [N], people's
+    ratings on the criterion's scale, NaN where there is none. clusters: the prompt of each.
+    criterion: int [N], its number. response: [N] of (group, response) in `groups`.
+    """
+
+    groups: list[Group]
+    logits: np.ndarray
+    states: np.ndarray | None
+    human: np.ndarray
+    clusters: list[str]
+    criterion: np.ndarray
+    response: list[tuple[int, int]]
+    record: Record
+
+    def rated(self) -> "Samples":
+        """Those with a human rating."""
+        return self.take(np.flatnonzero(np.isfinite(self.human)))
+
+    def take(self, places: np.ndarray) -> "Samples":
+        """Some samples, by their numbers."""
+        return dataclasses.replace(
+            self,
+            logits=self.logits[places],
+            states=None if self.states is None else self.states[places],
+            human=self.human[places],
+            clusters=[self.clusters[i] for i in places],
+            criterion=self.criterion[places],
+            response=[self.response[i] for i in places],
+        )
+
+
+def read(
+    judge: Judge,
+    name: str,
+    spec: str,
+    criteria: Sequence[Criterion],
+    folder: Path,
+    *,
+    states: bool = False,
+    on_error: str = "raise",
+) -> Samples:
+    """Reads all responses of a data specification; readings are kept in `folder`.
+
+    Responses that are longer than the model's positions are counted in the record. Raises
+    ValueError where nothing could be read and for a rating outside the criteria's scale, and what
+    `corpora.read` raises.
+    """
+    record = Record()
+    scale = prompts.scale_of(criteria)
+    groups = list(corpora.read(spec, on_error=on_error, record=record))
+    shift = scale[0] if _from_zero(spec) else 0
+    requests = [request for group in groups for request in requests_of(group, criteria)]
+    places = [(g, r) for g, group in enumerate(groups) for r in range(len(group.responses))]
+    rated = [[_rating(groups[g], r, each, shift) for each in criteria] for g, r in places]
+    logits, seen, human, response = [], [], [], []
+    with tasks.progress_of(name, len(requests)) as show:
+        kept = readings.kept(judge, requests, folder, states=states, record=record, progress=show)
+        for (g, r), ratings, reading in zip(places, rated, kept, strict=True):
+            if reading is None:
+                continue
+            if not np.isfinite(reading.logits).all():
+                record.skip("not finite", example=f"{groups[g].source}: logits are not finite")
+                continue
+            logits.append(reading.logits)
+            seen.append(reading.states)
+            response += [(g, r)] * len(criteria)
+            human += ratings
+    if not logits:
+        raise ValueError(f"{spec}: no response could be read ({record.too_long} are too long)")
+    return Samples(
+        groups=groups,
+        logits=np.concatenate(logits),
+        states=np.concatenate(seen) if states else None,
+        human=np.array(human),
+        clusters=[prompt_text(groups[g]) for g, _ in response],
+        criterion=np.tile(np.arange(len(criteria)), len(logits)),
+        response=response,
+        record=record,
+    )
+
+
+def _from_zero(spec: str) -> bool:
+    formats = {
+        re.split(r"[/\[]", each.path.removeprefix("tfds:"))[0] if each.is_dataset else each.format
+        for each in corpora.parse(spec)
+    }
+    if len({name in FROM_ZERO for name in formats}) > 1:
+        raise ValueError(f"{spec}: ratings from 0 and others are one set; judge them apart")
+    return formats <= set(FROM_ZERO)
+
+
+def _rating(group: Group, response: int, criterion: Criterion, shift: int) -> float:
+    value = group.ratings[response].get(criterion.name) if group.ratings else None
+    if value is None:
+        return np.nan
+    low, high = criterion.scale[0], criterion.scale[-1]
+    if not low <= value + shift <= high:
+        raise ValueError(
+            f"{group.source}: {criterion.name} is rated {value:g}, and the criterion's scale is "
+            f"{low} to {high}: give criteria of that scale (config.criteria)"
+        )
+    return value + shift

@@ -1,0 +1,101 @@
+"""From requests to token ids: rows that end right before the answer, and the answers' tokens.
+
+Which token an answer is depends on the tokenizer and on the text before it: " 5" may be one token
+or two, and "10" one or two. So nothing is looked up by its name: whole texts are tokenised with
+their answer, and what they have in common is the row.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hs2jax.data import chat
+from hs2jax.data.chat import Encoded
+from hs2jax.judging.prompts import Request
+
+
+class Asked(NamedTuple):
+    """A request as token ids: `encoded.prompt` is what its questions share, `encoded.responses` the
+    rest of each, whose last token predicts the answer; tokens int32 [S], the answers'."""
+
+    encoded: Encoded
+    tokens: np.ndarray
+
+
+def encode(tokenizer, requests: Sequence[Request]) -> list[Asked]:
+    """Renders and tokenises requests.
+
+    An answer of several tokens stands for itself by the first token in which the answers differ.
+    Raises ValueError where two answers begin with the same one, and where the tokenizer has no chat
+    template or its template refuses a request.
+    """
+    if not requests:
+        return []
+    if not tokenizer.chat_template:
+        raise ValueError(
+            "this tokenizer has no chat template, so a judge cannot be asked: use an "
+            "instruction-tuned model"
+        )
+    texts = [_texts(tokenizer, request) for request in requests]
+    # Each with the first answer behind it, since a tokenizer may merge it with what is before.
+    rows = iter(
+        chat.tokenize(
+            tokenizer,
+            [text + r.answers[0] for r, some in zip(requests, texts, strict=True) for text in some],
+        )
+    )
+    ends: dict[tuple[str, tuple[str, ...]], tuple[list[int], list[int]]] = {}
+    found = []
+    for request, some in zip(requests, texts, strict=True):
+        kind = (request.prefix, request.answers)
+        if kind not in ends:
+            ends[kind] = _ends(tokenizer, some[0], request.answers)
+        tokens, end = ends[kind]
+        whole = [next(rows) for _ in some]
+        for ids in whole:
+            if ids[-len(end) :] != end:
+                raise ValueError(
+                    f"{request.source}: the tokenizer splits the answer {request.answers[0]!r} "
+                    "otherwise here than in other texts; end the prefix with a line break"
+                )
+        whole = [ids[: -len(end)] for ids in whole]
+        shared = min(chat.common_prefix(whole), *(len(ids) - 1 for ids in whole))
+        encoded = Encoded(
+            np.asarray(whole[0][:shared], np.int32),
+            tuple(np.asarray(ids[shared:], np.int32) for ids in whole),
+        )
+        found.append(Asked(encoded, np.asarray(tokens, np.int32)))
+    return found
+
+
+def _texts(tokenizer, request: Request) -> list[str]:
+    """The text of each question, up to the answer."""
+    return [
+        chat.render(
+            tokenizer,
+            [{"role": "user", "content": request.item + question}],
+            request.source,
+            add_generation_prompt=True,
+        )
+        + request.prefix
+        for question in request.questions
+    ]
+
+
+def _ends(tokenizer, text: str, answers: Sequence[str]) -> tuple[list[int], list[int]]:
+    """(the token of each answer behind the text, all tokens of the first answer from there on)."""
+    rows = chat.tokenize(tokenizer, [text + answer for answer in answers])
+    at = chat.common_prefix(rows)
+    seen: dict[int | None, str] = {}
+    for answer, ids in zip(answers, rows, strict=True):
+        token = ids[at] if at < len(ids) else None
+        if token in seen or token is None:
+            other = seen.get(token) or next(each for each in answers if each != answer)
+            raise ValueError(
+                f"the answers {other!r} and {answer!r} begin with the same token in this "
+                "tokenizer, so one forward pass cannot tell them apart: choose a scale whose "
+                "numbers begin differently, such as 1..9 or 0..9"
+            )
+        seen[token] = answer
+    return list(seen), rows[0][at:]

@@ -1,0 +1,282 @@
+"""GPTScore, reward models and probes: what they compute, and that none sees what it must not."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hs2jax import language_model
+from hs2jax.data import packing
+from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
+from hs2jax.judging import baselines
+from hs2jax.judging.criteria import Criterion
+from hs2jax.language_model import LanguageModel
+
+CRITERIA = (
+    Criterion("helpfulness", "How well the response does what was asked."),
+    Criterion("verbosity", "How much detail there is, for what was asked."),
+)
+
+
+def tiny_model(**changes) -> LanguageModel:
+    of = tiny.config(**changes)
+    return LanguageModel(of, tiny.parameters(of), tiny.tokenizer())
+
+
+MODEL = tiny_model()
+ITEMS = list(itertools.product(("Where is Paris?", "Hi", "Bake bread."), ("Yes.", "In France.")))
+
+
+def by_hand(item, criterion):
+    prompt, response = item
+    (found,) = MODEL.log_probability(
+        [
+            [
+                {"role": "user", "content": baselines.asked(prompt, criterion)},
+                {"role": "assistant", "content": response},
+            ]
+        ]
+    )
+    return found.total / len(found.tokens)
+
+
+def test_gpt_score_is_the_mean_log_probability_behind_prompt_and_criterion():
+    expected = [[by_hand(item, criterion) for criterion in CRITERIA] for item in ITEMS]
+    found = baselines.gpt_score(MODEL, ITEMS, CRITERIA)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # The criterion is read, and so is the prompt.
+    assert np.abs(np.diff(found, axis=1)).min() > 1e-3
+    assert np.abs(found[0] - found[2]).min() > 1e-3
+
+
+@settings(max_examples=5)
+@given(st.permutations(range(len(ITEMS))), st.permutations(range(2)))
+def test_gpt_scores_do_not_depend_on_the_order(items, criteria):
+    expected = baselines.gpt_score(MODEL, ITEMS, CRITERIA)[np.ix_(items, criteria)]
+    found = baselines.gpt_score(MODEL, [ITEMS[i] for i in items], [CRITERIA[c] for c in criteria])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_prompt_is_computed_once_for_all_its_criteria(monkeypatch):
+    laid, plan = [], language_model.plan_rows
+
+    def spy(examples, **options):
+        laid.extend(example.encoded for example in examples)
+        return plan(examples, **options)
+
+    monkeypatch.setattr(language_model, "plan_rows", spy)
+    long = " ".join(["How do I bake bread?"] * 8)
+    # One prompt's responses stand apart here.
+    items = [(long, "Yes."), ("Hi", "Yes."), (long, "Mix flour and water.")]
+    baselines.gpt_score(MODEL, items, CRITERIA)
+    assert sum(len(encoded.responses) for encoded in laid) == len(items) * len(CRITERIA)
+    shared, separate = (
+        sum(packing.cost(encoded, layout) for encoded in laid) for layout in ("shared", "separate")
+    )
+    assert shared <= separate - 3 * len(MODEL.tokenizer(long)["input_ids"])
+
+
+def test_gpt_score_of_what_does_not_fit_is_not_a_number():
+    record = Record()
+    items = [("Hi", "Yes."), ("Hi", "word " * 300)]
+    found = baselines.gpt_score(MODEL, items, CRITERIA, record=record)
+    assert np.isfinite(found[0]).all()
+    assert np.isnan(found[1]).all()
+    assert record.too_long == 2
+
+
+def test_nothing_has_no_gpt_score():
+    assert baselines.gpt_score(MODEL, [], CRITERIA).shape == (0, 2)
+
+
+GROUPS = [
+    Group(({"role": "user", "content": "Hi"},), ("Yes.", "No."), source="a:1"),
+    Group(({"role": "user", "content": "Where is Paris?"},), ("In France.",), source="a:2"),
+]
+OTHER = Criterion("style", "How it reads.")
+
+
+def test_reward_scores_are_the_output_of_the_criterions_name_or_the_one_reward():
+    model = tiny.reward_model(
+        ("quality", "helpfulness"), weights={"quality": 2.0, "helpfulness": -0.5}
+    )
+    found = baselines.reward_scores(model, GROUPS, [CRITERIA[0], OTHER])
+    for table, outputs in zip(found, model.score_groups(GROUPS), strict=True):
+        np.testing.assert_allclose(table[:, 0], outputs[:, 1], atol=1e-5)
+        np.testing.assert_allclose(table[:, 1], outputs @ [2.0, -0.5], atol=1e-5)
+
+
+def test_reward_scores_by_name(tmp_path):
+    saved = tiny.save(tmp_path / "model", outputs=("reward",))
+    found = baselines.reward_scores(str(tmp_path / "model"), GROUPS, [OTHER])
+    for table, outputs in zip(found, saved.score_groups(GROUPS), strict=True):
+        np.testing.assert_allclose(table, outputs, atol=1e-5)
+
+
+def test_reward_scores_need_an_output_or_one_reward():
+    with pytest.raises(ValueError, match="no output 'style' and no weights"):
+        baselines.reward_scores(tiny.reward_model(("quality", "length")), GROUPS, [OTHER])
+
+
+def test_a_group_that_does_not_fit_has_no_reward():
+    record = Record()
+    long = Group(GROUPS[0].prompt, ("word " * 600,), source="a:3")
+    found = baselines.reward_scores(
+        tiny.reward_model(("reward",)), [long, GROUPS[0]], [OTHER], record=record
+    )
+    assert found[0] is None
+    assert found[1].shape == (2, 1)
+    assert record.too_long == 1
+
+
+N, ENTRIES, D, LAYER = 400, 4, 12, 2
+
+
+def planted(seed=0, noise=0.5, clusters=80):
+    """States of which one entry says the target, behind an offset and scales of its own."""
+    rng = np.random.default_rng(seed)
+    states = rng.normal(size=(N, ENTRIES, D)).astype(np.float32)
+    target = states[:, LAYER, :3].sum(axis=1) + noise * rng.normal(size=N)
+    states = (states * np.geomspace(0.01, 100, D) + 1000).astype(np.float32)
+    return states, target, rng.integers(0, clusters, N)
+
+
+def correlation(a, b):
+    return np.corrcoef(a, b)[0, 1]
+
+
+def test_a_planted_direction_is_found_in_its_layer():
+    states, target, clusters = planted()
+    found = baselines.ridge_probe(states, target, clusters)
+    assert correlation(found.scores, target) > 0.9
+    assert found.layers.tolist() == [LAYER] * 5
+    assert found.scores.dtype == np.float32
+    assert set(found.penalties.tolist()) <= set(np.float32(baselines.PENALTIES).tolist())
+    # A noisier target asks for a stronger penalty, and has a worse score.
+    noisy = baselines.ridge_probe(*planted(noise=8))
+    assert noisy.penalties.mean() > found.penalties.mean()
+    assert correlation(noisy.scores, planted(noise=8)[1]) < 0.5
+
+
+def test_permuted_labels_give_no_correlation_out_of_fold():
+    found = []
+    for seed in range(6):
+        states, target, clusters = planted(seed)
+        target = np.random.default_rng(seed).permutation(target)
+        scores = baselines.ridge_probe(states, target, clusters, seed=seed).scores
+        found.append(correlation(scores, target))
+    # Neither above 0, by a choice that saw the labels, nor below, by means of folds.
+    assert abs(np.mean(found)) < 2.5 / np.sqrt(6 * N)
+
+
+def test_what_tells_clusters_apart_is_of_no_use_on_other_clusters():
+    rng = np.random.default_rng(0)
+    clusters = rng.integers(0, 40, N)
+    # A state that names the cluster, and a target that the cluster alone decides.
+    states = rng.normal(size=(40, 1, 60))[clusters] + 0.01 * rng.normal(size=(N, 1, 60))
+    target = rng.normal(size=40)[clusters]
+    leaking = baselines.ridge_probe(states, target, np.arange(N))
+    assert correlation(leaking.scores, target) > 0.95
+    held_out = baselines.ridge_probe(states, target, clusters)
+    assert abs(correlation(held_out.scores, target)) < 0.35
+    for cluster in range(40):
+        assert len(set(held_out.fold[clusters == cluster])) == 1
+
+
+@pytest.mark.parametrize("held", range(3))
+def test_nothing_of_a_fold_reaches_its_own_scores(held):
+    states, target, clusters = planted(clusters=20)
+    before = baselines.ridge_probe(states, target, clusters, folds=3)
+    mine = before.fold == held
+    other = np.where(mine, 50 * np.random.default_rng(1).normal(size=N), target)
+    after = baselines.ridge_probe(states, other, clusters, folds=3)
+    assert after.layers[held] == before.layers[held]
+    assert after.penalties[held] == before.penalties[held]
+    # But for what all folds have in common, the mean.
+    moved = (after.scores - before.scores)[mine]
+    np.testing.assert_allclose(moved, moved[0], atol=1e-3)
+    assert np.ptp((after.scores - before.scores)[~mine]) > 0.1
+
+
+def test_scores_are_those_of_a_ridge_regression_written_out():
+    states, target, clusters = planted()
+    found = baselines.ridge_probe(states, target, clusters, seed=3)
+    for f in range(5):
+        train = found.fold != f
+        x = states[:, found.layers[f]].astype(np.float64)
+        x = (x - x[train].mean(axis=0)) / x[train].std(axis=0)
+        y = target[train] - target[train].mean()
+        # As least squares with a row for each feature's penalty.
+        rows = np.vstack([x[train], np.sqrt(found.penalties[f] * train.sum()) * np.eye(D)])
+        weights = np.linalg.lstsq(rows, np.concatenate([y, np.zeros(D)]))[0]
+        expected = x[~train] @ weights + target.mean()
+        np.testing.assert_allclose(found.scores[~train], expected, atol=1e-4)
+
+
+def test_layer_and_penalty_are_those_of_the_inner_folds_written_out():
+    states, target, clusters = planted(noise=3)
+    found = baselines.ridge_probe(states, target, clusters, folds=4)
+    for outer in range(4):
+        errors = np.zeros((ENTRIES, len(baselines.PENALTIES)))
+        for inner in set(range(4)) - {outer}:
+            train, test = ~np.isin(found.fold, (inner, outer)), found.fold == inner
+            for layer, (p, penalty) in itertools.product(
+                range(ENTRIES), enumerate(baselines.PENALTIES)
+            ):
+                x = states[:, layer].astype(np.float64)
+                x = (x - x[train].mean(axis=0)) / x[train].std(axis=0)
+                y, mean = target[train], target[train].mean()
+                gram = x[train].T @ x[train] + penalty * train.sum() * np.eye(D)
+                weights = np.linalg.solve(gram, x[train].T @ (y - mean))
+                errors[layer, p] += ((x[test] @ weights + mean - target[test]) ** 2).sum()
+        layer, p = np.unravel_index(errors.argmin(), errors.shape)
+        assert found.layers[outer] == layer
+        assert found.penalties[outer] == np.float32(baselines.PENALTIES[p])
+
+
+def test_features_that_are_constant_say_nothing():
+    states, target, clusters = planted()
+    with_constants = np.concatenate([states, np.full((N, ENTRIES, 2), 30_000.1)], axis=-1)
+    np.testing.assert_allclose(
+        baselines.ridge_probe(with_constants, target, clusters).scores,
+        baselines.ridge_probe(states, target, clusters).scores,
+        atol=1e-5,
+    )
+
+
+def test_the_seed_draws_the_folds():
+    states, target, clusters = planted()
+    one, again, other = (
+        baselines.ridge_probe(states, target, clusters, seed=seed) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one.scores, again.scores)
+    assert (one.fold != other.fold).any()
+
+
+def test_half_precision_states_are_enough():
+    states, target, clusters = planted()
+    states -= 1000
+    found = baselines.ridge_probe(states.astype(np.float16), target, clusters)
+    assert correlation(found.scores, target) > 0.9
+
+
+def test_what_cannot_be_probed():
+    states, target, clusters = planted()
+    with pytest.raises(ValueError, match="a target and a cluster for each"):
+        baselines.ridge_probe(states, target[1:], clusters)
+    with pytest.raises(ValueError, match="there are 2 clusters"):
+        baselines.ridge_probe(states, target, clusters % 2)
+    with pytest.raises(ValueError, match="at least 3 folds"):
+        baselines.ridge_probe(states, target, clusters, folds=2)
+    with pytest.raises(ValueError, match="there are 0 clusters"):
+        baselines.ridge_probe(states[:0], target[:0], clusters[:0])
+    with pytest.raises(ValueError, match="targets of a probe must be finite"):
+        baselines.ridge_probe(states, np.where(target > 0, target, np.nan), clusters)
+    states[0, 1, 0] = np.inf
+    with pytest.raises(ValueError, match="those of entry 1 are not"):
+        baselines.ridge_probe(states, target, clusters)

@@ -1,0 +1,141 @@
+"""The bundled criteria are short and whole; a file of one's own is read, or refused by field."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hs2jax.data import judge_rows, rows
+from hs2jax.data.groups import DataError, FieldError
+from hs2jax.judging import criteria
+from hs2jax.judging.criteria import Criterion
+
+GOOD = {"name": "tact", "definition": "Whether it is kind.", "levels": list("abcde")}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to_file(content):
+        path = tmp_path / "mine.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(path)
+
+    return to_file
+
+
+def test_the_bundled_sets_are_complete():
+    sets = {name: criteria.load(name) for name in criteria.bundled()}
+    assert {name: len(found) for name, found in sets.items()} == {
+        "data_selection": 7,
+        "flask": 12,
+        "helpsteer": 5,
+        "summeval": 4,
+    }
+    assert tuple(c.name for c in sets["helpsteer"]) == rows.ATTRIBUTES
+    assert tuple(c.name for c in sets["summeval"]) == judge_rows.SUMMEVAL
+    for name, found in sets.items():
+        scale = tuple(range(1, 10)) if name == "data_selection" else (1, 2, 3, 4, 5)
+        assert {c.scale for c in found} == {scale}
+        assert len({c.name for c in found}) == len({c.definition for c in found}) == len(found)
+
+
+def test_every_token_of_a_criterion_costs_a_token_of_every_item():
+    for name in criteria.bundled():
+        for each in criteria.load(name):
+            assert len(each.definition.split()) <= 25, each.name
+            assert len(set(each.levels)) == len(each.levels) == (len(each.scale) == 5) * 5
+            for level in each.levels:
+                assert len(level.split()) <= 12, level
+
+
+def test_one_criterion_is_found_by_its_name():
+    assert criteria.find("verbosity") == criteria.load("helpsteer")[-1]
+    assert criteria.find("flask/logical robustness") == criteria.load("flask")[0]
+    with pytest.raises(ValueError, match=r"no criterion 'wit' in helpsteer.*helpfulness.*flask"):
+        criteria.find("wit")
+    with pytest.raises(ValueError, match=r"no criteria 'humour'.*flask, helpsteer"):
+        criteria.find("humour/wit")
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+
+
+@st.composite
+def any_criterion(draw):
+    scale = sorted(draw(st.sets(st.integers(-1000, 1000), min_size=2, max_size=11)))
+    levels = st.lists(TEXT, min_size=len(scale), max_size=len(scale))
+    name = draw(TEXT.filter(lambda text: "/" not in text))
+    return Criterion(name, draw(TEXT), tuple(draw(st.just([]) | levels)), tuple(scale))
+
+
+@given(st.lists(any_criterion(), min_size=1, max_size=4, unique_by=lambda c: c.name))
+def test_what_is_written_is_what_is_read(tmp_path_factory, found):
+    path = tmp_path_factory.mktemp("criteria") / "mine.json"
+    written = [
+        {"name": c.name, "definition": c.definition, "scale": c.scale}
+        | ({"levels": c.levels} if c.levels else {})
+        for c in found
+    ]
+    path.write_text(json.dumps(written))
+    assert criteria.load(str(path)) == tuple(found)
+    assert criteria.find(f"{path}/{found[-1].name}") == found[-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "what"),
+    [
+        ({"name": ""}, "name", "empty"),
+        ({"name": None}, "name", "expected a text"),
+        ({"name": "a/b"}, "name", "no '/'"),
+        ({"name": "wit"}, "name", "another criterion is named 'wit'"),
+        ({"definition": 3}, "definition", "expected a text, found 3"),
+        ({"definition": "\ud800"}, "definition", "Unicode"),
+        ({"levels": []}, "levels", "at least one"),
+        ({"levels": "abcde"}, "levels", "expected a list"),
+        ({"levels": list("abcd")}, "levels", "expected 5 texts.*found 4"),
+        ({"levels": [*"abcd", " "]}, r"levels\[4\]", "empty"),
+        ({"scale": [1, 2]}, "levels", "expected 2 texts"),
+        ({"scale": [1]}, "scale", "at least two increasing"),
+        ({"scale": [1, 3, 2]}, "scale", "increasing"),
+        ({"scale": [1, 1, 2]}, "scale", "increasing"),
+        ({"scale": [1, 2.5]}, r"scale\[1\]", "integer"),
+        ({"scale": [True, 2]}, r"scale\[0\]", "number"),
+        ({"scale": [0, 10**9]}, r"scale\[1\]", "1000"),
+        ({"scale": "1..5"}, "scale", "expected a list"),
+        ({"level": []}, "level", "unknown, expected name, definition, levels, scale"),
+    ],
+)
+def test_a_malformed_field_is_named_with_its_place(write, change, field, what):
+    path = write([{**GOOD, "name": "wit"}, {**GOOD, **change}])
+    with pytest.raises(DataError, match=f"mine.json, row 2, field '{field}': .*{what}"):
+        criteria.load(path)
+
+
+@pytest.mark.parametrize("missing", ["name", "definition"])
+def test_a_missing_field_is_named(write, missing):
+    path = write([{name: value for name, value in GOOD.items() if name != missing}])
+    with pytest.raises(DataError, match=f"row 1, field '{missing}': is missing"):
+        criteria.load(path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "[1]", "[{]", "nonsense"])
+def test_a_file_that_holds_no_criteria(write, content):
+    with pytest.raises(DataError, match=r"mine\.json, row 1, field '(file|row)'"):
+        criteria.load(write(content))
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent"):
+        criteria.load(str(tmp_path / "absent.json"))
+
+
+def test_a_rubric_of_biggen_bench():
+    rubric = {"criteria": " Is it kind? "} | {f"score{i}_description": f"l{i}" for i in range(1, 6)}
+    found = criteria.from_biggen(rubric)
+    assert found == Criterion("rubric", "Is it kind?", ("l1", "l2", "l3", "l4", "l5"))
+    for field in rubric:
+        with pytest.raises(FieldError, match=f"{field}: is missing"):
+            criteria.from_biggen({name: text for name, text in rubric.items() if name != field})
+        with pytest.raises(FieldError, match=f"{field}: expected a text"):
+            criteria.from_biggen({**rubric, field: 5})

@@ -1,0 +1,355 @@
+"""The judge on tiny random models: one pass, whatever the rows, and no more than it needs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hs2jax.data.record import Record
+from hs2jax.judging import judge as judges
+from hs2jax.judging import lager, layer_weights, prompts, readings, score_tokens
+from hs2jax.judging.criteria import Criterion
+from hs2jax.judging.judge import Judge, forward, requests_of
+from hs2jax.judging.prompts import Request
+from hs2jax.language_model import LanguageModel
+from hs2jax.models import decoder, sharding
+from hs2jax.models.checksum import checksum
+
+ANSWERS = ("1", "2", "3", "4", "5")
+CRITERIA = [
+    Criterion("helpfulness", "Whether it helps."),
+    Criterion("verbosity", "How long it is.", ("Tiny.", "Short.", "Even.", "Long.", "Endless.")),
+]
+TALKS = [
+    ("What is the capital of France?", "Paris."),
+    ("How do I bake bread?", "Mix flour and water, and let the dough rise."),
+    ("Write a poem about the sea.", "The waves come in.\n\n\nThe waves go out."),
+]
+
+
+def request_of(talk, criteria=CRITERIA) -> Request:
+    return prompts.pointwise(*talk, criteria, source=f"about {talk[0]}")
+
+
+def small_judge(seed=0, mesh=None, words=None, **changes) -> Judge:
+    config = tiny.config(**({"max_positions": 2048} | changes))
+    params = tiny.parameters(config, seed)
+    if mesh is not None:
+        params = jax.device_put(params, sharding.shardings(params, mesh))
+    return Judge(LanguageModel(config, params, words or tiny.tokenizer(), "tiny", mesh))
+
+
+JUDGE = small_judge()
+REQUESTS = [request_of(talk) for talk in TALKS]
+
+
+def assert_same(found, expected, atol=2e-5):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.logits, b.logits, atol=atol)
+
+
+def test_a_reading_is_what_the_unembedding_says_of_every_state():
+    # By the model's own forward pass of each question alone, all states and all logits kept.
+    model = JUDGE.model
+    for asked, reading in zip(
+        score_tokens.encode(model.tokenizer, REQUESTS), JUDGE.read(REQUESTS), strict=True
+    ):
+        assert reading.logits.shape == (2, 2, model.config.layers + 1, 5)
+        for q, rest in enumerate(asked.encoded.responses):
+            ids = jnp.asarray(np.concatenate([asked.encoded.prompt, rest]))[None]
+            at = jnp.arange(ids.shape[1])[None]
+            hidden, out = decoder.Decoder(model.config).apply(
+                {"params": model.params}, ids, at, None, decoder.Probe(at)
+            )
+            states = out["probe"][:, 0, -1]
+            raw = jnp.concatenate([states[:-1], hidden[0, -1:]]) @ model.params["embed"].T
+            np.testing.assert_allclose(reading.logits[q, 0], raw[:, asked.tokens], atol=2e-5)
+            normed = decoder.normalize(model.config, states, model.params["norm"])
+            expected = (normed @ model.params["embed"].T)[:, asked.tokens]
+            np.testing.assert_allclose(reading.logits[q, 1], expected, atol=2e-5)
+            # And the last one is what the model itself would say next.
+            np.testing.assert_allclose(reading.logits[q, 0, -1], reading.logits[q, 1, -1])
+
+
+@given(
+    order=st.permutations(range(3)),
+    rows=st.sampled_from([1, 2, None]),
+    layout=st.sampled_from(["shared", "separate", "padded"]),
+)
+def test_readings_do_not_depend_on_company_order_or_layout(order, rows, layout):
+    if layout == "padded":
+        layout = "separate"
+    alone = [JUDGE.read([request])[0] for request in REQUESTS]
+    found = JUDGE.read([REQUESTS[i] for i in order], rows=rows, layout=layout)
+    assert_same(found, [alone[i] for i in order])
+
+
+def test_a_question_does_not_see_the_others():
+    both = JUDGE.read(REQUESTS)
+    for q in range(2):
+        alone = JUDGE.read([r._replace(questions=r.questions[q : q + 1]) for r in REQUESTS])
+        for a, b in zip(alone, both, strict=True):
+            np.testing.assert_allclose(a.logits[0], b.logits[q], atol=2e-5)
+
+
+def test_eight_devices_read_as_one():
+    mesh = sharding.make_mesh(fsdp=4, tensor=2)
+    assert_same(small_judge(mesh=mesh, heads=4, kv_heads=2).read(REQUESTS), JUDGE.read(REQUESTS))
+
+
+def test_states_give_the_same_logits():
+    found = JUDGE.read(REQUESTS, states=True)
+    assert_same(found, JUDGE.read(REQUESTS))
+    assert found[0].states.shape == (2, 4, 32)
+    # They are the residual stream: the first is the embedding of the last token before the answer.
+    asked = score_tokens.encode(JUDGE.model.tokenizer, REQUESTS[:1])[0]
+    last = asked.encoded.responses[0][-1]
+    np.testing.assert_array_equal(found[0].states[0, 0], JUDGE.model.params["embed"][last])
+
+
+def sizes(jaxpr) -> set[tuple[int, ...]]:
+    """The shapes of all arrays that a program makes, in its loops too."""
+    found = set()
+    for equation in jaxpr.eqns:
+        found |= {tuple(v.aval.shape) for v in equation.outvars}
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            found |= sizes(inner)
+    return found
+
+
+@pytest.mark.parametrize("states", [False, True])
+def test_no_logits_of_the_vocabulary_and_no_layers_states_are_made(states):
+    V, T, layers, D = 977, 64, 3, 32
+    config = tiny.config(vocab_size=V)
+    batch = {name: jnp.zeros((2, T), jnp.int32) for name in ("tokens", "segment", "branch")}
+    batch |= {"position": jnp.zeros((2, T), jnp.int32), "last": jnp.zeros((2, 4), jnp.int32)}
+    params = tiny.parameters(config)
+    made = sizes(
+        jax.make_jaxpr(
+            lambda p, b: forward(p, b, p["embed"][:5], config, dtype=jnp.float32, states=states)
+        )(params, batch).jaxpr
+    )
+    assert not [shape for shape in made if V in shape]
+    assert not [shape for shape in made if layers + 1 in shape[:1] and T in shape]
+    assert not [shape for shape in made if shape[:1] == (layers,) and T in shape]
+    wanted = (layers, 2, 4, D) if states else (layers, 2, 2, 4, 5)
+    assert wanted in made
+
+
+def test_a_judge_scores_conversations():
+    talks = [
+        [{"role": "user", "content": a}, {"role": "assistant", "content": b}] for a, b in TALKS
+    ]
+    found = JUDGE.score(talks, criterion=CRITERIA[1])
+    logits = np.stack([reading.logits[1] for reading in JUDGE.read(REQUESTS)])
+    expected = lager.aggregate(logits, np.arange(1, 6), "lager_wo", lager.PRESETS["recommended"])
+    np.testing.assert_allclose([each.score for each in found], expected, atol=1e-5)
+    for each in found:
+        assert list(each.distribution) == [1, 2, 3, 4, 5]
+        assert abs(sum(each.distribution.values()) - 1) < 1e-5
+        mean = sum(value * p for value, p in each.distribution.items())
+        assert abs(mean - each.score) < 1e-5
+    last = np.eye(4, dtype=np.float32)[3]
+    weighted = JUDGE.score(talks, criterion=CRITERIA[1], weights=last)
+    expected = lager.aggregate(logits, np.arange(1, 6), "e_score", lager.PRESETS["recommended"])
+    np.testing.assert_allclose([each.score for each in weighted], expected, atol=1e-5)
+    assert JUDGE.score(talks, criterion="verbosity")[0] != JUDGE.score(talks)[0]
+
+
+def test_a_judge_takes_a_file_of_its_own_weights_only(tmp_path):
+    talks = [
+        [{"role": "user", "content": a}, {"role": "assistant", "content": b}] for a, b in TALKS
+    ]
+    preset = lager.PRESETS["recommended"]
+    logits = np.stack([reading.logits[0] for reading in JUDGE.read(REQUESTS)])
+    fitted = layer_weights.fit(logits, [1, 2, 5], range(1, 6), preset)
+
+    def save(judge, template):
+        layer_weights.save(
+            tmp_path / "weights.json",
+            fitted,
+            model="tiny",
+            checksum=checksum(judge.model.params),
+            template=template,
+            preset=preset,
+            scale=range(1, 6),
+            data="three talks",
+        )
+        return tmp_path / "weights.json"
+
+    own = prompts.key(JUDGE.model.tokenizer.chat_template)
+    found = JUDGE.score(talks, criterion=CRITERIA[0], weights=save(JUDGE, own))
+    expected = JUDGE.score(talks, criterion=CRITERIA[0], weights=fitted.weights)
+    assert [each.score for each in found] == [each.score for each in expected]
+    with pytest.raises(ValueError, match=r"preset\.norm is 'final' there and 'none' here"):
+        JUDGE.score(
+            talks, weights=save(JUDGE, own), preset=lager.Preset("all", "none", False, "squared", 1)
+        )
+    with pytest.raises(ValueError, match="checksum is"):
+        JUDGE.score(talks, weights=save(small_judge(seed=1), own))
+    other = save(JUDGE, "pairwise")
+    with pytest.raises(ValueError, match="template is 'pairwise' there"):
+        JUDGE.score(talks, weights=other)
+    same = JUDGE.load_weights(other, preset, any_template=True)
+    np.testing.assert_array_equal(same, fitted.weights)
+
+
+def test_what_does_not_fit_is_told_or_counted():
+    judge, record = small_judge(max_positions=500), Record()
+    long = request_of(("word " * 600, "Yes."))
+    with pytest.raises(ValueError, match=r"about word .* tokens, and the model has 500 positions"):
+        judge.read([long])
+    found = judge.read([REQUESTS[0], long, REQUESTS[1]], skip=True, record=record)
+    assert [each is None for each in found] == [False, True, False]
+    assert record.too_long == 1
+    assert_same([found[0], found[2]], JUDGE.read(REQUESTS[:2]))
+
+
+# Score tokens -----------------------------------------------------------------------------------
+
+
+def digits(split: bool):
+    """Tokenizers that read numbers digit by digit, or have those up to 10 as tokens."""
+    words = tiny.tokenizer()
+    if not split:
+        words.add_tokens([str(i) for i in range(11)])
+    return words
+
+
+def asked(words, answers, prefix="Score: "):
+    return score_tokens.encode(words, [Request("Hello ", ("a?", "b?"), prefix, answers)])[0]
+
+
+@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize("prefix", ["Score: ", "Score:", ""])
+def test_rows_and_answers_are_what_the_tokenizer_makes_of_the_whole_text(split, prefix):
+    words, answers = digits(split), tuple(map(str, range(1, 10)))
+    found = asked(words, answers, prefix)
+    for question, rest in zip(("a?", "b?"), found.encoded.responses, strict=True):
+        row = [*found.encoded.prompt.tolist(), *rest.tolist()]
+        turn = [{"role": "user", "content": f"Hello {question}"}]
+        text = words.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        for answer, token in zip(answers, found.tokens.tolist(), strict=True):
+            ids = words(f"{text}{prefix}{answer}", add_special_tokens=False)["input_ids"]
+            assert ids[: len(row) + 1] == [*row, token]
+
+
+def test_numbers_of_several_tokens_stand_by_the_first_that_tells_them_apart():
+    found = asked(digits(True), ("10", "20", "30"))
+    assert digits(True).convert_ids_to_tokens(found.tokens.tolist()) == ["1", "2", "3"]
+    found = asked(digits(True), ("11", "12", "13"))
+    assert digits(True).convert_ids_to_tokens(found.tokens.tolist()) == ["1", "2", "3"]
+    assert len(found.encoded.responses[0]) > len(
+        asked(digits(True), ("1", "2")).encoded.responses[0]
+    )
+
+
+def test_a_scale_whose_numbers_begin_alike_is_refused_with_the_reason():
+    scale = tuple(map(str, range(11)))
+    with pytest.raises(ValueError, match="'1' and '10' begin with the same token"):
+        asked(digits(True), scale)
+    assert len(set(asked(digits(False), scale).tokens.tolist())) == 11
+
+
+def test_a_bos_comes_once():
+    words = tiny.bos_tokenizer()
+    ids = asked(words, ANSWERS).encoded.prompt.tolist()
+    assert ids.count(words.bos_token_id) == 1
+    assert ids[0] == words.bos_token_id
+
+
+def test_a_tokenizer_without_a_template_is_told():
+    words = tiny.tokenizer()
+    words.chat_template = None
+    with pytest.raises(ValueError, match="no chat template"):
+        asked(words, ANSWERS)
+
+
+# Kept readings ----------------------------------------------------------------------------------
+
+
+def counting(monkeypatch) -> list[int]:
+    """How many requests each call of `Judge.read` has, from now on."""
+    calls, real = [], Judge.read
+
+    def read(self, requests, **options):
+        calls.append(len(requests))
+        return real(self, requests, **options)
+
+    monkeypatch.setattr(Judge, "read", read)
+    monkeypatch.setattr(readings, "CHUNK", 2)
+    return calls
+
+
+def test_a_chunk_is_read_once(tmp_path, monkeypatch):
+    calls = counting(monkeypatch)
+    stream = readings.kept(JUDGE, REQUESTS, tmp_path)
+    first = [next(stream), next(stream)]
+    stream.close()  # As if killed here.
+    assert calls == [2]
+    found = list(readings.kept(JUDGE, REQUESTS, tmp_path))
+    assert calls == [2, 1]
+    assert_same(found, JUDGE.read(REQUESTS), atol=2e-5)
+    np.testing.assert_array_equal(found[0].logits, first[0].logits)
+    calls.clear()
+    list(readings.kept(JUDGE, [*REQUESTS, *REQUESTS[:1]], tmp_path))
+    assert calls == [2]  # Only the chunk that has grown.
+
+
+@pytest.mark.parametrize("what", ["parameter", "template", "dtype", "text", "answers", "states"])
+def test_nothing_kept_serves_another_model_or_text(tmp_path, monkeypatch, what):
+    calls, judge, requests = counting(monkeypatch), small_judge(), REQUESTS
+    list(readings.kept(judge, requests, tmp_path))
+    if what == "parameter":
+        norm = judge.model.params["norm"]
+        judge.model.params["norm"] = norm.at[0].set(jnp.nextafter(norm[0], 2.0))
+    elif what == "template":
+        judge.model.tokenizer.chat_template += "\n"
+    elif what == "dtype":
+        judge.model.dtype = jnp.bfloat16
+    elif what == "text":
+        requests = [r._replace(item=r.item + " ") for r in requests]
+    elif what == "answers":
+        requests = [r._replace(answers=("1", "2", "3")) for r in requests]
+    calls.clear()
+    list(readings.kept(judge, requests, tmp_path, states=what == "states"))
+    assert calls == [2, 1]
+
+
+def test_a_broken_file_is_computed_again(tmp_path, monkeypatch):
+    calls = counting(monkeypatch)
+    expected = list(readings.kept(JUDGE, REQUESTS, tmp_path))
+    for path in tmp_path.glob("*.npz"):
+        path.write_bytes(path.read_bytes()[:100])
+    calls.clear()
+    assert_same(readings.kept(JUDGE, REQUESTS, tmp_path), expected, atol=0)
+    assert calls == [2, 1]
+
+
+def test_what_is_too_long_stays_counted(tmp_path):
+    judge = small_judge(max_positions=500)
+    requests = [REQUESTS[0], request_of(("word " * 600, "Yes."))]
+    for _ in range(2):
+        record = Record()
+        found = list(readings.kept(judge, requests, tmp_path, record=record))
+        assert (found[1], record.too_long) == (None, 1)
+        assert found[0] is not None
+
+
+def test_requests_of_a_group_are_one_for_each_response():
+    group = judges.group_conversations(
+        [
+            [{"role": "user", "content": "Q"}, {"role": "assistant", "content": a}]
+            for a in ("yes", "no")
+        ]
+    )[0]
+    found = requests_of(group, CRITERIA)
+    assert [("yes" in r.item, "no" in r.item.split("[Response]")[1]) for r in found] == [
+        (True, False),
+        (False, True),
+    ]
+    with pytest.raises(ValueError, match=r"'style' has the scale 0\.\.9"):
+        requests_of(group, [*CRITERIA, Criterion("style", "Style.", (), tuple(range(10)))])

@@ -1,0 +1,284 @@
+"""The ten aggregations against their formulas in float64, and what must not change a score."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hs2jax.judging import lager
+from hs2jax.judging.lager import AGGREGATIONS, PRESETS, WEIGHTED, Preset
+
+SCALES = [range(1, 6), range(1, 10), range(10)]
+ALL_PRESETS = [*PRESETS.values(), Preset("without_last", "final", False, "absolute", 0.5)]
+EXPECTATIONS = [name for name, rule in lager.RULES.items() if rule.expectation]
+
+
+@st.composite
+def readings(draw):
+    """Logits [..., 2, L + 1, S] with the same last entry in both, values, and a preset."""
+    values = np.array(draw(st.sampled_from(SCALES)))
+    leading = draw(st.sampled_from([(), (3,), (2, 2)]))
+    entries = draw(st.sampled_from([2, 5]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    spread = draw(st.sampled_from([0.1, 1.0, 30.0]))
+    # Multiples of 1/64: sums with whole numbers are exact in float32.
+    logits = np.round(rng.normal(size=(*leading, 2, entries, len(values))) * spread * 64) / 64
+    logits[..., 0, -1, :] = logits[..., 1, -1, :]
+    return logits, values, draw(st.sampled_from(ALL_PRESETS))
+
+
+def weights_for(logits, preset, seed=0):
+    used = logits.shape[-2] - (preset.layers == "without_last")
+    return np.random.default_rng(seed).dirichlet(np.ones(used))
+
+
+def softmax(x):
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def over_values(name, logits, preset, w):
+    """What an aggregation takes the expectation or the greatest of; one reading, float64."""
+    z = logits[1 if preset.norm == "final" else 0]
+    last = z[-1]
+    if preset.layers == "without_last":
+        z = z[:-1]
+    p = np.array([softmax(layer) for layer in z])
+    mixture = sum(weight * layer for weight, layer in zip(w, p, strict=True))
+    summed = sum(p)
+    return {
+        "lager_w": softmax(sum(weight * layer for weight, layer in zip(w, z, strict=True))),
+        "prob_weighted_agg_e": softmax(mixture) if preset.double_softmax else mixture,
+        "logits_agg_weighted_max": sum(a * b for a, b in zip(w, z, strict=True)),
+        "prob_weighted_agg_max": mixture,
+        "lager_wo": softmax(sum(z) / len(z)),
+        "prob_agg_e": softmax(summed) if preset.double_softmax else summed / len(z),
+        "logits_agg_max": sum(z) / len(z),
+        "prob_agg_max": summed,
+        "e_score": softmax(last),
+        "direct": last,
+    }[name]
+
+
+def test_names_and_order_are_those_of_the_papers_table():
+    assert AGGREGATIONS == (
+        "lager_w",
+        "prob_weighted_agg_e",
+        "logits_agg_weighted_max",
+        "prob_weighted_agg_max",
+        "lager_wo",
+        "prob_agg_e",
+        "logits_agg_max",
+        "prob_agg_max",
+        "e_score",
+        "direct",
+    )
+    assert AGGREGATIONS[:4] == WEIGHTED
+
+
+def test_presets_are_the_two_published_readings_and_ours():
+    paper, repository, ours = (PRESETS[name] for name in ("paper", "repository", "recommended"))
+    assert (paper.layers, paper.norm, paper.double_softmax) == ("all", "none", False)
+    assert (paper.error, repository.error) == ("absolute", "squared")
+    assert (repository.layers, repository.norm) == ("without_last", "none")
+    assert repository.double_softmax
+    assert repository.whole_targets
+    assert not paper.whole_targets
+    assert not ours.whole_targets
+    assert repository.mix == pytest.approx(0.622, abs=5e-4)
+
+
+@pytest.mark.parametrize("name", AGGREGATIONS)
+@given(reading=readings(), seed=st.integers(0, 99))
+def test_every_aggregation_equals_its_formula(name, reading, seed):
+    logits, values, preset = reading
+    w = weights_for(logits, preset, seed)
+    found = lager.aggregate(logits, values, name, preset, w)
+    assert found.dtype == np.float32
+    assert found.shape == logits.shape[:-3]
+    for index in np.ndindex(found.shape):
+        expected = over_values(name, logits[index], preset, w)
+        if name in EXPECTATIONS:
+            assert found[index] == pytest.approx((expected * values).sum(), abs=2e-4)
+        else:
+            # Of values that are equally likely but for rounding, any may be taken.
+            (at,) = np.flatnonzero(values == float(found[index]))
+            assert expected[at] >= expected.max() - 1e-5 * max(1, np.abs(expected).max())
+
+
+@given(readings(), st.integers(-20_000, 20_000))
+def test_a_constant_on_all_candidates_of_a_layer_changes_nothing(reading, constant):
+    logits, values, preset = reading
+    w = weights_for(logits, preset)
+    shifted = logits.copy()
+    shifted[..., 0, :] += constant
+    shifted[..., -1, :] -= constant // 2
+    assert not constant or (shifted != logits).any()
+    for name in AGGREGATIONS:
+        one, other = (lager.aggregate(x, values, name, preset, w) for x in (logits, shifted))
+        np.testing.assert_array_equal(one, other)
+
+
+@given(readings())
+def test_scores_lie_on_the_scale_and_distributions_have_their_expectation(reading):
+    logits, values, preset = reading
+    w = weights_for(logits, preset)
+    for name in AGGREGATIONS:
+        score = np.asarray(lager.aggregate(logits, values, name, preset, w))
+        assert (score >= values[0] - 1e-5).all()
+        assert (score <= values[-1] + 1e-5).all()
+        if name not in EXPECTATIONS:
+            assert np.isin(score, values).all()
+    for name, weights in (("lager_w", w), ("lager_wo", None)):
+        p = np.asarray(lager.distribution(logits, preset, weights))
+        assert p.dtype == np.float32
+        assert p.shape == (*logits.shape[:-3], len(values))
+        np.testing.assert_allclose(p.sum(axis=-1), 1, atol=1e-5)
+        score = lager.aggregate(logits, values, name, preset, weights)
+        np.testing.assert_allclose((p * values).sum(axis=-1), score, atol=1e-4)
+
+
+@given(readings())
+def test_special_weights_are_other_aggregations(reading):
+    logits, values, preset = reading
+    plain = dataclasses.replace(preset, double_softmax=False)
+    used = lager.used_layers(logits, preset).shape[-2]
+    even = np.full(used, 1 / used)
+    for weighted, unweighted in (
+        ("lager_w", "lager_wo"),
+        ("prob_weighted_agg_e", "prob_agg_e"),
+        ("logits_agg_weighted_max", "logits_agg_max"),
+        ("prob_weighted_agg_max", "prob_agg_max"),
+    ):
+        one = lager.aggregate(logits, values, weighted, plain, even)
+        np.testing.assert_array_equal(one, lager.aggregate(logits, values, unweighted, plain))
+    if preset.layers == "all":
+        last = np.eye(used)[-1]
+        for name in WEIGHTED:
+            of_last = "e_score" if name in EXPECTATIONS else "direct"
+            one = lager.aggregate(logits, values, name, plain, last)
+            other = lager.aggregate(logits, values, of_last, plain)
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@given(readings())
+def test_only_what_a_preset_names_is_read(reading):
+    logits, values, preset = reading
+    w = weights_for(logits, preset)
+    other_norm = logits.copy()
+    other_norm[..., 1 - lager.NORMS.index(preset.norm), :, :] = np.nan
+    other_last, only_last = logits.copy(), logits.copy()
+    other_last[..., -1, :] = np.nan
+    only_last[..., :-1, :] = np.nan
+    for name in AGGREGATIONS:
+        score = np.asarray(lager.aggregate(logits, values, name, preset, w))
+        assert np.isfinite(score).all()
+
+        def again(changed, name=name):
+            return np.asarray(lager.aggregate(changed, values, name, preset, w))
+
+        np.testing.assert_array_equal(again(other_norm), score)
+        of_last = name in ("e_score", "direct")
+        if of_last:
+            np.testing.assert_array_equal(again(only_last), score)
+        else:
+            assert np.isnan(again(only_last)).all()
+        if preset.layers == "without_last" and not of_last:
+            np.testing.assert_array_equal(again(other_last), score)
+        else:
+            assert np.isnan(again(other_last)).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_second_softmax_flattens(seed):
+    rng, values = np.random.default_rng(seed), np.arange(1, 6)
+    logits = rng.normal(size=(50, 2, 4, 5)) * 3
+    plain = PRESETS["paper"]
+    double = dataclasses.replace(plain, double_softmax=True)
+    w = weights_for(logits, plain, seed)
+    sharp, flat = (
+        np.asarray(lager.aggregate(logits, values, "prob_weighted_agg_e", p, w))
+        for p in (plain, double)
+    )
+    # Probabilities differ by 1 at most, so after a softmax by a factor e at most.
+    assert np.abs(flat - 3).max() < np.abs(sharp - 3).max()
+    assert flat.std() < 0.5 * sharp.std()
+    bound = (np.e * 5 + 1 + 2 + 3 + 4) / (np.e + 4)
+    assert (flat < bound).all()
+    # The uniform variant takes the softmax of a sum, which is less flat than that of the mean.
+    summed = np.asarray(lager.aggregate(logits, values, "prob_agg_e", double))
+    mean = np.asarray(
+        lager.aggregate(logits, values, "prob_weighted_agg_e", double, np.full(4, 0.25))
+    )
+    assert summed.std() > 1.5 * mean.std()
+
+
+def test_huge_logits_stay_finite_and_keep_their_decimals():
+    rng, values = np.random.default_rng(0), np.arange(1, 6)
+    logits = rng.normal(size=(20, 2, 31, 5)) * 20_000
+    for name in AGGREGATIONS:
+        for preset in ALL_PRESETS:
+            w = weights_for(logits, preset)
+            assert np.isfinite(lager.aggregate(logits, values, name, preset, w)).all()
+    # Large alike, and apart by little: what is common must not eat the difference.
+    near = np.full((2, 31, 5), 20_000.0)
+    near[..., 1] += 0.25
+    expected = (softmax(np.array([0, 0.25, 0, 0, 0])) * values).sum()
+    found = lager.aggregate(near, values, "lager_wo", PRESETS["paper"])
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", AGGREGATIONS)
+def test_the_same_under_jit_and_from_fewer_bits(name):
+    rng, values = np.random.default_rng(1), np.arange(1, 6)
+    logits = np.round(rng.normal(size=(6, 2, 4, 5)) * 4)
+    w = weights_for(logits, PRESETS["repository"])
+    run = jax.jit(lager.aggregate, static_argnames=("aggregation", "preset"))
+    one = lager.aggregate(logits, values, name, PRESETS["repository"], w)
+    other = run(logits.astype(jax.numpy.bfloat16), values, name, PRESETS["repository"], w)
+    assert other.dtype == np.float32
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    single = [lager.aggregate(x, values, name, PRESETS["repository"], w) for x in logits]
+    np.testing.assert_allclose(one, single, atol=1e-5)
+
+
+def test_of_equally_likely_values_the_first_is_taken():
+    logits = np.zeros((2, 3, 5))
+    assert lager.aggregate(logits, range(1, 6), "direct", PRESETS["paper"]) == 1
+    assert lager.aggregate(logits, range(1, 6), "e_score", PRESETS["paper"]) == pytest.approx(3)
+
+
+def test_what_cannot_be_aggregated_is_refused():
+    logits, values, paper = np.zeros((3, 2, 4, 5)), range(1, 6), PRESETS["paper"]
+    with pytest.raises(ValueError, match=r"no aggregation 'mean': lager_w, .*direct"):
+        lager.aggregate(logits, values, "mean", paper)
+    for name in WEIGHTED:
+        with pytest.raises(ValueError, match=f"{name} needs the layers' weights"):
+            lager.aggregate(logits, values, name, paper)
+    with pytest.raises(ValueError, match=r"shape \(4,\), but the preset uses 3 layers"):
+        lager.aggregate(logits, values, "lager_w", PRESETS["repository"], np.full(4, 0.25))
+    with pytest.raises(ValueError, match=r"weights has shape \(3,\)"):
+        lager.distribution(logits, paper, np.full(3, 1 / 3))
+    with pytest.raises(ValueError, match="there are 5 candidates"):
+        lager.aggregate(logits, range(1, 5), "direct", paper)
+    for shape in ((2, 5), (3, 4, 5), (2, 1, 5), ()):
+        with pytest.raises(ValueError, match=r"must be \[\.\.\., 2, L \+ 1, S\]"):
+            lager.aggregate(np.zeros(shape), values, "direct", paper)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"layers": "last"}, "layers is 'last'; it must be one of all, without_last"),
+        ({"norm": "both"}, "norm is 'both'"),
+        ({"error": "cubed"}, "error is 'cubed'"),
+        ({"mix": 1.5}, "mix is 1.5"),
+        ({"mix": float("nan")}, "mix is nan"),
+    ],
+)
+def test_a_preset_that_cannot_be_is_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(PRESETS["paper"], **change)

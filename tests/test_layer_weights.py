@@ -1,0 +1,398 @@
+"""Layer weights: planted ones are found, noise gives none, and no fold sees its own scores."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hs2jax.evaluation.statistics import pearson, ranks
+from hs2jax.judging import lager, layer_weights, weight_recipes
+from hs2jax.judging.lager import PRESETS
+from hs2jax.judging.layer_weights import RECIPES
+
+OURS, PAPER, REPOSITORY = (PRESETS[name] for name in ("recommended", "paper", "repository"))
+VALUES = np.arange(1, 6)
+
+
+def softmax(x):
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def both_norms(layers):
+    """[N, L + 1, S] -> [N, 2, L + 1, S]."""
+    return np.stack([layers, layers], axis=1)
+
+
+def noise(rng, N, entries=8, S=5, spread=3.0):
+    return both_norms(rng.normal(size=(N, entries, S)) * spread)
+
+
+def informative(rng, targets, values=VALUES, error=0.7):
+    """Logits [N, S] of a layer that knows the targets but for an error."""
+    seen = targets + error * rng.normal(size=len(targets))
+    return -((values - seen[:, None]) ** 2)
+
+
+def planted(rng, N, *, at=3, entries=8, spread=3.0):
+    """Readings with one informative layer among noise, targets, and clusters of two."""
+    targets = rng.integers(1, 6, size=N).astype(float)
+    logits = noise(rng, N, entries, spread=spread)
+    logits[:, :, at] = informative(rng, targets)[:, None]
+    return logits, targets, np.arange(N) // 2
+
+
+def spearman(scores, targets):
+    return pearson(ranks(np.asarray(scores)), ranks(np.asarray(targets)))
+
+
+def untuned(logits, preset):
+    return lager.aggregate(logits, VALUES, "lager_wo", preset)
+
+
+def mean_loss(logits, targets, values, preset, weights):
+    """The loss by its definition, in float64 and one sample at a time."""
+    total = 0.0
+    for z, target in zip(
+        np.asarray(lager.used_layers(logits, preset), float), targets, strict=True
+    ):
+        p = softmax(sum(w * layer for w, layer in zip(weights, z, strict=True)))
+        if preset.whole_targets:
+            target = np.floor(target)
+        low = min(int(np.floor(target)) - values[0], len(values) - 2)
+        share = target - values[low]
+        entropy = -(1 - share) * np.log(p[low]) - share * np.log(p[low + 1])
+        difference = (p * np.array(values)).sum() - target
+        error = difference**2 if preset.error == "squared" else abs(difference)
+        total += preset.mix * entropy + (1 - preset.mix) * error
+    return total / len(targets)
+
+
+@pytest.mark.parametrize("preset", [OURS, REPOSITORY], ids=["recommended", "repository"])
+def test_planted_weights_are_recovered_from_sampled_scores(preset):
+    rng = np.random.default_rng(0)
+    truth = np.array([0.5, 0.0, 0.3, 0.05, 0.15])
+    logits = noise(rng, 6_000, entries=6 if preset.layers == "without_last" else 5)
+    p = softmax(np.einsum("l,nls->ns", truth, logits[:, 0, :5]))
+    targets = (p.cumsum(axis=1) < rng.random((len(p), 1))).sum(axis=1) + 1.0
+    found = layer_weights.fit(logits, targets, VALUES, preset, recipe="converged")
+    np.testing.assert_allclose(found.weights, truth, atol=0.03)
+    assert found.after < found.before
+    # One pass of small steps goes the same way, and not as far.
+    one_pass = layer_weights.fit(logits, targets, VALUES, preset, recipe="published")
+    assert np.corrcoef(one_pass.weights, truth)[0, 1] > 0.95
+    assert found.after < one_pass.after < one_pass.before
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+@pytest.mark.parametrize("at", [0, 6])
+def test_the_informative_layer_is_found_among_noise(recipe, preset, at):
+    rng = np.random.default_rng(1)
+    logits, targets, clusters = planted(rng, 400, at=at)
+    result = layer_weights.cross_validate(
+        logits, targets, clusters, VALUES, preset, recipe=recipe, folds=3
+    )
+    assert (result.weights.argmax(axis=1) == at).all()
+    # One pass over 267 samples moves each free parameter by 0.67 at most.
+    assert result.mean[at] > (0.75 if recipe == "converged" else 1.5 / result.weights.shape[1])
+    tuned = spearman(result.scores["lager_w"], targets)
+    assert tuned > spearman(untuned(logits, preset), targets) + 0.05
+    assert result.after < result.before
+    # The noise of other samples is as good as one's own; the informative layer's is not.
+    order = rng.permutation(len(targets))
+    others = logits[order]
+    others[:, :, at] = logits[:, :, at]
+    again = layer_weights.fit(others, targets, VALUES, preset, clusters=clusters, recipe=recipe)
+    assert again.weights.argmax() == at
+    lost = logits.copy()
+    lost[:, :, at] = logits[order][:, :, at]
+    without = layer_weights.cross_validate(
+        lost, targets, clusters, VALUES, preset, recipe=recipe, folds=3
+    )
+    assert abs(spearman(without.scores["lager_w"], targets)) < 0.2
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_permuted_labels_give_no_gain_on_held_out_folds(recipe):
+    gains, losses, in_sample = [], [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        # Layers that are alike, so that no weights fit the labels' mere frequencies better.
+        logits = noise(rng, 120, entries=6, spread=1.0)
+        logits += informative(rng, targets := rng.integers(1, 6, size=120).astype(float))[
+            :, None, None
+        ]
+        labels = rng.permutation(targets)
+        result = layer_weights.cross_validate(
+            logits, labels, np.arange(120) // 2, VALUES, OURS, recipe=recipe, seed=seed
+        )
+        even = spearman(untuned(logits, OURS), labels)
+        gains.append(spearman(result.scores["lager_w"], labels) - even)
+        losses.append(result.after - result.before)
+        fit = layer_weights.fit(logits, labels, VALUES, OURS, recipe=recipe, seed=seed)
+        in_sample.append(fit.before - fit.after)
+    # There was something to be fooled by: on their own samples, weights did gain.
+    assert np.mean(in_sample) > 0
+    for gain in (np.array(gains), -np.array(losses)):
+        assert gain.mean() <= 2 * gain.std(ddof=1) / np.sqrt(len(gain))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_fold_does_not_see_its_own_scores(recipe):
+    logits, targets, clusters = planted(np.random.default_rng(2), 90)
+    fractions = np.clip(targets + 0.25, 1, 5)
+
+    def run(scores):
+        return layer_weights.cross_validate(
+            logits, scores, clusters, VALUES, OURS, folds=3, recipe=recipe
+        )
+
+    first = run(fractions)
+    for f in range(3):
+        held = first.fold == f
+        changed = np.where(held, 6 - fractions, fractions)
+        second = run(changed)
+        np.testing.assert_array_equal(second.weights[f], first.weights[f])
+        for name, scores in first.scores.items():
+            np.testing.assert_array_equal(second.scores[name][held], scores[held])
+            if "max" not in name:
+                assert (second.scores[name][~held] != scores[~held]).any()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_folds_weights_are_those_of_a_fit_without_it(recipe):
+    # 30 samples in three folds: 20 to fit on, which fill fewer batches than all would.
+    logits, targets, clusters = planted(np.random.default_rng(12), 30)
+    result = layer_weights.cross_validate(
+        logits, targets, clusters, VALUES, OURS, folds=3, recipe=recipe
+    )
+    for f, weights in enumerate(result.weights):
+        rest = result.fold != f
+        alone = layer_weights.fit(
+            logits[rest], targets[rest], VALUES, OURS, clusters=clusters[rest], recipe=recipe
+        )
+        np.testing.assert_allclose(weights, alone.weights, atol=1e-4)
+
+
+@given(
+    members=st.lists(st.sampled_from("abcdefgh"), min_size=30, max_size=30).filter(
+        lambda members: len(set(members)) >= 3
+    ),
+    folds=st.integers(2, 3),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=10)
+def test_clusters_stay_together_and_every_sample_is_scored(members, folds, seed):
+    clusters, N = np.array(members), len(members)
+    rng = np.random.default_rng(seed)
+    logits, targets = noise(rng, N, entries=3), rng.uniform(1, 5, size=N)
+    result = layer_weights.cross_validate(
+        logits, targets, clusters, VALUES, OURS, folds=folds, seed=seed
+    )
+    of = {name: set(result.fold[clusters == name]) for name in clusters}
+    assert all(len(each) == 1 for each in of.values())
+    per_fold = np.bincount([each.pop() for each in of.values()], minlength=folds)
+    assert len(per_fold) == folds
+    assert np.ptp(per_fold) <= 1
+    assert list(result.scores) == list(lager.WEIGHTED)
+    assert result.weights.shape == (folds, 3)
+    np.testing.assert_allclose(result.mean, result.weights.mean(axis=0))
+    for f, weights in enumerate(result.weights):
+        held = result.fold == f
+        for name, scores in result.scores.items():
+            expected = lager.aggregate(logits, VALUES, name, OURS, weights)
+            np.testing.assert_allclose(scores[held], np.asarray(expected)[held], atol=1e-5)
+
+
+@given(
+    case=st.sampled_from(
+        [
+            (range(1, 6), 2, REPOSITORY),
+            (range(1, 10), 6, REPOSITORY),
+            (range(1, 6), 6, PAPER),
+            (range(10), 2, OURS),
+        ]
+    ),
+    recipe=st.sampled_from(RECIPES),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=20)
+def test_losses_are_as_defined_and_weights_a_distribution(case, recipe, seed):
+    (values, entries, preset), N = case, 13
+    rng = np.random.default_rng(seed)
+    logits = noise(rng, N, entries, len(values))
+    targets = rng.uniform(values[0], values[-1], size=N)
+    targets[:3] = values[0], values[-1], values[1]
+    found = layer_weights.fit(logits, targets, values, preset, recipe=recipe, seed=seed % 7)
+    used = entries - (preset.layers == "without_last")
+    assert found.weights.shape == (used,)
+    assert found.weights.dtype == np.float32
+    assert (found.weights > 0).all()
+    assert found.weights.sum() == pytest.approx(1, abs=1e-5)
+    for weights, loss in (
+        (np.full(used, 1 / used), found.before),
+        (found.weights.astype(float), found.after),
+    ):
+        assert loss == pytest.approx(mean_loss(logits, targets, values, preset, weights), rel=1e-4)
+    assert (found.samples, found.recipe, found.seed) == (N, recipe, seed % 7)
+    if recipe == "published":
+        assert found.steps == 4  # 13 samples in batches of 4.
+    again = layer_weights.fit(logits, targets, values, preset, recipe=recipe, seed=seed % 7)
+    np.testing.assert_array_equal(again.weights, found.weights)
+
+
+def test_the_published_first_step_is_adams():
+    """Adam's first step moves every parameter by the rate, whatever the size of the gradient."""
+    rng = np.random.default_rng(3)
+    logits, targets = noise(rng, 4, entries=6), np.array([1.0, 2.5, 4.0, 5.0])
+    found = layer_weights.fit(logits, targets, VALUES, PAPER, recipe="published")
+    assert found.steps == 1
+    step = np.log(found.weights.astype(float))
+    step -= (step.max() + step.min()) / 2
+    np.testing.assert_allclose(np.abs(step), 0.01, atol=1e-5)
+    for layer in range(6):
+        up, down = (softmax(sign * 1e-3 * np.eye(6)[layer]) for sign in (1, -1))
+        slope = mean_loss(logits, targets, VALUES, PAPER, up) - mean_loss(
+            logits, targets, VALUES, PAPER, down
+        )
+        assert np.sign(step[layer]) == -np.sign(slope)
+
+
+@pytest.mark.parity
+def test_the_published_recipe_is_pytorchs_adam():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(4)
+    # Samples that are all the same, so that their order makes no difference.
+    logits = np.repeat(noise(rng, 1, entries=6), 41, axis=0)
+    found = layer_weights.fit(logits, np.full(41, 4.0), VALUES, OURS, recipe="published")
+    free = torch.zeros(6, requires_grad=True)
+    optimizer = torch.optim.Adam([free], lr=0.01)
+    layers, values = torch.tensor(logits[0, 1]).float(), torch.arange(1.0, 6.0)
+    for _ in range(11):
+        aggregated = torch.softmax(free, 0) @ layers
+        entropy = torch.nn.functional.cross_entropy(aggregated, torch.tensor(3))
+        error = (torch.softmax(aggregated, 0) @ values - 4.0) ** 2
+        optimizer.zero_grad()
+        (OURS.mix * entropy + (1 - OURS.mix) * error).backward()
+        optimizer.step()
+    assert found.steps == 11
+    np.testing.assert_allclose(found.weights, torch.softmax(free, 0).detach(), atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_layers_have_no_order(recipe):
+    rng = np.random.default_rng(5)
+    logits, targets, clusters = planted(rng, 100)
+    order = rng.permutation(8)
+    one, other = (
+        layer_weights.fit(x, targets, VALUES, OURS, clusters=clusters, recipe=recipe)
+        for x in (logits, logits[:, :, order])
+    )
+    np.testing.assert_allclose(other.weights, one.weights[order], atol=1e-3)
+
+
+def test_fractions_count_whole_in_the_repository_and_are_shared_out_elsewhere():
+    logits, targets, clusters = planted(np.random.default_rng(6), 60)
+    fractions = np.where(targets < 5, targets + 2 / 3, targets)
+    for preset in PRESETS.values():
+        one, other = (
+            layer_weights.fit(logits, x, VALUES, preset, clusters=clusters)
+            for x in (targets, fractions)
+        )
+        assert (one.weights == other.weights).all() == preset.whole_targets
+        assert (one.before == other.before) == preset.whole_targets
+
+
+@pytest.mark.parametrize("spread", [50.0, 2_000.0, 20_000.0])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_huge_noise_stays_finite_and_the_small_informative_layer_is_found(spread, recipe):
+    logits, targets, clusters = planted(np.random.default_rng(7), 200, spread=spread)
+    found = layer_weights.fit(logits, targets, VALUES, PAPER, clusters=clusters, recipe=recipe)
+    assert np.isfinite([*found.weights, found.before, found.after]).all()
+    assert found.weights.argmax() == 3
+    assert found.after < found.before
+    if recipe == "converged":
+        score = lager.aggregate(logits, VALUES, "lager_w", PAPER, found.weights)
+        assert spearman(score, targets) > 0.75
+
+
+def test_the_converged_recipe_is_stopped_by_clusters_it_does_not_fit_on(monkeypatch):
+    calls, run = [], weight_recipes.converged
+
+    def spy(samples, train, held, preset):
+        calls.append((samples, train, held))
+        return run(samples, train, held, preset)
+
+    monkeypatch.setattr(weight_recipes, "converged", spy)
+    clusters = np.arange(60) // 3
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        # Nothing to be learnt, and much to be learnt by heart.
+        logits, targets = noise(rng, 60, entries=20), rng.uniform(1, 5, size=60)
+        found = layer_weights.fit(
+            logits, targets, VALUES, OURS, clusters=clusters, recipe="converged", seed=seed
+        )
+        samples, train, held = calls[-1]
+        assert (train ^ held).all()
+        assert not set(clusters[train]) & set(clusters[held])
+        assert held.sum() == 12
+        even, fitted = (
+            np.asarray(weight_recipes.losses(weights, samples, OURS))[held].mean()
+            for weights in (np.full(20, 0.05, np.float32), found.weights)
+        )
+        assert fitted <= even + 1e-5
+        assert found.steps < weight_recipes.MOST_STEPS / 2
+    assert len({tuple(held) for _, _, held in calls}) > 1
+
+
+def test_the_converged_recipe_stops_at_even_weights_where_none_are_better():
+    rng = np.random.default_rng(8)
+    same = np.repeat(noise(rng, 60, entries=1), 5, axis=2)
+    found = layer_weights.fit(same, rng.uniform(1, 5, 60), VALUES, OURS, recipe="converged")
+    np.testing.assert_allclose(found.weights, 0.2, atol=1e-5)
+
+
+BAD_SAMPLES = [
+    ({"targets": [1, 2, 6, 3]}, "target 2 is 6, outside the scale from 1 to 5"),
+    ({"targets": [1, 0.9, 2, 3]}, "target 1 is 0.9, outside"),
+    ({"targets": [1, 2, 3, None]}, "target 3 is nan, outside"),
+    ({"targets": [1, 2, 3]}, r"got shapes \(4, 2, 3, 5\), \(3,\) and \(5,\)"),
+    ({"logits": np.zeros((4, 2, 3, 4))}, r"got shapes \(4, 2, 3, 4\)"),
+    ({"logits": np.zeros((4, 3, 5))}, r"got shapes \(4, 3, 5\)"),
+    ({"logits": np.zeros((0, 2, 3, 5)), "targets": []}, "with N above 0"),
+    ({"logits": np.full((4, 2, 3, 5), np.inf)}, "the reading of sample 0 has logits that are not"),
+    ({"values": [1, 2, 2, 3, 4]}, "two or more rising values"),
+    ({"values": [1]}, "two or more rising values"),
+    ({"clusters": ["a", "b"]}, "there are 2 clusters for 4 samples"),
+    ({"recipe": "quick"}, "recipe is 'quick'; it must be one of published, converged"),
+    ({"recipe": "converged", "clusters": ["a"] * 4}, "holds out a part of the clusters"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BAD_SAMPLES)
+def test_what_cannot_be_fitted_is_refused(change, words):
+    arguments = {
+        "logits": np.zeros((4, 2, 3, 5)),
+        "targets": [1, 2, 3, 5],
+        "values": VALUES,
+        "preset": OURS,
+    }
+    layer_weights.fit(**arguments)
+    with pytest.raises(ValueError, match=words):
+        layer_weights.fit(**arguments | change)
+
+
+def test_only_used_readings_must_be_finite():
+    logits, targets, clusters = planted(np.random.default_rng(9), 20)
+    logits[4, 0, 1, 2] = np.nan
+    layer_weights.fit(logits, targets, VALUES, OURS, clusters=clusters)
+    with pytest.raises(ValueError, match="sample 4 has logits that are not finite"):
+        layer_weights.fit(logits, targets, VALUES, PAPER, clusters=clusters)
+
+
+@pytest.mark.parametrize("folds", [1, 11])
+def test_folds_need_a_cluster_each(folds):
+    logits, targets, clusters = planted(np.random.default_rng(10), 20)
+    with pytest.raises(ValueError, match=f"in {folds} folds .* there are 10 clusters"):
+        layer_weights.cross_validate(logits, targets, clusters, VALUES, OURS, folds=folds)

@@ -1,0 +1,314 @@
+"""The pairwise judge: what must hold whatever the logits, planted judges, and a real tiny one."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from planted_judge import TOO_LONG, PlantedJudge
+from test_judge import CRITERIA, TALKS, small_judge
+
+from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
+from hs2jax.judging import lager, pairwise
+from hs2jax.judging.judge import Reading
+from hs2jax.judging.pairwise import WAYS, asked, compare, describe, evaluate, margins
+
+HELPFUL = CRITERIA[0]
+WEIGHTS = np.float32([0.1, 0.2, 0.3, 0.4])
+UNTUNED = [name for name in lager.AGGREGATIONS if name not in lager.WEIGHTED]
+
+
+def weights_of(preset) -> np.ndarray:
+    used = 3 if preset.layers == "without_last" else 4
+    return WEIGHTS[:used] / WEIGHTS[:used].sum()
+
+
+def logits_of(way: str, seed: int = 0, scale: float = 1.0, pairs: int = 6) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    answers = {"pointwise": 5, "question": 2}[way]
+    return rng.normal(0, scale, (pairs, 2, 2, 4, answers)).astype(np.float32)
+
+
+def group(i: int, first: str, second: str, strength: float, prompt: str = "") -> Group:
+    turns = ({"role": "user", "content": prompt or f"Question {i}?"},)
+    return Group(turns, (first, second), strength=strength, source=f"rows.jsonl:{i}")
+
+
+def worth_groups(n: int = 12, prompts: int = 12) -> list[Group]:
+    """Responses that say what they are worth; the better one is now the first, now the second."""
+    rng = np.random.default_rng(0)
+    found = []
+    for i in range(n):
+        low, high = np.sort(rng.choice(np.arange(10, 50), 2, replace=False)) / 10
+        texts = (f"worth {low} of 5", f"worth {high} of 5")
+        found.append(group(i, *texts[:: 1 if i % 2 else -1], 2 if i % 2 else -2, f"Q{i % prompts}"))
+    return found
+
+
+class PlantedPairs(PlantedJudge):
+    """Scores what responses say they are worth; of two, A's logit is above B's by what A is worth
+    more and by a liking for A. broken: its logits are not finite where the text has this."""
+
+    def __init__(self, noise=(0.0, 0.0, 0.0, 0.0), sees=1.0, likes_a=0.0, broken="(nothing)"):
+        def worth(request, q):
+            return float(re.findall(r"worth ([\d.]+)", request.item)[-1])
+
+        super().__init__(worth, noise)
+        self.sees, self.likes_a, self.broken = sees, likes_a, broken
+
+    def _reading(self, request):
+        if self.broken in request.item:
+            return Reading(np.full((1, 2, 4, len(request.answers)), np.nan, np.float32))
+        if request.answers != ("A", "B"):
+            return super()._reading(request)
+        a, b = map(float, re.findall(r"worth ([\d.]+)", request.item))
+        logits = np.zeros((1, 2, 4, 2), np.float32)
+        logits[..., 0] = self.sees * (a - b) + self.likes_a
+        return Reading(logits)
+
+
+# Margins ----------------------------------------------------------------------------------------
+
+
+@given(
+    way=st.sampled_from(WAYS),
+    name=st.sampled_from(lager.AGGREGATIONS),
+    preset=st.sampled_from(sorted(lager.PRESETS)),
+    scale=st.sampled_from([0.1, 1.0, 30.0, 1000.0]),
+    seed=st.integers(0, 1000),
+)
+def test_swapping_the_responses_negates_the_margin(way, name, preset, scale, seed):
+    logits, preset = logits_of(way, seed, scale), lager.PRESETS[preset]
+    found = margins(logits, HELPFUL, way, name, preset, weights_of(preset))
+    swapped = margins(logits[:, ::-1], HELPFUL, way, name, preset, weights_of(preset))
+    assert found.shape == (6,)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(swapped, -found)
+    bound = 4 if way == "pointwise" else 0.5
+    assert np.abs(found).max() <= bound + 1e-6
+
+
+@given(
+    name=st.sampled_from(lager.AGGREGATIONS),
+    preset=st.sampled_from(sorted(lager.PRESETS)),
+    seed=st.integers(0, 1000),
+)
+def test_who_answers_alike_in_both_orders_has_no_preference(name, preset, seed):
+    logits, preset = logits_of("question", seed), lager.PRESETS[preset]
+    logits[:, 1] = logits[:, 0]
+    found = margins(logits, HELPFUL, "question", name, preset, weights_of(preset))
+    np.testing.assert_array_equal(found, 0)
+
+
+@given(seed=st.integers(0, 1000), weighted=st.booleans(), likes_a=st.sampled_from([0.0, 3.0]))
+def test_the_margin_of_a_question_is_the_mean_probability_and_has_the_sign_of_the_log_odds(
+    seed, weighted, likes_a
+):
+    preset, name = lager.PRESETS["recommended"], "lager_w" if weighted else "lager_wo"
+    logits = logits_of("question", seed)
+    logits[..., 0] += likes_a
+    found = margins(logits, HELPFUL, "question", name, preset, WEIGHTS)
+    weights = WEIGHTS if weighted else np.full(4, 0.25)
+    odds = np.einsum("poln,l->pon", logits[:, :, 1].astype(float), weights) @ [1, -1]
+    a = 1 / (1 + np.exp(-odds))
+    np.testing.assert_allclose(found, (a[:, 0] + 1 - a[:, 1]) / 2 - 0.5, atol=1e-6)
+    clear = np.abs(odds[:, 0] - odds[:, 1]) > 1e-4
+    np.testing.assert_array_equal(np.sign(found)[clear], np.sign(odds[:, 0] - odds[:, 1])[clear])
+
+
+@pytest.mark.parametrize("letter", [0, 1])
+@pytest.mark.parametrize("name", ["lager_wo", "lager_w", "e_score"])
+def test_a_strong_liking_for_a_letter_hides_no_preference(letter, name):
+    # Its probability is 1 to float32 in both orders.
+    logits = np.zeros((1, 2, 2, 4, 2), np.float32)
+    logits[..., letter] = 40
+    logits[:, 0, ..., 0] += 0.5  # A is the first response in one order, B in the other.
+    found = margins(logits, HELPFUL, "question", name, lager.PRESETS["recommended"], WEIGHTS)
+    assert 0 < found[0] < 1e-6
+
+
+def test_pointwise_margins_are_differences_of_scores():
+    logits, preset = logits_of("pointwise"), lager.PRESETS["paper"]
+    for name in lager.AGGREGATIONS:
+        found = margins(logits, HELPFUL, "pointwise", name, preset, WEIGHTS)
+        first, second = (
+            lager.aggregate(logits[:, i], np.arange(1, 6), name, preset, WEIGHTS) for i in (0, 1)
+        )
+        np.testing.assert_allclose(found, first - second, atol=1e-6)
+
+
+def test_what_is_asked():
+    first, second = asked("Q?", "ONE", "TWO", HELPFUL, "question", "rows:1")
+    assert first.item.index("ONE") < first.item.index("TWO")
+    assert second.item.index("TWO") < second.item.index("ONE")
+    assert first.questions == second.questions
+    assert first.answers == ("A", "B")
+    assert first.source == "rows:1"
+    alone = asked("Q?", "ONE", "TWO", HELPFUL, "pointwise")
+    assert [("ONE" in r.item, "TWO" in r.item) for r in alone] == [(True, False), (False, True)]
+    with pytest.raises(ValueError, match="way is 'both'; it must be one of pointwise, question"):
+        asked("Q?", "one", "two", HELPFUL, "both")
+    with pytest.raises(ValueError, match="way is 'both'"):
+        margins(logits_of("question"), HELPFUL, "both", "direct", lager.PRESETS["paper"])
+
+
+# Evaluation -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("likes_a", [0.0, 20.0, -20.0])
+def test_the_better_response_is_found_whatever_the_letter_liked(tmp_path, likes_a):
+    groups = worth_groups()
+    result = evaluate(PlantedPairs(likes_a=likes_a), groups, HELPFUL, tmp_path, weights=WEIGHTS)
+    for rows in result["ways"].values():
+        assert list(rows) == list(lager.AGGREGATIONS)
+    for name in ("lager_w", "lager_wo", "e_score"):
+        for way in WAYS:
+            row = result["ways"][way][name]
+            assert (row["accuracy"], row["equal"], row["interval"][1]) == (1, 0, 1)
+        habits = [result["ways"]["question"][name][key] for key in ("consistency", "says_a")]
+        assert habits == {0: [1, 0.5], 20: [0, 1], -20: [0, 0]}[likes_a]
+    # Taking the likeliest letter, a liking for one leaves nothing to tell by.
+    assert result["ways"]["question"]["direct"]["equal"] == (0 if likes_a == 0 else 12)
+
+
+def test_a_judge_that_always_says_a_is_at_chance(tmp_path):
+    judge = PlantedPairs(sees=0.0, likes_a=5.0)
+    result = evaluate(judge, worth_groups(), HELPFUL, tmp_path)
+    assert list(result["ways"]["question"]) == UNTUNED
+    for row in result["ways"]["question"].values():
+        assert row["accuracy"] == 0  # Strictly: a tie is wrong.
+        assert row["accuracy_half_credit"] == 0.5
+        assert (row["equal"], row["consistency"], row["says_a"]) == (12, 0, 1)
+
+
+def test_the_worse_response_is_preferred_by_a_judge_who_has_it_backwards(tmp_path):
+    result = evaluate(PlantedPairs(sees=-1.0), worth_groups(), HELPFUL, tmp_path)
+    row = result["ways"]["question"]["lager_wo"]
+    assert (row["accuracy"], row["accuracy_half_credit"], row["consistency"]) == (0, 0, 1)
+
+
+def test_a_result_says_what_it_is_of(tmp_path):
+    groups = [
+        *worth_groups(),
+        group(12, "worth 3.0", "worth 3.1", 0, "Tie"),
+        group(13, "worth 3.0", f"worth 3.1 {TOO_LONG}", 1),
+        group(14, "worth 3.0", "worth 3.1 broken", 1),
+        Group(({"role": "user", "content": "Unrated"},), ("one", "two")),
+    ]
+    record, done = Record(), []
+    result = evaluate(
+        PlantedPairs(broken="broken"),
+        groups,
+        HELPFUL,
+        tmp_path,
+        preset="paper",
+        record=record,
+        progress=done.append,
+    )
+    assert [result[key] for key in ("criterion", "preset", "weights_from", "pairs", "ties")] == [
+        "helpfulness",
+        "paper",
+        None,
+        12,
+        1,
+    ]
+    assert result["left_out"] == {"too long": 1, "not finite": 1}
+    assert record.too_long == 3  # Requests: the response alone, and both orders.
+    assert sum(done) == 4 * 14
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    text = describe(result)
+    assert "12 pairs of 12 prompts (left out: too long 1, not finite 1), 1 ties" in text
+    assert "question" in text
+    assert all(text.count(f"  {name} ") == 2 for name in UNTUNED)
+
+
+def test_longer_and_shorter_are_beside_it(tmp_path):
+    groups = [
+        group(0, "worth 2", "worth 1 and more", -1),
+        group(1, "worth 2", "worth 1 and more", -1),
+        group(2, "worth 1", "worth 2 and more", 1),
+        group(3, "worth 1", "worth 2", 1),
+    ]
+    result = evaluate(PlantedPairs(), groups, HELPFUL, tmp_path)
+    found = result["baselines"]
+    assert [found[key]["accuracy"] for key in ("longer", "shorter")] == [0.25, 0.5]
+    assert found["longer"]["equal"] == found["shorter"]["equal"] == 1
+    assert result["best_baseline"] == "shorter"
+    for row in result["ways"]["question"].values():
+        assert row["lead"] == row["accuracy"] - 0.5
+        assert row["lead_interval"][0] < row["lead"] <= row["lead_interval"][1]
+
+
+def test_pairs_of_one_prompt_are_no_independent_pairs(tmp_path):
+    def width(prompts):
+        # All pairs of even prompts are judged right, none of the odd ones.
+        groups = [
+            group(i, "worth 2", "worth 1", 1 if i % 2 else -1, f"Q{i % prompts}") for i in range(24)
+        ]
+        row = evaluate(PlantedPairs(), groups, HELPFUL, tmp_path)["ways"]["question"]["lager_wo"]
+        assert row["accuracy"] == 0.5
+        return row["interval"][1] - row["interval"][0]
+
+    assert width(4) > 1.5 * width(24)
+
+
+def test_nothing_to_compare_is_told(tmp_path):
+    with pytest.raises(ValueError, match="none of the groups has a preference"):
+        evaluate(PlantedPairs(), [group(0, "worth 1", "worth 2", 0)], HELPFUL, tmp_path)
+    with pytest.raises(ValueError, match=r"read none of the pairs \(left out: too long 1\)"):
+        evaluate(PlantedPairs(), [group(0, "worth 1", TOO_LONG, 1)], HELPFUL, tmp_path)
+    with pytest.raises(ValueError, match="another model or preset"):
+        evaluate(PlantedPairs(), worth_groups(), HELPFUL, tmp_path, weights=[0.5, 0.5])
+
+
+# A real judge -----------------------------------------------------------------------------------
+
+JUDGE = small_judge()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_chances_of_a_pair_and_its_swap_add_up_to_one(way, weights):
+    (prompt, first), (_, second) = TALKS[:2]
+    chance = compare(JUDGE, prompt, first, second, way=way, weights=weights)
+    swapped = compare(JUDGE, prompt, second, first, way=way, weights=weights)
+    assert abs(chance + swapped - 1) < 1e-5
+    assert 0 < chance < 1
+    assert abs(chance - 0.5) > 1e-3
+    assert abs(compare(JUDGE, prompt, first, first, way=way, weights=weights) - 0.5) < 1e-5
+    assert compare(JUDGE, prompt, first, second, CRITERIA[1], way=way, weights=weights) != chance
+
+
+def test_a_chance_by_scores_is_that_of_drawing_the_higher_one():
+    judge = PlantedPairs()
+    found = compare(judge, "Q?", "worth 4.0", "worth 3.5", HELPFUL, way="pointwise")
+    one, other = (np.exp(-((np.arange(1, 6) - worth) ** 2)) for worth in (4.0, 3.5))
+    joint = np.outer(one / one.sum(), other / other.sum())
+    expected = sum(
+        joint[i, j] * (1.0 if i > j else 0.5 if i == j else 0.0) for i in range(5) for j in range(5)
+    )
+    assert abs(found - expected) < 1e-6
+
+
+def test_a_language_model_judges_pairs(tmp_path):
+    groups = [group(i, talk[1], f"{talk[1]} Yes.", (-1) ** i) for i, talk in enumerate(TALKS)]
+    result = evaluate(JUDGE, groups, HELPFUL, tmp_path, weights=WEIGHTS)
+    assert (result["pairs"], result["left_out"]) == (3, {})
+    logits = np.stack(
+        [r.logits[0] for r in JUDGE.read(pairwise.requests(groups, HELPFUL, "question"))]
+    ).reshape(3, 2, 2, 4, 2)
+    expected = margins(
+        logits, HELPFUL, "question", "lager_w", lager.PRESETS["recommended"], WEIGHTS
+    )
+    assert result["ways"]["question"]["lager_w"]["accuracy"] == pytest.approx((expected > 0).mean())
+    # With the labels turned round, what was right is wrong.
+    turned = [group(i, *g.responses, -g.strength) for i, g in enumerate(groups)]
+    again = evaluate(JUDGE, turned, HELPFUL, tmp_path, weights=WEIGHTS)
+    for way in WAYS:
+        for name, row in result["ways"][way].items():
+            other = again["ways"][way][name]
+            assert row["equal"] == other["equal"]
+            assert row["accuracy_half_credit"] == pytest.approx(1 - other["accuracy_half_credit"])
