@@ -10,7 +10,13 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hs2jax.judging.correlation import MEASURES, correlations, paired
+from hs2jax.judging.correlation import (
+    MEASURES,
+    correlations,
+    mean_of_parts,
+    paired,
+    paired_mean_of_parts,
+)
 
 REFERENCES = {
     "spearman": scipy.stats.spearmanr,
@@ -239,3 +245,27 @@ def test_thousands_of_ratings_take_no_time():
         correlations(human, a, clusters)
     paired(human, a, b, clusters)
     assert time.perf_counter() - start < 10
+
+
+def test_the_mean_of_criteria_does_not_see_their_levels():
+    rng = np.random.default_rng(5)
+    human, a, b, clusters = judged(rng, 60, 4)
+    criterion = np.arange(len(human)) % 2
+    moved = a + 10 * criterion  # Of two criteria one is scored far higher by a.
+    found = mean_of_parts(human, moved, clusters, criterion)
+    each = [scipy.stats.spearmanr(human[criterion == k], a[criterion == k])[0] for k in (0, 1)]
+    assert found["value"] == pytest.approx(np.mean(each))
+    assert found["interval"][0] < found["value"] < found["interval"][1]
+    pooled = correlations(human, moved, clusters)["spearman"]["value"]
+    assert pooled < found["value"] - 0.1
+    # Of one criterion it is the correlation itself, with its interval.
+    one = mean_of_parts(human, a, clusters, np.zeros(len(a)))
+    assert one["value"] == pytest.approx(correlations(human, a, clusters)["spearman"]["value"])
+    assert one["interval"] == pytest.approx(
+        correlations(human, a, clusters)["spearman"]["interval"]
+    )
+    difference = paired_mean_of_parts(human, a, b, clusters, np.zeros(len(a)))
+    assert difference["p"] == pytest.approx(paired(human, a, b, clusters)["spearman"]["p"])
+    assert paired_mean_of_parts(human, a, moved, clusters, criterion)["difference"] == 0
+    constant = np.where(criterion == 0, 1.0, b)
+    assert mean_of_parts(human, constant, clusters, criterion) == {"value": None, "interval": None}

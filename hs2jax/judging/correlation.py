@@ -79,10 +79,53 @@ def paired(
     return {**found, "n": len(human), "left_out": left_out, "note": note}
 
 
+def mean_of_parts(
+    human: Sequence[float],
+    scores: Sequence[float],
+    clusters: Sequence[Hashable],
+    parts: Sequence[Hashable],
+) -> dict:
+    """{"value", "interval"} of the mean of Spearman's correlations within each of the `parts` [N].
+
+    Where parts are criteria, the correlation over all of them together is also that of the
+    criteria's means; this one is not. Both are None where that of a part is not defined, and the
+    interval alone as in `correlations`, as which it raises ValueError.
+    """
+    (human, scores), member, kept = _rows(clusters, human=human, scores=scores)
+    found = _within(human, scores, _numbers(parts)[kept])
+    if found is None:
+        return {"value": None, "interval": None}
+    return {"value": found[0], "interval": _interval(*found, member)}
+
+
+def paired_mean_of_parts(
+    human: Sequence[float],
+    a: Sequence[float],
+    b: Sequence[float],
+    clusters: Sequence[Hashable],
+    parts: Sequence[Hashable],
+) -> dict:
+    """{"difference", "interval", "p"} of that mean of scores `a` minus that of `b`, as `paired`."""
+    (human, a, b), member, kept = _rows(clusters, human=human, a=a, b=b)
+    number = _numbers(parts)[kept]
+    ours, theirs = _within(human, a, number), _within(human, b, number)
+    if ours is None or theirs is None:
+        return {"difference": None, "interval": None, "p": None}
+    return _difference(ours[0] - theirs[0], ours[1] - theirs[1], member)
+
+
 def _columns(
     clusters: Sequence[Hashable], **sides: Sequence[float]
 ) -> tuple[list[np.ndarray], np.ndarray, int]:
     """What all sides have, the cluster of each from 0 without gaps, and how many were left out."""
+    columns, member, kept = _rows(clusters, **sides)
+    return columns, member, int((~kept).sum())
+
+
+def _rows(
+    clusters: Sequence[Hashable], **sides: Sequence[float]
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """What all sides have, the cluster of each from 0 without gaps, and which those are."""
     columns = [np.asarray(side, float) for side in sides.values()]
     lengths = {name: len(column) for name, column in zip(sides, columns, strict=True)}
     if len({len(clusters), *lengths.values()}) > 1:
@@ -98,10 +141,14 @@ def _columns(
                 f"{name}[{at}] is {column[at]}: scores are finite, or NaN where there is none"
             )
     there = ~np.isnan(columns).any(axis=0)
-    numbers = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
-    member = np.array([numbers[cluster] for cluster in clusters], int)[there]
-    member = np.unique(member, return_inverse=True)[1]
-    return [column[there] for column in columns], member, int((~there).sum())
+    member = np.unique(_numbers(clusters)[there], return_inverse=True)[1]
+    return [column[there] for column in columns], member, there
+
+
+def _numbers(names: Sequence[Hashable]) -> np.ndarray:
+    """Equal names as equal numbers, from 0."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], int)
 
 
 def _undefined(human: np.ndarray, **scores: np.ndarray) -> str | None:
@@ -173,6 +220,23 @@ def _standardised(values: np.ndarray) -> np.ndarray:
 
 
 MEASURES = {"spearman": _spearman, "pearson": _pearson, "kendall": _kendall}
+
+
+def _within(
+    human: np.ndarray, scores: np.ndarray, part: np.ndarray
+) -> tuple[float, np.ndarray] | None:
+    """The mean of Spearman's correlations of the parts [N], and the influences on it; None where
+    one is not defined, or there is none."""
+    values, influence = [], np.zeros(len(human))
+    every = np.unique(part)
+    for one in every:
+        here = part == one
+        if _undefined(human[here], scores=scores[here]):
+            return None
+        value, own = _spearman(human[here], scores[here])
+        values.append(value)
+        influence[here] = own * len(human) / (here.sum() * len(every))
+    return (float(np.mean(values)), influence) if values else None
 
 
 # Intervals and p-values from influences, summed over clusters `member` [N] ------------------------

@@ -140,7 +140,7 @@ class Judge:
         any_template: take those that were fitted with other prompts, too. Raises ValueError for
         weights of another model, preset or template.
         """
-        template = prompts.key(self.model.tokenizer.chat_template)
+        template = prompts.key(self.model.tokenizer.chat_template or "")
         return layer_weights.load(
             path,
             checksum=checksum(self.model.params),

@@ -160,7 +160,11 @@ def agreement_verdict(criteria: Sequence[dict], top: str) -> Verdict:
     pooled = criteria[-1]
     scores, of = pooled["scores"], pooled["scores"][top]
     value, interval = of["spearman"]["value"], interval_of(of)
-    if is_above(of):
+    mean = of.get("criteria_mean")
+    within = {"spearman": mean}
+    if is_above(of) and mean and not is_above(within):
+        tone, label = "unsure", "Above chance over all criteria, not surely within them"
+    elif is_above(of):
         tone, label = "good", "Clearly above chance"
     elif value > 0:
         tone, label = "unsure", "Above chance, but not surely"
@@ -169,7 +173,16 @@ def agreement_verdict(criteria: Sequence[dict], top: str) -> Verdict:
     extent = f"95% interval {ends(interval)}" if interval else "without an interval"
     sentence = f"{top} follows people's ratings best"
     sentence += f" of {len(scores)} ways to score" if len(scores) > 1 else ""
-    sentence += f": Spearman {number(value)} ({extent}) over {count(pooled['n'], 'rating')}."
+    sentence += f": Spearman {number(value)} ({extent}) over {count(pooled['n'], 'rating')}"
+    sentence += ", all criteria pooled." if mean else "."
+    if mean:
+        extent = f"95% interval {ends(mean['interval'])}" if mean["interval"] else "no interval"
+        sentence += (
+            " That counts what differs between criteria, too; within a criterion it is "
+            f"{number(mean['value'])} in the mean ({extent})."
+        )
+    if len(scores) > 1:
+        sentence += " As the best of several, picked by these ratings, it looks a little too good."
     if len(criteria) > 2:
         weak = [c["name"] for c in criteria[:-1] if not is_above(c["scores"].get(top) or {})]
         if weak:

@@ -60,11 +60,17 @@ def set_tables(each: dict, evaluation: dict) -> list[Table]:
 def overall_table(pooled: dict) -> Table:
     people, scores = pooled["human"], pooled["scores"]
     missing = any(of.get("left_out") for of in scores.values())
+    several = any(of.get("criteria_mean") for of in scores.values())
     rows = [
         [
             name,
             value_of(of, "spearman"),
             ends(interval_of(of)),
+            *(
+                [value_of(of, "criteria_mean"), ends(interval_of(of, "criteria_mean"))]
+                if several
+                else []
+            ),
             value_of(of, "pearson"),
             value_of(of, "kendall"),
             distance(of.get("kl")),
@@ -75,12 +81,20 @@ def overall_table(pooled: dict) -> Table:
         ]
         for name, of in scores.items()
     ]
-    people = ["people", *[""] * 6, number(people["mean"], 2), number(people["sd"], 2)]
+    blank = [""] * (8 if several else 6)
+    people = ["people", *blank, number(people["mean"], 2), number(people["sd"], 2)]
     rows.append([*people, ""] if missing else people)
     columns = ["", "Spearman", "95% interval", "Pearson", "Kendall", "KL", "MSE", "mean", "sd"]
-    note = (
-        f"{count(pooled['n'], 'rating')}, all criteria pooled, as the paper does; so what differs "
-        "between criteria counts as well. KL and MSE: distance of the scores' distribution from "
+    note = f"{count(pooled['n'], 'rating')}. "
+    if several:
+        columns[3:3] = ["mean of criteria", "95% interval"]
+        note = (
+            f"{count(pooled['n'], 'rating')}, all criteria pooled, as the paper does; so what "
+            "differs between criteria counts as well, and a baseline that is fitted for each "
+            "criterion knows it. Mean of criteria: of Spearman within each, where it does not. "
+        )
+    note += (
+        "KL and MSE: distance of the scores' distribution from "
         "people's, for scores on the scale. Intervals count that ratings of one prompt hang "
         "together."
     )

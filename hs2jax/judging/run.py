@@ -137,6 +137,8 @@ def check(config) -> None:
         raise ValueError(
             f"config.fraction is {config.fraction}; expected a share of the rows, such as 0.1"
         )
+    if config.max_tokens < 0:
+        raise ValueError(f"config.max_tokens is {config.max_tokens}; expected 0 or more")
     if config.weights not in ("", CROSS_VALIDATE) and not Path(config.weights).is_file():
         raise FileNotFoundError(
             f"config.weights is {config.weights!r}: there is no such file; expected the "
@@ -180,9 +182,7 @@ def _use(config, found: Judge, model: dict, workdir: Path) -> dict:
     options = {"preset": config.preset, "weights": None, "seed": config.seed}
     if config.weights not in ("", CROSS_VALIDATE):
         # The paper fits weights once for a model, and uses them with every prompt and scale.
-        options["weights"] = found.load_weights(
-            config.weights, lager.PRESETS[config.preset], any_template=True
-        )
+        options["weights"] = _given_weights(config, found, any_template=True)
     if config.task == "selection":
         options |= {"fraction": config.fraction, "on_error": config.on_error}
         options["max_tokens"] = config.max_tokens or None
@@ -259,7 +259,7 @@ def _scores(config, found: Judge, model: dict, workdir: Path) -> dict:
         rated = evaluations.sets_of(config.validation)
         weights = fit([read(name, spec, False) for name, spec in rated], "validation")
     elif config.weights not in ("", CROSS_VALIDATE):
-        weights = found.load_weights(config.weights, preset)
+        weights = _given_weights(config, found)
     every = [read(name, spec, "ridge_probe" in wanted) for name, spec in sets]
     if config.weights == CROSS_VALIDATE or "ridge_probe" in wanted:
         for (_, spec), each in zip(sets, every, strict=True):
@@ -286,6 +286,13 @@ def _scores(config, found: Judge, model: dict, workdir: Path) -> dict:
         for name, each in items.items():
             item_files.write(workdir / "items" / f"{name}.jsonl", each)
     return {"template": template, "weights_from": weights_from, "sets": results}
+
+
+def _given_weights(config, found: Judge, **options) -> np.ndarray:
+    try:
+        return found.load_weights(config.weights, lager.PRESETS[config.preset], **options)
+    except ValueError as error:
+        raise ValueError(f"config.weights: {error}") from None
 
 
 def _check_folds(some: Samples, spec: str, folds: int) -> None:

@@ -122,12 +122,20 @@ def describe(result: dict) -> str:
     pooled = result["criteria"][-1]
     if pooled["human"] is None:
         return f"{result['name']}: {result['items']} responses judged, none rated by people"
-    lines = [f"{result['name']}: {pooled['n']} ratings of {result['items']} responses, Spearman"]
+    several = any("criteria_mean" in found for found in pooled["scores"].values())
+    heading = "Spearman, pooled and mean of criteria" if several else "Spearman"
+    lines = [f"{result['name']}: {pooled['n']} ratings of {result['items']} responses, {heading}"]
     for name, found in pooled["scores"].items():
-        value = found["spearman"]["value"]
-        shown = "none" if value is None else f"{value:.3f}"
-        lines.append(f"  {name:24}{shown}{tasks.describe_interval(found['spearman']['interval'])}")
+        kinds = ("spearman", "criteria_mean") if several else ("spearman",)
+        shown = "".join(f"{_shown(found[kind]):24}" for kind in kinds).rstrip()
+        lines.append(f"  {name:24}{shown}")
     return "\n".join(lines)
+
+
+def _shown(found: dict) -> str:
+    if found["value"] is None:
+        return "none"
+    return f"{found['value']:.3f}{tasks.describe_interval(found['interval'])}"
 
 
 def _spread(some: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -176,6 +184,15 @@ def _criterion(samples, scores, by_preset, values, name, places) -> dict:
         {"a": a, "b": b, **correlation.paired(some.human, here[a], here[b], some.clusters)}
         for a, b in _compared(here)
     ]
+    if len(set(some.criterion[rated].tolist())) > 1:
+        # Pooled, methods are also rewarded for what they say of criteria as such.
+        by = some.clusters, some.criterion
+        for way, score in here.items():
+            found = correlation.mean_of_parts(some.human, score, *by)
+            entry["scores"][way]["criteria_mean"] = found
+        for test in entry["tests"]:
+            a, b = here[test["a"]], here[test["b"]]
+            test["criteria_mean"] = correlation.paired_mean_of_parts(some.human, a, b, *by)
     entry["by_layer"] = {
         norm: _by_layer(some.logits[rated, n], values, people) for n, norm in enumerate(lager.NORMS)
     }
@@ -217,6 +234,8 @@ def _by_layer(logits: np.ndarray, values, people: np.ndarray) -> list[float | No
 
 
 def _items(samples: Samples, criteria, scores, preset: str, weights) -> list[dict]:
+    """A line for each sample. Its distribution is by the given weights, else by even ones, also
+    where weights are cross-validated."""
     chances = np.asarray(lager.distribution(samples.logits, lager.PRESETS[preset], weights))
     items = []
     for i, (g, r) in enumerate(samples.response):

@@ -1,0 +1,91 @@
+"""Small runs of `hs2jax judge` for tests: a tiny model, data for it, and what a run wrote."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import tiny
+
+from hs2jax.evaluation import items as item_files
+
+SET = "ratings-rated"  # Of the data that `flags` judges.
+CONFIGS = Path(__file__).parent.parent / "configs"
+CRITERIA = [
+    {"name": "helpfulness", "definition": "It helps."},
+    {"name": "verbosity", "definition": "It is long.", "levels": ["a", "b", "c", "d", "e"]},
+]
+
+
+def write(path: Path, rows) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def rated_rows(n: int) -> list[dict]:
+    """Two responses of each prompt, one of which nobody has rated by verbosity."""
+    return [
+        {
+            "prompt": f"Is {i} odd?",
+            "responses": [str(bool(i % 2)), "I forgot" + i % 7 * "."],
+            "ratings": [
+                {"helpfulness": 1 + 4 * i % 5, "verbosity": 1.5 if i % 3 else 1},
+                {"helpfulness": 1 + i % 3, "verbosity": 2 + i % 4 if i else None},
+            ],
+        }
+        for i in range(n)
+    ]
+
+
+OWN = [
+    {"prompt": "What is the capital of France?", "responses": ["Paris.", "Rome."]},
+    {
+        "messages": [
+            {"role": "user", "content": "How do I bake bread?"},
+            {"role": "assistant", "content": "Which flour have you got?"},
+            {"role": "user", "content": "Rye."},
+            {"role": "assistant", "content": "Mix it with water and yeast."},
+        ]
+    },
+]
+
+
+def prepare(folder: Path) -> Path:
+    """Writes what runs need: a language model, a reward model, criteria, data with and without
+    ratings."""
+    tiny.language_model(folder / "model", max_positions=4096)
+    tiny.save(
+        folder / "reward",
+        outputs=("helpfulness", "other"),
+        weights={"helpfulness": 0.0, "other": -2.0},
+        tied=False,
+    )
+    (folder / "criteria.json").write_text(json.dumps(CRITERIA))
+    write(folder / "rated.jsonl", rated_rows(8))
+    write(folder / "own.jsonl", OWN)
+    return folder
+
+
+def flags(here: Path, workdir: Path, config: str = "judge", model: str = "model", **settings):
+    given = {"data": f"ratings:{here / 'rated.jsonl'}", "criteria": here / "criteria.json"}
+    given |= settings
+    return [
+        f"--config={CONFIGS / config}.py:{here / model}",
+        f"--workdir={workdir}",
+        *(f"--config.{key}={value}" for key, value in given.items()),
+    ]
+
+
+def judged(workdir: Path) -> dict:
+    return json.loads((workdir / "judge.json").read_text(encoding="utf-8"))
+
+
+def items_of(workdir: Path, name: str = SET) -> list[dict]:
+    return item_files.read(workdir / "items" / f"{name}.jsonl")
+
+
+def column(items, way: str) -> np.ndarray:
+    return np.array([item["scores"][way] for item in items], float)
+
+
+def people(items) -> np.ndarray:
+    return np.array([item["human"] for item in items], float)
