@@ -1,5 +1,7 @@
 """The judge on tiny random models: one pass, whatever the rows, and no more than it needs."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,6 +112,13 @@ def test_states_give_the_same_logits():
     np.testing.assert_array_equal(found[0].states[0, 0], JUDGE.model.params["embed"][last])
 
 
+def test_states_give_the_same_logits_in_bfloat16():
+    judge = Judge(dataclasses.replace(JUDGE.model, dtype=jnp.bfloat16))
+    found, expected = judge.read(REQUESTS, states=True), judge.read(REQUESTS)
+    assert_same(found, expected)
+    assert np.abs(found[0].logits - JUDGE.read(REQUESTS)[0].logits).max() > 1e-3
+
+
 def sizes(jaxpr) -> set[tuple[int, ...]]:
     """The shapes of all arrays that a program makes, in its loops too."""
     found = set()
@@ -157,6 +166,7 @@ def test_a_judge_scores_conversations():
     expected = lager.aggregate(logits, np.arange(1, 6), "e_score", lager.PRESETS["recommended"])
     np.testing.assert_allclose([each.score for each in weighted], expected, atol=1e-5)
     assert JUDGE.score(talks, criterion="verbosity")[0] != JUDGE.score(talks)[0]
+    assert JUDGE.score([]) == []
 
 
 def test_a_judge_takes_a_file_of_its_own_weights_only(tmp_path):

@@ -216,6 +216,30 @@ def test_the_layers_verdict_goes_by_the_paired_test():
     assert said(comparison("lager_w", "e_score", None, None, None)) is None
     assert said(comparison("gpt_score", "direct", 0.1)) is None
     assert said() is None
+    # Over several criteria it says what is left within them.
+    pooled = comparison("lager_w", "e_score", -0.2)
+    pooled["criteria_mean"] = comparison("lager_w", "e_score", 0.06, p=0.12)["spearman"]
+    both = said(pooled)
+    assert both.label == "Tuned layers are worse than the last one, all criteria pooled"
+    assert "within criteria it differs by +0.060 from e_score (95% interval +0.010" in both.sentence
+    table = judge_tables.paired_table(
+        "", [{**pooled, **dict.fromkeys(("pearson", "kendall"), pooled["spearman"])}]
+    )
+    assert len(table.columns) == len(table.rows[0])
+    assert table.rows[0][4:7] == ["+0.060", "+0.010 to +0.110", "0.120"]
+
+
+def test_what_only_the_criteria_carry_is_not_called_clear():
+    pooled = criterion_of("all", e_score=(0.195, 0.125, 0.262), direct=(0.1, 0.05, 0.15))
+    pooled["scores"]["e_score"]["criteria_mean"] = {"value": -0.076, "interval": [-0.156, 0.006]}
+    parts = [criterion_of(name, e_score=(-0.1, -0.2, 0.0)) for name in ("help", "verbose")]
+    said = judge_report.agreement_verdict([*parts, pooled], "e_score")
+    assert (said.tone, said.label) == (
+        "unsure",
+        "Above chance over all criteria, not surely within them",
+    )
+    assert "within a criterion it is −0.076 in the mean" in said.sentence
+    assert "As the best of several, picked by these ratings" in said.sentence
 
 
 @pytest.mark.parametrize(

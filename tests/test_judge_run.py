@@ -242,6 +242,26 @@ def test_weights_are_fitted_to_the_validation_data_and_serve_again(here, validat
     assert not (tmp_path / "weights.json").exists()
 
 
+def test_weights_are_not_judged_by_what_they_were_fitted_to(here, tmp_path):
+    rated = f"ratings:{here / 'rated.jsonl'}"
+    told = fail(
+        "judge", *flags(here, tmp_path / "a", data=f"{rated}[:3]", validation=f"{rated}[:3]")
+    )
+    assert "config.validation: all of its prompts are in config.data, too" in told
+    wide = {
+        "data": f"{rated}[3:]",
+        "validation": f"{rated}[:5]",
+        "recipe": "published",
+        "on_error": "skip",
+    }
+    succeed("judge", *flags(here, tmp_path / "b", **wide))
+    apart = {"data": f"{rated}[5:]", "validation": f"{rated}[:3]", "recipe": "published"}
+    succeed("judge", *flags(here, tmp_path / "c", **apart))
+    found = [json.loads((tmp_path / run / "weights.json").read_text()) for run in "bc"]
+    assert found[0]["weights"] == found[1]["weights"]
+    assert found[0]["fitted"]["samples"] == found[1]["fitted"]["samples"]
+
+
 @pytest.mark.parametrize("what", ["model", "preset", "norm", "template", "file"])
 def test_weights_of_another_judge_are_refused(here, validated, tmp_path, what):
     path, settings = validated / "weights.json", {}
@@ -297,6 +317,12 @@ def test_published_ratings_from_0_are_judged_from_1(here, tmp_path):
     assert entries[2]["criteria"][0]["human"]["counts"] == [2, 2, 0, 0, 0]
     assert "lager_w" not in entries[0]["criteria"][0]["scores"]
     assert judged(tmp_path / "run")["weights_from"] is None
+    wide = {"name": "coherence", "definition": "It hangs together.", "scale": list(range(1, 10))}
+    one.write_text(json.dumps([wide]))
+    told = fail(
+        "judge", *flags(here, tmp_path / "wide", data=f"helpsteer:{attributes}", criteria=one)
+    )
+    assert "people rated from 0 to 4, and the criteria's scale is 1 to 9" in told
 
 
 def test_rows_are_judged_by_their_own_rubrics(here, tmp_path):

@@ -101,7 +101,7 @@ def test_chance_chooses_any_row(write, tmp_path):
     chance = result["choices"]["chance"]
     assert 0.1 < chance["overlap"] < 0.4
     assert abs(chance["spearman"]) < 0.15
-    assert chance["tied"] == 1
+    assert chance["tied"] == 0
 
 
 def test_weights_choose_by_the_layer_that_they_name(write, tmp_path):
@@ -221,6 +221,22 @@ def test_a_fraction_that_makes_no_sense(write, tmp_path, fraction):
 def test_one_row_is_always_chosen(write, tmp_path):
     result = selection.select(PlantedJudge(likes), write(rows(3)), tmp_path, fraction=0.01)
     assert result["selected"] == 1
+
+
+def test_a_file_that_is_named_twice_gives_each_row_once(write, tmp_path):
+    data = write(rows(20))
+    result = selection.select(PlantedJudge(likes), f"{data}[:10]+{data}[10:]", tmp_path)
+    assert (result["rows"], result["selected"]) == (20, 2)
+    assert len(lines(tmp_path / "selected.jsonl")) == 2
+
+
+def test_chance_decides_nothing_where_all_equals_are_chosen(write, tmp_path):
+    content = [row | {"output": f"quality {q}"} for row, q in zip(rows(4), "9911", strict=True)]
+    judge, data = PlantedJudge(likes, QUIET), write(content)
+    chosen = selection.select(judge, data, tmp_path, fraction=0.5)["choices"]["lager_wo"]
+    assert chosen["tied"] == 0
+    chosen = selection.select(judge, data, tmp_path, fraction=0.75)["choices"]["lager_wo"]
+    assert chosen["tied"] == 2
 
 
 def test_data_that_cannot_be_chosen_from(write, tmp_path):

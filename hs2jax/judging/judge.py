@@ -122,6 +122,8 @@ class Judge:
             criterion = criteria_files.find(criterion)
         groups = group_conversations(conversations)
         requests = [request for group in groups for request in requests_of(group, [criterion])]
+        if not requests:
+            return []
         logits = np.stack([reading.logits[0] for reading in self.read(requests, rows=rows)])
         values = np.asarray(criterion.scale, np.float32)
         way = "lager_wo" if weights is None else "lager_w"
@@ -228,8 +230,9 @@ class Judge:
         config, seen = self.model.config, None
         if states:
             seen = table.reshape(len(table), config.layers + 1, config.width)
-            norm = final_norm(self.model.params)
-            logits = np.moveaxis(np.array(lens(config, seen, self.columns(tokens), norm)), 0, 1)
+            # In the dtype of the pass, so that the norm is rounded alike.
+            exact, norm = jnp.asarray(seen, self.model.dtype), final_norm(self.model.params)
+            logits = np.moveaxis(np.array(lens(config, exact, self.columns(tokens), norm)), 0, 1)
         else:
             logits = table.reshape(len(table), 2, config.layers + 1, len(tokens))
         logits[:, 0, -1] = logits[:, 1, -1]

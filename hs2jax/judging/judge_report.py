@@ -18,6 +18,7 @@ from hs2jax.evaluation.report import Answer, Mistake, Section, Verdict
 from hs2jax.evaluation.tables import count
 from hs2jax.judging import judge_plots
 from hs2jax.judging.judge_tables import (
+    MEAN,
     best,
     ends,
     interval_of,
@@ -160,9 +161,8 @@ def agreement_verdict(criteria: Sequence[dict], top: str) -> Verdict:
     pooled = criteria[-1]
     scores, of = pooled["scores"], pooled["scores"][top]
     value, interval = of["spearman"]["value"], interval_of(of)
-    mean = of.get("criteria_mean")
-    within = {"spearman": mean}
-    if is_above(of) and mean and not is_above(within):
+    mean = of.get(MEAN)
+    if is_above(of) and mean and not is_above(of, MEAN):
         tone, label = "unsure", "Above chance over all criteria, not surely within them"
     elif is_above(of):
         tone, label = "good", "Clearly above chance"
@@ -215,16 +215,10 @@ def layers_verdict(pooled: dict, measure: str = "Spearman") -> Verdict | None:
     if not method:
         return None
     found, kind = tested[method], CROSS_LAYER[method]
-    parts = [
-        f"by {signed(test['difference'])} from {name}"
-        + (
-            f" (95% interval {ends(test['interval'], signed)}{_p(test.get('p'))})"
-            if test["interval"]
-            else " (without an interval)"
-        )
-        for name, test in found.items()
-    ]
-    first = next(iter(found.values()))
+    parts = [f"by {_difference(test)}" for test in found.items()]
+    name, first = next(iter(found.items()))
+    # Over several criteria a difference may be one of how they are placed against each other.
+    within = _test(pooled.get("tests") or [], method, name, MEAN)
     low, high = first["interval"] or (-1, 1)
     if low > 0:
         tone, label = "good", "beat the last one"
@@ -234,12 +228,23 @@ def layers_verdict(pooled: dict, measure: str = "Spearman") -> Verdict | None:
         tone, label = "unsure", "are better than the last one, but not surely"
     else:
         tone, label = "bad", "are not better than the last one"
-    return Verdict(
-        tone,
-        f"{kind.title()} layers {label}",
-        f"In {measure} the {kind} cross-layer score ({method}) differs "
-        f"{' and '.join(parts)}, on the same items.",
+    sentence = (
+        f"In {measure} the {kind} cross-layer score ({method}) differs {' and '.join(parts)}, on "
+        "the same items."
     )
+    if within:
+        label += ", all criteria pooled"
+        sentence += f" In the mean within criteria it differs by {_difference((name, within))}."
+    return Verdict(tone, f"{kind.title()} layers {label}", sentence)
+
+
+def _difference(of: tuple[str, dict]) -> str:
+    """The difference from a method, with what the test says of it."""
+    name, test = of
+    extent = "without an interval"
+    if test["interval"]:
+        extent = f"95% interval {ends(test['interval'], signed)}{_p(test.get('p'))}"
+    return f"{signed(test['difference'])} from {name} ({extent})"
 
 
 def _p(p: float | None) -> str:
@@ -252,8 +257,8 @@ def _p(p: float | None) -> str:
 def _test(tests: Sequence[dict], method: str, other: str, measure: str) -> dict | None:
     """The test of a method minus another, whichever way round it was made."""
     for test in tests:
-        found = test[measure]
-        if found["difference"] is None:
+        found = test.get(measure)
+        if not found or found["difference"] is None:
             continue
         if (test["a"], test["b"]) == (method, other):
             return found

@@ -7,6 +7,7 @@ from hs2jax.evaluation.tables import Table, count, duration, listing
 from hs2jax.judging import lager
 
 MEASURES = {"spearman": "Spearman", "pearson": "Pearson", "kendall": "Kendall"}
+MEAN = "criteria_mean"  # Of Spearman within each criterion; only where there are several.
 BASELINES = {
     "gpt_score": "mean log-probability of the response's tokens, after GPTScore",
     "ridge_probe": "linear regression on the model's states, by other prompts' ratings",
@@ -60,17 +61,13 @@ def set_tables(each: dict, evaluation: dict) -> list[Table]:
 def overall_table(pooled: dict) -> Table:
     people, scores = pooled["human"], pooled["scores"]
     missing = any(of.get("left_out") for of in scores.values())
-    several = any(of.get("criteria_mean") for of in scores.values())
+    several = any(of.get(MEAN) for of in scores.values())
     rows = [
         [
             name,
             value_of(of, "spearman"),
             ends(interval_of(of)),
-            *(
-                [value_of(of, "criteria_mean"), ends(interval_of(of, "criteria_mean"))]
-                if several
-                else []
-            ),
+            *([value_of(of, MEAN), ends(interval_of(of, MEAN))] if several else []),
             value_of(of, "pearson"),
             value_of(of, "kendall"),
             distance(of.get("kl")),
@@ -174,8 +171,13 @@ def paired_table(title: str, tests: Sequence[dict], folded: bool = False) -> Tab
             if key == "spearman":
                 row.append(ends(found["interval"], signed))
             row.append("" if found["p"] is None else probability(found["p"]))
+        if found := test.get(MEAN):
+            p = "" if found["p"] is None else probability(found["p"])
+            row[4:4] = [signed(found["difference"]), ends(found["interval"], signed), p]
         rows.append(row)
     columns = ["", "Spearman", "95% interval", "p", "Pearson", "p", "Kendall", "p"]
+    if any(test.get(MEAN) for test in tests):
+        columns[4:4] = ["mean of criteria", "95% interval", "p"]
     note = (
         "Differences of correlations on the same ratings; p counts that ratings of one prompt hang "
         "together. Of many tests some come out below 0.05 by chance: p is not corrected for that."
@@ -199,7 +201,7 @@ def presets_table(presets: dict, used: str) -> Table:
     ]
     columns = ["", *(cell for name in names for cell in (name, "95% interval"))]
     strong = tuple(i for i, preset in enumerate(presets) if preset == used)
-    note = f"Spearman over all criteria. All else here is by the preset {used!r}."
+    note = f"Spearman, all criteria pooled. All else here is by the preset {used!r}."
     return Table("Readings of the method (presets)", columns, rows, note, strong=strong)
 
 
@@ -239,8 +241,8 @@ def layers_table(layers: dict, weights: dict | None) -> Table:
     ]
     columns = ["layer", "without norm", "with final norm", *(["weight"] if mean else [])]
     note = (
-        "Spearman of each layer's own expected score. Layer 0 is the embedding; the last one is "
-        "after the final norm in both."
+        "Spearman of each layer's own expected score, all criteria pooled. Layer 0 is the "
+        "embedding; the last one is after the final norm in both."
     )
     return Table("By layer", columns, rows, note, folded=True)
 
@@ -309,9 +311,9 @@ def is_noise(of: dict) -> bool:
     return not interval or interval[0] <= 0 <= interval[1]
 
 
-def is_above(of: dict) -> bool:
+def is_above(of: dict, measure: str = "spearman") -> bool:
     """Whether it is above 0 by its interval."""
-    interval = interval_of(of)
+    interval = interval_of(of, measure)
     return bool(interval) and interval[0] > 0
 
 

@@ -232,6 +232,8 @@ def _scores(config, found: Judge, model: dict, workdir: Path) -> dict:
                 f"config.{key}: nobody has rated {config[key]} by any of "
                 f"{', '.join(each.name for each in chosen)}, so no weights can be fitted to it"
             )
+        if key == "validation":
+            every = _apart(every, config)
         fitted = layer_weights.fit(
             np.concatenate([each.logits for each in every]),
             np.concatenate([each.human for each in every]),
@@ -293,6 +295,28 @@ def _given_weights(config, found: Judge, **options) -> np.ndarray:
         return found.load_weights(config.weights, lager.PRESETS[config.preset], **options)
     except ValueError as error:
         raise ValueError(f"config.weights: {error}") from None
+
+
+def _apart(fitted_on: Sequence[Samples], config) -> list[Samples]:
+    """Without the prompts that are judged. Raises ValueError where nothing is left."""
+    groups = corpora.read(config.data, on_error=config.on_error, record=Record())
+    judged = {item_files.prompt_text(group) for group in groups}
+    left = [
+        each.take(np.flatnonzero([cluster not in judged for cluster in each.clusters]))
+        for each in fitted_on
+    ]
+    n, before = (sum(len(each.human) for each in some) for some in (left, fitted_on))
+    if not n:
+        raise ValueError(
+            "config.validation: all of its prompts are in config.data, too, and weights are not "
+            "judged by what they were fitted to: give other data, or "
+            f"config.weights={CROSS_VALIDATE}"
+        )
+    if n < before:
+        log.warning(
+            "config.validation: %d ratings are of prompts that are judged, and left", before - n
+        )
+    return left
 
 
 def _check_folds(some: Samples, spec: str, folds: int) -> None:

@@ -73,10 +73,16 @@ def read(
     record = Record()
     scale = prompts.scale_of(criteria)
     groups = list(corpora.read(spec, on_error=on_error, record=record))
-    shift = scale[0] if _from_zero(spec) else 0
+    from_zero = _from_zero(spec)
+    shift = scale[0] if from_zero else 0
     requests = [request for group in groups for request in requests_of(group, criteria)]
     places = [(g, r) for g, group in enumerate(groups) for r in range(len(group.responses))]
     rated = [[_rating(groups[g], r, each, shift) for each in criteria] for g, r in places]
+    if from_zero and scale[-1] - scale[0] != 4 and np.isfinite(rated).any():
+        raise ValueError(
+            f"{spec}: people rated from 0 to 4, and the criteria's scale is {scale[0]} to "
+            f"{scale[-1]}: give criteria of five values (config.criteria)"
+        )
     logits, seen, human, response = [], [], [], []
     with tasks.progress_of(name, len(requests)) as show:
         kept = readings.kept(judge, requests, folder, states=states, record=record, progress=show)

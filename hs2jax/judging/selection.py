@@ -75,7 +75,7 @@ def select(
     read the judge, the longest responses, the longest prompts, and chance: response and prompt
     (mean characters of what it chooses), overlap (share of it that was selected), spearman (with
     the way that was used, over all rows; None where a side is constant), tied (rows that are as
-    good as the last one it chooses: chance decides between them).
+    good as the last one it chooses, between which chance decides; 0 where it chooses all of those).
     Raises ValueError for settings that make no sense and where no row could be judged, and
     DataError for a malformed row or one with several responses.
     """
@@ -218,12 +218,13 @@ def _top(key: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def _choice(found, key, chosen, used_key, used) -> dict:
+    equal = key == key[chosen].min()
     return {
         "response": float(np.mean([found[i].response for i in chosen])),
         "prompt": float(np.mean([found[i].prompt for i in chosen])),
         "overlap": len(np.intersect1d(chosen, used)) / len(chosen),
         "spearman": statistics.pearson(statistics.ranks(key), statistics.ranks(used_key)),
-        "tied": int((key == key[chosen].min()).sum()),
+        "tied": int(equal.sum()) if equal.sum() > equal[chosen].sum() else 0,
     }
 
 
@@ -232,5 +233,6 @@ def _write_rows(path: Path, data: str, wanted: set[str]) -> None:
     with scratch.open("w", encoding="utf-8") as file:
         for source, row in corpora.raw(data):
             if source in wanted:
+                wanted.discard(source)  # A file that the spec names twice is read twice.
                 file.write(json.dumps(json.loads(row), ensure_ascii=False) + "\n")
     scratch.replace(path)

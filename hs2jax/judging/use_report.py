@@ -141,7 +141,8 @@ def knowledge_verdicts(result: dict) -> list[Verdict]:
             f"{name} tells unanswerable questions from others best of {len(scores)} ways to score: "
             f"AUC {number(auc['value'])} (95% interval {ends(auc['interval'])}; chance is 0.5) "
             f"over {count(result['n'], 'question')}, {result['unanswerable']:,} of them "
-            "unanswerable.",
+            "unanswerable. As the best of several, picked by these questions, it looks a little "
+            "too good.",
         )
     ]
     tone, label = _tone(f1, always, "calling everything unanswerable")

@@ -148,11 +148,12 @@ def judging() -> ConfigDict:
     config.condition = "forced"
     config.preset = "recommended"  # One of `judging.lager.PRESETS`: what is aggregated, and how.
     # Of the layers: "" for even ones, the weights.json of another run, or "cross-validate": fitted
-    # to the human ratings of the other folds, and saved as fitted to all.
+    # to the human ratings of the other folds, and saved as fitted to all. Emotions and knowledge
+    # are always cross-validated where no file is given.
     config.weights = ""
     config.validation = ""  # Rated data that weights are fitted on and that is not judged.
     config.recipe = "converged"  # converged | published: how weights are fitted.
-    config.folds = 5
+    config.folds = 5  # Of scores; emotions and knowledge have five.
     # Beside the judge's: gpt_score, ridge_probe, reward_model, joined with ",".
     config.baselines = ""
     config.reward_model = ""  # Folder or name, for the baseline of that name.
