@@ -6,6 +6,10 @@
     hs2jax evaluate --config=configs/evaluate.py:MODEL --config.data=FORMAT:FILE --workdir=FOLDER
     hs2jax expo     --config=configs/expo.py --config.initial=A --config.trained=B --workdir=FOLDER
     hs2jax judge    --config=configs/judge.py:MODEL --config.data=FORMAT:FILE --workdir=FOLDER
+    hs2jax sample   --config=configs/sample.py --config.data=FORMAT:FILE --workdir=FOLDER
+    hs2jax annotate --config=configs/annotate.py --config.data=FORMAT:FILE --workdir=FOLDER
+    hs2jax weigh    --config=configs/weigh.py --config.data=sampled:FILE --workdir=FOLDER
+    hs2jax steer    --config=configs/steering.py --config.policies=NAME=FOLDER --workdir=FOLDER
     hs2jax score    --model=NAME --data=FORMAT:FILE --output=FILE.jsonl
     hs2jax convert  --model=NAME --output=FOLDER
     hs2jax report   --workdir=FOLDER [--against=FOLDER]
@@ -22,16 +26,23 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+# What is done as a config file says: by several hosts together, or by one.
+DISTRIBUTED = (
+    *("run", "train", "evaluate", "expo", "judge"),
+    *("sample", "annotate", "weigh", "steer"),
+)
+CONFIGURED = (*DISTRIBUTED, "sweep")
+
 
 def define(verb: str, arguments: list[str]) -> flags.FlagValues:
     """The flags of a verb; the arguments say which keys of the config are flags too."""
     values = flags.FlagValues()
     text = {"default": None, "flag_values": values}
-    if verb in ("run", "train", "sweep", "evaluate", "expo", "judge"):
+    if verb in CONFIGURED:
         config_flags.DEFINE_config_file(
             "config", flag_values=values, lock_config=True, sys_argv=["hs2jax", *arguments]
         )
-    if verb in ("run", "train", "evaluate", "expo", "judge"):
+    if verb in DISTRIBUTED:
         flags.DEFINE_bool(
             "distributed", False, "Join the other hosts of a pod first.", flag_values=values
         )
@@ -43,7 +54,7 @@ def define(verb: str, arguments: list[str]) -> flags.FlagValues:
             flag_values=values,
         )
         flags.DEFINE_string("seeds", help="As in 0,1,2; default: the config's.", **text)
-    if verb in ("run", "train", "sweep", "evaluate", "expo", "judge", "report"):
+    if verb in (*CONFIGURED, "report"):
         flags.DEFINE_string("workdir", help="Folder of the run.", **text)
     if verb == "report":
         flags.DEFINE_string("against", help="Folder of an evaluation to compare with.", **text)
@@ -87,12 +98,26 @@ def define(verb: str, arguments: list[str]) -> flags.FlagValues:
 
 def run(options) -> None:
     """Works through a recipe's stages in order, and writes its report."""
+    from hs2jax.alignment import annotate, sample, steering, weigh
     from hs2jax.training import recipe, run_report
 
     check_verb(options.config, "run")
-    stages = recipe.run(options.config, options.workdir)
+    verbs = {
+        **recipe.VERBS,
+        "sample": sample.sample,
+        "annotate": annotate.annotate,
+        "weigh": weigh.weigh,
+        "steer": steering.steer,
+    }
+    stages = recipe.run(options.config, options.workdir, verbs)
     if is_first():
-        print(f"report: {run_report.write(options.workdir, stages)}")
+        done = [options.config[name].verb for name in options.config.stages]
+        shown = [stage for stage, verb in zip(stages, done, strict=True) if verb in recipe.VERBS]
+        if shown:
+            print(f"report: {run_report.write(options.workdir, shown)}")
+        for stage, verb in zip(stages, done, strict=True):
+            if verb == "steer":
+                print(f"report: {stage / 'report.html'}")
         models = [stage / "model" for stage in stages if (stage / "model").is_dir()]
         print(*(f"model: {model}" for model in models[-1:]))
 
@@ -157,6 +182,46 @@ def judge(options) -> None:
         print(f"{run.describe(result)}\nreport: {Path(options.workdir) / 'report.html'}")
 
 
+def sample(options) -> None:
+    """Samples responses to prompts, with or without attributes that they should have."""
+    from hs2jax.alignment import sample
+
+    check_verb(options.config, "sample")
+    result = sample.sample(options.config, options.workdir)
+    if is_first():
+        print(f"{sample.describe(result)}\nrows: {Path(options.workdir) / 'samples.jsonl'}")
+
+
+def annotate(options) -> None:
+    """Rates the responses of conversations with a reward model, in whole numbers, for SteerLM."""
+    from hs2jax.alignment import annotate
+
+    check_verb(options.config, "annotate")
+    result = annotate.annotate(options.config, options.workdir)
+    if is_first():
+        print(f"{annotate.describe(result)}\nrows: {Path(options.workdir) / 'annotated.jsonl'}")
+
+
+def weigh(options) -> None:
+    """Finds the log-probabilities of sampled responses that SteerLM 2.0 weighs them by."""
+    from hs2jax.alignment import weigh
+
+    check_verb(options.config, "weigh")
+    result = weigh.weigh(options.config, options.workdir)
+    if is_first():
+        print(f"{weigh.describe(result)}\nrows: {Path(options.workdir) / 'groups.jsonl'}")
+
+
+def steer(options) -> None:
+    """Measures how closely policies follow the attributes that they are asked for."""
+    from hs2jax.alignment import steering
+
+    check_verb(options.config, "steer")
+    result = steering.steer(options.config, options.workdir)
+    if is_first():
+        print(f"{steering.describe(result)}\nreport: {Path(options.workdir) / 'report.html'}")
+
+
 def score(options) -> None:
     """Scores groups, writes a line for each, and picks the best of their responses where asked."""
     import jax
@@ -200,6 +265,7 @@ def convert(options) -> None:
 
 def report(options) -> None:
     """Writes the page of a finished run or evaluation again, or compares two evaluations."""
+    from hs2jax.alignment import steering_report
     from hs2jax.evaluation import comparison_report
     from hs2jax.judging import judge_report
     from hs2jax.judging import run as judge_run
@@ -213,11 +279,19 @@ def report(options) -> None:
         print(comparison_report.write(options.against, options.workdir, place))
     elif (Path(options.workdir) / judge_report.FILE).exists():
         print(judge_run.write_report(options.workdir))
+    elif (Path(options.workdir) / steering_report.FILE).exists():
+        print(steering_report.write(options.workdir))
     else:
         print(run_report.write(options.workdir))
 
 
-VERBS = {f.__name__: f for f in (run, train, sweep, evaluate, expo, judge, score, convert, report)}
+VERBS = {
+    f.__name__: f
+    for f in (
+        *(run, train, sweep, evaluate, expo, judge, sample, annotate, weigh, steer),
+        *(score, convert, report),
+    )
+}
 # What only the config of a verb has, the first one that is found.
 KINDS = {
     "stages": "run",
@@ -225,6 +299,10 @@ KINDS = {
     "objective": "train",
     "initial": "expo",
     "criteria": "judge",
+    "conditions": "sample",
+    "every_turn": "annotate",
+    "prior": "weigh",
+    "policies": "steer",
     "data": "evaluate",
 }
 NEEDED = ("config", "workdir", "model", "data", "output")

@@ -35,8 +35,10 @@ def claim(workdir: Path, config) -> None:
 def begun(workdir: Path) -> bool:
     """Whether a run of this folder has got anywhere, so that its config is settled."""
     saved = any(each.name.isdigit() for each in (workdir / "checkpoints").glob("*"))
-    found = ("evaluation.json", "sweep.jsonl", "judge.json")
-    return saved or any((workdir / name).exists() for name in found)
+    found = ("evaluation.json", "sweep.jsonl", "judge.json", "result.json", "steering.json")
+    # Of a file of rows that has not all of them yet.
+    growing = any(workdir.glob("*.progress.json"))
+    return saved or growing or any((workdir / name).exists() for name in found)
 
 
 def note_not_finite(workdir: Path, step: int, rows: list[str], values: dict) -> None:

@@ -1,8 +1,9 @@
-"""A language model as one holds it in a notebook: load, and ask how likely a response is.
+"""A language model as one holds it in a notebook: load, ask how likely a response is, and sample.
 
     model = LanguageModel.load("smollm2-135m-instruct")
     talk = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
     model.log_probability([talk])
+    model.sample([talk[:1]], n=4, temperature=0.7, top_p=0.9)
 
 Axis letters: B rows, T tokens of a row, P tokens of a row whose probability is wanted, D width,
 V vocabulary.
@@ -18,15 +19,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hs2jax.data import chat, packing, templates
 from hs2jax.data.chat import Encoded
 from hs2jax.data.conversations import encode, group_conversations, join, share
+from hs2jax.data.groups import Group
 from hs2jax.data.loader import Batches
 from hs2jax.data.record import Record
-from hs2jax.models import hub, sharding
+from hs2jax.models import hub, sampler, sharding
 from hs2jax.models.config import Config
 from hs2jax.models.decoder import pick
 from hs2jax.models.log_probability import log_probabilities
-from hs2jax.prediction import hidden_states, plan_rows, to_host
+from hs2jax.models.next_token import Choice
+from hs2jax.prediction import gathered, hidden_states, plan_rows, to_host
 
 
 class LogProbability(NamedTuple):
@@ -37,13 +41,29 @@ class LogProbability(NamedTuple):
     tokens: np.ndarray
 
 
+class Sample(NamedTuple):
+    """A response that was sampled.
+
+    text: without what ended it. tokens int32 [tokens]: up to and with the end of turn, or the token
+    that completes a text of `stop`, where it finished; else as many as it might have.
+    log_probabilities f32 [tokens], in nats: of these tokens under the model itself, temperature 1
+    and nothing cut off. finished: whether it ended by itself.
+    """
+
+    text: str
+    tokens: np.ndarray
+    log_probabilities: np.ndarray
+    finished: bool
+
+
 @dataclasses.dataclass
 class LanguageModel:
     """A decoder with its vocabulary's output weights.
 
     params: the decoder's, with "unembed" [V, D], or without where "embed" serves as that. mesh:
     where the parameters live, None for the default device. dtype: of the computation; softmax is
-    always float32. name: as it was loaded.
+    always float32. name: as it was loaded. template: name of the chat template that the tokenizer
+    holds, "own" for its own. read: how the end of a turn is found, see `data.chat.encode`.
     """
 
     config: Config
@@ -52,13 +72,16 @@ class LanguageModel:
     name: str = ""
     mesh: jax.sharding.Mesh | None = None
     dtype: Any = jnp.float32
+    template: str = "own"
+    read: str = "end_of_turn"
 
     @classmethod
-    def load(cls, name, *, mesh=None, dtype=None) -> "LanguageModel":
+    def load(cls, name, *, template: str = "", mesh=None, dtype=None) -> "LanguageModel":
         """Loads a folder, a GGUF file, a hub id or a short name.
 
-        dtype: of the computation; None is float32 on CPU and bfloat16 elsewhere. Of a reward model
-        that still has its output weights, the language model is loaded and the head left.
+        template: one of `data.templates`; "" is what belongs to the checkpoint. dtype: of the
+        computation; None is float32 on CPU and bfloat16 elsewhere. Of a reward model that still has
+        its output weights, the language model is loaded and the head left.
         Raises ValueError where the checkpoint has no output weights or no tokenizer.
         """
         loaded = hub.load(name, mesh and (lambda _, shapes: sharding.shardings(shapes, mesh)))
@@ -71,7 +94,175 @@ class LanguageModel:
             raise ValueError(f"{name}: there is no tokenizer beside the model")
         if dtype is None:
             dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-        return cls(loaded.config, dict(loaded.params), loaded.tokenizer, str(name), mesh, dtype)
+        read = loaded.read
+        if template:
+            loaded.tokenizer.chat_template, read = templates.choose(template)
+        return cls(
+            loaded.config,
+            dict(loaded.params),
+            loaded.tokenizer,
+            str(name),
+            mesh,
+            dtype,
+            template or loaded.template,
+            read,
+        )
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[Mapping[str, str]]],
+        n: int = 1,
+        *,
+        condition: Mapping[str, int] | Sequence[Mapping[str, int]] | None = None,
+        **settings,
+    ) -> list[list[Sample]]:
+        """n responses to each prompt, a list of messages that ends with the user's.
+
+        condition: attribute values that the responses are asked to have (SteerLM), for all prompts
+        or one mapping for each. settings: see `sample_groups`, as are errors.
+        """
+        if condition is None or isinstance(condition, Mapping):
+            condition = [condition or {}] * len(prompts)
+        if len(condition) != len(prompts):
+            raise ValueError(f"{len(condition)} conditions, but {len(prompts)} prompts")
+        groups = []
+        for i, (prompt, asked) in enumerate(zip(prompts, condition, strict=True)):
+            try:
+                turns = tuple({"role": m["role"], "content": m["content"]} for m in prompt)
+                # A group has responses; this one stands for those to come.
+                groups.append(Group(turns, ("-",), source=f"prompt {i}", condition=dict(asked)))
+            except (KeyError, TypeError):
+                raise ValueError(
+                    f"prompt {i} must be a list of messages with 'role' and 'content', not text"
+                ) from None
+            except ValueError as error:
+                raise ValueError(f"prompt {i}: {error}") from None
+        return self.sample_groups(groups, n, **settings)
+
+    def sample_groups(
+        self,
+        groups: Sequence[Group],
+        n: int = 1,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        max_new_tokens: int = 256,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        first: int = 0,
+        rows: int | None = None,
+    ) -> list[list[Sample]]:
+        """n responses to the prompt of each group, under its condition; its own are not looked at.
+
+        temperature: 0 for the likeliest token always. top_k: of so many likeliest tokens, 0 for
+        all; then top_p: of the likeliest that have this probability together, as `transformers`
+        has them. stop: texts that end a response, besides the end of turn and the model's EOS.
+        first: the number of the first group, for a list that is sampled in parts: random numbers
+        depend on seed, a group's number and a response's, and on nothing else. rows: responses
+        computed at a time, None for what keeps the device busy; what is drawn does not depend on
+        it but for rounding.
+
+        Raises ValueError where a setting is out of range or a prompt leaves no room for a response.
+        """
+        _check_settings(n, temperature, top_p, top_k, max_new_tokens, stop, rows)
+        prompts = chat.prompt_ids(self.tokenizer, groups, self.read)
+        room = [self.config.max_positions - len(ids) for ids in prompts]
+        for group, left in zip(groups, room, strict=True):
+            if left < 1:
+                raise ValueError(
+                    f"{group.source}: the prompt has {self.config.max_positions - left} tokens and "
+                    f"the model {self.config.max_positions} positions, so there is no room for a "
+                    "response; leave the prompt out or shorten it"
+                )
+        wanted = [(i, j) for i in range(len(prompts)) for j in range(n)]
+        keys = sampler.keys(seed, [first + i for i, _ in wanted], [j for _, j in wanted])
+        taken = sampler.sample(
+            self.params,
+            self.config,
+            prompts,
+            [
+                sampler.Job(i, key, min(max_new_tokens, room[i]))
+                for (i, _), key in zip(wanted, keys, strict=True)
+            ],
+            sampler.Drawing(
+                Choice(temperature == 0, top_k, top_p < 1), self._ends(), temperature, top_p
+            ),
+            rows=rows,
+            mesh=self.mesh,
+            dtype=self.dtype,
+            stopped=functools.partial(_stopped, self.tokenizer, tuple(stop)),
+        )
+        samples = iter([Sample(self._text(one, stop), *one) for one in taken])
+        return [list(itertools.islice(samples, n)) for _ in groups]
+
+    def _ends(self) -> tuple[tuple[int, ...], ...]:
+        """What ends a response: the end of turn, and the model's EOS."""
+        own = chat.end_of_turn(self.tokenizer, self.read)
+        return (own, *((id,) for id in self.config.eos_ids if (id,) != own))
+
+    def _text(self, taken: sampler.Taken, stop: Sequence[str]) -> str:
+        ids = taken.tokens.tolist()
+        if taken.finished:
+            for end in self._ends():
+                if tuple(ids[-len(end) :]) == end:
+                    ids = ids[: -len(end)]
+                    break
+        text = _decode(self.tokenizer, ids)
+        return text[: min((at for at in map(text.find, stop) if at >= 0), default=None)]
+
+    def log_probability_groups(
+        self,
+        groups: Sequence[Group],
+        *,
+        skip: bool = False,
+        record: Record | None = None,
+        rows: int | None = None,
+    ) -> list[list[np.ndarray] | None]:
+        """The log-probability in nats of each token of each response of each group, f32 [tokens],
+        after the group's prompt and condition. Tokens that a group gives are taken as they are,
+        and else come from its texts, with the end of turn. See `log_probability` for the rest.
+        """
+        record = Record() if record is None else record
+        every = chat.encode(
+            self.tokenizer, groups, self.read, record if skip else None, policy=True, record=record
+        )
+        found: list[list[np.ndarray] | None] = [None] * len(groups)
+        singles = []
+        for i, (group, encoded) in enumerate(zip(groups, every, strict=True)):
+            if encoded is None:
+                continue
+            excess = packing.cost(encoded, "padded") - self.config.max_positions
+            if excess <= 0:
+                found[i] = []
+                singles += [(i, Encoded(encoded.prompt, (ids,))) for ids in encoded.responses]
+            elif skip:
+                record.too_long += 1
+            else:
+                raise ValueError(
+                    f"{group.source}: a conversation is {excess} tokens longer than the "
+                    f"{self.config.max_positions} that fit; leave it out"
+                )
+        tables = self._of_responses([one for _, one in singles], "shared", rows)
+        for (i, _), tokens in zip(singles, tables, strict=True):
+            found[i].append(tokens)
+        return found
+
+    def save(self, folder) -> None:
+        """Exports weights, config and tokenizer as a folder that `transformers` loads, and `load`.
+
+        Where the parameters are spread over several processes, see `RewardModel.save`.
+        """
+        params = gathered(self.params, self.config)
+        if params is not None:
+            hub.save(
+                folder,
+                config=self.config,
+                params=params,
+                tokenizer=self.tokenizer,
+                template=self.template,
+                read=self.read,
+            )
 
     def log_probability(
         self,
@@ -142,6 +333,37 @@ class LanguageModel:
             for example, response, row, start, stop in places:
                 found[example][response] = table[row, start:stop]
         return list(itertools.chain(*found))
+
+
+def _check_settings(n, temperature, top_p, top_k, max_new_tokens, stop, rows) -> None:
+    for name, value, fits, wanted in (
+        ("n", n, n >= 1, "at least 1"),
+        ("temperature", temperature, temperature >= 0, "0 (the likeliest token) or above"),
+        ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1 (all tokens)"),
+        ("top_k", top_k, top_k >= 0, "0 (all tokens) or above"),
+        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
+        ("rows", rows, rows is None or rows >= 1, "at least 1, or None"),
+    ):
+        if not fits:
+            raise ValueError(f"{name} is {value}; it must be {wanted}")
+    if isinstance(stop, str) or not all(stop):
+        raise ValueError(f"stop is {stop!r}; it must be a list of texts, none of them empty")
+
+
+def _stopped(tokenizer, stop: Sequence[str], ids: np.ndarray) -> int | None:
+    """How many of the tokens it takes to write one of the texts `stop`; None if they do not."""
+
+    def written(count: int) -> bool:
+        text = _decode(tokenizer, ids[:count].tolist())
+        return any(one in text for one in stop)
+
+    if not stop or not written(len(ids)):
+        return None
+    return next(count for count in range(1, len(ids) + 1) if written(count))
+
+
+def _decode(tokenizer, ids: Sequence[int]) -> str:
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
 def _preceded(encoded: Encoded) -> Encoded:

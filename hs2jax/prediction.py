@@ -1,4 +1,4 @@
-"""From batches to outputs: the forward pass of a reward model, and many batches of it.
+"""From batches to outputs: the forward passes of reward models and policies, and many batches.
 
 Axis letters: B rows, T tokens of a row, R response slots, K outputs, D width.
 """
@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from hs2jax.data import loader, packing
-from hs2jax.models import heads, lora, sharding
+from hs2jax.models import heads, leaves, lora, sharding
 from hs2jax.models.attention import Layout
 from hs2jax.models.config import Config
-from hs2jax.models.decoder import Decoder
+from hs2jax.models.decoder import Decoder, pick
+from hs2jax.models.log_probability import log_probabilities
+from hs2jax.models.sharding import to_host
 
 
 def forward(params, batch, config: Config, *, layout: str, dtype, remat: bool = False):
@@ -25,6 +26,26 @@ def forward(params, batch, config: Config, *, layout: str, dtype, remat: bool = 
     """
     hidden = hidden_states(params, batch, config, layout=layout, dtype=dtype, remat=remat)
     return heads.reward(params["head"], hidden, batch["last"])
+
+
+def token_log_probabilities(
+    params, batch, config: Config, *, layout: str, dtype, remat: bool = False
+):
+    """The log-probability [B, T] in nats, float32, of each token after those that it can see, of a
+    batch as `data.packing.lay` makes it; 0 where a token follows nothing, and in padding.
+
+    params: as `hidden_states` takes them; the decoder's have "unembed", or "embed" serves as that.
+    """
+    hidden = hidden_states(params, batch, config, layout=layout, dtype=dtype, remat=remat)
+    decoder = params["decoder"]
+    follows = batch["source"] >= 0
+    found = log_probabilities(
+        pick(hidden, jnp.where(follows, batch["source"], 0)),
+        decoder.get("unembed", decoder["embed"]),
+        batch["tokens"],
+        cap=config.final_cap,
+    )
+    return jnp.where(follows, found, 0.0)
 
 
 def hidden_states(params, batch, config: Config, *, layout: str, dtype, remat: bool = False):
@@ -139,8 +160,21 @@ class Spread:
         return to_host(self._array[layer])
 
 
-def to_host(array) -> np.ndarray:
-    """An array as numpy on every process, wherever its parts are."""
-    if array.is_fully_addressable:
-        return np.asarray(array)
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+def gathered(decoder, config: Config):
+    """A decoder's parameters as an export needs them, on the first process; None on the others.
+
+    Where they are spread over several processes, all must call this. Layers are gathered one at a
+    time, as the export reads them, so that no host or device needs room for all.
+    """
+
+    def gather(path, x):
+        if x.is_fully_addressable:
+            return x
+        return Spread(x) if sharding.path_name(path).startswith("layers") else to_host(x)
+
+    decoder = jax.tree.map_with_path(gather, decoder)
+    if jax.process_index() == 0:
+        return decoder
+    for tensor in leaves.unstack(decoder, config):
+        tensor.read()  # As the first process reads it, in the same order.
+    return None

@@ -23,9 +23,9 @@ from hs2jax.data.conversations import encode, group_conversations
 from hs2jax.data.groups import Group
 from hs2jax.data.packing import Example
 from hs2jax.data.record import Record
-from hs2jax.models import heads, hub, leaves, sharding
+from hs2jax.models import heads, hub, sharding
 from hs2jax.models.config import Config
-from hs2jax.prediction import Spread, plan_rows, predict, run_batches, to_host
+from hs2jax.prediction import gathered, plan_rows, predict, run_batches, to_host
 
 log = logging.getLogger(__name__)
 
@@ -226,27 +226,18 @@ class RewardModel:
         """Exports weights, config and tokenizer as a folder that `transformers` loads.
 
         Where the parameters are spread over several processes, all must call this; the first one
-        writes. Layers are gathered one at a time, so that no host or device needs room for all.
+        writes.
         """
-
-        def gathered(path, x):
-            if x.is_fully_addressable:
-                return x
-            return (
-                Spread(x) if sharding.path_name(path).startswith("decoder/layers") else to_host(x)
-            )
-
-        params = jax.tree.map_with_path(gathered, self.params)
-        if jax.process_index() != 0:
-            for tensor in leaves.unstack(params["decoder"], self.config):
-                tensor.read()  # As the first process reads it, in the same order.
+        head = jax.tree.map(to_host, self.params["head"])
+        decoder = gathered(self.params["decoder"], self.config)
+        if decoder is None:
             return
         hub.save(
             folder,
             config=self.config,
-            params=params["decoder"],
+            params=decoder,
             tokenizer=self.tokenizer,
-            head=params["head"],
+            head=head,
             outputs=self.outputs,
             weights=self.weights,
             template=self.template,

@@ -66,7 +66,9 @@ def prepare(folder: Path) -> Path:
 
 
 def flags(here: Path, workdir: Path, config: str = "judge", model: str = "model", **settings):
-    given = {"data": f"ratings:{here / 'rated.jsonl'}", "criteria": here / "criteria.json"}
+    given = {"data": f"ratings:{here / 'rated.jsonl'}"}
+    if config == "judge" and settings.get("task", "scores") in ("scores", "pairs"):
+        given["criteria"] = here / "criteria.json"
     given |= settings
     return [
         f"--config={CONFIGS / config}.py:{here / model}",

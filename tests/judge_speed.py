@@ -54,7 +54,7 @@ def made_items(count: int) -> list[tuple[str, str]]:
 
 def micro_batches(asked: list[Asked]) -> tuple[list[dict], int]:
     """The rows that a judge makes of requests, as many at a time as it takes; and their length."""
-    examples = [unrated(*dataclasses.astuple(each.encoded)) for each in asked]
+    examples = [unrated(each.encoded.prompt, each.encoded.responses) for each in asked]
     batches = plan_rows(examples, layout="shared")
     found = []
     for i in range(len(batches)):

@@ -5,7 +5,8 @@ import json
 import numpy as np
 from evaluations import HARD_TEXTS
 
-from hs2jax.judging import correlation, score_distribution
+from hs2jax.evaluation import correlation
+from hs2jax.judging import score_distribution
 from hs2jax.judging.lager import AGGREGATIONS, WEIGHTED
 
 CRITERIA = ["helpfulness", "correctness", "coherence", "complexity", "verbosity"]

@@ -44,7 +44,9 @@ def test_a_size_sets_model_template_and_learning_rate(name, size):
     default, sized = stages(read(name)), stages(read(name, size))
     chosen = sizes.SIZES["smollm2_135m" if size == "runlocal" else size]
     assert sized[0].model.name == chosen.model
-    assert sized[0].model.template == chosen.template
+    rewards = "outputs" in sized[0].model
+    template = chosen.template if rewards else chosen.template and "steerlm"
+    assert sized[0].model.template == template
     for a, b in zip(default, sized, strict=True):
         ratio = b.optimizer.learning_rate / a.optimizer.learning_rate
         assert ratio == pytest.approx(chosen.learning_rate)

@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hs2jax.judging.correlation import (
+from hs2jax.evaluation.correlation import (
     MEASURES,
     correlations,
     mean_of_parts,

@@ -41,8 +41,18 @@ BAD = {
     "unknown preset": ({"preset": "best"}, "config.preset is 'best'"),
     "unknown task": ({"task": "cooking"}, "config.task is 'cooking'"),
     "unknown condition": ({"condition": "free"}, "config.condition is 'free'"),
-    "no sampling": ({"condition": "direct"}, "config.condition is 'direct'"),
-    "no reasoning": ({"condition": "reasoning"}, "it cannot sample yet"),
+    "a written score of another task": (
+        {"task": "emotions", "condition": "direct"},
+        "config.condition is for config.task scores, not for emotions",
+    ),
+    "a fraction of another task": (
+        {"fraction": 0.5},
+        "config.fraction is for config.task selection, not for scores",
+    ),
+    "criteria of another task": (
+        {"task": "selection", "criteria": "flask"},
+        "config.criteria is for config.task scores and pairs, not for selection",
+    ),
     "unknown recipe": ({"recipe": "long"}, "config.recipe is 'long'"),
     "a dtype that is none": ({"model.dtype": "float99"}, "config.model.dtype is 'float99'"),
     "an unknown way of errors": ({"on_error": "hide"}, "config.on_error is 'hide'"),
@@ -83,7 +93,7 @@ BAD = {
     "all and more of the rows": ({"fraction": 1.5}, "config.fraction is 1.5"),
     "baselines of another task": (
         {"task": "emotions", "baselines": "gpt_score"},
-        "config.baselines is for config.task \"scores\", not 'emotions'",
+        "config.baselines is for config.task scores, not for emotions",
     ),
     "validation of another task": (
         {"task": "selection", "validation": "ratings:HERE/rated.jsonl"},

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hs2jax.data import corpora
 from hs2jax.data.groups import MAX_CHARACTERS, DataError
+from hs2jax.data.policy_rows import LOGS
 from hs2jax.data.record import Record
 from hs2jax.data.rows import ATTRIBUTES
 
@@ -59,6 +60,7 @@ ORDERS = ["s", "a", "uu", "ua", "us", "usu", "su a", "ssu", "uaau", "asu", "uasu
 NAMES = {"s": "system", "u": "user", "a": "assistant", " ": "tool"}
 PROMPT = [turns(*(NAMES[letter] for letter in order)) for order in ORDERS]
 PROMPT += [[turn] for turn in BROKEN_TURN] + [[*turns("user", "assistant"), t] for t in BROKEN_TURN]
+ENDED = ["", "s", "a", "uu", "ua", "uua", "ssu", "asu", "su "]
 ANSWER = [turns("user"), turns("user", "assistant", "user"), turns("user", "assistant")]
 ANSWER += [turns("system", "assistant"), *([turn] for turn in BROKEN_TURN)]
 
@@ -94,6 +96,22 @@ def ratings(i):
 
 def ratings_single(i):
     return [{"prompt": turns("user"), "response": f"a{i}", "ratings": {"x": i, "y": -1.5}}]
+
+
+def conversations(i):
+    return [{"messages": [*turns("system", "user"), {"role": "assistant", "content": f"r{i}"}]}]
+
+
+def conversations_single(i):
+    said = [{"from": "User", "value": f"p{i}"}, {"from": "Assistant", "value": "r"}]
+    said[-1]["label"] = f"helpfulness:{i % 5},verbosity:2"
+    return [{"system": "", "mask": "User", "conversations": said}]
+
+
+def sampled(i):
+    row = {"prompt": turns("user"), "condition": {"x": i % 5}, "responses": ["a", f"b{i}"]}
+    logs = {name: [-0.5, -float(i)] for name in LOGS}
+    return [{**row, "tokens": [[1, 2], [i]], "finished": [True, False], **logs}]
 
 
 # For each form of row: the place of a field, and values that are wrong there.
@@ -137,6 +155,39 @@ FORMS = {
         (["ratings"], [MISSING, None, True, 7, "x", [], [{"x": 1}]]),
         (["strength"], [1, 0, -2]),
         (["responses"], [["a"], None]),
+    ],
+}
+FORMS |= {
+    conversations: [
+        (["messages"], [*NO_TEXT[1:], "Hi", turns("user"), turns("user", "user")]),
+        (["messages"], [turns(*(NAMES[n] for n in order), "assistant") for order in ENDED]),
+        (["messages", 1, "content"], [*NO_TEXT[1:], *BAD_TEXT]),
+        (["messages", 1, "role"], [None, 3, "", "bot", "tool", ["user"]]),
+        (["messages", 2], [None, 3, "x", {}, {"role": "assistant"}]),
+    ],
+    conversations_single: [
+        (["conversations"], [MISSING, None, True, 7, "Hi", {}, []]),
+        (["conversations", 0], [None, 3, "x", {}, {"from": "User"}, {"value": "x"}]),
+        (["conversations", 0, "value"], [*NO_TEXT[1:], *BAD_TEXT]),
+        (["conversations", 1, "from"], [None, 3, "", "tool", ["gpt"]]),
+        (["conversations", 1, "label"], [True, 7, {}, [], "", "x", "x:", ":1", "x:y", "x:1,x:2"]),
+        (["conversations", 1, "label"], ["x:nan", "x:inf", "x:1e9", "x:1,,y:2", "x:1;y:2"]),
+        (["system"], [True, 7, {}, [], *BAD_TEXT[2:]]),
+        (["messages"], [turns("user", "assistant"), None]),
+    ],
+    sampled: [
+        (["prompt"], NO_TEXT + BAD_TEXT + PROMPT),
+        (["condition"], [None, True, 7, "x:1", [], [{"x": 1}]]),
+        (["condition", "x"], [*NO_NUMBER, *FAR, -1, 5, 2.5, 3.0]),
+        (["responses"], [MISSING, None, True, 7, "ab", {}, []]),
+        (["responses", 1], [*NO_TEXT[1:], *BAD_TEXT]),
+        (["tokens"], [None, True, 7, "ab", {}, [], [[1]], [[1], [2], [3]]]),
+        (["tokens", 1], [None, True, 7, "ab", {}, []]),
+        (["tokens", 1, 0], [*NO_NUMBER, *FAR, -1, 2.5, 3.0, 2**31]),
+        (["finished"], [None, True, "ab", {}, [], [True]]),
+        (["finished", 1], [None, 1, "true", []]),
+        *[([name], [None, -1.0, "ab", {}, [], [-1.0], [-1.0] * 3]) for name in LOGS],
+        *[([name, 1], [*NO_NUMBER, *FAR, 0.5, -2e6]) for name in LOGS],
     ],
 }
 FORMS[helpsteer2] = [*FORMS[helpsteer], (["prompt"], ["of no other row"])]
@@ -193,7 +244,7 @@ def truncated(form, i, rng):
 
 
 def content(groups):
-    return [(g.prompt, g.responses, g.ratings, g.strength) for g in groups]
+    return [(g.prompt, g.responses, g.ratings, g.strength, g.condition, g.tokens) for g in groups]
 
 
 @pytest.fixture(scope="module")

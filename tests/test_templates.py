@@ -212,7 +212,7 @@ def test_training_scoring_and_converting_keep_it(tmp_path):
         "--config.epochs=1",
         f"--workdir={tmp_path / 'run'}",
     )
-    assert "config.model.template is 'no'; it must be one of ['', 'extra_id']" in fail(
+    assert "config.model.template is 'no'; it must be one of ['', 'extra_id', 'steerlm']" in fail(
         *command, "--config.model.template=no"
     )
     succeed(*command, "--config.model.template=extra_id")

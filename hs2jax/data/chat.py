@@ -1,12 +1,15 @@
 """From messages to token ids, once, through the chat template that the tokenizer holds."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
+from hs2jax.data.templates import condition_text
 
 READS = ("end_of_turn", "last")
 
@@ -20,14 +23,34 @@ class Encoded:
     with the assistant's header. Where a tokenizer merges characters across the border between
     prompt and response, it is a token or two shorter, so that prompt + response is always to the
     id what the tokenizer gives for the whole text.
+
+    `learn`, of a policy only, bool [prompt]: the prompt's tokens whose likelihood is learned along
+    with the responses': those of the assistant's earlier turns, each with its end.
     """
 
     prompt: np.ndarray
     responses: tuple[np.ndarray, ...]
+    learn: np.ndarray | None = None
+
+
+class _Texts(NamedTuple):
+    """A group as the chat template writes it: the prompt with the assistant's header; the whole
+    conversation of each response that has to be tokenised; of each earlier turn to learn, what
+    comes before its content, and all up to its end."""
+
+    prompt: str
+    wholes: list[str]
+    turns: list[tuple[str, str]]
 
 
 def encode(
-    tokenizer, groups: Sequence[Group], read: str = "end_of_turn", skipped: Record | None = None
+    tokenizer,
+    groups: Sequence[Group],
+    read: str = "end_of_turn",
+    skipped: Record | None = None,
+    *,
+    policy: bool = False,
+    record: Record | None = None,
 ) -> list[Encoded | None]:
     """Renders and tokenises every conversation of the groups.
 
@@ -37,53 +60,89 @@ def encode(
         left out, and where a template puts none, the tokenizer's EOS is added.
     "last": at the last token of the text that is not the tokenizer's pad, as `transformers` reads.
 
+    policy: the group's condition stands behind the assistant's header, and its tokens, where there
+    are any, are the responses as they are; reward models and judges see neither. `learn` is then
+    the assistant's earlier turns, or nothing where there is a condition, which holds for the
+    responses alone. An earlier turn that the template writes otherwise than where it is the last,
+    where a policy writes it, is not learned, and counted in `record`.
     skipped: where a group that the template refuses is counted, whose place is then None.
 
     Raises ValueError where the tokenizer has no chat template, or lacks an EOS that has to be
-    added, and, without `skipped`, where the template refuses a group.
+    added, where a group's tokens are not of this tokenizer, and, without `skipped`, where the
+    template refuses a group.
     """
-    if read not in READS:
-        raise ValueError(f"read is {read!r}; it must be one of {', '.join(READS)}")
-    if not groups:
-        return []
-    if not tokenizer.chat_template:
-        raise ValueError(
-            "this tokenizer has no chat template, so messages cannot become tokens; use an "
-            'instruction-tuned model, or the template "extra_id" (config.model.template)'
-        )
-    rendered = []
-    for group in groups:
-        try:
-            rendered.append(_texts(tokenizer, group))
-        except ValueError as error:
-            if skipped is None:
-                raise
-            skipped.refuse(str(error))
-            rendered.append([])
-    rows = iter(tokenize(tokenizer, [text for of_group in rendered for text in of_group]))
+    _check_read(read)
+    record = Record() if record is None else record
 
-    special = set(tokenizer.all_special_ids)
-    special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    def texts(group: Group) -> _Texts:
+        return _policy_texts(tokenizer, group, record) if policy else _texts(tokenizer, group)
+
+    rendered = _accepted(tokenizer, groups, texts, skipped)
+    flat = [[one.prompt, *one.wholes, *itertools.chain(*one.turns)] for one in rendered if one]
+    rows = iter(tokenize(tokenizer, list(itertools.chain(*flat))))
+
+    special = special_ids(tokenizer)
     encoded = []
     for group, of_group in zip(groups, rendered, strict=True):
-        if not of_group:
+        if of_group is None:
             encoded.append(None)
             continue
         prompt = next(rows)
-        whole = [next(rows) for _ in group.responses]
-        if read == "last":
-            whole = [_without_end(ids, tokenizer.pad_token_id) for ids in whole]
+        wholes = [_ended(next(rows), tokenizer, special, read) for _ in of_group.wholes]
+        if wholes:
+            # The token that is read is the response's, even where all behind the header is pads.
+            shared = min(common_prefix([prompt, *wholes]), *(len(ids) - 1 for ids in wholes))
+            responses = [ids[shared:] for ids in wholes]
         else:
-            whole = [_to_end_of_turn(ids, tokenizer, special) for ids in whole]
-        # The token that is read is the response's, even where all that follows the header is pads.
-        shared = min(common_prefix([prompt, *whole]), *(len(ids) - 1 for ids in whole))
+            shared, responses = len(prompt), group.tokens
+        learn = np.zeros(len(prompt), bool) if policy else None
+        for _ in of_group.turns:
+            before, through = next(rows), _cut(next(rows), tokenizer, special, read)
+            learn[common_prefix([before, prompt]) : common_prefix([through, prompt])] = True
         encoded.append(
             Encoded(
                 np.asarray(prompt[:shared], np.int32),
-                tuple(np.asarray(ids[shared:], np.int32) for ids in whole),
+                tuple(np.asarray(ids, np.int32) for ids in responses),
+                learn[:shared] if policy else None,
             )
         )
     return encoded
+
+
+def prompt_ids(
+    tokenizer,
+    groups: Sequence[Group],
+    read: str = "end_of_turn",
+    skipped: Record | None = None,
+) -> list[np.ndarray | None]:
+    """The ids, int32, that a policy's response to each group follows: prompt, the assistant's
+    header and the condition. Arguments and errors are those of `encode`."""
+    _check_read(read)
+    texts = _accepted(tokenizer, groups, lambda group: _asked(tokenizer, group), skipped)
+    rows = iter(tokenize(tokenizer, [text for text in texts if text is not None]))
+    return [None if text is None else np.asarray(next(rows), np.int32) for text in texts]
+
+
+def end_of_turn(tokenizer, read: str = "end_of_turn") -> tuple[int, ...]:
+    """The ids that end an assistant's turn: one special token, or, where the tokenizer cuts the
+    template's marker into several, all of these, without white space before them."""
+    user = {"role": "user", "content": "a"}
+    # With different ends, since these may merge with white space that the template puts there.
+    probe = Group((user,), ("a", "1.", "b\n"))
+    (encoded,) = encode(tokenizer, [probe], read)
+    backwards = [ids[::-1].tolist() for ids in encoded.responses]
+    if backwards[0][0] in special_ids(tokenizer):
+        return (backwards[0][0],)
+    ids = backwards[0][: common_prefix(backwards)][::-1]
+    while len(ids) > 1 and not tokenizer.decode(ids[:1]).strip():
+        ids = ids[1:]
+    return tuple(ids)
+
+
+def special_ids(tokenizer) -> set[int]:
+    """Ids of the tokens that the tokenizer marks as special."""
+    added = tokenizer.added_tokens_decoder.items()
+    return {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
 
 
 def tokenize(tokenizer, texts: Sequence[str]) -> list[list[int]]:
@@ -100,18 +159,94 @@ def cut_prompt(encoded: Encoded, excess: int, bos: int | None) -> Encoded | None
     keep = 1 if len(encoded.prompt) and encoded.prompt[0] == bos else 0
     if excess > len(encoded.prompt) - keep:
         return None
-    prompt = np.concatenate([encoded.prompt[:keep], encoded.prompt[keep + excess :]])
-    return dataclasses.replace(encoded, prompt=prompt)
+    cut = slice(keep, keep + excess)
+    learn = None if encoded.learn is None else np.delete(encoded.learn, cut)
+    return dataclasses.replace(encoded, prompt=np.delete(encoded.prompt, cut), learn=learn)
 
 
-def _texts(tokenizer, group: Group) -> list[str]:
-    """The prompt with the assistant's header, and the whole conversation of each response."""
+def _check_read(read: str) -> None:
+    if read not in READS:
+        raise ValueError(f"read is {read!r}; it must be one of {', '.join(READS)}")
+
+
+def _accepted(tokenizer, groups: Sequence[Group], texts: Callable, skipped: Record | None) -> list:
+    """What `texts` makes of each group; None for one that the template refuses, if `skipped`."""
+    if groups and not tokenizer.chat_template:
+        raise ValueError(
+            "this tokenizer has no chat template, so messages cannot become tokens; use an "
+            'instruction-tuned model, or the template "extra_id" (config.model.template)'
+        )
+    found = []
+    for group in groups:
+        try:
+            found.append(texts(group))
+        except ValueError as error:
+            if skipped is None:
+                raise
+            skipped.refuse(str(error))
+            found.append(None)
+    return found
+
+
+def _texts(tokenizer, group: Group) -> _Texts:
+    """As reward models and judges read a group: as if it had no condition and no tokens."""
     prompt = list(group.prompt)
-    texts = [render(tokenizer, prompt, group.source, add_generation_prompt=True)]
+    header = render(tokenizer, prompt, group.source, add_generation_prompt=True)
+    wholes = []
     for response in group.responses:
         turns = [*prompt, {"role": "assistant", "content": response}]
-        texts.append(render(tokenizer, turns, group.source, add_generation_prompt=False))
-    return texts
+        wholes.append(render(tokenizer, turns, group.source, add_generation_prompt=False))
+    return _Texts(header, wholes, [])
+
+
+def _asked(tokenizer, group: Group) -> str:
+    """The text that a policy's response follows."""
+    prompt = list(group.prompt)
+    header = render(tokenizer, prompt, group.source, add_generation_prompt=True)
+    return header + condition_text(tokenizer, group.condition)
+
+
+def _policy_texts(tokenizer, group: Group, record: Record) -> _Texts:
+    """As a policy reads a group. Raises ValueError where there is no place for the condition."""
+    size = len(tokenizer)
+    if any(max(ids) >= size for ids in group.tokens):
+        raise ValueError(
+            f"{group.source}: its tokens are not of this tokenizer, which has {size} of them; use "
+            "the model that sampled them, or leave the field 'tokens' out"
+        )
+    if group.tokens:
+        asked, wholes = _asked(tokenizer, group), []
+    else:
+        asked, wholes, _ = _texts(tokenizer, group)
+    if wholes and group.condition:
+        # Put behind the header, so that all else is as the template has it, trimmed texts included.
+        if not all(whole.startswith(asked) for whole in wholes):
+            raise ValueError(
+                f"{group.source}: the chat template writes an assistant's turn otherwise than it "
+                "starts one (add_generation_prompt), so there is no place for the condition; use "
+                'the template "steerlm" (config.model.template)'
+            )
+        line = condition_text(tokenizer, group.condition)
+        wholes = [asked + line + whole[len(asked) :] for whole in wholes]
+        asked += line
+    turns = [] if group.condition else _earlier_turns(tokenizer, group, asked, record)
+    return _Texts(asked, wholes, turns)
+
+
+def _earlier_turns(tokenizer, group: Group, whole: str, record: Record) -> list[tuple[str, str]]:
+    """Of each assistant's turn in the prompt, what comes before its content, and all up to its end,
+    as the template writes them where the conversation ends there."""
+    prompt, found = list(group.prompt), []
+    for i, turn in enumerate(prompt):
+        if turn["role"] != "assistant":
+            continue
+        before = render(tokenizer, prompt[:i], group.source, add_generation_prompt=True)
+        through = render(tokenizer, prompt[: i + 1], group.source, add_generation_prompt=False)
+        if through.startswith(before) and whole.startswith(through):
+            found.append((before, through))
+        else:
+            record.unlearned_turns += 1
+    return found
 
 
 def render(tokenizer, turns: Sequence[dict], source: str, *, add_generation_prompt: bool) -> str:
@@ -139,13 +274,11 @@ def _one_bos(ids: list[int], bos: int | None) -> list[int]:
     return [bos, *ids[start:]]
 
 
-def _to_end_of_turn(ids: list[int], tokenizer, special: set[int]) -> list[int]:
-    """Up to the last special token, if only white space follows it; else with EOS added."""
-    end = len(ids)
-    while end and ids[end - 1] not in special and not tokenizer.decode(ids[end - 1]).strip():
-        end -= 1
-    if end and ids[end - 1] in special:
-        return ids[:end]
+def _ended(ids: list[int], tokenizer, special: set[int], read: str) -> list[int]:
+    """A conversation up to the token that it is read at, which is added where there is none."""
+    ids = _cut(ids, tokenizer, special, read)
+    if read == "last" or ids[-1] in special:
+        return ids
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__!r} has no EOS "
@@ -154,6 +287,16 @@ def _to_end_of_turn(ids: list[int], tokenizer, special: set[int]) -> list[int]:
             'template "extra_id" (config.model.template)'
         )
     return [*ids, tokenizer.eos_token_id]
+
+
+def _cut(ids: list[int], tokenizer, special: set[int], read: str) -> list[int]:
+    """Up to the last special token, if only white space follows it; for "last", without pads."""
+    if read == "last":
+        return _without_end(ids, tokenizer.pad_token_id)
+    end = len(ids)
+    while end and ids[end - 1] not in special and not tokenizer.decode(ids[end - 1]).strip():
+        end -= 1
+    return ids[:end] if end and ids[end - 1] in special else ids
 
 
 def _without_end(ids: list[int], pad: int | None) -> list[int]:

@@ -1,12 +1,13 @@
 """Files of rows, read as groups: `read("helpsteer2:train.jsonl.gz[:95%]")`."""
 
+import dataclasses
 import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
-from hs2jax.data import benchmark_rows, files, jsonl, judge_rows, rows
+from hs2jax.data import benchmark_rows, files, jsonl, judge_rows, policy_rows, rows
 from hs2jax.data.groups import DataError, FieldError, Group, place
 from hs2jax.data.jsonl import Line
 from hs2jax.data.record import Record
@@ -36,6 +37,7 @@ FORMATS = {
     "helpsteer3": Format(rows.helpsteer3, 1),
     "hh_rlhf": Format(rows.hh_rlhf, 1),
     "biggen": Format(judge_rows.biggen, 1),
+    "conversations": Format(policy_rows.conversations, 1),
     "instructions": Format(judge_rows.instructions, 1),
     "judge_bench": Format(benchmark_rows.judge_bench, 1),
     "llmbar": Format(benchmark_rows.llmbar, 1, benchmark_rows.llmbar_file),
@@ -46,6 +48,7 @@ FORMATS = {
     "reward_bench": Format(benchmark_rows.reward_bench, 1, benchmark_rows.reward_bench_file),
     "reward_bench_2": Format(benchmark_rows.reward_bench_2, 1),
     "rm_bench": Format(benchmark_rows.rm_bench, 1, benchmark_rows.rm_bench_file),
+    "sampled": Format(policy_rows.sampled, 1),
     "summeval": Format(judge_rows.summeval, None),
 }
 
@@ -236,13 +239,11 @@ def _group(unit: Unit, spec: Spec) -> Group:
             what = f"expected the prompt of {place(spec.path)} {unit[0][0]}, found another one"
             raise DataError(spec.path, number, "prompt", what, "no partner")
     joined = (first, *others)
-    return Group(
-        prompt=first.prompt,
+    return dataclasses.replace(
+        first,
         responses=tuple(r for group in joined for r in group.responses),
         ratings=tuple(r for group in joined for r in group.ratings),
-        strength=first.strength,
         source=f"{spec.path}:{unit[0][0]}",
-        about=first.about,
     )
 
 

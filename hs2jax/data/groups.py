@@ -3,11 +3,13 @@
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 MAX_CHARACTERS = 1_000_000  # Of one text. Longer ones are broken files, not conversations.
 MAX_STRENGTH = 3.0
+NAME = re.compile(r"[\w.-]+(?: [\w.-]+)*")  # Of an attribute that stands in a line of values.
 
 
 class FieldError(ValueError):
@@ -65,6 +67,11 @@ class Group:
             "alpacaeval-easy", "id": 30}. Where several responses are right and several wrong, each
             is rated {"correct": 1.0} or {"correct": 0.0}, the right ones come first, and there is
             no strength.
+        condition: attribute values from 0 to 4 that the responses are asked to have, as in
+            {"helpfulness": 4, "verbosity": 2} (SteerLM). Only policies see it.
+        tokens: of each response, the token ids that the policy sampled, with the end of turn where
+            it came to one; () where responses are to be tokenised from their texts. Only for the
+            policy's own tokenizer.
     """
 
     prompt: tuple[dict, ...]
@@ -73,6 +80,8 @@ class Group:
     strength: float | None = None
     source: str = ""
     about: dict[str, str | int] = dataclasses.field(default_factory=dict)
+    condition: dict[str, int] = dataclasses.field(default_factory=dict)
+    tokens: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self):
         check_turns(self.prompt, "prompt")
@@ -90,6 +99,8 @@ class Group:
             raise FieldError("about", f"expected a dict, found {show(self.about)}", "wrong type")
         for name, value in self.about.items():
             check_label(value, check_text(name, "about, name of an entry"))
+        check_condition(self.condition)
+        check_tokens(self.tokens, len(self.responses))
 
 
 class Pair(NamedTuple):
@@ -198,6 +209,37 @@ def check_ratings(ratings: tuple[dict[str, float], ...], responses: int) -> None
         for name, value in rating.items():
             check_text(name, f"ratings[{i}], name of an attribute")
             check_number(value, f"ratings[{i}].{name}", -1e6, 1e6)
+
+
+def check_condition(condition: dict[str, int]) -> None:
+    """Raises FieldError unless it is a dict from attribute to a whole number from 0 to 4."""
+    if not isinstance(condition, dict):
+        what = f"expected a dict from attribute to number, found {show(condition)}"
+        raise FieldError("condition", what, "wrong type")
+    for name, value in condition.items():
+        check_text(name, "condition, name of an attribute")
+        if not NAME.fullmatch(name):
+            what = f"expected letters, digits, '_', '-', '.' and spaces, found {show(name)}"
+            raise FieldError("condition, name of an attribute", what, "wrong name")
+        check_number(value, f"condition.{name}", 0, 4)
+        if not isinstance(value, int):
+            what = f"expected a whole number from 0 to 4, found {show(value)}"
+            raise FieldError(f"condition.{name}", what, "wrong type")
+
+
+def check_tokens(tokens: tuple[tuple[int, ...], ...], responses: int) -> None:
+    """Raises FieldError unless there are none, or the token ids of each response."""
+    if not isinstance(tokens, tuple) or len(tokens) not in (0, responses):
+        what = f"expected (), or a tuple of token ids for each of the {responses} responses"
+        raise FieldError("tokens", what, "wrong number of tokens")
+    for i, ids in enumerate(tokens):
+        if not isinstance(ids, tuple) or not ids:
+            what = f"expected at least one token id, found {show(ids)}"
+            raise FieldError(f"tokens[{i}]", what, "wrong type")
+        for j, token in enumerate(ids):
+            if type(token) is not int or not 0 <= token < 2**31:
+                what = f"expected a token id, found {show(token)}"
+                raise FieldError(f"tokens[{i}][{j}]", what, "wrong type")
 
 
 def show(value: object) -> str:

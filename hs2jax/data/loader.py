@@ -8,12 +8,15 @@ papers' number of groups, and the place in the run is one number.
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import grain
 import numpy as np
 
 from hs2jax.data import chat, packing
+from hs2jax.data.chat import Encoded
 from hs2jax.data.groups import Group, pairs
 from hs2jax.data.packing import Example, Shape
 from hs2jax.data.record import Record
@@ -42,6 +45,7 @@ def prepare(
     too_long: str = "skip",
     derive: str | None = None,
     on_error: str = "raise",
+    policy: bool = False,
     record: Record | None = None,
 ) -> Prepared:
     """Tokenises groups and sees that each fits into a row of `row_length` tokens, and each of its
@@ -52,7 +56,8 @@ def prepare(
     too_long: "skip" leaves a group out that does not fit; "truncate" cuts its prompt from the left
     and leaves it out only if its responses alone are too long. Both are counted in `record`, as are
     pairs and ties. on_error: "skip" leaves a group out that the chat template refuses, and counts
-    it in `record`; "raise" raises ValueError with its source.
+    it in `record`; "raise" raises ValueError with its source. policy: see `chat.encode`; only
+    each response with its prompt has to fit into a row.
     """
     if too_long not in TOO_LONG:
         raise ValueError(f"too_long is {too_long!r}; it must be one of {', '.join(TOO_LONG)}")
@@ -65,15 +70,17 @@ def prepare(
     room = row_length // slots
     kept = Prepared([], [])
     skipped = record if on_error == "skip" else None
-    every = chat.encode(tokenizer, groups, read, skipped)
+    every = chat.encode(tokenizer, groups, read, skipped, policy=policy, record=record)
     for group, encoded in zip(groups, every, strict=True):
         if encoded is None:
             continue
-        copies = len(encoded.responses) if layout == "separate" else 1
-        excess = max(
-            math.ceil((packing.cost(encoded, layout) - room) / copies),
-            packing.cost(encoded, "padded") - max_tokens,
-        )
+        excess = packing.cost(encoded, "padded") - max_tokens
+        if policy:
+            # Its responses may lie in several rows.
+            excess = max(excess, packing.cost(encoded, "padded") - room)
+        else:
+            copies = len(encoded.responses) if layout == "separate" else 1
+            excess = max(excess, math.ceil((packing.cost(encoded, layout) - room) / copies))
         cut = 0
         if excess > 0 and too_long == "truncate":
             encoded, cut = chat.cut_prompt(encoded, excess, bos), excess
@@ -105,6 +112,16 @@ def _ratings(group: Group, attributes: Sequence[str]):
     return ratings, rated
 
 
+class Part(NamedTuple):
+    """Some responses of a group that is too long for one row: those from `start` to before `stop`
+    of an example, for the group that is the `turn`-th of the run."""
+
+    example: int
+    start: int
+    stop: int
+    turn: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Batches:
     """A planned run, as a random-access source for grain: item i is batch i.
@@ -116,6 +133,10 @@ class Batches:
 
     `states` are states [cost, D] of each example, where they are known before: an item then has
     "states" [M, B, T, D] too. Not for the layout "padded", which spreads an example over its slots.
+
+    `parts` are numbered on from the examples. A group that lies in parts, each with a copy of the
+    prompt, has one number in "group", and with any parts in the run every item has "parts" int32
+    [M, B, R]: in how many parts the slot's group lies, 0 in an empty slot.
     """
 
     examples: list[Example]
@@ -124,6 +145,7 @@ class Batches:
     layout: str
     micro_rows: int
     states: Sequence[np.ndarray] | None = None
+    parts: Sequence[Part] = ()
 
     @property
     def micro_batches(self) -> int:
@@ -135,12 +157,36 @@ class Batches:
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         M, B = self.micro_batches, self.micro_rows
         rows = self.plan[i] + [[]] * (M * B - len(self.plan[i]))
-        batch = packing.lay(
-            [[self.examples[e] for e in row] for row in rows], self.shape, self.layout
-        )
+        batch = packing.lay([[self._laid(e) for e in row] for row in rows], self.shape, self.layout)
         if self.states is not None:
             batch["states"] = self._lay_states(rows)
+        if self.parts:
+            batch |= self._join_parts(batch["group"], rows)
         return {name: x.reshape(M, B, *x.shape[1:]) for name, x in batch.items()}
+
+    def _part(self, e: int) -> Part | None:
+        """The part that has the number e, None where e is a whole example."""
+        return None if e < len(self.examples) else self.parts[e - len(self.examples)]
+
+    def _laid(self, e: int) -> Example:
+        part = self._part(e)
+        return self.examples[e] if part is None else _cut(self.examples[part.example], part)
+
+    def tokens(self, e: int) -> int:
+        """How many tokens of conversations the example or part has, padding apart."""
+        layout = "separate" if self.layout == "padded" else self.layout
+        return packing.cost(self._laid(e).encoded, layout)
+
+    def _join_parts(self, group: np.ndarray, rows: list[list[int]]) -> dict[str, np.ndarray]:
+        """The keys "group" and "parts", from the groups [B, R] as they were laid, part by part."""
+        parts = [self._part(e) for row in rows for e in row]
+        owners = [i if part is None else ("turn", part.turn) for i, part in enumerate(parts)]
+        counts = Counter(owners)
+        numbers = {owner: number for number, owner in enumerate(counts)}
+        # Empty slots, which are -1, take the last.
+        number_of = np.asarray([*(numbers[owner] for owner in owners), -1], np.int32)
+        parts_of = np.asarray([*(counts[owner] for owner in owners), 0], np.int32)
+        return {"group": number_of[group], "parts": parts_of[group]}
 
     def _lay_states(self, rows: list[list[int]]) -> np.ndarray:
         like = self.states[0]
@@ -151,7 +197,8 @@ class Batches:
         return laid
 
     def spans(self, row: list[int]) -> list[tuple[int, int, int]]:
-        """(example, start, stop): where the tokens of a row's examples lie, not if "padded"."""
+        """(example, start, stop): where the tokens of a row's examples lie; not if "padded", and
+        not of parts."""
         costs = [packing.cost(self.examples[e].encoded, self.layout) for e in row]
         stops = np.cumsum(costs).tolist()
         return [(e, stop - cost, stop) for e, cost, stop in zip(row, costs, stops, strict=True)]
@@ -162,8 +209,9 @@ class Batches:
         for row, numbers in enumerate(self.plan[i]):
             slot = 0
             for e in numbers:
-                for r in range(len(self.examples[e].encoded.responses)):
-                    found.append((row, slot, e, r))
+                part = self._part(e) or Part(e, 0, len(self.examples[e].encoded.responses), -1)
+                for r in range(part.start, part.stop):
+                    found.append((row, slot, part.example, r))
                     slot += 1
         return found
 
@@ -182,49 +230,94 @@ def plan(
     """Plans all batches of `batch_size` groups; the very last one has what is left.
 
     seed: shuffles each epoch anew; None keeps the order, for evaluation. The same arguments give
-    the same plan everywhere, whatever the number of processes.
+    the same plan everywhere, whatever the number of processes. A group that is too long for a row
+    lies in several, in parts of as many responses as fit; not where the layout is "padded".
+    Raises ValueError for a response that does not fit into a row with its prompt.
     """
     order = list(range(len(examples))) * epochs
     if seed is not None and examples:
         shuffled = grain.MapDataset.range(len(examples)).seed(seed).shuffle().repeat(epochs)
         order = [int(shuffled[i]) for i in range(len(shuffled))]
+    # Of examples, and then of parts.
+    costs = [packing.cost(example.encoded, layout) for example in examples]
     responses = [len(example.encoded.responses) for example in examples]
+    pairs_of = [len(example.pairs) for example in examples]
     slots = max(responses, default=1)
-    batches = []
+    batches, parts = [], []
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         if layout == "padded":
-            rows = [[e] for e in chosen]
-        else:
-            costs = [packing.cost(examples[e].encoded, layout) for e in chosen]
-            rows = [[chosen[i] for i in row] for row in packing.first_fit(costs, row_length)]
-        batches.append(rows)
+            batches.append([[e] for e in chosen])
+            continue
+        pieces = []
+        for turn, e in enumerate(chosen, start=start):
+            if costs[e] <= row_length:
+                pieces.append(e)
+                continue
+            for first, stop in _split(examples[e].encoded, layout, row_length):
+                pieces.append(len(costs))
+                parts.append(Part(e, first, stop, turn))
+                costs.append(packing.cost(_cut(examples[e], parts[-1]).encoded, layout))
+                responses.append(stop - first)
+                pairs_of.append(0)
+        rows = packing.first_fit([costs[e] for e in pieces], row_length)
+        batches.append([[pieces[i] for i in row] for row in rows])
     every_row = [row for rows in batches for row in rows]
     in_row = max((sum(responses[e] for e in row) for row in every_row), default=slots)
     shape = Shape(
         length=row_length if layout != "padded" else row_length // slots * slots,
         responses=in_row if layout == "padded" else _bucket(in_row),
-        pairs=_bucket(
-            max((sum(len(examples[e].pairs) for e in row) for row in every_row), default=1)
-        ),
+        pairs=_bucket(max((sum(pairs_of[e] for e in row) for row in every_row), default=1)),
         attributes=examples[0].ratings.shape[1] if examples else 0,
     )
-    planned = Batches(examples, batches, shape, layout, micro_rows)
+    planned = Batches(examples, batches, shape, layout, micro_rows, parts=parts)
     if record is not None:
-        tokens = sum(_tokens(examples[e], layout) for row in every_row for e in row)
+        tokens = sum(planned.tokens(e) for row in every_row for e in row)
         run = sum(math.ceil(len(rows) / micro_rows) * micro_rows for rows in batches)
         record.tokens += tokens
         record.padding += run * shape.length - tokens
     return planned
 
 
+def _split(encoded: Encoded, layout: str, row_length: int) -> list[tuple[int, int]]:
+    """The first responses that fit into a row with their prompt, the next that do, and so on: as
+    (start, stop) each."""
+    found, start = [], 0
+    for stop in range(1, len(encoded.responses) + 1):
+        alone = packing.cost(_some(encoded, stop - 1, stop), layout)
+        if alone > row_length:
+            raise ValueError(
+                f"a prompt and response of {alone} tokens do not fit into a row of {row_length}; "
+                "leave them out, or make rows longer"
+            )
+        if packing.cost(_some(encoded, start, stop), layout) > row_length:
+            found.append((start, stop - 1))
+            start = stop - 1
+    return [*found, (start, len(encoded.responses))]
+
+
+def _some(encoded: Encoded, start: int, stop: int) -> Encoded:
+    """The prompt with some of its responses. Its own tokens are learned with the first of them."""
+    learn = encoded.learn
+    if learn is not None and start > 0:
+        learn = np.zeros_like(learn)
+    return Encoded(encoded.prompt, encoded.responses[start:stop], learn)
+
+
+def _cut(example: Example, part: Part) -> Example:
+    """The part as an example of its own, without the group's pairs."""
+    some = slice(part.start, part.stop)
+    return example._replace(
+        encoded=_some(example.encoded, part.start, part.stop),
+        ratings=example.ratings[some],
+        rated=example.rated[some],
+        pairs=[],
+    )
+
+
 def _bucket(n: int) -> int:
     """The next power of two: few sizes, since a program is compiled for each."""
     return 1 << max(n - 1, 0).bit_length()
-
-
-def _tokens(example: Example, layout: str) -> int:
-    return packing.cost(example.encoded, "separate" if layout == "padded" else layout)
 
 
 def iterate(batches: Batches) -> grain.DatasetIterator:

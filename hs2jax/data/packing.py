@@ -79,6 +79,9 @@ def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[st
     in the batch, -1 in an empty slot. ratings f32, rated bool [B, R, A].
     chosen, rejected int32, strength f32 [B, P]: pairs as response slots of their row; strength 0
     in an empty slot.
+    learn bool [B, T], where a group is encoded for a policy: tokens whose likelihood is learned,
+    which are those of responses and, in the first copy of a prompt, those that `Encoded` names. A
+    conversation's first token, which nothing predicts, is none of them.
     """
     B, (T, R, P, A) = len(rows), shape
     token_row = lambda fill: np.full((B, T), fill, np.int32)  # noqa: E731
@@ -96,6 +99,8 @@ def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[st
         "rejected": np.zeros((B, P), np.int32),
         "strength": np.zeros((B, P), np.float32),
     }
+    if any(example.encoded.learn is not None for row in rows for example in row):
+        batch["learn"] = np.zeros((B, T), bool)
     number = 0
     for b, row in enumerate(rows):
         at = segment = slot = pair_slot = 0  # Next free token, segment, response and pair slot.
@@ -109,6 +114,9 @@ def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[st
                     segment += 1
                     start, at = at, at + len(prompt)
                     _write(batch, b, start, prompt, segment, 0, 0, start - 1)
+                    # Once, so that a prompt counts the same in every layout.
+                    if r == 1 and example.encoded.learn is not None:
+                        batch["learn"][b, start:at] = example.encoded.learn
                 branch = r if layout == "shared" else 1
                 _write(
                     batch, b, at, response, segment, branch, len(prompt), start + len(prompt) - 1
@@ -125,6 +133,8 @@ def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[st
                 batch["strength"][b, pair_slot] = strength
                 pair_slot += 1
             number += 1
+    if "learn" in batch:
+        batch["learn"] = (batch["learn"] | (batch["branch"] > 0)) & (batch["source"] >= 0)
     return batch
 
 

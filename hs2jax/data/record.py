@@ -19,6 +19,8 @@ class Record:
         too_long: groups left out because they do not fit.
         refused: groups left out because the chat template refuses them; the first few of its error
             texts are among `skipped_examples`.
+        unlearned_turns: assistant turns within prompts that no likelihood learns, because the chat
+            template writes them otherwise there than where they are the last.
         tokens, padding: tokens that belong to a conversation, and those that only fill up rows.
     """
 
@@ -31,6 +33,7 @@ class Record:
     truncated: int = 0
     too_long: int = 0
     refused: int = 0
+    unlearned_turns: int = 0
     tokens: int = 0
     padding: int = 0
 

@@ -4,7 +4,10 @@ A template is Jinja, as `transformers` renders it, so that an exported tokenizer
 gives the same text by itself.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
+
+from hs2jax.data.rows import ATTRIBUTES
 
 
 class Template(NamedTuple):
@@ -20,25 +23,41 @@ SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 
-# NeMo-Aligner's (SteerLM's and HelpSteer2's recipes): texts stand as they are between markers, and
-# the conversation ends with the marker that labels follow in SteerLM. The score is read at it: at
-# its last token, where the tokenizer cuts it into several.
-EXTRA_ID = (
-    "{% if messages and messages[0]['role'] == 'system' %}"
-    "{% set system = messages[0]['content'] %}{% set turns = messages[1:] %}"
-    f'{{% else %}}{{% set system = "{SYSTEM}" %}}{{% set turns = messages %}}{{% endif %}}'
-    r"{{ '<extra_id_0>System\n' + system + '\n' }}"
-    "{% for turn in turns %}"
-    r"{% if turn['role'] == 'user' %}{{ '<extra_id_1>User\n' + turn['content'] + '\n' }}"
-    r"{% elif turn['role'] == 'assistant' %}"
-    r"{{ '<extra_id_1>Assistant\n' + turn['content'] + '\n' }}"
-    "{% else %}{{ raise_exception('turns are by user or assistant, not ' + turn['role']) }}"
-    "{% endif %}{% endfor %}"
-    r"{% if add_generation_prompt %}{{ '<extra_id_1>Assistant\n' }}"
-    "{% elif turns and turns[-1]['role'] == 'assistant' %}{{ '<extra_id_2>' }}{% endif %}"
-)
+# In this order NeMo-Aligner writes the values of attributes: OpenAssistant's, then HelpSteer's.
+ORDER = ("quality", "toxicity", "humor", "creativity", *ATTRIBUTES)
 
-TEMPLATES = {"extra_id": Template(EXTRA_ID, read="last")}
+
+def _nemo(end: str) -> str:
+    """NeMo-Aligner's form: texts stand as they are between markers, and `end` is the marker that
+    follows the conversation's last turn, where it is the assistant's."""
+    return (
+        "{% if messages and messages[0]['role'] == 'system' %}"
+        "{% set system = messages[0]['content'] %}{% set turns = messages[1:] %}"
+        f'{{% else %}}{{% set system = "{SYSTEM}" %}}{{% set turns = messages %}}{{% endif %}}'
+        r"{{ '<extra_id_0>System\n' + system + '\n' }}"
+        "{% for turn in turns %}"
+        r"{% if turn['role'] == 'user' %}{{ '<extra_id_1>User\n' + turn['content'] + '\n' }}"
+        r"{% elif turn['role'] == 'assistant' %}"
+        r"{{ '<extra_id_1>Assistant\n' + turn['content'] + '\n' }}"
+        "{% else %}{{ raise_exception('turns are by user or assistant, not ' + turn['role']) }}"
+        "{% endif %}{% endfor %}"
+        r"{% if add_generation_prompt %}{{ '<extra_id_1>Assistant\n' }}"
+        f"{{% elif turns and turns[-1]['role'] == 'assistant' %}}{{{{ '{end}' }}}}{{% endif %}}"
+    )
+
+
+# Of reward models (SteerLM's and HelpSteer2's recipes): the conversation ends with the marker that
+# attribute values follow in SteerLM. The score is read at it: at its last token, where the
+# tokenizer cuts it into several.
+EXTRA_ID = _nemo("<extra_id_2>")
+
+# Of policies (SteerLM, arXiv 2310.05344): the marker of the next turn ends the assistant's.
+STEERLM = _nemo("<extra_id_1>")
+
+TEMPLATES = {
+    "extra_id": Template(EXTRA_ID, read="last"),
+    "steerlm": Template(STEERLM, read="last"),
+}
 
 
 def choose(name: str) -> Template:
@@ -49,3 +68,22 @@ def choose(name: str) -> Template:
             "recorded with the checkpoint, else the tokenizer's own"
         )
     return TEMPLATES[name]
+
+
+def in_order(attributes: Iterable[str]) -> list[str]:
+    """Names of attributes in NeMo's order, others behind them by name."""
+    return sorted(attributes, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
+
+
+def condition_text(tokenizer, condition: Mapping[str, int]) -> str:
+    """What stands between the assistant's header and a response that is asked to have these
+    attribute values: one line, or "" where none is asked for.
+
+    Where the tokenizer's chat template has NeMo's markers, the line has its own too; else it is
+    plain text, since other templates have no place for it. Attributes are in NeMo's order, others
+    behind them by name.
+    """
+    if not condition:
+        return ""
+    marker = "<extra_id_2>" if "<extra_id_1>Assistant" in tokenizer.get_chat_template() else ""
+    return marker + ",".join(f"{n}:{condition[n]}" for n in in_order(condition)) + "\n"

@@ -66,6 +66,7 @@ svg .area { stroke-width: 2; fill-opacity: 0.16; } svg .mean { stroke-width: 1.5
 svg .area.one { fill: var(--one); } svg .area.two { fill: var(--two); }
 svg .area.two, svg .mean.two { stroke-dasharray: 5 3; }
 svg .band { fill: var(--one); fill-opacity: 0.16; stroke: none; }
+svg .dot { fill: var(--soft); }
 svg .dot.one { fill: var(--one); } svg .dot.two { fill: var(--two); }
 svg .dot.hollow { fill: var(--card); stroke-width: 2; }
 svg .chance { stroke: var(--soft); stroke-width: 1.5; stroke-dasharray: 1.5 4;

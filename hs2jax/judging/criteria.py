@@ -134,8 +134,9 @@ def _criterion(row: dict) -> Criterion:
             what = f"expected {len(scale)} texts, one for each value of the scale, found "
             raise FieldError("levels", f"{what}{len(levels)}", "wrong number of levels")
     name = rows.text(row, "name")
-    if "/" in name:
-        raise FieldError("name", f"expected no '/', found {show(name)}", "malformed name")
+    if "/" in name or name == "all":
+        what = f"expected a name without '/' and other than 'all', found {show(name)}"
+        raise FieldError("name", what, "malformed name")
     return Criterion(name, rows.text(row, "definition"), levels, scale)
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from hs2jax.data import rows
 from hs2jax.data.groups import FieldError, check_number, show
-from hs2jax.judging import correlation, lager, tasks
+from hs2jax.evaluation import correlation
+from hs2jax.judging import lager, tasks
 from hs2jax.judging.prompts import Request
 
 SCALE = tuple(range(1, 10))

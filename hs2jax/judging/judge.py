@@ -24,7 +24,7 @@ from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation.items import prompt_text
 from hs2jax.judging import criteria as criteria_files
-from hs2jax.judging import lager, layer_weights, prompts, score_tokens
+from hs2jax.judging import lager, layer_weights, prompts, score_tokens, written
 from hs2jax.judging.criteria import Criterion
 from hs2jax.judging.prompts import Request
 from hs2jax.language_model import LanguageModel
@@ -135,14 +135,19 @@ class Judge:
         ]
 
     def load_weights(
-        self, path: Path | str, preset: lager.Preset, *, any_template: bool = False
+        self,
+        path: Path | str,
+        preset: lager.Preset,
+        *,
+        condition: str = "forced",
+        any_template: bool = False,
     ) -> np.ndarray:
         """The weights [L'] in a file that `layer_weights.save` wrote for this judge.
 
         any_template: take those that were fitted with other prompts, too. Raises ValueError for
         weights of another model, preset or template.
         """
-        template = prompts.key(self.model.tokenizer.chat_template or "")
+        template = prompts.key(self.model.tokenizer.chat_template or "", condition)
         return layer_weights.load(
             path,
             checksum=checksum(self.model.params),
@@ -158,6 +163,7 @@ class Judge:
         states: bool = False,
         skip: bool = False,
         record: Record | None = None,
+        condition: str = "forced",
         layout: str = "shared",
         rows: int | None = None,
     ) -> list[Reading | None]:
@@ -165,9 +171,17 @@ class Judge:
 
         states: the states too, from which the logits are then made. skip: None for a request that
         is longer than the model's positions, counted in `record`, instead of raising ValueError.
-        layout, rows: how rows are laid and how many at a time; readings do not depend on it.
+        condition: "forced", right behind the request's prefix; "direct" and "reasoning": before the
+        score in what the judge writes first (`judging.written`), and None where it writes no score
+        to one of the questions. layout, rows: how rows are laid and how many at a time; readings do
+        not depend on it.
         """
         record = Record() if record is None else record
+        if condition != "forced":
+            found = self._read_written(requests, condition, states, layout, rows)
+            if None in found:
+                record.skip(written.NO_SCORE, rows=found.count(None))
+            return found
         model, found = self.model, [None] * len(requests)
         fitting: dict[tuple[int, ...], list[int]] = {}
         every = score_tokens.encode(model.tokenizer, requests)
@@ -184,7 +198,7 @@ class Judge:
                 )
         for tokens, places in fitting.items():
             tables = self._tables(
-                [unrated(*dataclasses.astuple(every[i].encoded)) for i in places],
+                [unrated(every[i].encoded.prompt, every[i].encoded.responses) for i in places],
                 tokens,
                 states,
                 layout,
@@ -192,6 +206,19 @@ class Judge:
             )
             for i, table in zip(places, tables, strict=True):
                 found[i] = self._reading(table, tokens, states)
+        return found
+
+    def _read_written(self, requests, condition, states, layout, rows) -> list[Reading | None]:
+        every = written.answered(self.model, requests, condition)
+        whole = [i for i, some in enumerate(every) if None not in some]
+        options = {"states": states, "skip": True, "layout": layout, "rows": rows}
+        parts = iter(self.read([one for i in whole for one in every[i]], **options))
+        found: list[Reading | None] = [None] * len(requests)
+        for i in whole:
+            some = [next(parts) for _ in every[i]]
+            if None not in some:
+                logits, seen = zip(*some, strict=True)
+                found[i] = Reading(np.concatenate(logits), np.concatenate(seen) if states else None)
         return found
 
     def columns(self, tokens: Sequence[int]):
@@ -251,11 +278,14 @@ def _lengths(costs: Sequence[int]) -> dict[int, list[int]]:
     return found
 
 
-def requests_of(group: Group, criteria: Sequence[Criterion]) -> list[Request]:
+def requests_of(
+    group: Group, criteria: Sequence[Criterion], condition: str = "forced"
+) -> list[Request]:
     """What is asked of each response of a group, by criteria or by `criteria.ROWS_OWN` alone."""
     prompt = prompt_text(group)
     if tuple(criteria) == (criteria_files.ROWS_OWN,):
         criteria = (criteria_files.of_group(group),)
     return [
-        prompts.pointwise(prompt, response, criteria, group.source) for response in group.responses
+        prompts.pointwise(prompt, response, criteria, group.source, condition)
+        for response in group.responses
     ]

@@ -1,9 +1,9 @@
 """What a judge is asked: the item first, then the question, so that all questions share the item.
 
 A text is the user's message; the assistant's turn is made to start with the prefix, and the answer
-is the next token. Written for this project; the parts are those of LAGER's templates (figures of
-its appendix): the task, the prompt, the response, the criterion with its rubric, the form of the
-answer.
+is the next token, or the assistant writes its answer itself. Written for this project; the parts
+are those of LAGER's templates (figures of its appendix): the task, the prompt, the response, the
+criterion with its rubric, the form of the answer.
 """
 
 import hashlib
@@ -29,8 +29,20 @@ QUESTION = """\
 [Criterion]
 {name}: {definition}
 {levels}
+{form}"""
+
+RATE = """\
 Rate the response by this criterion alone, with one integer from {low} to {high}, \
 and nothing else."""
+
+# How the answer is asked for, by condition. "forced": the assistant's turn begins with PREFIX.
+FORMS = {
+    "forced": RATE,
+    "direct": f'{RATE} Write it as "{PREFIX}" and the integer.',
+    "reasoning": f"""\
+Write feedback on the response by this criterion alone. Then end with a line "{PREFIX}" and one \
+integer from {{low}} to {{high}}, with nothing after it.""",
+}
 
 PAIR = """\
 You are a fair judge of which of two responses of AI assistants to a user is better.
@@ -68,28 +80,32 @@ class Request(NamedTuple):
 
 
 def pointwise(
-    prompt: str, response: str, criteria: Sequence[Criterion], source: str = ""
+    prompt: str,
+    response: str,
+    criteria: Sequence[Criterion],
+    source: str = "",
+    condition: str = "forced",
 ) -> Request:
-    """One response, rated by each of the criteria. Raises ValueError where their scales differ."""
+    """One response, rated by each of the criteria. condition: one of FORMS; the prefix is for
+    "forced" only. Raises ValueError where the criteria's scales differ."""
     scale = scale_of(criteria)
     return Request(
         ITEM.format(prompt=prompt, response=response),
-        tuple(question(criterion) for criterion in criteria),
+        tuple(question(criterion, condition) for criterion in criteria),
         PREFIX,
         tuple(map(str, scale)),
         source,
     )
 
 
-def question(criterion: Criterion) -> str:
+def question(criterion: Criterion, condition: str = "forced") -> str:
     """The criterion with its rubric and the form of the answer."""
     levels = zip(criterion.scale, criterion.levels, strict=True) if criterion.levels else ()
     return QUESTION.format(
         name=criterion.name.replace("_", " ").capitalize(),
         definition=criterion.definition,
         levels="".join(f"{value}: {level}\n" for value, level in levels),
-        low=criterion.scale[0],
-        high=criterion.scale[-1],
+        form=FORMS[condition].format(low=criterion.scale[0], high=criterion.scale[-1]),
     )
 
 
@@ -123,7 +139,8 @@ def scale_of(criteria: Sequence[Criterion]) -> tuple[int, ...]:
     return scale
 
 
-def key(chat_template: str) -> str:
+def key(chat_template: str, condition: str = "forced") -> str:
     """A short name of the point-wise texts in a chat template, which changes where they do."""
-    texts = "\0".join((ITEM, QUESTION, PREFIX, chat_template))
+    question = QUESTION.replace("{form}", FORMS[condition])
+    texts = "\0".join((ITEM, question, PREFIX, chat_template))
     return f"pointwise-{hashlib.sha256(texts.encode()).hexdigest()[:12]}"

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 
 from hs2jax.data.conversations import in_parts
 from hs2jax.data.record import Record
+from hs2jax.judging import written
 from hs2jax.judging.judge import Judge, Reading
 from hs2jax.judging.prompts import Request
 from hs2jax.models.checksum import checksum
@@ -49,9 +50,11 @@ def kept(
     *,
     states: bool = False,
     record: Record | None = None,
+    condition: str = "forced",
     progress: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Reading | None]:
-    """The reading of each request, in order; None where it is too long, counted in `record`.
+    """The reading of each request, in order; None where it is too long or, in a condition where the
+    judge writes (see `Judge.read`), where it wrote no score: counted in `record`.
 
     folder: where chunks are kept; None keeps nothing. Of several processes the first one writes,
     and a chunk that one of them cannot read is computed by all, together.
@@ -60,14 +63,17 @@ def kept(
     """
     key = judge_key(judge) if folder is not None else ""
     for part in in_parts(requests, CHUNK):
-        path = folder and folder / f"{_hash([key, states, part])}.npz"
+        made_of = [key, states, part] + [condition] * (condition != "forced")
+        path = folder and folder / f"{_hash(made_of)}.npz"
         found = _load(path) if path else None
         if found is None:
-            found = judge.read(part, states=states, skip=True)
+            found = judge.read(part, states=states, skip=True, condition=condition)
             if path and jax.process_index() == 0:
                 _save(path, found)
-        if record is not None:
+        if record is not None and condition == "forced":
             record.too_long += found.count(None)
+        elif record is not None and None in found:
+            record.skip(written.NO_SCORE, rows=found.count(None))
         progress(len(part))
         yield from found
 

@@ -39,14 +39,24 @@ from hs2jax.judging.samples import Samples
 from hs2jax.models import sharding
 from hs2jax.models.checksum import checksum
 from hs2jax.reward_model import DTYPES, RewardModel
+from hs2jax.training import defaults
 
 log = logging.getLogger(__name__)
 
 USES = {"pairs": pairwise, "selection": selection, "emotions": emotions, "knowledge": knowledge}
 TASKS = ("scores", *USES)
 BASELINES = ("gpt_score", "ridge_probe", "reward_model")
-CONDITIONS = ("forced", "direct", "reasoning")
 CROSS_VALIDATE = "cross-validate"
+# The tasks that read a setting; it would be without effect in others.
+USERS = {
+    "criteria": ("scores", "pairs"),
+    "condition": ("scores",),
+    "validation": ("scores",),
+    "baselines": ("scores",),
+    "folds": ("scores",),
+    "fraction": ("selection",),
+    "max_tokens": ("selection",),
+}
 
 
 def judge(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
@@ -104,7 +114,7 @@ def check(config) -> None:
             raise ValueError(f"config.{name} is not set")
     for name, value, allowed in (
         ("task", config.task, TASKS),
-        ("condition", config.condition, CONDITIONS),
+        ("condition", config.condition, tuple(prompts.FORMS)),
         ("preset", config.preset, tuple(lager.PRESETS)),
         ("recipe", config.recipe, layer_weights.RECIPES),
         ("model.dtype", config.model.dtype, DTYPES),
@@ -112,11 +122,6 @@ def check(config) -> None:
     ):
         if value not in allowed:
             raise ValueError(f"config.{name} is {value!r}; it must be one of {list(allowed)}")
-    if config.condition != "forced":
-        raise ValueError(
-            f"config.condition is {config.condition!r}, for which the judge has to write text, and "
-            'it cannot sample yet: use "forced", which reads the score\'s token without writing'
-        )
     for name in names_of(config.baselines):
         if name not in BASELINES:
             raise ValueError(f"config.baselines names {name!r}; expected some of {list(BASELINES)}")
@@ -149,10 +154,12 @@ def check(config) -> None:
             "config.validation says what weights are fitted on and config.weights where they come "
             "from: set one of them"
         )
-    if config.task != "scores":
-        for key in ("baselines", "validation"):
-            if config[key]:
-                raise ValueError(f'config.{key} is for config.task "scores", not {config.task!r}')
+    unused = defaults.judging()
+    for key, users in USERS.items():
+        if config.task not in users and config[key] != unused[key]:
+            raise ValueError(
+                f"config.{key} is for config.task {' and '.join(users)}, not for {config.task}"
+            )
     if config.task in ("pairs", "selection") and config.weights == CROSS_VALIDATE:
         raise ValueError(
             f"config.weights is {CROSS_VALIDATE!r}, but {config.task} has no ratings: give "
@@ -213,7 +220,7 @@ def _pairs(config, found: Judge, workdir: Path, options: dict) -> dict:
 def _scores(config, found: Judge, model: dict, workdir: Path) -> dict:
     """Responses by criteria."""
     preset, chosen = lager.PRESETS[config.preset], criteria.load(config.criteria)
-    template = prompts.key(found.model.tokenizer.chat_template or "")
+    template = prompts.key(found.model.tokenizer.chat_template or "", config.condition)
     wanted, sets = names_of(config.baselines), evaluations.sets_of(config.data)
     reward_model = None
     if config.reward_model:
@@ -221,7 +228,14 @@ def _scores(config, found: Judge, model: dict, workdir: Path) -> dict:
 
     def read(name: str, spec: str, states: bool) -> Samples:
         return samples.read(
-            found, name, spec, chosen, workdir / "readings", states=states, on_error=config.on_error
+            found,
+            name,
+            spec,
+            chosen,
+            workdir / "readings",
+            states=states,
+            condition=config.condition,
+            on_error=config.on_error,
         )
 
     def fit(some: Sequence[Samples], key: str) -> np.ndarray:
@@ -261,7 +275,7 @@ def _scores(config, found: Judge, model: dict, workdir: Path) -> dict:
         rated = evaluations.sets_of(config.validation)
         weights = fit([read(name, spec, False) for name, spec in rated], "validation")
     elif config.weights not in ("", CROSS_VALIDATE):
-        weights = _given_weights(config, found)
+        weights = _given_weights(config, found, condition=config.condition)
     every = [read(name, spec, "ridge_probe" in wanted) for name, spec in sets]
     if config.weights == CROSS_VALIDATE or "ridge_probe" in wanted:
         for (_, spec), each in zip(sets, every, strict=True):

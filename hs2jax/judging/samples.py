@@ -62,9 +62,11 @@ def read(
     folder: Path,
     *,
     states: bool = False,
+    condition: str = "forced",
     on_error: str = "raise",
 ) -> Samples:
-    """Reads all responses of a data specification; readings are kept in `folder`.
+    """Reads all responses of a data specification; readings are kept in `folder`. condition: see
+    `Judge.read`.
 
     Responses that are longer than the model's positions are counted in the record. Raises
     ValueError where nothing could be read and for a rating outside the criteria's scale, and what
@@ -75,7 +77,7 @@ def read(
     groups = list(corpora.read(spec, on_error=on_error, record=record))
     from_zero = _from_zero(spec)
     shift = scale[0] if from_zero else 0
-    requests = [request for group in groups for request in requests_of(group, criteria)]
+    requests = [request for group in groups for request in requests_of(group, criteria, condition)]
     places = [(g, r) for g, group in enumerate(groups) for r in range(len(group.responses))]
     rated = [[_rating(groups[g], r, each, shift) for each in criteria] for g, r in places]
     if from_zero and scale[-1] - scale[0] != 4 and np.isfinite(rated).any():
@@ -85,7 +87,15 @@ def read(
         )
     logits, seen, human, response = [], [], [], []
     with tasks.progress_of(name, len(requests)) as show:
-        kept = readings.kept(judge, requests, folder, states=states, record=record, progress=show)
+        kept = readings.kept(
+            judge,
+            requests,
+            folder,
+            states=states,
+            record=record,
+            condition=condition,
+            progress=show,
+        )
         for (g, r), ratings, reading in zip(places, rated, kept, strict=True):
             if reading is None:
                 continue
@@ -97,7 +107,11 @@ def read(
             response += [(g, r)] * len(criteria)
             human += ratings
     if not logits:
-        raise ValueError(f"{spec}: no response could be read ({record.too_long} are too long)")
+        reasons = ", ".join(f"{count} {reason}" for reason, count in record.skipped.items())
+        raise ValueError(
+            f"{spec}: no response could be read: {record.too_long} too long"
+            + (f", {reasons}" if reasons else "")
+        )
     return Samples(
         groups=groups,
         logits=np.concatenate(logits),

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from hs2jax.evaluation import correlation, statistics
 from hs2jax.evaluation import items as item_files
-from hs2jax.evaluation import statistics
 from hs2jax.evaluation.items import prompt_text
 from hs2jax.judging import baselines as baseline_scores
-from hs2jax.judging import correlation, lager, layer_weights, score_distribution, tasks
+from hs2jax.judging import lager, layer_weights, score_distribution, tasks
 from hs2jax.judging.criteria import Criterion
 from hs2jax.judging.judge import Judge
 from hs2jax.judging.samples import Samples

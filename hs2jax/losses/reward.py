@@ -13,6 +13,8 @@ Axis letters: P pairs; A attributes, behind any leading axes.
 import jax
 import jax.numpy as jnp
 
+from hs2jax.losses.shapes import same_shape
+
 KINDS = ("regular", "margin", "scaled")
 
 
@@ -22,7 +24,7 @@ def regression(predictions, ratings, where=None):
     predictions, ratings: [..., A]. where: bool [..., A], True where there is a rating (default:
     everywhere). What stands in `ratings` where there is none may be anything, also NaN.
     """
-    _same_shape(predictions=predictions, ratings=ratings, where=where)
+    same_shape(predictions=predictions, ratings=ratings, where=where)
     predictions = jnp.asarray(predictions, jnp.float32)
     ratings = jnp.asarray(ratings, jnp.float32)
     if where is not None:
@@ -88,8 +90,8 @@ def combined(
     and then counts nothing. A micro-batch of gradient accumulation passes the counts of its whole
     batch, so that the sum over micro-batches is the whole batch's loss.
     """
-    _same_shape(regression=regression, rated=rated)
-    _same_shape(preference=preference, paired=paired)
+    same_shape(regression=regression, rated=rated)
+    same_shape(preference=preference, paired=paired)
     if rated_count is None:
         rated_count = jnp.sum(rated)
     if paired_count is None:
@@ -100,14 +102,8 @@ def combined(
     return ratings + preference_weight * preferences
 
 
-def _same_shape(**arrays):
-    shapes = {name: jnp.shape(x) for name, x in arrays.items() if x is not None}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"shapes must be equal, they are {shapes}")
-
-
 def _pairs(**arrays):
-    _same_shape(**arrays)
+    same_shape(**arrays)
     shape = jnp.shape(arrays["chosen"])
     if len(shape) != 1:
         raise ValueError(f"rewards of pairs must have one axis, [P]; the shape is {shape}")

@@ -71,3 +71,37 @@ def attend(q, k, v, layout: Layout | None, *, scale: float, window=None, cap: fl
         probs = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
         out.append(jnp.einsum("BKGTS,BSKH->BTKGH", probs, v[:, :end]))
     return jnp.concatenate(out, axis=1).reshape(B, T, N, H)
+
+
+def put_at(cache, x, position):
+    """The cache [B, K, S, H] with x [B, K, H] in it, for each row at its position [B], below S."""
+    B, K, S, H = cache.shape
+    if cache.dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
+        # XLA's scatter there takes all of a bfloat16 array to float32 and back.
+        here = jnp.arange(S) == position[:, None]
+        return jnp.where(here[:, None, :, None], x[:, :, None], cache)
+    # With two leading axes to look up, and whole vectors behind them, it is done in place.
+    flat = cache.reshape(B * K, S, H)
+    flat = flat.at[jnp.arange(B * K), jnp.repeat(position, K)].set(x.reshape(B * K, H))
+    return flat.reshape(cache.shape)
+
+
+def attend_cached(q, k, v, position, *, scale: float, window=None, cap: float | None = None):
+    """`attend` for one token of each row, which sees what lies in its row up to its own position.
+
+    q [B, 1, N, H]; k and v [B, K, S, H], whose index in S is the position; position int32 [B].
+    Returns [B, 1, N, H] in q's dtype.
+    """
+    B, _, N, H = q.shape
+    K, S = k.shape[1:3]
+    back = position[:, None] - jnp.arange(S)
+    mask = back >= 0
+    if window is not None:
+        mask &= back < window
+    q = q.reshape(B, K, N // K, H) * scale
+    logits = jnp.einsum("BKGH,BKSH->BKGS", q, k, preferred_element_type=jnp.float32)
+    if cap is not None:
+        logits = cap * jnp.tanh(logits / cap)
+    probs = jax.nn.softmax(jnp.where(mask[:, None, None], logits, MASKED), axis=-1)
+    z = jnp.einsum("BKGS,BKSH->BKGH", probs.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return z.astype(q.dtype).reshape(B, 1, N, H)

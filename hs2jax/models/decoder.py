@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hs2jax.models.attention import Layout, attend
+from hs2jax.models.attention import Layout, attend, attend_cached, put_at
 from hs2jax.models.config import Config
 from hs2jax.models.sharding import constrain_rows
 
@@ -75,18 +75,25 @@ def project(axes, x, w):
     Only its gradient is written out: left alone, JAX forms the weights' gradient from the
     cotangent's transpose, and XLA on CPU then writes large transposed copies.
     """
-    return jnp.einsum(axes, x, w)
+    return _product(axes, x, w)
+
+
+def _product(axes, x, y):
+    # XLA on CPU multiplies bfloat16 as such only into float32; else it takes twice as long. What is
+    # rounded is the same sum.
+    wide = jnp.float32 if jax.default_backend() == "cpu" else None
+    return jnp.einsum(axes, x, y, preferred_element_type=wide).astype(x.dtype)
 
 
 def _project_forward(axes, x, w):
-    return jnp.einsum(axes, x, w), (x, w)
+    return _product(axes, x, w), (x, w)
 
 
 def _project_backward(axes, saved, g):
     x, w = saved
     inputs, out = axes.split("->")
     of_x, of_w = inputs.split(",")
-    return jnp.einsum(f"{out},{of_w}->{of_x}", g, w), jnp.einsum(f"{of_x},{out}->{of_w}", x, g)
+    return _product(f"{out},{of_w}->{of_x}", g, w), _product(f"{of_x},{out}->{of_w}", x, g)
 
 
 project.defvjp(_project_forward, _project_backward)
@@ -146,6 +153,11 @@ def lens(config: Config, state, columns, norm: Mapping[str, jax.Array]):
 
 
 class Attention(nn.Module):
+    """Attention with its norms. Where the collection "cache" is mutable, keys and values are left
+    there. Where it has some already, x is one token [B, 1, D] to each row of them, which is put to
+    them at its position and sees those before it; then there is no layout.
+    """
+
     config: Config
 
     @nn.compact
@@ -160,9 +172,23 @@ class Attention(nn.Module):
         if c.qk_norm:
             q, k = norm(self, "q_norm", q), norm(self, "k_norm", k)
         q, k = rotate(q, position, frequency), rotate(k, position, frequency)
-        z = attend(q, k, v, layout, scale=c.attention_scale, window=window, cap=c.attention_cap)
+        sees = {"scale": c.attention_scale, "window": window, "cap": c.attention_cap}
+        if self.has_variable("cache", "k"):
+            k, v = self.put("k", k, position), self.put("v", v, position)
+            z = attend_cached(q, k, v, position[:, 0], **sees)
+        else:
+            if self.is_mutable_collection("cache"):
+                self.put_variable("cache", "k", k.swapaxes(1, 2))
+                self.put_variable("cache", "v", v.swapaxes(1, 2))
+            z = attend(q, k, v, layout, **sees)
         out = linear(self, "o", "BTNH,NHD->BTD", z, (N, H, D), c.o_bias)
         return x + (norm(self, "post_norm", out) if c.post_norms else out)
+
+    def put(self, name, x, position):
+        """x [B, 1, K, H] put into the cache [B, K, S, H] at position [B, 1]; returns all of it."""
+        cache = put_at(self.get_variable("cache", name), x[:, 0], position[:, 0])
+        self.put_variable("cache", name, cache)
+        return cache
 
 
 class Mlp(nn.Module):
@@ -253,10 +279,7 @@ class Decoder(nn.Module):
         along = (shared, position, layout, probe)
         seen = []
         if entered is None:
-            x = constrain_rows(jnp.take(embed, tokens, axis=0).astype(self.dtype))
-            if c.scaled_embedding:
-                # In bfloat16 the factor is rounded too, as it was when the weights were made.
-                x = x * jnp.asarray(c.width**0.5, self.dtype)
+            x = enter(c, embed, tokens, self.dtype)
             if probe is not None:
                 seen.append(look(c, x, probe)[None])
             if self.frozen:
@@ -280,13 +303,44 @@ class Decoder(nn.Module):
         """The layers from `start` to before `stop`, as one scan."""
         scanned = nn.scan(
             nn.remat(Layer, prevent_cse=False) if self.remat else Layer,
-            variable_axes={"params": 0, "lora": 0},
+            variable_axes={"params": 0, "lora": 0, "cache": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
             length=stop - start,
         )
         own = jax.tree.map(lambda rows: rows[start:stop], own)
         return scanned(self.config, name=name)(x, own, *along)
+
+
+def enter(config: Config, embed, tokens, dtype):
+    """What enters the first layer [B, T, D]: the tokens' embeddings, in `dtype`."""
+    x = constrain_rows(jnp.take(embed, tokens, axis=0).astype(dtype))
+    if config.scaled_embedding:
+        # In bfloat16 the factor is rounded too, as it was when the weights were made.
+        x = x * jnp.asarray(config.width**0.5, dtype)
+    return x
+
+
+def decode(config: Config, params, layers, cache, tokens, position, dtype):
+    """One token of each row: (hidden [B, D] after the final norm, the cache with the tokens in it).
+
+    params: the decoder's; layers: its stack as a list, a tree of parameters for each. cache: a list
+    of one layer's {"k", "v"} [B, K, S, H] each, whose index in S is the token's position. tokens,
+    position: int32 [B]. Lists, and no scan: it would copy each layer's weights and cache out of the
+    stacks and back in for every token.
+    """
+    own, shared = constants(config, cache[0]["k"].shape[2])
+    x, position = enter(config, params["embed"], tokens[:, None], dtype), position[:, None]
+    kept = []
+    for i, layer in enumerate(layers):
+        of_layer = jax.tree.map(lambda rows, i=i: rows[i], own)
+        (x, _), changed = Layer(config).apply(
+            {"params": layer, "cache": {"attention": cache[i]}},
+            *(x, of_layer, shared, position, None, None),
+            mutable=["cache"],
+        )
+        kept.append(changed["cache"]["attention"])
+    return normalize(config, x[:, 0], params["norm"], params.get("norm_bias")), kept
 
 
 def pick(x, at):

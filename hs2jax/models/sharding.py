@@ -8,6 +8,8 @@ import math
 import re
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -102,3 +104,10 @@ def fit_rows(rows: int, mesh) -> int:
     """The next number of rows that divides among the mesh's devices."""
     devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     return math.ceil(rows / devices) * devices
+
+
+def to_host(array) -> np.ndarray:
+    """An array as numpy on every process, wherever its parts are."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -2,39 +2,49 @@
 
 import functools
 import re
+from collections.abc import Sequence
 
 from hs2jax import losses
 from hs2jax.data import corpora, loader, packing, templates
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items
 from hs2jax.reward_model import DTYPES, parse_weights
-from hs2jax.training import objectives, optimizer
+from hs2jax.training import objectives, optimizer, policy_objectives
 
 SELECT = {"loss": -1, "accuracy": 1}  # What the best step has least or most of.
+CONDITIONS = ("", "ratings")  # Where a policy's data take the wanted attribute values from.
 
 CHOICES = {
-    "select": tuple(SELECT),
     "model.dtype": DTYPES,
     "model.template": ("", *templates.TEMPLATES),
     "data.layout": packing.LAYOUTS,
     "data.too_long": loader.TOO_LONG,
     "data.on_error": ("raise", "skip"),
-    "objective.kind": objectives.KINDS,
-    "objective.preference": losses.reward.KINDS,
     "optimizer.schedule": optimizer.SCHEDULES,
     "optimizer.first_moment": ("float32", "bfloat16"),
+}
+REWARD_CHOICES = {
+    "select": tuple(SELECT),
+    "objective.kind": objectives.KINDS,
+    "objective.preference": losses.reward.KINDS,
+}
+POLICY_CHOICES = {
+    "select": ("loss",),
+    "objective.kind": policy_objectives.KINDS,
+    "data.condition": CONDITIONS,
 }
 AT_LEAST_ONE = ("batch_size", "micro_rows", "epochs", "evaluate_every", "checkpoint_every")
 
 
 def check_config(config) -> None:
     """Raises ValueError or FileNotFoundError that names the config key."""
-    for key, allowed in CHOICES.items():
-        value = functools.reduce(getattr, key.split("."), config)
+    rewards = "outputs" in config.model  # Else it is a policy's.
+    for key, allowed in (CHOICES | (REWARD_CHOICES if rewards else POLICY_CHOICES)).items():
+        value = _get(config, key)
         if value not in allowed:
             raise ValueError(f"config.{key} is {value!r}; it must be one of {list(allowed)}")
     for key in (*AT_LEAST_ONE, "data.row_length", "not_finite_limit"):
-        value = functools.reduce(getattr, key.split("."), config)
+        value = _get(config, key)
         if value < 1:
             raise ValueError(f"config.{key} is {value}; it must be at least 1")
     if not config.optimizer.clip > 0:
@@ -48,19 +58,16 @@ def check_config(config) -> None:
             'config.trainable.last_layers and a layout other than "padded"'
         )
     for key in ("trainable.paths", "lora.targets"):
-        pattern = functools.reduce(getattr, key.split("."), config)
+        pattern = _get(config, key)
         try:
             re.compile(pattern)
         except re.error as error:
             what = f"config.{key} is {pattern!r}, which is no regular expression: {error}"
             raise ValueError(what) from None
-    for name in config.model.outputs:
-        if not re.fullmatch(r"[^\s,=]+", name):
-            raise ValueError(
-                f"config.model.outputs has {name!r}; several names are written as "
-                "--config.model.outputs=\"('helpfulness', 'verbosity')\""
-            )
-    parse_weights(config.model.weights)
+    if rewards:
+        _check_outputs(config)
+    elif config.objective.kind == "steerlm2":
+        _check_steerlm2(config)
     for key in ("train", "validation"):
         spec = config.data[key]
         if not spec:
@@ -68,8 +75,39 @@ def check_config(config) -> None:
         corpora.read(spec, record=Record())  # Raises where there is no such format or file.
 
 
-def check_data(config, spec: str, outputs, prepared: loader.Prepared, record: Record) -> None:
-    """Sees that a data set has what the objective needs, so that no run learns from nothing."""
+def _get(config, key: str):
+    return functools.reduce(getattr, key.split("."), config)
+
+
+def _check_outputs(config) -> None:
+    for name in config.model.outputs:
+        if not re.fullmatch(r"[^\s,=]+", name):
+            raise ValueError(
+                f"config.model.outputs has {name!r}; several names are written as "
+                "--config.model.outputs=\"('helpfulness', 'verbosity')\""
+            )
+    parse_weights(config.model.weights)
+
+
+def _check_steerlm2(config) -> None:
+    if config.data.condition:
+        raise ValueError(
+            f"config.data.condition is {config.data.condition!r}; sampled groups have conditions "
+            'of their own, so with config.objective.kind "steerlm2" it must be ""'
+        )
+    if config.data.too_long != "skip":
+        raise ValueError(
+            f"config.data.too_long is {config.data.too_long!r}; the log-probabilities of sampled "
+            'groups are those after whole prompts, so with config.objective.kind "steerlm2" it '
+            'must be "skip"'
+        )
+
+
+def check_rewarded(
+    config, spec: str, outputs: Sequence[str], prepared: loader.Prepared, record: Record
+) -> None:
+    """Sees that a data set has what a reward model's objective needs, so that no run learns from
+    nothing."""
     kind, rated = config.objective.kind, items.rating_means(prepared, outputs)
     needs_pairs = {
         "config.objective.kind": kind != "regression",
@@ -83,5 +121,22 @@ def check_data(config, spec: str, outputs, prepared: loader.Prepared, record: Re
     if (kind == "regression" and unrated) or (kind == "joint" and not rated):
         raise ValueError(
             f"{spec}: no row that fits rates {', '.join(unrated)}, named in config.model.outputs: "
+            f"{items.describe(record)}"
+        )
+
+
+def check_sampled(spec: str, prepared: loader.Prepared, record: Record) -> None:
+    """Sees that every response of a policy's sampled groups has what it is weighed by, and that
+    there are responses to weigh against each other."""
+    for group, example in zip(prepared.groups, prepared.examples, strict=True):
+        if not example.rated.all():
+            raise ValueError(
+                f'{group.source}: config.objective.kind "steerlm2" needs '
+                f"{', '.join(policy_objectives.COLUMNS)} of every response, which `hs2jax weigh` "
+                "writes into its groups.jsonl"
+            )
+    if not any(len(example.rated) > 1 for example in prepared.examples):
+        raise ValueError(
+            f"{spec}: no group that fits has two responses or more to weigh against each other: "
             f"{items.describe(record)}"
         )

@@ -1,13 +1,12 @@
 """Models from one place and form to a folder that `transformers` and this package load."""
 
-import json
 from pathlib import Path
 
 import ml_collections
 
+from hs2jax import folder
 from hs2jax.models import hub
-from hs2jax.reward_model import RewardModel
-from hs2jax.training import trainable
+from hs2jax.training import tasks, trainable
 from hs2jax.training.checkpoint import Checkpoints
 
 
@@ -19,39 +18,41 @@ def convert(model: str, output: Path | str, *, dtype: str = "float32") -> None:
     """
     run = Path(model)
     if (run / "best").is_dir():
-        found = best_of_run(run)
-        parts = {"params": found.params["decoder"], "head": found.params["head"]}
-        parts |= {"outputs": found.outputs, "weights": found.weights}
-        parts |= {"template": found.template, "read": found.read}
+        task = best_of_run(run)
+        found, params, head = task.model, task.params["decoder"], task.params.get("head")
+        weights = found.weights if head is not None else None
     else:
         found = hub.load(model)
-        parts = {"params": found.params, "head": found.head}
-        if found.head is not None:
-            recorded = found.hf_config.get("hs2jax") or {}
-            parts |= {"outputs": found.outputs, "weights": recorded.get("weights")}
-            parts |= {"template": found.template, "read": found.read}
-    hub.save(output, config=found.config, tokenizer=found.tokenizer, dtype=dtype, **parts)
-
-
-def best_of_run(folder: Path) -> RewardModel:
-    """The best step of a run so far. Raises FileNotFoundError where there is none yet."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    checkpoints = Checkpoints(folder / "best", read_only=True)
-    if checkpoints.latest is None:
-        raise FileNotFoundError(f"{folder} has no checkpoint of a best step yet")
-    settings = config["model"]
-    model = RewardModel.load(
-        settings["name"],
-        outputs=settings["outputs"],
-        bias=settings["bias"],
-        template=settings.get("template", ""),
+        params, head = found.params, found.head
+        weights = (found.hf_config.get("hs2jax") or {}).get("weights") if head is not None else None
+    hub.save(
+        output,
+        config=found.config,
+        params=params,
+        tokenizer=found.tokenizer,
+        head=head,
+        outputs=found.outputs if head is not None else None,
+        weights=weights,
+        template=found.template,
+        read=found.read,
+        dtype=dtype,
     )
-    config = ml_collections.ConfigDict(config)
-    params = trainable.begin(model.params, config)
+
+
+def best_of_run(run: Path) -> tasks.Task:
+    """What a run trains, with the parameters of its best step so far.
+
+    Raises FileNotFoundError where there is none yet.
+    """
+    config = ml_collections.ConfigDict(folder.read_json(run / "config.json"))
+    checkpoints = Checkpoints(run / "best", read_only=True)
+    if checkpoints.latest is None:
+        raise FileNotFoundError(f"{run} has no checkpoint of a best step yet")
+    task = tasks.make(config, None)
+    params = trainable.begin(task.params, config)
     trained, kept = trainable.split(params, config)
     state, meta = checkpoints.restore(checkpoints.latest, {"params": trained})
     checkpoints.close()
-    trainable.check_kept(kept, meta["kept"], settings["name"], folder)
-    model.params = trainable.finish(trainable.join(state["params"], kept))
-    model.weights = meta["weights"]
-    return model
+    trainable.check_kept(kept, meta["kept"], config.model.name, run)
+    task.params = trainable.finish(trainable.join(state["params"], kept))
+    return task

@@ -38,9 +38,61 @@ def reward_model() -> ConfigDict:
     config.objective.centering = 0.0  # 0.01 keeps rewards around zero.
     config.objective.preference_weight = 1.0  # Of the pairs in "joint".
 
-    # What is trained. The head always is.
+    _add_trained_parts(config)
+    _add_optimizer(config)
+
+    _add_course(config)
+    return config
+
+
+def policy() -> ConfigDict:
+    """A config for `hs2jax train` of a policy, with HelpSteer's values for SteerLM (arXiv
+    2311.09528, section 4.4), which HelpSteer2 follows. What has no default here must be set: the
+    data."""
+    config = ConfigDict()
+    config.seed = 0
+
+    config.model = ConfigDict()
+    config.model.name = "smollm2-135m-instruct"  # Folder, GGUF file, hub id or short name.
+    # How messages become text: "steerlm" (NeMo's); "": as recorded, else the tokenizer's own.
+    config.model.template = ""
+    config.model.dtype = ""  # Of the computation; "": float32 on CPU, bfloat16 elsewhere.
+    config.model.remat = True  # Recompute each layer in the backward pass, to save memory.
+
+    config.data = ConfigDict()
+    config.data.train = ""  # "format:path[slice]", several joined with "+".
+    config.data.validation = ""
+    # "ratings": every rated response is learned as the answer to a request for its ratings
+    # (SteerLM); "": as the data have it, which is no request but in sampled groups.
+    config.data.condition = ""
+    config.data.layout = "shared"  # shared | separate | padded: see data.packing.
+    config.data.row_length = 4096  # Tokens of a row, NeMo's. What does not fit is too long.
+    config.data.too_long = "skip"  # skip | truncate (a prompt is cut from the left).
+    config.data.on_error = "raise"  # raise | skip (counted in the run's record).
+
+    config.objective = ConfigDict()
+    config.objective.kind = "likelihood"  # likelihood | steerlm2 (of groups that were weighed)
+    # NeMo's division of a group's loss by its responses' mean length, in "steerlm2". Not the
+    # paper's.
+    config.objective.normalize_tokens = False
+
+    _add_trained_parts(config)
+    _add_optimizer(config)
+    config.optimizer.learning_rate = 5e-6  # SteerLM and HelpSteer; HelpSteer2's SteerLM 2.0: 1e-7.
+    config.optimizer.warmup = 0  # None is stated.
+    config.optimizer.weight_decay = 0.01  # SteerLM, appendix, and NeMo's recipe.
+
+    _add_course(config)
+    config.batch_size = 128  # Groups: conversations, or in "steerlm2" prompts with their samples.
+    config.epochs = 2  # HelpSteer's 800 steps are about two; SteerLM 2.0 has two in each round.
+    config.evaluate_every = 50
+    return config
+
+
+def _add_trained_parts(config: ConfigDict) -> None:
+    # What is trained. A reward model's head always is.
     config.trainable = ConfigDict()
-    config.trainable.paths = ""  # Regex of paths; "": all, or with LoRA the head. See README.
+    config.trainable.paths = ""  # Regex of paths; "": all, or with LoRA none. See README.
     config.trainable.last_layers = -1  # Only these, what is above them, and no embedding; -1: all.
     config.trainable.cache = False  # Compute the layers below them once, and keep that on disk.
 
@@ -49,6 +101,8 @@ def reward_model() -> ConfigDict:
     config.lora.alpha = 16.0  # The addition is scaled by alpha / rank.
     config.lora.targets = "."  # Regex of projections, such as "attention/(q|v)$".
 
+
+def _add_optimizer(config: ConfigDict) -> None:
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 2e-6
     config.optimizer.schedule = "constant"  # constant | cosine
@@ -60,16 +114,17 @@ def reward_model() -> ConfigDict:
     config.optimizer.clip = 1.0
     config.optimizer.first_moment = "float32"  # float32 | bfloat16, which saves memory.
 
+
+def _add_course(config: ConfigDict) -> None:
     config.batch_size = 64  # Groups. With two responses each, the papers' 128 rows.
     config.micro_rows = 8  # Rows computed at a time, over all devices; memory, not results.
     config.epochs = 2
     config.evaluate_every = 10  # Steps.
     config.checkpoint_every = 50  # Steps.
-    config.select = "loss"  # loss | accuracy, on the validation data.
+    config.select = "loss"  # On the validation data: loss | accuracy (of reward models).
     config.not_finite_limit = 5  # Steps in a row without a finite gradient that stop the run.
 
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
-    return config
 
 
 def evaluation() -> ConfigDict:
@@ -144,7 +199,8 @@ def judging() -> ConfigDict:
     # A set that `judging.criteria.load` knows ("helpsteer", "flask", "summeval") or a .json file;
     # for pairs one criterion, "helpfulness" or "SET/NAME".
     config.criteria = "helpsteer"
-    # How the score is made known: "forced", its token predicted right after the question.
+    # How the score is made known: "forced", its token predicted right after the question; "direct",
+    # the judge writes it; "reasoning", it writes feedback first.
     config.condition = "forced"
     config.preset = "recommended"  # One of `judging.lager.PRESETS`: what is aggregated, and how.
     # Of the layers: "" for even ones, the weights.json of another run, or "cross-validate": fitted

@@ -33,10 +33,15 @@ def attach(batches: loader.Batches, params, config, *, dtype, mesh) -> loader.Ba
     params: the decoder's, of which the stack "frozen" is computed. The states are in a file named
     by a hash of all that they depend on, in the folder of fetched models. Its size is the examples'
     tokens x width x the size of `dtype`; it may be deleted whenever no run uses it.
-    Raises ValueError on several hosts.
+    Raises ValueError on several hosts, and where a group is too long for one row.
     """
     if jax.process_count() > 1:
         raise ValueError("config.trainable.cache works on one host only; set it to False")
+    if batches.parts:
+        raise ValueError(
+            "config.trainable.cache does not work where a group lies in several rows; set it to "
+            "False, or config.data.row_length to what the longest group takes"
+        )
     lengths = [packing.cost(example.encoded, batches.layout) for example in batches.examples]
     name = _name(batches, params, config, dtype)
     path = hub.cache_folder() / "states" / f"{name}.npy"

@@ -1,8 +1,9 @@
-"""Training a reward model, from a config to a run's folder, read top to bottom.
+"""Training, from a config to a run's folder, read top to bottom: reward models and policies.
 
 The folder holds config.json, record.json (what happened to the data), metrics.jsonl and
 TensorBoard files, checkpoints/ (the latest, to go on from), best/ (parameters of the best step),
-items.jsonl (validation groups scored by it), and at the end model/ (an export) and evaluation.json.
+items.jsonl (validation groups as it sees them), and at the end model/ (an export) and
+evaluation.json. What differs between a reward model and a policy is in `training.tasks`.
 """
 
 import functools
@@ -11,28 +12,16 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 from jax.experimental import multihost_utils
 
 from hs2jax import folder
-from hs2jax.data import corpora, loader
-from hs2jax.data.record import Record
-from hs2jax.evaluation import items as scored
-from hs2jax.evaluation import statistics
+from hs2jax.data import loader
+from hs2jax.evaluation import items
 from hs2jax.models import sharding
 from hs2jax.models.checksum import checksum
-from hs2jax.prediction import plan_evaluation, predict, run_batches
-from hs2jax.reward_model import RewardModel, parse_weights
-from hs2jax.training import (
-    checks,
-    frozen_states,
-    metrics,
-    objectives,
-    optimizer,
-    step,
-    trainable,
-)
+from hs2jax.prediction import plan_evaluation
+from hs2jax.training import checks, frozen_states, metrics, optimizer, step, tasks, trainable
 from hs2jax.training.checkpoint import Checkpoints
 
 log = logging.getLogger(__name__)
@@ -53,52 +42,14 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         log.info("%s is finished", workdir)
         return folder.read_json(workdir / "evaluation.json")
 
-    # Mesh and model -----------------------------------------------------------------------------
+    # Mesh, model and data -----------------------------------------------------------------------
     mesh = sharding.make_mesh(**config.mesh)
-    model = RewardModel.load(
-        config.model.name,
-        outputs=config.model.outputs,
-        bias=config.model.bias,
-        weights=parse_weights(config.model.weights),
-        template=config.model.template,
-        seed=config.seed,
-        mesh=mesh,
-        dtype=getattr(jnp, config.model.dtype) if config.model.dtype else None,
-    )
-    objective = objectives.make(config.objective, model.outputs)
-    if model.scalar_weights() is None:
-        model.weights = {model.outputs[objective.output]: 1.0}
-    scalar = model.scalar_weights()
-    if config.objective.kind != "regression" and not scalar[objective.output] > 0:
-        raise ValueError(
-            f"config.model.weights: {model.weights} leave out {model.outputs[objective.output]}, "
-            "which config.objective.output trains"
-        )
-
-    # Data ---------------------------------------------------------------------------------------
-    def read(spec):
-        record = Record()
-        prepared = loader.prepare(
-            list(corpora.read(spec, on_error=config.data.on_error, record=record)),
-            model.tokenizer,
-            read=model.read,
-            on_error=config.data.on_error,
-            attributes=model.outputs,
-            max_tokens=model.config.max_positions,
-            too_long=config.data.too_long,
-            derive=config.data.derive or None,
-            record=record,
-            **shape,
-        )
-        checks.check_data(config, spec, model.outputs, prepared, record)
-        return prepared, record
-
-    shape = {"row_length": config.data.row_length, "layout": config.data.layout}
-    trained_on, record = read(config.data.train)
-    held_out, held_out_record = read(config.data.validation)
-    means = scored.rating_means(trained_on, model.outputs)
-    if config.objective.kind == "bradley_terry":
-        trained_on = loader.with_pairs(trained_on)  # Ties would take up places in batches.
+    task = tasks.make(config, mesh)
+    model, layout, dtype = task.model, config.data.layout, task.model.dtype
+    shape = {"row_length": config.data.row_length, "layout": layout}
+    trained_on, record = task.read(config.data.train)
+    held_out, held_out_record = task.read(config.data.validation)
+    trained_on = task.learn_from(trained_on)
     batches = loader.plan(
         trained_on.examples,
         batch_size=config.batch_size,
@@ -112,16 +63,15 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         held_out.examples, rows=config.micro_rows, mesh=mesh, **shape
     )
     steps = len(batches)
-    log.info("train: %s", scored.describe(record))
-    log.info("validation: %s", scored.describe(held_out_record))
+    log.info("train: %s", items.describe(record))
+    log.info("validation: %s", items.describe(held_out_record))
     records = {"train": record.to_dict(), "validation": held_out_record.to_dict()}
     if first:
         folder.write_json(workdir / "record.json", records)
 
     # What is trained, optimizer and step --------------------------------------------------------
-    layout, dtype = config.data.layout, model.dtype
-    params, kept = trainable.split(trainable.begin(model.params, config, mesh), config)
-    model.params = None
+    params, kept = trainable.split(trainable.begin(task.params, config, mesh), config)
+    task.params = None
     kept_checksum, trained_parameters = checksum(kept), trainable.count(params)
     if config.trainable.cache:
         decoder = trainable.join(params, kept)["decoder"]
@@ -137,8 +87,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     shapes = sharding.placed_shapes(shapes, places)
     update = step.make(
         model.config,
-        objective,
+        task.objective,
         tx,
+        forward=task.forward,
         layout=layout,
         dtype=dtype,
         remat=config.model.remat,
@@ -164,15 +115,6 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         best, seconds = None, 0.0
     out = metrics.Metrics(workdir if first else None, start=at, total=steps, name=workdir.name)
 
-    def evaluate(trained):
-        params = trainable.join(trained, kept)
-        run = functools.partial(predict, params, config=model.config, layout=layout, dtype=dtype)
-        outputs = run_batches(run, held_out_batches, len(model.outputs), mesh)
-        found = scored.make(held_out, outputs, scalar)
-        summary = statistics.summarize(found, model.outputs, means)
-        loss = objectives.loss_of_examples(objective, held_out.examples, outputs)
-        return found, {**summary, "loss": loss}
-
     def report(now, values):
         values = {name: float(x) for name, x in values.items()}
         took, clock["step"] = time.time() - clock["step"], time.time()
@@ -183,7 +125,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         }
         not_finite = int(values.pop("not_finite"))
         out.write("train", now, values)
-        shown = ("loss", *objectives.metrics_of(objective), "tokens_per_second")
+        shown = ("loss", *task.shown, "tokens_per_second")
         out.show(now, {name: values[name] for name in shown})
         if not_finite and first:
             numbers = sorted({example for _, _, example, _ in batches.slots(now - 1)})
@@ -209,19 +151,18 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
                 report(*pending)
                 pending = None
             if evaluates:
-                found, summary = evaluate(state["params"])
+                params = trainable.join(state["params"], kept)
+                found, summary = task.evaluate(params, held_out, held_out_batches)
+                del params  # Or it would be held beside the state after the next step.
                 out.write("validation", at, summary)
-                out.say(
-                    f"step {at}: objective {summary['loss']:.4f}; {statistics.one_line(summary)}"
-                )
+                out.say(f"step {at}: objective {summary['loss']:.4f}; {task.one_line(summary)}")
                 if at and (best is None or better(summary, best["summary"], config.select)):
-                    best = {"step": at, "summary": summary, "weights": model.weights}
-                    best["kept"] = kept_checksum
+                    best = {"step": at, "summary": summary, "kept": kept_checksum, **task.notes()}
                     # One saving at a time: on several hosts two would meet at the same barriers.
                     checkpoints.wait()
                     best_checkpoints.save(at, {"params": state["params"]}, best)
                     if first:
-                        scored.write(workdir / "items.jsonl", found)
+                        items.write(workdir / "items.jsonl", found)
                     saves = True  # So that a checkpoint that names this step is next.
             if saves:
                 # It must not be there before the step that it names is.
@@ -246,12 +187,12 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     del state
     best_state, _ = best_checkpoints.restore(best["step"], {"params": shapes["params"]})
     best_checkpoints.close()
-    model.params = trainable.finish(trainable.join(best_state["params"], kept))
+    task.params = trainable.finish(trainable.join(best_state["params"], kept))
     model.save(workdir / "model")
     result = {
         "step": best["step"],
         "steps": steps,
-        "outputs": list(model.outputs),
+        **task.results(),
         "summary": best["summary"],
         "record": records["train"],
         "validation_record": records["validation"],
@@ -260,7 +201,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         "peak_memory_bytes": folder.peak_memory(),
         "environment": folder.environment(),
     }
-    out.say(f"best, step {best['step']}: {statistics.one_line(best['summary'])}")
+    out.say(f"best, step {best['step']}: {task.one_line(best['summary'])}")
     out.close()
     if first:
         trained = [row for row in metrics.read(workdir / "metrics.jsonl") if row["kind"] == "train"]

@@ -40,6 +40,10 @@ class Objective(NamedTuple):
         """Counts of a batch with any leading axes, to be passed to `loss` for each of its parts."""
         return Counts(jnp.sum(batch["rated"]), jnp.sum(batch["strength"] > 0))
 
+    def looks_ahead(self, batch) -> bool:
+        """Whether a part's loss needs to know the other parts. Pairs lie in one row."""
+        return False
+
     def loss(self, outputs, batch, counts: Counts):
         """This part's share of the whole batch's loss, and of its metrics: the sum of the shares
         over the micro-batches of a batch is its loss and are its metrics.

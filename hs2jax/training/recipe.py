@@ -2,11 +2,12 @@
 
 A recipe is a config with `stages`, the names in order, and for each name a `verb` and a `config`.
 "{name}" in a stage's texts stands for the folder of the stage of that name. A killed recipe goes on
-where it was: what is trained or swept to its end is skipped, and an evaluation is made again from
-the scores that are kept.
+where it was: what has come to its end is skipped, and an evaluation is made again from the scores
+that are kept.
 """
 
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import ml_collections
@@ -16,22 +17,35 @@ from hs2jax.training import expo, loop
 
 log = logging.getLogger(__name__)
 
-VERBS = {"train": loop.train, "expo": expo.expo, "evaluate": evaluate.evaluate}
+Verb = Callable[[ml_collections.ConfigDict, Path], object]  # (config, folder of the stage)
+VERBS: dict[str, Verb] = {
+    "train": loop.train,
+    "expo": expo.expo,
+    "evaluate": evaluate.evaluate,
+}
 
 
-def run(recipe: ml_collections.ConfigDict, workdir: Path | str) -> list[Path]:
-    """Works through a recipe. Returns the stages' folders, in order."""
+def run(
+    recipe: ml_collections.ConfigDict,
+    workdir: Path | str,
+    verbs: Mapping[str, Verb] = VERBS,
+) -> list[Path]:
+    """Works through a recipe. Returns the stages' folders, in order.
+
+    verbs: what its stages may do. Each goes on where a killed one of its folder was, and does
+    nothing where the folder is finished. Raises ValueError for a stage that cannot be.
+    """
     folders: dict[str, Path] = {}
     for name in recipe.stages:
         stage = recipe.get(name, {})
-        if "config" not in stage or stage.get("verb") not in VERBS:
+        if "config" not in stage or stage.get("verb") not in verbs:
             raise ValueError(
-                f"config.{name}: a stage needs a verb ({', '.join(VERBS)}) and a config"
+                f"config.{name}: a stage needs a verb ({', '.join(verbs)}) and a config"
             )
     for name in recipe.stages:
         folder = Path(workdir).absolute() / name  # The same run from wherever it is named.
         log.info("stage %s", name)
-        VERBS[recipe[name].verb](filled_in(recipe[name].config, folders), folder)
+        verbs[recipe[name].verb](filled_in(recipe[name].config, folders), folder)
         folders[name] = folder
     return list(folders.values())
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hs2jax.evaluation import evaluation_report, expo_report, items, report
+from hs2jax.evaluation import evaluation_report, expo_report, items, policy_report, report
 from hs2jax.evaluation.report import Section
 from hs2jax.training import metrics
 
@@ -40,10 +40,11 @@ def write(workdir: Path | str, stages: Sequence[Path] | None = None) -> Path:
 
 
 def kind_of(folder: Path) -> str:
-    """ "training", "evaluation" or "expo": what a finished folder holds."""
+    """ "training", "policy", "evaluation" or "expo": what a finished folder holds."""
     if (folder / "expo.json").exists():
         return "expo"
-    return "evaluation" if "sets" in _result(folder) else "training"
+    result = _result(folder)
+    return result.get("kind") or ("evaluation" if "sets" in result else "training")
 
 
 def _result(folder: Path) -> dict:
@@ -53,23 +54,22 @@ def _result(folder: Path) -> dict:
 def _sections(folder: Path) -> list[Section]:
     kind = kind_of(folder)
     if kind == "training":
-        return [report.section(_stage(folder))]
+        names = _result(folder)["outputs"]
+        return [report.section({**_stage(folder), "names": names})]
+    if kind == "policy":
+        return [policy_report.section(_stage(folder))]
     said = [expo_report.section(folder)] if kind == "expo" else evaluation_report.sections(folder)
     return [section._replace(name=f"{folder.name}: {section.name}") for section in said]
 
 
 def _stage(folder: Path) -> dict:
-    result = _result(folder)
+    """What `report.section` and `policy_report.section` take."""
     rows = metrics.read(folder / "metrics.jsonl")
     return {
+        **_result(folder),
         "name": folder.name,
-        "names": result["outputs"],
         "config": json.loads((folder / "config.json").read_text(encoding="utf-8")),
         "metrics": [row for row in rows if row["kind"] == "train"],
         "evaluations": [row for row in rows if row["kind"] == "validation"],
-        "summary": result["summary"],
         "items": items.read(folder / "items.jsonl"),
-        "record": result["record"],
-        "seconds": result["seconds"],
-        "environment": result["environment"],
     }

@@ -9,7 +9,8 @@ class Size(NamedTuple):
     """A base model, and the learning rate as a multiple of the papers' for 70B.
 
     340B's is the first paper's (7e-7 against 2e-6); those below 70B are ours. `template` is for
-    base models, which have none of their own. `tensor`: over how many devices heads are split.
+    base models, which have none of their own; a policy gets "steerlm" in its place. `tensor`: over
+    how many devices heads are split.
     """
 
     model: str
@@ -50,7 +51,8 @@ def apply(config: ConfigDict, arg: str | None, *, default: str, local: str = "ra
         raise ValueError(f"this config's argument is {arg!r}; it must be runlocal or {list(SIZES)}")
     size = SIZES[name]
     config.model.name = size.model
-    config.model.template = size.template
+    rewards = "outputs" in config.model
+    config.model.template = size.template if rewards or not size.template else "steerlm"
     config.optimizer.learning_rate *= size.learning_rate
     config.mesh.tensor = size.tensor
 

@@ -33,7 +33,9 @@ def gradients(params, batch, objective, apply):
     Micro-batches that are all padding come last and are not run.
     """
     counts = objective.counts(batch)
-    used = jnp.sum(jnp.any(batch["segment"] > 0, axis=(1, 2)))
+    if objective.looks_ahead(batch):
+        seen = _look_ahead(params, batch, objective, apply)
+        batch = batch | {"weighed": objective.weigh(seen, batch)}
 
     def loss_of(params, micro):
         return objective.loss(apply(params, micro), micro, counts)
@@ -41,20 +43,42 @@ def gradients(params, batch, objective, apply):
     value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
 
     def part(m):
-        micro = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, m, 0, False), batch)
-        return value_and_grad(params, micro)
+        return value_and_grad(params, _take(batch, m))
 
     def add(m, total):
         return jax.tree.map(jnp.add, total, part(m))
 
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part, 0))
-    (loss, metrics), grads = jax.lax.fori_loop(0, used, add, nothing)
+    (loss, metrics), grads = jax.lax.fori_loop(0, _used(batch), add, nothing)
     return loss, metrics, grads
 
 
-def make(config, objective, optimizer, *, layout, dtype, remat, shardings=None):
+def _look_ahead(params, batch, objective, apply):
+    """What the objective sees in all micro-batches, [M, B, ...]: one more forward pass."""
+
+    def part(m):
+        micro = _take(batch, m)
+        return objective.look(apply(params, micro), micro)
+
+    def put(m, seen):
+        return jax.tree.map(lambda x, new: x.at[m].set(new), seen, part(m))
+
+    M = len(batch["segment"])
+    nothing = jax.tree.map(lambda x: jnp.zeros((M, *x.shape), x.dtype), jax.eval_shape(part, 0))
+    return jax.lax.fori_loop(0, _used(batch), put, nothing)
+
+
+def _take(batch, m):
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, m, 0, False), batch)
+
+
+def _used(batch):
+    return jnp.sum(jnp.any(batch["segment"] > 0, axis=(1, 2)))
+
+
+def make(config, objective, optimizer, *, layout, dtype, remat, forward=forward, shardings=None):
     """The jitted step: (state, kept, batch) -> (state, metrics). `kept` are the parameters that are
-    not trained. The state is donated."""
+    not trained. `forward` gives what the objective takes. The state is donated."""
 
     def step(state, kept, batch):
         def apply(trained, micro):

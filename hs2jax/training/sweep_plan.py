@@ -256,6 +256,8 @@ def _check_run(plan: Plan, arm: Arm, seed: int) -> None:
     config, place = plan.run_config(arm, seed), plan.run_folder(arm, seed)
     try:
         checks.check_config(config)
+        if "outputs" not in config.model:
+            raise ValueError("this config is a policy's, and a sweep compares reward models")
         if folder.begun(place):
             folder.claim(place, config)
     except (ValueError, OSError) as error:

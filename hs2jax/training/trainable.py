@@ -1,4 +1,4 @@
-"""What of a model is trained: all of it, its last layers, some paths, or LoRA and the head.
+"""What of a model is trained: all of it, its last layers, some paths, or LoRA; and its head.
 
 While it trains, a model's parameters are two nested dicts with different leaves: `trained`, which
 has gradients, an optimizer state and checkpoints, and `kept`, which has none of these and is read
@@ -16,6 +16,8 @@ from jax.sharding import NamedSharding
 from hs2jax.models import lora
 from hs2jax.models.checksum import checksum
 from hs2jax.models.sharding import path_name, spec_for
+
+LORA = ("lora", "lora_scale")  # What stands beside a decoder's parameters while LoRA trains.
 
 
 def begin(params, config, mesh=None):
@@ -52,8 +54,9 @@ def begin(params, config, mesh=None):
 
 
 def split(params, config):
-    """(trained, kept). The head and LoRA are always trained; LoRA's scale, frozen layers and an
-    embedding below frozen layers never. Of the rest, `config.trainable.paths` decides."""
+    """(trained, kept). A head and LoRA are always trained; LoRA's scale, frozen layers and an
+    embedding below frozen layers never, even where it also gives the logits. Of the rest,
+    `config.trainable.paths` decides."""
     pattern = config.trainable.paths or ("^$" if config.lora.rank else "")
     never = "^lora_scale$|^decoder/frozen/"
     if "frozen" in params["decoder"]:
@@ -85,8 +88,9 @@ def join(trained, kept):
 
 @jax.jit
 def finish(params):
-    """The plain parameters again, {"decoder", "head"}: LoRA merged, layers in one stack."""
+    """The plain parameters again, {"decoder", ...}: LoRA merged, layers in one stack."""
     decoder = dict(params["decoder"])
+    others = {name: x for name, x in params.items() if name not in ("decoder", *LORA)}
     if "lora" in params:
         decoder["layers"] = lora.merge(
             decoder["layers"], params["lora"]["layers"], params["lora_scale"]
@@ -96,7 +100,7 @@ def finish(params):
         if "layers" in decoder:
             stacks.append(decoder["layers"])
         decoder["layers"] = jax.tree.map(lambda *parts: jnp.concatenate(parts), *stacks)
-    return {"decoder": decoder, "head": params["head"]}
+    return {"decoder": decoder, **others}
 
 
 def check_kept(kept, expected: str, name: str, workdir) -> None:

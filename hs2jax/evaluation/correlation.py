@@ -1,4 +1,4 @@
-"""How well a judge's scores follow people's, and whether one way to score follows them better.
+"""How well scores follow people's ratings, or a request, and which of two follows them better.
 
 Spearman's, Pearson's and Kendall's correlation over ratings that hang together: those of one prompt
 (a cluster) share its difficulty and its readers. Intervals and p-values count that, without
@@ -242,8 +242,9 @@ def _within(
 # Intervals and p-values from influences, summed over clusters `member` [N] ------------------------
 
 
-def _spread(influence: np.ndarray, member: np.ndarray) -> tuple[float, int]:
-    """The deviation of a correlation, or a difference of two, and its degrees of freedom."""
+def spread(influence: np.ndarray, member: np.ndarray) -> tuple[float, int]:
+    """The deviation of an estimate, such as a correlation, and its degrees of freedom, from the
+    influence [N] of each sample on it; member [N]: the cluster of each, from 0 without gaps."""
     sums = np.bincount(member, weights=influence)
     G = len(sums)
     if G == 1:
@@ -252,7 +253,7 @@ def _spread(influence: np.ndarray, member: np.ndarray) -> tuple[float, int]:
 
 
 def _interval(value: float, influence: np.ndarray, member: np.ndarray) -> list[float] | None:
-    deviation, freedom = _spread(influence, member)
+    deviation, freedom = spread(influence, member)
     if deviation < ROUNDING or abs(value) == 1:
         return None
     half = stdtrit(freedom, 0.5 + statistics.LEVEL / 2) * deviation / (1 - value**2)
@@ -260,7 +261,7 @@ def _interval(value: float, influence: np.ndarray, member: np.ndarray) -> list[f
 
 
 def _difference(difference: float, influence: np.ndarray, member: np.ndarray) -> dict:
-    deviation, freedom = _spread(influence, member)
+    deviation, freedom = spread(influence, member)
     if not freedom:
         return {"difference": difference, "interval": None, "p": None}
     if deviation < ROUNDING:

@@ -1,0 +1,108 @@
+"""SteerLM 2.0 on public instructions, small: SmolLM2-135M, about an hour on two CPU cores.
+
+    hs2jax train --config=configs/helpsteer.py --workdir=runs/helpsteer ...   (see that file)
+    hs2jax run --config=configs/steerlm2_small.py:DATA --config.reward_model=runs/helpsteer/model \\
+        --workdir=runs/steerlm2
+
+Argument: the folder of GPTeacher's gpteacher/roleplay.json, PandaLM's pandalm/testset-v1.json and
+LLMBar's llmbar/LLMBar__Natural.json, of which only the prompts are used, to sample. The reward
+model is one that rates attributes, trained on people's ratings (HelpSteer). Stages as in
+configs/steerlm2.py, which has the paper's recipe; learning rates are for SmolLM2. What is asked for
+is what such short answers have: the reward model rates nearly all of them 3 in helpfulness,
+correctness and coherence, and 1 or 2 in complexity and verbosity. What came out is in
+experiments/steerlm.
+"""
+
+from ml_collections import ConfigDict, FieldReference
+
+from hs2jax.alignment import settings, steering
+from hs2jax.training import defaults
+
+BASE = "helpfulness=3,correctness=3,coherence=3"
+
+
+def get_config(data="data"):
+    roleplay = f"instructions:{data}/gpteacher/roleplay.json"
+    pandalm = f"pandalm:{data}/pandalm/testset-v1.json"
+    llmbar = f"llmbar:{data}/llmbar/LLMBar__Natural.json"
+    recipe = ConfigDict()
+    recipe.stages = (
+        *("sft", "annotation", "steerlm"),
+        *("samples_1", "groups_1", "round_1", "steering"),
+    )
+    recipe.reward_model = FieldReference("runs/helpsteer/model")
+
+    sft = _policy(learning_rate=2e-5, batch_size=16, evaluate_every=20)
+    sft.data.train = f"{roleplay}[:320]+{pandalm}[:320]"
+    sft.data.validation = f"{roleplay}[320:350]+{pandalm}[320:350]"
+    sft.data.on_error = "skip"  # PandaLM has a few empty responses.
+    recipe.sft = ConfigDict({"verb": "train", "config": sft})
+
+    annotation = settings.annotate()
+    annotation.model.name = recipe.get_ref("reward_model")
+    annotation.data = f"{roleplay}[:180]+{pandalm}[:180]"
+    annotation.on_error = "skip"
+    recipe.annotation = ConfigDict({"verb": "annotate", "config": annotation})
+
+    steerlm = _policy(learning_rate=5e-5, batch_size=8, evaluate_every=30)
+    steerlm.model.name = "{sft}/model"
+    steerlm.data.train = "ratings:{annotation}/annotated.jsonl[:-20]"
+    steerlm.data.validation = "ratings:{annotation}/annotated.jsonl[-20:]"
+    steerlm.data.condition = "ratings"
+    recipe.steerlm = ConfigDict({"verb": "train", "config": steerlm})
+
+    samples = settings.sample()
+    samples.model.name = "{steerlm}/model"
+    samples.data = f"{llmbar}[20:48]"
+    samples.conditions = tuple(
+        f"{BASE},complexity={complexity},verbosity={verbosity}"
+        for complexity in (1, 2)
+        for verbosity in (1, 2)
+    )
+    samples.n = 8
+    samples.max_new_tokens = 96
+    samples.on_error = "skip"
+    recipe.samples_1 = ConfigDict({"verb": "sample", "config": samples})
+
+    groups = settings.weigh()
+    groups.data = "sampled:{samples_1}/samples.jsonl"
+    groups.reward_model = recipe.get_ref("reward_model")
+    groups.prior = "{sft}/model"
+    groups.on_error = "skip"
+    recipe.groups_1 = ConfigDict({"verb": "weigh", "config": groups})
+
+    learned = _policy(learning_rate=1e-5, batch_size=8, evaluate_every=5)
+    learned.model.name = "{steerlm}/model"
+    learned.data.row_length = 1024  # A prompt with its eight answers of at most 96 tokens.
+    learned.objective.kind = "steerlm2"
+    # The last prompts with all their settings are held out.
+    learned.data.train = "sampled:{groups_1}/groups.jsonl[:-20]"
+    learned.data.validation = "sampled:{groups_1}/groups.jsonl[-20:]"
+    recipe.round_1 = ConfigDict({"verb": "train", "config": learned})
+
+    report = steering.settings()
+    report.policies = "sft={sft}/model,steerlm={steerlm}/model,steerlm2={round_1}/model"
+    report.reward_model = recipe.get_ref("reward_model")
+    report.reference = "{sft}/model"
+    report.data = f"{llmbar}[64:80]"
+    report.requested = (0, 1, 2, 3)
+    report.base = f"{BASE},complexity=1,verbosity=1"
+    report.n = 2
+    report.max_new_tokens = 96
+    report.on_error = "skip"
+    recipe.steering = ConfigDict({"verb": "steer", "config": report})
+    return recipe
+
+
+def _policy(*, learning_rate: float, batch_size: int, evaluate_every: int) -> ConfigDict:
+    config = defaults.policy()
+    config.model.remat = False
+    config.data.row_length = 768
+    config.optimizer.learning_rate = learning_rate
+    config.optimizer.warmup = 4
+    config.optimizer.schedule = "cosine"
+    config.batch_size = batch_size
+    config.micro_rows = 1
+    config.epochs = 1
+    config.evaluate_every = config.checkpoint_every = evaluate_every
+    return config

@@ -1,0 +1,158 @@
+"""Annotation, from a config to a folder: annotated.jsonl, conversations with the attribute values
+that a reward model gives them. Read the file as "ratings:FILE".
+
+    {"source", "prompt": [turns], "responses": [texts], "ratings": [{"helpfulness": 4, ...}, ...]}
+
+Outputs are clamped to 0..4 and rounded, halves to even numbers, as NeMo-Aligner does for SteerLM.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.experimental import multihost_utils
+
+from hs2jax import folder
+from hs2jax.alignment import sampled_rows
+from hs2jax.alignment.conditions import HIGHEST
+from hs2jax.data import corpora, loader, templates
+from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
+from hs2jax.evaluation import items, scores
+from hs2jax.evaluation.score import progress_of
+from hs2jax.models import sharding
+from hs2jax.reward_model import DTYPES, RewardModel
+
+log = logging.getLogger(__name__)
+
+
+def annotate(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
+    """Annotates, and returns result.json's content. A killed run of this folder is made again from
+    the scores that are kept.
+
+    Raises ValueError or FileNotFoundError for a config that cannot be, naming the key.
+    """
+    workdir, started = Path(workdir), time.time()
+    first = jax.process_index() == 0
+    check(config)
+    if first:
+        folder.claim(workdir, config)
+    if (workdir / "result.json").exists():
+        log.info("%s is finished", workdir)
+        return folder.read_json(workdir / "result.json")
+    model = RewardModel.load(
+        config.model.name,
+        template=config.model.template,
+        mesh=sharding.make_mesh(**config.mesh) if jax.device_count() > 1 else None,
+        dtype=getattr(jnp, config.model.dtype) if config.model.dtype else None,
+    )
+    order = templates.in_order(model.outputs)
+    if not set(order) & set(templates.ORDER):
+        raise ValueError(
+            f"config.model.name: {config.model.name} has the outputs {', '.join(order)}, none of "
+            "them an attribute that people rate: it needs a regression model"
+        )
+    record, rows = Record(), []
+    groups = list(_groups(config, record))
+    cache = scores.Cache(scores.model_key(model))
+    with progress_of("annotate", len(groups)) as show:
+        for group, outputs, _, _ in scores.stream(
+            model,
+            groups,
+            cache,
+            max_tokens=config.max_tokens or None,
+            skip=config.on_error == "skip",
+            record=record,
+            progress=show,
+        ):
+            if outputs is None:
+                continue
+            table = dict(zip(model.outputs, rounded(outputs).T.tolist(), strict=True))
+            rows.append(
+                {
+                    "source": group.source,
+                    "prompt": list(group.prompt),
+                    "responses": list(group.responses),
+                    "ratings": [
+                        {name: table[name][i] for name in order} for i in range(len(outputs))
+                    ],
+                }
+            )
+    log.info("annotated: %s", items.describe(record))
+    if not rows:
+        raise ValueError(f"config.data: nothing of {config.data} can be annotated")
+    ratings = [rating for row in rows for rating in row["ratings"]]
+    values = {name: Counter(rating[name] for rating in ratings) for name in order}
+    result = {
+        "rows": len(rows),
+        "responses": len(ratings),
+        # How often each attribute has each value.
+        "values": {
+            name: {str(value): found[value] for value in range(HIGHEST + 1)}
+            for name, found in values.items()
+        },
+        "record": record.to_dict(),
+        "seconds": time.time() - started,
+        "environment": folder.environment(),
+        "config": config.to_dict(),
+    }
+    if first:
+        items.write(workdir / "annotated.jsonl", rows)
+        folder.write_json(workdir / "result.json", result)
+    if jax.process_count() > 1:  # The others must not look for the rows before they are there.
+        multihost_utils.sync_global_devices("annotated")
+    return result
+
+
+def describe(result: dict) -> str:
+    """A result in a line."""
+    return f"{result['rows']} rows, {result['responses']} responses"
+
+
+def check(config) -> None:
+    """Raises ValueError or FileNotFoundError for settings that cannot be, naming the key."""
+    for name, value in (("model.name", config.model.name), ("data", config.data)):
+        if not value:
+            raise ValueError(f"config.{name} is not set")
+    for name, value, allowed in (
+        ("model.dtype", config.model.dtype, DTYPES),
+        ("model.template", config.model.template, ("", *templates.TEMPLATES)),
+        ("on_error", config.on_error, loader.ON_ERROR),
+    ):
+        if value not in allowed:
+            raise ValueError(f"config.{name} is {value!r}; it must be one of {list(allowed)}")
+    if config.max_tokens < 0:
+        raise ValueError(f"config.max_tokens is {config.max_tokens}; expected 0 or more")
+    corpora.read(config.data)  # Raises where there is no such format or file.
+
+
+def rounded(outputs: np.ndarray) -> np.ndarray:
+    """Attribute values, whole numbers from 0 to 4; halves become even."""
+    return np.rint(np.clip(outputs, 0, HIGHEST)).astype(int)
+
+
+def every_turn(groups: Iterable[Group]) -> Iterator[Group]:
+    """Each turn of the assistant as a response of its own, to all that comes before it."""
+    for group in groups:
+        for i, turn in enumerate(group.prompt):
+            if turn["role"] == "assistant":
+                yield Group(group.prompt[:i], (turn["content"],), source=group.source)
+        yield Group(group.prompt, group.responses, source=group.source)
+
+
+def _groups(config, record: Record) -> Iterable[Group]:
+    """What is to be annotated. Of sampled responses, only those that came to their end."""
+    if all(each.format == "sampled" for each in corpora.parse(config.data)):
+        found = sampled_rows.read(
+            config.data, unfinished="drop", on_error=config.on_error, record=record
+        )
+        groups: Iterable[Group] = (each.group for each in found)
+    else:
+        groups = corpora.read(config.data, on_error=config.on_error, record=record)
+    return every_turn(groups) if config.every_turn else groups

@@ -1,0 +1,85 @@
+"""The rows that `hs2jax sample` writes, less the responses that nothing should be learned from."""
+
+import dataclasses
+from typing import NamedTuple
+
+from hs2jax.data import corpora, jsonl, policy_rows
+from hs2jax.data.groups import DataError, FieldError, Group
+from hs2jax.data.record import Record
+
+OF_EACH = ("responses", "tokens", "finished", *policy_rows.LOGS)  # A list with one for each.
+UNFINISHED = ("drop", "keep")
+# How a record calls responses that are left out.
+CUT, EMPTY = "unfinished responses", "empty responses"
+
+
+class Sampled(NamedTuple):
+    """A row with the responses that are left in it, and the group that it reads as."""
+
+    row: dict
+    group: Group
+
+
+def read(spec: str, *, unfinished: str, on_error: str, record: Record) -> list[Sampled]:
+    """All rows of "sampled:FILE", or of several joined with "+".
+
+    Responses that say nothing are left out, and with unfinished="drop" those that were cut at the
+    most tokens; a row that has no others is, too. on_error: as for `corpora.read`.
+
+    Raises ValueError for another format or a selector, and DataError for a malformed row.
+    """
+    check(spec)
+    found = []
+    for source, line in corpora.raw(spec):
+        file, _, number = source.rpartition(":")
+        record.rows += 1
+        try:
+            row = jsonl.decode(line)
+            left = _left(row, unfinished, record)
+            if left is None:
+                continue
+            group = policy_rows.sampled(left)
+        except FieldError as error:
+            malformed = DataError(file, int(number), error.field, error.what, error.reason)
+            if on_error == "raise":
+                raise malformed from None
+            record.skip(error.reason, example=str(malformed))
+            continue
+        record.groups += 1
+        found.append(Sampled(left, dataclasses.replace(group, source=source)))
+    return found
+
+
+def check(spec: str) -> None:
+    """Raises ValueError for another format or a selector, FileNotFoundError for no such file."""
+    if any(each.format != "sampled" or each.selector for each in corpora.parse(spec)):
+        raise ValueError(
+            f"config.data is {spec!r}; expected whole files of sampled responses, as in "
+            '"sampled:runs/samples/samples.jsonl"'
+        )
+    corpora.read(spec)
+
+
+def _left(row: dict, unfinished: str, record: Record) -> dict | None:
+    """The row without such responses; None where none is left. What is no list of texts stays, for
+    the reader to refuse."""
+    responses, finished = row.get("responses"), row.get("finished")
+    if not isinstance(responses, list) or not responses:
+        return row
+    lists = [name for name in OF_EACH if isinstance(row.get(name), list)]
+    if any(len(row[name]) != len(responses) for name in lists):
+        return row
+    reasons = [
+        EMPTY
+        if isinstance(text, str) and not text.strip()
+        else CUT
+        if unfinished == "drop" and isinstance(finished, list) and finished[i] is False
+        else None
+        for i, text in enumerate(responses)
+    ]
+    for reason in filter(None, reasons):
+        record.skip(reason)
+    keep = [i for i, reason in enumerate(reasons) if reason is None]
+    if not keep:
+        return None
+    return {**row, **{name: [row[name][i] for i in keep] for name in lists}}

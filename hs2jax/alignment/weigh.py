@@ -1,0 +1,280 @@
+"""Weighing for SteerLM 2.0, from a config to a folder: groups.jsonl, sampled responses with what
+their weights are made of (HelpSteer2, section 4.5).
+
+Each row of samples.jsonl that is left, with lists of one entry for each response: predicted (what
+the reward model rates), log_attribute = log P(a|x,y), log_prior = log P(y|x) and log_proposal =
+log Q'(y|a,x), in nats. Read the file as "sampled:FILE". Training computes the weights from them.
+"""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.experimental import multihost_utils
+
+from hs2jax import folder
+from hs2jax.alignment import sampled_rows
+from hs2jax.alignment.row_file import RowFile
+from hs2jax.alignment.sampled_rows import Sampled
+from hs2jax.data import loader
+from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
+from hs2jax.evaluation import items, scores
+from hs2jax.evaluation.score import progress_of
+from hs2jax.language_model import LanguageModel
+from hs2jax.losses import attribute_log_probability
+from hs2jax.models import sharding
+from hs2jax.reward_model import DTYPES, RewardModel
+from hs2jax.training import policy_task
+from hs2jax.training.policy_objectives import COLUMNS
+from hs2jax.training.policy_task import LEAST_EFFECTIVE
+
+log = logging.getLogger(__name__)
+
+CHUNK = 64  # Groups whose log-probabilities are computed, and kept, at a time.
+
+
+def weigh(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
+    """Weighs, or goes on where a killed run of this folder was. Returns result.json's content.
+
+    One model is in memory at a time. Raises ValueError or FileNotFoundError for a config that
+    cannot be, naming the key.
+    """
+    workdir, started = Path(workdir), time.time()
+    first = jax.process_index() == 0
+    check(config)
+    if first:
+        folder.claim(workdir, config)
+    if (workdir / "result.json").exists():
+        log.info("%s is finished", workdir)
+        return folder.read_json(workdir / "result.json")
+    record = Record()
+    rows = _rows(config, record)
+    log.info("samples: %s", items.describe(record))
+
+    # Reward model, prior and proposal, one after the other ----------------------------------------
+    rows = _with(rows, _predicted(config, rows, record))
+    _check_predicted(config, rows)
+    files = {name: RowFile(workdir / f"{name}.jsonl") for name in ("log_prior", "log_proposal")}
+    unasked = [dataclasses.replace(each.group, condition={}) for each in rows]
+    found = log_probabilities("prior", config, unasked, files["log_prior"])
+    rows = _with(rows, [None if x is None else {"log_prior": x} for x in found], record)
+    if any("log_proposal" not in each.row for each in rows):
+        if not config.proposal:
+            raise ValueError(
+                f"config.proposal: rows of {config.data} have no log_proposal, as they were "
+                "sampled elsewhere; name the model that wrote them"
+            )
+        found = log_probabilities(
+            "proposal", config, [each.group for each in rows], files["log_proposal"]
+        )
+        rows = _with(rows, [None if x is None else {"log_proposal": x} for x in found], record)
+    if not rows:
+        raise ValueError(f"config.data: nothing is left of {config.data}; {items.describe(record)}")
+
+    # What they say together -----------------------------------------------------------------------
+    rows = _with(rows, [{"log_attribute": x} for x in _log_attribute(rows)])
+    result = {
+        "rows": len(rows),
+        "responses": sum(len(each.row["responses"]) for each in rows),
+        **_measured(rows),
+        "record": record.to_dict(),
+        "seconds": time.time() - started,
+        "environment": folder.environment(),
+        "config": config.to_dict(),
+    }
+    for warning in result["warnings"]:
+        log.warning("%s", warning)
+    if first:
+        items.write(workdir / "groups.jsonl", [each.row for each in rows])
+        folder.write_json(workdir / "result.json", result)
+        for file in files.values():
+            file.remove()
+    if jax.process_count() > 1:  # The others must not look for the rows before they are there.
+        multihost_utils.sync_global_devices("weighed")
+    return result
+
+
+def describe(result: dict) -> str:
+    """A result in a line or two."""
+    text = (
+        f"{result['rows']} groups, {result['responses']} responses; effective sample size "
+        f"{result['effective_sample_size']:.2f} ({result['effective_fraction']:.0%}), distance to "
+        f"the target {result['distance']:.3f} nats"
+    )
+    return "\n".join([text, *result["warnings"]])
+
+
+def check(config) -> None:
+    """Raises ValueError or FileNotFoundError for settings that cannot be, naming the key."""
+    for name in ("data", "reward_model", "prior"):
+        if not config[name]:
+            raise ValueError(f"config.{name} is not set")
+    for name, allowed in (
+        ("dtype", DTYPES),
+        ("unfinished", sampled_rows.UNFINISHED),
+        ("on_error", loader.ON_ERROR),
+    ):
+        if config[name] not in allowed:
+            raise ValueError(
+                f"config.{name} is {config[name]!r}; it must be one of {list(allowed)}"
+            )
+    if config.least < 1:
+        raise ValueError(f"config.least is {config.least}; expected 1 or more")
+    sampled_rows.check(config.data)
+
+
+def _rows(config, record: Record) -> list[Sampled]:
+    """The rows that have enough responses."""
+    every = sampled_rows.read(
+        config.data, unfinished=config.unfinished, on_error=config.on_error, record=record
+    )
+    for each in every:
+        if not each.group.condition:
+            raise ValueError(
+                f"config.data: {each.group.source} asks for no attributes (condition), and what is "
+                "asked for is what SteerLM 2.0 weighs by"
+            )
+        if not each.group.tokens and False in each.row.get("finished", ()):
+            raise ValueError(
+                f"config.unfinished: {each.group.source} has responses that were cut, but not "
+                'their tokens, without which they cannot be scored: "drop" them'
+            )
+    found = [each for each in every if len(each.group.responses) >= config.least]
+    for _ in range(len(every) - len(found)):
+        record.skip("too few responses")
+    return found
+
+
+def _with(
+    rows: Sequence[Sampled], more: Sequence[dict | None], record: Record | None = None
+) -> list[Sampled]:
+    """The rows with more fields each; without those that get None, counted in the record."""
+    found = [
+        each._replace(row=each.row | fields)
+        for each, fields in zip(rows, more, strict=True)
+        if fields is not None
+    ]
+    if record is not None:
+        record.too_long += len(rows) - len(found)
+    return found
+
+
+# Models -------------------------------------------------------------------------------------------
+
+
+def _predicted(config, rows: Sequence[Sampled], record: Record) -> list[dict | None]:
+    """What the reward model rates the responses of each, {"predicted": [{attribute: value}]}; None
+    for those that do not fit, which are counted. Its scores are kept by themselves."""
+    model = RewardModel.load(config.reward_model, mesh=_mesh(config), dtype=_dtype(config))
+    asked = {name for each in rows for name in each.group.condition}
+    if not asked & set(model.outputs):
+        raise ValueError(
+            f"config.reward_model: {config.reward_model} has the outputs "
+            f"{', '.join(model.outputs)}, and none of {', '.join(sorted(asked))}, which the "
+            "responses were asked to have"
+        )
+    with progress_of("attributes", len(rows)) as show:
+        scored = scores.stream(
+            model,
+            [each.group for each in rows],
+            scores.Cache(scores.model_key(model)),
+            truncate=False,
+            skip=config.on_error == "skip",
+            record=record,
+            progress=show,
+        )
+        return [
+            None
+            if each.outputs is None
+            else {
+                "predicted": [
+                    dict(zip(model.outputs, row.tolist(), strict=True)) for row in each.outputs
+                ]
+            }
+            for each in scored
+        ]
+
+
+def _check_predicted(config, rows: Sequence[Sampled]) -> None:
+    """Raises ValueError for a row of which nothing that it asks for is rated."""
+    for each in rows:
+        if not set(each.group.condition) & set(each.row["predicted"][0]):
+            raise ValueError(
+                f"config.reward_model: {config.reward_model} rates nothing that "
+                f"{each.group.source} asks for ({', '.join(each.group.condition)})"
+            )
+
+
+def log_probabilities(
+    key: str, config, groups: Sequence[Group], file: RowFile
+) -> list[list[float] | None]:
+    """log-probabilities of whole responses by the model that `key` of the config names; None for a
+    group that does not fit. The file keeps them."""
+    if not file.path.exists() and groups:
+        model = LanguageModel.load(config[key], mesh=_mesh(config), dtype=_dtype(config))
+        for start in range(file.counts.get("done", 0), len(groups), CHUNK):
+            some = groups[start : start + CHUNK]
+            found = model.log_probability_groups(some, skip=config.on_error == "skip")
+            rows = [
+                {"nats": each and [float(x.sum(dtype=np.float64)) for x in each]} for each in found
+            ]
+            file.add(rows, {"done": start + len(some)})
+            log.info("%s: %d of %d", key, start + len(some), len(groups))
+        file.finish()
+    return [row["nats"] for row in items.read(file.path)] if groups else []
+
+
+def _mesh(config):
+    return sharding.make_mesh(**config.mesh) if jax.device_count() > 1 else None
+
+
+def _dtype(config):
+    return getattr(jnp, config.dtype) if config.dtype else None
+
+
+# Numbers ------------------------------------------------------------------------------------------
+
+
+def _log_attribute(rows: Sequence[Sampled]) -> list[list[float]]:
+    """log P(a|x,y) of each response: the sum over the attributes that were asked for and rated."""
+    rated, asked, counts = [], [], []
+    for each in rows:
+        for predicted in each.row["predicted"]:
+            names = [name for name in each.group.condition if name in predicted]
+            rated += [predicted[name] for name in names]
+            asked += [each.group.condition[name] for name in names]
+            counts.append(len(names))
+    levels = np.asarray(attribute_log_probability(np.float32(rated), np.float32(asked)), np.float64)
+    sums = iter(np.add.reduceat(levels, np.cumsum([0, *counts[:-1]])).tolist())
+    return [[next(sums) for _ in each.row["responses"]] for each in rows]
+
+
+class _Columns(NamedTuple):
+    """The logarithms of a group [responses, 3], as training reads them."""
+
+    ratings: np.ndarray
+
+
+def _measured(rows: Sequence[Sampled]) -> dict:
+    """How the weights w' lie, means over groups: effective sample size, what part of the group that
+    is, and the distance KL(w'||b') of the policy that sampled, for which b' is uniform; how many
+    groups have collapsed; and warnings."""
+    columns = [
+        _Columns(np.stack([np.float32(each.row[name]) for name in COLUMNS], axis=1))
+        for each in rows
+    ]
+    weights = policy_task.weigh(columns, [each.row["log_proposal"] for each in rows])
+    return {
+        **policy_task.effective(weights),
+        "collapsed": sum(bool(of["effective"][0] < LEAST_EFFECTIVE) for of in weights),
+        "distance": float(np.mean([of["distance"].sum(dtype=np.float64) for of in weights])),
+        "warnings": policy_task.collapse(columns),
+    }

@@ -1,0 +1,136 @@
+"""SteerLM 2.0: how likely attributes are given a rating, and the weights of sampled responses.
+
+Source: HelpSteer2 (arXiv 2406.08673), section 4.5. Of a prompt x and wanted attributes a, responses
+y_1 .. y_n are sampled from a proposal Q'; what is learned is P(y|a,x), which goes with
+P(a|x,y) P(y|x). All functions compute in float32.
+
+Axis letters: A attributes, behind any leading axes; R response slots, of several groups in any
+order, where a group is the responses to one prompt and one setting of attributes.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import betainc, xlogy
+
+from hs2jax.losses.shapes import same_shape
+
+HIGHEST = 4  # Ratings are the whole numbers from 0 to this.
+CONCENTRATION = 24.0  # alpha + beta, chosen by the paper to match the ratings people give.
+# The paper does not give these three. A level's cell is what rounds to it; a mean at the very end
+# would leave every other cell empty; and no level is impossible.
+EDGES = np.asarray([0, 1 / 8, 3 / 8, 5 / 8, 7 / 8, 1], np.float32)
+NEAREST_END = 1e-3
+LEAST = 1e-12
+
+
+def attribute_log_probability(predicted, attributes):
+    """log P(a|x,y) [..., A] in nats, of each attribute: sum over the last axis for all of them.
+
+    predicted: [..., A], a reward model's outputs for y, on the scale from 0 to 4. attributes:
+    [..., A], the levels a, whole numbers from 0 to 4; anything else gives NaN.
+
+    The level n has what Beta(24 p, 24 (1 - p)) with p = predicted / 4 gives to the n-th cell
+    between `EDGES`, and at least 1e-12.
+    """
+    same_shape(predicted=predicted, attributes=attributes)
+    mean = jnp.asarray(predicted, jnp.float32) / HIGHEST
+    # NaN stays NaN, which a clip would not promise.
+    mean = jnp.where(jnp.isnan(mean), mean, jnp.clip(mean, NEAREST_END, 1 - NEAREST_END))
+    levels = jnp.asarray(attributes, jnp.float32)
+    known = (levels == jnp.round(levels)) & (levels >= 0) & (levels <= HIGHEST)
+    level = jnp.where(known, levels, 0).astype(jnp.int32)
+    low, high = jnp.asarray(EDGES)[level], jnp.asarray(EDGES)[level + 1]
+    # A cell above the mean is looked at in the mirror: then both cumulative probabilities are small
+    # where the cell's is, and their difference loses no digits.
+    above = mean < (low + high) / 2
+    low, high = jnp.where(above, 1 - high, low), jnp.where(above, 1 - low, high)
+    alpha = CONCENTRATION * jnp.where(above, 1 - mean, mean)
+    beta = CONCENTRATION * jnp.where(above, mean, 1 - mean)
+    cell = betainc(alpha, beta, high) - betainc(alpha, beta, low)
+    return jnp.where(known, jnp.log(jnp.maximum(cell, LEAST)), jnp.nan)
+
+
+def steerlm2_weights(log_attribute, log_prior, log_proposal, log_policy, group):
+    """(w', b'): what each response should weigh in its group and what it weighs, each [R].
+
+        w' = softmax(log P(a|x,y) + log P(y|x) - log Q'(y|a,x))
+        b' = softmax(log Q(y|a,x) - log Q'(y|a,x))
+
+    over the responses of a group. All four: [R] in nats, of whole responses; log_policy is of the
+    policy Q that is trained. group: int32 [R], the number of each slot's group, -1 in an empty
+    slot, which weighs 0 and may hold anything.
+    """
+    terms = {
+        "log_attribute": log_attribute,
+        "log_prior": log_prior,
+        "log_proposal": log_proposal,
+        "log_policy": log_policy,
+    }
+    _slots(**terms, group=group)
+    attribute, prior, proposal, policy = (jnp.asarray(x, jnp.float32) for x in terms.values())
+    return (
+        _softmax(attribute + prior - proposal, group),
+        _softmax(policy - proposal, group),
+    )
+
+
+def steerlm2_distance(target, baseline, group):
+    """Each response's part [R] of its group's KL(w'||b') in nats: their sum is the distance.
+
+    target, baseline: w' and b' of `steerlm2_weights`. A b' that float32 holds as 0 counts as the
+    smallest normal number, so that the distance stays finite.
+    """
+    _slots(target=target, baseline=baseline, group=group)
+    target, baseline = (jnp.asarray(x, jnp.float32) for x in (target, baseline))
+    least = jnp.finfo(jnp.float32).tiny
+    share = xlogy(target, target) - xlogy(target, jnp.maximum(baseline, least))
+    return jnp.where(group >= 0, share, 0.0)
+
+
+def effective_sample_size(weights, group):
+    """1 / sum of squared weights of each slot's group, [R]; 0 in an empty slot.
+
+    Between 1, where one response has all the weight, and the group's number of responses.
+    weights: [R], summing to 1 in each group.
+    """
+    _slots(weights=weights, group=group)
+    squares = sum_of_group(jnp.square(jnp.asarray(weights, jnp.float32)), group)
+    return jnp.where(group >= 0, 1.0 / squares, 0.0)
+
+
+def sum_of_group(values, group):
+    """The sum [R] over each slot's group of `values` [R]; 0 in an empty slot."""
+    _slots(values=values, group=group)
+    filled, number = jnp.asarray(group) >= 0, _numbers(group)
+    values = jnp.where(filled, values, 0.0)
+    return jax.ops.segment_sum(values, number, len(values))[number]
+
+
+def max_of_group(values, group):
+    """The largest [R] of each slot's group of `values` [R]; 0 in an empty slot."""
+    _slots(values=values, group=group)
+    filled, number = jnp.asarray(group) >= 0, _numbers(group)
+    values = jnp.where(filled, values, 0.0)
+    return jax.ops.segment_max(values, number, len(values))[number]
+
+
+def _softmax(scores, group):
+    filled = jnp.asarray(group) >= 0
+    scores = jnp.where(filled, scores, 0.0)
+    most = jax.lax.stop_gradient(max_of_group(scores, group))
+    powers = jnp.where(filled, jnp.exp(scores - most), 0.0)
+    return powers / jnp.where(filled, sum_of_group(powers, group), 1.0)
+
+
+def _numbers(group):
+    """Groups renumbered from 0, so that there are no more than slots: a part of a batch has a few
+    of the batch's groups, with the batch's numbers. Empty slots are a group of their own."""
+    return jnp.unique(group, return_inverse=True, size=len(group))[1]
+
+
+def _slots(**arrays):
+    same_shape(**arrays)
+    shape = jnp.shape(arrays["group"])
+    if len(shape) != 1:
+        raise ValueError(f"response slots must have one axis, [R]; the shape is {shape}")

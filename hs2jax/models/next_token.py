@@ -1,0 +1,135 @@
+"""How the next token is drawn from logits: greedy, or by chance, of all tokens or the likely ones.
+
+Nothing is sorted. A token is drawn of all; whether it is one of the likely ones (top-p) is a
+question of how much probability lies above it, one sum. If it is not, neither is what lies below
+it, and the next is drawn of what lies above. That is a fair draw of the likely ones, and takes two
+or three sums where the vocabulary would be sorted.
+
+Axis letters: B rows, V vocabulary, E and C the vocabulary as a table of E by C, token e C + c, so
+that sums over it run along E and many columns at a time.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+COLUMNS = 256
+
+
+class Choice(NamedTuple):
+    """What a program is compiled for. greedy: the likeliest token. top_k: of so many likeliest, 0
+    for all. nucleus: of the likeliest that have top_p of the probability together."""
+
+    greedy: bool = False
+    top_k: int = 0
+    nucleus: bool = False
+
+
+def draw(keys, logits, choice: Choice, temperature, top_p):
+    """(tokens int32 [B], their log-probabilities f32 [B] under softmax(logits)).
+
+    keys: PRNG keys [B], one for each row, so that its token does not depend on its neighbours.
+    logits f32 [B, V]. temperature, top_p: numbers; of the choices those that it names. As in
+    `transformers`: temperature, then top-k (all that are as likely as the k-th stay), then top-p
+    (of equally likely ones those with higher ids stay; the likeliest always does).
+    """
+    highest = jnp.max(logits, axis=-1, keepdims=True)
+    if choice.greedy:
+        # Not argmax, which is many times slower on CPU.
+        ids = jnp.arange(logits.shape[1], dtype=jnp.int32)
+        tokens = jnp.min(jnp.where(logits == highest, ids, logits.shape[1] - 1), axis=-1)
+    else:
+        weights = jnp.exp((logits - highest) / temperature)
+        if choice.top_k:
+            weights = jnp.where(among_highest(logits, choice.top_k), weights, 0)
+        tokens = _draw(keys, _table(weights), top_p if choice.nucleus else None)
+    own = jnp.take_along_axis(logits, tokens[:, None], axis=1)
+    total = _total(_table(jnp.exp(logits - highest)))
+    return tokens, (own - highest)[:, 0] - jnp.log(total)
+
+
+def among_highest(logits, count: int):
+    """Bool [B, V]: those not below the count-th highest of their row. Found by halving the numbers
+    between which that one is, since finding them by order takes ten times as long on
+    CPU."""
+    count = min(count, logits.shape[1])
+    bits = jax.lax.bitcast_convert_type(logits, jnp.int32)
+    order = jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # Integers in the same order.
+
+    def halve(_, between):
+        low, high = between  # So many are not below `low`, fewer are not below `high`.
+        middle = (low & high) + ((low ^ high) >> 1)  # Their mean, without overflow.
+        many = jnp.sum(order >= middle[:, None], axis=1) >= count
+        return jnp.where(many, middle, low), jnp.where(many, high, middle)
+
+    ends = jnp.iinfo(jnp.int32)
+    start = (jnp.full(len(logits), end, jnp.int32) for end in (ends.min, ends.max))
+    low, _ = jax.lax.fori_loop(0, 32, halve, tuple(start))
+    return order >= low[:, None]
+
+
+def _table(weights):
+    """[B, V] as [B, E, C], with zeros where V does not fill it."""
+    B, V = weights.shape
+    weights = jnp.pad(weights, ((0, 0), (0, -V % COLUMNS)))
+    return weights.reshape(B, -1, COLUMNS)
+
+
+def _total(weights):
+    """The sums [B] of tables [B, E, C]: first along E, which XLA does many columns at a time."""
+    return jnp.sum(jnp.sum(weights, axis=1), axis=1)
+
+
+def _draw(keys, weights, top_p):
+    """Tokens [B] in proportion to weights [B, E, C]; with top_p of the likeliest of them."""
+    if top_p is None:
+        return _by_weight(jax.vmap(jax.random.uniform)(keys), weights)
+    enough = top_p * _total(weights)
+
+    def unsettled(state):
+        return ~jnp.all(state[-1])
+
+    def again(state):
+        round, tokens, least, settled = state
+        rest = jnp.where(above(weights, least, tokens), weights, 0)
+        chance = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, round)))(keys)
+        tokens = jnp.where(settled, tokens, _by_weight(chance, rest))
+        least = _at(weights, tokens)
+        over = _total(jnp.where(above(weights, least, tokens), weights, 0))
+        return round + 1, tokens, least, settled | (over < enough)
+
+    B = len(weights)
+    none = jnp.full(B, -1, jnp.int32), jnp.full(B, -1.0), jnp.zeros(B, bool)
+    return jax.lax.while_loop(unsettled, again, (0, *none))[1]
+
+
+def above(weights, least, tokens):
+    """Bool [B, E, C]: weightier than `least` [B], or as weighty and of a higher id than tokens."""
+    ids = jnp.arange(weights[0].size, dtype=jnp.int32).reshape(weights.shape[1:])
+    least, tokens = least[:, None, None], tokens[:, None, None]
+    return (weights > least) | ((weights == least) & (ids > tokens))
+
+
+def _at(weights, tokens):
+    return jnp.take_along_axis(weights.reshape(len(tokens), -1), tokens[:, None], axis=1)[:, 0]
+
+
+def _by_weight(chance, weights):
+    """Tokens [B], each the one at the part `chance` [B] (0 to below 1) of the weights' sum, as they
+    lie column by column."""
+    of_columns = jnp.sum(weights, axis=1)
+    at = chance * jnp.sum(of_columns, axis=1)
+    column, before = _reach(of_columns, at)
+    within = jnp.take_along_axis(weights, column[:, None, None], axis=2)[:, :, 0]
+    return _reach(within, at - before)[0] * COLUMNS + column
+
+
+def _reach(weights, at):
+    """The index [B] of weights [B, X] at which their running sum passes `at`, and the sum before
+    it. Where rounding lets it pass none, the last that weighs anything."""
+    sums = jnp.cumsum(weights, axis=1)
+    last = weights.shape[1] - 1 - jnp.argmax(weights[:, ::-1] > 0, axis=1)
+    index = jnp.minimum(jnp.sum(sums <= at[:, None], axis=1), last).astype(jnp.int32)
+    before = jnp.take_along_axis(sums - weights, index[:, None], axis=1)[:, 0]
+    return index, before

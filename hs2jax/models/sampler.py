@@ -1,0 +1,333 @@
+"""Sampling from a decoder, on the parameters and the mesh that it is trained on.
+
+A prompt is computed once and its keys and values copied to the rows of its samples. Rows are
+computed together, a token of each at a time, in a loop on the device that comes back to the host
+now and then: after STEPS tokens, so that the cache can grow and texts be looked at, or as soon as
+an eighth of the rows have ended while samples wait, so that these take their places. (To come back
+for each one that ends would cost more than it brings: their prompts are computed together too.)
+
+A row of the cache holds a token at the index of its position. So which rows there are, where a
+sample lies and when it began changes nothing of what it computes, and its random numbers come from
+its own key.
+
+Axis letters: B rows, P prompts, S positions in the cache, K key/value heads, H head size,
+L layers, V vocabulary, W tokens of the longest end.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hs2jax.models import sharding
+from hs2jax.models.config import Config
+from hs2jax.models.decoder import Decoder, decode
+from hs2jax.models.next_token import Choice, draw
+
+STEPS = 64  # Tokens of each row between two looks of the host, at most.
+ROWS = 32  # As many as keep a CPU busy; more need memory for their caches.
+
+
+class Job(NamedTuple):
+    """A sample to be taken. prompt: which one. key: its own random key, uint32 [2]. longest: how
+    many new tokens it may have."""
+
+    prompt: int
+    key: np.ndarray
+    longest: int
+
+
+class Taken(NamedTuple):
+    """A sample: new tokens int32 [tokens], their log-probabilities f32 [tokens] under the model
+    itself, whatever temperature, top-k and top-p they were drawn with; whether it ended by itself,
+    then with an end of turn or what `stopped` found."""
+
+    tokens: np.ndarray
+    log_probabilities: np.ndarray
+    finished: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """How tokens are drawn and what ends a sample. ends: sequences of token ids."""
+
+    choice: Choice
+    ends: tuple[tuple[int, ...], ...]
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+class Rows(NamedTuple):
+    """Where each row is. token [B]: the last one, at position [B], not in the cache yet. count [B]:
+    new tokens so far; longest [B]: as many as may be. live bool [B]. key uint32 [B, 2]. tail
+    [B, W]: the last W tokens, -1 before the first new one."""
+
+    token: jax.Array
+    position: jax.Array
+    count: jax.Array
+    longest: jax.Array
+    live: jax.Array
+    key: jax.Array
+    tail: jax.Array
+
+
+def keys(seed: int, prompts: Sequence[int], samples: Sequence[int]) -> np.ndarray:
+    """Random keys uint32 [jobs, 2] of samples by their numbers and their prompts' numbers."""
+    made = _keys(seed, np.asarray(prompts, np.int32), np.asarray(samples, np.int32))
+    return np.asarray(jax.random.key_data(made))
+
+
+@jax.jit
+def _keys(seed, prompts, samples):
+    fold = jax.random.fold_in
+    start = jax.random.key(seed, impl="threefry2x32")
+    return jax.vmap(lambda prompt, sample: fold(fold(start, prompt), sample))(prompts, samples)
+
+
+def sample(
+    params,
+    config: Config,
+    prompts: Sequence[np.ndarray],
+    jobs: Sequence[Job],
+    drawing: Drawing,
+    *,
+    rows: int | None = None,
+    mesh=None,
+    dtype=jnp.float32,
+    stopped: Callable[[np.ndarray], int | None] = lambda tokens: None,
+) -> list[Taken]:
+    """What each of the jobs draws, in their order.
+
+    params: a language model's, as `leaves` has them. prompts: token ids, at least one each; jobs of
+    one prompt should be neighbours. rows: samples computed at a time, None for ROWS. stopped: is
+    given a sample's tokens and says how many of them to keep where they are enough, else None.
+    """
+    if not jobs:
+        return []
+    B = sharding.fit_rows(min(rows or ROWS, len(jobs)), mesh)
+    batch = _Batch(params, config, prompts, jobs, drawing, B, mesh, dtype)
+    waiting = collections.deque(range(len(jobs)))
+    inside: list[int | None] = [None] * B  # Which job is in each row.
+    tokens: list[list[np.ndarray]] = [[] for _ in jobs]
+    scores: list[list[np.ndarray]] = [[] for _ in jobs]
+    taken: list[Taken | None] = [None] * len(jobs)
+    while waiting or any(job is not None for job in inside):
+        free = [row for row in range(B) if inside[row] is None]
+        entering = [(row, waiting.popleft()) for row in free[: len(waiting)]]
+        if entering:
+            batch.enter(entering)
+            for row, job in entering:
+                inside[row] = job
+        found = batch.run(patience=max(1, B // 8) if waiting else B)
+        for row, job in enumerate(inside):
+            if job is None:
+                continue
+            new = found.tokens[row] >= 0
+            tokens[job].append(found.tokens[row][new])
+            scores[job].append(found.log_probabilities[row][new])
+            so_far = np.concatenate(tokens[job])
+            enough = stopped(so_far)
+            if enough is not None:
+                batch.rows.live[row] = False
+            if not batch.rows.live[row]:
+                taken[job] = Taken(
+                    so_far[:enough],
+                    np.concatenate(scores[job])[:enough],
+                    enough is not None or bool(found.ended[row]),
+                )
+                inside[row] = None
+    return taken
+
+
+class _Found(NamedTuple):
+    """What a run of the loop gives: tokens int32 [B, STEPS], -1 where a row was not live; their
+    log-probabilities; which rows came to an end."""
+
+    tokens: np.ndarray
+    log_probabilities: np.ndarray
+    ended: np.ndarray
+
+
+class _Batch:
+    """The rows, with their cache on the device, and the prompts whose samples wait."""
+
+    def __init__(self, params, config, prompts, jobs, drawing, B, mesh, dtype):
+        self.params, self.config, self.dtype = params, config, dtype
+        self.prompts, self.jobs, self.drawing, self.mesh = prompts, jobs, drawing, mesh
+        self.top, self.layers = _unstack(params, config.layers, dtype)
+        W = max(map(len, drawing.ends), default=1)
+        self.rows = Rows(
+            *(np.zeros(B, np.int32) for _ in range(4)),
+            *(np.zeros(B, bool), np.zeros((B, 2), np.uint32), np.full((B, W), -1, np.int32)),
+        )
+        self.cache = None
+        # Of a prompt: keys and values, with those of other prompts, and which of them are its own.
+        self.computed: dict[int, tuple[Any, int]] = {}
+        self.uses = collections.Counter(job.prompt for job in jobs)
+
+    def enter(self, entering: Sequence[tuple[int, int]]) -> None:
+        """Puts samples into rows: (row, job) each."""
+        of = {row: self.jobs[job] for row, job in entering}
+        new = dict.fromkeys(job.prompt for job in of.values())
+        self._compute([prompt for prompt in new if prompt not in self.computed])
+        for row, job in of.items():
+            prompt = self.prompts[job.prompt]
+            self.rows.token[row], self.rows.position[row] = prompt[-1], len(prompt) - 1
+            self.rows.count[row], self.rows.longest[row] = 0, job.longest
+            self.rows.live[row], self.rows.key[row], self.rows.tail[row] = True, job.key, -1
+        self._grow()
+        for source in {id(self.computed[p][0]): self.computed[p][0] for p in new}.values():
+            B = len(self.rows.live)
+            indices, targets = np.zeros(B, np.int32), np.full(B, B, np.int32)
+            for row, job in of.items():
+                computed, index = self.computed[job.prompt]
+                if computed is source:
+                    indices[row], targets[row] = index, row
+            self.cache = _copy(self.cache, source, indices, targets)
+        for job in of.values():
+            self.uses[job.prompt] -= 1
+            if not self.uses[job.prompt]:
+                del self.computed[job.prompt]
+
+    def _compute(self, numbers: Sequence[int]) -> None:
+        """Keys and values of the prompts of these numbers."""
+        if not numbers:
+            return
+        P = sharding.fit_rows(1 << (len(numbers) - 1).bit_length(), self.mesh)
+        tokens = np.zeros((P, bucket(max(len(self.prompts[n]) for n in numbers))), np.int32)
+        for i, number in enumerate(numbers):
+            tokens[i, : len(self.prompts[number])] = self.prompts[number]
+        place = sharding.place_rows(tokens, self.mesh)
+        computed = _prefill(self.params, place, self.config, self.dtype)
+        self.computed |= {number: (computed, i) for i, number in enumerate(numbers)}
+
+    def _grow(self) -> None:
+        """Room in the cache for STEPS more tokens of each live row."""
+        c, B = self.config, len(self.rows.live)
+        S = bucket(int(self.rows.position[self.rows.live].max()) + STEPS)
+        if self.cache is None:
+            empty = np.zeros((B, c.kv_heads, S, c.head_size), self.dtype)
+            self.cache = [
+                sharding.place_rows({"k": empty, "v": empty}, self.mesh) for _ in range(c.layers)
+            ]
+        elif self.cache[0]["k"].shape[2] < S:
+            self.cache = _lengthen(self.cache, S)
+
+    def run(self, patience: int) -> "_Found":
+        """New tokens for all live rows: STEPS of them, or fewer where `patience` rows are free."""
+        self._grow()
+        rows, self.cache, *found = _loop(
+            *(self.top, self.layers, sharding.place_rows(self.rows, self.mesh), self.cache),
+            *(patience, self.drawing.temperature, self.drawing.top_p),
+            config=self.config,
+            choice=self.drawing.choice,
+            ends=self.drawing.ends,
+            dtype=self.dtype,
+        )
+        # Copies, since rows are written to here.
+        self.rows = jax.tree.map(lambda x: np.array(sharding.to_host(x)), rows)
+        return _Found(*map(sharding.to_host, found))
+
+
+def bucket(length: int) -> int:
+    """The next of few lengths, since each is compiled: 64, 96 and their doublings."""
+    power = 64
+    while power < length:
+        power *= 2
+    return power * 3 // 4 if length <= power * 3 // 4 and power > 64 else power
+
+
+@functools.partial(jax.jit, static_argnames=("layers", "dtype"))
+def _unstack(params, layers, dtype):
+    """(all but the layers, the layers as a list), weights in the dtype of the computation."""
+
+    def cast(path, x):
+        # Norms are computed in float32.
+        return x if "norm" in sharding.path_name(path[-1:]) else x.astype(dtype)
+
+    params = jax.tree.map_with_path(cast, params)
+    stack = params.pop("layers")
+    return params, [jax.tree.map(lambda x, i=i: x[i], stack) for i in range(layers)]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+def _prefill(params, tokens, config: Config, dtype):
+    """Keys and values {"k", "v"} [L, P, K, S, H] of prompts [P, S], whatever follows their ends."""
+    position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
+        _, changed = Decoder(config, dtype=dtype).apply(
+            {"params": params}, tokens, position, mutable=["cache"]
+        )
+    return changed["cache"]["layers"]["attention"]
+
+
+@functools.partial(jax.jit, donate_argnames="cache")
+def _copy(cache, computed, source, target):
+    """The prompts `source` [B] of computed, put into rows `target` [B], those below B."""
+
+    def put(into, of):
+        return into.at[target, :, : of.shape[2]].set(of[source], mode="drop")
+
+    return [
+        {name: put(layer[name], computed[name][i]) for name in layer}
+        for i, layer in enumerate(cache)
+    ]
+
+
+@functools.partial(jax.jit, static_argnames="S", donate_argnames="cache")
+def _lengthen(cache, S):
+    return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, S - x.shape[2]), (0, 0))), cache)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("config", "choice", "ends", "dtype"),
+    donate_argnames=("rows", "cache"),
+)
+def _loop(
+    params, layers, rows, cache, patience, temperature, top_p, *, config, choice, ends, dtype
+):
+    """The loop on the device: (rows, cache, tokens and log-probabilities [B, STEPS], ended [B])."""
+    B = len(rows.token)
+    unembed = params.get("unembed", params["embed"])
+
+    def goes_on(state):
+        step, rows = state[:2]
+        return (step < STEPS) & (jnp.sum(~rows.live) < patience) & jnp.any(rows.live)
+
+    def one(state):
+        step, rows, cache, tokens, scores, ended = state
+        hidden, cache = decode(config, params, layers, cache, rows.token, rows.position, dtype)
+        logits = jnp.einsum("BD,VD->BV", hidden, unembed, preferred_element_type=jnp.float32)
+        if config.final_cap is not None:
+            logits = config.final_cap * jnp.tanh(logits / config.final_cap)
+        own = jax.vmap(jax.random.fold_in)(
+            jax.random.wrap_key_data(rows.key, impl="threefry2x32"), rows.count
+        )
+        token, score = draw(own, logits, choice, temperature, top_p)
+        tail = jnp.concatenate([rows.tail[:, 1:], token[:, None]], axis=1)
+        ends_here = _ends(tail, ends) & rows.live
+        tokens = tokens.at[:, step].set(jnp.where(rows.live, token, -1))
+        scores = scores.at[:, step].set(score)
+        live = rows.live & ~ends_here & (rows.count + 1 < rows.longest)
+        count, position = rows.count + rows.live, rows.position + live
+        rows = Rows(token, position, count, rows.longest, live, rows.key, tail)
+        return step + 1, rows, cache, tokens, scores, ended | ends_here
+
+    start = jnp.full((B, STEPS), -1, jnp.int32), jnp.zeros((B, STEPS)), jnp.zeros(B, bool)
+    with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
+        _, *state = jax.lax.while_loop(goes_on, one, (0, rows, cache, *start))
+    return state
+
+
+def _ends(tail, ends):
+    """Whether rows [B] are at one of the ends with their last tokens [B, W]."""
+    found = jnp.zeros(len(tail), bool)
+    for end in ends:
+        found |= jnp.all(tail[:, tail.shape[1] - len(end) :] == jnp.asarray(end), axis=1)
+    return found

@@ -1,0 +1,144 @@
+"""What is minimised when a policy is trained: the likelihood of given responses, or SteerLM 2.0.
+
+The interface is that of `training.objectives`, with the log-probabilities of tokens as outputs.
+
+Axis letters: M micro-batches, B rows, T tokens of a row, R response slots.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hs2jax import losses
+
+KINDS = ("likelihood", "steerlm2")
+# Columns of a batch's ratings for SteerLM 2.0: log P(a|x,y), log P(y|x) and log Q'(y|a,x), in nats.
+COLUMNS = ("log_attribute", "log_prior", "log_proposal")
+METRICS = (
+    "distance",
+    "effective_sample_size",
+    "effective_fraction",
+    "weight_max",
+    "log_likelihood",
+)
+
+
+class Likelihood:
+    """-log p of a token, in nats, averaged over the learned tokens of the whole batch: supervised
+    fine-tuning, and with conditions in the prompts SteerLM (arXiv 2310.05344)."""
+
+    def counts(self, batch):
+        """How many tokens of a batch with any leading axes are learned."""
+        return jnp.sum(batch["learn"])
+
+    def looks_ahead(self, batch) -> bool:
+        return False
+
+    def loss(self, outputs, batch, counts):
+        """This part's share of the whole batch's loss. outputs: [B, T], as of
+        `prediction.token_log_probabilities`. Returns (scalar, dict of metrics)."""
+        return -jnp.sum(jnp.where(batch["learn"], outputs, 0.0)) / jnp.maximum(counts, 1), {}
+
+
+class SteerLM2(NamedTuple):
+    """The distance KL(w'||b') of the policy Q to its target P(y|a,x), estimated from n sampled
+    responses of each group (HelpSteer2, section 4.5; `losses.steerlm` has the weights).
+
+    The loss is the mean distance of the batch's groups, and its gradient is that of
+
+        -1 / groups * sum_i (w'_i - b'_i) log Q(y_i|a,x),   weights without gradient,
+
+    which is the distance's own. normalize_tokens: divides each group's distance by the group's mean
+    number of response tokens, as NeMo-Aligner does and the paper does not.
+    """
+
+    normalize_tokens: bool = False
+
+    def counts(self, batch):
+        """How many groups there are in a batch with any leading axes, numbered from 0."""
+        return jnp.max(batch["group"]) + 1
+
+    def looks_ahead(self, batch) -> bool:
+        """Whether groups lie in several rows, so that their weights must be known before the first
+        gradient is taken. Known without the batch's values."""
+        return "parts" in batch
+
+    def look(self, outputs, batch):
+        """What is needed of each response to weigh its group: arrays [B, R]. outputs: [B, T]."""
+        mine = _of_slots(batch)
+        return {
+            # Not a product: on accelerators that would be in lower precision.
+            "log_policy": jnp.sum(jnp.where(mine, outputs[:, :, None], 0.0), axis=1),
+            "response_tokens": jnp.sum(mine, axis=1),
+        }
+
+    def weigh(self, seen, batch):
+        """Each response's part in the loss and the metrics: arrays of the shape of batch["group"],
+        which holds all slots of each of its groups. seen: of `look`, the same shape."""
+        shape = batch["group"].shape
+        group = batch["group"].reshape(-1)
+        columns = [batch["ratings"][..., i].reshape(-1) for i in range(len(COLUMNS))]
+        policy = jax.lax.stop_gradient(seen["log_policy"]).reshape(-1)
+        target, baseline = losses.steerlm2_weights(*columns, policy, group)
+        size = jnp.maximum(losses.sum_of_group(jnp.ones(group.shape), group), 1.0)
+        scale = jnp.ones(group.shape)
+        tokens = losses.sum_of_group(seen["response_tokens"].reshape(-1), group)
+        if self.normalize_tokens:
+            scale = size / jnp.maximum(tokens, 1)
+        effective = losses.effective_sample_size(target, group) / size
+        weighed = {
+            "weight": target - baseline,
+            "scale": scale,
+            "distance": losses.steerlm2_distance(target, baseline, group),
+            "effective_sample_size": effective,
+            "effective_fraction": effective / size,
+            "weight_max": losses.max_of_group(target, group) / size,
+            "log_likelihood": policy / jnp.maximum(tokens, 1),
+        }
+        return {name: x.reshape(shape) for name, x in weighed.items()}
+
+    def loss(self, outputs, batch, counts):
+        """This part's share of the whole batch's loss and of its metrics. outputs: [B, T], as of
+        `prediction.token_log_probabilities`. batch: with what `weigh` gives in "weighed", if the
+        objective looked ahead. Returns (scalar, dict).
+
+        Metrics, means over groups: distance, in nats and not divided by tokens; the effective
+        sample size of w', as a number and as a fraction of n; the largest w'; log_likelihood, the
+        policy's log-probability per response token.
+        """
+        seen = self.look(outputs, batch)
+        weighed = batch["weighed"] if "weighed" in batch else self.weigh(seen, batch)
+        filled = batch["group"] >= 0
+        groups = jnp.maximum(counts, 1)
+
+        def mean(values):
+            return jnp.sum(jnp.where(filled, values, 0.0)) / groups
+
+        # The gradient of the one with the value of the other.
+        surrogate = mean(-weighed["scale"] * weighed["weight"] * seen["log_policy"])
+        distance = mean(weighed["scale"] * weighed["distance"])
+        loss = distance + surrogate - jax.lax.stop_gradient(surrogate)
+        return loss, {name: mean(weighed[name]) for name in METRICS}
+
+
+def _of_slots(batch):
+    """bool [B, T, R]: the tokens of each response slot."""
+    last = batch["last"]
+    same = batch["group"][:, None, :] >= 0
+    for name in ("segment", "branch"):
+        own = jnp.take_along_axis(batch[name], last, axis=1)
+        same &= batch[name][:, :, None] == own[:, None, :]
+    return same & (batch["branch"][:, :, None] > 0)
+
+
+def make_policy(settings: Mapping) -> Likelihood | SteerLM2:
+    """The objective of `config.objective`. Raises ValueError naming the config key."""
+    if settings["kind"] == "likelihood":
+        return Likelihood()
+    if settings["kind"] == "steerlm2":
+        return SteerLM2(settings["normalize_tokens"])
+    raise ValueError(
+        f"config.objective.kind is {settings['kind']!r}; it must be one of {', '.join(KINDS)}"
+    )

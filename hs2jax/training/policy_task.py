@@ -1,0 +1,253 @@
+"""What of a training run is a policy's own. See `training.tasks.Task`.
+
+Axis letters: B rows, T tokens of a row, R response slots.
+"""
+
+import functools
+import logging
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hs2jax import losses, prediction
+from hs2jax.data import corpora, loader
+from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
+from hs2jax.evaluation import items as scored
+from hs2jax.language_model import LanguageModel
+from hs2jax.losses.steerlm import HIGHEST
+from hs2jax.training import checks, policy_objectives
+
+log = logging.getLogger(__name__)
+
+# Below either, few of the samples carry what is learned: the weights have collapsed. Ours.
+LEAST_EFFECTIVE, LEAST_FRACTION = 1.5, 0.15
+
+
+class PolicyTask:
+    """A language model that learns to answer: as responses do, also where these are asked to have
+    attribute values (SteerLM), or as a reward model's Beta distribution weighs samples
+    (SteerLM 2.0)."""
+
+    forward = staticmethod(prediction.token_log_probabilities)
+
+    def __init__(self, config, mesh):
+        self.config, self.mesh = config, mesh
+        self.model = LanguageModel.load(
+            config.model.name,
+            template=config.model.template,
+            mesh=mesh,
+            dtype=getattr(jnp, config.model.dtype) if config.model.dtype else None,
+        )
+        self.objective = policy_objectives.make_policy(config.objective)
+        self.weighs = config.objective.kind == "steerlm2"
+        self.shown = ("distance", "effective_sample_size") if self.weighs else ()
+        self.warnings: list[str] = []
+
+    def read(self, spec: str) -> tuple[loader.Prepared, Record]:
+        data, record = self.config.data, Record()
+        groups = list(corpora.read(spec, on_error=data.on_error, record=record))
+        if data.condition == "ratings":
+            groups = conditioned(groups, record)
+            if not groups:
+                raise ValueError(
+                    f"{spec}: no response has ratings, which config.data.condition asks for: "
+                    f"{scored.describe(record)}"
+                )
+        prepared = loader.prepare(
+            groups,
+            self.model.tokenizer,
+            read=self.model.read,
+            on_error=data.on_error,
+            attributes=policy_objectives.COLUMNS if self.weighs else (),
+            row_length=data.row_length,
+            layout=data.layout,
+            max_tokens=self.model.config.max_positions,
+            too_long=data.too_long,
+            policy=True,
+            record=record,
+        )
+        if not prepared.examples:
+            raise ValueError(f"{spec}: no conversation that fits: {scored.describe(record)}")
+        if self.weighs:
+            checks.check_sampled(spec, prepared, record)
+        return prepared, record
+
+    def learn_from(self, prepared: loader.Prepared) -> loader.Prepared:
+        if self.weighs:
+            self.warnings = collapse(prepared.examples)
+            for warning in self.warnings:
+                log.warning("%s", warning)
+        return prepared
+
+    @property
+    def params(self):
+        return {"decoder": self.model.params}
+
+    @params.setter
+    def params(self, params):
+        self.model.params = params and params["decoder"]
+
+    def evaluate(self, params, held_out: loader.Prepared, batches) -> tuple[list[dict], dict]:
+        run = functools.partial(
+            _of_responses,
+            params,
+            config=self.model.config,
+            layout=batches.layout,
+            dtype=self.model.dtype,
+        )
+        tables = prediction.run_batches(run, batches, 3, self.mesh)
+        found = [
+            {
+                "source": group.source,
+                "prompt": scored.prompt_text(group),
+                "condition": dict(group.condition),
+                "responses": list(group.responses),
+                "tokens": [len(ids) for ids in example.encoded.responses],
+                "log_probability": table[:, 0].tolist(),
+            }
+            for group, example, table in zip(
+                held_out.groups, held_out.examples, tables, strict=True
+            )
+        ]
+        size = {"groups": len(found), "responses": sum(map(len, tables))}
+        if self.weighs:
+            return found, {**self._weigh(found, held_out.examples), **size}
+        _, learned, count = np.concatenate(tables).sum(axis=0, dtype=np.float64)
+        loss = float(-learned / count)
+        return found, {
+            "loss": loss,
+            "perplexity": float(np.exp(loss)),
+            "learned_tokens": int(count),
+            **size,
+        }
+
+    def _weigh(self, found: list[dict], examples) -> dict:
+        """The summary of SteerLM 2.0; the items get their weights."""
+        log_policy = [each["log_probability"] for each in found]
+        groups = weigh(examples, log_policy)
+        for each, of in zip(found, groups, strict=True):
+            each |= {name: x.tolist() for name, x in of.items()}
+        tokens = sum(sum(each["tokens"]) for each in found)
+        return {
+            "loss": float(np.mean([of["distance"].sum(dtype=np.float64) for of in groups])),
+            **effective(groups),
+            "log_likelihood": float(sum(map(sum, log_policy)) / tokens),
+        }
+
+    def one_line(self, summary: dict) -> str:
+        if self.weighs:
+            return (
+                f"distance to the target {summary['loss']:.4f} nats on {summary['groups']:,} "
+                f"groups, effective sample size {summary['effective_sample_size']:.2f} "
+                f"({summary['effective_fraction']:.0%})"
+            )
+        return (
+            f"{summary['loss']:.4f} nats per token, perplexity {summary['perplexity']:.4g} on "
+            f"{summary['learned_tokens']:,} tokens"
+        )
+
+    def notes(self) -> dict:
+        return {}
+
+    def results(self) -> dict:
+        return {
+            "kind": "policy",
+            "objective": self.config.objective.kind,
+            "warnings": self.warnings,
+        }
+
+
+def conditioned(groups: Sequence[Group], record: Record) -> list[Group]:
+    """Each rated response as a group of its own that is asked for the response's ratings, put
+    between 0 and 4 and rounded, halves to even as NeMo-Aligner does. Others are counted as left
+    out. Raises ValueError for a group that has a condition already."""
+    found = []
+    for group in groups:
+        if group.condition:
+            raise ValueError(
+                f"{group.source}: has a condition of its own, so its ratings cannot be one; leave "
+                "config.data.condition empty"
+            )
+        for response, ratings in zip(
+            group.responses, group.ratings or [{}] * len(group.responses), strict=True
+        ):
+            if not ratings:
+                record.skip("response without ratings")
+                continue
+            condition = {name: round(min(max(x, 0), HIGHEST)) for name, x in ratings.items()}
+            found.append(Group(group.prompt, (response,), source=group.source, condition=condition))
+    return found
+
+
+def weigh(examples, log_policy: Sequence[Sequence[float]]) -> list[dict[str, np.ndarray]]:
+    """Of each group its responses' "target", "baseline" and part of the "distance"; see `losses`.
+
+    examples: with columns COLUMNS; log_policy: the policy's log-probability of each response.
+    """
+    sizes = [len(each) for each in log_policy]
+    group = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    columns = np.concatenate([example.ratings for example in examples])
+    policy = np.concatenate([np.asarray(each, np.float32) for each in log_policy])
+    target, baseline = losses.steerlm2_weights(*columns.T, policy, group)
+    found = {
+        "target": target,
+        "baseline": baseline,
+        "distance": losses.steerlm2_distance(target, baseline, group),
+        "effective": losses.effective_sample_size(target, group),
+    }
+    stops = np.cumsum(sizes)[:-1]
+    parts = {name: np.split(np.asarray(x), stops) for name, x in found.items()}
+    return [dict(zip(parts, of, strict=True)) for of in zip(*parts.values(), strict=True)]
+
+
+def effective(groups: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
+    """Means over groups that `weigh` gave: the effective sample size of the target's weights, and
+    what part of the group's size that is."""
+    sizes = [float(of["effective"][0]) for of in groups]
+    parts = [size / len(of["effective"]) for size, of in zip(sizes, groups, strict=True)]
+    return {
+        "effective_sample_size": float(np.mean(sizes)),
+        "effective_fraction": float(np.mean(parts)),
+    }
+
+
+def collapse(examples) -> list[str]:
+    """A warning, if nearly all of the target's weight lies on one response of each group."""
+    of = weigh(examples, [example.ratings[:, 0] for example in examples])  # The target needs none.
+    found = effective(of)
+    size, fraction = found["effective_sample_size"], found["effective_fraction"]
+    if size >= LEAST_EFFECTIVE and fraction >= LEAST_FRACTION:
+        return []
+    return [
+        f"the weights have collapsed: the effective sample size of the training groups is "
+        f"{size:.2f} ({fraction:.0%} of their responses), so nearly all of the gradient is from "
+        "one response of each group. More samples for each prompt, a proposal closer to the "
+        "target, or fewer attributes in the condition help"
+    ]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "layout", "dtype"))
+def _of_responses(params, batch, config, layout: str, dtype):
+    """[B, R, 3]: a response's log-probability; that of the tokens that are learned with it, which
+    for a group's first response are also the prompt's; and how many these are."""
+    tokens = prediction.token_log_probabilities(params, batch, config, layout=layout, dtype=dtype)
+
+    def of(name):
+        return jnp.take_along_axis(batch[name], batch["last"], axis=1)[:, :, None]
+
+    segment, branch = batch["segment"][:, None, :], batch["branch"][:, None, :]
+    own = (segment == of("segment")) & (branch == of("branch"))
+    first = (segment == of("segment")) & (branch == 0) & (of("branch") == 1)
+    learned = (own | first) & batch["learn"][:, None, :]
+    probabilities = tokens[:, None, :]
+    return jnp.stack(
+        [
+            jnp.sum(jnp.where(own, probabilities, 0.0), axis=-1),
+            jnp.sum(jnp.where(learned, probabilities, 0.0), axis=-1),
+            jnp.sum(learned, axis=-1, dtype=jnp.float32),
+        ],
+        axis=-1,
+    )

@@ -1,0 +1,105 @@
+"""How fast samples are, against transformers' generate, in one run on this machine.
+
+    HS2JAX_TEST_DATA=... python tests/sampler_speed.py [--repeats=3] [--tokens=128]
+
+Eight questions of MT-Bench, four samples of each, temperature 0.7, top-p 0.9. Each is timed several
+times, in turn, since other work on the machine slows whatever runs beside it; the best time counts.
+Rates are new tokens per second, those up to a sample's end.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+
+from hs2jax.language_model import LanguageModel
+
+MODEL = "smollm2-135m-instruct"
+PROMPTS, SAMPLES = 8, 4
+SETTINGS = {"temperature": 0.7, "top_p": 0.9}
+
+
+def questions(count: int) -> list[list[dict]]:
+    path = Path(os.environ["HS2JAX_TEST_DATA"]) / "mt_bench" / "question.jsonl"
+    rows = map(json.loads, path.read_text().splitlines()[:count])
+    return [[{"role": "user", "content": row["turns"][0]}] for row in rows]
+
+
+def ours(model: LanguageModel, prompts, tokens: int, seed: int) -> int:
+    found = model.sample(prompts, SAMPLES, max_new_tokens=tokens, seed=seed, **SETTINGS)
+    return sum(len(one.tokens) for of_prompt in found for one in of_prompt)
+
+
+def theirs(model, tokenizer, prompts, tokens: int, seed: int) -> int:
+    torch.manual_seed(seed)
+    texts = [
+        tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        for prompt in prompts
+    ]
+    batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+    with torch.no_grad():
+        found = model.generate(
+            **batch,
+            do_sample=True,
+            top_k=0,
+            num_return_sequences=SAMPLES,
+            max_new_tokens=tokens,
+            pad_token_id=tokenizer.pad_token_id,
+            **SETTINGS,
+        )
+    new = found[:, batch["input_ids"].shape[1] :]
+    # The end of turn is also what the rows are padded with.
+    ends = (new == tokenizer.eos_token_id).int()
+    return int((ends.cumsum(dim=1) - ends == 0).sum())
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser()
+    flags.add_argument("--repeats", type=int, default=3)
+    flags.add_argument("--tokens", type=int, default=128)
+    flags = flags.parse_args()
+
+    prompts = questions(PROMPTS)
+    runs = {}
+    with tempfile.TemporaryDirectory() as folder:
+        LanguageModel.load(MODEL).save(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        for name in ("float32", "bfloat16"):
+            model = LanguageModel.load(folder, dtype=jnp.dtype(name))
+            runs["hs2jax", name] = lambda seed, model=model: ours(
+                model, prompts, flags.tokens, seed
+            )
+            other = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=name).eval()
+            runs["transformers", name] = lambda seed, model=other: theirs(
+                model, tokenizer, prompts, flags.tokens, seed
+            )
+        rates = {key: [] for key in runs}
+        for repeat in range(flags.repeats + 1):
+            for key, run in runs.items():
+                start, used = time.perf_counter(), time.process_time()
+                count = run(repeat)
+                taken, used = time.perf_counter() - start, time.process_time() - used
+                said = f"{' '.join(key)}: {count} tokens in {taken:.2f} s, {used:.2f} s of CPU time"
+                if repeat == 0:
+                    said = f"first, with compilation: {said}"
+                else:
+                    rates[key].append(count / taken)
+                print(said, flush=True)
+    best = {key: np.max(of) for key, of in rates.items()}
+    for (who, name), rate in best.items():
+        print(f"{who} {name}: {rate:.0f} new tokens per second")
+    for mine in ("float32", "bfloat16"):
+        for other in ("float32", "bfloat16"):
+            ratio = best["hs2jax", mine] / best["transformers", other]
+            print(f"hs2jax {mine} / transformers {other}: {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()

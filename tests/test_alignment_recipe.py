@@ -1,0 +1,49 @@
+"""The recipe of SteerLM 2.0, from fine-tuning to the steering report, with a tiny model."""
+
+import json
+
+import stages
+import tiny
+from command import succeed
+
+STAGES = ("reward", "sft", "annotation", "steerlm", "samples_1", "groups_1", "round_1", "steering")
+RATINGS = "ratings:{annotation}/annotated.jsonl"
+
+
+def test_the_small_recipe_goes_through_all_its_stages(tmp_path):
+    tiny.language_model(tmp_path / "base", max_positions=2048)
+    own = {"model.name": tmp_path / "base", "batch_size": 24, "data.row_length": 1024}
+    few = "helpsteer2:mini/train.jsonl[:12]"
+    settings = {
+        "reward": {**own, "data.train": few, "data.validation": few},
+        "sft": {**own, "data.train": few, "data.validation": few},
+        "annotation": {"data": few},
+        "steerlm": {**own, "data.train": RATINGS, "data.validation": RATINGS},
+        "samples_1": {"n": 3, "max_new_tokens": 8},
+        "round_1": {"data.row_length": 1024},
+        "steering": {"max_new_tokens": 8, "values": "(0,4)"},
+    }
+    flags = [
+        f"--config.{stage}.config.{key}={value}"
+        for stage, of in settings.items()
+        for key, value in of.items()
+    ]
+    run = tmp_path / "run"
+    command = ["run", "--config=configs/steerlm2.py:runlocal", f"--workdir={run}", *flags]
+    said = succeed(*command)
+    assert f"report: {run / 'report.html'}\nreport: {run / 'steering' / 'report.html'}" in said
+    assert f"model: {run / 'round_1' / 'model'}" in said
+    assert {each.name for each in run.iterdir() if each.is_dir()} == set(STAGES)
+
+    # What each stage made is what the next one learned from.
+    rows = stages.read(run / "groups_1" / "groups.jsonl")
+    samples = json.loads((run / "samples_1" / "result.json").read_text())
+    assert 2 < len(rows) <= samples["rows"] == 8
+    trained = json.loads((run / "round_1" / "evaluation.json").read_text())
+    assert trained["record"]["groups"] == len(rows) - 2
+    start = json.loads((run / "round_1" / "metrics.jsonl").read_text().splitlines()[0])
+    assert (start["kind"], start["step"]) == ("validation", 0)
+    annotated = stages.read(run / "annotation" / "annotated.jsonl")
+    assert list(annotated[0]["ratings"][0]) == [
+        *("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+    ]

@@ -1,0 +1,306 @@
+"""The stage that samples: whatever the chunks the same rows, and rows from a file or a server."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import stages
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hs2jax.alignment import conditions, sampled_rows, server, settings
+from hs2jax.alignment import sample as sampling
+from hs2jax.alignment.row_file import RowFile
+from hs2jax.alignment.sample import sample
+from hs2jax.data import chat, corpora, policy_rows
+from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
+from hs2jax.language_model import LanguageModel
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sample")
+    stages.models(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sampled(here):
+    """Two attribute settings in one chunk."""
+    config = stages.sampling(here, conditions=(stages.ASKED, ""))
+    return sample(config, here / "whole"), stages.read(here / "whole" / "samples.jsonl")
+
+
+def test_a_row_for_each_prompt_and_setting(here, sampled):
+    result, rows = sampled
+    asked = conditions.parse(stages.ASKED)
+    assert [row["condition"] for row in rows] == [asked, {}] * len(stages.QUESTIONS)
+    questions = [question for question in stages.QUESTIONS for _ in range(2)]
+    assert [row["prompt"][-1]["content"] for row in rows] == questions
+    for row in rows:
+        for name in ("responses", "tokens", "finished", "log_proposal"):
+            assert len(row[name]) == 3, name
+    tokens = [len(ids) for row in rows for ids in row["tokens"]]
+    assert (result["rows"], result["responses"], result["tokens"]) == (10, 30, sum(tokens))
+    assert result["unfinished"] == sum(not x for row in rows for x in row["finished"])
+    assert not list((here / "whole").glob("*.progress.json"))
+
+
+def test_log_proposal_is_what_the_scorer_finds(here, sampled):
+    model = LanguageModel.load(here / "policy")
+    groups = [
+        # Texts play no part where there are tokens, and may be empty.
+        policy_rows.sampled(row | {"responses": [text or "-" for text in row["responses"]]})
+        for row in sampled[1]
+    ]
+    for row, tables in zip(sampled[1], model.log_probability_groups(groups), strict=True):
+        assert [float(x.sum()) for x in tables] == pytest.approx(row["log_proposal"], abs=1e-3)
+
+
+def test_the_same_rows_whatever_the_chunks(here, sampled, monkeypatch):
+    monkeypatch.setattr(sampling, "CHUNK", 3)
+    sample(stages.sampling(here, conditions=(stages.ASKED, "")), here / "chunks")
+    rows = stages.read(here / "chunks" / "samples.jsonl")
+    for row, whole in zip(rows, sampled[1], strict=True):
+        assert row["log_proposal"] == pytest.approx(whole["log_proposal"], abs=1e-4)
+        del row["log_proposal"]
+        assert row == {name: whole[name] for name in row}
+
+
+def test_a_finished_folder_is_left_alone(here, sampled, monkeypatch):
+    monkeypatch.setattr(LanguageModel, "load", lambda *_, **__: pytest.fail("loaded again"))
+    config = stages.sampling(here, conditions=(stages.ASKED, ""))
+    assert sample(config, here / "whole") == json.loads(json.dumps(sampled[0]))
+    config.top_p = 0.5
+    with pytest.raises(ValueError, match="different: top_p"):
+        sample(config, here / "whole")
+
+
+def test_prompts_without_room_are_raised_or_counted(here, tmp_path):
+    rows = [{"prompt": "why? " * 600, "response": "-"}, {"prompt": "Why?", "response": "-"}]
+    config = stages.sampling(here)
+    config.data = f"responses:{stages.write(tmp_path / 'long.jsonl', rows)}"
+    with pytest.raises(ValueError, match="only 506 leave room"):
+        sample(config, tmp_path / "raise")
+    config.on_error = "skip"
+    result = sample(config, tmp_path / "skip")
+    assert (result["rows"], result["record"]["too_long"]) == (1, 1)
+
+
+# Settings -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n": 0}, "config.n is 0"),
+        ({"temperature": -0.1}, "config.temperature is -0.1"),
+        ({"top_p": 0.0}, "config.top_p is 0.0"),
+        ({"max_new_tokens": 0}, "config.max_new_tokens is 0"),
+        ({"data": ""}, "config.data is not set"),
+        ({"data": "conversations:gone.jsonl"}, "gone.jsonl"),
+        ({"conditions": ()}, "config.conditions is empty"),
+        ({"conditions": ("helpfulness=5",)}, "config.conditions: .*whole numbers from 0 to 4"),
+        ({"server": "http://localhost:1/v1", "responses": "responses:x"}, "set one of them"),
+        ({"responses": "responses:x", "conditions": ("", stages.ASKED)}, "one attribute setting"),
+    ],
+)
+def test_what_cannot_be_is_told(here, tmp_path, changes, words):
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        sample(stages.sampling(here, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@given(st.dictionaries(st.sampled_from(["helpfulness", "verbosity", "ours"]), st.integers(0, 4)))
+def test_conditions_are_read_as_written(asked):
+    assert conditions.parse(conditions.show(asked)) == asked
+
+
+@pytest.mark.parametrize("text", ["helpfulness", "helpfulness=2.5", "a=1,a=2", "=1", "a=1,", "a=²"])
+def test_other_conditions_are_refused(text):
+    with pytest.raises(ValueError, match=r"expected name=value|twice"):
+        conditions.parse(text)
+
+
+def test_the_papers_condition():
+    paper = {"helpfulness": 4, "correctness": 4, "coherence": 4, "complexity": 2, "verbosity": 2}
+    assert conditions.parse(settings.PAPER) == paper
+    config = settings.sample()
+    assert (config.n, config.temperature, config.top_p) == (10, 0.7, 0.9)
+
+
+# Rows that are kept -------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=4), st.binary(max_size=30))
+def test_what_a_kill_left_behind_the_kept_rows_is_cut_off(tmp_path_factory, sizes, torn):
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    expected, number = [], 0
+    for part, size in enumerate(sizes):
+        file = RowFile(path)
+        assert file.counts == ({"done": part} if part else {})
+        rows = [{"row": number + i, "text": "é\u2028"} for i in range(size)]
+        file.add(rows, {"done": part + 1})
+        expected, number = expected + rows, number + size
+        with path.with_name("rows.jsonl.unfinished").open("ab") as other:
+            other.write(torn)
+    file = RowFile(path)
+    file.finish()
+    assert [json.loads(line) for line in path.open(encoding="utf-8", newline="\n")] == expected
+    assert RowFile(path).counts == {"done": len(sizes)}
+    file.forget_progress()
+    assert [each.name for each in path.parent.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_file_that_has_lost_rows_is_made_again(tmp_path):
+    file = RowFile(tmp_path / "rows.jsonl")
+    file.add([{"row": 1}], {"done": 1})
+    (tmp_path / "rows.jsonl.unfinished").write_bytes(b"{")
+    assert RowFile(tmp_path / "rows.jsonl").counts == {}
+    assert not (tmp_path / "rows.jsonl.unfinished").exists()
+
+
+# Elsewhere ----------------------------------------------------------------------------------------
+
+
+def test_responses_of_a_file_are_found_by_their_prompts(here, tmp_path):
+    rows = [
+        {"prompt": question, "responses": [f"{question} {i}" for i in range(2)]}
+        for question in reversed(stages.QUESTIONS[1:])
+    ]
+    rows.append({"prompt": stages.QUESTIONS[1], "response": "One more."})
+    theirs = f"responses:{stages.write(tmp_path / 'theirs.jsonl', rows)}"
+    config = stages.sampling(here, responses=theirs)
+    config.model.name = ""
+    with pytest.raises(ValueError, match="no responses to this prompt"):
+        sample(config, tmp_path / "raise")
+    config.on_error = "skip"
+    result = sample(config, tmp_path / "skip")
+    assert result["record"]["skipped"] == {"no responses to the prompt": 1}
+    groups = list(corpora.read(f"sampled:{tmp_path / 'skip' / 'samples.jsonl'}"))
+    assert [group.prompt[0]["content"] for group in groups] == list(stages.QUESTIONS[1:])
+    assert groups[0].responses == (*(f"Is the sea far? {i}" for i in range(2)), "One more.")
+    assert {(group.tokens, group.ratings) for group in groups} == {((), ())}
+    assert all(group.condition == conditions.parse(stages.ASKED) for group in groups)
+
+
+@pytest.fixture
+def served(here, monkeypatch):
+    """A server that fails twice, and what it was asked: (path, authorization, body)."""
+    asked, failures = [], [503, 429]
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self, body):
+            asked.append((self.path, self.headers["Authorization"], body))
+            code, answer = 200, {"data": [{"id": "theirs"}]}
+            if body is not None:
+                text = json.dumps(body["prompt"][-3:])
+                answer = {
+                    "choices": [
+                        {"text": f"{text} {i}", "finish_reason": ["stop", "length"][i % 2]}
+                        for i in range(body["n"])
+                    ]
+                }
+                if failures:
+                    code, answer = failures.pop(), {"error": "busy"}
+                elif body["temperature"] == 2:
+                    code, answer = 400, {"error": "too hot"}
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def do_GET(self):
+            self._answer(None)
+
+        def do_POST(self):
+            length = int(self.headers["Content-Length"])
+            self._answer(json.loads(self.rfile.read(length)))
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv(server.KEY, "secret")
+    monkeypatch.setattr(server, "WAITS", (0.0, 0.0, 0.0))
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{running.server_port}/v1", asked
+    running.shutdown()
+    running.server_close()
+
+
+def test_a_server_reads_what_the_policy_would(here, tmp_path, served):
+    address, asked = served
+    result = sample(stages.sampling(here, server=address), tmp_path / "run")
+    (_, *_), bodies = asked[0], [body for path, _, body in asked if path == "/v1/completions"]
+    assert asked[0][0] == "/v1/models"
+    assert {key for _, key, _ in asked} == {"Bearer secret"}
+    assert len(bodies) == len(stages.QUESTIONS) + 2  # Two were asked again.
+    condition = conditions.parse(stages.ASKED)
+    named, groups = tiny.tokenizer(), []
+    for question in stages.QUESTIONS:
+        turn = {"role": "user", "content": question}
+        groups.append(Group((turn,), ("-",), condition=condition))
+    expected = [ids.tolist() for ids in chat.prompt_ids(named, groups)]
+    assert named.decode(expected[0]).endswith("assistant\nhelpfulness:4,verbosity:1\n")
+    by_seed = {body["seed"]: body for body in bodies}
+    assert [by_seed[seed]["prompt"] for seed in sorted(by_seed)] == expected
+    for body in bodies:
+        assert (body["model"], body["n"], body["max_tokens"]) == ("theirs", 3, 6)
+        assert (body["temperature"], body["top_p"], body["stop"]) == (0.7, 0.9, ["<|im_end|>"])
+    rows = stages.read(tmp_path / "run" / "samples.jsonl")
+    for row, ids in zip(rows, expected, strict=True):
+        assert row["responses"] == [f"{json.dumps(ids[-3:])} {i}" for i in range(3)]
+        assert row["finished"] == [True, False, True]
+        assert not {"tokens", "log_proposal"} & set(row)
+    assert result["unfinished"] == len(rows)
+
+
+def test_a_server_that_refuses_is_told_at_once(here, tmp_path, served):
+    address, asked = served
+    with pytest.raises(server.ServerError, match=r"refuses: 400 .*too hot"):
+        sample(stages.sampling(here, server=address, temperature=2.0), tmp_path / "run")
+    assert len([path for path, _, _ in asked if path == "/v1/completions"]) <= 5 + 2
+
+
+def test_a_server_that_is_not_there_is_told(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "WAITS", (0.0,))
+    with pytest.raises(server.ServerError, match=r"does not answer: .*refused"):
+        sample(stages.sampling(here, server="http://127.0.0.1:9/v1"), tmp_path / "run")
+
+
+# What is left of sampled rows ---------------------------------------------------------------------
+
+
+def test_nothing_is_left_out_without_being_counted(tmp_path):
+    row = {
+        "prompt": "Why?",
+        "condition": {"helpfulness": 1},
+        "responses": ["a", "", "b", "c"],
+        "finished": [True, True, False, True],
+        "tokens": [[1], [2], [3], [4]],
+        "log_proposal": [-1.0, -2.0, -3.0, -4.0],
+    }
+    spec = f"sampled:{stages.write(tmp_path / 'rows.jsonl', [row, {**row, 'tokens': [[1]]}])}"
+    record = Record()
+    (kept,) = sampled_rows.read(spec, unfinished="drop", on_error="skip", record=record)
+    assert kept.group.responses == ("a", "c")
+    assert kept.group.tokens == ((1,), (4,))
+    assert kept.row["log_proposal"] == [-1.0, -4.0]
+    assert kept.group.source == f"{tmp_path / 'rows.jsonl'}:1"
+    assert record.skipped.pop("unfinished responses") == 1
+    assert record.skipped.pop("empty responses") == 1
+    assert sum(record.skipped.values()) == 1  # The row whose tokens do not fit.
+    (kept,) = sampled_rows.read(
+        f"sampled:{stages.write(tmp_path / 'one.jsonl', [row])}",
+        unfinished="keep",
+        on_error="raise",
+        record=Record(),
+    )
+    assert kept.group.responses == ("a", "b", "c")
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 2, field"):
+        sampled_rows.read(spec, unfinished="drop", on_error="raise", record=Record())
+    with pytest.raises(ValueError, match="expected whole files of sampled responses"):
+        sampled_rows.check(f"{spec}[:1]")

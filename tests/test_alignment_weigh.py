@@ -1,0 +1,194 @@
+"""Weighing: each log-probability is the one it should be, and what is left out is counted."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import stages
+from scipy.special import softmax
+from scipy.stats import beta
+
+from hs2jax.alignment import conditions, weigh
+from hs2jax.alignment.sample import sample
+from hs2jax.data import corpora, policy_rows
+from hs2jax.language_model import LanguageModel
+from hs2jax.reward_model import RewardModel
+
+LOGS = ("log_attribute", "log_prior", "log_proposal")
+ASKED = conditions.parse(stages.ASKED)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weigh")
+    stages.models(folder)
+    sample(stages.sampling(folder), folder / "samples")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weighed(here):
+    config = stages.weighing(here, f"sampled:{here / 'samples' / 'samples.jsonl'}")
+    return weigh.weigh(config, here / "whole"), stages.read(here / "whole" / "groups.jsonl")
+
+
+def test_each_number_is_what_its_model_says(here, weighed):
+    rows = weighed[1]
+    assert len(rows) > 2
+    outputs = RewardModel.load(here / "ratings")
+    prior = LanguageModel.load(here / "prior")
+    for row in rows:
+        group = policy_rows.sampled(row)
+        (table,) = outputs.score_groups([group])
+        predicted = [dict(zip(stages.OUTPUTS, map(float, line), strict=True)) for line in table]
+        for found, expected in zip(row["predicted"], predicted, strict=True):
+            assert found == pytest.approx(expected, abs=1e-4)
+        (tokens,) = prior.log_probability_groups([dataclasses.replace(group, condition={})])
+        assert [len(x) for x in tokens] == [len(ids) for ids in row["tokens"]]
+        assert row["log_prior"] == pytest.approx([float(x.sum()) for x in tokens], abs=1e-3)
+        # "reward" is not asked for, and does not count.
+        assert row["log_attribute"] == pytest.approx(
+            [sum(log_beta(one[name], ASKED[name]) for name in ASKED) for one in predicted], abs=1e-2
+        )
+
+
+def log_beta(predicted: float, level: int) -> float:
+    """As the paper says it, by scipy."""
+    mean = min(max(predicted / 4, 1e-3), 1 - 1e-3)
+    low, high = max(level - 0.5, 0) / 4, min(level + 0.5, 4) / 4
+    ends = beta(24 * mean, 24 * (1 - mean))
+    return np.log(max(ends.cdf(high) - ends.cdf(low), 1e-12))
+
+
+def test_rows_are_those_sampled_and_are_read_with_their_logarithms(here, weighed):
+    result, rows = weighed
+    before = {row["source"]: row for row in stages.read(here / "samples" / "samples.jsonl")}
+    for row in rows:
+        sampled, kept = before[row["source"]], []
+        for i, text in enumerate(sampled["responses"]):
+            if text.strip():
+                kept.append(i)
+        for name in ("responses", "tokens", "finished", "log_proposal"):
+            assert row[name] == [sampled[name][i] for i in kept]
+    groups = list(corpora.read(f"sampled:{here / 'whole' / 'groups.jsonl'}"))
+    for group, row in zip(groups, rows, strict=True):
+        assert group.condition == ASKED
+        for i, rating in enumerate(group.ratings):
+            assert rating == pytest.approx({name: row[name][i] for name in LOGS})
+    empty = sum(not text.strip() for row in before.values() for text in row["responses"])
+    assert result["record"]["skipped"].get("empty responses", 0) == empty
+    assert result["responses"] == sum(len(row["responses"]) for row in rows)
+
+
+def test_the_measures_are_those_of_the_weights(weighed):
+    result, rows = weighed
+    sizes, distances = [], []
+    for row in rows:
+        attribute, prior, proposal = (np.float64(row[name]) for name in LOGS)
+        w = softmax(attribute + prior - proposal)
+        sizes.append(1 / (w**2).sum())
+        distances.append((w * np.log(np.maximum(w, 1e-300) * len(w))).sum())
+    assert result["distance"] == pytest.approx(np.mean(distances), abs=1e-3)
+    assert result["effective_sample_size"] == pytest.approx(np.mean(sizes), rel=1e-3)
+    parts = [size / len(row["responses"]) for size, row in zip(sizes, rows, strict=True)]
+    assert result["effective_fraction"] == pytest.approx(np.mean(parts), rel=1e-3)
+    assert result["collapsed"] == sum(size < 1.5 for size in sizes)
+
+
+def test_a_collapse_is_warned_of():
+    row = {"responses": ["a", "b"], "log_prior": [-1.0, -1.0], "log_proposal": [-1.0, -1.0]}
+    rows = [
+        weigh.Sampled(row | {"log_attribute": logs}, None) for logs in ([-2.0, -2.0], [-40.0, 0.0])
+    ]
+    even, both = weigh._measured(rows[:1]), weigh._measured(rows)
+    assert (even["effective_sample_size"], even["warnings"]) == (pytest.approx(2), [])
+    assert even["distance"] == pytest.approx(0, abs=1e-6)
+    assert (both["effective_sample_size"], both["collapsed"]) == (pytest.approx(1.5), 1)
+    alone = weigh._measured(rows[1:])
+    (warning,) = alone["warnings"]
+    assert "have collapsed" in warning
+    assert warning in weigh.describe({**alone, "rows": 1, "responses": 2})
+
+
+def test_without_log_proposal_the_model_that_wrote_them_is_asked(here, weighed, tmp_path):
+    rows = stages.read(here / "samples" / "samples.jsonl")
+    for row in rows:
+        del row["log_proposal"]
+    data = f"sampled:{stages.write(tmp_path / 'samples.jsonl', rows)}"
+    with pytest.raises(ValueError, match=r"config\.proposal: .*name the model that wrote them"):
+        weigh.weigh(stages.weighing(here, data), tmp_path / "unnamed")
+    config = stages.weighing(here, data, proposal=str(here / "policy"))
+    weigh.weigh(config, tmp_path / "named")
+    found = stages.read(tmp_path / "named" / "groups.jsonl")
+    for row, whole in zip(found, weighed[1], strict=True):
+        for name in LOGS:
+            assert row[name] == pytest.approx(whole[name], abs=1e-3)
+    assert sorted(each.name for each in (tmp_path / "named").iterdir()) == [
+        "config.json",
+        "groups.jsonl",
+        "result.json",
+    ]
+
+
+def test_texts_from_elsewhere_are_scored_to_their_end_of_turn(here, tmp_path):
+    row = {
+        "prompt": "Why?",
+        "condition": ASKED,
+        "responses": ["So.", "The sea."],
+        "finished": [True, True],
+    }
+    data = f"sampled:{stages.write(tmp_path / 'samples.jsonl', [row])}"
+    weigh.weigh(stages.weighing(here, data, proposal=str(here / "policy")), tmp_path / "run")
+    (found,) = stages.read(tmp_path / "run" / "groups.jsonl")
+    prior = LanguageModel.load(here / "prior")
+    talks = [
+        [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": text}]
+        for text in row["responses"]
+    ]
+    expected = [each.total for each in prior.log_probability(talks)]
+    assert found["log_prior"] == pytest.approx(expected, abs=1e-3)
+    row["finished"] = [True, False]
+    data = f"sampled:{stages.write(tmp_path / 'cut.jsonl', [row])}"
+    with pytest.raises(ValueError, match=r"config\.unfinished: .*cannot be scored"):
+        weigh.weigh(stages.weighing(here, data), tmp_path / "cut")
+
+
+def test_groups_that_are_too_small_or_too_long_are_counted(here, tmp_path):
+    def row(text, *responses):
+        return {"prompt": text, "condition": ASKED, "responses": [*responses]}
+
+    rows = [row("Why?", "a", "b"), row("One?", "a", " "), row("Long?", "a", "why? " * 600)]
+    data = f"sampled:{stages.write(tmp_path / 'samples.jsonl', rows)}"
+    options = {"proposal": str(here / "policy")}
+    with pytest.raises(ValueError, match="tokens longer"):
+        weigh.weigh(stages.weighing(here, data, **options), tmp_path / "raise")
+    options["on_error"] = "skip"
+    result = weigh.weigh(stages.weighing(here, data, **options), tmp_path / "skip")
+    assert (result["rows"], result["responses"], result["record"]["rows"]) == (1, 2, 3)
+    assert result["record"]["too_long"] == 1
+    assert result["record"]["skipped"] == {"empty responses": 1, "too few responses": 1}
+
+
+def test_a_finished_folder_is_left_alone(here, weighed, monkeypatch):
+    config = stages.weighing(here, f"sampled:{here / 'samples' / 'samples.jsonl'}")
+    for model in (LanguageModel, RewardModel):
+        monkeypatch.setattr(model, "load", lambda *_, **__: pytest.fail("loaded again"))
+    assert weigh.weigh(config, here / "whole") == json.loads(json.dumps(weighed[0]))
+
+
+def test_what_cannot_be_is_told(here, tmp_path):
+    data = f"sampled:{here / 'samples' / 'samples.jsonl'}"
+    row = {"prompt": "Why?", "condition": {"humor": 1}, "responses": ["a", "b"]}
+    humor = f"sampled:{stages.write(tmp_path / 'humor.jsonl', [row])}"
+    plain = f"sampled:{stages.write(tmp_path / 'plain.jsonl', [row | {'condition': {}}])}"
+    for changes, words in (
+        ({"prior": ""}, r"config\.prior is not set"),
+        ({"unfinished": "cut"}, r"config\.unfinished is 'cut'"),
+        ({"least": 0}, r"config\.least is 0"),
+        ({"data": "responses:x.jsonl"}, "expected whole files of sampled responses"),
+        ({"data": humor}, r"config\.reward_model: .*none of humor"),
+        ({"data": plain}, r"config\.data: .*asks for no attributes"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            weigh.weigh(stages.weighing(here, data, **changes), tmp_path / "run")

@@ -1,0 +1,356 @@
+"""Policies trained from a config to a folder: by likelihood, with ratings as conditions, and by
+SteerLM 2.0; what is evaluated, exported, told and refused."""
+
+import json
+import math
+import re
+import shutil
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from command import succeed
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hs2jax.data import corpora, packing
+from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
+from hs2jax.language_model import LanguageModel
+from hs2jax.models.sharding import path_name
+from hs2jax.prediction import plan_evaluation
+from hs2jax.training import checks, defaults, loop, policy_task, run_report, tasks
+from hs2jax.training.convert import convert
+
+QUESTION = ({"role": "user", "content": "How many?"},)
+SMALL = {
+    "data.row_length": 192,
+    "optimizer.learning_rate": 3e-3,
+    "batch_size": 4,
+    "micro_rows": 8,
+    "model.remat": False,
+    "evaluate_every": 4,
+    "checkpoint_every": 4,
+}
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def rated_rows(n):
+    """Answers whose rated verbosity is how often they say so; some are not rated at all."""
+    return [
+        {
+            "prompt": f"Question {i}?",
+            "responses": ["so " * (1 + i % 4) + "yes.", "I do not know."],
+            "ratings": [{"verbosity": i % 4 + 0.3, "helpfulness": 4.7}, {}],
+        }
+        for i in range(n)
+    ]
+
+
+def sampled_rows(n, samples=3, seed=0):
+    """Groups as `hs2jax weigh` writes them, with log-probabilities that anyone may have."""
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "source": f"prompts:{i}",
+            "prompt": [{"role": "user", "content": f"Question {i}?"}],
+            "condition": {"helpfulness": 4, "verbosity": i % 5},
+            "responses": [f"Answer {j}" + " so" * int(rng.integers(4)) for j in range(samples)],
+            "finished": [True] * samples,
+            "log_attribute": rng.uniform(-3, -1, samples).tolist(),
+            "log_prior": rng.uniform(-30, -29, samples).tolist(),
+            "log_proposal": rng.uniform(-30, -29, samples).tolist(),
+        }
+        for i in range(n)
+    ]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A language model, rated responses and weighed samples."""
+    folder = tmp_path_factory.mktemp("policies")
+    tiny.language_model(folder / "base")
+    write(folder / "rated.jsonl", rated_rows(20))
+    write(folder / "sampled.jsonl", sampled_rows(16))
+    return folder
+
+
+def config(data, kind="likelihood", **changes):
+    made = defaults.policy()
+    spec = f"sampled:{data}/sampled.jsonl" if kind == "steerlm2" else f"ratings:{data}/rated.jsonl"
+    own = {
+        "objective.kind": kind,
+        "data.condition": "" if kind == "steerlm2" else "ratings",
+        "data.train": f"{spec}[:-4]",
+        "data.validation": f"{spec}[-4:]",
+        "model.name": str(data / "base"),
+    }
+    made.update_from_flattened_dict(SMALL | own | changes)
+    return made
+
+
+@pytest.fixture(scope="module")
+def steerlm(data):
+    return loop.train(config(data), data / "steerlm"), data / "steerlm"
+
+
+@pytest.fixture(scope="module")
+def steerlm2(data):
+    return loop.train(config(data, "steerlm2"), data / "steerlm2"), data / "steerlm2"
+
+
+def held_out(data, kind):
+    groups = list(corpora.read(config(data, kind).data.validation))
+    return policy_task.conditioned(groups, Record()) if kind == "likelihood" else groups
+
+
+def evaluations(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == "validation"]
+
+
+def log_probabilities(model, groups):
+    """Of each response of each group, the sum over its tokens and how many these are."""
+    return [
+        [(float(tokens.sum(dtype=np.float64)), len(tokens)) for tokens in of]
+        for of in LanguageModel.load(model).log_probability_groups(groups)
+    ]
+
+
+def distance(groups, log_policy):
+    """The mean KL(w'||b') of the groups, as the paper's formulas say, in float64."""
+    found = []
+    for group, policy in zip(groups, log_policy, strict=True):
+        attribute, prior, proposal = (
+            np.array([ratings[name] for ratings in group.ratings])
+            for name in ("log_attribute", "log_prior", "log_proposal")
+        )
+        target, baseline = (
+            np.exp(x - x.max()) / np.exp(x - x.max()).sum()
+            for x in (attribute + prior - proposal, np.array(policy) - proposal)
+        )
+        found.append(np.sum(target * np.log(target / baseline)))
+    return np.mean(found)
+
+
+def test_likelihood_is_that_of_the_model_at_the_start_and_of_its_export(data, steerlm):
+    result, folder = steerlm
+    groups = held_out(data, "likelihood")
+    assert [g.condition["helpfulness"] for g in groups] == [4] * 4
+    best = next(row for row in evaluations(folder) if row["step"] == result["step"])
+    for model, summary in ((data / "base", evaluations(folder)[0]), (folder / "model", best)):
+        sums = [one for of in log_probabilities(model, groups) for one in of]
+        loss = -sum(total for total, _ in sums) / sum(tokens for _, tokens in sums)
+        assert summary["loss"] == pytest.approx(loss, rel=1e-5)
+        assert summary["learned_tokens"] == sum(tokens for _, tokens in sums)
+        assert summary["perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
+    assert best["loss"] < evaluations(folder)[0]["loss"] - 0.5
+    assert result["kind"] == "policy"
+    assert result["summary"]["loss"] == best["loss"]
+    assert result["record"]["skipped"] == {"response without ratings": 16}
+
+
+def test_distance_is_the_papers_at_the_start_and_of_the_export(data, steerlm2):
+    result, folder = steerlm2
+    groups = held_out(data, "steerlm2")
+    start = evaluations(folder)[0]
+    for model, found in ((data / "base", start), (folder / "model", result["summary"])):
+        log_policy = [[total for total, _ in of] for of in log_probabilities(model, groups)]
+        assert found["loss"] == pytest.approx(distance(groups, log_policy), rel=1e-3, abs=1e-4)
+    assert result["summary"]["loss"] < start["loss"]
+    assert 1 < start["effective_sample_size"] <= 3
+    assert result["warnings"] == []
+    for line in (folder / "items.jsonl").read_text().splitlines():
+        item = json.loads(line)
+        assert sum(item["target"]) == pytest.approx(1, abs=1e-5)
+        assert sum(item["baseline"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_layouts_and_split_groups_are_evaluated_alike(data):
+    """Nor does it matter whether what is learned of a prompt lies beside its responses."""
+    talk = [*QUESTION, {"role": "assistant", "content": "Three."}, *QUESTION]
+    rows = [{"prompt": talk, "responses": ["Four, I think.", "One."]} for _ in range(2)]
+    task = tasks.make(config(data, **{"data.condition": ""}), None)
+    prepared, _ = task.read(f"responses:{write(data / 'talks.jsonl', rows)}")
+    longest = max(packing.cost(each.encoded, "shared") for each in prepared.examples)
+    summaries, items = [], []
+    for layout, length in (
+        ("shared", 192),
+        ("separate", 192),
+        ("padded", 192),
+        ("shared", longest - 1),
+    ):
+        batches = plan_evaluation(prepared.examples, row_length=length, layout=layout, rows=2)
+        found, summary = task.evaluate(task.params, prepared, batches)
+        summaries.append(summary)
+        items.append([x for each in found for x in each["log_probability"]])
+    assert batches.parts, "the groups should not fit into one row"
+    responses = sum(len(ids) for each in prepared.examples for ids in each.encoded.responses)
+    assert summaries[0]["learned_tokens"] > responses, "earlier answers should be learned too"
+    for summary, probabilities in zip(summaries, items, strict=True):
+        assert summary["learned_tokens"] == summaries[0]["learned_tokens"]
+        assert summary["loss"] == pytest.approx(summaries[0]["loss"], rel=1e-5)
+        np.testing.assert_allclose(probabilities, items[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained"),
+    [
+        ({"lora.rank": 2, "lora.targets": "attention/(q|v)$"}, "layers/attention/(q|v)"),
+        ({"trainable.last_layers": 1, "trainable.cache": True}, "layers/.*|norm"),
+        ({"objective.kind": "steerlm2", "trainable.paths": "^decoder/embed"}, "embed"),
+    ],
+    ids=["LoRA", "last layer", "embedding"],
+)
+def test_what_is_trained_changes_and_nothing_else(data, tmp_path, monkeypatch, changes, trained):
+    monkeypatch.setenv("HS2JAX_CACHE", str(tmp_path / "cache"))
+    kind = changes.get("objective.kind", "likelihood")
+    few = {"epochs": 1, "evaluate_every": 100}
+    result = loop.train(config(data, kind, **few, **changes), tmp_path / "run")
+    before, after = (LanguageModel.load(m).params for m in (data / "base", tmp_path / "run/model"))
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    changed = {
+        path_name(path)
+        for (path, x), y in zip(
+            jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True
+        )
+        if not np.array_equal(x, y)
+    }
+    assert changed
+    assert all(re.fullmatch(trained, name) for name in changed), changed
+    if "trainable.last_layers" in changes:
+        q, was = (each["layers"]["attention"]["q"] for each in (after, before))
+        np.testing.assert_array_equal(q[:2], was[:2])
+        assert not np.array_equal(q[2:], was[2:])
+    assert 0 < result["trained_parameters"] < sum(x.size for x in jax.tree.leaves(before))
+
+
+def test_split_over_micro_batches_and_devices_a_run_learns_the_same(data, steerlm2, tmp_path):
+    """Groups that lie in several rows of several micro-batches, against groups in one row each."""
+    changes = {"data.row_length": 64, "micro_rows": 4, "mesh.data": 2, "mesh.fsdp": 2}
+    loop.train(config(data, "steerlm2", **changes, **{"mesh.tensor": 2}), tmp_path / "run")
+    assert [row["step"] for row in evaluations(tmp_path / "run")] == [0, 4, 6]
+    for a, b in zip(evaluations(tmp_path / "run"), evaluations(steerlm2[1]), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=2e-3)
+        assert a["log_likelihood"] == pytest.approx(b["log_likelihood"], rel=2e-3)
+
+
+def test_the_best_step_of_a_run_is_converted(data, steerlm):
+    """Also when it lies among checkpoints only."""
+    convert(str(steerlm[1]), data / "again")
+    exported, again = (LanguageModel.load(m) for m in (steerlm[1] / "model", data / "again"))
+    assert (again.template, again.read) == (exported.template, exported.read)
+    jax.tree.map(np.testing.assert_array_equal, again.params, exported.params)
+
+
+def test_the_page_says_first_whether_the_loss_fell(steerlm, steerlm2):
+    for (result, folder), what in ((steerlm, "nats per token"), (steerlm2, "KL(w′‖b′)")):
+        succeed("report", f"--workdir={folder}")
+        said = (folder / "report.md").read_text()
+        verdict = said.splitlines()[2]
+        assert what in verdict
+        assert f"{evaluations(folder)[0]['loss']:.4f} to {result['summary']['loss']:.4f}" in verdict
+        assert "helpfulness 4" in said, "what a response was asked for"
+        assert "<svg" in (folder / "report.html").read_text()
+
+
+def test_what_does_not_fall_and_collapsed_weights_are_told(steerlm2, tmp_path):
+    folder = shutil.copytree(steerlm2[1], tmp_path / "run")
+    result = json.loads((folder / "evaluation.json").read_text())
+    result["summary"]["loss"] = evaluations(folder)[0]["loss"] + 1
+    result["warnings"] = ["the weights have collapsed"]
+    (folder / "evaluation.json").write_text(json.dumps(result))
+    run_report.write(folder)
+    said = (folder / "report.md").read_text()
+    assert "did not fall" in said
+    assert "the weights have collapsed." in said
+
+
+# Parts --------------------------------------------------------------------------------------------
+
+RATINGS = st.dictionaries(st.sampled_from(["a", "b"]), st.floats(-9, 9), max_size=2)
+
+
+@given(st.lists(RATINGS, min_size=1, max_size=3))
+def test_each_rated_response_is_asked_for_its_ratings(ratings):
+    texts = tuple(f"Answer {i}" for i in range(len(ratings)))
+    record = Record()
+    found = policy_task.conditioned([Group(QUESTION, texts, tuple(ratings))], record)
+    assert len(found) + sum(record.skipped.values()) == len(texts)
+    kept = [(text, each) for text, each in zip(texts, ratings, strict=True) if each]
+    for group, (text, each) in zip(found, kept, strict=True):
+        assert group.responses == (text,)
+        assert group.condition.keys() == each.keys()
+        for name, value in group.condition.items():
+            assert value in range(5)
+            assert abs(value - min(max(each[name], 0), 4)) <= 0.5
+
+
+def test_halves_are_rounded_to_even():
+    groups = [Group(QUESTION, ("Two.",), ({"a": half},)) for half in (0.5, 1.5, 2.5, 3.5)]
+    found = policy_task.conditioned(groups, Record())
+    assert [group.condition["a"] for group in found] == [0, 2, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("best", "samples", "warned"), [(30.0, 4, True), (0.0, 4, False), (4.0, 16, True)]
+)
+def test_collapsed_weights_are_warned_of(best, samples, warned):
+    """One response that is better than all the others by so many nats."""
+    columns = np.zeros((samples, 3), np.float32)
+    columns[0, 0] = best
+    said = policy_task.collapse([SimpleNamespace(ratings=columns)] * 3)
+    assert bool(said) == warned
+    assert not said or "collapsed" in said[0]
+
+
+# What is refused ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "told"),
+    [
+        ("likelihood", {"objective.kind": "regression"}, "config.objective.kind is 'regression'"),
+        ("likelihood", {"select": "accuracy"}, "config.select is 'accuracy'"),
+        ("likelihood", {"data.condition": "wishes"}, "config.data.condition is 'wishes'"),
+        ("likelihood", {"data.train": ""}, "config.data.train is not set"),
+        ("likelihood", {"trainable.cache": True}, "config.trainable.cache"),
+        ("steerlm2", {"data.condition": "ratings"}, "config.data.condition"),
+        ("steerlm2", {"data.too_long": "truncate"}, "config.data.too_long"),
+    ],
+)
+def test_a_config_that_cannot_be_is_told(data, kind, changes, told):
+    with pytest.raises(ValueError, match=re.escape(told)):
+        checks.check_config(config(data, kind, **changes))
+
+
+def test_a_reward_model_has_no_likelihood():
+    settings = defaults.reward_model()
+    settings.objective.kind = "likelihood"
+    with pytest.raises(ValueError, match=r"config.objective.kind is 'likelihood'.*regression"):
+        checks.check_config(settings)
+
+
+def test_data_without_what_is_learned_from_are_told(data, tmp_path):
+    unweighed = [{k: v for k, v in row.items() if k != "log_prior"} for row in sampled_rows(2)]
+    alone = sampled_rows(2, samples=1)
+    unrated = [row | {"ratings": [{}, {}]} for row in rated_rows(2)]
+    steerlm, steerlm2 = (tasks.make(config(data, k), None) for k in ("likelihood", "steerlm2"))
+    for task, format, rows, told in (
+        (steerlm2, "sampled", unweighed, "log_prior.* of every response.*hs2jax weigh"),
+        (steerlm2, "ratings", rated_rows(2), "log_prior.* of every response.*hs2jax weigh"),
+        (steerlm2, "sampled", alone, "two responses or more"),
+        (steerlm, "ratings", unrated, "config.data.condition asks for"),
+        (steerlm, "sampled", alone, "condition of its own.*config.data.condition"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            task.read(f"{format}:{write(tmp_path / 'rows.jsonl', rows)}")
+    task = tasks.make(config(data, **{"data.row_length": 8}), None)
+    with pytest.raises(ValueError, match="no conversation that fits"):
+        task.read(f"ratings:{data}/rated.jsonl")

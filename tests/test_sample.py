@@ -1,0 +1,265 @@
+"""Samples of a language model: the same however they are computed, and as likely as it says."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+import tiny_models
+from test_language_model import all_log_probabilities, tiny_model
+from test_sampler import assert_drawn_from
+
+from hs2jax.data import chat
+from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
+from hs2jax.language_model import LanguageModel, Sample
+from hs2jax.models import sampler, sharding
+
+MODEL = tiny_model()
+QUESTIONS = ("Where is Paris?", "How do I bake bread, and how long does it take?", "Hi", "Why?")
+PROMPTS = [[{"role": "user", "content": question}] for question in QUESTIONS]
+N = 3
+LONGEST = 90  # More than the loop takes without a look of the host.
+ASKED = {"helpfulness": 4, "verbosity": 1}
+
+
+def sampled(model=MODEL, prompts=PROMPTS, n=N, condition=ASKED, max_new_tokens=LONGEST, **settings):
+    return model.sample(prompts, n, condition=condition, max_new_tokens=max_new_tokens, **settings)
+
+
+@functools.cache
+def plain():
+    found = sampled()
+    lengths = [len(one.tokens) for of in found for one in of]
+    # So that rows are left by some and kept by others.
+    assert LONGEST > sampler.STEPS > min(lengths)
+    assert max(lengths) == LONGEST
+    return found
+
+
+def same(found, expected):
+    assert [[one.text for one in of] for of in found] == [
+        [one.text for one in of] for of in expected
+    ]
+    for of, others in zip(found, expected, strict=True):
+        for one, other in zip(of, others, strict=True):
+            assert one.tokens.tolist() == other.tokens.tolist()
+            assert one.finished == other.finished
+            np.testing.assert_allclose(one.log_probabilities, other.log_probabilities, atol=1e-4)
+
+
+def as_groups(found: list[list[Sample]], condition=ASKED) -> list[Group]:
+    return [
+        Group(
+            tuple(prompt),
+            tuple(one.text.strip() or "-" for one in of),
+            condition=condition,
+            tokens=tuple(tuple(one.tokens.tolist()) for one in of),
+        )
+        for prompt, of in zip(PROMPTS, found, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("rows", [1, 5, 12])
+def test_samples_do_not_depend_on_the_rows(rows):
+    same(sampled(rows=rows), plain())
+
+
+def test_samples_depend_on_seed_and_number_only():
+    # In parts, in another order, and fewer of each: five rows again, so that nothing is compiled.
+    second = sampled(prompts=PROMPTS[2:], n=1, first=2, rows=5)
+    same(second, [of[:1] for of in plain()[2:]])
+    other = sampled(seed=1, rows=5)
+    texts = [one.text for found in (other, plain()) for of in found for one in of]
+    assert len(set(texts)) == len(texts)
+
+
+def test_log_probabilities_are_those_of_the_scorer():
+    scored = MODEL.log_probability_groups(as_groups(plain()))
+    for of, tables in zip(plain(), scored, strict=True):
+        for one, table in zip(of, tables, strict=True):
+            assert table.shape == one.tokens.shape
+            np.testing.assert_allclose(one.log_probabilities, table, atol=1e-4)
+    # And the condition is part of what they are given.
+    without = MODEL.log_probability_groups(as_groups(plain(), {}))
+    assert np.abs(without[0][0] - scored[0][0]).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"window": 8, "sliding": (True, False, True), "attention_cap": 5.0, "final_cap": 3.0},
+        {"window": 8, "sliding": (True, True, False), "rope_local_base": 100.0, "tied": False},
+    ],
+    ids=["windows, caps", "two ropes, untied"],
+)
+def test_the_cache_sees_what_the_scorer_sees(changes):
+    model = tiny_model(**changes)
+    found = sampled(model, max_new_tokens=30, n=2, temperature=0.7)
+    scored = model.log_probability_groups(as_groups(found))
+    for of, tables in zip(found, scored, strict=True):
+        for one, table in zip(of, tables, strict=True):
+            np.testing.assert_allclose(one.log_probabilities, table, atol=1e-4)
+
+
+def test_at_temperature_0_each_token_is_the_likeliest():
+    found = sampled(max_new_tokens=20, temperature=0, n=2)
+    (of, *_) = found
+    assert of[0].tokens.tolist() == of[1].tokens.tolist()
+    group = Group(tuple(PROMPTS[0]), ("-",), condition=ASKED)
+    ids = [*chat.prompt_ids(MODEL.tokenizer, [group])[0], *of[0].tokens]
+    padded = jnp.array([[*ids, *[0] * (128 - len(ids))]])
+    table = np.asarray(all_log_probabilities(MODEL.params, padded, MODEL.config)[0])
+    before = np.arange(len(ids) - len(of[0].tokens) - 1, len(ids) - 1)
+    assert of[0].tokens.tolist() == table[before].argmax(axis=1).tolist()
+    np.testing.assert_allclose(of[0].log_probabilities, table[before].max(axis=1), atol=1e-4)
+
+
+def test_first_tokens_are_as_frequent_as_the_model_says():
+    group = Group(tuple(PROMPTS[0]), ("-",))
+    ids = chat.prompt_ids(MODEL.tokenizer, [group])[0]
+    padded = jnp.array([[*ids, *[0] * (128 - len(ids))]])
+    logits = np.asarray(all_log_probabilities(MODEL.params, padded, MODEL.config)[0, len(ids) - 1])
+    (found,) = MODEL.sample_groups([group], 3000, max_new_tokens=1, rows=1000)
+    assert_drawn_from(np.array([one.tokens[0] for one in found]), np.exp(logits))
+
+
+def test_an_end_of_turn_ends_a_sample_and_is_no_text():
+    end = MODEL.tokenizer.eos_token_id
+    finished = [one for of in plain() for one in of if one.finished]
+    cut = [one for of in plain() for one in of if not one.finished]
+    assert finished
+    assert cut
+    for one in finished:
+        assert one.tokens[-1] == end
+        assert one.text == MODEL.tokenizer.decode(one.tokens[:-1])
+    for one in cut:
+        assert len(one.tokens) == LONGEST
+        assert one.text == MODEL.tokenizer.decode(one.tokens)
+    assert all(end not in one.tokens[:-1] for one in (*finished, *cut))
+
+
+def test_a_text_ends_a_sample_at_the_token_that_completes_it():
+    found = sampled(stop=["e", "a"], rows=5)
+    some = 0
+    for of, others in zip(found, plain(), strict=True):
+        for one, other in zip(of, others, strict=True):
+            whole = MODEL.tokenizer.decode(other.tokens)
+            assert other.tokens.tolist()[: len(one.tokens)] == one.tokens.tolist()
+            if "e" in whole or "a" in whole:
+                some += 1
+                assert one.finished
+                assert not {"e", "a"} & set(one.text)
+                assert {"e", "a"} & set(MODEL.tokenizer.decode(one.tokens))
+                assert not {"e", "a"} & set(MODEL.tokenizer.decode(one.tokens[:-1]))
+                np.testing.assert_allclose(
+                    one.log_probabilities,
+                    other.log_probabilities[: len(one.tokens)],
+                    atol=1e-4,
+                )
+    assert some > 3
+
+
+def test_an_end_of_several_tokens_ends_a_sample():
+    # Such as NeMo's marker of the next turn, where the tokenizer has no token for it.
+    prompt = chat.prompt_ids(MODEL.tokenizer, as_groups(plain())[:1])
+    job = sampler.Job(0, sampler.keys(0, [0], [0])[0], LONGEST)
+    free = plain()[0][0].tokens
+    end = tuple(free[4:7].tolist())
+    drawing = sampler.Drawing(sampler.Choice(), (end,))
+    (found,) = sampler.sample(MODEL.params, MODEL.config, prompt, [job], drawing)
+    assert found.finished
+    assert found.tokens.tolist() == free[:7].tolist()
+
+
+@pytest.mark.parametrize("axes", [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
+def test_samples_do_not_depend_on_the_devices(axes):
+    spread = tiny_model(sharding.make_mesh(**axes))
+    same(sampled(spread, top_p=0.9, max_new_tokens=20), cut_off())
+
+
+@functools.cache
+def cut_off():
+    return sampled(top_p=0.9, max_new_tokens=20)
+
+
+def test_a_saved_model_samples_the_same_in_its_template(tmp_path):
+    bytes_only = tiny_models.chat_tokenizer()
+    tiny_model(tokenizer=lambda: bytes_only).save(tmp_path / "model")
+    model = LanguageModel.load(tmp_path / "model", template="steerlm")
+    assert (model.template, model.read) == ("steerlm", "last")
+    model.save(tmp_path / "again")
+    again = LanguageModel.load(tmp_path / "again")
+    assert (again.template, again.read) == ("steerlm", "last")
+    found, expected = (sampled(of, max_new_tokens=8, n=2) for of in (again, model))
+    same(found, expected)
+    own = LanguageModel.load(tmp_path / "model")
+    assert (own.template, own.read) == ("own", "end_of_turn")
+    assert sampled(own, max_new_tokens=8, n=2)[0][0].text != found[0][0].text
+
+
+def test_where_positions_end_samples_do():
+    ids = chat.prompt_ids(MODEL.tokenizer, [Group(tuple(PROMPTS[0]), ("-",))])[0]
+    few = tiny_model(max_positions=len(ids) + 5)
+    (found,) = sampled(few, PROMPTS[:1], condition=None)
+    assert {len(one.tokens) for one in found if not one.finished} == {5}
+    full = tiny_model(max_positions=len(ids))
+    with pytest.raises(ValueError, match=rf"prompt 0: the prompt has {len(ids)} tokens and the"):
+        sampled(full, PROMPTS[:1], condition=None)
+
+
+def test_no_prompts_have_no_samples():
+    assert MODEL.sample([]) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n": 0}, "n is 0; it must be at least 1"),
+        ({"temperature": -0.1}, "temperature is -0.1; it must be 0"),
+        ({"top_p": 0.0}, "top_p is 0.0; it must be above 0 and at most 1"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"rows": 0}, "rows is 0"),
+        ({"stop": "e"}, "stop is 'e'; it must be a list of texts"),
+        ({"stop": [""]}, "none of them empty"),
+        ({"condition": [{}]}, "1 conditions, but 4 prompts"),
+        ({"condition": {"helpfulness": 7}}, "prompt 0: .*helpfulness"),
+        ({"prompts": ["Hi"]}, "prompt 0 must be a list of messages"),
+        ({"prompts": [[]]}, "prompt 0: .*at least one turn"),
+        ({"prompts": [[{"role": "assistant", "content": "Hi"}]]}, "prompt 0: .*by 'user'"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_said(settings, message):
+    with pytest.raises(ValueError, match=message):
+        sampled(**settings)
+
+
+def test_a_group_that_is_too_long_is_left_out_when_asked():
+    groups = as_groups(plain())[:2]
+    long = Group(({"role": "user", "content": "word " * 300},), ("Yes.",))
+    record = Record()
+    found = MODEL.log_probability_groups([groups[0], long, groups[1]], skip=True, record=record)
+    assert found[1] is None
+    assert record.too_long == 1
+    assert [len(one) for one in found[0]] == [len(one.tokens) for one in plain()[0]]
+    with pytest.raises(ValueError, match="longer than the 512 that fit"):
+        MODEL.log_probability_groups([long])
+
+
+def test_texts_without_tokens_end_with_the_turn():
+    group = Group(tuple(PROMPTS[0]), ("Yes.", "In France."))
+    (found,) = MODEL.log_probability_groups([group])
+    talks = [[*PROMPTS[0], {"role": "assistant", "content": text}] for text in group.responses]
+    for table, one in zip(found, MODEL.log_probability(talks), strict=True):
+        np.testing.assert_allclose(table, one.tokens, atol=1e-4)
+
+
+def test_tiny_tokens_are_the_policys():
+    # Else the tests above might pass by tokenising texts, which these samples do not survive.
+    again = chat.encode(tiny.tokenizer(), as_groups(plain()), policy=True)
+    of = [ids.tolist() for one in again for ids in one.responses]
+    assert of == [one.tokens.tolist() for found in plain() for one in found]

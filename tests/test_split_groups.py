@@ -1,0 +1,169 @@
+"""Groups that are too long for a row: nothing is lost, and nothing changes by the split."""
+
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+import tiny_policies
+from hypothesis import given
+from hypothesis import strategies as st
+from test_training import assert_close, relative_errors
+
+from hs2jax.data import loader, packing
+from hs2jax.data.chat import Encoded
+from hs2jax.models import sharding
+from hs2jax.training.policy_objectives import Likelihood, SteerLM2
+
+LENGTH = 24
+OF = tiny_policies.config(vocabulary=20)
+
+
+@st.composite
+def examples(draw):
+    """Prompts of 4 tokens, the first of which is the group's number from 1, all to be learned;
+    ratings that say which response of which group each is."""
+    made = []
+    for i in range(draw(st.integers(1, 6))):
+        lengths = draw(st.lists(st.integers(1, LENGTH - 4), min_size=1, max_size=6))
+        prompt = np.asarray([i + 1, 0, 0, 0], np.int32)
+        responses = tuple(np.ones(n, np.int32) for n in lengths)
+        ratings = np.asarray([[i, r] for r in range(len(lengths))], np.float32)
+        encoded = Encoded(prompt, responses, np.ones(4, bool))
+        made.append(packing.Example(encoded, ratings, ratings >= 0, []))
+    return made
+
+
+@given(
+    made=examples(),
+    layout=st.sampled_from(["shared", "separate"]),
+    batch_size=st.integers(1, 5),
+    micro_rows=st.sampled_from([1, 3]),
+    epochs=st.integers(1, 3),
+    seed=st.none() | st.integers(0, 9),
+)
+def test_every_response_is_there_once_with_its_group(made, layout, epochs, **options):
+    batches = loader.plan(made, row_length=LENGTH, layout=layout, epochs=epochs, **options)
+    split = any(packing.cost(e.encoded, layout) > LENGTH for e in made)
+    seen, groups = Counter(), 0
+    for i in range(len(batches)):
+        batch = batches[i]
+        assert ("parts" in batch) == split
+        flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in batch.items()}
+        filled, members, rows = flat["group"] >= 0, {}, {}
+        assert len(batches.slots(i)) == filled.sum()
+        for row, slot, e, r in batches.slots(i):
+            assert flat["ratings"][row, slot].tolist() == [e, r]
+            length = len(made[e].encoded.responses[r])
+            last, segment = flat["last"][row, slot], flat["segment"][row]
+            assert flat["position"][row, last] == 4 + length - 1
+            start = np.flatnonzero((segment == segment[last]) & (flat["branch"][row] == 0))[0]
+            assert flat["tokens"][row, start] == e + 1
+            members.setdefault(int(flat["group"][row, slot]), []).append((e, r))
+            rows.setdefault(int(flat["group"][row, slot]), set()).add(row)
+            seen[e, r] += 1
+        assert sorted(members) == list(range(len(members)))
+        for number, found in members.items():
+            # The whole of one group, and of one occurrence of it.
+            (e,) = {e for e, _ in found}
+            assert sorted(r for _, r in found) == list(range(len(made[e].encoded.responses)))
+            if split:
+                (parts,) = set(flat["parts"][flat["group"] == number].tolist())
+                assert parts >= len(rows[number])
+                assert (parts > 1) == (packing.cost(made[e].encoded, layout) > LENGTH)
+        if split:
+            assert (flat["parts"][~filled] == 0).all()
+        # A prompt is learned once; its first token has nothing before it.
+        assert (flat["learn"] & (flat["branch"] == 0)).sum() == 3 * len(members)
+        assert (flat["learn"] & (flat["branch"] > 0)).sum() == sum(
+            len(made[e].encoded.responses[r]) for found in members.values() for e, r in found
+        )
+        groups += len(members)
+    assert groups == epochs * len(made)
+    assert seen == {
+        (e, r): epochs for e in range(len(made)) for r in range(len(made[e].encoded.responses))
+    }
+
+
+def test_a_response_that_fits_no_row_is_an_error():
+    made = [tiny_policies.example([1, 2], [[1], [2] * LENGTH])]
+    with pytest.raises(ValueError, match=f"response of {LENGTH + 2} tokens .* a row of {LENGTH}"):
+        loader.plan(made, row_length=LENGTH, layout="shared", batch_size=1, micro_rows=1)
+
+
+def unequal():
+    """Groups of one to seven responses, the longest of 65 tokens."""
+    rng = np.random.default_rng(0)
+    made = []
+    for n in (3, 7, 1, 5, 2, 6):
+        responses = [rng.integers(0, 20, rng.integers(1, 14)) for _ in range(n)]
+        made.append(
+            tiny_policies.example(rng.integers(0, 20, 5), responses, rng.normal(size=(n, 3)))
+        )
+    return made
+
+
+def one_batch(row_length, micro_rows, layout="shared"):
+    made = unequal()
+    batches = loader.plan(
+        made, row_length=row_length, layout=layout, batch_size=len(made), micro_rows=micro_rows
+    )
+    assert len(batches) == 1
+    return batches[0]
+
+
+AIM = SteerLM2(normalize_tokens=True)
+PARAMS = tiny_policies.parameters(OF)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Loss, metrics and gradients with each group in one row, all in one micro-batch."""
+    whole = one_batch(row_length=256, micro_rows=8)
+    assert "parts" not in whole
+    assert (whole["segment"] > 0).any(axis=(1, 2)).tolist() == [True]
+    return tiny_policies.gradients(OF, PARAMS, whole, AIM)
+
+
+def assert_same(found, expected, message=""):
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, err_msg=message)
+    assert_close(found[1], expected[1], 1e-5)
+    for name, error in relative_errors(found[2], expected[2]).items():
+        assert error < 1e-5, f"{message}, {name}: {error}"
+
+
+@pytest.mark.parametrize(
+    ("how", "most"),
+    [
+        ({"row_length": 80, "micro_rows": 1}, 1),
+        ({"row_length": 24, "micro_rows": 1}, 4),
+        ({"row_length": 24, "micro_rows": 3, "layout": "separate"}, 5),
+    ],
+    ids=["accumulated", "in micro-batches", "separate"],
+)
+def test_split_groups_give_the_gradient_of_whole_ones(how, most, expected):
+    assert float(np.linalg.norm(expected[2]["decoder"]["unembed"])) > 0.01
+    batch = one_batch(**how)
+    assert batch.get("parts", np.ones(1)).max() >= most
+    found = tiny_policies.gradients(OF, PARAMS, batch, AIM, how.get("layout", "shared"))
+    assert_same(found, expected, str(how))
+
+
+def test_split_groups_give_the_likelihood_of_whole_ones():
+    whole, split = one_batch(row_length=256, micro_rows=8), one_batch(row_length=24, micro_rows=3)
+    found, expected = (
+        tiny_policies.gradients(OF, PARAMS, batch, Likelihood()) for batch in (split, whole)
+    )
+    assert float(expected[0]) > 1
+    assert_same(found, expected)
+
+
+def test_eight_devices_do_what_one_does(expected):
+    batch = one_batch(row_length=40, micro_rows=4)
+    assert batch["parts"].max() > 1
+    with jax.set_mesh(sharding.make_mesh(data=2, fsdp=2, tensor=2)) as _:
+        mesh = jax.sharding.get_mesh()
+        placed = jax.device_put(PARAMS, sharding.shardings(PARAMS, mesh))
+        batch = sharding.place_rows(batch, mesh, axis=1)
+        found = tiny_policies.gradients(OF, placed, batch, AIM)
+    assert_same(jax.tree.map(np.asarray, found), expected)
