@@ -6,7 +6,8 @@
         --config.reward_model=runs/regression/model
 
 Argument: llama3_70b (the paper's), or runlocal: SmolLM2 on the bundled mini set, with a reward
-model of its own and one round, some minutes on a laptop, which shows that it works and no more.
+model of its own and one round, some minutes on a laptop, which shows that it works and no more;
+configs/steerlm2_small.py is an hour, and shows what it does.
 
 Stages: supervised fine-tuning (sft), which gives P(y|x); annotation of the same conversations by
 the reward model; SteerLM; then rounds of sampling, weighing and training, each from the policy of
@@ -14,8 +15,8 @@ the one before; and the steering report. A killed run goes on where it was.
 
 Published, Llama-3-70B on Daring-Anteater (MT-Bench, length in characters): SFT 7.96, 1514;
 SteerLM 8.17, 1444; round 1 8.24, 1523; round 2 8.28, 1472. 1184 node-hours of 8 H100.
-Ours: the learning rate of SteerLM, which the paper does not state, is that of its SFT; Adam's
-settings are NeMo-Aligner's; held-out groups are 2 % of the prompts.
+SteerLM's learning rate and batch are HelpSteer's, which the paper follows without stating them.
+Ours: Adam's settings are NeMo-Aligner's; held-out groups are 2 % of the prompts.
 Hardware: 20 bytes for each parameter in training, 1.4 TB at 70B; sampling 2 and its cache.
 """
 
@@ -70,6 +71,8 @@ def get_config(arg=None):
     steerlm.data.train = "ratings:{annotation}/annotated.jsonl[:98%]"
     steerlm.data.validation = "ratings:{annotation}/annotated.jsonl[98%:]"
     steerlm.data.condition = "ratings"
+    if not local:
+        steerlm.optimizer.learning_rate, steerlm.batch_size = 5e-6, 128
     add("steerlm", "train", steerlm)
 
     # Rounds of SteerLM 2.0 ------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import stages
+import tiny
 from scipy.special import softmax
 from scipy.stats import beta
 
@@ -13,6 +14,7 @@ from hs2jax.alignment import conditions, weigh
 from hs2jax.alignment.sample import sample
 from hs2jax.data import corpora, policy_rows
 from hs2jax.language_model import LanguageModel
+from hs2jax.models import hub
 from hs2jax.reward_model import RewardModel
 
 LOGS = ("log_attribute", "log_prior", "log_proposal")
@@ -192,3 +194,13 @@ def test_what_cannot_be_is_told(here, tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             weigh.weigh(stages.weighing(here, data, **changes), tmp_path / "run")
+
+
+def test_a_prior_of_another_vocabulary_is_told(here, tmp_path):
+    words = tiny.bos_tokenizer()
+    config = tiny.config(vocab_size=len(words))
+    hub.save(tmp_path / "other", config=config, params=tiny.parameters(config), tokenizer=words)
+    data = f"sampled:{here / 'samples' / 'samples.jsonl'}"
+    config = stages.weighing(here, data, prior=str(tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"config\.prior: .* has another vocabulary"):
+        weigh.weigh(config, tmp_path / "run")

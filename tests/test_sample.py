@@ -5,6 +5,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import tiny
 import tiny_models
 from test_language_model import all_log_probabilities, tiny_model
@@ -72,7 +73,8 @@ def test_samples_depend_on_seed_and_number_only():
     same(second, [of[:1] for of in plain()[2:]])
     other = sampled(seed=1, rows=5)
     texts = [one.text for found in (other, plain()) for of in found for one in of]
-    assert len(set(texts)) == len(texts)
+    texts = [text for text in texts if len(text) > 5]
+    assert len(set(texts)) == len(texts) > N * len(PROMPTS)
 
 
 def test_log_probabilities_are_those_of_the_scorer():
@@ -120,9 +122,11 @@ def test_first_tokens_are_as_frequent_as_the_model_says():
     group = Group(tuple(PROMPTS[0]), ("-",))
     ids = chat.prompt_ids(MODEL.tokenizer, [group])[0]
     padded = jnp.array([[*ids, *[0] * (128 - len(ids))]])
-    logits = np.asarray(all_log_probabilities(MODEL.params, padded, MODEL.config)[0, len(ids) - 1])
+    table = np.asarray(all_log_probabilities(MODEL.params, padded, MODEL.config)[0], np.float64)
     (found,) = MODEL.sample_groups([group], 3000, max_new_tokens=1, rows=1000)
-    assert_drawn_from(np.array([one.tokens[0] for one in found]), np.exp(logits))
+    assert_drawn_from(
+        np.array([one.tokens[0] for one in found]), scipy.special.softmax(table[len(ids) - 1])
+    )
 
 
 def test_an_end_of_turn_ends_a_sample_and_is_no_text():

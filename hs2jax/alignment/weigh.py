@@ -220,6 +220,8 @@ def log_probabilities(
     group that does not fit. The file keeps them."""
     if not file.path.exists() and groups:
         model = LanguageModel.load(config[key], mesh=_mesh(config), dtype=_dtype(config))
+        for group in groups:
+            _check_vocabulary(f"config.{key}: {config[key]}", model, group)
         for start in range(file.counts.get("done", 0), len(groups), CHUNK):
             some = groups[start : start + CHUNK]
             found = model.log_probability_groups(some, skip=config.on_error == "skip")
@@ -230,6 +232,18 @@ def log_probabilities(
             log.info("%s: %d of %d", key, start + len(some), len(groups))
         file.finish()
     return [row["nats"] for row in items.read(file.path)] if groups else []
+
+
+def _check_vocabulary(name: str, model: LanguageModel, group: Group) -> None:
+    """Raises ValueError where the tokens that were sampled are other words to this model."""
+    for text, ids in zip(group.responses, group.tokens, strict=False):
+        fits = max(ids) < model.config.vocab_size
+        read = model.tokenizer.decode(ids, clean_up_tokenization_spaces=False) if fits else ""
+        if not read.startswith(text):
+            raise ValueError(
+                f"{name} has another vocabulary than the model that sampled {group.source}: to it "
+                f"the tokens of {text[:40]!r} are {read[:40]!r}"
+            )
 
 
 def _mesh(config):

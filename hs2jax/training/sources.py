@@ -33,9 +33,12 @@ def open_source(name: str, mesh=None) -> merge.Source:
 def open_run(place: Path, mesh=None) -> merge.Source:
     """The best step of a run so far. What the run does not train is read from its base model.
 
-    Raises FileNotFoundError where there is none yet, and ValueError where the base is another now.
+    Raises FileNotFoundError where there is none yet, and ValueError where the base is another now
+    or the run is one of a policy.
     """
     config = ml_collections.ConfigDict(folder.read_json(place / "config.json"))
+    if "outputs" not in config.model:
+        raise ValueError(f"{place} is the run of a policy, and ExPO is of two reward models")
     checkpoints = Checkpoints(place / "best", read_only=True)
     step = checkpoints.latest
     if step is None:
