@@ -202,13 +202,16 @@ class LanguageModel:
         return (own, *((id,) for id in self.config.eos_ids if (id,) != own))
 
     def _text(self, taken: sampler.Taken, stop: Sequence[str]) -> str:
-        ids = taken.tokens.tolist()
+        ids, ended = taken.tokens.tolist(), False
         if taken.finished:
             for end in self._ends():
                 if tuple(ids[-len(end) :]) == end:
-                    ids = ids[: -len(end)]
+                    ids, ended = ids[: -len(end)], True
                     break
         text = _decode(self.tokenizer, ids)
+        if ended and self.read == "last":
+            # NeMo's templates put a line end before the marker, which is no part of the text.
+            text = text.removesuffix("\n")
         return text[: min((at for at in map(text.find, stop) if at >= 0), default=None)]
 
     def log_probability_groups(
@@ -224,25 +227,40 @@ class LanguageModel:
         and else come from its texts, with the end of turn. See `log_probability` for the rest.
         """
         record = Record() if record is None else record
+        # Texts each by itself, so that what is the prompt's of its tokens depends on no other.
+        parts = [
+            (i, one)
+            for i, group in enumerate(groups)
+            for one in ([group] if group.tokens else _alone(group))
+        ]
         every = chat.encode(
-            self.tokenizer, groups, self.read, record if skip else None, policy=True, record=record
+            self.tokenizer,
+            [one for _, one in parts],
+            self.read,
+            record if skip else None,
+            policy=True,
+            record=record,
         )
-        found: list[list[np.ndarray] | None] = [None] * len(groups)
+        left_out = {i for (i, _), encoded in zip(parts, every, strict=True) if encoded is None}
         singles = []
-        for i, (group, encoded) in enumerate(zip(groups, every, strict=True)):
-            if encoded is None:
+        for (i, group), encoded in zip(parts, every, strict=True):
+            if i in left_out:
                 continue
             excess = packing.cost(encoded, "padded") - self.config.max_positions
             if excess <= 0:
-                found[i] = []
                 singles += [(i, Encoded(encoded.prompt, (ids,))) for ids in encoded.responses]
             elif skip:
                 record.too_long += 1
+                left_out.add(i)
             else:
                 raise ValueError(
                     f"{group.source}: a conversation is {excess} tokens longer than the "
                     f"{self.config.max_positions} that fit; leave it out"
                 )
+        singles = [(i, one) for i, one in singles if i not in left_out]
+        found: list[list[np.ndarray] | None] = [
+            None if i in left_out else [] for i in range(len(groups))
+        ]
         tables = self._of_responses([one for _, one in singles], "shared", rows)
         for (i, _), tokens in zip(singles, tables, strict=True):
             found[i].append(tokens)
@@ -285,9 +303,8 @@ class LanguageModel:
         # Each by itself: what of its tokens is the prompt's must not depend on its neighbours.
         alone = []
         for group in group_conversations(conversations):
-            for response in group.responses:
-                source = f"conversation {len(alone)}"
-                alone.append(dataclasses.replace(group, responses=(response,), source=source))
+            for one in _alone(group):
+                alone.append(dataclasses.replace(one, source=f"conversation {len(alone)}"))
         parts = encode(
             self.tokenizer,
             alone,
@@ -364,6 +381,14 @@ def _stopped(tokenizer, stop: Sequence[str], ids: np.ndarray) -> int | None:
 
 def _decode(tokenizer, ids: Sequence[int]) -> str:
     return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def _alone(group: Group) -> list[Group]:
+    """A group for each response, with nothing else known of it."""
+    known = {"ratings": (), "strength": None}
+    return [
+        dataclasses.replace(group, responses=(response,), **known) for response in group.responses
+    ]
 
 
 def _preceded(encoded: Encoded) -> Encoded:
