@@ -6,7 +6,7 @@
         --config.reward_model=runs/regression/model
 
 Argument: llama3_70b (the paper's), or runlocal: SmolLM2 on the bundled mini set, with a reward
-model of its own and one round, some minutes on a laptop, which shows that it works and no more;
+model of its own and one round, minutes on a laptop, which shows that it works and no more;
 configs/steerlm2_small.py is an hour, and shows what it does.
 
 Stages: supervised fine-tuning (sft), which gives P(y|x); annotation of the same conversations by
@@ -58,18 +58,19 @@ def get_config(arg=None):
         _small(sft)
     steerlm = sft.copy_and_resolve_references()
     data = MINI if local else ANTEATER
-    sft.data.train, sft.data.validation = f"{data}[:98%]", f"{data}[98%:]"
+    trained, held_out = ("[:24]", "[24:28]") if local else ("[:98%]", "[98%:]")
+    sft.data.train, sft.data.validation = f"{data}{trained}", f"{data}{held_out}"
     add("sft", "train", sft)
 
     annotation = settings.annotate()
     annotation.model.name = recipe.get_ref("reward_model")
-    annotation.data = data
+    annotation.data = f"{data}[:28]" if local else data
     annotation.every_turn = not local
     annotation.on_error = "skip"
     add("annotation", "annotate", annotation)
 
-    steerlm.data.train = "ratings:{annotation}/annotated.jsonl[:98%]"
-    steerlm.data.validation = "ratings:{annotation}/annotated.jsonl[98%:]"
+    steerlm.data.train = f"ratings:{{annotation}}/annotated.jsonl{trained}"
+    steerlm.data.validation = f"ratings:{{annotation}}/annotated.jsonl{held_out}"
     steerlm.data.condition = "ratings"
     if not local:
         steerlm.optimizer.learning_rate, steerlm.batch_size = 5e-6, 128
@@ -117,7 +118,7 @@ def get_config(arg=None):
     report.data = "helpsteer2:mini/validation.jsonl"
     if local:
         report.data += "[:3]"
-        report.attributes, report.values = ("verbosity",), (0, 2, 4)
+        report.attributes, report.requested = ("verbosity",), (0, 2, 4)
         report.n, report.max_new_tokens = 2, 64
     add("steering", "steer", report)
     return recipe

@@ -4,9 +4,6 @@
     talk = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
     model.log_probability([talk])
     model.sample([talk[:1]], n=4, temperature=0.7, top_p=0.9)
-
-Axis letters: B rows, T tokens of a row, P tokens of a row whose probability is wanted, D width,
-V vocabulary.
 """
 
 import dataclasses
@@ -21,16 +18,13 @@ import numpy as np
 
 from hs2jax.data import chat, packing, templates
 from hs2jax.data.chat import Encoded
-from hs2jax.data.conversations import encode, group_conversations, join, share
+from hs2jax.data.conversations import encode, group_conversations
 from hs2jax.data.groups import Group
-from hs2jax.data.loader import Batches
 from hs2jax.data.record import Record
 from hs2jax.models import hub, sampler, sharding
 from hs2jax.models.config import Config
-from hs2jax.models.decoder import pick
-from hs2jax.models.log_probability import log_probabilities
 from hs2jax.models.next_token import Choice
-from hs2jax.prediction import gathered, hidden_states, plan_rows, to_host
+from hs2jax.prediction import gathered, response_log_probabilities
 
 
 class LogProbability(NamedTuple):
@@ -261,7 +255,7 @@ class LanguageModel:
         found: list[list[np.ndarray] | None] = [
             None if i in left_out else [] for i in range(len(groups))
         ]
-        tables = self._of_responses([one for _, one in singles], "shared", rows)
+        tables = self._score([one for _, one in singles], "shared", rows)
         for (i, _), tokens in zip(singles, tables, strict=True):
             found[i].append(tokens)
         return found
@@ -309,6 +303,7 @@ class LanguageModel:
             self.tokenizer,
             alone,
             longest=self.config.max_positions,
+            read=self.read,
             truncate=truncate,
             skip=skip,
             record=record,
@@ -316,40 +311,22 @@ class LanguageModel:
         kept = [i for i, some in enumerate(parts) if some]
         found: list[LogProbability | None] = [None] * len(parts)
         encoded = [_preceded(parts[i][0].encoded) for i in kept]
-        tables = self._of_responses(encoded, layout, rows)
+        tables = self._score(encoded, layout, rows)
         for i, tokens in zip(kept, tables, strict=True):
             found[i] = LogProbability(float(tokens.sum(dtype=np.float64)), tokens)
         return found
 
-    def _of_responses(self, encoded: Sequence[Encoded], layout, rows) -> list[np.ndarray]:
+    def _score(self, encoded: Sequence[Encoded], layout: str, rows: int | None):
         """The log-probability of each token of the one response of each."""
-        if not encoded:
-            return []
-        runs = share(encoded, self.config.width)
-        batches = plan_rows(
-            [join([encoded[i] for i in run]) for run in runs],
+        return response_log_probabilities(
+            self.params,
+            encoded,
+            self.config,
             layout=layout,
             rows=rows,
             mesh=self.mesh,
+            dtype=self.dtype,
         )
-        lengths = [[len(encoded[i].responses[0]) for i in run] for run in runs]
-        found: list[list] = [[None] * len(run) for run in runs]
-        most = _most_wanted(batches, lengths)
-        for i in range(len(batches)):
-            arrays = batches[i]
-            wanted, places = _wanted(batches, i, arrays["last"], lengths, most)
-            arrays["before"] = np.take_along_axis(arrays["source"], wanted, axis=-1)
-            arrays["target"] = np.take_along_axis(arrays["tokens"], wanted, axis=-1)
-            tables = []
-            for m in range(-(-len(batches.plan[i]) // batches.micro_rows)):
-                micro = sharding.place_rows({name: x[m] for name, x in arrays.items()}, self.mesh)
-                tables.append(
-                    to_host(_of_wanted(self.params, micro, self.config, layout, self.dtype))
-                )
-            table = np.concatenate(tables)
-            for example, response, row, start, stop in places:
-                found[example][response] = table[row, start:stop]
-        return list(itertools.chain(*found))
 
 
 def _check_settings(n, temperature, top_p, top_k, max_new_tokens, stop, rows) -> None:
@@ -398,36 +375,3 @@ def _preceded(encoded: Encoded) -> Encoded:
         return encoded
     (response,) = encoded.responses
     return Encoded(response[:1], (response[1:],))
-
-
-@functools.partial(jax.jit, static_argnames=("config", "layout", "dtype"))
-def _of_wanted(params, batch, config: Config, layout: str, dtype):
-    """Log-probabilities [B, P] of the tokens "target", after those at "before"."""
-    hidden = hidden_states({"decoder": params}, batch, config, layout=layout, dtype=dtype)
-    unembed = params.get("unembed", params["embed"])
-    before = pick(hidden, batch["before"])
-    return log_probabilities(before, unembed, batch["target"], cap=config.final_cap)
-
-
-def _most_wanted(batches: Batches, lengths: Sequence[Sequence[int]]) -> int:
-    """P: room for the responses' tokens of each row, a few sizes since each is compiled."""
-    most = max(sum(sum(lengths[e]) for e in row) for rows in batches.plan for row in rows)
-    step = -(-batches.shape.length // 4)
-    return -(-most // step) * step
-
-
-def _wanted(batches: Batches, i: int, last: np.ndarray, lengths, most: int):
-    """Where in batch i the responses' own tokens lie, and where the numbers for them will.
-
-    last: [M, B, R] of the batch. Returns indices int32 [M, B, P], 0 where nothing is wanted, and
-    (example, response, row, start, stop) for each response.
-    """
-    M, B, _ = last.shape
-    wanted, places = np.zeros((M * B, most), np.int32), []
-    last, used = last.reshape(M * B, -1), [0] * (M * B)
-    for row, slot, example, response in batches.slots(i):
-        start, end = used[row], last[row, slot] + 1
-        used[row] = stop = start + lengths[example][response]
-        wanted[row, start:stop] = np.arange(end - lengths[example][response], end)
-        places.append((example, response, row, start, stop))
-    return wanted.reshape(M, B, most), places

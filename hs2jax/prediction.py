@@ -1,8 +1,11 @@
 """From batches to outputs: the forward passes of reward models and policies, and many batches.
 
-Axis letters: B rows, T tokens of a row, R response slots, K outputs, D width.
+Axis letters: B rows, T tokens of a row, R response slots, K outputs, D width,
+P tokens of a row whose probability is wanted.
 """
 
+import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -10,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from hs2jax.data import loader, packing
+from hs2jax.data.chat import Encoded
+from hs2jax.data.conversations import join, share
 from hs2jax.models import heads, leaves, lora, sharding
 from hs2jax.models.attention import Layout
 from hs2jax.models.config import Config
@@ -147,6 +152,71 @@ def run_batches(run, batches: loader.Batches, outputs: int, mesh=None) -> list[n
         for row, slot, example, response in batches.slots(i):
             found[example][response] = table[row, slot]
     return found
+
+
+def response_log_probabilities(
+    params, encoded: Sequence[Encoded], config: Config, *, layout: str, rows, mesh, dtype
+) -> list[np.ndarray]:
+    """The log-probability of each token of the one response of each, f32 [tokens].
+
+    params: a language model's. Neighbours share what their prompts begin with, where that is less
+    work. rows: as for `plan_rows`.
+    """
+    if not encoded:
+        return []
+    runs = share(encoded, config.width)
+    batches = plan_rows(
+        [join([encoded[i] for i in run]) for run in runs], layout=layout, rows=rows, mesh=mesh
+    )
+    lengths = [[len(encoded[i].responses[0]) for i in run] for run in runs]
+    found: list[list] = [[None] * len(run) for run in runs]
+    most = _most_wanted(batches, lengths)
+    for i in range(len(batches)):
+        arrays = batches[i]
+        wanted, places = _wanted(batches, i, arrays["last"], lengths, most)
+        arrays["before"] = np.take_along_axis(arrays["source"], wanted, axis=-1)
+        arrays["target"] = np.take_along_axis(arrays["tokens"], wanted, axis=-1)
+        tables = []
+        for m in range(-(-len(batches.plan[i]) // batches.micro_rows)):
+            micro = sharding.place_rows({name: x[m] for name, x in arrays.items()}, mesh)
+            tables.append(to_host(_of_wanted(params, micro, config, layout, dtype)))
+        table = np.concatenate(tables)
+        for example, response, row, start, stop in places:
+            found[example][response] = table[row, start:stop]
+    return list(itertools.chain(*found))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "layout", "dtype"))
+def _of_wanted(params, batch, config: Config, layout: str, dtype):
+    """Log-probabilities [B, P] of the tokens "target", after those at "before"."""
+    hidden = hidden_states({"decoder": params}, batch, config, layout=layout, dtype=dtype)
+    unembed = params.get("unembed", params["embed"])
+    before = pick(hidden, batch["before"])
+    return log_probabilities(before, unembed, batch["target"], cap=config.final_cap)
+
+
+def _most_wanted(batches: loader.Batches, lengths: Sequence[Sequence[int]]) -> int:
+    """P: room for the responses' tokens of each row, a few sizes since each is compiled."""
+    most = max(sum(sum(lengths[e]) for e in row) for rows in batches.plan for row in rows)
+    step = -(-batches.shape.length // 4)
+    return -(-most // step) * step
+
+
+def _wanted(batches: loader.Batches, i: int, last: np.ndarray, lengths, most: int):
+    """Where in batch i the responses' own tokens lie, and where the numbers for them will.
+
+    last: [M, B, R] of the batch. Returns indices int32 [M, B, P], 0 where nothing is wanted, and
+    (example, response, row, start, stop) for each response.
+    """
+    M, B, _ = last.shape
+    wanted, places = np.zeros((M * B, most), np.int32), []
+    last, used = last.reshape(M * B, -1), [0] * (M * B)
+    for row, slot, example, response in batches.slots(i):
+        start, end = used[row], last[row, slot] + 1
+        used[row] = stop = start + lengths[example][response]
+        wanted[row, start:stop] = np.arange(end - lengths[example][response], end)
+        places.append((example, response, row, start, stop))
+    return wanted.reshape(M, B, most), places
 
 
 class Spread:

@@ -21,7 +21,7 @@ def test_the_small_recipe_goes_through_all_its_stages(tmp_path):
         "steerlm": {**own, "data.train": RATINGS, "data.validation": RATINGS},
         "samples_1": {"n": 3, "max_new_tokens": 8},
         "round_1": {"data.row_length": 1024},
-        "steering": {"max_new_tokens": 8, "values": "(0,4)"},
+        "steering": {"max_new_tokens": 8, "requested": "(0,4)"},
     }
     flags = [
         f"--config.{stage}.config.{key}={value}"

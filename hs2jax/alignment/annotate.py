@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
-from hs2jax import folder
+from hs2jax import choices, folder
 from hs2jax.alignment import sampled_rows
 from hs2jax.alignment.conditions import HIGHEST
 from hs2jax.data import corpora, loader, templates
@@ -120,13 +120,14 @@ def check(config) -> None:
     for name, value in (("model.name", config.model.name), ("data", config.data)):
         if not value:
             raise ValueError(f"config.{name} is not set")
-    for name, value, allowed in (
-        ("model.dtype", config.model.dtype, DTYPES),
-        ("model.template", config.model.template, ("", *templates.TEMPLATES)),
-        ("on_error", config.on_error, loader.ON_ERROR),
-    ):
-        if value not in allowed:
-            raise ValueError(f"config.{name} is {value!r}; it must be one of {list(allowed)}")
+    choices.check(
+        config,
+        {
+            "model.dtype": DTYPES,
+            "model.template": ("", *templates.TEMPLATES),
+            "on_error": loader.ON_ERROR,
+        },
+    )
     if config.max_tokens < 0:
         raise ValueError(f"config.max_tokens is {config.max_tokens}; expected 0 or more")
     corpora.read(config.data)  # Raises where there is no such format or file.

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import ml_collections
 from jax.experimental import multihost_utils
 
-from hs2jax import folder
+from hs2jax import choices, folder
 from hs2jax.alignment import conditions
 from hs2jax.alignment.row_file import RowFile
 from hs2jax.alignment.server import ServerSource
@@ -100,13 +100,14 @@ def check(config) -> None:
         raise ValueError("config.responses and config.server both say who answers: set one of them")
     if not config.model.name and not config.responses:
         raise ValueError("config.model.name is not set")
-    for name, value, allowed in (
-        ("model.dtype", config.model.dtype, DTYPES),
-        ("model.template", config.model.template, ("", *templates.TEMPLATES)),
-        ("on_error", config.on_error, loader.ON_ERROR),
-    ):
-        if value not in allowed:
-            raise ValueError(f"config.{name} is {value!r}; it must be one of {list(allowed)}")
+    choices.check(
+        config,
+        {
+            "model.dtype": DTYPES,
+            "model.template": ("", *templates.TEMPLATES),
+            "on_error": loader.ON_ERROR,
+        },
+    )
     for name, least in (("n", 1), ("temperature", 0), ("top_k", 0), ("max_new_tokens", 1)):
         if config[name] < least:
             raise ValueError(f"config.{name} is {config[name]}; expected {least} or more")

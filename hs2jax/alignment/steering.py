@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from hs2jax import folder
+from hs2jax import choices, folder
 from hs2jax.alignment import conditions, steering_report, steering_statistics, weigh
 from hs2jax.alignment import sample as sampling
 from hs2jax.alignment import settings as stage_settings
@@ -162,8 +162,7 @@ def check(config) -> None:
     for name in ("reward_model", "data", "attributes", "requested"):
         if not config[name]:
             raise ValueError(f"config.{name} is not set")
-    if config.dtype not in DTYPES:
-        raise ValueError(f"config.dtype is {config.dtype!r}; it must be one of {list(DTYPES)}")
+    choices.check(config, {"dtype": DTYPES})
     values, allowed = list(config.requested), set(range(conditions.HIGHEST + 1))
     if len(set(values)) < max(2, len(values)) or not set(values) <= allowed:
         raise ValueError(

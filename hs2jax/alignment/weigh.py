@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
-from hs2jax import folder
+from hs2jax import choices, folder
 from hs2jax.alignment import sampled_rows
 from hs2jax.alignment.row_file import RowFile
 from hs2jax.alignment.sampled_rows import Sampled
@@ -117,15 +117,10 @@ def check(config) -> None:
     for name in ("data", "reward_model", "prior"):
         if not config[name]:
             raise ValueError(f"config.{name} is not set")
-    for name, allowed in (
-        ("dtype", DTYPES),
-        ("unfinished", sampled_rows.UNFINISHED),
-        ("on_error", loader.ON_ERROR),
-    ):
-        if config[name] not in allowed:
-            raise ValueError(
-                f"config.{name} is {config[name]!r}; it must be one of {list(allowed)}"
-            )
+    choices.check(
+        config,
+        {"dtype": DTYPES, "unfinished": sampled_rows.UNFINISHED, "on_error": loader.ON_ERROR},
+    )
     if config.least < 1:
         raise ValueError(f"config.least is {config.least}; expected 1 or more")
     sampled_rows.check(config.data)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from hs2jax import folder
+from hs2jax import choices, folder
 from hs2jax.data import corpora, loader, templates
 from hs2jax.data.record import Record
 from hs2jax.evaluation import (
@@ -173,13 +173,14 @@ def check(config) -> None:
         raise ValueError(
             'config.model.weights is "search": name the pairs to search on in config.validation'
         )
-    for name, value, allowed in (
-        ("model.dtype", config.model.dtype, DTYPES),
-        ("model.template", config.model.template, ("", *templates.TEMPLATES)),
-        ("on_error", config.on_error, loader.ON_ERROR),
-    ):
-        if value not in allowed:
-            raise ValueError(f"config.{name} is {value!r}; it must be one of {list(allowed)}")
+    choices.check(
+        config,
+        {
+            "model.dtype": DTYPES,
+            "model.template": ("", *templates.TEMPLATES),
+            "on_error": loader.ON_ERROR,
+        },
+    )
     if config.max_tokens < 0:
         raise ValueError(f"config.max_tokens is {config.max_tokens}; expected 0 or more")
     for spec in filter(None, (config.data, config.validation)):

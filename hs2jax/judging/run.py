@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from hs2jax import folder
+from hs2jax import choices, folder
 from hs2jax.data import corpora, files, loader
 from hs2jax.data.record import Record
 from hs2jax.evaluation import evaluate as evaluations
@@ -112,16 +112,17 @@ def check(config) -> None:
     for name, value in (("model.name", config.model.name), ("data", config.data)):
         if not value:
             raise ValueError(f"config.{name} is not set")
-    for name, value, allowed in (
-        ("task", config.task, TASKS),
-        ("condition", config.condition, tuple(prompts.FORMS)),
-        ("preset", config.preset, tuple(lager.PRESETS)),
-        ("recipe", config.recipe, layer_weights.RECIPES),
-        ("model.dtype", config.model.dtype, DTYPES),
-        ("on_error", config.on_error, loader.ON_ERROR),
-    ):
-        if value not in allowed:
-            raise ValueError(f"config.{name} is {value!r}; it must be one of {list(allowed)}")
+    choices.check(
+        config,
+        {
+            "task": TASKS,
+            "condition": tuple(prompts.FORMS),
+            "preset": tuple(lager.PRESETS),
+            "recipe": layer_weights.RECIPES,
+            "model.dtype": DTYPES,
+            "on_error": loader.ON_ERROR,
+        },
+    )
     for name in names_of(config.baselines):
         if name not in BASELINES:
             raise ValueError(f"config.baselines names {name!r}; expected some of {list(BASELINES)}")

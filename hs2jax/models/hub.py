@@ -159,9 +159,8 @@ def save(
     `template` and `read` are as in `Loaded`. Without `head` it is the family's CausalLM. With it,
     it is the family's SequenceClassification: `outputs` names the head's outputs, `weights` says
     how they make one scalar (None where nothing is said), and the tokenizer is made to give the
-    same scores there.
-    That class's head has no bias: a bias is in the file as `score.bias` and in config.json's
-    block "hs2jax", but `transformers` leaves it out of the scores.
+    same scores there. That class's head has no bias: a bias is in the file as `score.bias` and in
+    config.json's block "hs2jax", but `transformers` leaves it out of the scores.
     """
     extra = {}
     if head is None and (template, read) != ("own", "end_of_turn"):

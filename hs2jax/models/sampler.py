@@ -23,12 +23,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as Spec
 
 from hs2jax.models import sharding
 from hs2jax.models.config import Config
 from hs2jax.models.decoder import Decoder, decode
 from hs2jax.models.next_token import Choice, draw
 
+TOKENS = 4096  # Of prompts computed together, at most: attention needs memory for each pair.
 STEPS = 64  # Tokens of each row between two looks of the host, at most.
 ROWS = 32  # As many as keep a CPU busy; more need memory for their caches.
 
@@ -111,7 +114,9 @@ def sample(
         return []
     B = sharding.fit_rows(min(rows or ROWS, len(jobs)), mesh)
     batch = _Batch(params, config, prompts, jobs, drawing, B, mesh, dtype)
-    waiting = collections.deque(range(len(jobs)))
+    # Those with long prompts last, since the cache is as long as its longest row.
+    order = sorted(range(len(jobs)), key=lambda job: len(prompts[jobs[job].prompt]))
+    waiting = collections.deque(order)
     inside: list[int | None] = [None] * B  # Which job is in each row.
     tokens: list[list[np.ndarray]] = [[] for _ in jobs]
     scores: list[list[np.ndarray]] = [[] for _ in jobs]
@@ -195,26 +200,32 @@ class _Batch:
                 del self.computed[job.prompt]
 
     def _compute(self, numbers: Sequence[int]) -> None:
-        """Keys and values of the prompts of these numbers."""
-        if not numbers:
-            return
-        P = sharding.fit_rows(1 << (len(numbers) - 1).bit_length(), self.mesh)
-        tokens = np.zeros((P, bucket(max(len(self.prompts[n]) for n in numbers))), np.int32)
-        for i, number in enumerate(numbers):
-            tokens[i, : len(self.prompts[number])] = self.prompts[number]
-        place = sharding.place_rows(tokens, self.mesh)
-        computed = _prefill(self.params, place, self.config, self.dtype)
-        self.computed |= {number: (computed, i) for i, number in enumerate(numbers)}
+        """Keys and values of the prompts of these numbers, those of like length together."""
+        by_length = collections.defaultdict(list)
+        for number in numbers:
+            by_length[bucket(len(self.prompts[number]))].append(number)
+        for S, alike in by_length.items():
+            most = max(1, TOKENS // S)
+            for start in range(0, len(alike), most):
+                some = alike[start : start + most]
+                P = sharding.fit_rows(1 << (len(some) - 1).bit_length(), self.mesh)
+                tokens = np.zeros((P, S), np.int32)
+                for i, number in enumerate(some):
+                    tokens[i, : len(self.prompts[number])] = self.prompts[number]
+                placed = sharding.place_rows(tokens, self.mesh)
+                computed = _prefill(self.params, placed, self.config, self.dtype)
+                self.computed |= {number: (computed, i) for i, number in enumerate(some)}
 
     def _grow(self) -> None:
         """Room in the cache for STEPS more tokens of each live row."""
         c, B = self.config, len(self.rows.live)
         S = bucket(int(self.rows.position[self.rows.live].max()) + STEPS)
         if self.cache is None:
-            empty = np.zeros((B, c.kv_heads, S, c.head_size), self.dtype)
-            self.cache = [
-                sharding.place_rows({"k": empty, "v": empty}, self.mesh) for _ in range(c.layers)
-            ]
+            place = self.mesh and NamedSharding(self.mesh, Spec(sharding.ROWS))
+            empty = functools.partial(
+                jnp.zeros, (B, c.kv_heads, S, c.head_size), self.dtype, device=place
+            )
+            self.cache = [{"k": empty(), "v": empty()} for _ in range(c.layers)]
         elif self.cache[0]["k"].shape[2] < S:
             self.cache = _lengthen(self.cache, S)
 
@@ -244,7 +255,8 @@ def bucket(length: int) -> int:
 
 @functools.partial(jax.jit, static_argnames=("layers", "dtype"))
 def _unstack(params, layers, dtype):
-    """(all but the layers, the layers as a list), weights in the dtype of the computation."""
+    """(all but the layers, the layers as a list), weights in the dtype of the computation: a copy,
+    which takes as much memory again and saves cutting it out of the stacks for each token."""
 
     def cast(path, x):
         # Norms are computed in float32.
@@ -287,7 +299,7 @@ def _lengthen(cache, S):
 @functools.partial(
     jax.jit,
     static_argnames=("config", "choice", "ends", "dtype"),
-    donate_argnames=("rows", "cache"),
+    donate_argnames="cache",
 )
 def _loop(
     params, layers, rows, cache, patience, temperature, top_p, *, config, choice, ends, dtype

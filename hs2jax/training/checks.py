@@ -4,7 +4,7 @@ import functools
 import re
 from collections.abc import Sequence
 
-from hs2jax import losses
+from hs2jax import choices, losses
 from hs2jax.data import corpora, loader, packing, templates
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items
@@ -39,10 +39,7 @@ AT_LEAST_ONE = ("batch_size", "micro_rows", "epochs", "evaluate_every", "checkpo
 def check_config(config) -> None:
     """Raises ValueError or FileNotFoundError that names the config key."""
     rewards = "outputs" in config.model  # Else it is a policy's.
-    for key, allowed in (CHOICES | (REWARD_CHOICES if rewards else POLICY_CHOICES)).items():
-        value = _get(config, key)
-        if value not in allowed:
-            raise ValueError(f"config.{key} is {value!r}; it must be one of {list(allowed)}")
+    choices.check(config, CHOICES | (REWARD_CHOICES if rewards else POLICY_CHOICES))
     for key in (*AT_LEAST_ONE, "data.row_length", "not_finite_limit"):
         value = _get(config, key)
         if value < 1:

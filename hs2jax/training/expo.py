@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from hs2jax import folder
+from hs2jax import choices, folder
 from hs2jax.data import corpora, loader
 from hs2jax.data.record import Record
 from hs2jax.evaluation import expo_report, statistics
@@ -162,9 +162,7 @@ def check(config) -> None:
     for key in ("initial", "trained", "data"):
         if not config[key]:
             raise ValueError(f"config.{key} is not set")
-    for key, allowed in (("dtype", DTYPES), ("on_error", loader.ON_ERROR)):
-        if config[key] not in allowed:
-            raise ValueError(f"config.{key} is {config[key]!r}; it must be one of {list(allowed)}")
+    choices.check(config, {"dtype": DTYPES, "on_error": loader.ON_ERROR})
     for key in ("fine_step", "fine_reach", "max_tokens"):
         if not 0 <= config[key] < math.inf:
             raise ValueError(f"config.{key} is {config[key]}; it must be 0 or more")
