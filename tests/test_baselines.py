@@ -8,7 +8,7 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hs2jax import language_model
+from hs2jax import prediction
 from hs2jax.data import packing
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
@@ -63,13 +63,13 @@ def test_gpt_scores_do_not_depend_on_the_order(items, criteria):
 
 
 def test_a_prompt_is_computed_once_for_all_its_criteria(monkeypatch):
-    laid, plan = [], language_model.plan_rows
+    laid, plan = [], prediction.plan_rows
 
     def spy(examples, **options):
         laid.extend(example.encoded for example in examples)
         return plan(examples, **options)
 
-    monkeypatch.setattr(language_model, "plan_rows", spy)
+    monkeypatch.setattr(prediction, "plan_rows", spy)
     long = " ".join(["How do I bake bread?"] * 8)
     # One prompt's responses stand apart here.
     items = [(long, "Yes."), ("Hi", "Yes."), (long, "Mix flour and water.")]

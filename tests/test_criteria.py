@@ -87,7 +87,8 @@ def test_what_is_written_is_what_is_read(tmp_path_factory, found):
     [
         ({"name": ""}, "name", "empty"),
         ({"name": None}, "name", "expected a text"),
-        ({"name": "a/b"}, "name", "no '/'"),
+        ({"name": "a/b"}, "name", "without '/'"),
+        ({"name": "all"}, "name", "other than 'all'"),
         ({"name": "wit"}, "name", "another criterion is named 'wit'"),
         ({"definition": 3}, "definition", "expected a text, found 3"),
         ({"definition": "\ud800"}, "definition", "Unicode"),

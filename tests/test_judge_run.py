@@ -375,7 +375,7 @@ def test_what_is_too_long_is_counted_and_left_out(here, tmp_path):
     assert [item["response"] for item in items[::2]] == responses
     assert "too long" in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     write(tmp_path / "long.jsonl", [rows[1] | {"responses": ["No. " * 4000] * 2}])
-    assert "no response could be read (2 are too long)" in fail(
+    assert "no response could be read: 2 too long" in fail(
         "judge", *flags(here, tmp_path / "none", data=data)
     )
 
