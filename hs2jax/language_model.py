@@ -1,9 +1,9 @@
 """A language model as one holds it in a notebook: load, ask how likely a response is, and sample.
 
-    model = LanguageModel.load("smollm2-135m-instruct")
-    talk = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
-    model.log_probability([talk])
-    model.sample([talk[:1]], n=4, temperature=0.7, top_p=0.9)
+model = LanguageModel.load("smollm2-135m-instruct")
+talk = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+model.log_probability([talk])
+model.sample([talk[:1]], n=4, temperature=0.7, top_p=0.9)
 """
 
 import dataclasses
