@@ -1,9 +1,9 @@
 """A language model as one holds it in a notebook: load, ask how likely a response is, and sample.
 
-model = LanguageModel.load("smollm2-135m-instruct")
-talk = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
-model.log_probability([talk])
-model.sample([talk[:1]], n=4, temperature=0.7, top_p=0.9)
+    model = LanguageModel.load("smollm2-135m-instruct")
+    talk = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+    model.log_probability([talk])
+    model.sample([talk[:1]], n=4, temperature=0.7, top_p=0.9)
 """
 
 import dataclasses
@@ -88,7 +88,8 @@ class LanguageModel:
             raise ValueError(f"{name}: there is no tokenizer beside the model")
         if dtype is None:
             dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-        read = loaded.read
+        # How a reward model reads its scores says nothing of its language model's turns.
+        read = loaded.read if loaded.head is None else "end_of_turn"
         if template:
             loaded.tokenizer.chat_template, read = templates.choose(template)
         return cls(

@@ -77,11 +77,9 @@ def put_at(cache, x, position):
     """The cache [B, K, S, H] with x [B, K, H] in it, for each row at its position [B], below S."""
     B, K, S, H = cache.shape
     if cache.dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
-        # XLA there takes all of a bfloat16 array to float32 and back, for a scatter or a choice.
-        bits = jax.lax.bitcast_convert_type
-        here = (jnp.arange(S) == position[:, None])[:, None, :, None]
-        chosen = jnp.where(here, bits(x[:, :, None], jnp.uint16), bits(cache, jnp.uint16))
-        return bits(chosen, cache.dtype)
+        # XLA's scatter there takes all of a bfloat16 array to float32 and back.
+        here = jnp.arange(S) == position[:, None]
+        return jnp.where(here[:, None, :, None], x[:, :, None], cache)
     # With two leading axes to look up, and whole vectors behind them, it is done in place.
     flat = cache.reshape(B * K, S, H)
     flat = flat.at[jnp.arange(B * K), jnp.repeat(position, K)].set(x.reshape(B * K, H))

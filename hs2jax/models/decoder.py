@@ -79,12 +79,6 @@ def project(axes, x, w):
 
 
 def _product(axes, x, y):
-    # Several axes are summed over in the alphabet's order, and if that is not y's, transposed
-    # copies of both are written first. So they get the letters that y's order asks for.
-    inputs, out = axes.split("->")
-    of_x, of_y = inputs.split(",")
-    summed = [axis for axis in of_y if axis in of_x and axis not in out]
-    axes = axes.translate(str.maketrans(dict(zip(summed, sorted(summed), strict=True))))
     # XLA on CPU multiplies bfloat16 as such only into float32; else it takes twice as long. What is
     # rounded is the same sum.
     wide = jnp.float32 if jax.default_backend() == "cpu" else None

@@ -205,12 +205,11 @@ class _Batch:
         for number in numbers:
             by_length[bucket(len(self.prompts[number]))].append(number)
         for S, alike in by_length.items():
-            while alike:
-                # So many that few sizes are compiled and no place is left empty.
-                most = max(1, min(len(alike), TOKENS // S))
-                some = alike[: 1 << (most.bit_length() - 1)]
-                del alike[: len(some)]
-                tokens = np.zeros((sharding.fit_rows(len(some), self.mesh), S), np.int32)
+            most = max(1, TOKENS // S)
+            for start in range(0, len(alike), most):
+                some = alike[start : start + most]
+                P = sharding.fit_rows(1 << (len(some) - 1).bit_length(), self.mesh)
+                tokens = np.zeros((P, S), np.int32)
                 for i, number in enumerate(some):
                     tokens[i, : len(self.prompts[number])] = self.prompts[number]
                 placed = sharding.place_rows(tokens, self.mesh)
