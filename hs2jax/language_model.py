@@ -4,6 +4,8 @@
     talk = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
     model.log_probability([talk])
     model.sample([talk[:1]], n=4, temperature=0.7, top_p=0.9)
+
+How samples are drawn is in `models.sampler`.
 """
 
 import dataclasses
