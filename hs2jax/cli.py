@@ -347,6 +347,10 @@ def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
     for name in NEEDED:
         if name in options and getattr(options, name) is None:
             raise ValueError(f"hs2jax {verb} needs --{name}")
+    if "workdir" in options and Path(options.workdir).is_file():
+        raise ValueError(
+            f"--workdir={options.workdir} is a file; expected a folder, new or a run's"
+        )
     return options
 
 

@@ -234,6 +234,10 @@ def test_training_refuses_and_names_what_is_wrong(folder, tmp_path, case):
 OTHERS = {
     "no config": (["train", "--workdir={out}"], ["--config"]),
     "no workdir": (["train", "--config={folder}/train.py"], ["--workdir"]),
+    "workdir a file": (
+        ["train", "--config={folder}/train.py", "--workdir={folder}/train.py"],
+        ["--workdir", "is a file"],
+    ),
     "no config file": (["train", "--config=gone.py", "--workdir={out}"], ["gone.py"]),
     "config of a run": (["run", "--config={folder}/train.py", "--workdir={out}"], ["stages"]),
     "recipe for train": (["train", "--config={folder}/recipe.py", "--workdir={out}"], ["config"]),

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hs2jax.models.attention import Layout, attend, attend_cached, put_at
+from hs2jax.models.attention import POSITIONS, Layout, attend, attend_cached, put_at
 from hs2jax.models.config import Config
 from hs2jax.models.sharding import constrain_rows
 
@@ -82,6 +82,9 @@ def _product(axes, x, y):
     # XLA on CPU multiplies bfloat16 as such only into float32; else it takes twice as long. What is
     # rounded is the same sum.
     wide = jnp.float32 if jax.default_backend() == "cpu" else None
+    # einsum sums over axes in the order of their letters: named as they lie, none is transposed.
+    names = dict.fromkeys(filter(str.isalpha, axes))
+    axes = axes.translate({ord(name): chr(ord("A") + i) for i, name in enumerate(names)})
     return jnp.einsum(axes, x, y, preferred_element_type=wide).astype(x.dtype)
 
 
@@ -178,15 +181,16 @@ class Attention(nn.Module):
             z = attend_cached(q, k, v, position[:, 0], **sees)
         else:
             if self.is_mutable_collection("cache"):
-                self.put_variable("cache", "k", k.swapaxes(1, 2))
+                self.put_variable("cache", "k", k.transpose(0, 2, 3, 1))
                 self.put_variable("cache", "v", v.swapaxes(1, 2))
             z = attend(q, k, v, layout, **sees)
         out = linear(self, "o", "BTNH,NHD->BTD", z, (N, H, D), c.o_bias)
         return x + (norm(self, "post_norm", out) if c.post_norms else out)
 
     def put(self, name, x, position):
-        """x [B, 1, K, H] put into the cache [B, K, S, H] at position [B, 1]; returns all of it."""
-        cache = put_at(self.get_variable("cache", name), x[:, 0], position[:, 0])
+        """x [B, 1, K, H] put into the cache at position [B, 1]; returns all of it."""
+        cache = self.get_variable("cache", name)
+        cache = put_at(cache, x[:, 0], position[:, 0], POSITIONS[name])
         self.put_variable("cache", name, cache)
         return cache
 
@@ -325,11 +329,11 @@ def decode(config: Config, params, layers, cache, tokens, position, dtype):
     """One token of each row: (hidden [B, D] after the final norm, the cache with the tokens in it).
 
     params: the decoder's; layers: its stack as a list, a tree of parameters for each. cache: a list
-    of one layer's {"k", "v"} [B, K, S, H] each, whose index in S is the token's position. tokens,
-    position: int32 [B]. Lists, and no scan: it would copy each layer's weights and cache out of the
-    stacks and back in for every token.
+    of one layer's {"k" [B, K, H, S], "v" [B, K, S, H]} each, whose index in S is the token's
+    position. tokens, position: int32 [B]. Lists, and no scan: it would copy each layer's weights
+    and cache out of the stacks and back in for every token.
     """
-    own, shared = constants(config, cache[0]["k"].shape[2])
+    own, shared = constants(config, cache[0]["v"].shape[POSITIONS["v"]])
     x, position = enter(config, params["embed"], tokens[:, None], dtype), position[:, None]
     kept = []
     for i, layer in enumerate(layers):

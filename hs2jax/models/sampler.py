@@ -27,6 +27,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from hs2jax.models import sharding
+from hs2jax.models.attention import POSITIONS
 from hs2jax.models.config import Config
 from hs2jax.models.decoder import Decoder, decode
 from hs2jax.models.next_token import Choice, draw
@@ -222,11 +223,12 @@ class _Batch:
         S = bucket(int(self.rows.position[self.rows.live].max()) + STEPS)
         if self.cache is None:
             place = self.mesh and NamedSharding(self.mesh, Spec(sharding.ROWS))
-            empty = functools.partial(
-                jnp.zeros, (B, c.kv_heads, S, c.head_size), self.dtype, device=place
-            )
-            self.cache = [{"k": empty(), "v": empty()} for _ in range(c.layers)]
-        elif self.cache[0]["k"].shape[2] < S:
+            shapes = {"k": (B, c.kv_heads, c.head_size, S), "v": (B, c.kv_heads, S, c.head_size)}
+            self.cache = [
+                {name: jnp.zeros(shape, self.dtype, device=place) for name, shape in shapes.items()}
+                for _ in range(c.layers)
+            ]
+        elif self.cache[0]["v"].shape[POSITIONS["v"]] < S:
             self.cache = _lengthen(self.cache, S)
 
     def run(self, patience: int) -> "_Found":
@@ -269,7 +271,8 @@ def _unstack(params, layers, dtype):
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def _prefill(params, tokens, config: Config, dtype):
-    """Keys and values {"k", "v"} [L, P, K, S, H] of prompts [P, S], whatever follows their ends."""
+    """Keys and values {"k" [L, P, K, H, S], "v" [L, P, K, S, H]} of prompts [P, S], whatever
+    follows their ends."""
     position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
         _, changed = Decoder(config, dtype=dtype).apply(
@@ -282,18 +285,25 @@ def _prefill(params, tokens, config: Config, dtype):
 def _copy(cache, computed, source, target):
     """The prompts `source` [B] of computed, put into rows `target` [B], those below B."""
 
-    def put(into, of):
-        return into.at[target, :, : of.shape[2]].set(of[source], mode="drop")
+    def put(name, into, of):
+        axis = POSITIONS[name]
+        place = (target, *[slice(None)] * (axis - 1), slice(of.shape[axis]))
+        return into.at[place].set(of[source], mode="drop")
 
     return [
-        {name: put(layer[name], computed[name][i]) for name in layer}
+        {name: put(name, layer[name], computed[name][i]) for name in layer}
         for i, layer in enumerate(cache)
     ]
 
 
 @functools.partial(jax.jit, static_argnames="S", donate_argnames="cache")
 def _lengthen(cache, S):
-    return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, S - x.shape[2]), (0, 0))), cache)
+    def pad(name, x):
+        widths = [(0, 0)] * 4
+        widths[POSITIONS[name]] = (0, S - x.shape[POSITIONS[name]])
+        return jnp.pad(x, widths)
+
+    return [{name: pad(name, x) for name, x in layer.items()} for layer in cache]
 
 
 @functools.partial(
