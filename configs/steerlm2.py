@@ -58,13 +58,13 @@ def get_config(arg=None):
         _small(sft)
     steerlm = sft.copy_and_resolve_references()
     data = MINI if local else ANTEATER
-    trained, held_out = ("[:24]", "[24:28]") if local else ("[:98%]", "[98%:]")
+    trained, held_out = ("[:16]", "[16:18]") if local else ("[:98%]", "[98%:]")
     sft.data.train, sft.data.validation = f"{data}{trained}", f"{data}{held_out}"
     add("sft", "train", sft)
 
     annotation = settings.annotate()
     annotation.model.name = recipe.get_ref("reward_model")
-    annotation.data = f"{data}[:28]" if local else data
+    annotation.data = f"{data}[:18]" if local else data
     annotation.every_turn = not local
     annotation.on_error = "skip"
     add("annotation", "annotate", annotation)
@@ -82,7 +82,7 @@ def get_config(arg=None):
         samples = settings.sample()
         samples.seed = i
         samples.model.name = policy
-        samples.data = f"{data}[:8]" if local else f"{data}[:20000]"
+        samples.data = f"{data}[:6]" if local else f"{data}[:20000]"
         samples.on_error = "skip"
         if local:
             samples.n, samples.max_new_tokens = 8, 64
@@ -129,8 +129,8 @@ def _reward_model() -> ConfigDict:
     config = defaults.reward_model()
     config.model.outputs = ATTRIBUTES
     config.model.weights = "helpfulness=1"
-    config.data.train = MINI
-    config.data.validation = "helpsteer2:mini/validation.jsonl"
+    config.data.train = f"{MINI}[:24]"
+    config.data.validation = "helpsteer2:mini/validation.jsonl[:6]"
     config.objective.kind = "regression"
     config.optimizer.learning_rate = 5e-5
     _small(config)

@@ -29,8 +29,6 @@ from hs2jax.prediction import gathered, plan_rows, predict, run_batches, to_host
 
 log = logging.getLogger(__name__)
 
-DTYPES = ("", "float32", "bfloat16")  # Of the computation, as in configs; "" as `load`'s None.
-
 
 class Score(NamedTuple):
     """What a response scores: each output by name, and one scalar, None without weights for it."""

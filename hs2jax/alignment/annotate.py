@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
@@ -27,7 +26,7 @@ from hs2jax.data.record import Record
 from hs2jax.evaluation import items, scores
 from hs2jax.evaluation.score import progress_of
 from hs2jax.models import sharding
-from hs2jax.reward_model import DTYPES, RewardModel
+from hs2jax.reward_model import RewardModel
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +48,8 @@ def annotate(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     model = RewardModel.load(
         config.model.name,
         template=config.model.template,
-        mesh=sharding.make_mesh(**config.mesh) if jax.device_count() > 1 else None,
-        dtype=getattr(jnp, config.model.dtype) if config.model.dtype else None,
+        mesh=sharding.mesh_of(config.mesh),
+        dtype=choices.dtype(config.model.dtype),
     )
     order = templates.in_order(model.outputs)
     if not set(order) & set(templates.ORDER):
@@ -123,7 +122,7 @@ def check(config) -> None:
     choices.check(
         config,
         {
-            "model.dtype": DTYPES,
+            "model.dtype": choices.DTYPES,
             "model.template": ("", *templates.TEMPLATES),
             "on_error": loader.ON_ERROR,
         },

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 from jax.experimental import multihost_utils
 
@@ -29,7 +28,6 @@ from hs2jax.data.record import Record
 from hs2jax.evaluation import items
 from hs2jax.language_model import LanguageModel
 from hs2jax.models import sharding
-from hs2jax.reward_model import DTYPES
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +101,7 @@ def check(config) -> None:
     choices.check(
         config,
         {
-            "model.dtype": DTYPES,
+            "model.dtype": choices.DTYPES,
             "model.template": ("", *templates.TEMPLATES),
             "on_error": loader.ON_ERROR,
         },
@@ -150,12 +148,12 @@ def _source(config):
         return FileSource.read(config)
     if config.server:
         return ServerSource.connect(config)
-    mesh = sharding.make_mesh(**config.mesh) if jax.device_count() > 1 else None
+    mesh = sharding.mesh_of(config.mesh)
     model = LanguageModel.load(
         config.model.name,
         template=config.model.template,
         mesh=mesh,
-        dtype=getattr(jnp, config.model.dtype) if config.model.dtype else None,
+        dtype=choices.dtype(config.model.dtype),
     )
     return ModelSource(model, config)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
 from hs2jax import choices, folder
@@ -28,7 +27,7 @@ from hs2jax.data.record import Record
 from hs2jax.evaluation import items, scores
 from hs2jax.evaluation.score import progress_of
 from hs2jax.models import hub, sharding
-from hs2jax.reward_model import DTYPES, RewardModel
+from hs2jax.reward_model import RewardModel
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +161,7 @@ def check(config) -> None:
     for name in ("reward_model", "data", "attributes", "requested"):
         if not config[name]:
             raise ValueError(f"config.{name} is not set")
-    choices.check(config, {"dtype": DTYPES})
+    choices.check(config, {"dtype": choices.DTYPES})
     values, allowed = list(config.requested), set(range(conditions.HIGHEST + 1))
     if len(set(values)) < max(2, len(values)) or not set(values) <= allowed:
         raise ValueError(
@@ -253,7 +252,9 @@ def _measure(
     """The reward model's outputs by name, and for each policy's row the measured attributes of its
     responses, None where one says nothing or is too long, and their rewards, or None. Prompts that
     were cut to fit and responses that did not are counted in the policy's records."""
-    model = RewardModel.load(config.reward_model, mesh=_mesh(config), dtype=_dtype(config))
+    model = RewardModel.load(
+        config.reward_model, mesh=sharding.mesh_of(config.mesh), dtype=choices.dtype(config.dtype)
+    )
     scalar, cache = model.scalar_weights(), scores.Cache(scores.model_key(model))
     found = {}
     for name, rows in sampled.items():
@@ -306,11 +307,3 @@ def _row(row: dict, measured: list, rewards: list | None, ratio: list | None) ->
         "rewards": rewards,
         "log_ratio": ratio,
     }
-
-
-def _mesh(config):
-    return sharding.make_mesh(**config.mesh) if jax.device_count() > 1 else None
-
-
-def _dtype(config):
-    return getattr(jnp, config.dtype) if config.dtype else None

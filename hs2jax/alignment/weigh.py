@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
@@ -31,7 +30,7 @@ from hs2jax.evaluation.score import progress_of
 from hs2jax.language_model import LanguageModel
 from hs2jax.losses import attribute_log_probability
 from hs2jax.models import sharding
-from hs2jax.reward_model import DTYPES, RewardModel
+from hs2jax.reward_model import RewardModel
 from hs2jax.training import policy_task
 from hs2jax.training.policy_objectives import COLUMNS
 from hs2jax.training.policy_task import LEAST_EFFECTIVE
@@ -119,7 +118,11 @@ def check(config) -> None:
             raise ValueError(f"config.{name} is not set")
     choices.check(
         config,
-        {"dtype": DTYPES, "unfinished": sampled_rows.UNFINISHED, "on_error": loader.ON_ERROR},
+        {
+            "dtype": choices.DTYPES,
+            "unfinished": sampled_rows.UNFINISHED,
+            "on_error": loader.ON_ERROR,
+        },
     )
     if config.least < 1:
         raise ValueError(f"config.least is {config.least}; expected 1 or more")
@@ -168,7 +171,9 @@ def _with(
 def _predicted(config, rows: Sequence[Sampled], record: Record) -> list[dict | None]:
     """What the reward model rates the responses of each, {"predicted": [{attribute: value}]}; None
     for those that do not fit, which are counted. Its scores are kept by themselves."""
-    model = RewardModel.load(config.reward_model, mesh=_mesh(config), dtype=_dtype(config))
+    model = RewardModel.load(
+        config.reward_model, mesh=sharding.mesh_of(config.mesh), dtype=choices.dtype(config.dtype)
+    )
     asked = {name for each in rows for name in each.group.condition}
     if not asked & set(model.outputs):
         raise ValueError(
@@ -214,7 +219,9 @@ def log_probabilities(
     """log-probabilities of whole responses by the model that `key` of the config names; None for a
     group that does not fit. The file keeps them."""
     if not file.path.exists() and groups:
-        model = LanguageModel.load(config[key], mesh=_mesh(config), dtype=_dtype(config))
+        model = LanguageModel.load(
+            config[key], mesh=sharding.mesh_of(config.mesh), dtype=choices.dtype(config.dtype)
+        )
         for group in groups:
             _check_vocabulary(f"config.{key}: {config[key]}", model, group)
         for start in range(file.counts.get("done", 0), len(groups), CHUNK):
@@ -239,14 +246,6 @@ def _check_vocabulary(name: str, model: LanguageModel, group: Group) -> None:
                 f"{name} has another vocabulary than the model that sampled {group.source}: to it "
                 f"the tokens of {text[:40]!r} are {read[:40]!r}"
             )
-
-
-def _mesh(config):
-    return sharding.make_mesh(**config.mesh) if jax.device_count() > 1 else None
-
-
-def _dtype(config):
-    return getattr(jnp, config.dtype) if config.dtype else None
 
 
 # Numbers ------------------------------------------------------------------------------------------

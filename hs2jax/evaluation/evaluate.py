@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -32,7 +31,7 @@ from hs2jax.evaluation import (
 from hs2jax.evaluation import items as scored_items
 from hs2jax.evaluation.score import progress_of
 from hs2jax.models import sharding
-from hs2jax.reward_model import DTYPES, RewardModel, parse_weights
+from hs2jax.reward_model import RewardModel, parse_weights
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +49,13 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     sets = sets_of(config.data)
     for name, spec in sets:
         log.info("%s: %s", name, spec)
-    mesh = sharding.make_mesh(**config.mesh) if jax.device_count() > 1 else None
+    mesh = sharding.mesh_of(config.mesh)
     named = config.model.weights
     model = RewardModel.load(
         config.model.name,
         template=config.model.template,
         mesh=mesh,
-        dtype=getattr(jnp, config.model.dtype) if config.model.dtype else None,
+        dtype=choices.dtype(config.model.dtype),
         weights=attribute_weights.PUBLISHED.get(named)
         or (None if named == "search" else parse_weights(named)),
     )
@@ -176,7 +175,7 @@ def check(config) -> None:
     choices.check(
         config,
         {
-            "model.dtype": DTYPES,
+            "model.dtype": choices.DTYPES,
             "model.template": ("", *templates.TEMPLATES),
             "on_error": loader.ON_ERROR,
         },

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -38,7 +37,7 @@ from hs2jax.judging.judge import Judge
 from hs2jax.judging.samples import Samples
 from hs2jax.models import sharding
 from hs2jax.models.checksum import checksum
-from hs2jax.reward_model import DTYPES, RewardModel
+from hs2jax.reward_model import RewardModel
 from hs2jax.training import defaults
 
 log = logging.getLogger(__name__)
@@ -69,8 +68,8 @@ def judge(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     check(config)
     if first:
         folder.claim(workdir, config)
-    mesh = sharding.make_mesh(**config.mesh) if jax.device_count() > 1 else None
-    dtype = getattr(jnp, config.model.dtype) if config.model.dtype else None
+    mesh = sharding.mesh_of(config.mesh)
+    dtype = choices.dtype(config.model.dtype)
     found = Judge.load(config.model.name, mesh=mesh, dtype=dtype)
     model = {
         "name": config.model.name,
@@ -119,7 +118,7 @@ def check(config) -> None:
             "condition": tuple(prompts.FORMS),
             "preset": tuple(lager.PRESETS),
             "recipe": layer_weights.RECIPES,
-            "model.dtype": DTYPES,
+            "model.dtype": choices.DTYPES,
             "on_error": loader.ON_ERROR,
         },
     )

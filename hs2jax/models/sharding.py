@@ -45,6 +45,11 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1):
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
+def mesh_of(sizes):
+    """`make_mesh` of a config's `mesh`; None on one device, where nothing has to be placed."""
+    return make_mesh(**sizes) if jax.device_count() > 1 else None
+
+
 def path_name(path) -> str:
     """A pytree path as the rules see it: "decoder/layers/attention/q"."""
     return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)

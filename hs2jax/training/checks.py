@@ -8,14 +8,14 @@ from hs2jax import choices, losses
 from hs2jax.data import corpora, loader, packing, templates
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items
-from hs2jax.reward_model import DTYPES, parse_weights
+from hs2jax.reward_model import parse_weights
 from hs2jax.training import objectives, optimizer, policy_objectives
 
 SELECT = {"loss": -1, "accuracy": 1}  # What the best step has least or most of.
 CONDITIONS = ("", "ratings")  # Where a policy's data take the wanted attribute values from.
 
 CHOICES = {
-    "model.dtype": DTYPES,
+    "model.dtype": choices.DTYPES,
     "model.template": ("", *templates.TEMPLATES),
     "data.layout": packing.LAYOUTS,
     "data.too_long": loader.TOO_LONG,

@@ -28,7 +28,7 @@ from hs2jax.evaluation import expo_report, statistics
 from hs2jax.evaluation import items as scored_items
 from hs2jax.models import merge, sharding
 from hs2jax.models.checksum import checksum
-from hs2jax.reward_model import DTYPES, RewardModel, parse_weights
+from hs2jax.reward_model import RewardModel, parse_weights
 from hs2jax.training import expo_sweep, sources
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ def check(config) -> None:
     for key in ("initial", "trained", "data"):
         if not config[key]:
             raise ValueError(f"config.{key} is not set")
-    choices.check(config, {"dtype": DTYPES, "on_error": loader.ON_ERROR})
+    choices.check(config, {"dtype": choices.DTYPES, "on_error": loader.ON_ERROR})
     for key in ("fine_step", "fine_reach", "max_tokens"):
         if not 0 <= config[key] < math.inf:
             raise ValueError(f"config.{key} is {config[key]}; it must be 0 or more")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hs2jax import losses, prediction
+from hs2jax import choices, losses, prediction
 from hs2jax.data import corpora, loader
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
@@ -39,7 +39,7 @@ class PolicyTask:
             config.model.name,
             template=config.model.template,
             mesh=mesh,
-            dtype=getattr(jnp, config.model.dtype) if config.model.dtype else None,
+            dtype=choices.dtype(config.model.dtype),
         )
         self.objective = policy_objectives.make_policy(config.objective)
         self.weighs = config.objective.kind == "steerlm2"

@@ -2,9 +2,7 @@
 
 import functools
 
-import jax.numpy as jnp
-
-from hs2jax import prediction
+from hs2jax import choices, prediction
 from hs2jax.data import corpora, loader
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items as scored
@@ -28,7 +26,7 @@ class RewardTask:
             template=config.model.get("template", ""),  # Which runs of old did not say.
             seed=config.seed,
             mesh=mesh,
-            dtype=getattr(jnp, config.model.dtype) if config.model.dtype else None,
+            dtype=choices.dtype(config.model.dtype),
         )
         self.objective = objectives.make(config.objective, model.outputs)
         self.shown = objectives.metrics_of(self.objective)
