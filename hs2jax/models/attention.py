@@ -56,25 +56,51 @@ def attend(q, k, v, layout: Layout | None, *, scale: float, window=None, cap: fl
     K = k.shape[2]
     if N % K:
         raise ValueError(f"{N} query heads do not divide among {K} key/value heads")
-    q = q.reshape(B, T, K, N // K, H) * scale
+    # Heads before tokens, so that the products need no copies of their own.
+    q = (q * scale).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
     mask = jnp.tril(jnp.ones((T, T), bool))[None] if layout is None else visible(layout)
     if window is not None:
         # Positions, not indices: in a shared row another branch may lie between the two.
         at = jnp.arange(T)[None] if layout is None else layout.position
         mask &= at[:, :, None] - at[:, None, :] < window
+    mask = mask[:, None, None]
     chunk = max(64, -(-T // 4))
     out = []
     for start in range(0, T, chunk):
         end = min(start + chunk, T)
         logits = jnp.einsum(
-            "BTKGH,BSKH->BKGTS", q[:, start:end], k[:, :end], preferred_element_type=jnp.float32
+            "BKGTH,BKSH->BKGTS",
+            *(q[:, :, :, start:end], k[:, :, :end]),
+            preferred_element_type=jnp.float32,
         )
         if cap is not None:
             logits = cap * jnp.tanh(logits / cap)
-        logits = jnp.where(mask[:, None, None, start:end, :end], logits, MASKED)
-        probs = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        out.append(jnp.einsum("BKGTS,BSKH->BTKGH", probs, v[:, :end]))
-    return jnp.concatenate(out, axis=1).reshape(B, T, N, H)
+        probs = _softmax(logits, mask[..., start:end, :end]).astype(v.dtype)
+        out.append(jnp.einsum("BKGTS,BKSH->BKGTH", probs, v[:, :, :end]))
+    return jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+@jax.custom_vjp
+def _softmax(logits, mask):
+    """Softmax of float32 logits over those that the mask shows, at least one in each row.
+
+    Its gradient is written out because it needs no mask: what is hidden has the probability 0.
+    """
+    return jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1)
+
+
+def _softmax_forward(logits, mask):
+    probs = _softmax(logits, mask)
+    return probs, probs
+
+
+def _softmax_backward(probs, g):
+    weighted = probs * g
+    return weighted - probs * jnp.sum(weighted, axis=-1, keepdims=True), None
+
+
+_softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 def put_at(cache, x, position, axis):
