@@ -5,12 +5,14 @@
         --workdir=runs/steerlm2
 
 Argument: the folder of GPTeacher's gpteacher/roleplay.json, PandaLM's pandalm/testset-v1.json and
-LLMBar's llmbar/LLMBar__Natural.json, of which only the prompts are used, to sample. The reward
-model is one that rates attributes, trained on people's ratings (HelpSteer). Stages as in
-configs/steerlm2.py, which has the paper's recipe; learning rates are for SmolLM2. What is asked for
-is what such short answers have: the reward model rates nearly all of them 3 in helpfulness,
-correctness and coherence, and 1 or 2 in complexity and verbosity. What came out is in
-experiments/steerlm.
+LLMBar's llmbar/LLMBar__Natural.json, of which only the prompts are used. The reward model is one
+that rates attributes, trained on people's ratings (HelpSteer). Stages as in configs/steerlm2.py,
+which has the paper's recipe, and one more: the fine-tuned model answers some prompts four times
+(own), and SteerLM learns from these answers too. In the file alone the kind of prompt tells the
+ratings; answers of different length to one prompt leave the policy nothing to tell them by but the
+line that asks for them. Learning rates are for SmolLM2. What is asked for is what such answers
+have: the reward model rates nearly all of them 3 in helpfulness, correctness and coherence, and 1
+or 2 in complexity and verbosity. What came out is in experiments/steerlm.
 """
 
 from ml_collections import ConfigDict, FieldReference
@@ -19,6 +21,7 @@ from hs2jax.alignment import settings, steering
 from hs2jax.training import defaults
 
 BASE = "helpfulness=3,correctness=3,coherence=3"
+TOKENS = 192  # Of an answer.
 
 
 def get_config(data="data"):
@@ -27,40 +30,57 @@ def get_config(data="data"):
     llmbar = f"llmbar:{data}/llmbar/LLMBar__Natural.json"
     recipe = ConfigDict()
     recipe.stages = (
-        *("sft", "annotation", "steerlm"),
+        *("sft", "own", "annotation", "own_annotation", "steerlm"),
         *("samples_1", "groups_1", "round_1", "steering"),
     )
     recipe.reward_model = FieldReference("runs/helpsteer/model")
 
-    sft = _policy(learning_rate=2e-5, batch_size=16, evaluate_every=20)
-    sft.data.train = f"{roleplay}[:320]+{pandalm}[:320]"
-    sft.data.validation = f"{roleplay}[320:350]+{pandalm}[320:350]"
+    sft = _policy(learning_rate=3e-5, batch_size=16, evaluate_every=10)
+    sft.data.train = f"{roleplay}[:110]+{pandalm}[:110]"
+    sft.data.validation = f"{roleplay}[320:335]+{pandalm}[320:335]"
     sft.data.on_error = "skip"  # PandaLM has a few empty responses.
     recipe.sft = ConfigDict({"verb": "train", "config": sft})
 
+    own = settings.sample()
+    own.model.name = "{sft}/model"
+    own.data = f"{roleplay}[110:158]+{pandalm}[110:130]"
+    own.conditions = ("",)
+    own.n = 4
+    own.temperature = own.top_p = 1.0  # Answers that differ.
+    own.max_new_tokens = TOKENS
+    own.on_error = "skip"
+    recipe.own = ConfigDict({"verb": "sample", "config": own})
+
     annotation = settings.annotate()
     annotation.model.name = recipe.get_ref("reward_model")
-    annotation.data = f"{roleplay}[:180]+{pandalm}[:180]"
+    annotation.data = f"{roleplay}[:40]+{pandalm}[:40]"
     annotation.on_error = "skip"
     recipe.annotation = ConfigDict({"verb": "annotate", "config": annotation})
+    annotation = annotation.copy_and_resolve_references()
+    annotation.model.name = recipe.get_ref("reward_model")
+    annotation.data = "sampled:{own}/samples.jsonl"
+    recipe.own_annotation = ConfigDict({"verb": "annotate", "config": annotation})
 
-    steerlm = _policy(learning_rate=5e-5, batch_size=8, evaluate_every=30)
+    steerlm = _policy(learning_rate=5e-5, batch_size=4, evaluate_every=60)
     steerlm.model.name = "{sft}/model"
-    steerlm.data.train = "ratings:{annotation}/annotated.jsonl[:-20]"
-    steerlm.data.validation = "ratings:{annotation}/annotated.jsonl[-20:]"
+    steerlm.data.train = (
+        "ratings:{annotation}/annotated.jsonl+ratings:{own_annotation}/annotated.jsonl[:-6]"
+    )
+    steerlm.data.validation = "ratings:{own_annotation}/annotated.jsonl[-6:]"
     steerlm.data.condition = "ratings"
+    steerlm.epochs = 2
     recipe.steerlm = ConfigDict({"verb": "train", "config": steerlm})
 
     samples = settings.sample()
     samples.model.name = "{steerlm}/model"
-    samples.data = f"{llmbar}[20:48]"
+    samples.data = f"{llmbar}[20:25]+{roleplay}[350:357]"
     samples.conditions = tuple(
         f"{BASE},complexity={complexity},verbosity={verbosity}"
         for complexity in (1, 2)
         for verbosity in (1, 2)
     )
     samples.n = 8
-    samples.max_new_tokens = 96
+    samples.max_new_tokens = TOKENS
     samples.on_error = "skip"
     recipe.samples_1 = ConfigDict({"verb": "sample", "config": samples})
 
@@ -71,24 +91,24 @@ def get_config(data="data"):
     groups.on_error = "skip"
     recipe.groups_1 = ConfigDict({"verb": "weigh", "config": groups})
 
-    learned = _policy(learning_rate=1e-5, batch_size=8, evaluate_every=5)
+    learned = _policy(learning_rate=1e-5, batch_size=4, evaluate_every=9)
     learned.model.name = "{steerlm}/model"
-    learned.data.row_length = 1024  # A prompt with its eight answers of at most 96 tokens.
+    learned.data.row_length = 1024  # Most prompts with their eight answers; others go into two.
     learned.objective.kind = "steerlm2"
     # The last prompts with all their settings are held out.
-    learned.data.train = "sampled:{groups_1}/groups.jsonl[:-20]"
-    learned.data.validation = "sampled:{groups_1}/groups.jsonl[-20:]"
+    learned.data.train = "sampled:{groups_1}/groups.jsonl[:-12]"
+    learned.data.validation = "sampled:{groups_1}/groups.jsonl[-12:]"
     recipe.round_1 = ConfigDict({"verb": "train", "config": learned})
 
     report = steering.settings()
     report.policies = "sft={sft}/model,steerlm={steerlm}/model,steerlm2={round_1}/model"
     report.reward_model = recipe.get_ref("reward_model")
     report.reference = "{sft}/model"
-    report.data = f"{llmbar}[64:80]"
-    report.requested = (0, 1, 2, 3)
+    report.data = f"{llmbar}[64:67]+{roleplay}[400:409]"
+    report.requested = (1, 2)
     report.base = f"{BASE},complexity=1,verbosity=1"
-    report.n = 2
-    report.max_new_tokens = 96
+    report.n = 4
+    report.max_new_tokens = TOKENS
     report.on_error = "skip"
     recipe.steering = ConfigDict({"verb": "steer", "config": report})
     return recipe
