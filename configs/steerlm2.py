@@ -7,7 +7,7 @@
 
 Argument: llama3_70b (the paper's), or runlocal: SmolLM2 on the bundled mini set, with a reward
 model of its own and one round, minutes on a laptop, which shows that it works and no more;
-configs/steerlm2_small.py is an hour, and shows what it does.
+configs/steerlm2_small.py is longer, on people's instructions.
 
 Stages: supervised fine-tuning (sft), which gives P(y|x); annotation of the same conversations by
 the reward model; SteerLM; then rounds of sampling, weighing and training, each from the policy of

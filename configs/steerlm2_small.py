@@ -1,4 +1,4 @@
-"""SteerLM 2.0 on public instructions, small: SmolLM2-135M, about an hour on two CPU cores.
+"""SteerLM 2.0 on public instructions, small: SmolLM2-135M on two CPU cores.
 
     hs2jax train --config=configs/helpsteer.py --workdir=runs/helpsteer ...   (see that file)
     hs2jax run --config=configs/steerlm2_small.py:DATA --config.reward_model=runs/helpsteer/model \\
@@ -8,11 +8,11 @@ Argument: the folder of GPTeacher's gpteacher/roleplay.json, PandaLM's pandalm/t
 LLMBar's llmbar/LLMBar__Natural.json, of which only the prompts are used. The reward model is one
 that rates attributes, trained on people's ratings (HelpSteer). Stages as in configs/steerlm2.py,
 which has the paper's recipe, and one more: the fine-tuned model answers some prompts four times
-(own), and SteerLM learns from these answers too. In the file alone the kind of prompt tells the
-ratings; answers of different length to one prompt leave the policy nothing to tell them by but the
-line that asks for them. Learning rates are for SmolLM2. What is asked for is what such answers
-have: the reward model rates nearly all of them 3 in helpfulness, correctness and coherence, and 1
-or 2 in complexity and verbosity. What came out is in experiments/steerlm.
+(own), and SteerLM learns from these answers too: in the file alone the kind of prompt tells the
+ratings, and the policy has no use for the line that asks for them. Learning rates are for SmolLM2.
+What is asked for is what such answers have: the reward model rates nearly all of them 3 in
+helpfulness, correctness and coherence, and 1 or 2 in complexity and verbosity. What came out, which
+is not steering yet, is in experiments/steerlm.
 """
 
 from ml_collections import ConfigDict, FieldReference
