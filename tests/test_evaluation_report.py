@@ -66,7 +66,7 @@ def test_one_page_that_loads_nothing_with_the_verdicts_first(tmp_path):
     assert not {"src", "href", "srcset", "style"} & {key for key, _ in page.attributes}
     assert not re.search(r"url\(|@import", html)
     assert html.index('class="verdict') < min(html.index(tag) for tag in ("<svg", "<table"))
-    assert md.index("**RewardBench.**") < md.index("## ")
+    assert md.index("**RewardBench: ") < md.index("## ")
     assert html.count('class="verdict') == 3 * 2 + 1 + 1
     titles = [ElementTree.fromstring(svg).find("title").text for svg in pictures(html)]
     for title, times in {

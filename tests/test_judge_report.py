@@ -49,7 +49,7 @@ def test_one_page_that_loads_nothing_with_the_verdicts_first(tmp_path, everythin
     assert not {"src", "href", "srcset", "style"} & {key for key, _ in page.attributes}
     assert not re.search(r"url\(|@import", html)
     assert html.index('class="verdict') < min(html.index(tag) for tag in ("<svg", "<table"))
-    assert md.index("**helpsteer.**") < md.index("## ")
+    assert md.index("**helpsteer: ") < md.index("## ")
     assert html.count('class="verdict') == 2 + 2 + 1
     assert "None" not in html
     assert "nan" not in Page(html).text

@@ -196,9 +196,6 @@ def test_what_nobody_rated_is_judged_all_the_same(everything):
         assert "cross-validated" in text
 
 
-# Data ---------------------------------------------------------------------------------------------
-
-
 def test_published_ratings_from_0_are_judged_from_1(here, tmp_path):
     one = tmp_path / "one.json"
     one.write_text(json.dumps([{"name": "coherence", "definition": "It hangs together."}]))

@@ -55,6 +55,15 @@ def test_a_policy_that_follows_all_that_is_asked_is_good_and_one_that_does_the_o
     assert (bad.tone, bad.label) == ("bad", "one does not follow what it is asked for")
 
 
+def test_of_policies_that_do_not_listen_nothing_is_said_for_sure():
+    found = [verdicts({"one": planted_policies.rows(s, follows=0.0)})[0] for s in range(10)]
+    unsure = [each for each in found if "does not surely follow" in each.label]
+    assert len(unsure) >= 8
+    # Also where the estimate is below 0, which it is in half of them.
+    assert any("verbosity −" in each.sentence for each in unsure)
+    assert {each.tone for each in unsure} == {"unsure"}
+
+
 def test_following_by_length_alone_is_said():
     alone, more = (
         verdicts({"one": planted_policies.rows(0, prompts=30, follows=0.4, by_length=by_length)})

@@ -61,7 +61,7 @@ def test_one_page_that_loads_nothing_with_the_verdict_first(folders, task):
     assert not re.search(r"url\(|@import", html)
     assert html.index('class="verdict') < html.index("<table")
     name = use_report.TITLES[task]
-    assert md.index(f"**{name}.**") < md.index("## ")
+    assert md.index(f"**{name}: ") < md.index("## ")
     expected = {"pairs": 2, "selection": 1, "emotions": 2, "knowledge": 3}
     assert html.count('class="verdict') == expected[task]
     assert "None" not in html + md

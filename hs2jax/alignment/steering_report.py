@@ -77,7 +77,7 @@ def verdicts(result: dict) -> list[Verdict]:
 def _verdict(policy: dict, tests: Sequence[dict]) -> Verdict:
     """Whether a policy follows what it is asked for, and more closely than the one before it.
 
-    "Follows" is said only where the interval agrees.
+    "Follows" is said only where the interval agrees, and so is "does not follow".
     """
     name, sweeps = policy["name"], policy["attributes"]
     sure = [of["attribute"] for of in sweeps if is_above(of["spearman"])]
@@ -86,7 +86,7 @@ def _verdict(policy: dict, tests: Sequence[dict]) -> Verdict:
         tone, label = "good", f"{name} follows {_listed(sure)}"
         if others:
             tone, label = "unsure", f"{label}, not surely {_listed(others)}"
-    elif any((of["spearman"]["value"] or 0) > 0 for of in sweeps):
+    elif any(_may_be_above(of["spearman"]) for of in sweeps):
         tone, label = "unsure", f"{name} does not surely follow what it is asked for"
     else:
         tone, label = "bad", f"{name} does not follow what it is asked for"
@@ -116,6 +116,11 @@ def _verdict(policy: dict, tests: Sequence[dict]) -> Verdict:
 def is_above(of: dict) -> bool:
     """Whether an estimate is above 0 by its interval."""
     return bool(of["interval"]) and of["interval"][0] > 0
+
+
+def _may_be_above(of: dict) -> bool:
+    """Whether there is an estimate, and nothing says that it is not above 0."""
+    return of["value"] is not None and (not of["interval"] or of["interval"][1] > 0)
 
 
 def _followed(sweeps: Sequence[dict]) -> str:

@@ -266,7 +266,10 @@ def _predictions(items: list[dict], column: int, name: str) -> tuple[list[float]
 def _markdown(title: str, command: str | None, sections: list[Section]) -> str:
     parts = [f"# {_plain(title)}"]
     for section in sections:
-        parts += [f"**{_plain(section.name)}.** {_plain(v.sentence)}" for v in section.verdicts]
+        parts += [
+            f"**{_plain(section.name)}: {_plain(v.label)}.** {_plain(v.sentence)}"
+            for v in section.verdicts
+        ]
     if command:
         parts.append(_quoted(command))
     for section in sections:
