@@ -4,15 +4,16 @@
     hs2jax run --config=configs/steerlm2_small.py:DATA --config.reward_model=runs/helpsteer/model \\
         --workdir=runs/steerlm2
 
-Argument: the folder of GPTeacher's gpteacher/roleplay.json, PandaLM's pandalm/testset-v1.json and
-LLMBar's llmbar/LLMBar__Natural.json, of which only the prompts are used. The reward model is one
-that rates attributes, trained on people's ratings (HelpSteer). Stages as in configs/steerlm2.py,
-which has the paper's recipe, and one more: the fine-tuned model answers some prompts four times
-(own), and SteerLM learns from these answers too: in the file alone the kind of prompt tells the
-ratings, and the policy has no use for the line that asks for them. Learning rates are for SmolLM2.
-What is asked for is what such answers have: the reward model rates nearly all of them 3 in
-helpfulness, correctness and coherence, and 1 or 2 in complexity and verbosity. What came out, which
-is not steering yet, is in experiments/steerlm.
+Argument: the folder of GPTeacher's gpteacher/roleplay.json, PandaLM's pandalm/testset-v1.json,
+LLMBar's llmbar/LLMBar__Natural.json, of which only the prompts are used, and HelpSteer's
+helpsteer/sample500.jsonl, of which only the ratings are. The reward model is one that rates
+attributes, trained on people's ratings (HelpSteer). Stages as in configs/steerlm2.py, which has the
+paper's recipe, and two more. The fine-tuned model answers some prompts several times (own), and
+SteerLM learns from these answers too: in the file alone the kind of prompt tells the ratings, and
+the policy has no use for the line that asks for them. And the two attributes in which the reward
+model follows people are spread over those answers as people's ratings are (rescaled): in whole
+numbers it would rate nearly all answers to a prompt alike. It rates nearly all 3 in the other
+attributes. Learning rates are for SmolLM2. What came out is in experiments/steerlm.
 """
 
 from ml_collections import ConfigDict, FieldReference
@@ -22,6 +23,7 @@ from hs2jax.training import defaults
 
 BASE = "helpfulness=3,correctness=3,coherence=3"
 TOKENS = 192  # Of an answer.
+RATER = "{rescaled}/model"
 
 
 def get_config(data="data"):
@@ -30,7 +32,7 @@ def get_config(data="data"):
     llmbar = f"llmbar:{data}/llmbar/LLMBar__Natural.json"
     recipe = ConfigDict()
     recipe.stages = (
-        *("sft", "own", "annotation", "own_annotation", "steerlm"),
+        *("sft", "own", "rescaled", "annotation", "own_annotation", "steerlm"),
         *("samples_1", "groups_1", "round_1", "steering"),
     )
     recipe.reward_model = FieldReference("runs/helpsteer/model")
@@ -43,32 +45,38 @@ def get_config(data="data"):
 
     own = settings.sample()
     own.model.name = "{sft}/model"
-    own.data = f"{roleplay}[110:158]+{pandalm}[110:130]"
+    own.data = f"{roleplay}[110:200]+{pandalm}[110:150]"
     own.conditions = ("",)
-    own.n = 4
+    own.n = 8
     own.temperature = own.top_p = 1.0  # Answers that differ.
     own.max_new_tokens = TOKENS
     own.on_error = "skip"
     recipe.own = ConfigDict({"verb": "sample", "config": own})
 
+    rescaled = settings.rescale()
+    rescaled.model.name = recipe.get_ref("reward_model")
+    rescaled.data = "sampled:{own}/samples.jsonl"
+    rescaled.ratings = f"helpsteer:{data}/helpsteer/sample500.jsonl"
+    rescaled.attributes = ("complexity", "verbosity")
+    rescaled.on_error = "skip"
+    recipe.rescaled = ConfigDict({"verb": "rescale", "config": rescaled})
+
     annotation = settings.annotate()
-    annotation.model.name = recipe.get_ref("reward_model")
+    annotation.model.name = RATER
     annotation.data = f"{roleplay}[:40]+{pandalm}[:40]"
     annotation.on_error = "skip"
     recipe.annotation = ConfigDict({"verb": "annotate", "config": annotation})
     annotation = annotation.copy_and_resolve_references()
-    annotation.model.name = recipe.get_ref("reward_model")
     annotation.data = "sampled:{own}/samples.jsonl"
     recipe.own_annotation = ConfigDict({"verb": "annotate", "config": annotation})
 
-    steerlm = _policy(learning_rate=5e-5, batch_size=4, evaluate_every=60)
+    steerlm = _policy(learning_rate=1e-4, batch_size=4, evaluate_every=60)
     steerlm.model.name = "{sft}/model"
     steerlm.data.train = (
         "ratings:{annotation}/annotated.jsonl+ratings:{own_annotation}/annotated.jsonl[:-6]"
     )
     steerlm.data.validation = "ratings:{own_annotation}/annotated.jsonl[-6:]"
     steerlm.data.condition = "ratings"
-    steerlm.epochs = 2
     recipe.steerlm = ConfigDict({"verb": "train", "config": steerlm})
 
     samples = settings.sample()
@@ -77,7 +85,7 @@ def get_config(data="data"):
     samples.conditions = tuple(
         f"{BASE},complexity={complexity},verbosity={verbosity}"
         for complexity in (1, 2)
-        for verbosity in (1, 2)
+        for verbosity in (1, 3)
     )
     samples.n = 8
     samples.max_new_tokens = TOKENS
@@ -86,7 +94,7 @@ def get_config(data="data"):
 
     groups = settings.weigh()
     groups.data = "sampled:{samples_1}/samples.jsonl"
-    groups.reward_model = recipe.get_ref("reward_model")
+    groups.reward_model = RATER
     groups.prior = "{sft}/model"
     groups.on_error = "skip"
     recipe.groups_1 = ConfigDict({"verb": "weigh", "config": groups})
@@ -102,12 +110,12 @@ def get_config(data="data"):
 
     report = steering.settings()
     report.policies = "sft={sft}/model,steerlm={steerlm}/model,steerlm2={round_1}/model"
-    report.reward_model = recipe.get_ref("reward_model")
+    report.reward_model = RATER
     report.reference = "{sft}/model"
-    report.data = f"{llmbar}[64:67]+{roleplay}[400:409]"
-    report.requested = (1, 2)
-    report.base = f"{BASE},complexity=1,verbosity=1"
-    report.n = 4
+    report.data = f"{llmbar}[64:68]+{roleplay}[400:412]"
+    report.requested = (0, 1, 2, 3)
+    report.base = f"{BASE},complexity=1,verbosity=2"  # Near people's means.
+    report.n = 3
     report.max_new_tokens = TOKENS
     report.on_error = "skip"
     recipe.steering = ConfigDict({"verb": "steer", "config": report})

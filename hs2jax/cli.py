@@ -7,6 +7,7 @@
     hs2jax expo     --config=configs/expo.py --config.initial=A --config.trained=B --workdir=FOLDER
     hs2jax judge    --config=configs/judge.py:MODEL --config.data=FORMAT:FILE --workdir=FOLDER
     hs2jax sample   --config=configs/sample.py --config.data=FORMAT:FILE --workdir=FOLDER
+    hs2jax rescale  --config=configs/rescale.py --config.ratings=FORMAT:FILE --workdir=FOLDER
     hs2jax annotate --config=configs/annotate.py --config.data=FORMAT:FILE --workdir=FOLDER
     hs2jax weigh    --config=configs/weigh.py --config.data=sampled:FILE --workdir=FOLDER
     hs2jax steer    --config=configs/steering.py --config.policies=NAME=FOLDER --workdir=FOLDER
@@ -29,7 +30,7 @@ from ml_collections import config_flags
 # What is done as a config file says: by several hosts together, or by one.
 DISTRIBUTED = (
     *("run", "train", "evaluate", "expo", "judge"),
-    *("sample", "annotate", "weigh", "steer"),
+    *("sample", "rescale", "annotate", "weigh", "steer"),
 )
 CONFIGURED = (*DISTRIBUTED, "sweep")
 
@@ -98,13 +99,14 @@ def define(verb: str, arguments: list[str]) -> flags.FlagValues:
 
 def run(options) -> None:
     """Works through a recipe's stages in order, and writes its report."""
-    from hs2jax.alignment import annotate, sample, steering, weigh
+    from hs2jax.alignment import annotate, rescale, sample, steering, weigh
     from hs2jax.training import recipe, run_report
 
     check_verb(options.config, "run")
     verbs = {
         **recipe.VERBS,
         "sample": sample.sample,
+        "rescale": rescale.rescale,
         "annotate": annotate.annotate,
         "weigh": weigh.weigh,
         "steer": steering.steer,
@@ -190,6 +192,16 @@ def sample(options) -> None:
     result = sample.sample(options.config, options.workdir)
     if is_first():
         print(f"{sample.describe(result)}\nrows: {Path(options.workdir) / 'samples.jsonl'}")
+
+
+def rescale(options) -> None:
+    """Spreads a reward model's attribute values over responses as people's ratings are spread."""
+    from hs2jax.alignment import rescale
+
+    check_verb(options.config, "rescale")
+    result = rescale.rescale(options.config, options.workdir)
+    if is_first():
+        print(f"{rescale.describe(result)}\nmodel: {Path(options.workdir) / 'model'}")
 
 
 def annotate(options) -> None:
@@ -288,8 +300,8 @@ def report(options) -> None:
 VERBS = {
     f.__name__: f
     for f in (
-        *(run, train, sweep, evaluate, expo, judge, sample, annotate, weigh, steer),
-        *(score, convert, report),
+        *(run, train, sweep, evaluate, expo, judge),
+        *(sample, rescale, annotate, weigh, steer, score, convert, report),
     )
 }
 # What only the config of a verb has, the first one that is found.
@@ -301,6 +313,7 @@ KINDS = {
     "criteria": "judge",
     "conditions": "sample",
     "every_turn": "annotate",
+    "ratings": "rescale",
     "prior": "weigh",
     "policies": "steer",
     "data": "evaluate",

@@ -147,12 +147,6 @@ def every_turn(groups: Iterable[Group]) -> Iterator[Group]:
 
 
 def _groups(config, record: Record) -> Iterable[Group]:
-    """What is to be annotated. Of sampled responses, only those that came to their end."""
-    if all(each.format == "sampled" for each in corpora.parse(config.data)):
-        found = sampled_rows.read(
-            config.data, unfinished="drop", on_error=config.on_error, record=record
-        )
-        groups: Iterable[Group] = (each.group for each in found)
-    else:
-        groups = corpora.read(config.data, on_error=config.on_error, record=record)
+    """What is to be annotated."""
+    groups = sampled_rows.finished(config.data, on_error=config.on_error, record=record)
     return every_turn(groups) if config.every_turn else groups

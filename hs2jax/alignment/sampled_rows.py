@@ -1,6 +1,7 @@
 """The rows that `hs2jax sample` writes, less the responses that nothing should be learned from."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from hs2jax.data import corpora, jsonl, policy_rows
@@ -48,6 +49,18 @@ def read(spec: str, *, unfinished: str, on_error: str, record: Record) -> list[S
         record.groups += 1
         found.append(Sampled(left, dataclasses.replace(group, source=source)))
     return found
+
+
+def finished(spec: str, *, on_error: str, record: Record) -> Iterable[Group]:
+    """Groups of any data; of sampled responses ("sampled:FILE") those that came to their end.
+
+    Raises as `read` and `corpora.read` do.
+    """
+    if all(each.format == "sampled" for each in corpora.parse(spec)):
+        return [
+            each.group for each in read(spec, unfinished="drop", on_error=on_error, record=record)
+        ]
+    return corpora.read(spec, on_error=on_error, record=record)
 
 
 def check(spec: str) -> None:

@@ -35,6 +35,24 @@ def sample() -> ConfigDict:
     return config
 
 
+def rescale() -> ConfigDict:
+    """A config for `hs2jax rescale`. What has no default here must be set: model, data and
+    ratings."""
+    config = ConfigDict()
+    config.model = ConfigDict()
+    config.model.name = ""  # Folder, hub id or short name of a reward model that rates attributes.
+    config.model.template = ""  # How messages become text; "": as recorded, else the tokenizer's.
+    config.model.dtype = ""  # Of the computation; "": float32 on CPU, bfloat16 elsewhere.
+
+    config.data = ""  # Responses, "format:path[slice]", several joined with "+".
+    config.ratings = ""  # People's ratings, whose mean and spread attributes get on these.
+    config.attributes = ()  # Of which outputs; (): of all.
+    config.on_error = "raise"  # raise | skip (counted): malformed rows, and too long responses.
+
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
+    return config
+
+
 def annotate() -> ConfigDict:
     """A config for `hs2jax annotate`. What has no default here must be set: model and data."""
     config = ConfigDict()

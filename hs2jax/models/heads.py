@@ -22,6 +22,12 @@ def init_reward(key, width: int, outputs: int, *, bias: bool = False):
     return head
 
 
+def rescale(head, scale, shift):
+    """The head whose outputs are scale * output + shift; scale and shift [K] float32."""
+    bias = head.get("bias", 0.0)
+    return {"kernel": head["kernel"] * scale, "bias": bias * scale + shift}
+
+
 def reward(head, hidden, last):
     """Outputs [B, R, K] in float32, read at the response's last token.
 
