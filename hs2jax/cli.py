@@ -113,12 +113,9 @@ def run(options) -> None:
     }
     stages = recipe.run(options.config, options.workdir, verbs)
     if is_first():
-        done = [options.config[name].verb for name in options.config.stages]
-        shown = [stage for stage, verb in zip(stages, done, strict=True) if verb in recipe.VERBS]
-        if shown:
-            print(f"report: {run_report.write(options.workdir, shown)}")
-        for stage, verb in zip(stages, done, strict=True):
-            if verb == "steer":
+        print(f"report: {run_report.write(options.workdir, stages)}")
+        for stage in stages:
+            if options.config[stage.name].verb == "steer":
                 print(f"report: {stage / 'report.html'}")
         models = [stage / "model" for stage in stages if (stage / "model").is_dir()]
         print(*(f"model: {model}" for model in models[-1:]))

@@ -137,6 +137,10 @@ def test_from_the_command_line(here, tmp_path):
     said = succeed("rescale", "--config=configs/rescale.py", *flags)
     assert "verbosity: " in said
     assert f"model: {tmp_path / 'run' / 'model'}" in said
+    assert "/run/report.html" in succeed("report", f"--workdir={tmp_path / 'run'}")
+    page = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    assert "|  | verbosity |" in page
+    assert "| after.values.4 | " in page
     assert "it is one for `hs2jax rescale`" in fail(
         *("annotate", "--config=configs/rescale.py", f"--workdir={tmp_path / 'other'}")
     )

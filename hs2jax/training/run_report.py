@@ -1,14 +1,21 @@
-"""The page of a run, an evaluation or a recipe of them, from what lies in its folders."""
+"""The page of a run, an evaluation or a recipe of them, from what lies in its folders.
+
+Stages that make rows or models for others, such as samples, have a table of what they made; a
+stage with a page of its own that is not made of sections here (steering, a judge) is named.
+"""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from hs2jax.evaluation import evaluation_report, expo_report, items, policy_report, report
-from hs2jax.evaluation.report import Section
+from hs2jax.evaluation.report import Section, Verdict
+from hs2jax.evaluation.tables import Table, listing, stage_tables
 from hs2jax.training import metrics
 
 RESULTS = ("evaluation.json", "expo.json")
+MADE = "result.json"
+ELSEWHERE = ("steering.json", "judge.json")  # Beside a page of their own.
 
 
 def write(workdir: Path | str, stages: Sequence[Path] | None = None) -> Path:
@@ -18,17 +25,18 @@ def write(workdir: Path | str, stages: Sequence[Path] | None = None) -> Path:
     as the only stage. Raises FileNotFoundError where there is nothing finished.
     """
     workdir = Path(workdir)
+    every = (*RESULTS, MADE, *ELSEWHERE)
     if stages is None:
-        found = [path for name in RESULTS for path in workdir.glob(f"*/{name}")]
+        found = [path for name in every for path in workdir.glob(f"*/{name}")]
         found.sort(key=lambda path: (path.stat().st_mtime, path))
         stages = [path.parent for path in found] or [workdir]
         if (workdir / "evaluation.json").exists():  # Folders in it are comparisons.
             stages = [workdir]
     for stage in stages:
-        if not any((stage / name).exists() for name in RESULTS):
+        if not any((stage / name).exists() for name in every):
             raise FileNotFoundError(
-                f"no finished run in {stage}: there is neither of {' and '.join(RESULTS)} (does it "
-                "still go on? The same command that made it finishes it)"
+                f"no finished run in {stage}: there is none of {', '.join(every)} (does it still "
+                "go on? The same command that made it finishes it)"
             )
     if len(stages) == 1:
         (stage,) = stages
@@ -40,9 +48,14 @@ def write(workdir: Path | str, stages: Sequence[Path] | None = None) -> Path:
 
 
 def kind_of(folder: Path) -> str:
-    """ "training", "policy", "evaluation" or "expo": what a finished folder holds."""
+    """ "training", "policy", "evaluation", "expo", "made" or "elsewhere": what a finished folder
+    holds."""
     if (folder / "expo.json").exists():
         return "expo"
+    if (folder / MADE).exists():
+        return "made"
+    if not (folder / "evaluation.json").exists():
+        return "elsewhere"
     result = _result(folder)
     return result.get("kind") or ("evaluation" if "sets" in result else "training")
 
@@ -58,8 +71,33 @@ def _sections(folder: Path) -> list[Section]:
         return [report.section({**_stage(folder), "names": names})]
     if kind == "policy":
         return [policy_report.section(_stage(folder))]
+    if kind == "made":
+        return [made(folder)]
+    if kind == "elsewhere":
+        table = Table("Report", ["", ""], [["its own page", f"{folder.name}/report.html"]])
+        return [Section(folder.name, [], [], [], [table], [])]
     said = [expo_report.section(folder)] if kind == "expo" else evaluation_report.sections(folder)
     return [section._replace(name=f"{folder.name}: {section.name}") for section in said]
+
+
+def made(folder: Path) -> Section:
+    """What a stage says in result.json: numbers in one table, and a column of another for each
+    part of what has several, as each attribute has."""
+    result = json.loads((folder / MADE).read_text(encoding="utf-8"))
+    stage = {name: result.pop(name) for name in ("record", "seconds", "config", "environment")}
+    warnings = [Verdict("bad", "Warning", f"{text}.") for text in result.pop("warnings", ())]
+    rows, tables = [], []
+    for name, value in result.items():
+        if isinstance(value, dict) and all(isinstance(each, dict) for each in value.values()):
+            columns = [listing(each, ",") for each in value.values()]
+            lines = [
+                [line[0][0], *(text for _, text in line)] for line in zip(*columns, strict=True)
+            ]
+            tables.append(Table(name.capitalize(), ["", *value], lines))
+        else:
+            rows += listing({name.replace("_", " "): value}, ",")
+    tables = [Table("What it made", ["", "value"], rows), *tables, *stage_tables(stage, {})]
+    return Section(folder.name, warnings, [], [], tables, [])
 
 
 def _stage(folder: Path) -> dict:
