@@ -1,12 +1,16 @@
 """What lies in a run's folder besides checkpoints and metrics."""
 
 import json
+import logging
 import platform
 import resource
 import sys
 from pathlib import Path
 
 import jax
+from jax.experimental import multihost_utils
+
+log = logging.getLogger(__name__)
 
 
 class NotFiniteError(ValueError):
@@ -39,6 +43,24 @@ def begun(workdir: Path) -> bool:
     # Of a file of rows that has not all of them yet.
     growing = any(workdir.glob("*.progress.json"))
     return saved or growing or any((workdir / name).exists() for name in found)
+
+
+def resume(workdir: Path, config) -> dict | None:
+    """Claims a stage's folder, and returns its result.json where it is finished."""
+    if jax.process_index() == 0:
+        claim(workdir, config)
+    if not (workdir / "result.json").exists():
+        return None
+    log.info("%s is finished", workdir)
+    return read_json(workdir / "result.json")
+
+
+def finish(workdir: Path, result: dict) -> None:
+    """Writes a stage's result.json; what the stage has made must be there."""
+    if jax.process_index() == 0:
+        write_json(workdir / "result.json", result)
+    if jax.process_count() > 1:  # The others must not look for the stage's files too early.
+        multihost_utils.sync_global_devices("finished")
 
 
 def note_not_finite(workdir: Path, step: int, rows: list[str], values: dict) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 import jax
 import ml_collections
 import numpy as np
-from jax.experimental import multihost_utils
 
 from hs2jax import choices, folder
 from hs2jax.alignment import sampled_rows
@@ -38,13 +37,9 @@ def annotate(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     Raises ValueError or FileNotFoundError for a config that cannot be, naming the key.
     """
     workdir, started = Path(workdir), time.time()
-    first = jax.process_index() == 0
     check(config)
-    if first:
-        folder.claim(workdir, config)
-    if (workdir / "result.json").exists():
-        log.info("%s is finished", workdir)
-        return folder.read_json(workdir / "result.json")
+    if finished := folder.resume(workdir, config):
+        return finished
     model = RewardModel.load(
         config.model.name,
         template=config.model.template,
@@ -101,11 +96,9 @@ def annotate(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         "environment": folder.environment(),
         "config": config.to_dict(),
     }
-    if first:
+    if jax.process_index() == 0:
         items.write(workdir / "annotated.jsonl", rows)
-        folder.write_json(workdir / "result.json", result)
-    if jax.process_count() > 1:  # The others must not look for the rows before they are there.
-        multihost_utils.sync_global_devices("annotated")
+    folder.finish(workdir, result)
     return result
 
 

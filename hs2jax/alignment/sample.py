@@ -13,9 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import ml_collections
-from jax.experimental import multihost_utils
 
 from hs2jax import choices, folder
 from hs2jax.alignment import conditions
@@ -40,13 +38,9 @@ def sample(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     Raises ValueError or FileNotFoundError for a config that cannot be, naming the key.
     """
     workdir = Path(workdir)
-    first = jax.process_index() == 0
     check(config)
-    if first:
-        folder.claim(workdir, config)
-    if (workdir / "result.json").exists():
-        log.info("%s is finished", workdir)
-        return folder.read_json(workdir / "result.json")
+    if finished := folder.resume(workdir, config):
+        return finished
     record = Record()
     groups = requests(config, record)
     file = RowFile(workdir / "samples.jsonl")
@@ -74,11 +68,8 @@ def sample(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         "environment": folder.environment(),
         "config": config.to_dict(),
     }
-    if first:
-        folder.write_json(workdir / "result.json", result)
-        file.forget_progress()
-    if jax.process_count() > 1:  # The others must not look for the rows before they are there.
-        multihost_utils.sync_global_devices("sampled")
+    folder.finish(workdir, result)
+    file.forget_progress()
     return result
 
 

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import jax
 import ml_collections
 import numpy as np
-from jax.experimental import multihost_utils
 
 from hs2jax import choices, folder
 from hs2jax.alignment import sampled_rows
@@ -47,13 +46,9 @@ def weigh(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     cannot be, naming the key.
     """
     workdir, started = Path(workdir), time.time()
-    first = jax.process_index() == 0
     check(config)
-    if first:
-        folder.claim(workdir, config)
-    if (workdir / "result.json").exists():
-        log.info("%s is finished", workdir)
-        return folder.read_json(workdir / "result.json")
+    if finished := folder.resume(workdir, config):
+        return finished
     record = Record()
     rows = _rows(config, record)
     log.info("samples: %s", items.describe(record))
@@ -91,13 +86,11 @@ def weigh(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     }
     for warning in result["warnings"]:
         log.warning("%s", warning)
-    if first:
+    if jax.process_index() == 0:
         items.write(workdir / "groups.jsonl", [each.row for each in rows])
-        folder.write_json(workdir / "result.json", result)
-        for file in files.values():
-            file.remove()
-    if jax.process_count() > 1:  # The others must not look for the rows before they are there.
-        multihost_utils.sync_global_devices("weighed")
+    folder.finish(workdir, result)
+    for file in files.values():
+        file.remove()
     return result
 
 
