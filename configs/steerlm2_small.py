@@ -47,7 +47,7 @@ def get_config(data="data"):
     own.model.name = "{sft}/model"
     own.data = f"{roleplay}[110:200]+{pandalm}[110:150]"
     own.conditions = ("",)
-    own.n = 8
+    own.n = 6
     own.temperature = own.top_p = 1.0  # Answers that differ.
     own.max_new_tokens = TOKENS
     own.on_error = "skip"
@@ -115,7 +115,7 @@ def get_config(data="data"):
     report.data = f"{llmbar}[64:68]+{roleplay}[400:412]"
     report.requested = (0, 1, 2, 3)
     report.base = f"{BASE},complexity=1,verbosity=2"  # Near people's means.
-    report.n = 3
+    report.n = 2
     report.max_new_tokens = TOKENS
     report.on_error = "skip"
     recipe.steering = ConfigDict({"verb": "steer", "config": report})
