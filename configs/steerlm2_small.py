@@ -13,8 +13,8 @@ SteerLM learns from these answers too: in the file alone the kind of prompt tell
 the policy has no use for the line that asks for them. And the two attributes in which the reward
 model follows people are spread over those answers as people's ratings are (rescaled): in whole
 numbers it would rate nearly all answers to a prompt alike. It rates nearly all 3 in the other
-attributes. Learning rates are for SmolLM2. What came out, which is
-not steering yet, is in experiments/steerlm.
+attributes. Learning rates are for SmolLM2. What came out, which is not steering yet, is in
+experiments/steerlm.
 """
 
 from ml_collections import ConfigDict, FieldReference
