@@ -88,8 +88,9 @@ def made(folder: Path) -> Section:
     warnings = [Verdict("bad", "Warning", f"{text}.") for text in result.pop("warnings", ())]
     rows, tables = [], []
     for name, value in result.items():
-        if isinstance(value, dict) and all(isinstance(each, dict) for each in value.values()):
-            columns = [listing(each, ",") for each in value.values()]
+        parts = list(value.values()) if isinstance(value, dict) else []
+        if parts and all(isinstance(each, dict) for each in parts):
+            columns = [listing(each, ",") for each in parts]
             lines = [
                 [line[0][0], *(text for _, text in line)] for line in zip(*columns, strict=True)
             ]
