@@ -76,6 +76,12 @@ class Checkpoints:
             if later > step:
                 self._manager.delete(later)
 
+    def forget_before(self, step: int) -> None:
+        """Deletes checkpoints of earlier steps."""
+        for earlier in self._manager.all_steps():
+            if earlier < step:
+                self._manager.delete(earlier)
+
     def wait(self) -> None:
         """Until what is being saved is there under its name."""
         self._manager.wait_until_finished()

@@ -185,6 +185,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     # The best step's model ----------------------------------------------------------------------
     checkpoints.close()
     del state
+    best_checkpoints.forget_before(best["step"])  # The latest checkpoint names this one.
     best_state, _ = best_checkpoints.restore(best["step"], {"params": shapes["params"]})
     best_checkpoints.close()
     task.params = trainable.finish(trainable.join(best_state["params"], kept))
