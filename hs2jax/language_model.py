@@ -157,8 +157,8 @@ class LanguageModel:
         has them. stop: texts that end a response, besides the end of turn and the model's EOS.
         first: the number of the first group, for a list that is sampled in parts: random numbers
         depend on seed, a group's number and a response's, and on nothing else. rows: responses
-        computed at a time, None for what keeps the device busy; what is drawn does not depend on
-        it but for rounding.
+        computed at a time, None for 32 on each device that rows are divided among; what is drawn
+        does not depend on it but for rounding.
 
         Raises ValueError where a setting is out of range or a prompt leaves no room for a response.
         """
@@ -206,9 +206,8 @@ class LanguageModel:
                     ids, ended = ids[: -len(end)], True
                     break
         text = _decode(self.tokenizer, ids)
-        if ended and self.read == "last":
-            # NeMo's templates put a line end before the marker, which is no part of the text.
-            text = text.removesuffix("\n")
+        if ended:
+            text = chat.without_line_end(text, self.read)
         return text[: min((at for at in map(text.find, stop) if at >= 0), default=None)]
 
     def log_probability_groups(

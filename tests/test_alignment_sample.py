@@ -200,7 +200,7 @@ def served(here, monkeypatch):
                 text = json.dumps(body["prompt"][-3:])
                 answer = {
                     "choices": [
-                        {"text": f"{text} {i}", "finish_reason": ["stop", "length"][i % 2]}
+                        {"text": f"{text} {i}\n", "finish_reason": ["stop", "length"][i % 2]}
                         for i in range(body["n"])
                     ]
                 }
@@ -252,10 +252,20 @@ def test_a_server_reads_what_the_policy_would(here, tmp_path, served):
         assert (body["temperature"], body["top_p"], body["stop"]) == (0.7, 0.9, ["<|im_end|>"])
     rows = stages.read(tmp_path / "run" / "samples.jsonl")
     for row, ids in zip(rows, expected, strict=True):
-        assert row["responses"] == [f"{json.dumps(ids[-3:])} {i}" for i in range(3)]
+        assert row["responses"] == [f"{json.dumps(ids[-3:])} {i}\n" for i in range(3)]
         assert row["finished"] == [True, False, True]
         assert not {"tokens", "log_proposal"} & set(row)
     assert result["unfinished"] == len(rows)
+
+
+def test_the_line_end_before_a_templates_marker_is_no_part_of_what_a_server_says(
+    here, tmp_path, served
+):
+    address, _ = served
+    sample(stages.sampling(here, server=address, model={"template": "steerlm"}), tmp_path / "run")
+    for row in stages.read(tmp_path / "run" / "samples.jsonl"):
+        assert [text.endswith("\n") for text in row["responses"]] == [False, True, False]
+        assert row["finished"] == [True, False, True]
 
 
 def test_a_server_that_refuses_is_told_at_once(here, tmp_path, served):

@@ -113,6 +113,16 @@ def test_a_collapse_is_warned_of():
     assert warning in weigh.describe({**alone, "rows": 1, "responses": 2})
 
 
+def test_prompts_with_one_response_each_leave_nothing_to_weigh(here, tmp_path):
+    rows = stages.read(here / "samples" / "samples.jsonl")
+    for row in rows:
+        for name in ("responses", "tokens", "finished", "log_proposal"):
+            del row[name][1:]
+    data = f"sampled:{stages.write(tmp_path / 'samples.jsonl', rows)}"
+    with pytest.raises(ValueError, match=r"nothing is left of .*too few responses"):
+        weigh.weigh(stages.weighing(here, data), tmp_path / "run")
+
+
 def test_without_log_proposal_the_model_that_wrote_them_is_asked(here, weighed, tmp_path):
     rows = stages.read(here / "samples" / "samples.jsonl")
     for row in rows:

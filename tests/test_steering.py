@@ -301,6 +301,10 @@ def test_a_finished_run_is_not_made_again_nor_mixed(models, undisturbed, tmp_pat
     before = (tmp_path / "run" / "steering.json").stat().st_mtime_ns
     steering.steer(config_of(models), tmp_path / "run")
     assert (tmp_path / "run" / "steering.json").stat().st_mtime_ns == before
+    page = (tmp_path / "run" / "report.html").read_bytes()
+    (tmp_path / "run" / "report.html").unlink()  # As a kill between the result and the page does.
+    steering.steer(config_of(models), tmp_path / "run")
+    assert (tmp_path / "run" / "report.html").read_bytes() == page
     with pytest.raises(ValueError, match=r"another config \(different: n\)"):
         steering.steer(config_of(models, n=3), tmp_path / "run")
 

@@ -5,7 +5,8 @@
 
 log_proposal is log Q'(y|a,x), the sum over a response's tokens as the model itself has it, whatever
 temperature and truncation it was sampled with. Responses from elsewhere have neither it nor tokens;
-`hs2jax weigh` finds both. Read the file as "sampled:FILE".
+`hs2jax weigh` finds both. Read the file as "sampled:FILE"; the stages of alignment leave out, and
+count, responses that say nothing, which elsewhere are malformed (config.data.on_error).
 """
 
 import logging

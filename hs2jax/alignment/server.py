@@ -148,7 +148,8 @@ class ServerSource:
             )
         # Half a surrogate pair is no text, and cannot be written.
         texts = [c["text"].encode(errors="replace").decode() for c in choices]
+        ended = [choice.get("finish_reason") == "stop" for choice in choices]
         return [
-            Answer(text, finished=choice.get("finish_reason") == "stop")
-            for text, choice in zip(texts, choices, strict=True)
+            Answer(chat.without_line_end(text, self.read) if end else text, finished=end)
+            for text, end in zip(texts, ended, strict=True)
         ]

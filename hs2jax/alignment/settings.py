@@ -26,7 +26,7 @@ def sample() -> ConfigDict:
     config.top_k = 0  # Only the likeliest so many tokens; 0: all.
     config.max_new_tokens = 1024
     # Elsewhere than here: "responses:FILE" with a row for each prompt, or the address of a server,
-    # "http://localhost:8000/v1". See `alignment.elsewhere`.
+    # "http://localhost:8000/v1". See `alignment.sources`.
     config.responses = ""
     config.server = ""
     config.on_error = "raise"  # raise | skip (counted): malformed rows, and too long prompts.

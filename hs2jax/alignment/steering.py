@@ -71,8 +71,11 @@ def steer(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     first = jax.process_index() == 0
     if first:
         folder.claim(workdir, config)
+    reference = RowFile(workdir / "reference.jsonl")
     if (workdir / steering_report.FILE).exists():
         log.info("%s is finished", workdir)
+        if first and not (workdir / "report.html").exists():  # Killed between the two.
+            _close(workdir, reference)
         return steering_report.read_result(workdir)
     policies = policies_of(config)
     # One model at a time: each is let go before the next is loaded.
@@ -82,7 +85,6 @@ def steer(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         record = sampling.sample(_sampling(config, model), place)["record"]
         sampled[name], records[name] = items.read(place / "samples.jsonl"), {"sampled": record}
     names, measured = _measure(config, sampled, records)
-    reference = RowFile(workdir / "reference.jsonl")
     ratios = _log_ratios(config, sampled, reference) if config.reference else {}
     rows = {
         name: [
@@ -106,9 +108,14 @@ def steer(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         for name, some in rows.items():
             items.write(workdir / "rows" / f"{name}.jsonl", some)
         folder.write_json(workdir / steering_report.FILE, result)
-        reference.remove()
-        steering_report.write(workdir)
+        _close(workdir, reference)
     return result
+
+
+def _close(workdir: Path, reference: RowFile) -> None:
+    """What comes behind the result."""
+    reference.remove()
+    steering_report.write(workdir)
 
 
 def compare(

@@ -52,6 +52,7 @@ def weigh(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     record = Record()
     rows = _rows(config, record)
     log.info("samples: %s", items.describe(record))
+    _check_left(config, rows, record)
 
     # Reward model, prior and proposal, one after the other ----------------------------------------
     rows = _with(rows, _predicted(config, rows, record))
@@ -70,8 +71,7 @@ def weigh(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
             "proposal", config, [each.group for each in rows], files["log_proposal"]
         )
         rows = _with(rows, [None if x is None else {"log_proposal": x} for x in found], record)
-    if not rows:
-        raise ValueError(f"config.data: nothing is left of {config.data}; {items.describe(record)}")
+    _check_left(config, rows, record)
 
     # What they say together -----------------------------------------------------------------------
     rows = _with(rows, [{"log_attribute": x} for x in _log_attribute(rows)])
@@ -142,6 +142,11 @@ def _rows(config, record: Record) -> list[Sampled]:
     for _ in range(len(every) - len(found)):
         record.skip("too few responses")
     return found
+
+
+def _check_left(config, rows: Sequence[Sampled], record: Record) -> None:
+    if not rows:
+        raise ValueError(f"config.data: nothing is left of {config.data}; {items.describe(record)}")
 
 
 def _with(

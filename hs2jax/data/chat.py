@@ -139,6 +139,12 @@ def end_of_turn(tokenizer, read: str = "end_of_turn") -> tuple[int, ...]:
     return tuple(ids)
 
 
+def without_line_end(text: str, read: str) -> str:
+    """A response that ended, without the line end that NeMo's templates put before their marker,
+    which is no part of the text."""
+    return text.removesuffix("\n") if read == "last" else text
+
+
 def special_ids(tokenizer) -> set[int]:
     """Ids of the tokens that the tokenizer marks as special."""
     added = tokenizer.added_tokens_decoder.items()

@@ -34,7 +34,7 @@ from hs2jax.models.next_token import Choice, draw
 
 TOKENS = 4096  # Of prompts computed together, at most: attention needs memory for each pair.
 STEPS = 64  # Tokens of each row between two looks of the host, at most.
-ROWS = 32  # As many as keep a CPU busy; more need memory for their caches.
+ROWS = 32  # Of each device; more would need more memory for their caches.
 
 
 class Job(NamedTuple):
@@ -108,12 +108,14 @@ def sample(
     """What each of the jobs draws, in their order.
 
     params: a language model's, as `leaves` has them. prompts: token ids, at least one each; jobs of
-    one prompt should be neighbours. rows: samples computed at a time, None for ROWS. stopped: is
-    given a sample's tokens and says how many of them to keep where they are enough, else None.
+    one prompt should be neighbours. rows: samples computed at a time, None for ROWS on each device
+    among which rows are divided. stopped: is given a sample's tokens and says how many of them to
+    keep where they are enough, else None.
     """
     if not jobs:
         return []
-    B = sharding.fit_rows(min(rows or ROWS, len(jobs)), mesh)
+    rows = rows or ROWS * sharding.row_devices(mesh)
+    B = sharding.fit_rows(min(rows, len(jobs)), mesh)
     batch = _Batch(params, config, prompts, jobs, drawing, B, mesh, dtype)
     # Those with long prompts last, since the cache is as long as its longest row.
     order = sorted(range(len(jobs)), key=lambda job: len(prompts[jobs[job].prompt]))

@@ -105,10 +105,14 @@ def place_rows(batch, mesh, axis: int = 0):
     )
 
 
+def row_devices(mesh) -> int:
+    """Among how many parts of the mesh rows are divided."""
+    return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def fit_rows(rows: int, mesh) -> int:
     """The next number of rows that divides among the mesh's devices."""
-    devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-    return math.ceil(rows / devices) * devices
+    return math.ceil(rows / row_devices(mesh)) * row_devices(mesh)
 
 
 def to_host(array) -> np.ndarray:
