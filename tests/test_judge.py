@@ -309,7 +309,9 @@ def test_a_chunk_is_read_once(tmp_path, monkeypatch):
     assert calls == [2]  # Only the chunk that has grown.
 
 
-@pytest.mark.parametrize("what", ["parameter", "template", "dtype", "text", "answers", "states"])
+@pytest.mark.parametrize(
+    "what", ["parameter", "template", "tokenizer", "dtype", "text", "answers", "states"]
+)
 def test_nothing_kept_serves_another_model_or_text(tmp_path, monkeypatch, what):
     calls, judge, requests = counting(monkeypatch), small_judge(), REQUESTS
     list(readings.kept(judge, requests, tmp_path))
@@ -318,6 +320,8 @@ def test_nothing_kept_serves_another_model_or_text(tmp_path, monkeypatch, what):
         judge.model.params["norm"] = norm.at[0].set(jnp.nextafter(norm[0], 2.0))
     elif what == "template":
         judge.model.tokenizer.chat_template += "\n"
+    elif what == "tokenizer":
+        judge.model.tokenizer.add_tokens(["Paris is"])
     elif what == "dtype":
         judge.model.dtype = jnp.bfloat16
     elif what == "text":

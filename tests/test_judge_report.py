@@ -309,9 +309,10 @@ def test_published_numbers_stand_beside_helpsteer_only(tmp_path, everything):
     )
     assert ["Llama-3.1-8B", "Spearman", "0.374", "0.464", "0.520", "0.515"] in table.rows
     assert ["Llama-3.3-70B", "Pearson", "0.435", "0.444", "0.506", "0.503"] in table.rows
-    elsewhere = make_set("dev", items=make_items(8)) | {"data": "HelpSteer2:val.jsonl"}
-    tables = judge_tables.set_tables(elsewhere, {"preset": "paper", "weights_from": None})
-    assert any(table.title.startswith("Published") for table in tables)
+    for data, published in (("tfds:helpsteer[validation]", True), ("helpsteer2:val.jsonl", False)):
+        elsewhere = make_set("dev", items=make_items(8)) | {"data": data}
+        tables = judge_tables.set_tables(elsewhere, {"preset": "paper", "weights_from": None})
+        assert any(table.title.startswith("Published") for table in tables) == published
 
 
 def test_unread_scores_are_counted_and_not_drawn(tmp_path):

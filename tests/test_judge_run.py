@@ -119,7 +119,7 @@ def test_fitted_weights_are_those_of_the_other_folds(everything, read):
     found = layer_weights.cross_validate(
         *arguments, prompts, chosen[0].scale, preset, folds=4, **options
     )
-    for way, scores in found.scores.items():
+    for way, scores in found.on_one_level().items():
         np.testing.assert_allclose(column(items, way)[there], scores, atol=1e-6)
         assert np.isnan(column(items, way)[~there]).all()
         assert (~there).sum() == 1

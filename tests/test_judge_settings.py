@@ -6,12 +6,18 @@ from pathlib import Path
 
 import pytest
 from command import fail
-from judge_runs import CONFIGS, CRITERIA, flags, prepare
+from judge_runs import CONFIGS, CRITERIA, flags, prepare, rated_rows, write
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory) -> Path:
-    return prepare(tmp_path_factory.mktemp("here"))
+    folder = prepare(tmp_path_factory.mktemp("here"))
+    rows = rated_rows(5)
+    for row in rows[2:]:
+        for ratings in row["ratings"]:
+            ratings["verbosity"] = None
+    write(folder / "sparse.jsonl", rows)
+    return folder
 
 
 BAD = {
@@ -83,6 +89,10 @@ BAD = {
     "two folds of a probe": (
         {"folds": 2, "baselines": "ridge_probe"},
         "config.folds is 2; expected 3 or more",
+    ),
+    "a probe with few ratings by one criterion": (
+        {"folds": 3, "baselines": "ridge_probe", "data": "ratings:HERE/sparse.jsonl"},
+        "config.folds is 3, but only 2 prompts of ratings:HERE/sparse.jsonl have ratings by verb",
     ),
     "more folds than prompts": (
         {"folds": 4, "weights": "cross-validate", "data": "ratings:HERE/rated.jsonl[:2]"},

@@ -10,7 +10,8 @@ from judge_runs import flags, judged, prepare, write
 from test_emotions import row as dialogue
 from test_knowledge import questions
 
-from hs2jax.judging import emotions, knowledge, lager, layer_weights
+from hs2jax.data import corpora
+from hs2jax.judging import criteria, emotions, knowledge, lager, layer_weights, pairwise
 from hs2jax.judging.judge import Judge
 from hs2jax.models.checksum import checksum
 
@@ -98,10 +99,19 @@ def test_feelings_and_knowledge_are_judged(here, foreign, tmp_path, task, given)
 
 def test_pairs_are_compared(here, tmp_path):
     rows = [{"prompt": f"Is {i} odd?", "chosen": str(i % 2), "rejected": "No."} for i in range(4)]
-    data = f"preference:{write(tmp_path / 'pairs.jsonl', rows)}"
-    settings = {"task": "pairs", "data": data, "criteria": "helpfulness"}
-    succeed("judge", *flags(here, tmp_path / "run", **settings))
+    data = f"preference:{write(tmp_path / 'pairs.jsonl', [*rows, {'prompt': 'And 5?'}])}"
+    settings = {"task": "pairs", "data": data, "criteria": "helpfulness", "on_error": "skip"}
+    succeed("judge", *flags(here, tmp_path / "run", preset="paper", **settings))
     result = judged(tmp_path / "run")["result"]
     assert (result["pairs"], result["criterion"]) == (4, "helpfulness")
-    for way in ("pointwise", "question"):
-        assert 0 <= result["ways"][way]["lager_wo"]["accuracy"] <= 1
+    assert result.pop("left_out") == {"missing field": 1}
+    # The way to the function itself changes nothing.
+    again = pairwise.evaluate(
+        Judge.load(str(here / "model")),
+        list(corpora.read(f"{data}[:4]")),
+        criteria.find("helpfulness"),
+        None,
+        preset="paper",
+    )
+    assert again.pop("left_out") == {}
+    assert json.loads(json.dumps(again)) == result

@@ -138,6 +138,26 @@ def test_permuted_labels_give_no_gain_on_held_out_folds(recipe):
         assert gain.mean() <= 2 * gain.std(ddof=1) / np.sqrt(len(gain))
 
 
+def test_a_judge_that_knows_nothing_is_not_ordered_against_people():
+    """Prompts differ in people's level, and weights can follow it: one entry gives 2, one 4."""
+    raw, level = [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        clusters = np.repeat(np.arange(20), 8)
+        people = 3 + rng.normal(0, 0.7, size=20)[clusters] + rng.normal(0, 0.2, size=160)
+        logits = noise(rng, 160, entries=2, spread=0.1)
+        logits[:, :, 0, 1] += 3
+        logits[:, :, 1, 3] += 3
+        found = layer_weights.cross_validate(
+            logits, people.clip(1, 5), clusters, VALUES, OURS, recipe="converged", seed=seed
+        )
+        raw.append(spearman(found.scores["lager_w"], people))
+        level.append(spearman(found.on_one_level()["lager_w"], people))
+    error = np.std(level, ddof=1) / np.sqrt(len(level))
+    assert abs(np.mean(level)) < 3 * error
+    assert np.mean(raw) < np.mean(level) - 3 * error
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_fold_does_not_see_its_own_scores(recipe):
     logits, targets, clusters = planted(np.random.default_rng(2), 90)

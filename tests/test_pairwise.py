@@ -11,7 +11,6 @@ from planted_judge import TOO_LONG, PlantedJudge
 from test_judge import CRITERIA, TALKS, small_judge
 
 from hs2jax.data.groups import Group
-from hs2jax.data.record import Record
 from hs2jax.judging import lager, pairwise
 from hs2jax.judging.judge import Reading
 from hs2jax.judging.pairwise import WAYS, asked, compare, describe, evaluate, margins
@@ -198,14 +197,13 @@ def test_a_result_says_what_it_is_of(tmp_path):
         group(14, "worth 3.0", "worth 3.1 broken", 1),
         Group(({"role": "user", "content": "Unrated"},), ("one", "two")),
     ]
-    record, done = Record(), []
+    done = []
     result = evaluate(
         PlantedPairs(broken="broken"),
         groups,
         HELPFUL,
         tmp_path,
         preset="paper",
-        record=record,
         progress=done.append,
     )
     assert [result[key] for key in ("criterion", "preset", "weights_from", "pairs", "ties")] == [
@@ -216,7 +214,6 @@ def test_a_result_says_what_it_is_of(tmp_path):
         1,
     ]
     assert result["left_out"] == {"too long": 1, "not finite": 1}
-    assert record.too_long == 3  # Requests: the response alone, and both orders.
     assert sum(done) == 4 * 14
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     text = describe(result)

@@ -4,13 +4,15 @@ The likelihood is a baseline of LAGER (arXiv 2508.03550, section 4); the other t
 project's: a model trained to score, and the best that a line through the judge's states can do.
 """
 
+import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
+from hs2jax.data.conversations import in_parts
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import scores
@@ -19,6 +21,7 @@ from hs2jax.judging.criteria import Criterion
 from hs2jax.language_model import LanguageModel
 from hs2jax.reward_model import RewardModel
 
+PART = 512  # Conversations that are scored, and may be kept, at a time.
 # From close to least squares to close to only the mean.
 PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 
@@ -29,6 +32,8 @@ def gpt_score(
     criteria: Sequence[Criterion],
     *,
     record: Record | None = None,
+    kept: Callable[[list, Callable[[], np.ndarray]], np.ndarray] = lambda made_of, make: make(),
+    progress: Callable[[int], None] = lambda _: None,
 ) -> np.ndarray:
     """GPTScore (arXiv 2302.04166): the mean log-probability of a response's tokens, in nats, where
     the model is asked for a response that is good by the criterion. f32 [items, criteria].
@@ -36,6 +41,8 @@ def gpt_score(
     items: (prompt, response) each. NaN where the conversation is longer than the model's positions
     or the chat template refuses it, counted in `record`. The wording is this project's, and the
     token that ends the turn counts too. Equal prompts share their computation, wherever they stand.
+    kept: gives what was made of the same conversations before, else what is made now; `record` then
+    has only what is made now. progress: called with the number of scores that were done last.
     """
     first: dict[str, int] = {}
     for i, (prompt, _) in enumerate(items):
@@ -43,19 +50,27 @@ def gpt_score(
     places = [(i, c) for i in range(len(items)) for c in range(len(criteria))]
     # Neighbours share what they begin with: the prompt, and then the criterion.
     places.sort(key=lambda place: (first[items[place[0]][0]], place[1], place[0]))
-    conversations = [
-        [
-            {"role": "user", "content": asked(items[i][0], criteria[c])},
-            {"role": "assistant", "content": items[i][1]},
-        ]
-        for i, c in places
-    ]
     table = np.full((len(items), len(criteria)), np.nan, np.float32)
-    found = model.log_probability(conversations, skip=True, record=record)
-    for place, likely in zip(places, found, strict=True):
-        if likely is not None:
-            table[place] = likely.tokens.mean()
+    for part in in_parts(places, PART):
+        conversations = [
+            [
+                {"role": "user", "content": asked(items[i][0], criteria[c])},
+                {"role": "assistant", "content": items[i][1]},
+            ]
+            for i, c in part
+        ]
+        make = functools.partial(_mean_log_probabilities, model, conversations, record)
+        table[tuple(np.transpose(part))] = kept(conversations, make)
+        progress(len(part))
     return table
+
+
+def _mean_log_probabilities(model: LanguageModel, conversations, record) -> np.ndarray:
+    """f32 [conversations], NaN where there is none."""
+    found = model.log_probability(conversations, skip=True, record=record)
+    return np.array(
+        [np.nan if likely is None else likely.tokens.mean() for likely in found], np.float32
+    )
 
 
 def asked(prompt: str, criterion: Criterion) -> str:

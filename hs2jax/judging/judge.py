@@ -139,7 +139,6 @@ class Judge:
         path: Path | str,
         preset: lager.Preset,
         *,
-        condition: str = "forced",
         any_template: bool = False,
     ) -> np.ndarray:
         """The weights [L'] in a file that `layer_weights.save` wrote for this judge.
@@ -147,7 +146,7 @@ class Judge:
         any_template: take those that were fitted with other prompts, too. Raises ValueError for
         weights of another model, preset or template.
         """
-        template = prompts.key(self.model.tokenizer.chat_template or "", condition)
+        template = prompts.key(self.model.tokenizer.chat_template or "")
         return layer_weights.load(
             path,
             checksum=checksum(self.model.params),

@@ -1,5 +1,6 @@
 """Tables of a judge's evaluation: the numbers of judge.json as text."""
 
+import re
 from collections.abc import Sequence
 
 from hs2jax.evaluation.comparison_report import probability
@@ -45,7 +46,7 @@ def set_tables(each: dict, evaluation: dict) -> list[Table]:
         tables.append(paired_table("Paired tests", pooled["tests"]))
     if pooled.get("presets"):
         tables.append(presets_table(pooled["presets"], evaluation["preset"]))
-    if "helpsteer" in f"{each['name']} {each['data']}".lower().replace("-", "").replace("_", ""):
+    if re.search(r"helpsteer(?![0-9])", each["data"], re.IGNORECASE):  # Not its successors.
         tables.append(published_table(pooled["scores"]))
     tables.append(intervals_table(pooled["scores"]))
     tables += [

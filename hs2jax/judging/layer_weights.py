@@ -43,17 +43,31 @@ class CrossValidation(NamedTuple):
     """What weights are worth on samples they were not fitted on.
 
     scores: {aggregation: f32 [N]} for those that use weights, each sample by the weights of the
-    other folds. weights: f32 [folds, L'] and mean: f32 [L'], over folds. fold: int [N], the fold
-    each sample was held out in. before, after: the mean loss of the samples when held out, with
-    even and with fitted weights.
+    other folds; levels: the same for what these weights give the other folds on average, 0 where a
+    score is one of the scale's values. weights: f32 [folds, L'] and mean: f32 [L'], over folds.
+    fold: int [N], the fold each sample was held out in. before, after: the mean loss of the samples
+    when held out, with even and with fitted weights.
     """
 
     scores: dict[str, np.ndarray]
+    levels: dict[str, np.ndarray]
     weights: np.ndarray
     mean: np.ndarray
     fold: np.ndarray
     before: float
     after: float
+
+    def on_one_level(self) -> dict[str, np.ndarray]:
+        """The scores, around one mean in all folds.
+
+        Weights are fitted to people's level, too, which in the other folds is the higher the lower
+        it is in the one held out. By that alone the scores as they are would be ordered against
+        people's.
+        """
+        return {
+            name: score - self.levels[name] + self.levels[name].mean()
+            for name, score in self.scores.items()
+        }
 
 
 def fit(
@@ -110,18 +124,21 @@ def cross_validate(
     member = _members(clusters, N)
     fold = fold_numbers.draw(member, folds, seed)
     fits = [_fit(samples, fold != f, member, preset, recipe, seed) for f in range(folds)]
-    scores = {name: np.empty(N, np.float32) for name in lager.WEIGHTED}
+    scores, levels = ({name: np.zeros(N, np.float32) for name in lager.WEIGHTED} for _ in range(2))
     loss = np.empty(N, np.float32)
     # All samples with the weights of each fold: arrays of one shape need compiling only once.
     for f, each in enumerate(fits):
         held = fold == f
         for name, score in scores.items():
-            found = lager.aggregate(logits, values, name, preset, each.weights)
-            score[held] = np.asarray(found)[held]
+            found = np.asarray(lager.aggregate(logits, values, name, preset, each.weights))
+            score[held] = found[held]
+            if lager.RULES[name].expectation:
+                levels[name][held] = found[~held].mean()
         loss[held] = _losses(each.weights, samples, preset)[held]
     weights = np.stack([each.weights for each in fits])
     return CrossValidation(
         scores=scores,
+        levels=levels,
         weights=weights,
         mean=weights.mean(axis=0),
         fold=fold,

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 
 from hs2jax.data.groups import Group, pairs
-from hs2jax.data.record import Record
 from hs2jax.evaluation.items import prompt_text
 from hs2jax.evaluation.statistics import difference_interval, share_interval
 from hs2jax.judging import criteria as criteria_files
@@ -139,7 +138,6 @@ def evaluate(
     *,
     preset: str = "recommended",
     weights: Sequence[float] | None = None,
-    record: Record | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict:
     """How often a judge prefers what people prefer, asked in both ways.
@@ -150,7 +148,7 @@ def evaluate(
         preset: one of `lager.PRESETS`.
         weights: [L'] for the weighted aggregations, which are left out without. They are those of
             scores; the question is weighed by them too.
-        record, progress: as for `readings.kept`, in requests.
+        progress: as for `readings.kept`, in requests.
 
     Returns a dict that JSON can hold: criterion, preset, weights_from, prompts, pairs (read in both
     ways: only these count), ties (of people), left_out, baselines ("longer" and "shorter" wins),
@@ -176,7 +174,6 @@ def evaluate(
                 judge,
                 requests(groups, criterion, way),
                 folder,
-                record=record,
                 progress=progress,
             )
         )

@@ -102,7 +102,7 @@ def question(criterion: Criterion, condition: str = "forced") -> str:
     """The criterion with its rubric and the form of the answer."""
     levels = zip(criterion.scale, criterion.levels, strict=True) if criterion.levels else ()
     return QUESTION.format(
-        name=criterion.name.replace("_", " ").capitalize(),
+        name=_heading(criterion),
         definition=criterion.definition,
         levels="".join(f"{value}: {level}\n" for value, level in levels),
         form=FORMS[condition].format(low=criterion.scale[0], high=criterion.scale[-1]),
@@ -115,14 +115,16 @@ def pair(
     """Two responses; which is better by each of the criteria, A (the first) or B."""
     return Request(
         PAIR.format(prompt=prompt, first=first, second=second),
-        tuple(
-            WHICH.format(name=each.name.replace("_", " ").capitalize(), definition=each.definition)
-            for each in criteria
-        ),
+        tuple(WHICH.format(name=_heading(each), definition=each.definition) for each in criteria),
         "Better: ",
         ("A", "B"),
         source,
     )
+
+
+def _heading(criterion: Criterion) -> str:
+    name = criterion.name.replace("_", " ")
+    return name[:1].upper() + name[1:]
 
 
 def scale_of(criteria: Sequence[Criterion]) -> tuple[int, ...]:
@@ -139,8 +141,8 @@ def scale_of(criteria: Sequence[Criterion]) -> tuple[int, ...]:
     return scale
 
 
-def key(chat_template: str, condition: str = "forced") -> str:
-    """A short name of the point-wise texts in a chat template, which changes where they do."""
-    question = QUESTION.replace("{form}", FORMS[condition])
-    texts = "\0".join((ITEM, question, PREFIX, chat_template))
+def key(chat_template: str) -> str:
+    """A short name of the point-wise texts in a chat template, which changes where they do. One for
+    all conditions, since weights that are fitted in one serve the others, as in the paper."""
+    texts = "\0".join((ITEM, QUESTION, *FORMS.values(), PREFIX, chat_template))
     return f"pointwise-{hashlib.sha256(texts.encode()).hexdigest()[:12]}"

@@ -38,9 +38,16 @@ def judge_key(judge: Judge) -> str:
         "parameters": checksum(model.params),
         "config": dataclasses.asdict(model.config),
         "template": model.tokenizer.chat_template,
+        "tokenizer": _of_tokenizer(model.tokenizer),
         "dtype": str(np.dtype(model.dtype)),
     }
     return _hash(parts)
+
+
+def _of_tokenizer(tokenizer) -> str:
+    """All that makes token ids of a text, added tokens and BOS included."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend.to_str() if backend else json.dumps(tokenizer.get_vocab(), sort_keys=True)
 
 
 def kept(
@@ -63,7 +70,9 @@ def kept(
     """
     key = judge_key(judge) if folder is not None else ""
     for part in in_parts(requests, CHUNK):
-        made_of = [key, states, part] + [condition] * (condition != "forced")
+        made_of = [key, states, part]
+        if condition != "forced":
+            made_of += [condition, written.LONGEST[condition]]
         path = folder and folder / f"{_hash(made_of)}.npz"
         found = _load(path) if path else None
         if found is None:
@@ -78,6 +87,34 @@ def kept(
         yield from found
 
 
+def kept_array(key: str, folder: Path, made_of, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array that follows from a judge, given by its `judge_key`, and from texts: as it was kept,
+    or else made and kept now."""
+    path = folder / f"{_hash([key, made_of])}.npy"
+    try:
+        found = np.load(path)
+    except (OSError, ValueError, EOFError):
+        found = None
+    if _there(found):
+        return found
+    found = make()
+    if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(".tmp.npy")
+        np.save(scratch, found)
+        scratch.replace(path)
+    return found
+
+
+def _there(found) -> bool:
+    """Whether every process has something: whoever computes needs the others, who must not go on
+    with what only they have."""
+    there = np.asarray(found is not None)
+    if jax.process_count() > 1:
+        there = multihost_utils.process_allgather(there)
+    return bool(there.all())
+
+
 def _hash(parts) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
@@ -85,11 +122,7 @@ def _hash(parts) -> str:
 def _load(path: Path) -> list[Reading | None] | None:
     """What was kept; None where there is nothing or it is broken, on one process or more."""
     found = _read(path) if path.exists() else None
-    there = np.asarray(found is not None)
-    if jax.process_count() > 1:
-        # Whoever computes needs the others, who must not go on with what only they have.
-        there = multihost_utils.process_allgather(there)
-    return found if there.all() else None
+    return found if _there(found) else None
 
 
 def _read(path: Path) -> list[Reading | None] | None:

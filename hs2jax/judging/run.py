@@ -53,6 +53,8 @@ USERS = {
     "validation": ("scores",),
     "baselines": ("scores",),
     "folds": ("scores",),
+    "on_error": ("scores", "pairs", "selection"),
+    "recipe": ("scores", "emotions", "knowledge"),
     "fraction": ("selection",),
     "max_tokens": ("selection",),
 }
@@ -206,21 +208,23 @@ def _pairs(config, found: Judge, workdir: Path, options: dict) -> dict:
     groups = list(corpora.read(config.data, on_error=config.on_error, record=record))
     del options["seed"]  # Nothing is drawn.
     with tasks.progress_of("pairs") as show:
-        return pairwise.evaluate(
+        result = pairwise.evaluate(
             found,
             groups,
             criteria.find(config.criteria),
             workdir / "readings",
-            record=record,
             progress=show,
             **options,
         )
+    for reason, n in record.skipped.items():
+        tasks.count(result["left_out"], reason, n)
+    return result
 
 
 def _scores(config, found: Judge, model: dict, workdir: Path) -> dict:
     """Responses by criteria."""
     preset, chosen = lager.PRESETS[config.preset], criteria.load(config.criteria)
-    template = prompts.key(found.model.tokenizer.chat_template or "", config.condition)
+    template = prompts.key(found.model.tokenizer.chat_template or "")
     wanted, sets = names_of(config.baselines), evaluations.sets_of(config.data)
     reward_model = None
     if config.reward_model:
@@ -238,7 +242,7 @@ def _scores(config, found: Judge, model: dict, workdir: Path) -> dict:
             on_error=config.on_error,
         )
 
-    def fit(some: Sequence[Samples], key: str) -> np.ndarray:
+    def fit(some: Sequence[Samples], key: str) -> layer_weights.Fit:
         """To all ratings of the data that a key of the config names."""
         every = [each.rated() for each in some]
         if not any(len(each.human) for each in every):
@@ -248,7 +252,7 @@ def _scores(config, found: Judge, model: dict, workdir: Path) -> dict:
             )
         if key == "validation":
             every = _apart(every, config)
-        fitted = layer_weights.fit(
+        return layer_weights.fit(
             np.concatenate([each.logits for each in every]),
             np.concatenate([each.human for each in every]),
             chosen[0].scale,
@@ -257,39 +261,30 @@ def _scores(config, found: Judge, model: dict, workdir: Path) -> dict:
             recipe=config.recipe,
             seed=config.seed,
         )
-        if jax.process_index() == 0:
-            layer_weights.save(
-                workdir / "weights.json",
-                fitted,
-                model=model["name"],
-                checksum=model["checksum"],
-                template=template,
-                preset=preset,
-                scale=chosen[0].scale,
-                data=config[key],
-            )
-        return fitted.weights
 
-    weights = None
+    weights = fitted = None
     if config.validation:
         rated = evaluations.sets_of(config.validation)
-        weights = fit([read(name, spec, False) for name, spec in rated], "validation")
+        fitted = fit([read(name, spec, False) for name, spec in rated], "validation")
+        weights = fitted.weights
     elif config.weights not in ("", CROSS_VALIDATE):
-        weights = _given_weights(config, found, condition=config.condition)
+        weights = _given_weights(config, found)
     every = [read(name, spec, "ridge_probe" in wanted) for name, spec in sets]
     if config.weights == CROSS_VALIDATE or "ridge_probe" in wanted:
         for (_, spec), each in zip(sets, every, strict=True):
-            _check_folds(each, spec, config.folds)
+            _check_folds(each, spec, config.folds, chosen if "ridge_probe" in wanted else ())
     weights_from = config.validation or config.weights or None
     if config.weights == CROSS_VALIDATE:
         weights_from = "cross-validation"
-        fit(every, "data")
+        fitted = fit(every, "data")
     results, items = [], {}
     for (name, spec), each in zip(sets, every, strict=True):
         result, items[name] = set_results.measure(
             each,
             chosen,
-            set_results.baselines(each, found, chosen, wanted, reward_model, config),
+            set_results.baselines(
+                each, found, chosen, wanted, reward_model, config, workdir / "readings"
+            ),
             preset=config.preset,
             weights=weights,
             folds=config.folds if config.weights == CROSS_VALIDATE else 0,
@@ -301,6 +296,17 @@ def _scores(config, found: Judge, model: dict, workdir: Path) -> dict:
         # All that is shown together is written together: an earlier result stays whole till then.
         for name, each in items.items():
             item_files.write(workdir / "items" / f"{name}.jsonl", each)
+        if fitted is not None:
+            layer_weights.save(
+                workdir / "weights.json",
+                fitted,
+                model=model["name"],
+                checksum=model["checksum"],
+                template=template,
+                preset=preset,
+                scale=chosen[0].scale,
+                data=config.validation or config.data,
+            )
     return {"template": template, "weights_from": weights_from, "sets": results}
 
 
@@ -333,11 +339,16 @@ def _apart(fitted_on: Sequence[Samples], config) -> list[Samples]:
     return left
 
 
-def _check_folds(some: Samples, spec: str, folds: int) -> None:
-    """Raises ValueError where there are ratings, but not of a prompt for each fold."""
-    rated = len(set(some.rated().clusters))
-    if 0 < rated < folds:
-        raise ValueError(
-            f"config.folds is {folds}, but only {rated} prompts of {spec} have ratings: give more "
-            "data, or fewer folds"
-        )
+def _check_folds(some: Samples, spec: str, folds: int, alone: Sequence[criteria.Criterion]) -> None:
+    """Raises ValueError where there are ratings, but not of a prompt for each fold; by each of the
+    criteria that are fitted alone, too."""
+    some = some.rated()
+    counts = {"": len(set(some.clusters))}
+    for k, each in enumerate(alone):
+        counts[f" by {each.name}"] = len(set(np.asarray(some.clusters)[some.criterion == k]))
+    for by, rated in counts.items():
+        if 0 < rated < folds:
+            raise ValueError(
+                f"config.folds is {folds}, but only {rated} prompts of {spec} have ratings{by}: "
+                "give more data, or fewer folds"
+            )

@@ -234,5 +234,5 @@ def _write_rows(path: Path, data: str, wanted: set[str]) -> None:
         for source, row in corpora.raw(data):
             if source in wanted:
                 wanted.discard(source)  # A file that the spec names twice is read twice.
-                file.write(json.dumps(json.loads(row), ensure_ascii=False) + "\n")
+                file.write(json.dumps(json.loads(row)) + "\n")
     scratch.replace(path)

@@ -1,18 +1,24 @@
 """How well a judge's scores of one set follow people's: all ways to score, and baselines beside."""
 
+import functools
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from hs2jax.data.record import Record
 from hs2jax.evaluation import correlation, statistics
 from hs2jax.evaluation import items as item_files
 from hs2jax.evaluation.items import prompt_text
 from hs2jax.judging import baselines as baseline_scores
-from hs2jax.judging import lager, layer_weights, score_distribution, tasks
+from hs2jax.judging import lager, layer_weights, readings, score_distribution, tasks
 from hs2jax.judging.criteria import Criterion
 from hs2jax.judging.judge import Judge
 from hs2jax.judging.samples import Samples
 from hs2jax.reward_model import RewardModel
+
+log = logging.getLogger(__name__)
 
 ALL = "all"  # Criteria pooled, as in the paper's tables: each rating is a sample.
 CROSS_LAYER = ("lager_w", "lager_wo")
@@ -26,17 +32,27 @@ def baselines(
     wanted: Sequence[str],
     reward_model: RewardModel | None,
     config,
+    folder: Path,
 ) -> dict[str, np.ndarray]:
-    """Other scores [N] of the samples, by name; NaN where there is none."""
+    """Other scores [N] of the samples, by name; NaN where there is none. folder: where likelihoods
+    are kept."""
     found, responses = {}, samples.response[:: len(criteria)]
     groups = samples.groups
     if "gpt_score" in wanted:
         texts = [(prompt_text(groups[g]), groups[g].responses[r]) for g, r in responses]
-        found["gpt_score"] = baseline_scores.gpt_score(judge.model, texts, criteria).reshape(-1)
+        kept = functools.partial(readings.kept_array, readings.judge_key(judge), folder)
+        with tasks.progress_of("gpt_score", len(texts) * len(criteria)) as show:
+            table = baseline_scores.gpt_score(
+                judge.model, texts, criteria, kept=kept, progress=show
+            )
+        found["gpt_score"] = table.reshape(-1)
     if "ridge_probe" in wanted:
         found["ridge_probe"] = _probe(samples, config)
     if "reward_model" in wanted:
-        tables = baseline_scores.reward_scores(reward_model, groups, criteria)
+        record = Record()
+        tables = baseline_scores.reward_scores(reward_model, groups, criteria, record=record)
+        if record.truncated:
+            log.warning("%d prompts were cut from the left for the reward model", record.truncated)
         none = np.full(len(criteria), np.nan, np.float32)
         found["reward_model"] = np.concatenate(
             [none if tables[g] is None else tables[g][r] for g, r in responses]
@@ -95,7 +111,7 @@ def measure(
             recipe=recipe,
             seed=seed,
         )
-        tuned = {way: _spread(found.scores[way], rated) for way in lager.WEIGHTED}
+        tuned = {way: _spread(score, rated) for way, score in found.on_one_level().items()}
         by_preset[name] = {"lager_w": tuned["lager_w"], **by_preset[name]}
         if name == preset:
             fitted, scores = found, {**tuned, **scores}

@@ -127,15 +127,15 @@ def all_scores(
     """All ten aggregations of logits [N, 2, L + 1, S], and the weights [L'] behind the weighted.
 
     Without given weights they are fitted to the targets [N] (on the scale), and each sample is
-    scored by the weights of the folds that do not hold its cluster; those that are handed back are
-    the mean over folds.
+    scored by the weights of the folds that do not hold its cluster, on one level in all folds; the
+    weights that are handed back are the mean over folds.
     """
     if weights is not None:
         return scores(logits, values, preset, weights), [float(w) for w in weights]
     found = layer_weights.cross_validate(
         logits, targets, clusters, values, preset, recipe=recipe, seed=seed
     )
-    every = {**scores(logits, values, preset), **found.scores}
+    every = {**scores(logits, values, preset), **found.on_one_level()}
     return {name: every[name] for name in lager.AGGREGATIONS}, found.mean.tolist()
 
 

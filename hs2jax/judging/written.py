@@ -14,7 +14,7 @@ from hs2jax.judging import score_tokens
 from hs2jax.judging.prompts import Request
 from hs2jax.language_model import LanguageModel
 
-LONGEST = {"direct": 15, "reasoning": 512}  # Tokens that are written; 15 is the repository's.
+LONGEST = {"direct": 10, "reasoning": 256}  # Tokens that are written, as in the repository.
 NO_SCORE = "the judge wrote no score, or had no room to"
 
 
