@@ -55,9 +55,8 @@ def lines(path):
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
 def test_the_best_rows_are_chosen_as_they_are(write, tmp_path, name):
     content = rows(150)
-    max(content, key=quality)["other"] = (
-        "\ud800"  # No text that could be written, and nothing that is judged.
-    )
+    # No text that could be written as it is, in a field that is not judged.
+    max(content, key=quality)["other"] = "\ud800"
     result = selection.select(PlantedJudge(likes, QUIET), write(content, name), tmp_path / "out")
     best = sorted(content, key=quality)[-15:]
     chosen = lines(tmp_path / "out" / "selected.jsonl")

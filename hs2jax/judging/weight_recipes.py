@@ -15,7 +15,7 @@ from hs2jax.judging import lager
 from hs2jax.judging.lager import Preset
 
 # The repository's. Its schedule halves the rate when an epoch brings no gain; there is one epoch
-# (two for Qwen2.5, which nobody else needs).
+# (for Qwen2.5, which the paper gives two, it is one here too).
 PUBLISHED_RATE, BATCH = 0.01, 4
 # On all samples at once, until so many steps in a row were no gain on the clusters held out.
 CONVERGED_RATE, PATIENCE, MOST_STEPS = 0.05, 50, 1000
