@@ -182,6 +182,15 @@ def test_samples_do_not_depend_on_the_devices(axes):
     same(sampled(spread, top_p=0.9, max_new_tokens=20), cut_off())
 
 
+def test_each_device_has_rows_of_its_own(monkeypatch):
+    rows, batch = [], sampler._Batch
+    monkeypatch.setattr(sampler, "ROWS", 1)
+    monkeypatch.setattr(sampler, "_Batch", lambda *given: rows.append(given[5]) or batch(*given))
+    for mesh in (None, sharding.make_mesh(fsdp=4, tensor=2)):
+        sampled(tiny_model(mesh), n=8, max_new_tokens=2)
+    assert rows == [1, 4]
+
+
 @functools.cache
 def cut_off():
     return sampled(top_p=0.9, max_new_tokens=20)

@@ -8,11 +8,11 @@ import pytest
 from command import succeed
 from hypothesis import given
 from hypothesis import strategies as st
-from judge_runs import flags, prepare
+from judge_runs import flags, items_of, judged, prepare
 from test_judge import ANSWERS, CRITERIA, TALKS, small_judge
 
 from hs2jax.data.record import Record
-from hs2jax.judging import prompts, written
+from hs2jax.judging import criteria, lager, prompts, written
 from hs2jax.judging.judge import Judge
 from hs2jax.language_model import LanguageModel
 
@@ -102,8 +102,25 @@ def test_a_run_whose_judge_writes(tmp_path, monkeypatch):
             [SimpleNamespace(text=f"So.\nScore: {1 + i % 5}")] for i, _ in enumerate(groups)
         ],
     )
-    folder = tmp_path / "run"
-    succeed("judge", *flags(tmp_path, folder, condition="reasoning"))
-    result = json.loads((folder / "judge.json").read_text())
-    assert result["config"]["condition"] == "reasoning"
-    assert result["sets"][0]["items"] > 0
+    # Weights that were fitted in another condition serve, as in the paper.
+    fitted = tmp_path / "fitted" / "weights.json"
+    settings = {"weights": "cross-validate", "folds": 2, "preset": "paper"}
+    succeed("judge", *flags(tmp_path, fitted.parent, **settings))
+    settings = {"weights": fitted, "condition": "reasoning", "preset": "paper"}
+    succeed("judge", *flags(tmp_path, tmp_path / "run", **settings))
+    assert judged(tmp_path / "run")["weights_from"] == str(fitted)
+    items = items_of(tmp_path / "run")
+    assert len(items) == 32
+    judge, chosen = (
+        Judge.load(str(tmp_path / "model")),
+        criteria.load(str(tmp_path / "criteria.json")),
+    )
+    weights = np.array(json.loads(fitted.read_text())["weights"], np.float32)
+    for one, other in zip(items[::2], items[1::2], strict=True):
+        request = prompts.pointwise(one["prompt"], one["response"], chosen, condition="reasoning")
+        (found,) = judge.read([request._replace(prefix="So.\nScore: ")])
+        expected = lager.aggregate(
+            found.logits, chosen[0].scale, "lager_w", lager.PRESETS["paper"], weights
+        )
+        scores = [each["scores"]["lager_w"] for each in (one, other)]
+        np.testing.assert_allclose(scores, np.asarray(expected), atol=1e-4)
