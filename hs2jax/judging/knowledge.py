@@ -14,7 +14,7 @@ import numpy as np
 from hs2jax.data import rows
 from hs2jax.data.groups import DataError, FieldError, show
 from hs2jax.evaluation import statistics
-from hs2jax.judging import lager, tasks
+from hs2jax.judging import folds, lager, tasks
 from hs2jax.judging.prompts import Request
 
 SCALE = (1, 2, 3, 4, 5)
@@ -149,11 +149,10 @@ def evaluate(
         recipe=recipe,
         seed=seed,
     )
-    rng = np.random.default_rng(seed)
     N = len(index)
-    fold = rng.permutation(np.arange(N) % FOLDS)
+    fold = folds.draw(np.arange(N), FOLDS, seed)
     # How often each question is in each resample; row 0 is the data as they are.
-    counts = rng.multinomial(N, np.full(N, 1 / N), size=RESAMPLES)
+    counts = np.random.default_rng(seed).multinomial(N, np.full(N, 1 / N), size=RESAMPLES)
     counts = np.concatenate([np.ones((1, N), int), counts])
     measured, found = {}, {}
     for name, score in scores.items():
