@@ -9,9 +9,10 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hs2jax.alignment.annotate import annotate, every_turn, rounded
+from hs2jax.alignment.annotate import annotate, every_turn
 from hs2jax.data import corpora
 from hs2jax.data.groups import Group
+from hs2jax.losses.steerlm import rounded
 from hs2jax.reward_model import RewardModel
 
 ROWS = [

@@ -14,16 +14,15 @@ from pathlib import Path
 
 import jax
 import ml_collections
-import numpy as np
 
 from hs2jax import choices, folder
 from hs2jax.alignment import sampled_rows
-from hs2jax.alignment.conditions import HIGHEST
 from hs2jax.data import corpora, loader, templates
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items, scores
 from hs2jax.evaluation.score import progress_of
+from hs2jax.losses.steerlm import HIGHEST, rounded
 from hs2jax.models import sharding
 from hs2jax.reward_model import RewardModel
 
@@ -123,11 +122,6 @@ def check(config) -> None:
     if config.max_tokens < 0:
         raise ValueError(f"config.max_tokens is {config.max_tokens}; expected 0 or more")
     corpora.read(config.data)  # Raises where there is no such format or file.
-
-
-def rounded(outputs: np.ndarray) -> np.ndarray:
-    """Attribute values, whole numbers from 0 to 4; halves become even."""
-    return np.rint(np.clip(outputs, 0, HIGHEST)).astype(int)
 
 
 def every_turn(groups: Iterable[Group]) -> Iterator[Group]:

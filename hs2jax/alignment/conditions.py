@@ -1,6 +1,6 @@
 """Attribute settings as configs write them, "helpfulness=4,verbosity=2"."""
 
-HIGHEST = 4  # Of an attribute's values, which are whole numbers from 0.
+from hs2jax.losses.steerlm import HIGHEST
 
 
 def parse(text: str) -> dict[str, int]:

@@ -21,12 +21,11 @@ import numpy as np
 
 from hs2jax import choices, folder
 from hs2jax.alignment import sampled_rows
-from hs2jax.alignment.annotate import rounded
-from hs2jax.alignment.conditions import HIGHEST
 from hs2jax.data import corpora, loader, templates
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items, scores
 from hs2jax.evaluation.score import progress_of
+from hs2jax.losses.steerlm import HIGHEST, rounded
 from hs2jax.models import heads, sharding
 from hs2jax.reward_model import RewardModel
 

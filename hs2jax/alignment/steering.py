@@ -26,6 +26,7 @@ from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items, scores
 from hs2jax.evaluation.score import progress_of
+from hs2jax.losses.steerlm import HIGHEST
 from hs2jax.models import hub, sharding
 from hs2jax.reward_model import RewardModel
 
@@ -169,11 +170,11 @@ def check(config) -> None:
         if not config[name]:
             raise ValueError(f"config.{name} is not set")
     choices.check(config, {"dtype": choices.DTYPES})
-    values, allowed = list(config.requested), set(range(conditions.HIGHEST + 1))
+    values, allowed = list(config.requested), set(range(HIGHEST + 1))
     if len(set(values)) < max(2, len(values)) or not set(values) <= allowed:
         raise ValueError(
             f"config.requested is {values}; expected two whole numbers or more from 0 to "
-            f"{conditions.HIGHEST}, each once"
+            f"{HIGHEST}, each once"
         )
     for model in policies_of(config).values():
         sampling.check(_sampling(config, model))

@@ -24,6 +24,12 @@ NEAREST_END = 1e-3
 LEAST = 1e-12
 
 
+def rounded(outputs) -> np.ndarray:
+    """Attribute values, whole numbers from 0 to 4, of a reward model's outputs of any shape; halves
+    become even, as in NeMo-Aligner."""
+    return np.rint(np.clip(outputs, 0, HIGHEST)).astype(int)
+
+
 def attribute_log_probability(predicted, attributes):
     """log P(a|x,y) [..., A] in nats, of each attribute: sum over the last axis for all of them.
 

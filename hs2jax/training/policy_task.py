@@ -17,7 +17,7 @@ from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items as scored
 from hs2jax.language_model import LanguageModel
-from hs2jax.losses.steerlm import HIGHEST
+from hs2jax.losses.steerlm import rounded
 from hs2jax.training import checks, policy_objectives
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ def conditioned(groups: Sequence[Group], record: Record) -> list[Group]:
             if not ratings:
                 record.skip("response without ratings")
                 continue
-            condition = {name: round(min(max(x, 0), HIGHEST)) for name, x in ratings.items()}
+            condition = {name: int(rounded(x)) for name, x in ratings.items()}
             found.append(Group(group.prompt, (response,), source=group.source, condition=condition))
     return found
 
