@@ -1,4 +1,5 @@
-"""The judge against transformers: lm_head applied to every hidden state that it hands out."""
+"""The judge against transformers: lm_head applied to every hidden state that it hands out, as it is
+and behind the final norm."""
 
 import families
 import numpy as np
@@ -18,11 +19,13 @@ pytestmark = pytest.mark.parity
 
 
 def their_logits(model, ids, tokens) -> np.ndarray:
-    """[L + 1, S]: of the last position, by each state as it is, the last one after the norm."""
+    """[2, L + 1, S]: of the last position, by each state as it is and behind the final norm; the
+    last state of `transformers` is normed already."""
     with torch.no_grad():
         out = model(torch.tensor(np.asarray(ids)[None]), output_hidden_states=True)
         states = torch.stack([state[0, -1] for state in out.hidden_states])
-        return model.lm_head(states)[:, np.asarray(tokens)].numpy()
+        normed = torch.cat([model.model.norm(states[:-1]), states[-1:]])
+        return model.lm_head(torch.stack([states, normed]))[..., np.asarray(tokens)].numpy()
 
 
 def assert_agree(judge, theirs, requests, relative):
@@ -34,7 +37,7 @@ def assert_agree(judge, theirs, requests, relative):
             ids = np.concatenate([asked.encoded.prompt, rest])
             expected = their_logits(theirs, ids, asked.tokens)
             largest = np.abs(expected).max(axis=-1, keepdims=True).clip(1)
-            difference = np.abs(reading.logits[q, 0] - expected)
+            difference = np.abs(reading.logits[q] - expected)
             assert (difference / (largest if relative else 1)).max() < 1e-4
 
 
