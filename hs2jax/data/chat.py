@@ -26,11 +26,14 @@ class Encoded:
 
     `learn`, of a policy only, bool [prompt]: the prompt's tokens whose likelihood is learned along
     with the responses': those of the assistant's earlier turns, each with its end.
+    `given`, where it is not empty: how many tokens of each response are not learned, since they
+    belong to what was asked (`conversations.join`).
     """
 
     prompt: np.ndarray
     responses: tuple[np.ndarray, ...]
     learn: np.ndarray | None = None
+    given: tuple[int, ...] = ()
 
 
 class _Texts(NamedTuple):

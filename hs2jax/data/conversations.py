@@ -144,9 +144,18 @@ def share(encoded: Sequence[Encoded], width: int) -> list[range]:
 
 def join(encoded: Sequence[Encoded]) -> Example:
     """Conversations, each a prompt and one response, as one group: what their prompts begin with is
-    its prompt, and what follows is a response."""
+    its prompt, and what follows is a response, of which the prompt's rest is given. What is learned
+    of the prompt is as the first has it."""
     common = chat.common_prefix([one.prompt for one in encoded])
-    return unrated(
+    learn = encoded[0].learn
+    example = unrated(
         encoded[0].prompt[:common],
         [np.concatenate([one.prompt[common:], one.responses[0]]) for one in encoded],
+    )
+    return example._replace(
+        encoded=dataclasses.replace(
+            example.encoded,
+            learn=None if learn is None else learn[:common],
+            given=tuple(len(one.prompt) - common for one in encoded),
+        )
     )

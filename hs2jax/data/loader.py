@@ -301,7 +301,8 @@ def _some(encoded: Encoded, start: int, stop: int) -> Encoded:
     learn = encoded.learn
     if learn is not None and start > 0:
         learn = np.zeros_like(learn)
-    return Encoded(encoded.prompt, encoded.responses[start:stop], learn)
+    some = slice(start, stop)
+    return Encoded(encoded.prompt, encoded.responses[some], learn, encoded.given[some])
 
 
 def _cut(example: Example, part: Part) -> Example:

@@ -80,8 +80,9 @@ def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[st
     chosen, rejected int32, strength f32 [B, P]: pairs as response slots of their row; strength 0
     in an empty slot.
     learn bool [B, T], where a group is encoded for a policy: tokens whose likelihood is learned,
-    which are those of responses and, in the first copy of a prompt, those that `Encoded` names. A
-    conversation's first token, which nothing predicts, is none of them.
+    which are those of responses, less those that were given, and, in the first copy of a prompt,
+    those that `Encoded` names. A conversation's first token, which nothing predicts, is none of
+    them.
     """
     B, (T, R, P, A) = len(rows), shape
     token_row = lambda fill: np.full((B, T), fill, np.int32)  # noqa: E731
@@ -107,6 +108,7 @@ def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[st
         for example in row:
             first = slot
             prompt, responses = example.encoded.prompt, example.encoded.responses
+            given = example.encoded.given or (0,) * len(responses)
             for r, response in enumerate(responses, start=1):
                 if layout == "padded":
                     at = slot * (T // R)
@@ -121,6 +123,8 @@ def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[st
                 _write(
                     batch, b, at, response, segment, branch, len(prompt), start + len(prompt) - 1
                 )
+                if "learn" in batch:
+                    batch["learn"][b, at + given[r - 1] : at + len(response)] = True
                 at += len(response)
                 batch["last"][b, slot] = at - 1
                 batch["group"][b, slot] = number
@@ -134,7 +138,7 @@ def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[st
                 pair_slot += 1
             number += 1
     if "learn" in batch:
-        batch["learn"] = (batch["learn"] | (batch["branch"] > 0)) & (batch["source"] >= 0)
+        batch["learn"] &= batch["source"] >= 0
     return batch
 
 

@@ -4,6 +4,7 @@ Axis letters: B rows, T tokens of a row, R response slots.
 """
 
 import functools
+import itertools
 import logging
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hs2jax import choices, losses, prediction
-from hs2jax.data import corpora, loader
+from hs2jax.data import conversations, corpora, loader
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items as scored
@@ -80,7 +81,7 @@ class PolicyTask:
             self.warnings = collapse(prepared.examples)
             for warning in self.warnings:
                 log.warning("%s", warning)
-        return prepared
+        return together(prepared) if self.config.data.condition == "ratings" else prepared
 
     @property
     def params(self):
@@ -179,6 +180,20 @@ def conditioned(groups: Sequence[Group], record: Record) -> list[Group]:
                 continue
             condition = {name: int(rounded(x)) for name, x in ratings.items()}
             found.append(Group(group.prompt, (response,), source=group.source, condition=condition))
+    return found
+
+
+def together(prepared: loader.Prepared) -> loader.Prepared:
+    """Neighbours that answer the same prompt, each behind its own condition, as one group, so that
+    the prompt is computed once. Their conditions are then in the responses, and are not learned."""
+    found = loader.Prepared([], [])
+    pairs = zip(prepared.groups, prepared.examples, strict=True)
+    for prompt, of in itertools.groupby(pairs, key=lambda pair: pair[0].prompt):
+        for part in conversations.in_parts(of, conversations.SHARED):
+            groups, examples = zip(*part, strict=True)
+            responses = tuple(group.responses[0] for group in groups)
+            found.groups.append(Group(prompt, responses, source=groups[0].source))
+            found.examples.append(conversations.join([each.encoded for each in examples]))
     return found
 
 

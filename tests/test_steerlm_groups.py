@@ -1,0 +1,107 @@
+"""SteerLM on several answers to a prompt: together they are learned as they are alone."""
+
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from hs2jax import prediction
+from hs2jax.data import packing
+from hs2jax.training import defaults, policy_task, tasks
+
+ANSWERS = ("Yes.", "No, never.", "It depends on who asks, and when.", "", "so so so")
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("groups")
+    tiny.language_model(folder / "base")
+    rows = [
+        {
+            "prompt": question,
+            "responses": list(ANSWERS[: 1 + i]),
+            "ratings": [{"helpfulness": 3, "verbosity": (i + j) % 5} for j in range(1 + i)],
+        }
+        for i, question in enumerate(("Why?", "Is the sea far?", "How do waves move?"))
+    ]
+    # Twelve neighbours with one prompt, more than a row should hold.
+    rows += [{**rows[2], "prompt": "Who are you?"}] * 4
+    (folder / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = defaults.policy()
+    config.model.name = str(folder / "base")
+    config.data.condition = "ratings"
+    config.data.row_length = 512
+    config.data.train = f"ratings:{folder}/rated.jsonl"
+    return tasks.make(config, None)
+
+
+@pytest.fixture(scope="module")
+def prepared(task):
+    return task.read(task.config.data.train)[0]
+
+
+def batches(prepared, layout="shared"):
+    """Laid out, all examples in one batch."""
+    slots = max(len(example.encoded.responses) for example in prepared.examples)
+    length = 128 * slots if layout == "padded" else 512
+    planned = prediction.plan_evaluation(
+        prepared.examples, row_length=length, layout=layout, rows=32
+    )
+    (batch,) = (planned[i] for i in range(len(planned)))
+    return {name: x[0] for name, x in batch.items()}
+
+
+def learned(batch):
+    """The runs of learned tokens, sorted."""
+    found = []
+    for tokens, learn in zip(batch["tokens"], batch["learn"], strict=True):
+        runs = itertools.groupby(zip(tokens.tolist(), learn, strict=True), key=lambda one: one[1])
+        found += [tuple(token for token, _ in run) for is_learned, run in runs if is_learned]
+    return sorted(found)
+
+
+def test_neighbours_with_one_prompt_are_groups_of_at_most_eight(prepared):
+    together = policy_task.together(prepared)
+    assert [len(group.responses) for group in together.groups] == [1, 2, 3, 8, 4]
+    alone = [group.responses[0] for group in prepared.groups]
+    assert list(itertools.chain(*(group.responses for group in together.groups))) == alone
+    saved = [
+        sum(packing.cost(e.encoded, "shared") for e in p.examples) for p in (prepared, together)
+    ]
+    assert saved[1] < 0.8 * saved[0]
+
+
+def test_only_answers_are_learned_and_each_follows_its_own_ratings(task, prepared):
+    together = policy_task.together(prepared)
+    for group, example in zip(together.groups, together.examples, strict=True):
+        of = [g for g in prepared.groups if g.prompt == group.prompt]
+        for text, ids, given in zip(
+            group.responses, example.encoded.responses, example.encoded.given, strict=True
+        ):
+            asked = task.model.tokenizer.decode([*example.encoded.prompt, *ids[:given]])
+            conditions = [g.condition for g in of if g.responses == (text,)]
+            lines = [f"helpfulness:3,verbosity:{c['verbosity']}\n" for c in conditions]
+            assert any(asked.endswith(line) for line in lines)
+            assert task.model.tokenizer.decode(ids[given:]) == text + "<|im_end|>"
+    assert learned(batches(together)) == learned(batches(prepared))
+
+
+@pytest.mark.parametrize("layout", packing.LAYOUTS)
+def test_loss_and_gradient_are_those_of_answers_alone(task, prepared, layout):
+    def loss(params, batch):
+        found = prediction.token_log_probabilities(
+            params, batch, task.model.config, layout=layout, dtype=task.model.dtype
+        )
+        return task.objective.loss(found, batch, task.objective.counts(batch))[0]
+
+    results = [
+        jax.jit(jax.value_and_grad(loss))(task.params, batches(each, layout))
+        for each in (prepared, policy_task.together(prepared))
+    ]
+    (alone, of_alone), (shared, of_shared) = results
+    np.testing.assert_allclose(shared, alone, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(of_alone), jax.tree.leaves(of_shared), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-5)
