@@ -9,7 +9,8 @@ rated. configs/steerlm2.py has that stage before this one, and the rounds that f
 Argument: nemotron4_340b, llama3_70b (HelpSteer2's), llama31_70b, llama31_8b, llama32_1b,
 smollm2_135m, or runlocal (SmolLM2 on people's ratings of the mini set, minutes on a laptop). Base
 models get NeMo-Aligner's template, with its own place for the line of values; in others the line
-stands at the answer's start.
+stands at the answer's start. Where a prompt has several rated answers, up to eight of them are one
+of a batch's groups: divide config.batch_size by their number to have the papers' 128 answers.
 
 Published: HelpSteer (arXiv 2311.09528), Llama-2-70B, 800 steps of 128, about two epochs, constant
 5e-6: MT-Bench 7.54, against 6.29 without attributes. HelpSteer2, Llama-3-70B on Daring-Anteater,

@@ -83,7 +83,9 @@ def policy() -> ConfigDict:
     config.optimizer.weight_decay = 0.01  # SteerLM, appendix, and NeMo's recipe.
 
     _add_course(config)
-    config.batch_size = 128  # Groups: conversations, or in "steerlm2" prompts with their samples.
+    # Groups: conversations, or in "steerlm2" prompts with their samples. Where each is asked for
+    # its ratings, up to eight neighbours that answer one prompt are a group.
+    config.batch_size = 128
     config.epochs = 2  # HelpSteer's 800 steps are about two; SteerLM 2.0 has two in each round.
     config.evaluate_every = 50
     return config
