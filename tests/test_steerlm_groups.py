@@ -64,7 +64,7 @@ def learned(batch):
 
 
 def test_neighbours_with_one_prompt_are_groups_of_at_most_eight(prepared):
-    together = policy_task.together(prepared)
+    together = policy_task.together(prepared, 512)
     assert [len(group.responses) for group in together.groups] == [1, 2, 3, 8, 4]
     alone = [group.responses[0] for group in prepared.groups]
     assert list(itertools.chain(*(group.responses for group in together.groups))) == alone
@@ -74,8 +74,19 @@ def test_neighbours_with_one_prompt_are_groups_of_at_most_eight(prepared):
     assert saved[1] < 0.8 * saved[0]
 
 
+def test_a_group_fits_into_a_row(prepared):
+    longest = max(packing.cost(example.encoded, "shared") for example in prepared.examples)
+    for length in (longest, longest + 20, longest + 50):
+        together = policy_task.together(prepared, length)
+        costs = [packing.cost(example.encoded, "shared") for example in together.examples]
+        assert max(costs) <= length
+        texts = [text for group in together.groups for text in group.responses]
+        assert texts == [group.responses[0] for group in prepared.groups]
+    assert len(together.groups) < len(prepared.groups)
+
+
 def test_only_answers_are_learned_and_each_follows_its_own_ratings(task, prepared):
-    together = policy_task.together(prepared)
+    together = policy_task.together(prepared, 512)
     for group, example in zip(together.groups, together.examples, strict=True):
         of = [g for g in prepared.groups if g.prompt == group.prompt]
         for text, ids, given in zip(
@@ -99,9 +110,18 @@ def test_loss_and_gradient_are_those_of_answers_alone(task, prepared, layout):
 
     results = [
         jax.jit(jax.value_and_grad(loss))(task.params, batches(each, layout))
-        for each in (prepared, policy_task.together(prepared))
+        for each in (prepared, policy_task.together(prepared, 512))
     ]
     (alone, of_alone), (shared, of_shared) = results
     np.testing.assert_allclose(shared, alone, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(of_alone), jax.tree.leaves(of_shared), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-5)
+
+
+def test_only_the_layout_that_shares_prompts_joins_answers(task, prepared):
+    data = task.config.data
+    assert len(task.learn_from(prepared).groups) == 5
+    for layout in ("separate", "padded"):
+        data.layout = layout
+        assert task.learn_from(prepared) is prepared
+    data.layout = "shared"
