@@ -10,7 +10,7 @@ import tiny
 
 from hs2jax import prediction
 from hs2jax.data import packing
-from hs2jax.training import defaults, policy_task, tasks
+from hs2jax.training import defaults, loop, policy_task, tasks
 
 ANSWERS = ("Yes.", "No, never.", "It depends on who asks, and when.", "", "so so so")
 
@@ -64,7 +64,7 @@ def learned(batch):
 
 
 def test_neighbours_with_one_prompt_are_groups_of_at_most_eight(prepared):
-    together = policy_task.together(prepared, 512)
+    together = policy_task.together(prepared)
     assert [len(group.responses) for group in together.groups] == [1, 2, 3, 8, 4]
     alone = [group.responses[0] for group in prepared.groups]
     assert list(itertools.chain(*(group.responses for group in together.groups))) == alone
@@ -74,19 +74,8 @@ def test_neighbours_with_one_prompt_are_groups_of_at_most_eight(prepared):
     assert saved[1] < 0.8 * saved[0]
 
 
-def test_a_group_fits_into_a_row(prepared):
-    longest = max(packing.cost(example.encoded, "shared") for example in prepared.examples)
-    for length in (longest, longest + 20, longest + 50):
-        together = policy_task.together(prepared, length)
-        costs = [packing.cost(example.encoded, "shared") for example in together.examples]
-        assert max(costs) <= length
-        texts = [text for group in together.groups for text in group.responses]
-        assert texts == [group.responses[0] for group in prepared.groups]
-    assert len(together.groups) < len(prepared.groups)
-
-
 def test_only_answers_are_learned_and_each_follows_its_own_ratings(task, prepared):
-    together = policy_task.together(prepared, 512)
+    together = policy_task.together(prepared)
     for group, example in zip(together.groups, together.examples, strict=True):
         of = [g for g in prepared.groups if g.prompt == group.prompt]
         for text, ids, given in zip(
@@ -110,7 +99,7 @@ def test_loss_and_gradient_are_those_of_answers_alone(task, prepared, layout):
 
     results = [
         jax.jit(jax.value_and_grad(loss))(task.params, batches(each, layout))
-        for each in (prepared, policy_task.together(prepared, 512))
+        for each in (prepared, policy_task.together(prepared))
     ]
     (alone, of_alone), (shared, of_shared) = results
     np.testing.assert_allclose(shared, alone, rtol=1e-5)
@@ -118,10 +107,15 @@ def test_loss_and_gradient_are_those_of_answers_alone(task, prepared, layout):
         np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-5)
 
 
-def test_only_the_layout_that_shares_prompts_joins_answers(task, prepared):
-    data = task.config.data
-    assert len(task.learn_from(prepared).groups) == 5
-    for layout in ("separate", "padded"):
-        data.layout = layout
-        assert task.learn_from(prepared) is prepared
-    data.layout = "shared"
+def test_a_run_learns_the_same_in_long_rows_short_ones_and_separate_ones(task, tmp_path):
+    """Groups that are too long for a row lie in several."""
+    ended = []
+    for row_length, layout in ((512, "shared"), (128, "shared"), (512, "separate")):
+        config = task.config.copy_and_resolve_references()
+        config.data.update(row_length=row_length, layout=layout, validation=config.data.train)
+        config.update(batch_size=2, micro_rows=8, epochs=1, evaluate_every=99)
+        config.optimizer.learning_rate = 1e-3
+        result = loop.train(config, tmp_path / f"{layout}{row_length}")
+        assert result["step"] == 3  # Five groups, two at a time.
+        ended.append(result["summary"]["loss"])
+    np.testing.assert_allclose(ended, ended[0], rtol=1e-4)

@@ -88,10 +88,10 @@ def encode(
     return found
 
 
-def unrated(prompt: np.ndarray, responses: Sequence[np.ndarray]) -> Example:
-    """A tokenised group of which nothing else is known."""
+def unrated(prompt: np.ndarray, responses: Sequence[np.ndarray], **others) -> Example:
+    """A tokenised group of which nothing else is known but the `others` of `Encoded`."""
     return Example(
-        Encoded(prompt, tuple(responses)),
+        Encoded(prompt, tuple(responses), **others),
         np.zeros((len(responses), 0), np.float32),
         np.zeros((len(responses), 0), bool),
         [],
@@ -148,14 +148,9 @@ def join(encoded: Sequence[Encoded]) -> Example:
     of the prompt is as the first has it."""
     common = chat.common_prefix([one.prompt for one in encoded])
     learn = encoded[0].learn
-    example = unrated(
+    return unrated(
         encoded[0].prompt[:common],
         [np.concatenate([one.prompt[common:], one.responses[0]]) for one in encoded],
-    )
-    return example._replace(
-        encoded=dataclasses.replace(
-            example.encoded,
-            learn=None if learn is None else learn[:common],
-            given=tuple(len(one.prompt) - common for one in encoded),
-        )
+        learn=None if learn is None else learn[:common],
+        given=tuple(len(one.prompt) - common for one in encoded),
     )

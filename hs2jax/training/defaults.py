@@ -84,7 +84,7 @@ def policy() -> ConfigDict:
 
     _add_course(config)
     # Groups: conversations, or in "steerlm2" prompts with their samples. Where each is asked for
-    # its ratings, up to eight neighbours that answer one prompt are a group.
+    # its ratings, up to eight neighbours that answer one prompt are a group (not in "padded").
     config.batch_size = 128
     config.epochs = 2  # HelpSteer's 800 steps are about two; SteerLM 2.0 has two in each round.
     config.evaluate_every = 50

@@ -5,6 +5,7 @@ Axis letters: B rows, T tokens of a row, R response slots.
 
 import dataclasses
 import functools
+import itertools
 import logging
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hs2jax import choices, losses, prediction
-from hs2jax.data import conversations, corpora, loader, packing
+from hs2jax.data import conversations, corpora, loader
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items as scored
@@ -82,8 +83,9 @@ class PolicyTask:
             for warning in self.warnings:
                 log.warning("%s", warning)
         data = self.config.data
-        if data.condition == "ratings" and data.layout == "shared":
-            return together(prepared, data.row_length)
+        # The slots of "padded" are made for one answer each.
+        if data.condition == "ratings" and data.layout != "padded":
+            return together(prepared)
         return prepared
 
     @property
@@ -186,38 +188,18 @@ def conditioned(groups: Sequence[Group], record: Record) -> list[Group]:
     return found
 
 
-def together(prepared: loader.Prepared, row_length: int) -> loader.Prepared:
-    """Neighbours that answer the same prompt, each behind its own condition, as one group that fits
-    into a row, so that the prompt is computed once. Their conditions are then in the responses, and
-    are not learned."""
-    runs: list[list[tuple[Group, packing.Example]]] = []
-    for pair in zip(prepared.groups, prepared.examples, strict=True):
-        if runs and _share_a_row([*runs[-1], pair], row_length):
-            runs[-1].append(pair)
-        else:
-            runs.append([pair])
-    return loader.Prepared(
-        [
-            dataclasses.replace(
-                run[0][0], responses=tuple(group.responses[0] for group, _ in run), condition={}
-            )
-            for run in runs
-        ],
-        [_join(run) for run in runs],
-    )
-
-
-def _share_a_row(run: list[tuple[Group, packing.Example]], row_length: int) -> bool:
-    (first, _), *_, (last, _) = run
-    return (
-        first.prompt == last.prompt
-        and len(run) <= conversations.SHARED
-        and packing.cost(_join(run).encoded, "shared") <= row_length
-    )
-
-
-def _join(run: list[tuple[Group, packing.Example]]) -> packing.Example:
-    return conversations.join([example.encoded for _, example in run])
+def together(prepared: loader.Prepared) -> loader.Prepared:
+    """Neighbours that answer the same prompt, each behind its own condition, as one group, so that
+    the prompt is computed once. Their conditions are then in the responses, and are not learned."""
+    found = loader.Prepared([], [])
+    pairs = zip(prepared.groups, prepared.examples, strict=True)
+    for _, neighbours in itertools.groupby(pairs, key=lambda pair: pair[0].prompt):
+        for part in conversations.in_parts(neighbours, conversations.SHARED):
+            groups, examples = zip(*part, strict=True)
+            responses = tuple(group.responses[0] for group in groups)
+            found.groups.append(dataclasses.replace(groups[0], responses=responses, condition={}))
+            found.examples.append(conversations.join([each.encoded for each in examples]))
+    return found
 
 
 def weigh(examples, log_policy: Sequence[Sequence[float]]) -> list[dict[str, np.ndarray]]:
