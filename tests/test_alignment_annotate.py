@@ -67,6 +67,21 @@ def test_the_rows_hold_what_the_model_says_and_are_read_as_ratings(here):
         }
 
 
+def test_only_the_wanted_attributes_are_written(here):
+    data = f"conversations:{here / 'talks.jsonl'}"
+    every = annotate(stages.annotation(here, data), here / "every")
+    config = stages.annotation(here, data, attributes=("verbosity", "helpfulness"))
+    result = annotate(config, here / "two")
+    names = ["helpfulness", "verbosity"]
+    assert result["values"] == {name: every["values"][name] for name in names}
+    assert [row["ratings"] for row in stages.read(here / "two" / "annotated.jsonl")] == [
+        [{name: rating[name] for name in names} for rating in row["ratings"]]
+        for row in stages.read(here / "every" / "annotated.jsonl")
+    ]
+    with pytest.raises(ValueError, match=r"config.attributes: .* rates .*, and not humour"):
+        annotate(stages.annotation(here, data, attributes=("humour",)), here / "unknown")
+
+
 def test_every_turn_has_its_own_row(here):
     config = stages.annotation(here, f"conversations:{here / 'talks.jsonl'}", every_turn=True)
     assert annotate(config, here / "turns")["rows"] == 3

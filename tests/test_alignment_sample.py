@@ -79,6 +79,23 @@ def test_a_finished_folder_is_left_alone(here, sampled, monkeypatch):
         sample(config, here / "whole")
 
 
+def test_an_instruction_is_followed_and_not_kept(here, tmp_path):
+    rows = [{"prompt": f"{text}\n\nBriefly.", "response": "-"} for text in stages.QUESTIONS]
+    config = stages.sampling(here, conditions=(stages.ASKED,))
+    config.data = f"responses:{stages.write(tmp_path / 'asked.jsonl', rows)}"
+    sample(config, tmp_path / "asked")
+    config = stages.sampling(here, conditions=(stages.ASKED,), instruction="Briefly.")
+    sample(config, tmp_path / "instructed")
+    asked = stages.read(tmp_path / "asked" / "samples.jsonl")
+    instructed = stages.read(tmp_path / "instructed" / "samples.jsonl")
+    assert [row["prompt"][-1]["content"] for row in instructed] == list(stages.QUESTIONS)
+    for row, other in zip(instructed, asked, strict=True):
+        assert row["tokens"] == other["tokens"]
+        # Of the prompt that is kept it would not be true.
+        assert other["log_proposal"]
+        assert "log_proposal" not in row
+
+
 def test_prompts_without_room_are_raised_or_counted(here, tmp_path):
     rows = [{"prompt": "why? " * 600, "response": "-"}, {"prompt": "Why?", "response": "-"}]
     config = stages.sampling(here)
@@ -106,6 +123,7 @@ def test_prompts_without_room_are_raised_or_counted(here, tmp_path):
         ({"conditions": ("helpfulness=5",)}, "config.conditions: .*whole numbers from 0 to 4"),
         ({"server": "http://localhost:1/v1", "responses": "responses:x"}, "set one of them"),
         ({"responses": "responses:x", "conditions": ("", stages.ASKED)}, "one attribute setting"),
+        ({"responses": "responses:x", "instruction": "Briefly."}, "config.instruction: .* already"),
     ],
 )
 def test_what_cannot_be_is_told(here, tmp_path, changes, words):

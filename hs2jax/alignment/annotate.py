@@ -16,7 +16,7 @@ import jax
 import ml_collections
 
 from hs2jax import choices, folder
-from hs2jax.alignment import sampled_rows
+from hs2jax.alignment import conditions, sampled_rows
 from hs2jax.data import corpora, loader, templates
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
@@ -45,7 +45,7 @@ def annotate(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         mesh=sharding.mesh_of(config.mesh),
         dtype=choices.dtype(config.model.dtype),
     )
-    order = templates.in_order(model.outputs)
+    order = templates.in_order(conditions.of_model(config, model.outputs))
     if not set(order) & set(templates.ORDER):
         raise ValueError(
             f"config.model.name: {config.model.name} has the outputs {', '.join(order)}, none of "

@@ -1,4 +1,7 @@
-"""Attribute settings as configs write them, "helpfulness=4,verbosity=2"."""
+"""Attributes as configs name them: settings, "helpfulness=4,verbosity=2", and which of a reward
+model's."""
+
+from collections.abc import Sequence
 
 from hs2jax.losses.steerlm import HIGHEST
 
@@ -22,3 +25,13 @@ def parse(text: str) -> dict[str, int]:
 def show(condition: dict[str, int]) -> str:
     """As `parse` reads it."""
     return ",".join(f"{name}={value}" for name, value in condition.items())
+
+
+def of_model(config, outputs: Sequence[str]) -> tuple[str, ...]:
+    """config.attributes, () for all of the model's outputs. Raises ValueError for others."""
+    if unknown := sorted(set(config.attributes) - set(outputs)):
+        raise ValueError(
+            f"config.attributes: {config.model.name} rates {', '.join(outputs)}, and not "
+            f"{', '.join(unknown)}"
+        )
+    return tuple(config.attributes) or tuple(outputs)

@@ -20,7 +20,7 @@ import ml_collections
 import numpy as np
 
 from hs2jax import choices, folder
-from hs2jax.alignment import sampled_rows
+from hs2jax.alignment import conditions, sampled_rows
 from hs2jax.data import corpora, loader, templates
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items, scores
@@ -48,12 +48,7 @@ def rescale(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         mesh=sharding.mesh_of(config.mesh),
         dtype=choices.dtype(config.model.dtype),
     )
-    names = tuple(config.attributes) or model.outputs
-    if unknown := sorted(set(names) - set(model.outputs)):
-        raise ValueError(
-            f"config.attributes: {config.model.name} rates {', '.join(model.outputs)}, and not "
-            f"{', '.join(unknown)}"
-        )
+    names = conditions.of_model(config, model.outputs)
     people = _ratings(config, names)
     record = Record()
     values = _values(config, model, record)

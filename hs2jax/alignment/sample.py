@@ -4,9 +4,10 @@
      "tokens": [[ids], ...], "finished": [bool, ...], "log_proposal": [nats, ...]}
 
 log_proposal is log Q'(y|a,x), the sum over a response's tokens as the model itself has it, whatever
-temperature and truncation it was sampled with. Responses from elsewhere have neither it nor tokens;
-`hs2jax weigh` finds both. Read the file as "sampled:FILE"; the stages of alignment leave out, and
-count, responses that say nothing, which elsewhere are malformed (config.data.on_error).
+temperature and truncation it was sampled with. Responses from elsewhere have neither it nor tokens,
+and those to an instruction that is not kept do not have it; `hs2jax weigh` finds both. Read the
+file as "sampled:FILE"; the stages of alignment leave out, and count, responses that say nothing,
+which elsewhere are malformed (config.data.on_error).
 """
 
 import logging
@@ -55,7 +56,7 @@ def sample(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         for start in range(counts["done"], len(groups), CHUNK):
             began, some = time.time(), groups[start : start + CHUNK]
             answers = source.answer(some, start)
-            rows = [_row(*pair) for pair in zip(some, answers, strict=True)]
+            rows = [_row(*pair, config.instruction) for pair in zip(some, answers, strict=True)]
             counts = _counted(counts, rows, time.time() - began)
             file.add(rows, {**counts, "record": record.to_dict()})
             rate = counts["tokens"] / counts["seconds"]
@@ -104,6 +105,10 @@ def check(config) -> None:
     if not 0 < config.top_p <= 1:
         raise ValueError(f"config.top_p is {config.top_p}; expected more than 0 and at most 1")
     asked = parse_conditions(config)
+    if config.responses and config.instruction:
+        raise ValueError(
+            "config.instruction: the responses of a file are written already; leave it empty"
+        )
     if config.responses and len(asked) > 1:
         raise ValueError(
             "config.conditions: the responses of a file were written for one attribute setting, "
@@ -128,7 +133,12 @@ def requests(config, record: Record) -> list[Group]:
     """A group for each prompt and attribute setting; what they have as responses means nothing."""
     asked = parse_conditions(config)
     return [
-        Group(group.prompt, group.responses[:1], source=group.source, condition=condition)
+        Group(
+            _instructed(group.prompt, config.instruction),
+            group.responses[:1],
+            source=group.source,
+            condition=condition,
+        )
         for group in corpora.read(config.data, on_error=config.on_error, record=record)
         for condition in asked
     ]
@@ -150,10 +160,24 @@ def _source(config):
     return ModelSource(model, config)
 
 
-def _row(group: Group, answers: Sequence[Answer]) -> dict:
+def _instructed(prompt: Sequence[dict], instruction: str) -> tuple[dict, ...]:
+    """The prompt with an instruction below its last turn."""
+    *earlier, last = prompt
+    return (*earlier, {**last, "content": last["content"] + _below(instruction)})
+
+
+def _below(instruction: str) -> str:
+    return f"\n\n{instruction}" if instruction else ""
+
+
+def _row(group: Group, answers: Sequence[Answer], instruction: str) -> dict:
+    *earlier, last = group.prompt
     row = {
         "source": group.source,
-        "prompt": list(group.prompt),
+        "prompt": [
+            *earlier,
+            {**last, "content": last["content"].removesuffix(_below(instruction))},
+        ],
         "condition": dict(group.condition),
         "responses": [answer.text for answer in answers],
     }
@@ -165,6 +189,8 @@ def _row(group: Group, answers: Sequence[Answer]) -> dict:
         values = [getattr(answer, field) for answer in answers]
         if None not in values:
             row[name] = values
+    if instruction:
+        row.pop("log_proposal", None)  # It is of another prompt.
     return row
 
 

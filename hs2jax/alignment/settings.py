@@ -20,6 +20,9 @@ def sample() -> ConfigDict:
     config.data = ""  # Prompts, "format:path[slice]", several joined with "+".
     # Every prompt is answered with each of these attribute settings; "" asks for nothing.
     config.conditions = (PAPER,)
+    # Stands below the last turn of each prompt while it is answered, and is not kept: what it asks
+    # for seems to come by itself, so that answers differ in what one cannot yet ask for.
+    config.instruction = ""
     config.n = 10  # Responses for each prompt and setting.
     config.temperature = 0.7
     config.top_p = 0.9
@@ -62,6 +65,7 @@ def annotate() -> ConfigDict:
     config.model.dtype = ""  # Of the computation; "": float32 on CPU, bfloat16 elsewhere.
 
     config.data = ""  # "format:path[slice]", several joined with "+".
+    config.attributes = ()  # Which are written; (): all that the model rates.
     config.every_turn = False  # A row for each turn of the assistant, not only for the last.
     config.max_tokens = 0  # Of a conversation: prompts are cut from the left. 0: what fits.
     config.on_error = "raise"  # raise | skip (counted): malformed rows, and too long responses.
