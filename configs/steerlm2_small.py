@@ -5,16 +5,23 @@
         --workdir=runs/steerlm2
 
 Argument: the folder of GPTeacher's gpteacher/roleplay.json, PandaLM's pandalm/testset-v1.json,
-LLMBar's llmbar/LLMBar__Natural.json, of which only the prompts are used, and HelpSteer's
+LLMBar's llmbar/LLMBar__*.json, of which only the prompts are used, and HelpSteer's
 helpsteer/sample500.jsonl, of which only the ratings are. The reward model is one that rates
 attributes, trained on people's ratings (HelpSteer). Stages as in configs/steerlm2.py, which has the
-paper's recipe, and two more. The fine-tuned model answers some prompts several times (own), and
-SteerLM learns from these answers too: in the file alone the kind of prompt tells the ratings, and
-the policy has no use for the line that asks for them. And the two attributes in which the reward
-model follows people are spread over those answers as people's ratings are (rescaled): in whole
-numbers it would rate nearly all answers to a prompt alike. It rates nearly all 3 in the other
-attributes. Learning rates are for SmolLM2. What came out, which is not steering yet, is in
-experiments/steerlm.
+paper's recipe, and three things more, without which so small a model learned nothing from so
+little:
+
+* The fine-tuned model answers each prompt many times (own_short, own_long), and SteerLM learns from
+  these answers too: in the file alone the kind of prompt tells the ratings, and the policy has no
+  use for the line that asks for them. While it answers it is told to be brief, or to make a list,
+  which SteerLM is not: so a rating goes with what an answer begins like, which is learned from tens
+  of examples, and not only with where it ends.
+* The line asks for the two attributes in which this reward model follows people, and no others.
+* Their values are spread over those answers as people's ratings are (rescaled): in whole numbers
+  the reward model would rate nearly all answers to a prompt alike.
+
+Answers have at most 96 tokens, so that there can be many. Learning rates are for SmolLM2. What came
+out is in experiments/steerlm.
 """
 
 from ml_collections import ConfigDict, FieldReference
@@ -22,18 +29,27 @@ from ml_collections import ConfigDict, FieldReference
 from hs2jax.alignment import settings, steering
 from hs2jax.training import defaults
 
-BASE = "helpfulness=3,correctness=3,coherence=3"
-TOKENS = 192  # Of an answer.
+TOKENS = 96  # Of an answer.
+ATTRIBUTES = ("complexity", "verbosity")
+# Stages in which the fine-tuned model answers, and what it is told while it does.
+OWN = {
+    "own_short": "Answer with one word.",
+    "own_long": "Answer with a numbered list of three points.",
+}
 RATER = "{rescaled}/model"
 
 
 def get_config(data="data"):
     roleplay = f"instructions:{data}/gpteacher/roleplay.json"
     pandalm = f"pandalm:{data}/pandalm/testset-v1.json"
-    llmbar = f"llmbar:{data}/llmbar/LLMBar__Natural.json"
+
+    def llmbar(part: str) -> str:
+        return f"llmbar:{data}/llmbar/LLMBar__{part}.json"
+
     recipe = ConfigDict()
+    annotations = [f"{name}_annotation" for name in OWN]
     recipe.stages = (
-        *("sft", "own", "rescaled", "annotation", "own_annotation", "steerlm"),
+        *("sft", *OWN, "rescaled", "annotation", *annotations, "steerlm"),
         *("samples_1", "groups_1", "round_1", "steering"),
     )
     recipe.reward_model = FieldReference("runs/helpsteer/model")
@@ -44,49 +60,55 @@ def get_config(data="data"):
     sft.data.on_error = "skip"  # PandaLM has a few empty responses.
     recipe.sft = ConfigDict({"verb": "train", "config": sft})
 
-    own = settings.sample()
-    own.model.name = "{sft}/model"
-    own.data = f"{roleplay}[110:200]+{pandalm}[110:150]"
-    own.conditions = ("",)
-    own.n = 6
-    own.temperature = own.top_p = 1.0  # Answers that differ.
-    own.max_new_tokens = TOKENS
-    own.on_error = "skip"
-    recipe.own = ConfigDict({"verb": "sample", "config": own})
+    for name, instruction in OWN.items():
+        own = settings.sample()
+        own.model.name = "{sft}/model"
+        own.model.dtype = "bfloat16"  # Faster; what is kept of the answers is their text.
+        own.data = f"{llmbar('Natural')}[36:]+{llmbar('Adversarial__Neighbor')}"
+        own.conditions = ("",)
+        own.instruction = instruction
+        own.n = 4
+        own.temperature, own.top_p = 0.8, 0.95
+        own.max_new_tokens = TOKENS
+        own.on_error = "skip"
+        recipe[name] = ConfigDict({"verb": "sample", "config": own})
 
     rescaled = settings.rescale()
     rescaled.model.name = recipe.get_ref("reward_model")
-    rescaled.data = "sampled:{own}/samples.jsonl"
+    rescaled.data = "+".join(f"sampled:{{{name}}}/samples.jsonl" for name in OWN)
     rescaled.ratings = f"helpsteer:{data}/helpsteer/sample500.jsonl"
-    rescaled.attributes = ("complexity", "verbosity")
+    rescaled.attributes = ATTRIBUTES
     rescaled.on_error = "skip"
     recipe.rescaled = ConfigDict({"verb": "rescale", "config": rescaled})
 
     annotation = settings.annotate()
     annotation.model.name = RATER
-    annotation.data = f"{roleplay}[:40]+{pandalm}[:40]"
+    annotation.data = f"{pandalm}[:110]"
+    annotation.attributes = ATTRIBUTES
     annotation.on_error = "skip"
     recipe.annotation = ConfigDict({"verb": "annotate", "config": annotation})
-    annotation = annotation.copy_and_resolve_references()
-    annotation.data = "sampled:{own}/samples.jsonl"
-    recipe.own_annotation = ConfigDict({"verb": "annotate", "config": annotation})
+    for own, name in zip(OWN, annotations, strict=True):
+        annotation = annotation.copy_and_resolve_references()
+        annotation.data = f"sampled:{{{own}}}/samples.jsonl"
+        recipe[name] = ConfigDict({"verb": "annotate", "config": annotation})
 
-    steerlm = _policy(learning_rate=1e-4, batch_size=4, evaluate_every=60)
+    steerlm = _policy(learning_rate=2e-4, batch_size=8, evaluate_every=25)
     steerlm.model.name = "{sft}/model"
-    steerlm.data.train = (
-        "ratings:{annotation}/annotated.jsonl+ratings:{own_annotation}/annotated.jsonl[:-6]"
+    own = [f"ratings:{{{name}}}/annotated.jsonl" for name in annotations]
+    steerlm.data.train = "+".join(
+        ["ratings:{annotation}/annotated.jsonl", *(f"{rows}[24:]" for rows in own)]
     )
-    steerlm.data.validation = "ratings:{own_annotation}/annotated.jsonl[-6:]"
+    # Fewer than are left out above: a prompt without a finished answer has no row.
+    steerlm.data.validation = "+".join(f"{rows}[:20]" for rows in own)
     steerlm.data.condition = "ratings"
     recipe.steerlm = ConfigDict({"verb": "train", "config": steerlm})
 
     samples = settings.sample()
     samples.model.name = "{steerlm}/model"
-    samples.data = f"{llmbar}[20:25]+{roleplay}[350:357]"
+    samples.data = f"{llmbar('Natural')}[24:48]"
     samples.conditions = tuple(
-        f"{BASE},complexity={complexity},verbosity={verbosity}"
-        for complexity in (1, 2)
-        for verbosity in (1, 3)
+        f"complexity={complexity},verbosity={verbosity}"
+        for complexity, verbosity in ((1, 0), (1, 2), (2, 1), (2, 3))
     )
     samples.n = 8
     samples.max_new_tokens = TOKENS
@@ -100,23 +122,22 @@ def get_config(data="data"):
     groups.on_error = "skip"
     recipe.groups_1 = ConfigDict({"verb": "weigh", "config": groups})
 
-    learned = _policy(learning_rate=1e-5, batch_size=4, evaluate_every=9)
+    learned = _policy(learning_rate=3e-5, batch_size=4, evaluate_every=5)
     learned.model.name = "{steerlm}/model"
-    learned.data.row_length = 1024  # Most prompts with their eight answers; others go into two.
     learned.objective.kind = "steerlm2"
     # The last prompts with all their settings are held out.
-    learned.data.train = "sampled:{groups_1}/groups.jsonl[:-12]"
-    learned.data.validation = "sampled:{groups_1}/groups.jsonl[-12:]"
+    learned.data.train = "sampled:{groups_1}/groups.jsonl[:-16]"
+    learned.data.validation = "sampled:{groups_1}/groups.jsonl[-16:]"
     recipe.round_1 = ConfigDict({"verb": "train", "config": learned})
 
     report = steering.settings()
     report.policies = "sft={sft}/model,steerlm={steerlm}/model,steerlm2={round_1}/model"
     report.reward_model = RATER
     report.reference = "{sft}/model"
-    report.data = f"{llmbar}[64:68]+{roleplay}[400:412]"
-    report.requested = (0, 1, 2, 3)
-    report.base = f"{BASE},complexity=1,verbosity=2"  # Near people's means.
-    report.n = 2
+    report.data = f"{llmbar('Natural')}[:24]"
+    report.requested = (0, 1, 2)
+    report.base = "complexity=1,verbosity=1"
+    report.n = 4
     report.max_new_tokens = TOKENS
     report.on_error = "skip"
     recipe.steering = ConfigDict({"verb": "steer", "config": report})
