@@ -14,8 +14,8 @@ little:
 * The fine-tuned model answers each prompt many times (own_short, own_long), and SteerLM learns from
   these answers too: in the file alone the kind of prompt tells the ratings, and the policy has no
   use for the line that asks for them. While it answers it is told to be brief, or to make a list,
-  which SteerLM is not: so a rating goes with what an answer begins like, which is learned from tens
-  of examples, and not only with where it ends.
+  which SteerLM is not: so a rating goes with what an answer begins like, which is learned much
+  sooner than where it ends.
 * The line asks for the two attributes in which this reward model follows people, and no others.
 * Their values are spread over those answers as people's ratings are (rescaled): in whole numbers
   the reward model would rate nearly all answers to a prompt alike.

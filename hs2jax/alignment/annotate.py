@@ -46,9 +46,9 @@ def annotate(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         dtype=choices.dtype(config.model.dtype),
     )
     order = templates.in_order(conditions.of_model(config, model.outputs))
-    if not set(order) & set(templates.ORDER):
+    if not set(model.outputs) & set(templates.ORDER):
         raise ValueError(
-            f"config.model.name: {config.model.name} has the outputs {', '.join(order)}, none of "
+            f"config.model.name: {config.model.name} has the outputs {', '.join(model.outputs)}, none of "
             "them an attribute that people rate: it needs a regression model"
         )
     record, rows = Record(), []
