@@ -48,8 +48,8 @@ def annotate(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     order = templates.in_order(conditions.of_model(config, model.outputs))
     if not set(model.outputs) & set(templates.ORDER):
         raise ValueError(
-            f"config.model.name: {config.model.name} has the outputs {', '.join(model.outputs)}, none of "
-            "them an attribute that people rate: it needs a regression model"
+            f"config.model.name: {config.model.name} has the outputs {', '.join(model.outputs)}, "
+            "none of them an attribute that people rate: it needs a regression model"
         )
     record, rows = Record(), []
     groups = list(_groups(config, record))
