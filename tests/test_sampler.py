@@ -124,6 +124,21 @@ def test_a_part_of_the_whole_falls_on_its_token():
     assert found == [256, 256, 5, 5, 700, 700]
 
 
+def test_what_weighs_nothing_is_never_drawn():
+    # Where one token's part of the whole ends and another's begins, sums are rounded either way.
+    generator = np.random.default_rng(0)
+    weights = np.zeros((5, next_token.COLUMNS), np.float32)
+    there = generator.choice(weights.size, 40, replace=False)
+    weights.flat[there] = generator.uniform(1e-6, 1, len(there))
+    sums = np.cumsum(weights.T.astype(np.float64))
+    ends = np.float32(sums[weights.T.ravel() > 0][:-1] / sums[-1])
+    near = [(ends.view(np.int32) + np.int32(step)).view(np.float32) for step in range(-3, 4)]
+    chance = np.concatenate(near)
+    table = jnp.broadcast_to(weights, (len(chance), *weights.shape))
+    drawn = np.asarray(next_token._by_weight(jnp.asarray(chance), table))
+    assert (weights.flat[drawn] > 0).all()
+
+
 def test_keys_differ_by_seed_prompt_and_sample_only():
     keys = sampler.keys(3, [0, 0, 1, 1], [0, 1, 0, 1])
     assert len({tuple(key) for key in keys}) == 4

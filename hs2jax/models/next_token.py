@@ -122,14 +122,16 @@ def _by_weight(chance, weights):
     at = chance * jnp.sum(of_columns, axis=1)
     column, before = _reach(of_columns, at)
     within = jnp.take_along_axis(weights, column[:, None, None], axis=2)[:, :, 0]
-    return _reach(within, at - before)[0] * COLUMNS + column
+    return _reach(within, jnp.maximum(at - before, 0))[0] * COLUMNS + column
 
 
 def _reach(weights, at):
     """The index [B] of weights [B, X] at which their running sum passes `at`, and the sum before
-    it. Where rounding lets it pass none, the last that weighs anything."""
-    sums = jnp.cumsum(weights, axis=1)
-    last = weights.shape[1] - 1 - jnp.argmax(weights[:, ::-1] > 0, axis=1)
-    index = jnp.minimum(jnp.sum(sums <= at[:, None], axis=1), last).astype(jnp.int32)
+    it: always of one that weighs something, although the sums are rounded, each by itself. Where
+    they pass it nowhere, the last such."""
+    sums, ids = jnp.cumsum(weights, axis=1), jnp.arange(weights.shape[1], dtype=jnp.int32)
+    last = jnp.max(jnp.where(weights > 0, ids, 0), axis=1)
+    passing = (sums > at[:, None]) & (weights > 0)
+    index = jnp.minimum(jnp.min(jnp.where(passing, ids, ids[-1]), axis=1), last)
     before = jnp.take_along_axis(sums - weights, index[:, None], axis=1)[:, 0]
     return index, before
