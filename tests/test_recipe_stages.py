@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import tiny
 from command import fail, succeed
+from ml_collections import ConfigDict
 from test_expo import save_pair
 
 from hs2jax.evaluation import items as item_files
 from hs2jax.models import merge
 from hs2jax.reward_model import RewardModel
+from hs2jax.training import recipe
 
 RECIPE = """
 from ml_collections import ConfigDict
@@ -51,6 +53,19 @@ def ran(tmp_path_factory) -> tuple[Path, list[str]]:
     command = ["run", f"--config={folder / 'recipe.py'}", f"--workdir={folder / 'run'}"]
     assert f"model: {folder / 'run' / 'expo' / 'model'}" in succeed(*command)
     return folder / "run", command
+
+
+def test_a_workdir_that_would_be_read_as_a_list_is_refused(tmp_path):
+    stages = {
+        name: {"verb": "train", "config": {"data": data}}
+        for name, data in (("one", "mini"), ("two", "responses:{one}/rows.jsonl"))
+    }
+    config, done = ConfigDict({"stages": ("one", "two"), **stages}), []
+    verbs = {"train": lambda config, folder: done.append(config.data)}
+    recipe.run(config, tmp_path / "lr=1", verbs)
+    assert done == ["mini", f"responses:{tmp_path}/lr=1/one/rows.jsonl"]
+    with pytest.raises(ValueError, match=r"n=2,m=3/one: .* give another --workdir"):
+        recipe.run(config, tmp_path / "n=2,m=3", verbs)
 
 
 def titles(folder: Path) -> list[str]:

@@ -58,6 +58,13 @@ def filled_in(config: ml_collections.ConfigDict, folders: dict[str, Path]):
             config[key] = filled_in(value, folders)
         elif isinstance(value, str):
             for name, folder in folders.items():
+                if "{" + name + "}" not in value:
+                    continue
+                if wrong := sorted(set(",+[]*") & set(str(folder))):
+                    raise ValueError(
+                        f"{folder}: a recipe's stages name each other's folders in lists and data "
+                        f"specs, in which {' '.join(wrong)} has a meaning; give another --workdir"
+                    )
                 value = value.replace("{" + name + "}", str(folder))
             config[key] = value
     return config
