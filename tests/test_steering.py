@@ -185,7 +185,7 @@ def config_of(models: Path, **changes):
     config.data = f"responses:{models / 'prompts.jsonl'}"
     config.attributes, config.requested = ("verbosity",), (0, 4)
     config.base = "helpfulness=4,verbosity=0"
-    config.n, config.max_new_tokens, config.temperature, config.top_p = 2, 6, 1.0, 1.0
+    config.n, config.max_new_tokens = 2, 6
     config.update(changes)
     return config
 
@@ -195,7 +195,7 @@ def undisturbed(models, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scores, "default_folder", lambda: workdir.parent / "scores")
-        patch.setattr(sample, "CHUNK", 3)
+        patch.setattr(sample, "chunk", lambda n: 3)
         steering.steer(config_of(models), workdir)
     return workdir
 
@@ -210,7 +210,8 @@ def test_a_run_says_what_was_sampled_and_measured(models, undisturbed):
         assert policy["totals"]["samples"] == len(rows) * 2
         record = result["records"][policy["name"]]
         assert record["sampled"]["groups"] == len(QUESTIONS)
-        assert record["measured"]["rows"] == len(rows)
+        assert record["measured"]["rows"] == record["reference"]["rows"] == len(rows)
+        assert record["reference"]["too_long"] == 0
         (of,) = policy["attributes"]
         values = [
             each["verbosity"]
@@ -229,15 +230,14 @@ def test_the_log_ratio_is_of_the_same_tokens_without_the_request(models, undistu
     sampled = items.read(undisturbed / "samples" / "before" / "samples.jsonl")
     model, checked = LanguageModel.load(models / "before"), 0
     for row, source in zip(rows[:3], sampled, strict=False):
-        kept = [i for i, text in enumerate(row["responses"]) if text.strip()]
         plain = Group(
             tuple(row["prompt"]),
-            tuple(row["responses"][i] for i in kept),
-            tokens=tuple(tuple(source["tokens"][i]) for i in kept),
+            tuple(row["responses"]),
+            tokens=tuple(map(tuple, source["tokens"])),
         )
         asked = dataclasses.replace(plain, condition=row["condition"])
         found = model.log_probability_groups([asked, plain])
-        for i, policy, reference in zip(kept, *found, strict=True):
+        for i, (policy, reference) in enumerate(zip(*found, strict=True)):
             assert source["log_proposal"][i] == pytest.approx(policy.sum(), abs=1e-3)
             ratio = policy.sum() - reference.sum()
             assert row["log_ratio"][i] == pytest.approx(ratio, abs=1e-3)
@@ -250,7 +250,7 @@ def test_a_run_that_was_stopped_ends_as_if_undisturbed(
     models, undisturbed, tmp_path, monkeypatch, stopped
 ):
     monkeypatch.setattr(scores, "default_folder", lambda: tmp_path / "scores")
-    monkeypatch.setattr(sample, "CHUNK", 3)
+    monkeypatch.setattr(sample, "chunk", lambda n: 3)
     chunks = -(-len(QUESTIONS) * 2 // 3)
     after = {"sampling": 2, "sampling the second": chunks + 1, "reference": 2 * chunks + 1}
     left = after.get(stopped, 0)
@@ -322,13 +322,14 @@ def test_a_finished_run_is_not_made_again_nor_mixed(models, undisturbed, tmp_pat
         ({"requested": (0, 5)}, "config.requested is .*0 to 4"),
         ({"requested": (1,)}, "config.requested is"),
         ({"base": "verbosity=7"}, "config.base: "),
+        ({"reference": "nowhere"}, "no model 'nowhere'"),
         ({"dtype": "int8"}, "config.dtype is 'int8'"),
         ({"top_p": 0.0}, "config.top_p"),
         ({"n": 0}, "config.n"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_by_name(models, tmp_path, changes, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
         steering.steer(config_of(models, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

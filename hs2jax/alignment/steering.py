@@ -53,8 +53,9 @@ def settings() -> ml_collections.ConfigDict:
     config.requested = (0, 1, 2, 3, 4)
     config.base = stage_settings.PAPER  # while the others stay like this.
     config.n = 4  # Responses for each prompt and setting.
-    config.temperature = 0.7
-    config.top_p = 0.9
+    # As the policy is: only then is the mean log-ratio to the reference the KL divergence.
+    config.temperature = 1.0
+    config.top_p = 1.0
     config.max_new_tokens = 1024
     config.on_error = "raise"  # raise | skip (counted): malformed rows, and too long prompts.
 
@@ -86,7 +87,7 @@ def steer(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         record = sampling.sample(_sampling(config, model), place)["record"]
         sampled[name], records[name] = items.read(place / "samples.jsonl"), {"sampled": record}
     names, measured = _measure(config, sampled, records)
-    ratios = _log_ratios(config, sampled, reference) if config.reference else {}
+    ratios = _log_ratios(config, sampled, reference, records) if config.reference else {}
     rows = {
         name: [
             _row(row, *of, ratio)
@@ -185,6 +186,8 @@ def check(config) -> None:
             f"config.attributes: the reward model {config.reward_model} {said}, and not "
             f"{', '.join(unknown)}"
         )
+    if config.reference:
+        hub.open_model(config.reference)
 
 
 def policies_of(config) -> dict[str, str]:
@@ -232,8 +235,8 @@ def _sampling(config, model: str) -> ml_collections.ConfigDict:
 
 
 class Said(NamedTuple):
-    """The responses of a row that say something, and which those are: a model reads no empty one.
-    The group asks for nothing."""
+    """The responses of a row that say something, and which those are: a reward model reads no
+    empty one."""
 
     row: int
     responses: list[int]
@@ -244,14 +247,18 @@ def _said(rows: Sequence[dict]) -> list[Said]:
     found = []
     for number, row in enumerate(rows):
         if kept := [i for i, text in enumerate(row["responses"]) if text.strip()]:
-            group = Group(
-                tuple(row["prompt"]),
-                tuple(row["responses"][i] for i in kept),
-                tokens=tuple(tuple(row["tokens"][i]) for i in kept),
-                source=row["source"],
-            )
-            found.append(Said(number, kept, group))
+            found.append(Said(number, kept, _group(row, kept)))
     return found
+
+
+def _group(row: dict, kept: Sequence[int]) -> Group:
+    """Some responses of a row, asked for nothing."""
+    return Group(
+        tuple(row["prompt"]),
+        tuple(row["responses"][i] for i in kept),
+        tokens=tuple(tuple(row["tokens"][i]) for i in kept),
+        source=row["source"],
+    )
 
 
 def _measure(
@@ -286,23 +293,25 @@ def _measure(
 
 
 def _log_ratios(
-    config, sampled: Mapping[str, list[dict]], file: RowFile
-) -> dict[str, list[list[float | None]]]:
+    config, sampled: Mapping[str, list[dict]], file: RowFile, records: Mapping[str, dict]
+) -> dict[str, list[list[float] | None]]:
     """For each policy's row, log Q(y|a,x) - log P(y|x) of its responses in nats, over the same
-    tokens: the policy is asked for attributes, the reference P for nothing. None where a response
-    says nothing or is too long. The file keeps what the reference says.
+    tokens, of those that say nothing too: the policy is asked for attributes, the reference P for
+    nothing. None for rows that the reference cannot read, which are counted in the policy's
+    records. The file keeps what the reference says.
     """
-    said = [(name, each) for name, rows in sampled.items() for each in _said(rows)]
-    groups = [each.group for _, each in said]
-    found = {
-        name: [[None] * len(row["responses"]) for row in rows] for name, rows in sampled.items()
-    }
-    every = weigh.log_probabilities("reference", config, groups, file)
-    for (name, each), values in zip(said, every, strict=True):
-        if values is not None:
-            proposal = sampled[name][each.row]["log_proposal"]
-            for i, value in zip(each.responses, values, strict=True):
-                found[name][each.row][i] = proposal[i] - value
+    groups = [
+        _group(row, range(len(row["responses"]))) for rows in sampled.values() for row in rows
+    ]
+    every = iter(weigh.log_probabilities("reference", config, groups, file))
+    found = {}
+    for name, rows in sampled.items():
+        found[name], record = [], Record(rows=len(rows), groups=len(rows))
+        for row, prior in zip(rows, every, strict=False):
+            record.too_long += prior is None
+            pairs = prior and zip(row["log_proposal"], prior, strict=True)
+            found[name].append(pairs and [ours - theirs for ours, theirs in pairs])
+        records[name]["reference"] = record.to_dict()
     return found
 
 

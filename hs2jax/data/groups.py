@@ -57,7 +57,8 @@ class Group:
     Attributes:
         prompt: turns {"role": "system" | "user" | "assistant", "content": text}: a system turn
             first or none, then user and assistant in turn, the last one by the user.
-        responses: the assistant's answers to this prompt, at least one.
+        responses: the assistant's answers to this prompt, at least one. Where there are tokens, an
+            answer may say nothing, as where the policy ended its turn at once.
         ratings: for each response its ratings by attribute (an unknown one is absent), or () where
             no response is rated.
         strength: with exactly two responses, how much the second is better, from -3 (the first is
@@ -88,7 +89,9 @@ class Group:
         if not isinstance(self.responses, tuple) or not self.responses:
             raise FieldError("responses", "expected a tuple of at least one text", "wrong type")
         for i, response in enumerate(self.responses):
-            check_text(response, f"responses[{i}]")
+            says_nothing = isinstance(response, str) and not response.strip()
+            if not (says_nothing and self.tokens):
+                check_text(response, f"responses[{i}]")
         check_ratings(self.ratings, len(self.responses))
         if self.strength is not None:
             if len(self.responses) != 2:

@@ -86,7 +86,9 @@ def write_page(
     texts["report.html"] = page.render(title, command, sections)
     for name, text in texts.items():
         # Data may hold lone surrogates, which no encoding of a file can hold.
-        (folder / name).write_text(text, encoding="utf-8", errors="replace")
+        scratch = folder / f"{name}.tmp"
+        scratch.write_text(text, encoding="utf-8", errors="replace")
+        scratch.replace(folder / name)  # Whole or not at all.
     return folder / "report.html"
 
 
