@@ -127,6 +127,11 @@ def test_of_sampled_responses_the_finished_are_annotated(here):
     assert found["responses"] == ["So."]
     assert "condition" not in found
     assert result["record"]["skipped"] == {"unfinished responses": 3, "empty responses": 2}
+    # Also where there is data of another format beside it.
+    other = stages.write(here / "other.jsonl", [{"prompt": "Why?", "response": "It is."}])
+    annotate(stages.annotation(here, f"{data}+responses:{other}"), here / "mixed")
+    found = stages.read(here / "mixed" / "annotated.jsonl")
+    assert [row["responses"] for row in found] == [["So."], ["It is."]]
 
 
 def test_a_finished_folder_is_left_alone(here, monkeypatch):

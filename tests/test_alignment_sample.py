@@ -15,7 +15,7 @@ from hs2jax.alignment import sample as sampling
 from hs2jax.alignment.row_file import RowFile
 from hs2jax.alignment.sample import sample
 from hs2jax.data import chat, corpora, policy_rows
-from hs2jax.data.groups import Group
+from hs2jax.data.groups import DataError, Group
 from hs2jax.data.record import Record
 from hs2jax.language_model import LanguageModel
 
@@ -61,7 +61,7 @@ def test_log_proposal_is_what_the_scorer_finds(here, sampled):
 
 
 def test_the_same_rows_whatever_the_chunks(here, sampled, monkeypatch):
-    monkeypatch.setattr(sampling, "CHUNK", 3)
+    monkeypatch.setattr(sampling, "chunk", lambda n: 3)
     sample(stages.sampling(here, conditions=(stages.ASKED, "")), here / "chunks")
     rows = stages.read(here / "chunks" / "samples.jsonl")
     for row, whole in zip(rows, sampled[1], strict=True):
@@ -94,6 +94,8 @@ def test_an_instruction_is_followed_and_not_kept(here, tmp_path):
         # Of the prompt that is kept it would not be true.
         assert other["log_proposal"]
         assert "log_proposal" not in row
+        assert row["instruction"] == "Briefly."
+        assert "instruction" not in other
 
 
 def test_prompts_without_room_are_raised_or_counted(here, tmp_path):
@@ -190,14 +192,20 @@ def test_responses_of_a_file_are_found_by_their_prompts(here, tmp_path):
         for question in reversed(stages.QUESTIONS[1:])
     ]
     rows.append({"prompt": stages.QUESTIONS[1], "response": "One more."})
+    rows.append({"prompt": stages.QUESTIONS[1], "response": " "})
     theirs = f"responses:{stages.write(tmp_path / 'theirs.jsonl', rows)}"
     config = stages.sampling(here, responses=theirs)
     config.model.name = ""
+    with pytest.raises(DataError, match=r"theirs\.jsonl, line 6, field 'response'"):
+        sample(config, tmp_path / "raise")
+    rows.pop()
+    stages.write(tmp_path / "theirs.jsonl", rows)
     with pytest.raises(ValueError, match="no responses to this prompt"):
         sample(config, tmp_path / "raise")
+    stages.write(tmp_path / "theirs.jsonl", [*rows, {"prompt": "Why?", "response": " "}])
     config.on_error = "skip"
     result = sample(config, tmp_path / "skip")
-    assert result["record"]["skipped"] == {"no responses to the prompt": 1}
+    assert result["record"]["skipped"] == {"no responses to the prompt": 1, "empty text": 1}
     groups = list(corpora.read(f"sampled:{tmp_path / 'skip' / 'samples.jsonl'}"))
     assert [group.prompt[0]["content"] for group in groups] == list(stages.QUESTIONS[1:])
     assert groups[0].responses == (*(f"Is the sea far? {i}" for i in range(2)), "One more.")

@@ -128,8 +128,8 @@ def test_without_log_proposal_the_model_that_wrote_them_is_asked(here, weighed, 
     for row in rows:
         del row["log_proposal"]
     data = f"sampled:{stages.write(tmp_path / 'samples.jsonl', rows)}"
-    with pytest.raises(ValueError, match=r"config\.proposal: .*name the model that wrote them"):
-        weigh.weigh(stages.weighing(here, data), tmp_path / "unnamed")
+    with pytest.raises(ValueError, match=r"config\.proposal: .*name the model that wrote it"):
+        weigh.weigh(stages.weighing(here, data), tmp_path / "named")
     config = stages.weighing(here, data, proposal=str(here / "policy"))
     weigh.weigh(config, tmp_path / "named")
     found = stages.read(tmp_path / "named" / "groups.jsonl")
@@ -141,6 +141,14 @@ def test_without_log_proposal_the_model_that_wrote_them_is_asked(here, weighed, 
         "groups.jsonl",
         "result.json",
     ]
+
+
+def test_what_was_sampled_under_an_instruction_has_no_weights(here, tmp_path):
+    config = stages.sampling(here, conditions=(stages.ASKED,), instruction="Briefly.")
+    sample(config, tmp_path / "samples")
+    data = f"sampled:{tmp_path / 'samples' / 'samples.jsonl'}"
+    with pytest.raises(ValueError, match=r"config\.data: .*under the instruction 'Briefly\.'"):
+        weigh.weigh(stages.weighing(here, data, proposal=str(here / "policy")), tmp_path / "run")
 
 
 def test_texts_from_elsewhere_are_scored_to_their_end_of_turn(here, tmp_path):
@@ -199,7 +207,10 @@ def test_what_cannot_be_is_told(here, tmp_path):
         ({"unfinished": "cut"}, r"config\.unfinished is 'cut'"),
         ({"least": 0}, r"config\.least is 0"),
         ({"data": "responses:x.jsonl"}, "expected whole files of sampled responses"),
-        ({"data": humor}, r"config\.reward_model: .*none of humor"),
+        (
+            {"data": humor, "proposal": str(here / "policy")},
+            r"config\.reward_model: .*none of humor",
+        ),
         ({"data": plain}, r"config\.data: .*asks for no attributes"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -49,8 +49,8 @@ def rescale(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         dtype=choices.dtype(config.model.dtype),
     )
     names = conditions.of_model(config, model.outputs)
-    people = _ratings(config, names)
     record = Record()
+    people = _ratings(config, names, record)
     values = _values(config, model, record)
     log.info("rescale: %s", items.describe(record))
 
@@ -125,10 +125,10 @@ def check(config) -> None:
         corpora.read(spec)  # Raises where there is no such format or file.
 
 
-def _ratings(config, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """People's ratings of each attribute."""
+def _ratings(config, names: Sequence[str], record: Record) -> dict[str, np.ndarray]:
+    """People's ratings of each attribute; what is read is counted."""
     found: dict[str, list[float]] = {name: [] for name in names}
-    for group in corpora.read(config.ratings, on_error=config.on_error, record=Record()):
+    for group in corpora.read(config.ratings, on_error=config.on_error, record=record):
         for rating in group.ratings:
             for name in found.keys() & rating.keys():
                 found[name].append(rating[name])

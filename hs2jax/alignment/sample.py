@@ -4,10 +4,10 @@
      "tokens": [[ids], ...], "finished": [bool, ...], "log_proposal": [nats, ...]}
 
 log_proposal is log Q'(y|a,x), the sum over a response's tokens as the model itself has it, whatever
-temperature and truncation it was sampled with. Responses from elsewhere have neither it nor tokens,
-and those to an instruction that is not kept do not have it; `hs2jax weigh` finds both. Read the
-file as "sampled:FILE"; the stages of alignment leave out, and count, responses that say nothing,
-which elsewhere are malformed (config.data.on_error).
+temperature and truncation it was sampled with. Responses from elsewhere have neither it nor tokens;
+`hs2jax weigh` finds both. Those to an instruction, which is not in the prompt that is kept, have
+"instruction" instead of it. Read the file as "sampled:FILE"; the stages of alignment leave out, and
+count, responses that say nothing, which elsewhere are malformed (config.data.on_error).
 """
 
 import logging
@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import ml_collections
 
 from hs2jax import choices, folder
@@ -31,8 +32,6 @@ from hs2jax.models import sharding
 
 log = logging.getLogger(__name__)
 
-CHUNK = 64  # Prompts that are sampled, and kept, at a time.
-
 
 def sample(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     """Samples, or goes on where a killed run of this folder was. Returns result.json's content.
@@ -48,13 +47,14 @@ def sample(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     file = RowFile(workdir / "samples.jsonl")
     counts = file.counts or {"done": 0, "responses": 0, "unfinished": 0, "tokens": 0, "seconds": 0}
     if not file.path.exists():
-        source = _source(config)
+        source = _source(config, record)
         groups = source.fitting(groups, record)
         log.info("samples: %s", items.describe(record))
         if not groups:
             raise ValueError(f"config.data: nothing of {config.data} can be answered")
-        for start in range(counts["done"], len(groups), CHUNK):
-            began, some = time.time(), groups[start : start + CHUNK]
+        size = chunk(config.n)
+        for start in range(counts["done"], len(groups), size):
+            began, some = time.time(), groups[start : start + size]
             answers = source.answer(some, start)
             rows = [_row(*pair, config.instruction) for pair in zip(some, answers, strict=True)]
             counts = _counted(counts, rows, time.time() - began)
@@ -73,6 +73,12 @@ def sample(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     folder.finish(workdir, result)
     file.forget_progress()
     return result
+
+
+def chunk(n: int) -> int:
+    """How many groups of n responses are sampled, and kept, at a time. That is many times as many
+    responses as are in a device's batch, since no others take the places of a chunk's last ones."""
+    return max(512 * jax.device_count() // n, 1)
 
 
 def describe(result: dict) -> str:
@@ -144,10 +150,10 @@ def requests(config, record: Record) -> list[Group]:
     ]
 
 
-def _source(config):
+def _source(config, record: Record):
     """Who answers."""
     if config.responses:
-        return FileSource.read(config)
+        return FileSource.read(config, record)
     if config.server:
         return ServerSource.connect(config)
     mesh = sharding.mesh_of(config.mesh)
@@ -191,6 +197,7 @@ def _row(group: Group, answers: Sequence[Answer], instruction: str) -> dict:
             row[name] = values
     if instruction:
         row.pop("log_proposal", None)  # It is of another prompt.
+        row["instruction"] = instruction
     return row
 
 

@@ -1,7 +1,7 @@
 """The rows that `hs2jax sample` writes, less the responses that nothing should be learned from."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from hs2jax.data import corpora, jsonl, policy_rows
@@ -51,16 +51,17 @@ def read(spec: str, *, unfinished: str, on_error: str, record: Record) -> list[S
     return found
 
 
-def finished(spec: str, *, on_error: str, record: Record) -> Iterable[Group]:
+def finished(spec: str, *, on_error: str, record: Record) -> Iterator[Group]:
     """Groups of any data; of sampled responses ("sampled:FILE") those that came to their end.
 
     Raises as `read` and `corpora.read` do.
     """
-    if all(each.format == "sampled" for each in corpora.parse(spec)):
-        return [
-            each.group for each in read(spec, unfinished="drop", on_error=on_error, record=record)
-        ]
-    return corpora.read(spec, on_error=on_error, record=record)
+    for part in corpora.split(spec):
+        if corpora.parse(part)[0].format == "sampled":
+            found = read(part, unfinished="drop", on_error=on_error, record=record)
+            yield from (each.group for each in found)
+        else:
+            yield from corpora.read(part, on_error=on_error, record=record)
 
 
 def check(spec: str) -> None:

@@ -90,7 +90,14 @@ class ServerSource:
     def connect(cls, config) -> "ServerSource":
         """To `config.server`, for `config.model`. Raises ServerError or ValueError."""
         server = Server(config.server)
-        served = [each["id"] for each in server.ask("models")["data"]]
+        answer = server.ask("models")
+        try:
+            served = [each["id"] for each in answer["data"]]
+        except (KeyError, TypeError):
+            raise ServerError(
+                f"config.server: {config.server}/models says {str(answer)[:80]!r} and not "
+                '{"data": [{"id": ...}]}; is it an OpenAI-compatible API, with its /v1?'
+            ) from None
         name = config.model.name
         if name not in served:
             if len(served) != 1:

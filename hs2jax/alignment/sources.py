@@ -95,10 +95,10 @@ class FileSource:
     config: ml_collections.ConfigDict
 
     @classmethod
-    def read(cls, config) -> "FileSource":
-        """Those of `config.responses`. Raises ValueError or DataError."""
+    def read(cls, config, record: Record) -> "FileSource":
+        """Those of `config.responses`; what is read is counted. Raises ValueError or DataError."""
         found: dict[tuple, list[str]] = {}
-        for group in corpora.read(config.responses, on_error=config.on_error, record=Record()):
+        for group in corpora.read(config.responses, on_error=config.on_error, record=record):
             found.setdefault(_key(group), []).extend(group.responses)
         return cls(found, config)
 

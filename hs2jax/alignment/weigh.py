@@ -53,6 +53,7 @@ def weigh(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     rows = _rows(config, record)
     log.info("samples: %s", items.describe(record))
     _check_left(config, rows, record)
+    _check_proposal(config, rows)
 
     # Reward model, prior and proposal, one after the other ----------------------------------------
     rows = _with(rows, _predicted(config, rows, record))
@@ -61,12 +62,7 @@ def weigh(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     unasked = [dataclasses.replace(each.group, condition={}) for each in rows]
     found = log_probabilities("prior", config, unasked, files["log_prior"])
     rows = _with(rows, [None if x is None else {"log_prior": x} for x in found], record)
-    if any("log_proposal" not in each.row for each in rows):
-        if not config.proposal:
-            raise ValueError(
-                f"config.proposal: rows of {config.data} have no log_proposal, as they were "
-                "sampled elsewhere; name the model that wrote them"
-            )
+    if config.proposal:
         found = log_probabilities(
             "proposal", config, [each.group for each in rows], files["log_proposal"]
         )
@@ -142,6 +138,23 @@ def _rows(config, record: Record) -> list[Sampled]:
     for _ in range(len(every) - len(found)):
         record.skip("too few responses")
     return found
+
+
+def _check_proposal(config, rows: Sequence[Sampled]) -> None:
+    """Raises ValueError unless log Q'(y|a,x) is with all rows, or a model is named that has it."""
+    for each in rows:
+        if each.row.get("instruction"):
+            raise ValueError(
+                f"config.data: {each.group.source} was sampled under the instruction "
+                f"{each.row['instruction']!r}, which no policy is trained with, so that the "
+                "probability it was sampled with is not log Q'(y|a,x); such responses are for "
+                "SteerLM (hs2jax annotate), not for SteerLM 2.0"
+            )
+        if "log_proposal" not in each.row and not config.proposal:
+            raise ValueError(
+                f"config.proposal: {each.group.source} has no log_proposal, as it was sampled "
+                "elsewhere; name the model that wrote it"
+            )
 
 
 def _check_left(config, rows: Sequence[Sampled], record: Record) -> None:
