@@ -151,6 +151,23 @@ def test_what_was_sampled_under_an_instruction_has_no_weights(here, tmp_path):
         weigh.weigh(stages.weighing(here, data, proposal=str(here / "policy")), tmp_path / "run")
 
 
+def test_what_nothing_measures_is_warned_of(here, weighed, tmp_path):
+    row = {
+        "prompt": "Why?",
+        "condition": {"humor": 1, "verbosity": 1},
+        "responses": ["So.", "The sea."],
+    }
+    data = f"sampled:{stages.write(tmp_path / 'samples.jsonl', [row])}"
+    config = stages.weighing(here, data, proposal=str(here / "policy"))
+    result = weigh.weigh(config, tmp_path / "run")
+    (warning,) = (each for each in result["warnings"] if "humor" in each)
+    assert "does not rate humor: " in warning
+    (found,) = stages.read(tmp_path / "run" / "groups.jsonl")
+    of_verbosity = [log_beta(one["verbosity"], 1) for one in found["predicted"]]
+    assert found["log_attribute"] == pytest.approx(of_verbosity, abs=1e-2)
+    assert not any("does not rate" in each for each in weighed[0]["warnings"])
+
+
 def test_texts_from_elsewhere_are_scored_to_their_end_of_turn(here, tmp_path):
     row = {
         "prompt": "Why?",

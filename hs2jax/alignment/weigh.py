@@ -71,10 +71,12 @@ def weigh(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
 
     # What they say together -----------------------------------------------------------------------
     rows = _with(rows, [{"log_attribute": x} for x in _log_attribute(rows)])
+    measured = _measured(rows)
+    measured["warnings"] = [*_unrated(config, rows), *measured["warnings"]]
     result = {
         "rows": len(rows),
         "responses": sum(len(each.row["responses"]) for each in rows),
-        **_measured(rows),
+        **measured,
         "record": record.to_dict(),
         "seconds": time.time() - started,
         "environment": folder.environment(),
@@ -222,6 +224,14 @@ def _check_predicted(config, rows: Sequence[Sampled]) -> None:
                 f"config.reward_model: {config.reward_model} rates nothing that "
                 f"{each.group.source} asks for ({', '.join(each.group.condition)})"
             )
+
+
+def _unrated(config, rows: Sequence[Sampled]) -> list[str]:
+    """A warning of attributes that were asked for and that nothing measures."""
+    asked = {name for each in rows for name in each.group.condition}
+    names = ", ".join(sorted(asked - set(rows[0].row["predicted"][0])))
+    text = f"{config.reward_model} does not rate {names}: log P(a|x,y) is of the other attributes"
+    return [text] if names else []
 
 
 def log_probabilities(
