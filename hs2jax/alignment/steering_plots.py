@@ -44,8 +44,9 @@ def by_request(
         body.append(
             drawing.line(axes, requested[0], requested[0], requested[-1], requested[-1], "axis")
         )
-        corner = axes.at(requested[-1], requested[-1])
-        body.append(drawing.words(*drawing.shift(corner, 4, -5), "as asked", "note end"))
+        # Where the line begins: where it ends there are the points of policies that follow.
+        corner = axes.at(requested[0], requested[0])
+        body.append(drawing.words(*drawing.shift(corner, 20, 0), "as asked", "note"))
     said = []
     kinds = _kinds(points)
     for i, (name, some) in enumerate(points.items()):
