@@ -16,7 +16,10 @@ little:
   use for the line that asks for them. While it answers it is told to be brief, or to make a list,
   which SteerLM is not: so a rating goes with what an answer begins like, which is learned much
   sooner than where it ends.
-* The line asks for the two attributes in which this reward model follows people, and no others.
+* The line asks for one of the two attributes in which this reward model follows people, and for no
+  other: an answer is learned from behind a line of its verbosity, and behind one of its complexity.
+  In one line they would say nearly the same, as long answers are rated high in both, and asking for
+  one while the other stays would ask for what hardly occurs.
 * Their values are spread over those answers as people's ratings are (rescaled): in whole numbers
   the reward model would rate nearly all answers to a prompt alike.
 
@@ -31,12 +34,15 @@ from hs2jax.training import defaults
 
 TOKENS = 96  # Of an answer.
 ATTRIBUTES = ("complexity", "verbosity")
+VALUES = (0, 1, 2)  # Asked for in the round, and in the report.
 # Stages in which the fine-tuned model answers, and what it is told while it does.
 OWN = {
     "own_short": "Answer with one word.",
     "own_long": "Answer with a numbered list of three points.",
 }
 RATER = "{rescaled}/model"
+# SteerLM 2.0's samples and their weights: to learn from, and held out.
+ROUND = {"1": "[24:40]", "1_held_out": "[40:45]"}
 
 
 def get_config(data="data"):
@@ -47,10 +53,15 @@ def get_config(data="data"):
         return f"llmbar:{data}/llmbar/LLMBar__{part}.json"
 
     recipe = ConfigDict()
-    annotations = [f"{name}_annotation" for name in OWN]
+    answers = {"file": f"{pandalm}[:50]"} | {
+        name: f"sampled:{{{name}}}/samples.jsonl" for name in OWN
+    }
+    annotations = {f"{name}_{each}": (name, each) for name in answers for each in ATTRIBUTES}
+    samples = [f"samples_{name}" for name in ROUND]
+    groups = [f"groups_{name}" for name in ROUND]
     recipe.stages = (
-        *("sft", *OWN, "rescaled", "annotation", *annotations, "steerlm"),
-        *("samples_1", "groups_1", "round_1", "steering"),
+        *("sft", *OWN, "rescaled", *annotations, "steerlm"),
+        *(*samples, *groups, "round_1", "steering"),
     )
     recipe.reward_model = FieldReference("runs/helpsteer/model")
 
@@ -81,53 +92,49 @@ def get_config(data="data"):
     rescaled.on_error = "skip"
     recipe.rescaled = ConfigDict({"verb": "rescale", "config": rescaled})
 
-    annotation = settings.annotate()
-    annotation.model.name = RATER
-    annotation.data = f"{pandalm}[:110]"
-    annotation.attributes = ATTRIBUTES
-    annotation.on_error = "skip"
-    recipe.annotation = ConfigDict({"verb": "annotate", "config": annotation})
-    for own, name in zip(OWN, annotations, strict=True):
-        annotation = annotation.copy_and_resolve_references()
-        annotation.data = f"sampled:{{{own}}}/samples.jsonl"
+    for name, (source, attribute) in annotations.items():
+        annotation = settings.annotate()
+        annotation.model.name = RATER
+        annotation.data = answers[source]
+        annotation.attributes = (attribute,)
+        annotation.on_error = "skip"
         recipe[name] = ConfigDict({"verb": "annotate", "config": annotation})
 
     steerlm = _policy(learning_rate=2e-4, batch_size=8, evaluate_every=25)
     steerlm.model.name = "{sft}/model"
-    own = [f"ratings:{{{name}}}/annotated.jsonl" for name in annotations]
-    steerlm.data.train = "+".join(
-        ["ratings:{annotation}/annotated.jsonl", *(f"{rows}[24:]" for rows in own)]
-    )
+    rated = {name: f"ratings:{{{name}}}/annotated.jsonl" for name in annotations}
+    own = [rows for name, rows in rated.items() if annotations[name][0] in OWN]
+    of_file = [rows for rows in rated.values() if rows not in own]
+    steerlm.data.train = "+".join([*of_file, *(f"{rows}[24:]" for rows in own)])
     # Fewer than are left out above: a prompt without a finished answer has no row.
     steerlm.data.validation = "+".join(f"{rows}[:20]" for rows in own)
     steerlm.data.condition = "ratings"
     recipe.steerlm = ConfigDict({"verb": "train", "config": steerlm})
 
-    samples = settings.sample()
-    samples.model.name = "{steerlm}/model"
-    samples.data = f"{llmbar('Natural')}[24:48]"
-    samples.conditions = tuple(
-        f"complexity={complexity},verbosity={verbosity}"
-        for complexity, verbosity in ((1, 0), (1, 2), (2, 1), (2, 3))
-    )
-    samples.n = 8
-    samples.max_new_tokens = TOKENS
-    samples.on_error = "skip"
-    recipe.samples_1 = ConfigDict({"verb": "sample", "config": samples})
+    asked = tuple(f"{name}={value}" for name in ATTRIBUTES for value in VALUES)
+    for part, prompts in ROUND.items():
+        sampled = settings.sample()
+        sampled.model.name = "{steerlm}/model"
+        sampled.data = f"{llmbar('Natural')}{prompts}"
+        sampled.conditions = asked
+        sampled.n = 8
+        sampled.max_new_tokens = TOKENS
+        sampled.on_error = "skip"
+        recipe[f"samples_{part}"] = ConfigDict({"verb": "sample", "config": sampled})
 
-    groups = settings.weigh()
-    groups.data = "sampled:{samples_1}/samples.jsonl"
-    groups.reward_model = RATER
-    groups.prior = "{sft}/model"
-    groups.on_error = "skip"
-    recipe.groups_1 = ConfigDict({"verb": "weigh", "config": groups})
+        weights = settings.weigh()
+        weights.data = f"sampled:{{samples_{part}}}/samples.jsonl"
+        weights.reward_model = RATER
+        weights.prior = "{sft}/model"
+        weights.on_error = "skip"
+        recipe[f"groups_{part}"] = ConfigDict({"verb": "weigh", "config": weights})
 
     learned = _policy(learning_rate=3e-5, batch_size=4, evaluate_every=5)
     learned.model.name = "{steerlm}/model"
     learned.objective.kind = "steerlm2"
-    # The last prompts with all their settings are held out.
-    learned.data.train = "sampled:{groups_1}/groups.jsonl[:-16]"
-    learned.data.validation = "sampled:{groups_1}/groups.jsonl[-16:]"
+    learned.data.train, learned.data.validation = (
+        f"sampled:{{{name}}}/groups.jsonl" for name in groups
+    )
     recipe.round_1 = ConfigDict({"verb": "train", "config": learned})
 
     report = steering.settings()
@@ -135,8 +142,9 @@ def get_config(data="data"):
     report.reward_model = RATER
     report.reference = "{sft}/model"
     report.data = f"{llmbar('Natural')}[:24]"
-    report.requested = (0, 1, 2)
-    report.base = "complexity=1,verbosity=1"
+    report.attributes, report.requested = ATTRIBUTES, VALUES
+    report.base = ""  # One is asked for at a time, as in SteerLM.
+    report.dtype = "bfloat16"
     report.n = 4
     report.max_new_tokens = TOKENS
     report.on_error = "skip"
