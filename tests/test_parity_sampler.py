@@ -9,6 +9,7 @@ import pytest
 import tiny_models
 from families import ONE_OF_EACH, VARIANTS
 
+from hs2jax.data.groups import Group
 from hs2jax.language_model import LanguageModel
 from hs2jax.models import next_token
 
@@ -95,7 +96,7 @@ def test_greedy_decoding_of_50_real_prompts(tmp_path, model, questions):
         assert one.tokens.tolist() == greedy(theirs, model.tokenizer, prompt, 24)
 
 
-def test_real_samples_depend_on_neither_rows_nor_company(model, questions):
+def test_real_samples_depend_on_neither_rows_nor_company_and_are_scored_alike(model, questions):
     settings = {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 24, "seed": 3}
     prompts = sorted(questions, key=lambda prompt: len(prompt[0]["content"]))[:4]
     found = model.sample(prompts, 4, **settings)
@@ -105,3 +106,15 @@ def test_real_samples_depend_on_neither_rows_nor_company(model, questions):
             [one.text for one in of] for of in found
         ]
     assert len({one.text for of in found for one in of}) > 8
+    # And the scorer says of them what the sampler does.
+    groups = [
+        Group(
+            tuple(prompt),
+            tuple(one.text for one in of),
+            tokens=tuple(tuple(one.tokens.tolist()) for one in of),
+        )
+        for prompt, of in zip(prompts, found, strict=True)
+    ]
+    for of, tables in zip(found, model.log_probability_groups(groups), strict=True):
+        for one, table in zip(of, tables, strict=True):
+            np.testing.assert_allclose(one.log_probabilities, table, atol=1e-4)
