@@ -162,7 +162,7 @@ class LanguageModel:
 
         Raises ValueError where a setting is out of range or a prompt leaves no room for a response.
         """
-        _check_settings(n, temperature, top_p, top_k, max_new_tokens, stop, rows)
+        _check_settings(n, temperature, top_p, top_k, max_new_tokens, stop, rows, seed)
         prompts = chat.prompt_ids(self.tokenizer, groups, self.read)
         room = [self.config.max_positions - len(ids) for ids in prompts]
         for group, left in zip(groups, room, strict=True):
@@ -331,7 +331,7 @@ class LanguageModel:
         )
 
 
-def _check_settings(n, temperature, top_p, top_k, max_new_tokens, stop, rows) -> None:
+def _check_settings(n, temperature, top_p, top_k, max_new_tokens, stop, rows, seed) -> None:
     for name, value, fits, wanted in (
         ("n", n, n >= 1, "at least 1"),
         ("temperature", temperature, temperature >= 0, "0 (the likeliest token) or above"),
@@ -339,6 +339,7 @@ def _check_settings(n, temperature, top_p, top_k, max_new_tokens, stop, rows) ->
         ("top_k", top_k, top_k >= 0, "0 (all tokens) or above"),
         ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
         ("rows", rows, rows is None or rows >= 1, "at least 1, or None"),
+        ("seed", seed, 0 <= seed < 2**31, "from 0 to 2,147,483,647"),
     ):
         if not fits:
             raise ValueError(f"{name} is {value}; it must be {wanted}")

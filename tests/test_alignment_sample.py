@@ -118,6 +118,7 @@ def test_prompts_without_room_are_raised_or_counted(here, tmp_path):
         ({"n": 0}, "config.n is 0"),
         ({"temperature": -0.1}, "config.temperature is -0.1"),
         ({"top_p": 0.0}, "config.top_p is 0.0"),
+        ({"seed": 2**31}, "config.seed is 2147483648"),
         ({"max_new_tokens": 0}, "config.max_new_tokens is 0"),
         ({"data": ""}, "config.data is not set"),
         ({"data": "conversations:gone.jsonl"}, "gone.jsonl"),

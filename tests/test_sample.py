@@ -235,6 +235,7 @@ def test_no_prompts_have_no_samples():
         ({"top_k": -1}, "top_k is -1"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"rows": 0}, "rows is 0"),
+        ({"seed": 2**31}, "seed is 2147483648; it must be from 0"),
         ({"stop": "e"}, "stop is 'e'; it must be a list of texts"),
         ({"stop": [""]}, "none of them empty"),
         ({"condition": [{}]}, "1 conditions, but 4 prompts"),

@@ -108,6 +108,8 @@ def check(config) -> None:
     for name, least in (("n", 1), ("temperature", 0), ("top_k", 0), ("max_new_tokens", 1)):
         if config[name] < least:
             raise ValueError(f"config.{name} is {config[name]}; expected {least} or more")
+    if not 0 <= config.seed < 2**31:
+        raise ValueError(f"config.seed is {config.seed}; expected 0 to 2,147,483,647")
     if not 0 < config.top_p <= 1:
         raise ValueError(f"config.top_p is {config.top_p}; expected more than 0 and at most 1")
     asked = parse_conditions(config)
