@@ -58,14 +58,18 @@ def ran(tmp_path_factory) -> tuple[Path, list[str]]:
 def test_a_workdir_that_would_be_read_as_a_list_is_refused(tmp_path):
     stages = {
         name: {"verb": "train", "config": {"data": data}}
-        for name, data in (("one", "mini"), ("two", "responses:{one}/rows.jsonl"))
+        for name, data in (("one", "mini"), ("two", "a={one}/rows.jsonl,b=rows.jsonl"))
     }
     config, done = ConfigDict({"stages": ("one", "two"), **stages}), []
     verbs = {"train": lambda config, folder: done.append(config.data)}
     recipe.run(config, tmp_path / "lr=1", verbs)
-    assert done == ["mini", f"responses:{tmp_path}/lr=1/one/rows.jsonl"]
-    with pytest.raises(ValueError, match=r"n=2,m=3/one: .* give another --workdir"):
-        recipe.run(config, tmp_path / "n=2,m=3", verbs)
+    assert done == ["mini", f"a={tmp_path}/lr=1/one/rows.jsonl,b=rows.jsonl"]
+    for name in ("n=2,m=3", "n[2]"):
+        with pytest.raises(ValueError, match=r"/one cannot stand in .* give another --workdir"):
+            recipe.run(config, tmp_path / name, verbs)
+    config.two.config.data = "responses:{one}/rows.jsonl"
+    recipe.run(config, tmp_path / "n=2,m=3", verbs)
+    assert done[-1] == f"responses:{tmp_path}/n=2,m=3/one/rows.jsonl"
 
 
 def titles(folder: Path) -> list[str]:

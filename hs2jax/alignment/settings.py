@@ -21,7 +21,8 @@ def sample() -> ConfigDict:
     # Every prompt is answered with each of these attribute settings; "" asks for nothing.
     config.conditions = (PAPER,)
     # Stands below the last turn of each prompt while it is answered, and is not kept: what it asks
-    # for seems to come by itself, so that answers differ in what one cannot yet ask for.
+    # for seems to come by itself, so that answers differ in what one cannot yet ask for. For
+    # SteerLM; `hs2jax weigh` does not take such answers.
     config.instruction = ""
     config.n = 10  # Responses for each prompt and setting.
     config.temperature = 0.7
@@ -82,7 +83,7 @@ def weigh() -> ConfigDict:
     config.reward_model = ""  # Gives log P(a|x,y): a reward model that rates attributes.
     config.prior = ""  # Gives log P(y|x): the model fine-tuned without attributes.
     # Gives log Q'(y|a,x) of responses that were sampled elsewhere: the model that wrote them. Of
-    # those sampled here it is known, and no model is needed.
+    # those sampled here it is known; a model that is named is asked all the same.
     config.proposal = ""
     config.dtype = ""  # Of the computation; "": float32 on CPU, bfloat16 elsewhere.
 

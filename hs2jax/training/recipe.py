@@ -60,10 +60,11 @@ def filled_in(config: ml_collections.ConfigDict, folders: dict[str, Path]):
             for name, folder in folders.items():
                 if "{" + name + "}" not in value:
                     continue
-                if wrong := sorted(set(",+[]*") & set(str(folder))):
+                # These mean something in data specs, and commas in lists.
+                if wrong := sorted(set("[]*," if "," in value else "[]*") & set(str(folder))):
                     raise ValueError(
-                        f"{folder}: a recipe's stages name each other's folders in lists and data "
-                        f"specs, in which {' '.join(wrong)} has a meaning; give another --workdir"
+                        f"{folder} cannot stand in the config's {value!r}, where {' '.join(wrong)} "
+                        "means something else; give another --workdir"
                     )
                 value = value.replace("{" + name + "}", str(folder))
             config[key] = value
