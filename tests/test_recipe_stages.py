@@ -67,9 +67,17 @@ def test_a_workdir_that_would_be_read_as_a_list_is_refused(tmp_path):
     for name in ("n=2,m=3", "n[2]"):
         with pytest.raises(ValueError, match=r"/one cannot stand in .* give another --workdir"):
             recipe.run(config, tmp_path / name, verbs)
+    assert len(done) == 2, "refused before the first stage"
+    # Without a comma of the config's own, one in the folder's name is nothing special.
+    config.three = {"verb": "train", "config": {"data": "sampled:{one}/a+sampled:{two}/b"}}
     config.two.config.data = "responses:{one}/rows.jsonl"
+    config.stages = ("one", "two", "three")
     recipe.run(config, tmp_path / "n=2,m=3", verbs)
-    assert done[-1] == f"responses:{tmp_path}/n=2,m=3/one/rows.jsonl"
+    folder = f"{tmp_path}/n=2,m=3"
+    assert done[-2:] == [
+        f"responses:{folder}/one/rows.jsonl",
+        f"sampled:{folder}/one/a+sampled:{folder}/two/b",
+    ]
 
 
 def titles(folder: Path) -> list[str]:

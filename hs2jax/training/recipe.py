@@ -35,18 +35,20 @@ def run(
     verbs: what its stages may do. Each goes on where a killed one of its folder was, and does
     nothing where the folder is finished. Raises ValueError for a stage that cannot be.
     """
-    folders: dict[str, Path] = {}
     for name in recipe.stages:
         stage = recipe.get(name, {})
         if "config" not in stage or stage.get("verb") not in verbs:
             raise ValueError(
                 f"config.{name}: a stage needs a verb ({', '.join(verbs)}) and a config"
             )
-    for name in recipe.stages:
-        folder = Path(workdir).absolute() / name  # The same run from wherever it is named.
+    folders: dict[str, Path] = {}
+    configs = {}
+    for name in recipe.stages:  # All before the first, so that none is refused after hours.
+        configs[name] = filled_in(recipe[name].config, folders)
+        folders[name] = Path(workdir).absolute() / name  # The same run from wherever it is named.
+    for name, config in configs.items():
         log.info("stage %s", name)
-        verbs[recipe[name].verb](filled_in(recipe[name].config, folders), folder)
-        folders[name] = folder
+        verbs[recipe[name].verb](config, folders[name])
     return list(folders.values())
 
 
@@ -57,15 +59,16 @@ def filled_in(config: ml_collections.ConfigDict, folders: dict[str, Path]):
         if isinstance(value, ml_collections.ConfigDict):
             config[key] = filled_in(value, folders)
         elif isinstance(value, str):
+            # These mean something in data specs, and commas in lists.
+            special, filled = set("[]*," if "," in value else "[]*"), value
             for name, folder in folders.items():
                 if "{" + name + "}" not in value:
                     continue
-                # These mean something in data specs, and commas in lists.
-                if wrong := sorted(set("[]*," if "," in value else "[]*") & set(str(folder))):
+                if wrong := sorted(special & set(str(folder))):
                     raise ValueError(
                         f"{folder} cannot stand in the config's {value!r}, where {' '.join(wrong)} "
                         "means something else; give another --workdir"
                     )
-                value = value.replace("{" + name + "}", str(folder))
-            config[key] = value
+                filled = filled.replace("{" + name + "}", str(folder))
+            config[key] = filled
     return config
