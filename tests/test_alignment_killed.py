@@ -36,7 +36,7 @@ from hs2jax import cli
 from hs2jax.alignment import row_file, sample, weigh
 from hs2jax.evaluation import scores
 from hs2jax.language_model import LanguageModel
-sample.chunk, weigh.CHUNK = lambda n: 2, 2
+sample.chunk, weigh.CHUNK = lambda config: 2, 2
 scores.TOKENS = 60
 workdir, stops_in = Path({workdir!r}), {stops_in!r}
 

@@ -61,7 +61,7 @@ def test_log_proposal_is_what_the_scorer_finds(here, sampled):
 
 
 def test_the_same_rows_whatever_the_chunks(here, sampled, monkeypatch):
-    monkeypatch.setattr(sampling, "chunk", lambda n: 3)
+    monkeypatch.setattr(sampling, "chunk", lambda config: 3)
     sample(stages.sampling(here, conditions=(stages.ASKED, "")), here / "chunks")
     rows = stages.read(here / "chunks" / "samples.jsonl")
     for row, whole in zip(rows, sampled[1], strict=True):

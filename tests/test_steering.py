@@ -195,7 +195,7 @@ def undisturbed(models, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scores, "default_folder", lambda: workdir.parent / "scores")
-        patch.setattr(sample, "chunk", lambda n: 3)
+        patch.setattr(sample, "chunk", lambda config: 3)
         steering.steer(config_of(models), workdir)
     return workdir
 
@@ -245,12 +245,28 @@ def test_the_log_ratio_is_of_the_same_tokens_without_the_request(models, undistu
     assert checked > 2
 
 
+def test_a_response_that_says_nothing_has_its_log_ratio(models, undisturbed, tmp_path):
+    row = items.read(undisturbed / "samples" / "before" / "samples.jsonl")[0]
+    said, ids = row["responses"][0], row["tokens"][0]
+    assert said.strip()
+    row |= {"responses": ["", said], "tokens": [[2], ids], "log_proposal": [-1.0, -2.0]}
+    file, records = row_file.RowFile(tmp_path / "reference.jsonl"), {"before": {}}
+    (found,) = steering._log_ratios(config_of(models), {"before": [row]}, file, records)["before"]
+    model = LanguageModel.load(models / "before")
+    prompt = tuple(row["prompt"])
+    group = Group(prompt, ("", said), tokens=tuple(map(tuple, row["tokens"])))
+    (tables,) = model.log_probability_groups([group])
+    assert found == pytest.approx([-1 - tables[0].sum(), -2 - tables[1].sum()], abs=1e-3)
+    with pytest.raises(ValueError, match="empty"):
+        Group(prompt, ("", said))
+
+
 @pytest.mark.parametrize("stopped", ["sampling", "sampling the second", "measuring", "reference"])
 def test_a_run_that_was_stopped_ends_as_if_undisturbed(
     models, undisturbed, tmp_path, monkeypatch, stopped
 ):
     monkeypatch.setattr(scores, "default_folder", lambda: tmp_path / "scores")
-    monkeypatch.setattr(sample, "chunk", lambda n: 3)
+    monkeypatch.setattr(sample, "chunk", lambda config: 3)
     chunks = -(-len(QUESTIONS) * 2 // 3)
     after = {"sampling": 2, "sampling the second": chunks + 1, "reference": 2 * chunks + 1}
     left = after.get(stopped, 0)

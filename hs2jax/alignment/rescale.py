@@ -126,12 +126,14 @@ def check(config) -> None:
 
 
 def _ratings(config, names: Sequence[str], record: Record) -> dict[str, np.ndarray]:
-    """People's ratings of each attribute; what is read is counted."""
+    """People's ratings of each attribute; what is skipped is counted."""
     found: dict[str, list[float]] = {name: [] for name in names}
-    for group in corpora.read(config.ratings, on_error=config.on_error, record=record):
+    own = Record()
+    for group in corpora.read(config.ratings, on_error=config.on_error, record=own):
         for rating in group.ratings:
             for name in found.keys() & rating.keys():
                 found[name].append(rating[name])
+    record.skip_as(own)
     if missing := [name for name, some in found.items() if not some]:
         raise ValueError(
             f"config.ratings: {config.ratings} has no ratings of {', '.join(missing)}; leave them "

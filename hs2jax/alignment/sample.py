@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import ml_collections
 
 from hs2jax import choices, folder
@@ -28,7 +27,7 @@ from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items
 from hs2jax.language_model import LanguageModel
-from hs2jax.models import sharding
+from hs2jax.models import sampler, sharding
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ def sample(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
         log.info("samples: %s", items.describe(record))
         if not groups:
             raise ValueError(f"config.data: nothing of {config.data} can be answered")
-        size = chunk(config.n)
+        size = chunk(config)
         for start in range(counts["done"], len(groups), size):
             began, some = time.time(), groups[start : start + size]
             answers = source.answer(some, start)
@@ -75,10 +74,11 @@ def sample(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     return result
 
 
-def chunk(n: int) -> int:
-    """How many groups of n responses are sampled, and kept, at a time. That is many times as many
-    responses as are in a device's batch, since no others take the places of a chunk's last ones."""
-    return max(512 * jax.device_count() // n, 1)
+def chunk(config) -> int:
+    """How many groups are sampled, and kept, at a time. That is many times as many responses as are
+    in a batch, since no others take the places of a chunk's last ones."""
+    responses = 16 * sampler.ROWS * sharding.row_devices(sharding.mesh_of(config.mesh))
+    return max(responses // config.n, 1)
 
 
 def describe(result: dict) -> str:

@@ -96,10 +96,13 @@ class FileSource:
 
     @classmethod
     def read(cls, config, record: Record) -> "FileSource":
-        """Those of `config.responses`; what is read is counted. Raises ValueError or DataError."""
+        """Those of `config.responses`; what is skipped is counted. Raises ValueError or
+        DataError."""
         found: dict[tuple, list[str]] = {}
-        for group in corpora.read(config.responses, on_error=config.on_error, record=record):
+        own = Record()
+        for group in corpora.read(config.responses, on_error=config.on_error, record=own):
             found.setdefault(_key(group), []).extend(group.responses)
+        record.skip_as(own)
         return cls(found, config)
 
     def fitting(self, groups: Sequence[Group], record: Record) -> list[Group]:

@@ -186,8 +186,8 @@ def check(config) -> None:
             f"config.attributes: the reward model {config.reward_model} {said}, and not "
             f"{', '.join(unknown)}"
         )
-    if config.reference:
-        hub.open_model(config.reference)
+    for model in filter(None, (*policies_of(config).values(), config.reference)):
+        hub.open_model(model)  # Raises where there is none.
 
 
 def policies_of(config) -> dict[str, str]:

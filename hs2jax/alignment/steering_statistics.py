@@ -10,7 +10,7 @@ Rows are plain dicts, one for each prompt and setting, as a run keeps them:
     {"source": "file:line", "prompt": [turns], "condition": {"verbosity": 2, ...},
      "responses": [texts], "finished": [bool], "tokens": [int],
      "measured": [{"verbosity": 1.7, ...} or null, ...],      null: too long to be measured
-     "rewards": [float or null] or null, "log_ratio": [float or null] or null}
+     "rewards": [float or null] or null, "log_ratio": [float] or null}
 
 Axis letters: N samples of a sweep.
 """

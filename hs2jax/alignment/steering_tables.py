@@ -126,9 +126,9 @@ def totals_table(result: dict) -> Table:
     note = "Means over all requests, ± half the 95% interval."
     if any(row[5] for row in rows):
         note += (
-            f" Of the {ratio_name(result)} ({result['config']['reference']}): log Q(y|a,x) − "
-            "log P(y|x), nats for a response; the policy Q is asked for attributes and the "
-            "reference P for nothing."
+            f" The {ratio_name(result)} ({result['config']['reference']}) is the mean of "
+            "log Q(y|a,x) − log P(y|x), nats for a response; the policy Q is asked for attributes "
+            "and the reference P for nothing."
         )
         if not plain(result):
             note += (

@@ -43,6 +43,13 @@ class Record:
         if example is not None:
             self._keep(example)
 
+    def skip_as(self, other: "Record") -> None:
+        """Counts what was left out of another file, which stands beside the data."""
+        for reason, rows in other.skipped.items():
+            self.skip(reason, rows)
+        for example in other.skipped_examples:
+            self._keep(example)
+
     def refuse(self, example: str) -> None:
         """Counts a group that the chat template refuses."""
         self.refused += 1

@@ -97,7 +97,7 @@ def _draw(keys, weights, top_p):
         tokens = jnp.where(settled, tokens, _by_weight(chance, rest))
         least = _at(weights, tokens)
         over = _total(jnp.where(above(weights, least, tokens), weights, 0))
-        return round + 1, tokens, least, settled | (over < enough)
+        return round + 1, tokens, least, settled | ~(over >= enough)  # NaN settles, too.
 
     B = len(weights)
     none = jnp.full(B, -1, jnp.int32), jnp.full(B, -1.0), jnp.zeros(B, bool)
