@@ -8,8 +8,7 @@ Argument: the folder of GPTeacher's gpteacher/roleplay.json, PandaLM's pandalm/t
 LLMBar's llmbar/LLMBar__*.json, of which only the prompts are used, and HelpSteer's
 helpsteer/sample500.jsonl, of which only the ratings are. The reward model is one that rates
 attributes, trained on people's ratings (HelpSteer). Stages as in configs/steerlm2.py, which has the
-paper's recipe, and three things more, without which so small a model learned nothing from so
-little:
+paper's recipe, and three things more, by which so small a model learns something from so little:
 
 * The fine-tuned model answers each prompt many times (own_short, own_long), and SteerLM learns from
   these answers too: in the file alone the kind of prompt tells the ratings, and the policy has no
@@ -41,7 +40,9 @@ OWN = {
     "own_long": "Answer with a numbered list of three points.",
 }
 RATER = "{rescaled}/model"
-# SteerLM 2.0's samples and their weights: to learn from, and held out.
+# LLMBar's natural prompts: the first 24 are the report's; then come the round's, SteerLM 2.0's
+# samples and their weights to learn from and held out; the policy answers those from 36 on by
+# itself, and SteerLM leaves the answers to the first 24 of these prompts out.
 ROUND = {"1": "[24:40]", "1_held_out": "[40:45]"}
 
 
@@ -103,11 +104,12 @@ def get_config(data="data"):
     steerlm = _policy(learning_rate=2e-4, batch_size=8, evaluate_every=25)
     steerlm.model.name = "{sft}/model"
     rated = {name: f"ratings:{{{name}}}/annotated.jsonl" for name in annotations}
-    own = [rows for name, rows in rated.items() if annotations[name][0] in OWN]
-    of_file = [rows for rows in rated.values() if rows not in own]
-    steerlm.data.train = "+".join([*of_file, *(f"{rows}[24:]" for rows in own)])
-    # Fewer than are left out above: a prompt without a finished answer has no row.
-    steerlm.data.validation = "+".join(f"{rows}[:20]" for rows in own)
+    of_own = [rows for name, rows in rated.items() if annotations[name][0] in OWN]
+    of_file = [rows for rows in rated.values() if rows not in of_own]
+    steerlm.data.train = "+".join([*of_file, *(f"{rows}[24:]" for rows in of_own)])
+    # Fewer than are left out above: a prompt without a finished answer has no row. Of the first 24
+    # up to four may be such.
+    steerlm.data.validation = "+".join(f"{rows}[:20]" for rows in of_own)
     steerlm.data.condition = "ratings"
     recipe.steerlm = ConfigDict({"verb": "train", "config": steerlm})
 
