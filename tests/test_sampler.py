@@ -139,6 +139,17 @@ def test_what_weighs_nothing_is_never_drawn():
     assert (weights.flat[drawn] > 0).all()
 
 
+def test_a_row_that_is_no_number_holds_up_none():
+    logits = np.stack([random_logits(), np.full(VOCABULARY, np.nan, np.float32)])
+    keys = jax.random.split(jax.random.key(0), 2)
+    alone, both = (
+        draw(keys[:rows], jnp.asarray(logits[:rows]), Choice(nucleus=True), TEMPERATURE, 0.9)
+        for rows in (1, 2)
+    )
+    assert int(both[0][0]) == int(alone[0][0])
+    assert np.isnan(both[1][1])
+
+
 def test_keys_differ_by_seed_prompt_and_sample_only():
     keys = sampler.keys(3, [0, 0, 1, 1], [0, 1, 0, 1])
     assert len({tuple(key) for key in keys}) == 4
