@@ -11,6 +11,7 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import hypothesis
+import jax
 import pytest
 
 hypothesis.settings.register_profile("hs2jax", deadline=None, max_examples=50, derandomize=True)
@@ -24,6 +25,15 @@ def _scores_of_their_own(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hs2jax.evaluation.scores.default_folder", lambda: folder)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_programs_of_other_modules():
+    """Compiled programs go with the module that needed them. Linux gives a process some 65,000 maps
+    of memory; the programs of all tests together need more, and the next compilation then ends in
+    a segmentation fault."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
