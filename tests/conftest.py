@@ -29,9 +29,9 @@ def _scores_of_their_own(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_programs_of_other_modules():
-    """Compiled programs go with the module that needed them. Linux gives a process some 65,000 maps
-    of memory; the programs of all tests together need more, and the next compilation then ends in
-    a segmentation fault."""
+    """Compiled programs go with the module that needed them. Kept, they took 7 GB and tens of
+    thousands of the 65,530 maps of memory that Linux gives a process, without which XLA ends in a
+    segmentation fault."""
     yield
     jax.clear_caches()
 
