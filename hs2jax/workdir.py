@@ -1,0 +1,358 @@
+"""A run's folder: claimed, resumed, stored, finished.
+
+    config.json    the config, with its kind
+    run.json       there as soon as the run has made something that follows from its config
+    results.jsonl  what came out, one tidy table (see `row`)
+    result.json    what does not fit into rows; the last file of a run, so that it marks the end
+
+Of several processes, which must see the same folder, the first one writes.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import pickle
+import platform
+import resource
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+log = logging.getLogger(__name__)
+
+
+class NotFiniteError(ValueError):
+    """Too many steps in a row gave a loss or gradient that is not finite."""
+
+
+# A run's folder ---------------------------------------------------------------------------------
+
+
+def claim(workdir: Path, config) -> dict | None:
+    """Claim a folder for a run, and return its result.json where it is finished.
+
+    Raises ValueError naming the keys that differ where a run of another config has settled there.
+    """
+    if is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        path, now = workdir / "config.json", json.loads(config.to_json_best_effort())
+        if path.exists() and ((workdir / "run.json").exists() or finished(workdir)):
+            old, new = _flat(read_json(path)), _flat(now)
+            changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+            if changed:
+                raise ValueError(
+                    f"{workdir} holds a run of another config (different: {', '.join(changed)}); "
+                    "give another --workdir, or remove it"
+                )
+        else:
+            write_json(path, now)
+    barrier("claimed")
+    if not finished(workdir):
+        return None
+    log.info("%s is finished", workdir)
+    return read_json(workdir / "result.json")
+
+
+def settle(workdir: Path, config) -> None:
+    """Note that a run has made something: from now on its folder takes no other config."""
+    if is_first() and not (workdir / "run.json").exists():
+        write_json(workdir / "run.json", {"kind": config.kind, "environment": environment()})
+
+
+def finish(workdir: Path, config, result: Mapping, rows: Sequence[Mapping]) -> list[dict]:
+    """Write results.jsonl, then result.json, and return the rows. Nothing may come after it but
+    the page; all that the run makes must be there.
+
+    result: what does not fit into rows; kind, config and environment are added.
+    """
+    rows = [{"kind": config.kind, **each} for each in rows]
+    if is_first():
+        settle(workdir, config)
+        write_rows(workdir / "results.jsonl", rows)
+        head = {"kind": config.kind, **result, "environment": environment()}
+        write_json(workdir / "result.json", head | {"config": config.to_dict()})
+    barrier("finished")  # The others must not look for the run's files too early.
+    return rows
+
+
+def finished(workdir: Path) -> bool:
+    return (workdir / "result.json").exists()
+
+
+def row(
+    set: str,
+    part: str,
+    metric: str,
+    value: float | None,
+    interval: Sequence[float] | None = None,
+    n: int | None = None,
+    **more,
+) -> dict:
+    """Make a row of results.jsonl.
+
+    set: what it is of: a data set, a policy, an arm of a sweep; "" for the whole run.
+    part: of the set, a path whose first name is a family: "section/Chat", "attribute/helpfulness",
+        "strength/2", "layer/7"; "" for all of it.
+    value: a finite number or None. interval: its 95% interval. n: how many values it is made from.
+    more: `method` (an aggregation or baseline), `reference` (the value that the interval is held
+        against) and `better` ("higher" | "lower") for a verdict, `against` (what a paired
+        difference is taken to), `p`, `step`, `headline` (True: shown in the terminal).
+    """
+    low, high = (None, None) if interval is None else map(float, interval)
+    value = None if value is None or not np.isfinite(value) else float(value)
+    head = {"set": set, "part": part, "metric": metric, "value": value, "low": low, "high": high}
+    return head | {"n": None if n is None else int(n)} | more
+
+
+# Processes --------------------------------------------------------------------------------------
+
+
+def is_first() -> bool:
+    """Tell whether this process is the one that writes for all."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Wait for all processes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def from_first(value):
+    """Give every process what the first one has: anything that can be pickled."""
+    if jax.process_count() == 1:
+        return value
+    content = pickle.dumps(value if is_first() else None)
+    size = int(multihost_utils.broadcast_one_to_all(np.int64(len(content))))
+    padded = np.zeros(size, np.uint8)
+    if is_first():
+        padded[:] = np.frombuffer(content, np.uint8)
+    return pickle.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
+
+
+# Kept work --------------------------------------------------------------------------------------
+
+
+def content_key(*parts) -> str:
+    """Hash what something follows from, to 32 hexadecimal digits: JSON values and arrays."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).tobytes())
+        else:
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:32]
+
+
+class Store:
+    """What was computed, by the key of what it follows from: only appended to, and kept on disk.
+
+    PATH holds a line of JSON, [key, value], for each entry. Arrays that are values of a dict lie in
+    PATH.bin, in the dtype that they have, and are mapped into memory. An entry counts as soon as
+    its line has an end, and its bytes are on the disk before that; what a kill left behind is cut
+    off on opening. Several processes of one machine may append at once. Entries that are not finite
+    are not kept.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self._bytes = path, path.with_name(path.name + ".bin")
+        self._entries: dict[str, object] = {}
+        self._reads = 0  # Of the file, whose end others may have moved.
+        self._mapped: np.ndarray | None = None
+        if is_first() and path.exists():
+            with self._locked():
+                self._read()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: str, default=None):
+        """Return what is kept under a key, or the default."""
+        value = self._entries.get(key, default)
+        if not (isinstance(value, dict) and "arrays" in value):
+            return value
+        arrays = {name: self._map(*place) for name, place in value["arrays"].items()}
+        return {name: arrays.get(name, each) for name, each in value["names"].items()}
+
+    def add(self, entries: Mapping[str, object]) -> list[str]:
+        """Keep entries, in the file too. Returns the keys of those that are not finite."""
+        refused = [key for key, value in entries.items() if not _is_finite(value)]
+        kept = {key: value for key, value in entries.items() if key not in refused}
+        if not is_first():
+            self._entries |= kept
+            return refused
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            self._read()
+            lines = [self._line(key, value) for key, value in kept.items()]
+            with self.path.open("ab") as file:
+                file.write(b"".join(lines))
+                file.flush()
+                os.fsync(file.fileno())
+            self._read()
+        return refused
+
+    def share(self, keys: Iterable[str]) -> None:
+        """Give every process what the first one has under these keys, so that all compute the
+        same."""
+        if jax.process_count() > 1:
+            known = from_first({key: self.get(key) for key in keys if key in self})
+            if not is_first():
+                self._entries |= known
+
+    def remove(self) -> None:
+        """Take the files away, where they only served to make another one."""
+        self._entries = {}
+        if is_first():
+            for path in (self.path, self._bytes, self.path.with_name(self.path.name + ".lock")):
+                path.unlink(missing_ok=True)
+
+    def _line(self, key: str, value) -> bytes:
+        arrays = {}
+        if isinstance(value, dict):
+            arrays = {name: x for name, x in value.items() if isinstance(x, np.ndarray)}
+        if arrays:
+            places = {}
+            with self._bytes.open("ab") as file:
+                for name, x in arrays.items():
+                    places[name] = [file.tell(), str(x.dtype), list(x.shape)]
+                    file.write(np.ascontiguousarray(x).tobytes())
+                file.flush()
+                os.fsync(file.fileno())  # Before the line that counts on it.
+            names = {name: None if name in arrays else x for name, x in value.items()}
+            value = {"arrays": places, "names": names}
+        return json.dumps([key, value], ensure_ascii=False).encode() + b"\n"
+
+    def _read(self) -> None:
+        """Take in what was appended since, and cut off a line without an end."""
+        if not self.path.exists():
+            return
+        with self.path.open("r+b") as file:
+            file.seek(self._reads)
+            found = file.read()
+            whole = found.rfind(b"\n") + 1
+            if whole < len(found):
+                log.warning("%s: an unfinished last line is cut off", self.path)
+                file.truncate(self._reads + whole)
+        for line in found[:whole].splitlines():
+            try:
+                key, value = json.loads(line)
+            except ValueError:
+                log.warning("%s: a line that is no entry is passed over", self.path)
+                continue
+            self._entries[key] = value
+        self._reads += whole
+
+    def _map(self, start: int, dtype: str, shape: Sequence[int]) -> np.ndarray:
+        dtype = jax.numpy.dtype(dtype)  # Knows bfloat16.
+        if not np.prod(shape):
+            return np.zeros(shape, dtype)
+        end = start + int(np.prod(shape)) * dtype.itemsize
+        if self._mapped is None or len(self._mapped) < end:  # One map for all: they are limited.
+            self._mapped = np.memmap(self._bytes, np.uint8, "r")
+        return self._mapped[start:end].view(dtype).reshape(shape)
+
+    def _locked(self):
+        return _Lock(self.path.with_name(self.path.name + ".lock"))
+
+
+class _Lock:
+    """Held by one process of this machine at a time."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __enter__(self):
+        self._file = self._path.open("a")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_):
+        self._file.close()
+
+
+def _is_finite(value) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "iub" or bool(np.isfinite(value.astype(np.float32)).all())
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or bool(np.isfinite(value))
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+def write_json(path: Path, value) -> None:
+    """Write a file whole or not at all."""
+    _replace(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_rows(path: Path, rows: Iterable[Mapping]) -> None:
+    """Write JSON lines, whole or not at all."""
+    _replace(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_rows(path: Path) -> list[dict]:
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".tmp")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
+
+
+def note_not_finite(workdir: Path, step: int, rows: list[str], values: dict) -> None:
+    """Write down which rows ("file:line") the batch of this step had."""
+    row = {"step": step, "rows": rows, **{name: str(value) for name, value in values.items()}}
+    with (workdir / "not_finite.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+# The machine ------------------------------------------------------------------------------------
+
+
+def environment() -> dict:
+    """Say what a number was obtained with."""
+    devices = jax.devices()
+    return {
+        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def peak_memory() -> int:
+    """Return the most bytes used so far: on the first device, or by this process where it is the
+    CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * (1 if sys.platform == "darwin" else 1024)
