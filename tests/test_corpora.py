@@ -326,3 +326,10 @@ def test_real_helpsteer(real_data):
     assert (len(groups), sum(len(g.responses) for g in groups)) == (139, 500)
     help_mean = sum(r["helpfulness"] for g in groups for r in g.ratings) / 500
     assert help_mean == pytest.approx(2.7856, abs=0.2), "the mean published for the whole set"
+
+
+def test_sets_are_a_benchmarks_files_together_and_others_apart():
+    pairs, ratings = "helpsteer2_preference:mini/preference.jsonl[val]", "helpsteer2:mini/a.jsonl"
+    found = corpora.sets_of(f"{pairs}+{pairs}+{ratings}+llmbar:a.json+llmbar:b.json")
+    assert len({name for name, _ in found}) == 4
+    assert found[-1] == ("llmbar", "llmbar:a.json+llmbar:b.json")

@@ -10,7 +10,7 @@ from command import fail, succeed
 
 from hs2jax.data import corpora
 from hs2jax.data.groups import Group
-from hs2jax.evaluation import attribute_weights, calibration, evaluate, length, statistics
+from hs2jax.evaluation import attribute_weights, calibration, length, statistics
 from hs2jax.evaluation import items as item_files
 from hs2jax.evaluation.scores import Scored
 from hs2jax.reward_model import RewardModel
@@ -272,8 +272,3 @@ def test_one_folder_holds_one_evaluation(model, tmp_path):
 
 def test_a_config_of_another_verb_is_refused(model, tmp_path):
     assert "`hs2jax evaluate`" in fail("train", *flags(model, tmp_path, data=RATINGS))
-
-
-def test_sets_of_one_name_stay_apart():
-    names = [name for name, _ in evaluate.sets_of(f"{PAIRS}+{PAIRS}+{RATINGS}")]
-    assert len(set(names)) == 3

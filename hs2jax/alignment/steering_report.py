@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hs2jax.alignment import conditions, steering_plots
 from hs2jax.alignment.steering_tables import ends, number, tables
-from hs2jax.data.groups import Group
+from hs2jax.data.groups import Group, prompt_text
 from hs2jax.evaluation import items, report
 from hs2jax.evaluation.comparison_report import probability
 from hs2jax.evaluation.evaluation_report import parsed
@@ -223,7 +223,7 @@ def samples(rows: Mapping[str, Sequence[dict]], config: Mapping) -> list[Mistake
                         answers.append(_answer(name, attribute, value, row))
             if answers:
                 # Of a group, only its prompt is read here.
-                text = items.prompt_text(Group(tuple(prompt), ("-",)))
+                text = prompt_text(Group(tuple(prompt), ("-",)))
                 shown.append(Mistake(f"{attribute}, {source}", text, answers))
     return shown
 

@@ -5,6 +5,7 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from hs2jax.data import benchmark_rows, files, jsonl, judge_rows, policy_rows, rows
@@ -51,6 +52,9 @@ FORMATS = {
     "sampled": Format(policy_rows.sampled, 1),
     "summeval": Format(judge_rows.summeval, None),
 }
+
+# Formats whose files are one set together, scored by one published rule.
+BENCHMARKS = ("judge_bench", "llmbar", "reward_bench", "reward_bench_2", "rm_bench")
 
 
 class Spec(NamedTuple):
@@ -128,6 +132,22 @@ def parse(spec: str) -> list[Spec]:
             raise ValueError(_unknown(selector, part, "[train] or [val]"))
         found.append(Spec(name, path, selector or ""))
     return found
+
+
+def sets_of(data: str) -> list[tuple[str, str]]:
+    """The sets of a data specification as (name, specification): the files of a benchmark
+    together, under its name; every other file by itself."""
+    found: dict[str, list[str]] = {}
+    for part in split(data):
+        spec = parse(part)[0]
+        name = spec.format
+        if name not in BENCHMARKS:
+            stem = Path(spec.path).name.split(".")[0]
+            name = re.sub(r"\W+", "-", f"{name}-{stem}-{spec.selector}").strip("-")
+            while name in found:
+                name += "-again"
+        found.setdefault(name, []).append(part)
+    return [(name, "+".join(parts)) for name, parts in found.items()]
 
 
 def _expand(each: Spec, spec: str) -> list[Spec]:

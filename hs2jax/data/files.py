@@ -2,16 +2,19 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote
 
 import huggingface_hub
 from etils import epath
 
 from hs2jax.data import jsonl
-from hs2jax.data.groups import DataError
+from hs2jax.data.groups import DataError, FieldError, show
 from hs2jax.data.jsonl import Line
+
+T = TypeVar("T")
 
 MINI = Path(__file__).parent / "mini"
 HUB = "hf://"
@@ -74,6 +77,36 @@ def lines(file: epath.Path, name: str) -> Iterator[Line]:
     if file.name.removesuffix(".gz").endswith(".json"):
         return _json(file, name)
     return jsonl.lines(file, name)
+
+
+def read_object(path: str) -> dict:
+    """Read the object in a .json file, here, in a bucket or on the hub as in a data spec.
+
+    Raises FileNotFoundError, and DataError where the file holds no JSON object.
+    """
+    expand(path)
+    try:
+        return jsonl.decode(locate(path).read_bytes())
+    except FieldError as error:
+        raise DataError(path, 1, "file", error.what, error.reason) from None
+
+
+def parse_rows(path: str, rows: Iterable[object], parse: Callable[[dict, str], T]) -> list[T]:
+    """Parse each row of a file, given with its source, "path:number" (from 1).
+
+    parse: raises FieldError. Raises DataError, also where there is no row.
+    """
+    parsed = []
+    for number, row in enumerate(rows, 1):
+        try:
+            if not isinstance(row, dict):
+                raise FieldError("row", f"expected an object, found {show(row)}", "wrong type")
+            parsed.append(parse(row, f"{path}:{number}"))
+        except FieldError as error:
+            raise DataError(path, number, error.field, error.what, error.reason) from None
+    if not parsed:
+        raise DataError(path, 1, "file", "expected at least one row, found none", "empty list")
+    return parsed
 
 
 def _fetch(path: str) -> epath.Path:

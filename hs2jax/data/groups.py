@@ -136,6 +136,13 @@ def pairs(group: Group, derive: str | None = None) -> tuple[list[Pair], int]:
     return found, len(compared) - len(found)
 
 
+def prompt_text(group: Group) -> str:
+    """The prompt as people read it: one user turn as it is, a conversation with who says what."""
+    if len(group.prompt) == 1:
+        return group.prompt[0]["content"]
+    return "\n\n".join(f"{turn['role'].title()}: {turn['content']}" for turn in group.prompt)
+
+
 def check_text(value: object, field: str) -> str:
     """`value`, if it is a text that says something and can be encoded; else FieldError."""
     if not isinstance(value, str):

@@ -6,7 +6,6 @@ them. A benchmark's files make one set, scored by its published rule.
 
 import itertools
 import logging
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +45,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     check(config)
     if first:
         folder.claim(workdir, config)
-    sets = sets_of(config.data)
+    sets = corpora.sets_of(config.data)
     for name, spec in sets:
         log.info("%s: %s", name, spec)
     mesh = sharding.mesh_of(config.mesh)
@@ -191,22 +190,6 @@ def _check_derived(config, found: dict[str, list[dict]]) -> None:
     ratings = (r for items in found.values() for item in items for r in item["ratings"])
     if config.derive and not any(config.derive in rating for rating in ratings):
         raise ValueError(f"config.derive is {config.derive!r}, but nothing in config.data rates it")
-
-
-def sets_of(data: str) -> list[tuple[str, str]]:
-    """The sets of a data specification as (name, specification): the files of a benchmark
-    together, under its name; every other file by itself."""
-    found: dict[str, list[str]] = {}
-    for part in corpora.split(data):
-        spec = corpora.parse(part)[0]
-        name = spec.format
-        if name not in benchmarks.RULES:
-            stem = Path(spec.path).name.split(".")[0]
-            name = re.sub(r"\W+", "-", f"{name}-{stem}-{spec.selector}").strip("-")
-            while name in found:
-                name += "-again"
-        found.setdefault(name, []).append(part)
-    return [(name, "+".join(parts)) for name, parts in found.items()]
 
 
 def score_set(

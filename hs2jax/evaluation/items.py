@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hs2jax.data.groups import Group, pairs
+from hs2jax.data.groups import Group, pairs, prompt_text
 from hs2jax.data.loader import Prepared
 from hs2jax.data.record import Record
 from hs2jax.evaluation.scores import Scored
@@ -67,13 +67,6 @@ def of(scored: Scored, scalar: np.ndarray, derive: str | None = None) -> dict:
         tokens=scored.tokens,
         cut=scored.cut,
     )
-
-
-def prompt_text(group: Group) -> str:
-    """The prompt as people read it: one user turn as it is, a conversation with who says what."""
-    if len(group.prompt) == 1:
-        return group.prompt[0]["content"]
-    return "\n\n".join(f"{turn['role'].title()}: {turn['content']}" for turn in group.prompt)
 
 
 def rescore(items: Sequence[dict], scalar: np.ndarray) -> None:

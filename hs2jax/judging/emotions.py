@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hs2jax.data import rows
+from hs2jax.data import files, rows
 from hs2jax.data.groups import FieldError, check_number, show
 from hs2jax.evaluation import correlation
 from hs2jax.judging import lager, tasks
@@ -79,7 +79,7 @@ def read(path: str) -> list[Item]:
     """The questions of an EQ-Bench file: one .json object from a question's number to its `prompt`
     and `reference_answer_fullscale`. Raises FileNotFoundError, and DataError for a malformed row.
     """
-    return tasks.rows(path, tasks.document(path).values(), _item)
+    return files.parse_rows(path, files.read_object(path).values(), _item)
 
 
 def request(item: Item) -> Request:

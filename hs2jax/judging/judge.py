@@ -20,9 +20,8 @@ import numpy as np
 
 from hs2jax.data import packing
 from hs2jax.data.conversations import group_conversations, unrated
-from hs2jax.data.groups import Group
+from hs2jax.data.groups import Group, prompt_text
 from hs2jax.data.record import Record
-from hs2jax.evaluation.items import prompt_text
 from hs2jax.judging import criteria as criteria_files
 from hs2jax.judging import lager, layer_weights, prompts, score_tokens, written
 from hs2jax.judging.criteria import Criterion

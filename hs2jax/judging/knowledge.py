@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hs2jax.data import rows
+from hs2jax.data import files, rows
 from hs2jax.data.groups import DataError, FieldError, show
 from hs2jax.evaluation import statistics
 from hs2jax.judging import folds, lager, tasks
@@ -70,12 +70,12 @@ class Question(NamedTuple):
 def read(path: str) -> list[Question]:
     """The questions of SelfAware's file: a .json object whose `example` is a list of objects with
     `question` and `answerable`. Raises FileNotFoundError, and DataError for a malformed row."""
-    content = tasks.document(path)
+    content = files.read_object(path)
     try:
         examples = rows.list_of(content, "example")
     except FieldError as error:
         raise DataError(path, 1, error.field, error.what, error.reason) from None
-    return tasks.rows(path, examples, _question)
+    return files.parse_rows(path, examples, _question)
 
 
 def requests(questions: Sequence[Question]) -> list[Request]:

@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hs2jax.data.groups import Group, pairs
-from hs2jax.evaluation.items import prompt_text
+from hs2jax.data.groups import Group, pairs, prompt_text
 from hs2jax.evaluation.statistics import difference_interval, share_interval
 from hs2jax.judging import criteria as criteria_files
 from hs2jax.judging import lager, prompts, readings, tasks

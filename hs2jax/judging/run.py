@@ -15,8 +15,8 @@ import numpy as np
 
 from hs2jax import choices, folder
 from hs2jax.data import corpora, files, loader
+from hs2jax.data.groups import prompt_text
 from hs2jax.data.record import Record
-from hs2jax.evaluation import evaluate as evaluations
 from hs2jax.evaluation import items as item_files
 from hs2jax.judging import (
     criteria,
@@ -225,7 +225,7 @@ def _scores(config, found: Judge, model: dict, workdir: Path) -> dict:
     """Responses by criteria."""
     preset, chosen = lager.PRESETS[config.preset], criteria.load(config.criteria)
     template = prompts.key(found.model.tokenizer.chat_template or "")
-    wanted, sets = names_of(config.baselines), evaluations.sets_of(config.data)
+    wanted, sets = names_of(config.baselines), corpora.sets_of(config.data)
     reward_model = None
     if config.reward_model:
         reward_model = RewardModel.load(config.reward_model, mesh=found.model.mesh)
@@ -264,7 +264,7 @@ def _scores(config, found: Judge, model: dict, workdir: Path) -> dict:
 
     weights = fitted = None
     if config.validation:
-        rated = evaluations.sets_of(config.validation)
+        rated = corpora.sets_of(config.validation)
         fitted = fit([read(name, spec, False) for name, spec in rated], "validation")
         weights = fitted.weights
     elif config.weights not in ("", CROSS_VALIDATE):
@@ -320,7 +320,7 @@ def _given_weights(config, found: Judge, **options) -> np.ndarray:
 def _apart(fitted_on: Sequence[Samples], config) -> list[Samples]:
     """Without the prompts that are judged. Raises ValueError where nothing is left."""
     groups = corpora.read(config.data, on_error=config.on_error, record=Record())
-    judged = {item_files.prompt_text(group) for group in groups}
+    judged = {prompt_text(group) for group in groups}
     left = [
         each.take(np.flatnonzero([cluster not in judged for cluster in each.clusters]))
         for each in fitted_on

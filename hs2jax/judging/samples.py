@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from hs2jax.data import corpora
-from hs2jax.data.groups import Group
+from hs2jax.data.groups import Group, prompt_text
 from hs2jax.data.record import Record
-from hs2jax.evaluation.items import prompt_text
 from hs2jax.judging import prompts, readings, tasks
 from hs2jax.judging.criteria import Criterion
 from hs2jax.judging.judge import Judge, requests_of

@@ -16,7 +16,7 @@ import numpy as np
 
 from hs2jax.data import chat, corpora
 from hs2jax.data.conversations import in_parts
-from hs2jax.data.groups import DataError, Group
+from hs2jax.data.groups import DataError, Group, prompt_text
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items, statistics
 from hs2jax.judging import criteria, lager, readings, tasks
@@ -184,7 +184,7 @@ def _scored(judged, ways: Sequence[str], preset: Preset, weights):
 def _row(group: Group, scores: dict[str, np.ndarray]) -> Row:
     return Row(
         group.source,
-        len(items.prompt_text(group)),
+        len(prompt_text(group)),
         len(group.responses[0]),
         {way: float(each.mean()) for way, each in scores.items()},
     )

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hs2jax.data.groups import prompt_text
 from hs2jax.data.record import Record
 from hs2jax.evaluation import correlation, statistics
 from hs2jax.evaluation import items as item_files
-from hs2jax.evaluation.items import prompt_text
 from hs2jax.judging import baselines as baseline_scores
 from hs2jax.judging import lager, layer_weights, readings, score_distribution, tasks
 from hs2jax.judging.criteria import Criterion

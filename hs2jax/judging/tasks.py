@@ -1,24 +1,20 @@
-"""What the downstream uses of a judge have in common: rows of their files, readings, all scores."""
+"""What the downstream uses of a judge have in common: readings, all scores."""
 
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from hs2jax.data import files, jsonl
-from hs2jax.data.groups import DataError, FieldError, show
 from hs2jax.judging import lager, layer_weights, readings
 from hs2jax.judging.lager import Preset
 from hs2jax.judging.prompts import Request
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class Answers(NamedTuple):
@@ -28,36 +24,6 @@ class Answers(NamedTuple):
     logits: np.ndarray
     place: np.ndarray
     left_out: dict[str, int]
-
-
-def document(path: str) -> dict:
-    """The object in a .json file, here, in a bucket or on the hub as in a data spec.
-
-    Raises FileNotFoundError, and DataError where the file holds no JSON object.
-    """
-    files.expand(path)
-    try:
-        return jsonl.decode(files.locate(path).read_bytes())
-    except FieldError as error:
-        raise DataError(path, 1, "file", error.what, error.reason) from None
-
-
-def rows(path: str, found: Iterable[object], reader: Callable[[dict, str], T]) -> list[T]:
-    """What a reader makes of each row, given with its source, "path:number" (from 1).
-
-    The reader raises FieldError. Raises DataError.
-    """
-    made = []
-    for number, row in enumerate(found, 1):
-        try:
-            if not isinstance(row, dict):
-                raise FieldError("row", f"expected an object, found {show(row)}", "wrong type")
-            made.append(reader(row, f"{path}:{number}"))
-        except FieldError as error:
-            raise DataError(path, number, error.field, error.what, error.reason) from None
-    if not made:
-        raise DataError(path, 1, "file", "expected at least one row, found none", "empty list")
-    return made
 
 
 @contextlib.contextmanager

@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from hs2jax.data import corpora
-from hs2jax.data.groups import FieldError, Group
+from hs2jax.data.groups import FieldError, Group, prompt_text
 from hs2jax.evaluation import report
 from hs2jax.evaluation.evaluation_report import parsed
-from hs2jax.evaluation.items import prompt_text
 from hs2jax.evaluation.report import Answer, Mistake, Section, Verdict
 from hs2jax.evaluation.tables import Table, between, count, percent
 from hs2jax.judging import judge_plots, judge_report, selection, use_tables

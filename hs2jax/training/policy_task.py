@@ -15,7 +15,7 @@ import numpy as np
 
 from hs2jax import choices, losses, prediction
 from hs2jax.data import conversations, corpora, loader
-from hs2jax.data.groups import Group
+from hs2jax.data.groups import Group, prompt_text
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items as scored
 from hs2jax.language_model import LanguageModel
@@ -108,7 +108,7 @@ class PolicyTask:
         found = [
             {
                 "source": group.source,
-                "prompt": scored.prompt_text(group),
+                "prompt": prompt_text(group),
                 "condition": dict(group.condition),
                 "responses": list(group.responses),
                 "tokens": [len(ids) for ids in example.encoded.responses],
