@@ -163,3 +163,15 @@ def test_shapes_are_not_broadcast():
         losses.steerlm2_weights(flat, column, flat, flat, group)
     with pytest.raises(ValueError, match="one axis"):
         losses.sum_of_group(column, column)
+
+
+@pytest.mark.parametrize(
+    ("best", "samples", "warned"), [(30.0, 4, True), (0.0, 4, False), (4.0, 16, True)]
+)
+def test_collapsed_weights_are_warned_of(best, samples, warned):
+    """One response that is better than all the others by so many nats."""
+    columns = np.zeros((samples, 3), np.float32)
+    columns[0, 0] = best
+    said = losses.steerlm.collapse([columns] * 3)
+    assert bool(said) == warned
+    assert not said or "collapsed" in said[0]

@@ -5,7 +5,6 @@ import json
 import math
 import re
 import shutil
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -296,18 +295,6 @@ def test_halves_are_rounded_to_even():
     groups = [Group(QUESTION, ("Two.",), ({"a": half},)) for half in (0.5, 1.5, 2.5, 3.5)]
     found = policy_task.conditioned(groups, Record())
     assert [group.condition["a"] for group in found] == [0, 2, 2, 4]
-
-
-@pytest.mark.parametrize(
-    ("best", "samples", "warned"), [(30.0, 4, True), (0.0, 4, False), (4.0, 16, True)]
-)
-def test_collapsed_weights_are_warned_of(best, samples, warned):
-    """One response that is better than all the others by so many nats."""
-    columns = np.zeros((samples, 3), np.float32)
-    columns[0, 0] = best
-    said = policy_task.collapse([SimpleNamespace(ratings=columns)] * 3)
-    assert bool(said) == warned
-    assert not said or "collapsed" in said[0]
 
 
 # What is refused ----------------------------------------------------------------------------------

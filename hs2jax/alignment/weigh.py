@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -21,18 +20,15 @@ from hs2jax import choices, folder
 from hs2jax.alignment import sampled_rows
 from hs2jax.alignment.row_file import RowFile
 from hs2jax.alignment.sampled_rows import Sampled
-from hs2jax.data import loader
+from hs2jax.data import loader, policy_rows
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items, scores
 from hs2jax.evaluation.score import progress_of
 from hs2jax.language_model import LanguageModel
-from hs2jax.losses import attribute_log_probability
+from hs2jax.losses import attribute_log_probability, steerlm
 from hs2jax.models import sharding
 from hs2jax.reward_model import RewardModel
-from hs2jax.training import policy_task
-from hs2jax.training.policy_objectives import COLUMNS
-from hs2jax.training.policy_task import LEAST_EFFECTIVE
 
 log = logging.getLogger(__name__)
 
@@ -286,24 +282,17 @@ def _log_attribute(rows: Sequence[Sampled]) -> list[list[float]]:
     return [[next(sums) for _ in each.row["responses"]] for each in rows]
 
 
-class _Columns(NamedTuple):
-    """The logarithms of a group [responses, 3], as training reads them."""
-
-    ratings: np.ndarray
-
-
 def _measured(rows: Sequence[Sampled]) -> dict:
     """How the weights w' lie, means over groups: effective sample size, what part of the group that
     is, and the distance KL(w'||b') of the policy that sampled, for which b' is uniform; how many
     groups have collapsed; and warnings."""
     columns = [
-        _Columns(np.stack([np.float32(each.row[name]) for name in COLUMNS], axis=1))
-        for each in rows
+        np.stack([np.float32(each.row[name]) for name in policy_rows.LOGS], axis=1) for each in rows
     ]
-    weights = policy_task.weigh(columns, [each.row["log_proposal"] for each in rows])
+    weights = steerlm.weigh_groups(columns, [each.row["log_proposal"] for each in rows])
     return {
-        **policy_task.effective(weights),
-        "collapsed": sum(bool(of["effective"][0] < LEAST_EFFECTIVE) for of in weights),
+        **steerlm.mean_effective(weights),
+        "collapsed": sum(bool(of["effective"][0] < steerlm.LEAST_EFFECTIVE) for of in weights),
         "distance": float(np.mean([of["distance"].sum(dtype=np.float64) for of in weights])),
-        "warnings": policy_task.collapse(columns),
+        "warnings": steerlm.collapse(columns),
     }

@@ -8,6 +8,8 @@ Axis letters: A attributes, behind any leading axes; R response slots, of severa
 order, where a group is the responses to one prompt and one setting of attributes.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,8 @@ CONCENTRATION = 24.0  # alpha + beta, chosen by the paper to match the ratings p
 EDGES = np.asarray([0, 1 / 8, 3 / 8, 5 / 8, 7 / 8, 1], np.float32)
 NEAREST_END = 1e-3
 LEAST = 1e-12
+# Below either, few of the samples carry what is learned: the weights have collapsed. Ours.
+LEAST_EFFECTIVE, LEAST_FRACTION = 1.5, 0.15
 
 
 def rounded(outputs) -> np.ndarray:
@@ -103,6 +107,57 @@ def effective_sample_size(weights, group):
     _slots(weights=weights, group=group)
     squares = sum_of_group(jnp.square(jnp.asarray(weights, jnp.float32)), group)
     return jnp.where(group >= 0, 1.0 / squares, 0.0)
+
+
+def weigh_groups(
+    columns: Sequence[np.ndarray], log_policy: Sequence[Sequence[float]]
+) -> list[dict[str, np.ndarray]]:
+    """Weigh whole groups: of each its responses' "target", "baseline", "distance" and "effective",
+    see `steerlm2_weights`, `steerlm2_distance` and `effective_sample_size`.
+
+    columns: of each group [responses, 3]: log P(a|x,y), log P(y|x) and log Q'(y|a,x). log_policy:
+    log Q(y|a,x) of each of its responses.
+    """
+    sizes = [len(each) for each in log_policy]
+    group = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    policy = np.concatenate([np.asarray(each, np.float32) for each in log_policy])
+    target, baseline = steerlm2_weights(*np.concatenate(columns).T, policy, group)
+    found = {
+        "target": target,
+        "baseline": baseline,
+        "distance": steerlm2_distance(target, baseline, group),
+        "effective": effective_sample_size(target, group),
+    }
+    stops = np.cumsum(sizes)[:-1]
+    parts = {name: np.split(np.asarray(x), stops) for name, x in found.items()}
+    return [dict(zip(parts, of, strict=True)) for of in zip(*parts.values(), strict=True)]
+
+
+def mean_effective(groups: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
+    """Average over groups that `weigh_groups` gave: the effective sample size of the target's
+    weights, and what part of the group's size that is."""
+    sizes = [float(of["effective"][0]) for of in groups]
+    parts = [size / len(of["effective"]) for size, of in zip(sizes, groups, strict=True)]
+    return {
+        "effective_sample_size": float(np.mean(sizes)),
+        "effective_fraction": float(np.mean(parts)),
+    }
+
+
+def collapse(columns: Sequence[np.ndarray]) -> list[str]:
+    """Warn, in a list of one text or none, if nearly all of the target's weight lies on one
+    response of each group. columns: as for `weigh_groups`."""
+    # The target needs no policy.
+    found = mean_effective(weigh_groups(columns, [each[:, 0] for each in columns]))
+    size, fraction = found["effective_sample_size"], found["effective_fraction"]
+    if size >= LEAST_EFFECTIVE and fraction >= LEAST_FRACTION:
+        return []
+    return [
+        f"the weights have collapsed: the effective sample size of the training groups is "
+        f"{size:.2f} ({fraction:.0%} of their responses), so nearly all of the gradient is from "
+        "one response of each group. More samples for each prompt, a proposal closer to the "
+        "target, or fewer attributes in the condition help"
+    ]
 
 
 def sum_of_group(values, group):

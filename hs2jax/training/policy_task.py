@@ -13,19 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hs2jax import choices, losses, prediction
+from hs2jax import choices, prediction
 from hs2jax.data import conversations, corpora, loader
 from hs2jax.data.groups import Group, prompt_text
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items as scored
 from hs2jax.language_model import LanguageModel
-from hs2jax.losses.steerlm import rounded
+from hs2jax.losses import steerlm
 from hs2jax.training import checks, policy_objectives
 
 log = logging.getLogger(__name__)
-
-# Below either, few of the samples carry what is learned: the weights have collapsed. Ours.
-LEAST_EFFECTIVE, LEAST_FRACTION = 1.5, 0.15
 
 
 class PolicyTask:
@@ -79,7 +76,8 @@ class PolicyTask:
 
     def learn_from(self, prepared: loader.Prepared) -> loader.Prepared:
         if self.weighs:
-            self.warnings = collapse(prepared.examples)
+            columns = [example.ratings for example in prepared.examples]
+            self.warnings = steerlm.collapse(columns)
             for warning in self.warnings:
                 log.warning("%s", warning)
         data = self.config.data
@@ -133,13 +131,13 @@ class PolicyTask:
     def _weigh(self, found: list[dict], examples) -> dict:
         """The summary of SteerLM 2.0; the items get their weights."""
         log_policy = [each["log_probability"] for each in found]
-        groups = weigh(examples, log_policy)
+        groups = steerlm.weigh_groups([example.ratings for example in examples], log_policy)
         for each, of in zip(found, groups, strict=True):
             each |= {name: x.tolist() for name, x in of.items()}
         tokens = sum(sum(each["tokens"]) for each in found)
         return {
             "loss": float(np.mean([of["distance"].sum(dtype=np.float64) for of in groups])),
-            **effective(groups),
+            **steerlm.mean_effective(groups),
             "log_likelihood": float(sum(map(sum, log_policy)) / tokens),
         }
 
@@ -183,7 +181,7 @@ def conditioned(groups: Sequence[Group], record: Record) -> list[Group]:
             if not ratings:
                 record.skip("response without ratings")
                 continue
-            condition = {name: int(rounded(x)) for name, x in ratings.items()}
+            condition = {name: int(steerlm.rounded(x)) for name, x in ratings.items()}
             found.append(Group(group.prompt, (response,), source=group.source, condition=condition))
     return found
 
@@ -200,53 +198,6 @@ def together(prepared: loader.Prepared) -> loader.Prepared:
             found.groups.append(dataclasses.replace(groups[0], responses=responses, condition={}))
             found.examples.append(conversations.join([each.encoded for each in examples]))
     return found
-
-
-def weigh(examples, log_policy: Sequence[Sequence[float]]) -> list[dict[str, np.ndarray]]:
-    """Of each group its responses' "target", "baseline" and part of the "distance"; see `losses`.
-
-    examples: with columns COLUMNS; log_policy: the policy's log-probability of each response.
-    """
-    sizes = [len(each) for each in log_policy]
-    group = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-    columns = np.concatenate([example.ratings for example in examples])
-    policy = np.concatenate([np.asarray(each, np.float32) for each in log_policy])
-    target, baseline = losses.steerlm2_weights(*columns.T, policy, group)
-    found = {
-        "target": target,
-        "baseline": baseline,
-        "distance": losses.steerlm2_distance(target, baseline, group),
-        "effective": losses.effective_sample_size(target, group),
-    }
-    stops = np.cumsum(sizes)[:-1]
-    parts = {name: np.split(np.asarray(x), stops) for name, x in found.items()}
-    return [dict(zip(parts, of, strict=True)) for of in zip(*parts.values(), strict=True)]
-
-
-def effective(groups: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
-    """Means over groups that `weigh` gave: the effective sample size of the target's weights, and
-    what part of the group's size that is."""
-    sizes = [float(of["effective"][0]) for of in groups]
-    parts = [size / len(of["effective"]) for size, of in zip(sizes, groups, strict=True)]
-    return {
-        "effective_sample_size": float(np.mean(sizes)),
-        "effective_fraction": float(np.mean(parts)),
-    }
-
-
-def collapse(examples) -> list[str]:
-    """A warning, if nearly all of the target's weight lies on one response of each group."""
-    of = weigh(examples, [example.ratings[:, 0] for example in examples])  # The target needs none.
-    found = effective(of)
-    size, fraction = found["effective_sample_size"], found["effective_fraction"]
-    if size >= LEAST_EFFECTIVE and fraction >= LEAST_FRACTION:
-        return []
-    return [
-        f"the weights have collapsed: the effective sample size of the training groups is "
-        f"{size:.2f} ({fraction:.0%} of their responses), so nearly all of the gradient is from "
-        "one response of each group. More samples for each prompt, a proposal closer to the "
-        "target, or fewer attributes in the condition help"
-    ]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "layout", "dtype"))
