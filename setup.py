@@ -18,6 +18,7 @@ setup(
     package_data={
         "hs2jax.data": ["mini/*"],
         "hs2jax.judging": ["criteria/*.json"],
+        "hs2jax.report": ["*.j2"],
         "hs2jax.data.tfds": [
             "*/README.md",
             "*/CITATIONS.bib",
@@ -37,7 +38,8 @@ setup(
         "huggingface_hub>=1.0",
         "importlib_resources>=6.0",  # tensorflow-datasets 4.9.10 needs it and does not say so.
         "jax>=0.10,<0.13",
-        "jinja2>=3.1",  # Chat templates; transformers needs it and does not say so.
+        "jinja2>=3.1",  # Chat templates and reports; transformers needs it and does not say so.
+        "matplotlib>=3.9",
         "ml-collections>=1.0",
         "numpy>=2.0",
         "optax>=0.2.6",

@@ -1,0 +1,362 @@
+"""The charts of a page, drawn by matplotlib.
+
+Every function returns one <svg> element, or "" where there is nothing to draw.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from hs2jax.report import format
+from hs2jax.report.style import (
+    CARD,
+    DOTTED,
+    RULE,
+    SERIES,
+    SOFT,
+    WIDTH,
+    drawing,
+    is_number,
+    limits,
+    series,
+    short,
+    tick,
+)
+
+MOST_POINTS = 300  # Of a curve; more cannot be told apart at this size.
+TRACK = 44  # Height of a named value, in SVG units.
+LETTERS = 48  # Characters that fit over a track.
+PERCENT_TICKS = FuncFormatter(lambda value, _: tick(value, format.PERCENT))
+
+
+class Track(NamedTuple):
+    """A named value with its interval, on a scale that it shares with others.
+
+    note: beside the value, such as how many it is made from. marks: what others have, as short
+    lines. hollow: what cannot be compared with the rest. series: which of several it belongs to.
+    """
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+    marks: Sequence[float] = ()
+    hollow: bool = False
+    series: str = ""
+
+
+def track(row: Mapping, name: str, **more) -> Track:
+    """Make a track of a row of results, with how many values it is made from as its note."""
+    note = f"{row['n']:,}" if row.get("n") is not None else ""
+    return Track(name, row["value"], row.get("low"), row.get("high"), **{"note": note, **more})
+
+
+def intervals(
+    tracks: Sequence[Track],
+    form: str = format.PERCENT,
+    *,
+    span: tuple[float, float] | None = None,
+    reference: float | None = None,
+    reference_name: str = "chance",
+    mark_name: str = "",
+) -> str:
+    """Draw values with their intervals below one another: name and number over each scale.
+
+    span: of the scale, by default what fits. reference: a dotted line, such as chance.
+    """
+    if not tracks:
+        return ""
+    every = [x for each in tracks for x in (*each[1:4], *each.marks)]
+    low, high = span or limits([*every, reference])
+    top, below, tall = 30, 28, TRACK * len(tracks)
+    height = top + tall + below
+    place = (10 / WIDTH, below / height, 1 - 20 / WIDTH, tall / height)
+    with drawing(height, place) as chart:
+        axes = chart.axes
+        axes.set(xlim=(low, high), ylim=(-len(tracks), 0), yticks=[])
+        axes.spines["bottom"].set_visible(False)
+        ticks = [t for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
+        axes.set_xticks(ticks, [tick(t, form) for t in ticks], color=SOFT)
+        for label, at in zip(axes.get_xticklabels(), ticks, strict=True):
+            share = (at - low) / (high - low)
+            label.set_ha("left" if share < 0.05 else "right" if share > 0.95 else "center")
+        kinds = list(dict.fromkeys(each.series for each in tracks))
+        for i, each in enumerate(tracks):
+            _track(axes, each, -i, series(kinds.index(each.series))["color"], form)
+            y = -i - 0.72
+            # Short, so that no line runs through a name.
+            axes.vlines(ticks, y - 0.1, y + 0.1, colors=RULE, lw=1, zorder=1)
+            if reference is not None:
+                axes.vlines(reference, y - 0.2, y + 0.2, colors=SOFT, lw=1.5, ls=DOTTED)
+        for name in filter(None, kinds):
+            chart.key(name, series(kinds.index(name))["color"], marker="o")
+        if mark_name and any(each.marks for each in tracks):
+            chart.key(mark_name, SERIES[1], marker="|", ms=10, mew=2, ls="")
+        if reference is not None:
+            chart.key(f"{reference_name}, {tick(reference, form)}", SOFT, ls=DOTTED)
+        said = [f"{each.name}: {format.number(each.value, form) or 'none'}." for each in tracks]
+        return chart.svg(" ".join(said))
+
+
+def _track(axes, each: Track, top: float, colour: str, form: str) -> None:
+    text = {"va": "center", "transform": axes.get_yaxis_transform()}
+    name = short(each.name, LETTERS - len(each.note) - 8)
+    axes.text(0, top - 0.28, name, ha="left", **text)
+    number = format.number(each.value, form) or "none"
+    axes.text(1, top - 0.28, number, ha="right", weight="bold", **text)
+    beside = 1 - 58 / (WIDTH - 20)
+    axes.text(beside, top - 0.28, each.note, ha="right", color=SOFT, **text)
+    y = top - 0.72
+    axes.axhline(y, color=RULE, lw=1, zorder=1)
+    axes.vlines(each.marks, y - 0.16, y + 0.16, colors=SERIES[1], lw=2, alpha=0.6)
+    if each.low is not None and each.high is not None:
+        dashes = DOTTED if each.hollow else "-"
+        axes.plot([each.low, each.high], [y, y], color=colour, lw=3, ls=dashes)
+    if each.value is not None:
+        face = CARD if each.hollow else colour
+        axes.plot(each.value, y, "o", ms=9, color=colour, mfc=face, mew=2, clip_on=False)
+
+
+def curves(
+    lines: Mapping[str, Sequence[Sequence[float]]],
+    xlabel: str = "step",
+    form: str = "",
+    *,
+    across: Mapping[str, float] | None = None,
+    faint: Sequence[Sequence[Sequence[float]]] = (),
+    diagonal: str = "",
+    whole: bool = True,
+    dots: bool | None = None,
+) -> str:
+    """Draw lines through points (x, y) or (x, y, low, high), by the name of each.
+
+    across: named levels, as dotted lines whose names stand at the right. faint: lines without a
+    name, in the first one's colour. diagonal: the name of the line where y is x. whole: x takes
+    whole numbers only. dots: at each point; by default where there are few or they have intervals.
+    A line is interrupted where y is None or not finite.
+    """
+    numbers = {name: [p for p in line if is_number(p[1])] for name, line in lines.items()}
+    if not any(numbers.values()):
+        return ""
+    across = across or {}
+    with drawing() as chart:
+        axes = chart.axes
+        for line in faint:
+            axes.plot(*_columns(line), color=SERIES[0], lw=1, alpha=0.35)
+        bars = {
+            name: [p for p in line if len(p) > 3 and is_number(p[2])]
+            for name, line in numbers.items()
+        }
+        x = np.unique([point[0] for line in numbers.values() for point in line])
+        # Side by side, so that intervals at one x do not hide each other.
+        step = (
+            0.05 * np.diff(x).min() if len(x) > 1 and len(lines) > 1 and any(bars.values()) else 0.0
+        )
+        for i, (name, line) in enumerate(lines.items()):
+            at, y = _columns(line)
+            shift = step * (i - (len(lines) - 1) / 2)
+            dotted = dots if dots is not None else bool(bars[name]) or len(line) <= 12
+            axes.plot(at + shift, y, marker="o" * dotted, ms=6, zorder=3, **series(i))
+            for point in bars[name]:
+                axes.vlines(point[0] + shift, *point[2:4], colors=series(i)["color"], lw=1.5)
+            if len(lines) > 1 or diagonal:
+                chart.key(name, **series(i))
+        if diagonal:
+            axes.plot(x[[0, -1]], x[[0, -1]], color=SOFT, lw=1.2, ls=DOTTED)
+            chart.key(diagonal, SOFT, ls=DOTTED)
+        for level in across.values():
+            axes.axhline(level, color=SOFT, lw=1.2, ls=DOTTED, zorder=1)
+        axes.margins(y=0.08)
+        axes.set_xlabel(xlabel)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        if form:
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value, form)))
+        _name_levels(axes, across)
+        said = [f"{name}: {p[0][1]:.3g} to {p[-1][1]:.3g}." for name, p in numbers.items() if p]
+        said += [f"{name}: {level:.3g}." for name, level in across.items()]
+        return chart.svg(" ".join(said))
+
+
+def _name_levels(axes, across: Mapping[str, float]) -> None:
+    """Write names of levels at the right, as near to them as they can be without touching."""
+    low, high = axes.get_ylim()
+    gap, y, places = 0.075 * (high - low), -math.inf, {}
+    for name in sorted(across, key=across.get):
+        places[name] = y = max(across[name], y + gap)
+    y = high + gap
+    for name in reversed(places):
+        places[name] = y = min(places[name], y - gap)
+    for name, y in places.items():
+        style = {"color": SOFT, "fontsize": 10.5, "va": "center"}
+        at = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+        axes.annotate(name, (1, y), (5, 0), **at, **style)
+
+
+def training_curve(
+    train: Iterable[Sequence[float]], validation: Iterable[Sequence[float]], xlabel: str = "step"
+) -> str:
+    """Draw the course of a training, points (step, value): logged steps faint, their running mean
+    solid, validation as dots."""
+    train = np.array(sorted(p for p in train if is_number(p[1])), float)
+    validation = sorted(p for p in validation if is_number(p[1]))
+    if not len(train):
+        return ""
+    parts = np.array_split(train, min(len(train), MOST_POINTS))
+    steps, values = np.array([part.mean(axis=0) for part in parts]).T
+    window = np.ones(2 * max(1, len(values) // 12) + 1)[: len(values)]
+    smooth = np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+    # A few wild steps must not flatten the rest: they are cut at the edge.
+    shown = [*smooth, *(y for _, y in validation)]
+    low, high = np.quantile(values, [0.01, 0.99])
+    rest = np.clip(values, min(low, *shown), max(high, *shown))
+    lines = {"training": np.column_stack([steps, smooth])}
+    if validation:
+        lines["validation"] = validation
+    return curves(lines, xlabel, faint=[np.column_stack([steps, rest])])
+
+
+def histograms(sides: Mapping[str, Sequence[float]], xlabel: str) -> str:
+    """Draw how values are spread, several kinds in the same bins, with their means as lines."""
+    sides = {name: np.asarray(values, float) for name, values in sides.items() if len(values)}
+    if not sides:
+        return ""
+    low, high = limits(np.concatenate(list(sides.values())), 0.02)
+    bins = 4 + min(24, int(2 * math.sqrt(max(map(len, sides.values())))))
+    with drawing() as chart:
+        for i, (name, values) in enumerate(sides.items()):
+            counts, edges = np.histogram(values, bins, (low, high))
+            _outline(chart, i, name, counts, edges)
+            chart.axes.axvline(values.mean(), lw=1.5, **series(i))
+        label = f"{xlabel} (vertical lines: means)"
+        chart.axes.set(xlim=(low, high), ylim=(0, None), xlabel=label)
+        chart.axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        said = [f"{name}: mean {x.mean():.2f} of {len(x)}." for name, x in sides.items()]
+        return chart.svg(" ".join(said))
+
+
+def spread(
+    scale: Sequence[int], people: Sequence[float], scores: Sequence[float], name: str
+) -> str:
+    """Draw how often people gave each value of a scale, and scores on it in finer bins.
+
+    Both as shares per step of the scale, so that equal areas are equally many; scores beyond the
+    scale count at its ends.
+    """
+    if not len(scores):
+        return ""
+    low, high = scale[0] - 0.5, scale[-1] + 0.5
+    steps = round(high - low)
+    with drawing() as chart:
+        for i, (side, values, bins) in enumerate(
+            (("people", people, steps), (name, scores, 4 * steps))
+        ):
+            if len(values):
+                shares = np.histogram(np.clip(values, low, high), bins, (low, high), density=True)
+                _outline(chart, i, side, *shares)
+        label = "score (height: share per step)"
+        chart.axes.set(xlim=(low, high), ylim=(0, None), xticks=scale, xlabel=label)
+        chart.axes.yaxis.set_major_formatter(PERCENT_TICKS)
+        return chart.svg(f"{name}: mean {np.mean(scores):.2f} of {len(scores)} scores.")
+
+
+def _outline(chart, i: int, name: str, heights: np.ndarray, edges: np.ndarray) -> None:
+    """Draw one of several histograms that lie over one another."""
+    chart.axes.stairs(heights, edges, fill=True, color=SERIES[i], alpha=0.15, lw=0)
+    chart.axes.stairs(heights, edges, lw=2, **series(i))
+    chart.key(name, **series(i))
+
+
+def reliability(bins: Mapping[str, Sequence[Mapping]]) -> str:
+    """Draw how often a model is right over how sure it is; a calibrated one lies on the diagonal.
+
+    bins: by name, such as "as scored", rows with `confidence`, value, low and high.
+    """
+    bins = {name: [row for row in rows if row["value"] is not None] for name, rows in bins.items()}
+    shown = [row for rows in bins.values() for row in rows]
+    if not shown:
+        return ""
+    left = 0.5 if min(row["confidence"] for row in shown) >= 0.5 else 0.0
+    lowest = min([left, *(row["low"] for row in shown if row["low"] is not None)])
+    with drawing() as chart:
+        chart.axes.plot([left, 1], [left, 1], color=SOFT, lw=1.5, ls=DOTTED)
+        said = []
+        for i, (name, rows) in enumerate(bins.items()):
+            points = [(row["confidence"], row["value"]) for row in rows]
+            chart.axes.plot(*_columns(points), marker="o", ms=7, zorder=3, **series(i))
+            for row in rows if i == 0 else []:  # The intervals of both would hide each other.
+                if row["low"] is not None:
+                    ends = (row["low"], row["high"])
+                    chart.axes.vlines(row["confidence"], *ends, colors=SERIES[i], lw=1.5)
+            chart.key(name, **series(i))
+            said += [f"{name}: sure to {x:.0%}, right in {y:.0%}." for x, y in points]
+        chart.key("calibrated", SOFT, ls=DOTTED)
+        chart.axes.set(xlim=(left - 0.01, 1.01), ylim=(math.floor(10 * lowest) / 10, 1.02))
+        chart.axes.set_xlabel("how sure the model is")
+        chart.axes.xaxis.set_major_formatter(PERCENT_TICKS)
+        chart.axes.yaxis.set_major_formatter(PERCENT_TICKS)
+        return chart.svg(" ".join(said))
+
+
+def predicted_by_rating(predicted: Sequence[float], ratings: Sequence[float]) -> str:
+    """Draw predictions for each human rating (rounded): median, middle half, 5th to 95th
+    percentile; the dotted diagonal is where a perfect prediction would lie."""
+    if not len(ratings):
+        return ""
+    predicted, levels = np.asarray(predicted, float), np.rint(ratings).astype(int)
+    shown = {
+        level: np.quantile(predicted[levels == level], [0.05, 0.25, 0.5, 0.75, 0.95])
+        for level in np.unique(levels).tolist()
+    }
+    first, last = min(shown), max(shown)
+    with drawing() as chart:
+        axes = chart.axes
+        axes.plot([first, last], [first, last], color=SOFT, lw=1.5, ls=DOTTED)
+        for level, (low, quarter, middle, three_quarters, high) in shown.items():
+            axes.vlines(level, low, high, colors=SERIES[0], lw=1.5)
+            axes.vlines(level, quarter, three_quarters, colors=SERIES[0], lw=10, alpha=0.45)
+            axes.plot(level, middle, "o", ms=8, color=SERIES[0], mfc=CARD, mew=2)
+        ticks = range(first, last + 1)
+        axes.set_xticks(ticks, [f"{level}\n{(levels == level).sum():,}" for level in ticks])
+        axes.set(xlim=(first - 0.5, last + 0.5), xlabel="human rating, and how many")
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        said = ", ".join(f"{level}: {quantiles[2]:.2f}" for level, quantiles in shown.items())
+        return chart.svg(f"Median prediction for each human rating: {said}.")
+
+
+def confusion(levels: Sequence[float], counts: Sequence[Sequence[int]]) -> str:
+    """Draw counts of people's rating (rows) by rounded prediction (columns), shaded by the share
+    of the row."""
+    table = np.asarray(counts)
+    if not table.size or not table.any():
+        return ""
+    size, names = len(levels), [f"{level:g}" for level in levels]
+    shares = table / np.maximum(1, table.sum(1, keepdims=True))
+    with drawing(220) as chart:
+        axes = chart.axes
+        axes.grid(visible=False)
+        axes.spines["bottom"].set_visible(False)
+        for i, j in np.ndindex(size, size):
+            # At most 0.65, so that the number can be read.
+            shade = {"color": SERIES[0], "alpha": 0.05 + 0.6 * float(shares[i, j]), "lw": 0}
+            axes.fill_between([j + 0.02, j + 0.98], i + 0.03, i + 0.97, **shade)
+            style = {"ha": "center", "va": "center", "weight": "bold" if i == j else "normal"}
+            axes.text(j + 0.5, i + 0.5, f"{table[i, j]:,}", **style)
+        axes.set_xticks(np.arange(size) + 0.5, names)
+        axes.set_yticks(np.arange(size) + 0.5, names)
+        axes.set(xlim=(0, size), ylim=(size, 0), xlabel="rounded prediction", ylabel="human rating")
+        said = [
+            f"Rated {name}: {table[i, i]:,} of {table[i].sum():,} so predicted."
+            for i, name in enumerate(names)
+        ]
+        return chart.svg(" ".join(said))
+
+
+def _columns(points: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """The x and y of points; NaN where there is no y."""
+    x, y = zip(*(point[:2] for point in points), strict=True) if len(points) else ((), ())
+    return np.array(x, float), np.array(y, float)

@@ -1,0 +1,144 @@
+"""What every page says of how a run was made, and the page of runs that make rows or models."""
+
+from collections.abc import Mapping
+
+from hs2jax.report import format
+from hs2jax.report.page import Section, Table, Verdict
+from hs2jax.report.run import Column, Run, family, leaf, table_of
+
+KINDS = {
+    "train_reward_model": "Training of a reward model",
+    "train_policy": "Training of a policy",
+    "recipe": "Recipe",
+    "sweep": "Sweep",
+    "evaluate": "Evaluation of a reward model",
+    "expo": "ExPO: beyond a trained model",
+    "judge": "Evaluation of a judge",
+    "best_of_n": "Best of n",
+    "sample": "Sampled responses",
+    "rescale": "Rescaled reward model",
+    "annotate": "Annotated conversations",
+    "weigh": "Weighed groups",
+    "steer": "Steering of policies",
+}
+# A record's counts, in words; those that are always shown come first.
+ALWAYS = {"rows": "rows read", "groups": "prompts", "pairs": "preference pairs", "tokens": "tokens"}
+COUNTS = {
+    "ties": "ties, left out of the pairs",
+    "truncated": "prompts cut from the left",
+    "too_long": "left out: too long",
+    "refused": "left out: refused by the chat template",
+    "unlearned_turns": "assistant turns in prompts that are not learned",
+}
+NUMBERS = {
+    "steps": ("steps", format.COUNT),
+    "step": ("best step", format.COUNT),
+    "tokens_per_second": ("tokens per second", format.COUNT),
+    "seconds_per_step": ("seconds per step", format.NUMBER),
+    "trained_parameters": ("trained parameters", format.COUNT),
+}
+
+
+def title(run: Run) -> str:
+    """The heading of a run's page."""
+    return run.name
+
+
+def subtitle(run: Run) -> str:
+    """What a run is, of which model, and where it ran."""
+    parts = [KINDS.get(run.kind, run.kind.replace("_", " "))]
+    model = run.result.get("model")
+    if isinstance(model, Mapping) and model.get("name"):
+        parts.append(str(model["name"]))
+    if device := (run.result.get("environment") or {}).get("device"):
+        parts.append(device)
+    return " · ".join(parts)
+
+
+def sections(run: Run) -> list[Section]:
+    """Show all rows of a run, a table for each family of parts and one for the whole."""
+    tables = []
+    for name in dict.fromkeys(map(family, run.rows)):
+        rows = [row for row in run.rows if family(row) == name]
+        if name:
+            tables.append(_family_table(name, rows))
+        else:
+            lines = [[_words(row), format.number(row["value"], _form(row))] for row in rows]
+            tables.append(Table("What it made", ["", ""], lines))
+    return [Section(KINDS.get(run.kind, run.kind), warnings(run), tables=tables)]
+
+
+def warnings(run: Run) -> list[Verdict]:
+    """What a run warned of."""
+    return [Verdict("bad", "Warning", f"{text}.") for text in run.result.get("warnings", ())]
+
+
+def making(run: Run) -> Section:
+    """Say what became of the data, how long it took, what was set and where it ran."""
+    tables = [record_table(run.result.get("records") or {})]
+    facts = []
+    if isinstance(model := run.result.get("model"), Mapping):
+        facts += format.listing({"model": model})
+    for row in run.rows:
+        if row["set"] == row["part"] == "" and row["metric"] in NUMBERS:
+            name, form = NUMBERS[row["metric"]]
+            facts.append([name, format.number(row["value"], form)])
+        elif row["metric"] == "peak_memory_bytes":
+            facts.append(["most memory used", format.memory(row["value"])])
+    if run.result.get("seconds") is not None:
+        facts.append(["wall time", format.duration(run.result["seconds"])])
+    facts += format.listing(run.result.get("environment") or {})
+    tables.append(Table("Model, time and machine", ["", ""], facts))
+    tables.append(Table("Settings", ["", ""], format.listing(run.config), folded=True))
+    return Section("How it was made", tables=[table for table in tables if table.rows])
+
+
+def record_table(records: Mapping[str, Mapping]) -> Table:
+    """Say what became of the data of each set: what was read, and what was left out and why."""
+    reasons = list(dict.fromkeys(r for each in records.values() for r in each.get("skipped", {})))
+    lines = [
+        [words, *(f"{each.get(key, 0):,}" for each in records.values())]
+        for key, words in {**ALWAYS, **COUNTS}.items()
+        if any(each.get(key) for each in records.values()) or key in ("rows", "groups")
+    ]
+    lines += [
+        [
+            f"left out: {reason}",
+            *(f"{each['skipped'].get(reason, 0):,}" for each in records.values()),
+        ]
+        for reason in reasons
+    ]
+    if any(each.get("padding") for each in records.values()):
+        shares = (
+            format.number(each.get("padding_fraction"), format.PERCENT) for each in records.values()
+        )
+        lines.append(["padding, of all positions", *shares])
+    examples = [text for each in records.values() for text in each.get("skipped_examples", ())]
+    note = f"The first of what was left out: {'; '.join(examples)}" if examples else ""
+    return Table("Data", ["", *records], lines if records else [], note)
+
+
+def _family_table(name: str, rows: list[dict]) -> Table:
+    """A line for each part, and a column for each metric and method."""
+    seen = dict.fromkeys((row["metric"], row.get("method")) for row in rows)
+    columns = [
+        Column(
+            f"{metric}, {method}".replace("_", " ") if method else metric.replace("_", " "),
+            metric,
+            _form({"metric": metric, "value": 0.5}),
+            where={"method": method},
+        )
+        for metric, method in seen
+    ]
+    return table_of(name.capitalize(), rows, leaf, columns)
+
+
+def _words(row: Mapping) -> str:
+    named = [row["set"], row["metric"].replace("_", " "), row.get("method") or ""]
+    return ", ".join(filter(None, named))
+
+
+def _form(row: Mapping) -> str:
+    value = row["value"]
+    whole = value is not None and float(value).is_integer()
+    return format.COUNT if whole else format.NUMBER

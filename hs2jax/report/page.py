@@ -1,0 +1,222 @@
+"""The parts of a page, the rule for its verdicts, and how it is set as HTML and Markdown."""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+from markupsafe import Markup
+
+from hs2jax.report import format
+
+
+class Verdict(NamedTuple):
+    tone: str  # "good", "unsure" or "bad"
+    label: str
+    sentence: str
+
+
+class Group(NamedTuple):
+    """The heading over some figures, and what they need to be understood."""
+
+    title: str = ""
+    note: str = ""
+
+
+class Figure(NamedTuple):
+    caption: str
+    svg: str  # as `charts` makes it
+    chief: bool = False  # shown larger
+    group: Group = Group()
+
+
+class Cell(NamedTuple):
+    """A value with its interval, which stands beside it or, where that is too wide, below."""
+
+    text: str
+    interval: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.interval})" if self.interval else self.text
+
+
+class Table(NamedTuple):
+    """Cells as text. Two columns without headings are a listing of names and values."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | Cell]]
+    note: str = ""
+    folded: bool = False  # long listings, shown when asked for
+    strong: Sequence[int] = ()  # rows that sum up others
+
+    def is_listing(self) -> bool:
+        return len(self.columns) == 2 and not any(self.columns)
+
+    def width(self) -> float:
+        """Estimate how wide it is when nothing is next to anything, in rem: the narrowest at which
+        it need not be scrolled."""
+        total = 0.0
+        for i, column in enumerate(self.columns):
+            words = [word for word in re.split(r"\s", column) if word] or [""]
+            cells = [row[i] for row in self.rows]
+            texts = [part for c in cells for part in (c if isinstance(c, Cell) else (c,))]
+            longest = max(map(len, [*words, *texts]), default=0)
+            total += 0.5 * (min(longest, 14) if i == 0 else longest) + 1.5
+        return total
+
+
+class Answer(NamedTuple):
+    """A response; `facts` are its reward, ratings, length and the like."""
+
+    role: str
+    facts: str
+    text: str
+
+
+class Case(NamedTuple):
+    """A prompt with responses to it, such as a mistake."""
+
+    heading: str
+    prompt: str
+    answers: Sequence[Answer]
+
+
+class Section(NamedTuple):
+    """What the page says of one thing; all verdicts stand at the top of the page."""
+
+    title: str
+    verdicts: Sequence[Verdict] = ()
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+    cases: Sequence[Case] = ()
+    cases_title: str = "Worst mistakes"
+
+    def grouped(self) -> list[tuple[Group, list[Figure]]]:
+        """The figures under their headings, which must stand together."""
+        parts = itertools.groupby(self.figures, key=lambda figure: figure.group)
+        return [(group, list(figures)) for group, figures in parts]
+
+
+# Verdicts ---------------------------------------------------------------------------------------
+
+
+def side_of(row: Mapping | None) -> str:
+    """Tell on which side of its reference the interval of a row lies: "better" or "worse" where it
+    excludes the reference, else "not shown"."""
+    needed = ("reference", "low", "high")
+    if row is None or any(row.get(name) is None for name in needed):
+        return "not shown"
+    above, below = row["low"] > row["reference"], row["high"] < row["reference"]
+    if not (above or below):
+        return "not shown"
+    return "better" if above == (row.get("better", "higher") == "higher") else "worse"
+
+
+def verdict_of(rows: Mapping[str, Mapping | None], sentence: str) -> Verdict:
+    """Judge one thing by rows that each hold it against something.
+
+    rows: by what they are held against, as in {"chance": accuracy, "counting characters": lead}.
+    Worse than any is bad, better than all is good, and everything else is not shown.
+    """
+    sides: dict[str, list[str]] = {"better": [], "worse": [], "not shown": []}
+    for than, row in rows.items():
+        sides[side_of(row)].append(than)
+    if sides["worse"]:
+        return Verdict("bad", f"Worse than {format.listed(sides['worse'])}", sentence)
+    if sides["not shown"] or not rows:
+        than = format.listed(sides["not shown"] or ["chance"])
+        return Verdict("unsure", f"Not shown to be better than {than}", sentence)
+    return Verdict("good", f"Better than {format.listed(sides['better'])}", sentence)
+
+
+def verdict_over(rows: Mapping[str, Mapping | None], than: str, sentence: str) -> Verdict:
+    """Judge several things, such as attributes, by a row each that holds it against the same.
+
+    All better is good; some worse and none better is bad; everything else is mixed or not shown.
+    """
+    sides = {name: side_of(row) for name, row in rows.items()}
+    better = [name for name, side in sides.items() if side == "better"]
+    worse = [name for name, side in sides.items() if side == "worse"]
+    if better and len(better) == len(sides):
+        which = f" on all {len(sides)}" if len(sides) > 1 else ""
+        return Verdict("good", f"Better than {than}{which}", sentence)
+    parts = [f"better than {than} on {format.listed(better)}"] * bool(better)
+    parts += [f"{'' if better else f'worse than {than} on '}{format.listed(worse)}"] * bool(worse)
+    if better and worse:
+        parts[1] = f"worse on {parts[1]}"
+    if not parts:
+        return Verdict("unsure", f"Not shown to be better than {than}", sentence)
+    tone = "bad" if worse and not better else "unsure"
+    label = format.listed(parts)
+    if len(better) + len(worse) < len(sides):
+        label += ", otherwise not shown"
+    return Verdict(tone, label[0].upper() + label[1:], sentence)
+
+
+# HTML -------------------------------------------------------------------------------------------
+
+
+def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
+    """Set a page as HTML that loads nothing. Every text in it is escaped, figures are taken as
+    they are."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: format.clean(value) if type(value) is str else value,
+    )
+    numbers = itertools.count(1)
+    environment.filters["inline"] = lambda svg: Markup(_with_own_ids(svg, next(numbers)))
+    template = environment.get_template("template.html.j2")
+    return template.render(title=title, subtitle=subtitle, sections=sections)
+
+
+def _with_own_ids(svg: str, figure: int) -> str:
+    """Keep the ids of several figures on one page apart."""
+    return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>f{figure}-", svg)
+
+
+# Markdown ---------------------------------------------------------------------------------------
+
+
+def markdown(title: str, subtitle: str, sections: Sequence[Section]) -> str:
+    """Set the same verdicts, tables and cases as text to quote."""
+    parts = [f"# {_plain(title)}", _plain(subtitle)]
+    for section in sections:
+        parts += [
+            f"**{_plain(section.title)}: {_plain(verdict.label)}.** {_plain(verdict.sentence)}"
+            for verdict in section.verdicts
+        ]
+    for section in sections:
+        parts.append(f"## {_plain(section.title)}")
+        for table in section.tables:
+            parts += [f"### {_plain(table.title)}", _rows(table), _plain(table.note)]
+        parts += [f"### {_plain(section.cases_title)}"] * bool(section.cases)
+        for case in section.cases:
+            parts += [f"**{_plain(case.heading)}**", "Prompt:", _quoted(case.prompt)]
+            for answer in case.answers:
+                facts = f" ({_plain(answer.facts)})" if answer.facts else ""
+                parts += [f"{_plain(answer.role)}{facts}:", _quoted(answer.text)]
+    return format.clean("\n\n".join(filter(None, parts)) + "\n")
+
+
+def _rows(table: Table) -> str:
+    lines = [[_plain(str(cell)) for cell in row] for row in (table.columns, *table.rows)]
+    for row in table.strong:
+        lines[row + 1] = [cell and f"**{cell}**" for cell in lines[row + 1]]
+    lines.insert(1, ["---"] * len(table.columns))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text that cannot end a table cell or begin markup."""
+    return re.sub(r"([\\|<>`*\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def _quoted(text: str) -> str:
+    """A code block of indented lines, which no content can close."""
+    return "\n".join("    " + line for line in (text or "(empty)").splitlines())

@@ -1,0 +1,145 @@
+"""What a run has left in its folder, and tables of its rows."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hs2jax import workdir
+from hs2jax.report import format
+from hs2jax.report.page import Cell, Table
+
+
+class Run:
+    """A finished run, read from its folder.
+
+    Attributes:
+        folder, name: where it lies, and what it is called.
+        kind, config: as in the config that made it.
+        result: result.json. rows: results.jsonl (see `workdir.row`).
+    """
+
+    def __init__(self, folder: Path | str):
+        """Raises FileNotFoundError where the folder holds no finished run."""
+        self.folder = Path(folder)
+        self.name = self.folder.resolve().name
+        path = self.folder / "result.json"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"no finished run in {folder}: there is no result.json (does it still go on? The "
+                "same command that made it finishes it)"
+            )
+        self.result = workdir.read_json(path)
+        self.kind, self.config = self.result["kind"], self.result.get("config") or {}
+        self.rows = self._read("results.jsonl")
+
+    def sets(self) -> list[str]:
+        """The sets that rows are of, in their order."""
+        return list(dict.fromkeys(row["set"] for row in self.rows if row["set"]))
+
+    def items(self, name: str = "") -> list[dict]:
+        """Scored groups: items/NAME.jsonl, or items.jsonl without a name; [] where there are
+        none."""
+        return self._read(f"items/{name}.jsonl" if name else "items.jsonl")
+
+    def metrics(self, kind: str = "train") -> list[dict]:
+        """The lines of metrics.jsonl of a kind: "train" or "validation"."""
+        return [line for line in self._read("metrics.jsonl") if line["kind"] == kind]
+
+    def _read(self, name: str) -> list[dict]:
+        path = self.folder / name
+        return workdir.read_rows(path) if path.exists() else []
+
+
+def family(row: Mapping) -> str:
+    """The first name of a row's part: "section" of "section/Chat"; "" for all of a set."""
+    return row["part"].partition("/")[0]
+
+
+def leaf(row: Mapping) -> str:
+    """The rest of a row's part: "Chat" of "section/Chat"."""
+    return row["part"].partition("/")[2]
+
+
+def select(rows: Sequence[Mapping], **fields) -> list[dict]:
+    """The rows whose fields have these values; `family="section"` takes all parts of a family, a
+    sequence of values takes each of them."""
+
+    def fits(row: Mapping) -> bool:
+        for name, wanted in fields.items():
+            value = family(row) if name == "family" else row.get(name)
+            if not (value == wanted or (isinstance(wanted, list | tuple) and value in wanted)):
+                return False
+        return True
+
+    return [row for row in rows if fits(row)]
+
+
+def find(rows: Sequence[Mapping], **fields) -> dict | None:
+    """The first row whose fields have these values; None where there is none."""
+    return next(iter(select(rows, **fields)), None)
+
+
+class Column(NamedTuple):
+    """A column of a table of rows: a metric, or another field of the row that has it.
+
+    show: "value" (with the interval), "plain" (without), or a field's name: "n", "p", "reference".
+    where: further fields that the row must have, as {"method": "longer"}.
+    """
+
+    heading: str
+    metric: str
+    form: str = format.NUMBER
+    show: str = "value"
+    where: Mapping = {}
+
+
+def table_of(
+    title: str,
+    rows: Sequence[Mapping],
+    index: str | Callable[[Mapping], str],
+    columns: Sequence[Column],
+    *,
+    heading: str = "",
+    note: str = "",
+    folded: bool = False,
+    strong: Sequence[str] = (),
+) -> Table:
+    """Make a table with a line for each value of `index`, in the order of the rows.
+
+    index: a field's name, "leaf", or a function of a row. heading: of the first column. strong:
+    the lines' names that sum up others. Columns without any value are left out, and so is a line
+    without any.
+    """
+    name_of = {"leaf": leaf}.get(index, index) if isinstance(index, str) else index
+    if isinstance(name_of, str):
+        field = name_of
+
+        def name_of(row):
+            return str(row.get(field, ""))
+
+    lines: dict[str, list[Mapping]] = {}
+    for row in rows:
+        lines.setdefault(name_of(row), []).append(row)
+    cells = {name: [_cell(found, each) for each in columns] for name, found in lines.items()}
+    cells = {name: line for name, line in cells.items() if any(map(str, line))}
+    used = [i for i in range(len(columns)) if any(str(line[i]) for line in cells.values())]
+    return Table(
+        title,
+        [heading, *(columns[i].heading for i in used)],
+        [[name, *(line[i] for i in used)] for name, line in cells.items()],
+        note,
+        folded,
+        [i for i, name in enumerate(cells) if name in strong],
+    )
+
+
+def _cell(rows: Sequence[Mapping], column: Column) -> str | Cell:
+    row = find(rows, metric=column.metric, **column.where)
+    if row is None:
+        return ""
+    if column.show == "value":
+        return Cell(format.number(row["value"], column.form), format.interval(row, column.form))
+    value = row["value"] if column.show == "plain" else row.get(column.show)
+    if column.show == "p":
+        return format.probability(value)
+    return format.number(value, format.COUNT if column.show == "n" else column.form)
