@@ -66,7 +66,7 @@ def make_criterion(name, items):
             of[method] |= {key: value for key, value in found.items() if key != "note"}
             if method not in OFF_SCALE:
                 there = ~np.isnan(values)
-                of[method] |= score_distribution.compare(human[there], values[there], 1, 5)
+                of[method] |= score_distribution.distances(human[there], values[there], 1, 5)
     pairs = [(a, b) for a in ("lager_w", "lager_wo") for b in ("e_score", "direct")]
     pairs = [(a, b) for a, b in pairs if rated and a in columns and b in columns]
     bump = [0.45 * np.exp(-(((layer - 22) / 6) ** 2)) for layer in range(LAYERS + 1)]

@@ -74,7 +74,7 @@ class PlantedPairs(PlantedJudge):
 
 @given(
     way=st.sampled_from(WAYS),
-    name=st.sampled_from(lager.AGGREGATIONS),
+    name=st.sampled_from(list(lager.AGGREGATIONS)),
     preset=st.sampled_from(sorted(lager.PRESETS)),
     scale=st.sampled_from([0.1, 1.0, 30.0, 1000.0]),
     seed=st.integers(0, 1000),
@@ -91,7 +91,7 @@ def test_swapping_the_responses_negates_the_margin(way, name, preset, scale, see
 
 
 @given(
-    name=st.sampled_from(lager.AGGREGATIONS),
+    name=st.sampled_from(list(lager.AGGREGATIONS)),
     preset=st.sampled_from(sorted(lager.PRESETS)),
     seed=st.integers(0, 1000),
 )

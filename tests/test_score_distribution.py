@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import gaussian_kde
 
-from hs2jax.judging.score_distribution import compare
+from hs2jax.judging.score_distribution import distances
 
 SCORES = st.lists(st.floats(1, 5).map(lambda x: round(x, 3)), min_size=2, max_size=30)
 
 
 @given(SCORES, SCORES)
 def test_the_same_is_zero_and_nothing_is_below_it(human, scores):
-    assert compare(human, human, 1, 5) in ({"kl": 0.0, "mse": 0.0}, {"kl": None, "mse": None})
-    result = compare(human, scores, 1, 5)
+    assert distances(human, human, 1, 5) in ({"kl": 0.0, "mse": 0.0}, {"kl": None, "mse": None})
+    result = distances(human, scores, 1, 5)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     constant = len(set(human)) < 2 or len(set(scores)) < 2
     assert (result["kl"] is None) == (result["mse"] is None) == constant
@@ -29,10 +29,10 @@ def test_the_same_is_zero_and_nothing_is_below_it(human, scores):
 
 @given(SCORES, SCORES, st.floats(0.1, 100), st.floats(-50, 50), st.randoms(use_true_random=False))
 def test_neither_the_unit_of_the_scale_nor_the_order_matters(human, scores, unit, start, random):
-    first = compare(human, scores, 1, 5)
+    first = distances(human, scores, 1, 5)
     low, high = unit * 1 + start, unit * 5 + start
     moved = [[unit * x + start for x in random.sample(side, len(side))] for side in (human, scores)]
-    second = compare(*moved, low, high)
+    second = distances(*moved, low, high)
     # Bandwidths of nearly equal scores are mostly rounding.
     if first["kl"] is not None and first["kl"] < 1e3:
         assert second["kl"] == pytest.approx(first["kl"], rel=1e-4, abs=1e-6)
@@ -42,8 +42,8 @@ def test_neither_the_unit_of_the_scale_nor_the_order_matters(human, scores, unit
 def test_it_grows_with_the_distance_and_with_what_is_not_used():
     rng = np.random.default_rng(0)
     human = np.clip(rng.normal(3, 0.4, 2_000), 1, 5)
-    shifted = [compare(human, human + by, 1, 5) for by in (0.0, 0.2, 0.5, 1.0, 1.5)]
-    narrow = [compare(human, 3 + (human - 3) / by, 1, 5) for by in (1, 1.5, 3, 10)]
+    shifted = [distances(human, human + by, 1, 5) for by in (0.0, 0.2, 0.5, 1.0, 1.5)]
+    narrow = [distances(human, 3 + (human - 3) / by, 1, 5) for by in (1, 1.5, 3, 10)]
     for results in (shifted, narrow):
         for before, after in itertools.pairwise(results):
             assert after["kl"] > before["kl"]
@@ -61,20 +61,20 @@ def test_the_integrals_are_those_of_the_densities():
 
     kl = quad(lambda x: densities(x)[0] * np.log(densities(x)[0] / densities(x)[1]), 0, 1)[0]
     mse = quad(lambda x: np.subtract(*densities(x)) ** 2, 0, 1)[0]
-    result = compare(human, scores, 1, 5)
+    result = distances(human, scores, 1, 5)
     assert result["kl"] == pytest.approx(kl, rel=0.02)
     assert result["mse"] == pytest.approx(mse, rel=0.02)
 
 
 def test_what_cannot_be_compared():
     nothing = {"kl": None, "mse": None}
-    assert compare([1, 2, 3], [4, 4, 4], 1, 5) == nothing
-    assert compare([2, 2], [1, 4], 1, 5) == nothing
-    assert compare([], [1, 4], 1, 5) == nothing
+    assert distances([1, 2, 3], [4, 4, 4], 1, 5) == nothing
+    assert distances([2, 2], [1, 4], 1, 5) == nothing
+    assert distances([], [1, 4], 1, 5) == nothing
     # Far apart, and off the scale: large, but a number.
-    assert 10 < compare([1, 1.01, 1.02], [4.9, 4.95, 5], 1, 5)["kl"] < np.inf
-    assert compare([1, 3, 5], [40, 41, 42], 1, 5)["kl"] > 1
+    assert 10 < distances([1, 1.01, 1.02], [4.9, 4.95, 5], 1, 5)["kl"] < np.inf
+    assert distances([1, 3, 5], [40, 41, 42], 1, 5)["kl"] > 1
     with pytest.raises(ValueError, match=r"scores\[1\] is nan"):
-        compare([1, 2], [1, float("nan")], 1, 5)
+        distances([1, 2], [1, float("nan")], 1, 5)
     with pytest.raises(ValueError, match="low end"):
-        compare([1, 2], [1, 2], 5, 5)
+        distances([1, 2], [1, 2], 5, 5)

@@ -1,4 +1,4 @@
-"""What a judge is compared with: how likely a response is, a reward, and a probe of its states.
+"""Baselines for a judge: how likely a response is, a reward, and a probe of its states.
 
 The likelihood is a baseline of LAGER (arXiv 2508.03550, section 4); the other two are this
 project's: a model trained to score, and the best that a line through the judge's states can do.
@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import solve
 
 from hs2jax.data.conversations import in_parts
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import scores
-from hs2jax.judging import folds as fold_numbers
+from hs2jax.judging import layer_weights
 from hs2jax.judging.criteria import Criterion
 from hs2jax.language_model import LanguageModel
 from hs2jax.reward_model import RewardModel
@@ -153,48 +153,28 @@ def ridge_probe(
         )
     if not np.isfinite(y).all():
         raise ValueError("targets of a probe must be finite: leave out samples without a rating")
-    fold = fold_numbers.draw(clusters, folds, seed, least=3)
+    fold = layer_weights.draw_folds(clusters, folds, seed, least=3)
 
     # Squared errors in the inner folds. What is fitted without two folds is tested on both of
     # them: on either, for the other as the outer one.
     errors = np.zeros((folds, states.shape[1], len(PENALTIES)))
     for layer in range(states.shape[1]):
         x = _features(states, layer)
-        sums = [_sums(x[fold == f], y[fold == f]) for f in range(folds)]
         for pair in itertools.combinations(range(folds), 2):
-            fitted = _ridge([sums[f] for f in range(folds) if f not in pair], PENALTIES)
+            predicted = _ridge(x, y, ~np.isin(fold, pair), PENALTIES)
             for inner, outer in (pair, pair[::-1]):
-                missed = _predict(fitted, x[fold == inner]) - y[fold == inner, None]
+                missed = (predicted - y[:, None])[fold == inner]
                 errors[outer, layer] += np.square(missed).sum(axis=0)
 
     layers, penalties = np.unravel_index(errors.reshape(folds, -1).argmin(axis=1), errors.shape[1:])
-    found = np.empty(len(y), np.float32)
-    for f in range(folds):
-        x, held = _features(states, layers[f]), fold == f
-        sums = _sums(x[~held], y[~held])
-        fitted = _ridge([sums], [PENALTIES[penalties[f]]])
+    scores = np.empty(len(y), np.float32)
+    for f, (layer, penalty) in enumerate(zip(layers, penalties, strict=True)):
+        held = fold == f
+        predicted = _ridge(_features(states, layer), y, ~held, [PENALTIES[penalty]])[:, 0]
         # Around one mean in all folds. Each fold's own would be high where the held-out targets
         # are low, and by that alone correlate with them.
-        found[held] = _predict(fitted, x[held])[:, 0] - fitted.at + y.mean()
-    return Probe(found, layers, np.array(PENALTIES, np.float32)[penalties], fold)
-
-
-class _Sums(NamedTuple):
-    """What ridge needs of samples: their number, sums and products, which add up over folds."""
-
-    n: int
-    x: np.ndarray
-    y: float
-    xx: np.ndarray
-    xy: np.ndarray
-
-
-class _Fitted(NamedTuple):
-    """weights [D, penalties] of features less `mean` [D]; `at`, the value there."""
-
-    weights: np.ndarray
-    mean: np.ndarray
-    at: float
+        scores[held] = predicted[held] - y[~held].mean() + y.mean()
+    return Probe(scores, layers, np.array(PENALTIES, np.float32)[penalties], fold)
 
 
 def _features(states: np.ndarray, layer: int) -> np.ndarray:
@@ -206,30 +186,25 @@ def _features(states: np.ndarray, layer: int) -> np.ndarray:
     return x - x.mean(axis=0)
 
 
-def _sums(x: np.ndarray, y: np.ndarray) -> _Sums:
-    return _Sums(len(x), x.sum(axis=0), y.sum(), x.T @ x, x.T @ y)
-
-
-def _ridge(parts: Sequence[_Sums], penalties: Sequence[float]) -> _Fitted:
-    """Minimises mean (y - x w)^2 + penalty |w|^2 over standardised features."""
-    n, x, y, xx, xy = (sum(column) for column in zip(*parts, strict=True))
-    mean, at = x / n, y / n
-    second = np.diag(xx) / n
-    variance = second - mean**2
+def _ridge(
+    x: np.ndarray, y: np.ndarray, train: np.ndarray, penalties: Sequence[float]
+) -> np.ndarray:
+    """Predictions [N, penalties] of the fit that minimises mean (y - z w)^2 + penalty |w|^2 on
+    `train`, bool [N], where z are the features x [N, D], standardised there."""
+    n, mean, deviation = train.sum(), x[train].mean(axis=0), x[train].std(axis=0)
     # A feature that is constant but for rounding says nothing.
-    varies = variance > 1e-9 * second
-    scale = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1)), 0)
-    covariance = (xx / n - np.outer(mean, mean)) * np.outer(scale, scale)
-    toward = (xy / n - mean * at) * scale
-    weights = []
-    for penalty in penalties:
-        ridged = covariance.copy()
-        np.fill_diagonal(ridged, ridged.diagonal() + penalty)
-        factor = cho_factor(ridged, overwrite_a=True, check_finite=False)
-        weights.append(cho_solve(factor, toward, check_finite=False))
-    return _Fitted(np.stack(weights, axis=1) * scale[:, None], mean, at)
-
-
-def _predict(fitted: _Fitted, x: np.ndarray) -> np.ndarray:
-    """[samples, penalties]."""
-    return x @ fitted.weights + (fitted.at - fitted.mean @ fitted.weights)
+    varies = deviation**2 > 1e-9 * np.square(x[train]).mean(axis=0)
+    z = (x - mean) * np.where(varies, 1 / np.where(varies, deviation, 1), 0)
+    at, fitted = y[train].mean(), z[train]
+    # Of the two forms of the solution, the one with the smaller matrix.
+    wide = fitted.shape[1] > n
+    gram = fitted @ fitted.T if wide else fitted.T @ fitted
+    toward = y[train] - at if wide else fitted.T @ (y[train] - at)
+    along = z @ fitted.T if wide else z
+    return at + np.stack(
+        [
+            along @ solve(gram + n * penalty * np.eye(len(gram)), toward, assume_a="pos")
+            for penalty in penalties
+        ],
+        axis=1,
+    )

@@ -260,9 +260,9 @@ def methods_table(scores: dict, weights_from: str | None) -> Table:
 
 
 def _meaning(name: str) -> str:
-    if name not in lager.RULES:
+    if name not in lager.AGGREGATIONS:
         return BASELINES.get(name, "")
-    rule = lager.RULES[name]
+    rule = lager.AGGREGATIONS[name]
     kind = "expected score" if rule.expectation else "likeliest score"
     if rule.of == "last":
         return f"{kind} by the last layer"

@@ -14,7 +14,7 @@ import numpy as np
 from hs2jax.data import files, rows
 from hs2jax.data.groups import DataError, FieldError, show
 from hs2jax.evaluation import statistics
-from hs2jax.judging import folds, lager, tasks
+from hs2jax.judging import lager, layer_weights, tasks
 from hs2jax.judging.prompts import Request
 
 SCALE = (1, 2, 3, 4, 5)
@@ -150,7 +150,7 @@ def evaluate(
         seed=seed,
     )
     N = len(index)
-    fold = folds.draw(np.arange(N), FOLDS, seed)
+    fold = layer_weights.draw_folds(np.arange(N), FOLDS, seed)
     # How often each question is in each resample; row 0 is the data as they are.
     counts = np.random.default_rng(seed).multinomial(N, np.full(N, 1 / N), size=RESAMPLES)
     counts = np.concatenate([np.ones((1, N), int), counts])

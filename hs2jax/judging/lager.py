@@ -1,4 +1,4 @@
-"""From the logits of every layer at the score's place to one score (LAGER, arXiv 2508.03550).
+"""One score from the logits of every layer at the score's place (LAGER, arXiv 2508.03550).
 
 Pure functions in float32. Axis letters, behind any leading axes: 2 for intermediate states without
 and with the model's final norm (`NORMS`), L + 1 entries of a model with L layers (0 is the
@@ -13,14 +13,17 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 NORMS = ("none", "final")
 LAYERS = ("all", "without_last")
 ERRORS = ("absolute", "squared")
 
 
-class Rule(NamedTuple):
-    """of: what is aggregated, "logits" or "probabilities" of all used layers or those of the
+class Aggregation(NamedTuple):
+    """A way from layers to a score.
+
+    of: what is aggregated, "logits" or "probabilities" of all used layers or those of the
     "last". weighted: by fitted weights, else evenly. expectation: else the likeliest value.
     """
 
@@ -30,20 +33,21 @@ class Rule(NamedTuple):
 
 
 # In the order of the paper's Table 2, under the names of the repository.
-RULES = {
-    "lager_w": Rule("logits", True, True),
-    "prob_weighted_agg_e": Rule("probabilities", True, True),
-    "logits_agg_weighted_max": Rule("logits", True, False),
-    "prob_weighted_agg_max": Rule("probabilities", True, False),
-    "lager_wo": Rule("logits", False, True),
-    "prob_agg_e": Rule("probabilities", False, True),
-    "logits_agg_max": Rule("logits", False, False),
-    "prob_agg_max": Rule("probabilities", False, False),
-    "e_score": Rule("last", False, True),
-    "direct": Rule("last", False, False),
+AGGREGATIONS = {
+    "lager_w": Aggregation("logits", True, True),
+    "prob_weighted_agg_e": Aggregation("probabilities", True, True),
+    "logits_agg_weighted_max": Aggregation("logits", True, False),
+    "prob_weighted_agg_max": Aggregation("probabilities", True, False),
+    "lager_wo": Aggregation("logits", False, True),
+    "prob_agg_e": Aggregation("probabilities", False, True),
+    "logits_agg_max": Aggregation("logits", False, False),
+    "prob_agg_max": Aggregation("probabilities", False, False),
+    "e_score": Aggregation("last", False, True),
+    "direct": Aggregation("last", False, False),
 }
-AGGREGATIONS = tuple(RULES)
-WEIGHTED = tuple(name for name, rule in RULES.items() if rule.weighted)
+WEIGHTED = tuple(name for name, each in AGGREGATIONS.items() if each.weighted)
+CROSS_LAYER = ("lager_w", "lager_wo")  # The paper's own, fitted and even.
+LAST_LAYER = ("e_score", "direct")
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,15 @@ class Preset:
 
     Attributes:
         layers: "all" L + 1 entries, or "without_last", as the repository has it.
-        norm: whether intermediate states pass the model's "final" norm before the unembedding, as
-            a logit lens has it, or "none".
-        double_softmax: whether the expectation of aggregated probabilities is taken after one more
-            softmax (of their sum, or of their weighted mean), which flattens them; else it is that
-            of the plain mixture.
+        norm: "final": intermediate states pass the model's final norm before the unembedding, as a
+            logit lens has it; or "none".
+        double_softmax: take the expectation of aggregated probabilities after one more softmax (of
+            their sum, or of their weighted mean), which flattens them; else that of the mixture.
         error: of the expected score, "absolute" or "squared", when weights are fitted.
         mix: the share of cross-entropy in that loss; the error has the rest.
-        whole_targets: whether a fractional human score counts as the value of the scale below it
-            when weights are fitted; else it is taken as it is, and cross-entropy shares it out
-            between the two values beside it.
+        whole_targets: count a fractional human score as the value of the scale below it when
+            weights are fitted; else it is taken as it is, and cross-entropy shares it out between
+            the two values beside it.
     """
 
     layers: str
@@ -110,28 +113,38 @@ def aggregate(logits, values, aggregation: str, preset: Preset, weights=None):
     values the first one is taken. A reading that is not finite gives NaN.
     Raises ValueError for an unknown aggregation, missing weights, or shapes that do not fit.
     """
-    if aggregation not in RULES:
+    if aggregation not in AGGREGATIONS:
         raise ValueError(f"there is no aggregation {aggregation!r}: {', '.join(AGGREGATIONS)}")
-    rule, values = RULES[aggregation], jnp.asarray(values, jnp.float32)
-    if rule.of == "last":
+    way, values = AGGREGATIONS[aggregation], jnp.asarray(values, jnp.float32)
+    if way.of == "last":
         over_values = _of_norm(logits, preset)[..., -1, :]
     else:
         layers = used_layers(logits, preset)
-        if rule.of == "probabilities":
+        if way.of == "probabilities":
             layers = jax.nn.softmax(layers)
         over_values = combine(layers, _weights_of(aggregation, layers, weights))
-        if rule.of == "probabilities" and preset.double_softmax and not rule.weighted:
+        if way.of == "probabilities" and preset.double_softmax and not way.weighted:
             over_values = over_values * layers.shape[-2]  # The repository sums them.
     if values.shape != over_values.shape[-1:]:
         raise ValueError(
             f"values has shape {values.shape}, but there are {over_values.shape[-1]} candidates"
         )
-    if not rule.expectation:
+    if not way.expectation:
         likeliest = values[jnp.argmax(over_values, axis=-1)]
         return jnp.where(jnp.isfinite(over_values).all(axis=-1), likeliest, jnp.nan)
-    if rule.of != "probabilities" or preset.double_softmax:
+    if way.of != "probabilities" or preset.double_softmax:
         over_values = jax.nn.softmax(over_values)
     return jnp.sum(over_values * values, axis=-1)
+
+
+def scores(logits, values, preset: Preset, weights=None) -> dict[str, np.ndarray]:
+    """The scores f32 [...] by each aggregation, in the order of the paper's Table 2; those that are
+    weighted only with weights [L']. Arguments as for `aggregate`."""
+    return {
+        name: np.asarray(aggregate(logits, values, name, preset, weights))
+        for name in AGGREGATIONS
+        if weights is not None or name not in WEIGHTED
+    }
 
 
 def distribution(logits, preset: Preset, weights=None):
@@ -167,7 +180,7 @@ def _of_norm(logits, preset: Preset):
 
 def _weights_of(aggregation: str, layers, weights):
     used = layers.shape[-2]
-    if not RULES[aggregation].weighted:
+    if not AGGREGATIONS[aggregation].weighted:
         return jnp.full(used, 1 / used, jnp.float32)
     if weights is None:
         raise ValueError(f"{aggregation} needs the layers' weights: fit or load them first")

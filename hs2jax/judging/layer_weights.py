@@ -1,8 +1,9 @@
 """How much each layer counts: weights fitted to human scores, cross-validated, kept in a file.
 
 LAGER (arXiv 2508.03550), section 3.3: one free parameter per used layer, the weights their softmax,
-fitted on a validation set while the model stays as it is. Axis letters as in `lager`, and N
-samples, each a reading with its human score.
+fitted on a validation set while the model stays as it is. `weight_recipes` has the loss and the two
+ways to make it small. Axis letters as in `lager`, and N samples, each a reading with its human
+score.
 """
 
 import dataclasses
@@ -13,13 +14,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from hs2jax import folder
+from hs2jax import workdir
 from hs2jax.data import jsonl
 from hs2jax.data.groups import FieldError, check_number, check_text, show
-from hs2jax.judging import folds as fold_numbers
 from hs2jax.judging import lager, weight_recipes
 from hs2jax.judging.lager import Preset
-from hs2jax.judging.weight_recipes import Samples
+from hs2jax.judging.weight_recipes import FitData
 
 RECIPES = ("published", "converged")
 HELD_OUT = 0.2  # Of the clusters, to stop early by.
@@ -40,7 +40,7 @@ class Fit(NamedTuple):
 
 
 class CrossValidation(NamedTuple):
-    """What weights are worth on samples they were not fitted on.
+    """Scores of samples by weights they were not fitted on.
 
     scores: {aggregation: f32 [N]} for those that use weights, each sample by the weights of the
     other folds; levels: the same for what these weights give the other folds on average, 0 where a
@@ -58,7 +58,7 @@ class CrossValidation(NamedTuple):
     after: float
 
     def on_one_level(self) -> dict[str, np.ndarray]:
-        """The scores, around one mean in all folds.
+        """Return the scores, around one mean in all folds.
 
         Weights are fitted to people's level, too, which in the other folds is the higher the lower
         it is in the one held out. By that alone the scores as they are would be ordered against
@@ -80,7 +80,7 @@ def fit(
     recipe: str = "published",
     seed: int = 0,
 ) -> Fit:
-    """Weights that make "lager_w" follow the human scores.
+    """Fit weights that make "lager_w" follow the human scores.
 
     logits: [N, 2, L + 1, S]. targets: human scores [N], on the scale of `values` [S], fractions
     allowed. The loss of a sample is preset.mix times the cross-entropy of the softmax of the
@@ -97,10 +97,9 @@ def fit(
     Raises ValueError for targets outside the scale, readings that are not finite, shapes that do
     not fit, and "converged" with fewer than two clusters.
     """
-    samples = _samples(logits, targets, values, preset)
-    N = len(samples.targets)
-    member = _members(clusters, N)
-    return _fit(samples, np.ones(N, bool), member, preset, recipe, seed)
+    data = _fit_data(logits, targets, values, preset)
+    N = len(data.targets)
+    return _fit(data, np.ones(N, bool), _members(clusters, N), preset, recipe, seed)
 
 
 def cross_validate(
@@ -114,37 +113,51 @@ def cross_validate(
     recipe: str = "published",
     seed: int = 0,
 ) -> CrossValidation:
-    """Fits weights on all folds but one, and scores that one with them, for each fold.
+    """Fit weights on all folds but one, and score that one with them, for each fold.
 
     Arguments as in `fit`. The samples of a cluster stay in one fold; folds are drawn from the seed.
     Raises ValueError as `fit` does, and unless there are 2 folds or more and a cluster for each.
     """
-    samples = _samples(logits, targets, values, preset)
-    N = len(samples.targets)
+    data = _fit_data(logits, targets, values, preset)
+    N = len(data.targets)
     member = _members(clusters, N)
-    fold = fold_numbers.draw(member, folds, seed)
-    fits = [_fit(samples, fold != f, member, preset, recipe, seed) for f in range(folds)]
+    fold = draw_folds(member, folds, seed)
+    weights = np.stack(
+        [_fit(data, fold != f, member, preset, recipe, seed).weights for f in range(folds)]
+    )
     scores, levels = ({name: np.zeros(N, np.float32) for name in lager.WEIGHTED} for _ in range(2))
     loss = np.empty(N, np.float32)
     # All samples with the weights of each fold: arrays of one shape need compiling only once.
-    for f, each in enumerate(fits):
+    for f, each in enumerate(weights):
         held = fold == f
         for name, score in scores.items():
-            found = np.asarray(lager.aggregate(logits, values, name, preset, each.weights))
+            found = np.asarray(lager.aggregate(logits, values, name, preset, each))
             score[held] = found[held]
-            if lager.RULES[name].expectation:
+            if lager.AGGREGATIONS[name].expectation:
                 levels[name][held] = found[~held].mean()
-        loss[held] = _losses(each.weights, samples, preset)[held]
-    weights = np.stack([each.weights for each in fits])
-    return CrossValidation(
-        scores=scores,
-        levels=levels,
-        weights=weights,
-        mean=weights.mean(axis=0),
-        fold=fold,
-        before=float(_losses(_even(samples), samples, preset).mean()),
-        after=float(loss.mean()),
-    )
+        loss[held] = _losses(each, data, preset)[held]
+    before = float(_losses(_even(data), data, preset).mean())
+    mean = weights.mean(axis=0)
+    return CrossValidation(scores, levels, weights, mean, fold, before, float(loss.mean()))
+
+
+def draw_folds(clusters: Sequence, folds: int, seed: int, least: int = 2) -> np.ndarray:
+    """Draw the fold [N] of each sample, from 0; the samples of a cluster (a prompt) are in one.
+
+    The same clusters and seed give the same folds. Raises ValueError unless there are `least` folds
+    or more and a cluster for each.
+    """
+    member = _members(clusters, len(clusters))
+    G = int(member.max(initial=-1)) + 1
+    if not least <= folds <= G:
+        raise ValueError(
+            f"cross-validation in {folds} folds needs at least {least} folds and a cluster (a "
+            f"prompt) for each, and there are {G} clusters: give more samples, or fewer folds"
+        )
+    return np.random.default_rng(seed).permutation(np.arange(G) % folds)[member]
+
+
+# The file ---------------------------------------------------------------------------------------
 
 
 def save(
@@ -158,30 +171,28 @@ def save(
     scale: Sequence[int],
     data: str,
 ) -> None:
-    """Writes weights to a small JSON file, with all that says where they may be used.
+    """Write weights to a small JSON file, with all that says where they may be used.
 
     model, checksum: the model's name, and its parameters' (`models.checksum`). template: the name
     of the prompts' template. scale: `values` of the fit. data: in words, what they were fitted on.
     """
-    folder.write_json(
-        Path(path),
-        {
-            "model": {"name": model, "checksum": checksum},
-            "template": template,
-            "preset": dataclasses.asdict(preset),
-            "layers": len(fitted.weights),
-            "scale": [int(value) for value in scale],
-            "weights": [float(weight) for weight in fitted.weights],
-            "fitted": {
-                "data": data,
-                "samples": fitted.samples,
-                "recipe": fitted.recipe,
-                "seed": fitted.seed,
-                "steps": fitted.steps,
-                "loss": {"before": fitted.before, "after": fitted.after},
-            },
+    content = {
+        "model": {"name": model, "checksum": checksum},
+        "template": template,
+        "preset": dataclasses.asdict(preset),
+        "layers": len(fitted.weights),
+        "scale": [int(value) for value in scale],
+        "weights": [float(weight) for weight in fitted.weights],
+        "fitted": {
+            "data": data,
+            "samples": fitted.samples,
+            "recipe": fitted.recipe,
+            "seed": fitted.seed,
+            "steps": fitted.steps,
+            "loss": {"before": fitted.before, "after": fitted.after},
         },
-    )
+    }
+    workdir.write_json(Path(path), content)
 
 
 def load(
@@ -192,7 +203,7 @@ def load(
     preset: Preset,
     layers: int,
 ) -> np.ndarray:
-    """The weights f32 [L'] in a file that `save` wrote, for the very judge they were fitted for.
+    """Load the weights f32 [L'] that `save` wrote, for the very judge they were fitted for.
 
     template: None takes weights of any, as the paper does, which fits them once for a model and
     uses them with other prompts and scales. layers: L', as many as the preset uses. Of the preset,
@@ -203,14 +214,14 @@ def load(
     """
     path = Path(path)
     try:
-        saved = _checked(jsonl.decode(path.read_bytes()))
+        saved = _parse(jsonl.decode(path.read_bytes()))
     except FieldError as error:
         raise ValueError(
             f"{path}, field '{error.field}': {error.what}. It is no file of layer weights as "
             "they are saved: fit them again"
         ) from None
     here = {
-        "checksum": checksum,
+        "model.checksum": checksum,
         "template": saved["template"] if template is None else template,
         "layers": layers,
         "preset.layers": preset.layers,
@@ -219,13 +230,38 @@ def load(
     differ = [f"{k} is {saved[k]!r} there and {v!r} here" for k, v in here.items() if saved[k] != v]
     if differ:
         raise ValueError(
-            f"{path} has weights for another judge, {saved['name']}: {'; '.join(differ)}. Fit "
-            "weights for this one, or use it as they were fitted"
+            f"{path} has weights for another judge, {saved['model.name']}: {'; '.join(differ)}. "
+            "Fit weights for this one, or use it as they were fitted"
         )
     return np.array(saved["weights"], np.float32)
 
 
-def _samples(logits, targets, values, preset: Preset) -> Samples:
+def _parse(row: dict) -> dict:
+    """The fields of a file of weights, by their paths. Raises FieldError."""
+    saved = {"layers": row.get("layers")}
+    for field in ("model.name", "model.checksum", "template", "preset.layers", "preset.norm"):
+        outer, _, name = field.rpartition(".")
+        inside = row.get(outer) if outer else row
+        if not isinstance(inside, dict):
+            raise FieldError(outer, f"expected an object, found {show(inside)}", "wrong type")
+        saved[field] = check_text(inside.get(name), field)
+    weights = row.get("weights")
+    if not isinstance(weights, list):
+        raise FieldError("weights", f"expected a list, found {show(weights)}", "wrong type")
+    saved["weights"] = [check_number(w, f"weights[{i}]", 0, 1) for i, w in enumerate(weights)]
+    if saved["layers"] != len(weights):
+        what = f"expected {show(saved['layers'])} numbers, as 'layers' says, found {len(weights)}"
+        raise FieldError("weights", what, "wrong length")
+    if abs(sum(saved["weights"]) - 1) > 1e-3:
+        what = f"expected numbers that sum to 1, found a sum of {sum(saved['weights']):g}"
+        raise FieldError("weights", what, "out of range")
+    return saved
+
+
+# The fit ----------------------------------------------------------------------------------------
+
+
+def _fit_data(logits, targets, values, preset: Preset) -> FitData:
     targets, values = np.asarray(targets, np.float64), np.asarray(values, np.float64)
     if values.ndim != 1 or len(values) < 2 or (np.diff(values) <= 0).any():
         raise ValueError(f"a scale is two or more rising values, got {values.tolist()}")
@@ -252,7 +288,7 @@ def _samples(logits, targets, values, preset: Preset) -> Samples:
         targets = values[np.searchsorted(values, targets, side="right") - 1]
     # A value's label falls evenly to 0 at its neighbours, so that the labels' mean is the target.
     labels = np.stack([np.interp(targets, values, one) for one in np.eye(len(values))], axis=-1)
-    return Samples(layers, *(jnp.asarray(x, jnp.float32) for x in (targets, labels, values)))
+    return FitData(layers, *(jnp.asarray(x, jnp.float32) for x in (targets, labels, values)))
 
 
 def _members(clusters: Sequence | None, N: int) -> np.ndarray:
@@ -265,21 +301,16 @@ def _members(clusters: Sequence | None, N: int) -> np.ndarray:
 
 
 def _fit(
-    samples: Samples,
-    train: np.ndarray,
-    member: np.ndarray,
-    preset: Preset,
-    recipe: str,
-    seed: int,
+    data: FitData, train: np.ndarray, member: np.ndarray, preset: Preset, recipe: str, seed: int
 ) -> Fit:
-    """`train`: bool [N]. All arrays keep N entries, so that folds share compiled programs."""
+    """train: bool [N]. All arrays keep N entries, so that folds share compiled programs."""
     rng = np.random.default_rng(seed)
     if recipe == "published":
         order = rng.permutation(np.flatnonzero(train))
         batch = weight_recipes.BATCH
         batches = np.full((-(-len(train) // batch), batch), -1)
         batches.flat[: len(order)] = order
-        weights, steps = weight_recipes.published(samples, batches, preset)
+        weights, steps = weight_recipes.published(data, batches, preset)
     elif recipe == "converged":
         groups = rng.permutation(np.unique(member[train]))
         if len(groups) < 2:
@@ -288,58 +319,20 @@ def _fit(
                 f"least 2, got {len(groups)}: give more samples, or use 'published'"
             )
         held = train & np.isin(member, groups[: max(1, round(HELD_OUT * len(groups)))])
-        weights, steps = weight_recipes.converged(samples, train & ~held, held, preset)
+        weights, steps = weight_recipes.converged(data, train & ~held, held, preset)
     else:
         raise ValueError(f"recipe is {recipe!r}; it must be one of {', '.join(RECIPES)}")
     weights = np.asarray(weights)
-    return Fit(
-        weights=weights,
-        before=float(_losses(_even(samples), samples, preset)[train].mean()),
-        after=float(_losses(weights, samples, preset)[train].mean()),
-        steps=int(steps),
-        samples=int(train.sum()),
-        recipe=recipe,
-        seed=seed,
+    before, after = (
+        float(_losses(each, data, preset)[train].mean()) for each in (_even(data), weights)
     )
+    return Fit(weights, before, after, int(steps), int(train.sum()), recipe, seed)
 
 
-def _even(samples: Samples) -> np.ndarray:
-    used = samples.layers.shape[1]
+def _even(data: FitData) -> np.ndarray:
+    used = data.layers.shape[1]
     return np.full(used, 1 / used, np.float32)
 
 
-def _losses(weights: np.ndarray, samples: Samples, preset: Preset) -> np.ndarray:
-    return np.asarray(weight_recipes.losses(weights, samples, preset))
-
-
-def _checked(row: dict) -> dict:
-    """What a file of weights says, flat. Raises FieldError where a field is malformed."""
-    model, preset = _object(row, "model"), _object(row, "preset")
-    weights = _of_type(row, "weights", list, "a list")
-    saved = {
-        "name": check_text(model.get("name"), "model.name"),
-        "checksum": check_text(model.get("checksum"), "model.checksum"),
-        "template": check_text(row.get("template"), "template"),
-        "layers": row.get("layers"),
-        "preset.layers": check_text(preset.get("layers"), "preset.layers"),
-        "preset.norm": check_text(preset.get("norm"), "preset.norm"),
-        "weights": [check_number(w, f"weights[{i}]", 0, 1) for i, w in enumerate(weights)],
-    }
-    if saved["layers"] != len(weights):
-        what = f"expected {show(saved['layers'])} numbers, as 'layers' says, found {len(weights)}"
-        raise FieldError("weights", what, "wrong length")
-    if abs(sum(saved["weights"]) - 1) > 1e-3:
-        what = f"expected numbers that sum to 1, found a sum of {sum(saved['weights']):g}"
-        raise FieldError("weights", what, "out of range")
-    return saved
-
-
-def _object(row: dict, field: str) -> dict:
-    return _of_type(row, field, dict, "an object")
-
-
-def _of_type(row: dict, field: str, kind: type, words: str):
-    if not isinstance(row.get(field), kind):
-        what = f"expected {words}, found {show(row.get(field))}"
-        raise FieldError(field, what, "wrong type")
-    return row[field]
+def _losses(weights: np.ndarray, data: FitData, preset: Preset) -> np.ndarray:
+    return np.asarray(weight_recipes.losses(weights, data, preset))

@@ -1,4 +1,5 @@
-"""Whether a judge's scores are spread like people's (LAGER, Table of score distributions).
+"""Distance of the distribution of a judge's scores from people's (LAGER, its table of score
+distributions).
 
 arXiv 2508.03550 compares estimated densities of normalised scores. Correlation does not see what
 this does: a judge that gives nearly everything the same score may still order it well.
@@ -7,13 +8,14 @@ this does: a judge that gives nearly everything the same score may still order i
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import gaussian_kde
 
 GRID = np.linspace(0, 1, 501)
 NARROWEST = 1e-9  # Of a range, as a share of the scale: less is a constant with rounding.
 
 
-def compare(human: Sequence[float], scores: Sequence[float], low: float, high: float) -> dict:
-    """{"kl", "mse"} of the densities of `scores` [N] and of `human` [M], both without missing.
+def distances(human: Sequence[float], scores: Sequence[float], low: float, high: float) -> dict:
+    """Return {"kl", "mse"} of the densities of `scores` [N] and of `human` [M], without missing.
 
     Both sides are mapped so that the scale's ends `low` and `high` become 0 and 1. (Not their own
     least and greatest: a judge that only says 4.9 to 5.0 would look like people who use the whole
@@ -50,9 +52,5 @@ def compare(human: Sequence[float], scores: Sequence[float], low: float, high: f
 
 def _log_density(values: np.ndarray) -> np.ndarray:
     """At the grid's points, with the mean density 1. In logarithms nothing is ever quite 0."""
-    width = values.std(ddof=1) * (3 * len(values) / 4) ** (-1 / 5)
-    levels, counts = np.unique(values, return_counts=True)
-    log = np.array(
-        [np.logaddexp.reduce(np.log(counts) - ((x - levels) / width) ** 2 / 2) for x in GRID]
-    )
+    log = gaussian_kde(values, "silverman").logpdf(GRID)
     return log - np.logaddexp.reduce(log) + np.log(len(GRID))

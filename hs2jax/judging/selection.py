@@ -176,7 +176,7 @@ def _scored(judged, ways: Sequence[str], preset: Preset, weights):
     """Each row with its scores {way: [7]}."""
     for part in in_parts(judged, BLOCK):
         groups, logits = zip(*part, strict=True)
-        table = tasks.scores(np.stack(logits), VALUES, preset, weights)
+        table = lager.scores(np.stack(logits), VALUES, preset, weights)
         for i, group in enumerate(groups):
             yield group, {way: table[way][i] for way in ways}
 

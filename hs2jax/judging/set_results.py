@@ -92,7 +92,7 @@ def measure(
     of the other folds.
     """
     values, rated = criteria[0].scale, np.isfinite(samples.human)
-    scores = tasks.scores(samples.logits, values, lager.PRESETS[preset], weights)
+    scores = lager.scores(samples.logits, values, lager.PRESETS[preset], weights)
     fitted, by_preset = None, {}
     for name, each in lager.PRESETS.items():
         by_preset[name] = {
@@ -192,7 +192,7 @@ def _criterion(samples, scores, by_preset, values, name, places) -> dict:
         there = rated & np.isfinite(score)
         entry["scores"][way] |= correlation.correlations(some.human, score, some.clusters)
         entry["scores"][way] |= (
-            score_distribution.compare(some.human[there], score[there], values[0], values[-1])
+            score_distribution.distances(some.human[there], score[there], values[0], values[-1])
             if way in lager.AGGREGATIONS
             else {"kl": None, "mse": None}
         )

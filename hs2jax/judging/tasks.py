@@ -69,16 +69,6 @@ def count(left_out: dict[str, int], reason: str, n: int) -> None:
         left_out[reason] = left_out.get(reason, 0) + n
 
 
-def scores(logits: np.ndarray, values: Sequence[int], preset: Preset, weights=None) -> dict:
-    """{aggregation: f32 [...]} of logits [..., 2, L + 1, S], in the order of LAGER's Table 2; those
-    that are weighted only with weights [L']."""
-    return {
-        name: np.asarray(lager.aggregate(logits, values, name, preset, weights))
-        for name in lager.AGGREGATIONS
-        if weights is not None or name not in lager.WEIGHTED
-    }
-
-
 def all_scores(
     logits: np.ndarray,
     targets: np.ndarray,
@@ -97,11 +87,11 @@ def all_scores(
     weights that are handed back are the mean over folds.
     """
     if weights is not None:
-        return scores(logits, values, preset, weights), [float(w) for w in weights]
+        return lager.scores(logits, values, preset, weights), [float(w) for w in weights]
     found = layer_weights.cross_validate(
         logits, targets, clusters, values, preset, recipe=recipe, seed=seed
     )
-    every = {**scores(logits, values, preset), **found.on_one_level()}
+    every = {**lager.scores(logits, values, preset), **found.on_one_level()}
     return {name: every[name] for name in lager.AGGREGATIONS}, found.mean.tolist()
 
 

@@ -37,7 +37,7 @@ def tables(evaluation: dict) -> list[Table]:
         "knowledge": knowledge_tables,
     }[evaluation["task"]](result)
     names = result.get("scores") or result.get("choices") or result["ways"]["question"]
-    names = [name for name in names if name in lager.RULES]
+    names = [name for name in names if name in lager.AGGREGATIONS]
     return [*made, methods_table(names, weights_from(evaluation))]
 
 

@@ -21,7 +21,7 @@ PUBLISHED_RATE, BATCH = 0.01, 4
 CONVERGED_RATE, PATIENCE, MOST_STEPS = 0.05, 50, 1000
 
 
-class Samples(NamedTuple):
+class FitData(NamedTuple):
     """layers: logits of the used layers [N, L', S]. targets: human scores [N]. labels: the same as
     distributions over the candidates [N, S]. values: what the candidates stand for [S].
     """
@@ -33,27 +33,27 @@ class Samples(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="preset")
-def published(samples: Samples, batches, preset: Preset):
+def published(data: FitData, batches, preset: Preset):
     """batches: rows of samples [B, 4]; -1 is an empty place. Returns the weights, and steps."""
     optimizer = optax.adam(PUBLISHED_RATE)
 
     def step(state, rows):
         there = rows >= 0
-        batch = samples._replace(
-            layers=samples.layers[rows],
-            targets=samples.targets[rows],
-            labels=samples.labels[rows],
+        batch = data._replace(
+            layers=data.layers[rows],
+            targets=data.targets[rows],
+            labels=data.labels[rows],
         )
         new = _step(optimizer, state, batch, there, preset)
         # A batch that is all empty makes no step: Adam would move on by what it remembers.
         return jax.tree.map(lambda a, b: jnp.where(there.any(), a, b), new, state), None
 
-    state, _ = jax.lax.scan(step, _start(optimizer, samples), batches)
+    state, _ = jax.lax.scan(step, _start(optimizer, data), batches)
     return jax.nn.softmax(state[0]), (batches >= 0).any(axis=1).sum()
 
 
 @functools.partial(jax.jit, static_argnames="preset")
-def converged(samples: Samples, train, held, preset: Preset):
+def converged(data: FitData, train, held, preset: Preset):
     """train, held: bool [N]. Returns the weights that are best on `held`, and their step."""
     optimizer = optax.adam(CONVERGED_RATE)
 
@@ -63,8 +63,8 @@ def converged(samples: Samples, train, held, preset: Preset):
 
     def advance(carry):
         step, state, best, best_step, least = carry
-        state = _step(optimizer, state, samples, train, preset)
-        loss = _objective(state[0], samples, held, preset)
+        state = _step(optimizer, state, data, train, preset)
+        loss = _objective(state[0], data, held, preset)
         better = loss < least
         return (
             step + 1,
@@ -74,36 +74,36 @@ def converged(samples: Samples, train, held, preset: Preset):
             jnp.where(better, loss, least),
         )
 
-    start = _start(optimizer, samples)
-    first = (0, start, start[0], 0, _objective(start[0], samples, held, preset))
+    start = _start(optimizer, data)
+    first = (0, start, start[0], 0, _objective(start[0], data, held, preset))
     _, _, best, best_step, _ = jax.lax.while_loop(unfinished, advance, first)
     return jax.nn.softmax(best), best_step
 
 
 @functools.partial(jax.jit, static_argnames="preset")
-def losses(weights, samples: Samples, preset: Preset):
+def losses(weights, data: FitData, preset: Preset):
     """The loss of each sample, [N], with weights [L'] of the layers."""
-    log_p = jax.nn.log_softmax(lager.combine(samples.layers, weights))
-    entropy = -jnp.sum(samples.labels * log_p, axis=-1)
-    difference = jnp.sum(jnp.exp(log_p) * samples.values, axis=-1) - samples.targets
+    log_p = jax.nn.log_softmax(lager.combine(data.layers, weights))
+    entropy = -jnp.sum(data.labels * log_p, axis=-1)
+    difference = jnp.sum(jnp.exp(log_p) * data.values, axis=-1) - data.targets
     error = jnp.square(difference) if preset.error == "squared" else jnp.abs(difference)
     return preset.mix * entropy + (1 - preset.mix) * error
 
 
-def _objective(free, samples: Samples, where, preset: Preset):
+def _objective(free, data: FitData, where, preset: Preset):
     """The mean loss of the samples that are True in `where` [N]."""
-    each = losses(jax.nn.softmax(free), samples, preset)
+    each = losses(jax.nn.softmax(free), data, preset)
     return jnp.sum(jnp.where(where, each, 0.0)) / jnp.maximum(jnp.sum(where), 1)
 
 
-def _start(optimizer: optax.GradientTransformation, samples: Samples):
+def _start(optimizer: optax.GradientTransformation, data: FitData):
     """Even weights."""
-    free = jnp.zeros(samples.layers.shape[1], jnp.float32)
+    free = jnp.zeros(data.layers.shape[1], jnp.float32)
     return free, optimizer.init(free)
 
 
-def _step(optimizer: optax.GradientTransformation, state, samples: Samples, where, preset: Preset):
+def _step(optimizer: optax.GradientTransformation, state, data: FitData, where, preset: Preset):
     free, memory = state
-    grads = jax.grad(_objective)(free, samples, where, preset)
+    grads = jax.grad(_objective)(free, data, where, preset)
     updates, memory = optimizer.update(grads, memory, free)
     return optax.apply_updates(free, updates), memory
