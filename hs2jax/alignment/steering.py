@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import ml_collections
 
-from hs2jax import choices, folder
+from hs2jax import choices, configs, folder
 from hs2jax.alignment import conditions, steering_report, steering_statistics, weigh
 from hs2jax.alignment import sample as sampling
 from hs2jax.alignment import settings as stage_settings
@@ -37,30 +37,7 @@ SAMPLING = ("seed", "data", "n", "temperature", "top_p", "max_new_tokens", "on_e
 
 
 def settings() -> ml_collections.ConfigDict:
-    """A config for `hs2jax steer`. What has no default here must be set: policies, reward_model
-    and data."""
-    config = ml_collections.ConfigDict()
-    config.seed = 0
-    # "name=MODEL,name=MODEL": folders, hub ids or short names, in the order in which each is
-    # compared with the one before it.
-    config.policies = ""
-    config.reward_model = ""  # Measures attributes: a reward model with an output for each.
-    config.reference = ""  # Language model, asked for nothing, that log Q(y|a,x) is held against.
-    config.dtype = ""  # Of the computation; "": float32 on CPU, bfloat16 elsewhere.
-
-    config.data = ""  # Prompts, "format:path[slice]", several joined with "+".
-    config.attributes = ("verbosity", "complexity")  # Each is asked for these values in turn,
-    config.requested = (0, 1, 2, 3, 4)
-    config.base = stage_settings.PAPER  # while the others stay like this.
-    config.n = 4  # Responses for each prompt and setting.
-    # As the policy is: only then is the mean log-ratio to the reference the KL divergence.
-    config.temperature = 1.0
-    config.top_p = 1.0
-    config.max_new_tokens = 1024
-    config.on_error = "raise"  # raise | skip (counted): malformed rows, and too long prompts.
-
-    config.mesh = ml_collections.ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
-    return config
+    return configs.defaults("steer")
 
 
 def steer(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
