@@ -14,7 +14,7 @@ from hs2jax.alignment import conditions, sampled_rows, server, settings
 from hs2jax.alignment import sample as sampling
 from hs2jax.alignment.row_file import RowFile
 from hs2jax.alignment.sample import sample
-from hs2jax.data import chat, corpora, policy_rows
+from hs2jax.data import chat, corpora, whole_rows
 from hs2jax.data.groups import DataError, Group
 from hs2jax.data.record import Record
 from hs2jax.language_model import LanguageModel
@@ -53,7 +53,7 @@ def test_log_proposal_is_what_the_scorer_finds(here, sampled):
     model = LanguageModel.load(here / "policy")
     groups = [
         # Texts play no part where there are tokens, and may be empty.
-        policy_rows.sampled(row | {"responses": [text or "-" for text in row["responses"]]})
+        whole_rows.sampled(row | {"responses": [text or "-" for text in row["responses"]]})
         for row in sampled[1]
     ]
     for row, tables in zip(sampled[1], model.log_probability_groups(groups), strict=True):

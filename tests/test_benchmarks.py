@@ -9,7 +9,7 @@ from benchmark_items import from_groups, pair, pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hs2jax.data import benchmark_rows, corpora
+from hs2jax.data import corpora, whole_rows
 from hs2jax.evaluation import benchmarks
 from hs2jax.evaluation.benchmarks import judge_bench, parts, published, reward_bench
 from hs2jax.evaluation.statistics import wilson
@@ -125,10 +125,10 @@ def test_prior_sets_have_a_mean_of_their_own_and_half_a_weight():
 
 
 def test_every_prior_set_that_is_read_can_be_scored():
-    items = [pair(name, 1.0, 0.0) for name in benchmark_rows.PRIOR_SETS]
+    items = [pair(name, 1.0, 0.0) for name in whole_rows.PRIOR_SETS]
     (table,) = benchmarks.score("reward_bench", items)["extras"]
     shown = [row[0] for row in table["rows"]]
-    assert sorted(shown) == sorted([*benchmark_rows.PRIOR_SETS, "mean of the four"])
+    assert sorted(shown) == sorted([*whole_rows.PRIOR_SETS, "mean of the four"])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from hs2jax.data import corpora
+from hs2jax.data.formats import SUMMEVAL
 from hs2jax.data.groups import DataError, Group
 from hs2jax.data.record import Record
 from hs2jax.judging import criteria
@@ -51,7 +52,7 @@ def test_the_summaries_of_an_article_are_one_group_in_their_order(write):
     last = {**SUMMARY, "summary": "Tale!", "coherence": 5}
     path = write([SUMMARY, other, last])
     first, second = corpora.read(f"summeval:{path}")
-    scores = {name: float(SUMMARY[name]) for name in corpora.judge_rows.SUMMEVAL}
+    scores = {name: float(SUMMARY[name]) for name in SUMMEVAL}
     assert first == Group(
         user("Summarize this article in a few sentences.\n\nA long tale."),
         ("A tale.", "Tale!"),
@@ -127,7 +128,7 @@ def test_input_may_be_missing_and_output_may_be_called_response(write):
         ("instructions", {"output": ["x"]}, "output"),
         ("instructions", {"response": "Neon."}, "response"),
         ("summeval", {"article": ""}, "article"),
-        ("summeval", {"article_id": 7}, "article_id"),
+        ("summeval", {"article_id": [7]}, "article_id"),
         ("summeval", {"summary": None}, "summary"),
         ("summeval", {"coherence": 0.9}, "coherence"),
         ("summeval", {"consistency": 5.1}, "consistency"),

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hs2jax.data import corpora
+from hs2jax.data.formats import ATTRIBUTES
 from hs2jax.data.groups import MAX_CHARACTERS, DataError
-from hs2jax.data.policy_rows import LOGS
 from hs2jax.data.record import Record
-from hs2jax.data.rows import ATTRIBUTES
+from hs2jax.data.whole_rows import LOGS
 
 ROWS = 2000
 MISSING = object()
@@ -126,9 +126,6 @@ FORMS = {
         (["response_1"], NO_TEXT + BAD_TEXT),
         (["response_2"], NO_TEXT + BAD_TEXT),
         (["preference_strength"], [MISSING, *NO_NUMBER, *FAR, -4, 4, 1.5, -100, -99]),
-        (["preference_statement"], [True, 7, {}, [], ["x"], "\ud800", SENTINEL]),
-        (["preference_elaboration"], [True, 7, {}, [], ["x"], "\ud800", SENTINEL]),
-        (["split"], [None, "", "test", True, 3, ["train"]]),
     ],
     hh_rlhf: [
         (["chosen"], NO_TEXT + BAD_TEXT + TRANSCRIPT),
@@ -145,6 +142,7 @@ FORMS = {
         (["prompt"], NO_TEXT + BAD_TEXT + PROMPT),
         (["responses"], [MISSING, None, True, 7, "ab", {}, []]),
         (["responses", 1], [*NO_TEXT[1:], *BAD_TEXT]),
+        (["response"], ["a", None]),
         (["ratings"], [MISSING, None, True, 7, "x", {}, [], [{}], [{}, {}, {}], [{}, 3]]),
         (["ratings", 0], [None, True, 7, "x", [], [{"x": 1}]]),
         (["ratings", 1, "x"], [*NO_NUMBER[1:], *FAR, 2e6]),
@@ -154,7 +152,6 @@ FORMS = {
         (["response"], [*NO_TEXT[1:], *BAD_TEXT]),
         (["ratings"], [MISSING, None, True, 7, "x", [], [{"x": 1}]]),
         (["strength"], [1, 0, -2]),
-        (["responses"], [["a"], None]),
     ],
 }
 FORMS |= {

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from hs2jax.data import corpora, files
+from hs2jax.data.formats import ATTRIBUTES
 from hs2jax.data.groups import pairs
 from hs2jax.data.record import Record
-from hs2jax.data.rows import ATTRIBUTES
 
 RATINGS = {"train": "helpsteer2:mini/train.jsonl", "val": "helpsteer2:mini/validation.jsonl"}
 PREFERENCES = "helpsteer2_preference:mini/preference.jsonl"

@@ -11,8 +11,8 @@ from test_policy_chat import TEXTS, talk
 
 from hs2jax.data import corpora, loader
 from hs2jax.data.groups import DataError, FieldError, Group
-from hs2jax.data.policy_rows import LOGS, conversations, sampled
 from hs2jax.data.record import Record
+from hs2jax.data.whole_rows import LOGS, conversations, sampled
 
 ROW = {
     "source": "prompts.jsonl:3",
@@ -161,10 +161,10 @@ def test_the_last_turns_label_is_its_ratings():
 @pytest.mark.parametrize(
     ("roles", "what"),
     [
-        ("ua u", "has no assistant's answer to learn: the last turn is by 'user'"),
-        ("u", "has no assistant's answer"),
-        ("s", "has no assistant's answer"),
-        ("a", "found an answer only"),
+        ("ua u", "expected a last turn by the assistant, the last one is by 'user'"),
+        ("u", "expected a last turn by the assistant"),
+        ("s", "expected a last turn by the assistant"),
+        ("a", "expected a tuple of at least one turn"),
         ("u u a", "should be by 'assistant'"),
         ("u a a", "the last turn should be by 'user'"),
         ("s a", "should be by 'user'"),
@@ -180,7 +180,7 @@ def test_turns_out_of_order_are_an_error(form, roles, what):
 
 def test_a_conversation_that_ends_with_the_user_can_be_left_out(tmp_path):
     path = write(tmp_path, FORMS["nemo"](TURNS[:3]), FORMS["nemo"](TURNS))
-    with pytest.raises(DataError, match="line 1, field 'conversations': has no assistant's answer"):
+    with pytest.raises(DataError, match="line 1, field 'conversations': expected a last turn"):
         list(corpora.read(f"conversations:{path}"))
     record = Record()
     (kept,) = corpora.read(f"conversations:{path}", on_error="skip", record=record)

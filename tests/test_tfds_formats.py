@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hs2jax.data import benchmark_rows, corpora, rows
+from hs2jax.data import corpora
+from hs2jax.data.formats import ATTRIBUTES, FORMATS
 from hs2jax.data.groups import DataError, FieldError, Pair, pairs
 from hs2jax.data.record import Record
-from hs2jax.data.rows import ATTRIBUTES
 
 SCALE = st.integers(0, 4)
 
@@ -33,7 +33,7 @@ def reward_bench(**fields):
 
 @given(st.fixed_dictionaries({a: st.lists(SCALE, min_size=1, max_size=6) for a in ATTRIBUTES}))
 def test_a_rating_is_the_mean_of_the_annotators(lists):
-    (rating,) = rows.helpsteer2_disagreements(disagreements(**lists)).ratings
+    (rating,) = FORMATS["helpsteer2_disagreements"].group(disagreements(**lists)).ratings
     for name, values in lists.items():
         assert min(values) <= rating[name] <= max(values)
         assert rating[name] * len(values) == pytest.approx(sum(values))
@@ -54,7 +54,7 @@ def test_helpsteer3_keeps_turns_and_signs(strength, exchanges):
     context = [{"role": "user", "content": "q0"}]
     for i in range(exchanges):
         context += [{"role": "assistant", "content": f"a{i}"}, {"role": "user", "content": "q"}]
-    group = rows.helpsteer3(helpsteer3(context=context, overall_preference=strength))
+    group = FORMATS["helpsteer3"].group(helpsteer3(context=context, overall_preference=strength))
     assert group.prompt == tuple(context)
     better = ("a", "b")[strength > 0]
     found, ties = pairs(group)
@@ -65,7 +65,7 @@ def test_helpsteer3_keeps_turns_and_signs(strength, exchanges):
 
 
 def test_reward_bench_prefers_chosen():
-    group = benchmark_rows.reward_bench(reward_bench())
+    group = FORMATS["reward_bench"].group(reward_bench())
     assert group.prompt == ({"role": "user", "content": "p"},)
     assert group.responses == ("a", "b")
     assert pairs(group) == ([Pair(0, 1, 1.0)], 0)
@@ -83,7 +83,6 @@ MALFORMED = {
         (disagreements(prompt="a\n<extra_id_1>User\nb"), "prompt"),
     ],
     "helpsteer3": [
-        (helpsteer3(context="Hi"), "context"),
         (helpsteer3(context=[]), "context"),
         (helpsteer3(context=[{"role": "assistant", "content": "Hi"}]), "context"),
         (helpsteer3(context=[{"role": "user"}]), "context[0]"),
@@ -125,7 +124,7 @@ def test_a_malformed_row_is_named_or_skipped_and_counted(format_, row, field, tm
 
 @pytest.mark.parametrize("reader", ["helpsteer2_disagreements", "helpsteer3", "reward_bench"])
 def test_an_absent_field_is_named(reader):
-    read = corpora.FORMATS[reader].row
+    read = FORMATS[reader].group
     whole = {"helpsteer2_disagreements": disagreements(), "helpsteer3": helpsteer3()}
     row = whole.get(reader, reward_bench())
     unread = {"domain", "language", "individual_preference", "chosen_model", "rejected_model", "id"}

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from hs2jax.data.rows import ATTRIBUTES
+from hs2jax.data.formats import ATTRIBUTES
 from hs2jax.data.tfds import __main__ as command
 from hs2jax.data.tfds import catalogue, statistics
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from hs2jax.data import benchmark_rows, files, jsonl, judge_rows, policy_rows, rows
+from hs2jax.data import files, jsonl, rows
+from hs2jax.data.formats import FORMATS
 from hs2jax.data.groups import DataError, FieldError, Group, place
 from hs2jax.data.jsonl import Line
 from hs2jax.data.record import Record
@@ -18,43 +19,6 @@ SLICE = re.compile(r"(-?\d+%?)?:(-?\d+%?)?")
 
 T = TypeVar("T")
 Unit = list[Line]  # The lines that should become one group.
-
-
-class Format(NamedTuple):
-    """How rows are read (one to a Group), which lines are joined to one group, and fields that the
-    file's name says for all its rows."""
-
-    row: Callable[[dict], Group]
-    lines: int | None  # That follow one another; None: all lines of the file with one prompt.
-    file: Callable[[str], dict] = lambda path: {}
-
-
-FORMATS = {
-    "helpsteer": Format(rows.helpsteer, None),
-    "helpsteer2": Format(rows.helpsteer, 2),
-    # Its rows are not said to be in pairs.
-    "helpsteer2_disagreements": Format(rows.helpsteer2_disagreements, None),
-    "helpsteer2_preference": Format(rows.helpsteer2_preference, 1),
-    "helpsteer3": Format(rows.helpsteer3, 1),
-    "hh_rlhf": Format(rows.hh_rlhf, 1),
-    "biggen": Format(judge_rows.biggen, 1),
-    "conversations": Format(policy_rows.conversations, 1),
-    "instructions": Format(judge_rows.instructions, 1),
-    "judge_bench": Format(benchmark_rows.judge_bench, 1),
-    "llmbar": Format(benchmark_rows.llmbar, 1, benchmark_rows.llmbar_file),
-    "pandalm": Format(benchmark_rows.pandalm, 1),
-    "preference": Format(rows.preference, 1),
-    "ratings": Format(rows.ratings, 1),
-    "responses": Format(rows.responses, 1),
-    "reward_bench": Format(benchmark_rows.reward_bench, 1, benchmark_rows.reward_bench_file),
-    "reward_bench_2": Format(benchmark_rows.reward_bench_2, 1),
-    "rm_bench": Format(benchmark_rows.rm_bench, 1, benchmark_rows.rm_bench_file),
-    "sampled": Format(policy_rows.sampled, 1),
-    "summeval": Format(judge_rows.summeval, None),
-}
-
-# Formats whose files are one set together, scored by one published rule.
-BENCHMARKS = ("judge_bench", "llmbar", "reward_bench", "reward_bench_2", "rm_bench")
 
 
 class Spec(NamedTuple):
@@ -126,7 +90,7 @@ def parse(spec: str) -> list[Spec]:
         if name not in FORMATS:
             known = ", ".join(FORMATS)
             raise ValueError(f"unknown data format '{name}' in '{part}', expected one of: {known}")
-        if selector in ("train", "val") and FORMATS[name].lines != 1:
+        if selector in ("train", "val") and FORMATS[name].rows != 1:
             raise ValueError(f"rows of format '{name}' name no split, in '{part}'")
         if selector not in (None, "train", "val") and not SLICE.fullmatch(selector):
             raise ValueError(_unknown(selector, part, "[train] or [val]"))
@@ -141,7 +105,7 @@ def sets_of(data: str) -> list[tuple[str, str]]:
     for part in split(data):
         spec = parse(part)[0]
         name = spec.format
-        if name not in BENCHMARKS:
+        if not FORMATS[name].benchmark:
             stem = Path(spec.path).name.split(".")[0]
             name = re.sub(r"\W+", "-", f"{name}-{stem}-{spec.selector}").strip("-")
             while name in found:
@@ -226,7 +190,7 @@ def _selected(spec: Spec) -> Iterator[Unit]:
 def _units(spec: Spec) -> Iterator[Unit]:
     """The lines of the file, together with those that they should be joined with."""
     lines = _lines(spec)
-    size = FORMATS[spec.format].lines
+    size = FORMATS[spec.format].rows
     if size is None:
         yield from _by_prompt(lines, spec)
         return
@@ -239,7 +203,7 @@ def _by_prompt(lines: Iterator[Line], spec: Spec) -> list[Unit]:
     units: dict[object, Unit] = {}
     for line in lines:
         try:
-            prompt = _read_row(line, spec, FORMATS[spec.format].row).prompt
+            prompt = _read_row(line, spec, FORMATS[spec.format].group).prompt
             key = tuple(turn["content"] for turn in prompt)
         except DataError:
             key = line[0]
@@ -249,8 +213,8 @@ def _by_prompt(lines: Iterator[Line], spec: Spec) -> list[Unit]:
 
 def _group(unit: Unit, spec: Spec) -> Group:
     """One group from its lines. Raises DataError."""
-    size = FORMATS[spec.format].lines
-    first, *others = (_read_row(line, spec, FORMATS[spec.format].row) for line in unit)
+    size = FORMATS[spec.format].rows
+    first, *others = (_read_row(line, spec, FORMATS[spec.format].group) for line in unit)
     if size is not None and len(unit) < size:
         what = f"expected {size} rows for each prompt, but the file ends after this one"
         raise DataError(spec.path, unit[-1][0], "prompt", what, "no partner")
@@ -271,7 +235,7 @@ def _read_row(line: Line, spec: Spec, reader: Callable[[dict], T]) -> T:
     """What a reader of rows makes of a line. Raises DataError."""
     number, content = line
     try:
-        found = reader({**jsonl.decode(content), **FORMATS[spec.format].file(spec.path)})
+        found = reader({**jsonl.decode(content), **FORMATS[spec.format].of_path(spec.path)})
         content.decode()
     except FieldError as error:
         raise DataError(spec.path, number, error.field, error.what, error.reason) from None

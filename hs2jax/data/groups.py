@@ -143,6 +143,11 @@ def prompt_text(group: Group) -> str:
     return "\n\n".join(f"{turn['role'].title()}: {turn['content']}" for turn in group.prompt)
 
 
+def mistyped(field: str, expected: str, value: object) -> FieldError:
+    """Make the error of a field that holds another kind of value than it should."""
+    return FieldError(field, f"expected {expected}, found {show(value)}", "wrong type")
+
+
 def check_text(value: object, field: str) -> str:
     """`value`, if it is a text that says something and can be encoded; else FieldError."""
     if not isinstance(value, str):

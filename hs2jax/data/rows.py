@@ -1,154 +1,27 @@
-"""From one row of each format to a Group. Formats: HelpSteer (arXiv 2311.09528), HelpSteer2
-(2406.08673), HelpSteer2-Preference (2410.01257), HH-RLHF (2204.05862), and two general ones.
+"""Fields of a row, checked.
 
-Each function takes a decoded JSON object and raises FieldError, with the field's name, for anything
-that its format does not allow. Fields that a format does not know are ignored.
+Each function takes a decoded JSON object and the name of a field, and raises FieldError, with that
+name, where the field is absent or is not what it should be.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 
 from hs2jax.data.groups import (
     FieldError,
-    Group,
+    check_label,
     check_number,
-    check_ratings,
     check_text,
     check_turns,
+    mistyped,
     show,
 )
 
-ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
-NEITHER_VALID = -100  # What HelpSteer2-Preference's annotators chose where no response was valid.
 MARKER = re.compile(r"\n<extra_id_1>(User|Assistant)\n")
 SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
-
-
-def helpsteer(row: dict) -> Group:
-    """One response with five integer ratings from 0 to 4; rows of one prompt are joined later."""
-    return Group(
-        prompt=marked_turns(text(row, "prompt")),
-        responses=(text(row, "response"),),
-        ratings=({name: float(integer(row, name, 0, 4)) for name in ATTRIBUTES},),
-    )
-
-
-def helpsteer2_preference(row: dict) -> Group:
-    """Two responses and how much the second is better. What annotators wrote is not kept."""
-    for name in ("preference_statement", "preference_elaboration"):
-        if row.get(name) not in (None, ""):
-            check_text(row[name], name)
-    if "split" in row:
-        split(row)
-    if row.get("preference_strength") == NEITHER_VALID:
-        what = f"{NEITHER_VALID} says that neither response is valid, expected -3 to 3"
-        raise FieldError("preference_strength", what, "neither response valid")
-    return Group(
-        prompt=marked_turns(text(row, "prompt")),
-        responses=(text(row, "response_1"), text(row, "response_2")),
-        strength=float(integer(row, "preference_strength", -3, 3)),
-    )
-
-
-def helpsteer2_disagreements(row: dict) -> Group:
-    """As `helpsteer`, with a list of each annotator's rating; a rating is the mean of its list."""
-    ratings = {}
-    for name in ATTRIBUTES:
-        values = list_of(row, name)
-        each = [check_integer(value, f"{name}[{i}]", 0, 4) for i, value in enumerate(values)]
-        ratings[name] = sum(each) / len(each)
-    return Group(
-        prompt=marked_turns(text(row, "prompt")),
-        responses=(text(row, "response"),),
-        ratings=(ratings,),
-    )
-
-
-def helpsteer3(row: dict) -> Group:
-    """A conversation as messages, two responses and how much the second is better.
-
-    The domain, the language and what annotators wrote are not kept.
-    """
-    context = messages(row, "context")
-    check_turns(context, "context")
-    return Group(
-        prompt=context,
-        responses=(text(row, "response1"), text(row, "response2")),
-        strength=float(integer(row, "overall_preference", -3, 3)),
-    )
-
-
-def hh_rlhf(row: dict) -> Group:
-    """Two transcripts that differ in the assistant's last turn only; the first was preferred."""
-    prompt, chosen = transcript(row, "chosen")
-    other_prompt, rejected = transcript(row, "rejected")
-    if other_prompt != prompt:
-        what = "differs from 'chosen' before the assistant's last turn, expected one shared prompt"
-        raise FieldError("rejected", what, "two prompts")
-    return Group(prompt=prompt, responses=(chosen, rejected), strength=-1.0)
-
-
-def preference(row: dict) -> Group:
-    """A prompt (text or messages), `chosen`, `rejected` (texts, last messages or conversations).
-
-    `strength`, above 0 and at most 3, says how much better the chosen one is; 1 where absent.
-    Without `prompt`, both conversations must hold the same one.
-    """
-    prompt = conversation(row, "prompt") if "prompt" in row else None
-    prompt, chosen = answer(row, "chosen", prompt)
-    prompt, rejected = answer(row, "rejected", prompt)
-    strength = number(row, "strength", 0, 3) if "strength" in row else 1.0
-    if strength == 0:
-        what = "expected a number above 0: a row of chosen and rejected cannot be a tie"
-        raise FieldError("strength", what, "out of range")
-    return Group(prompt=prompt, responses=(chosen, rejected), strength=-strength)
-
-
-def ratings(row: dict) -> Group:
-    """A prompt (text or messages), and `responses` with a list of `ratings`, or one of each.
-
-    A rating is an object from attribute to number or null (unknown). `strength`, from -3 to 3, is
-    allowed with two responses; negative says that the first is better.
-    """
-    if "response" in row and "responses" in row:
-        what = "expected either 'response' or 'responses', found both"
-        raise FieldError("responses", what, "two of one field")
-    if "response" in row:
-        responses, rated = (text(row, "response"),), [present(row, "ratings")]
-        names = ["ratings"]
-    else:
-        items = list_of(row, "responses")
-        responses = tuple(check_text(item, f"responses[{i}]") for i, item in enumerate(items))
-        rated = list_of(row, "ratings")
-        names = [f"ratings[{i}]" for i in range(len(rated))]
-    if len(rated) != len(responses):
-        what = f"expected one object per response, found {len(rated)} for {len(responses)}"
-        raise FieldError("ratings", what, "wrong number of ratings")
-    for name, rating in zip(names, rated, strict=True):
-        if not isinstance(rating, dict):
-            what = f"expected an object from attribute to number, found {show(rating)}"
-            raise FieldError(name, what, "wrong type")
-    known = tuple({k: v for k, v in rating.items() if v is not None} for rating in rated)
-    check_ratings(known, len(responses))
-    return Group(
-        prompt=conversation(row, "prompt"),
-        responses=responses,
-        ratings=tuple({k: float(v) for k, v in rating.items()} for rating in known),
-        strength=number(row, "strength", -3, 3) if "strength" in row else None,
-    )
-
-
-def responses(row: dict) -> Group:
-    """Only what is to be scored: `messages` that end with the assistant's, or a `prompt` (text or
-    messages) with a `response` or a list of `responses`."""
-    if "messages" in row:
-        prompt, last = answer(row, "messages", None)
-        return Group(prompt=prompt, responses=(last,))
-    if "response" in row:
-        found = (text(row, "response"),)
-    else:
-        items = list_of(row, "responses")
-        found = tuple(check_text(item, f"responses[{i}]") for i, item in enumerate(items))
-    return Group(prompt=conversation(row, "prompt"), responses=found)
+ROLES = {role: role for role in ("system", "user", "assistant")}
+NEITHER_VALID = -100  # What HelpSteer2-Preference's annotators chose where no response was valid.
+Turns = tuple[dict, ...]
 
 
 def present(row: dict, field: str) -> object:
@@ -178,44 +51,142 @@ def check_integer(value: object, field: str, low: int, high: int) -> int:
     """`value`, if it is an integer from low to high."""
     check_number(value, field, low, high)
     if not isinstance(value, int):
-        what = f"expected an integer from {low} to {high}, found {show(value)}"
-        raise FieldError(field, what, "wrong type")
+        raise mistyped(field, f"an integer from {low} to {high}", value)
+    return value
+
+
+def choice(row: dict, field: str, choices: Sequence) -> object:
+    """One of the choices."""
+    value = present(row, field)
+    if isinstance(value, bool) or value not in choices:
+        what = f"expected one of {', '.join(map(str, choices))}, found {show(value)}"
+        raise FieldError(field, what, f"unknown {field}")
     return value
 
 
 def split(row: dict) -> str:
     """The row's split, train or val."""
-    value = present(row, "split")
-    if value not in ("train", "val"):
-        what = f"expected 'train' or 'val', found {show(value)}"
-        raise FieldError("split", what, "unknown split")
-    return value
+    return choice(row, "split", ("train", "val"))
 
 
 def list_of(row: dict, field: str) -> list:
     """A list that is not empty."""
     value = present(row, field)
     if not isinstance(value, list):
-        raise FieldError(field, f"expected a list, found {show(value)}", "wrong type")
+        raise mistyped(field, "a list", value)
     if not value:
         raise FieldError(field, "expected a list of at least one, found an empty one", "empty list")
     return value
 
 
-def marked_turns(prompt: str) -> tuple[dict, ...]:
+def of_each(row: dict, field: str, responses: int) -> list:
+    """A list with an entry for each response, or [] where the row has none."""
+    values = list_of(row, field) if field in row else []
+    if field in row and len(values) != responses:
+        what = f"expected one for each of the {responses} responses, found {len(values)}"
+        raise FieldError(field, what, "wrong number of entries")
+    return values
+
+
+def texts(row: dict, field: str) -> tuple[str, ...]:
+    """A list of at least one text."""
+    return tuple(check_text(t, f"{field}[{i}]") for i, t in enumerate(list_of(row, field)))
+
+
+def either(row: dict, usual: str, other: str) -> str:
+    """The name of the one of two fields that the row has; of the usual one where it has none."""
+    if usual in row and other in row:
+        what = f"expected either '{usual}' or '{other}', found both"
+        raise FieldError(other, what, "two of one field")
+    return other if other in row else usual
+
+
+def user_turn(content: str) -> Turns:
+    """A prompt of one turn."""
+    return ({"role": "user", "content": content},)
+
+
+def is_blank(value: object) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
+def messages(
+    row: dict,
+    field: str,
+    who: str = "role",
+    what: str = "content",
+    roles: Mapping[str, str] = ROLES,
+) -> Turns:
+    """A list of messages, in any order of roles; a first one of the system that is blank is none.
+
+    who, what: the messages' fields that name the speaker and hold the text. roles: by the names
+    that speakers have, in lower case.
+    """
+    if not isinstance(present(row, field), list):
+        raise mistyped(field, "a text or a list of messages", row[field])
+    turns = []
+    for i, message in enumerate(list_of(row, field)):
+        place = f"{field}[{i}]"
+        if not isinstance(message, dict) or not {who, what} <= message.keys():
+            raise mistyped(place, f"an object with '{who}' and '{what}'", message)
+        speaker, content = message[who], message[what]
+        role = roles.get(speaker.lower()) if isinstance(speaker, str) else None
+        if role is None:
+            found = f"expected one of {', '.join(roles)}, found {show(speaker)}"
+            raise FieldError(f"{place}.{who}", found, "unknown role")
+        if not (i == 0 and role == "system" and is_blank(content)):
+            turns.append({"role": role, "content": check_text(content, f"{place}.{what}")})
+    return tuple(turns)
+
+
+def conversation(row: dict, field: str) -> Turns:
+    """The turns of a prompt that is a text (one user turn) or a list of messages."""
+    if isinstance(present(row, field), str):
+        return user_turn(text(row, field))
+    turns = messages(row, field)
+    check_turns(turns, field)
+    return turns
+
+
+def ended(turns: Sequence[dict], field: str) -> tuple[Turns, str]:
+    """The turns before the assistant's last one, and what it says there."""
+    if not turns or turns[-1]["role"] != "assistant":
+        by = f"the last one is by {show(turns[-1]['role'])}" if turns else "there is no turn"
+        what = f"expected a last turn by the assistant, {by}"
+        raise FieldError(field, what, "no assistant answer")
+    return tuple(turns[:-1]), turns[-1]["content"]
+
+
+def answered(row: dict, field: str, prompt: Turns | None = None) -> tuple[Turns, str]:
+    """The prompt (the given one, else that of the conversation) and the assistant's answer."""
+    if isinstance(present(row, field), str):
+        if prompt is None:
+            what = f"is missing, needed where '{field}' is a text and not a conversation"
+            raise FieldError("prompt", what, "missing field")
+        return prompt, text(row, field)
+    before, last = ended(messages(row, field), field)
+    if prompt is None:
+        check_turns(before, field)
+    elif before and before != prompt:
+        what = "expected the messages before the last to be the prompt's, found others"
+        raise FieldError(field, what, "two prompts")
+    return prompt or before, last
+
+
+def marked_turns(row: dict, field: str) -> Turns:
     """The turns of a HelpSteer prompt, whose later turns follow marker lines."""
-    first, *rest = MARKER.split(prompt)
+    first, *rest = MARKER.split(text(row, field))
     turns = [{"role": "user", "content": first}]
     for speaker, content in zip(rest[::2], rest[1::2], strict=True):
         turns.append({"role": speaker.lower(), "content": content})
     if any("<extra_id_1>" in turn["content"] for turn in turns):
         what = "holds a marker that is not a line '<extra_id_1>User' or '<extra_id_1>Assistant'"
-        raise FieldError("prompt", what, "turn order")
-    check_turns(tuple(turns), "prompt")
+        raise FieldError(field, what, "turn order")
+    check_turns(tuple(turns), field)
     return tuple(turns)
 
 
-def transcript(row: dict, field: str) -> tuple[tuple[dict, ...], str]:
+def transcript(row: dict, field: str) -> tuple[Turns, str]:
     """The prompt's turns and the assistant's last turn of a Human/Assistant transcript.
 
     Some transcripts give one speaker several turns on end: they are joined, since chat templates
@@ -233,59 +204,97 @@ def transcript(row: dict, field: str) -> tuple[tuple[dict, ...], str]:
             turns[-1]["content"] += "\n\n" + content
         else:
             turns.append({"role": role, "content": content})
-    if not turns or turns[-1]["role"] != "assistant":
-        raise FieldError(field, "expected the last turn to be the assistant's", "turn order")
-    check_turns(tuple(turns[:-1]), field)
-    return tuple(turns[:-1]), turns[-1]["content"]
+    prompt, last = ended(turns, field)
+    check_turns(prompt, field)
+    return prompt, last
 
 
-def conversation(row: dict, field: str) -> tuple[dict, ...]:
-    """The turns of a prompt that is a text (one user turn) or a list of messages."""
-    if isinstance(present(row, field), str):
-        return ({"role": "user", "content": text(row, field)},)
-    turns = messages(row, field)
-    check_turns(turns, field)
-    return turns
+# Parts of a group, by the columns that they stand in ---------------------------------------------
 
 
-def messages(row: dict, field: str) -> tuple[dict, ...]:
-    """A list of messages, in any order of roles."""
-    value = present(row, field)
-    if not isinstance(value, list):
-        what = f"expected a text or a list of messages, found {show(value)}"
-        raise FieldError(field, what, "wrong type")
-    turns = []
-    for i, message in enumerate(list_of(row, field)):
-        place = f"{field}[{i}]"
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            what = f"expected an object with 'role' and 'content', found {show(message)}"
-            raise FieldError(place, what, "wrong type")
-        if message["role"] not in ("system", "user", "assistant"):
-            what = f"expected system, user or assistant, found {show(message['role'])}"
-            raise FieldError(f"{place}.role", what, "unknown role")
-        content = check_text(message["content"], f"{place}.content")
-        turns.append({"role": message["role"], "content": content})
-    return tuple(turns)
+def instruction(row: dict, field: str, more: str = "", before: str = "") -> Turns:
+    """A prompt that is one user turn, with the text of another field behind it if there is any."""
+    content, extra = before + text(row, field), row.get(more)
+    if extra is not None and not is_blank(extra):
+        content += "\n\n" + check_text(extra, more)
+    return user_turn(content)
 
 
-def answer(row: dict, field: str, prompt: tuple[dict, ...] | None) -> tuple[tuple[dict, ...], str]:
-    """The prompt (the given one, else that of the conversation) and the assistant's answer."""
-    if isinstance(present(row, field), str):
-        if prompt is None:
-            what = f"is missing, needed where '{field}' is a text and not a conversation"
-            raise FieldError("prompt", what, "missing field")
-        return prompt, text(row, field)
-    *before, last = messages(row, field)
-    if last["role"] != "assistant":
-        what = f"expected the last message to be the assistant's, is by {show(last['role'])}"
-        raise FieldError(field, what, "turn order")
-    if prompt is None:
-        if not before:
-            what = "expected a conversation, since the row has no 'prompt'; found an answer only"
-            raise FieldError(field, what, "missing field")
-        check_turns(tuple(before), field)
-        return tuple(before), last["content"]
-    if before and tuple(before) != prompt:
-        what = "expected the messages before the last to be the prompt's, found others"
-        raise FieldError(field, what, "two prompts")
-    return prompt, last["content"]
+def answers(row: dict, *fields: str) -> tuple[str, ...]:
+    """Responses, each in a column of its own."""
+    return tuple(text(row, field) for field in fields)
+
+
+def answer(row: dict, usual: str, other: str) -> tuple[str, ...]:
+    """Responses in one of two columns, each a text or a list of texts."""
+    field = either(row, usual, other)
+    return texts(row, field) if field == "responses" else (text(row, field),)
+
+
+def rated(row: dict, fields: Sequence[str], low: int, high: int, check=check_number) -> tuple:
+    """Ratings of the one response, each in the column of its name."""
+    return ({f: float(check(present(row, f), f, low, high)) for f in fields},)
+
+
+def check_mean(values: object, field: str, low: int, high: int) -> float:
+    """The mean of a list of integers, one by each annotator."""
+    values = list_of({field: values}, field)
+    each = [check_integer(v, f"{field}[{i}]", low, high) for i, v in enumerate(values)]
+    return sum(each) / len(each)
+
+
+def ratings(row: dict, field: str) -> tuple[dict[str, float], ...]:
+    """Ratings of each response, an object from attribute to number or null (unknown)."""
+    given = [row.get(field)] if "response" in row else list_of(row, field)
+    for i, rating in enumerate(given):
+        if not isinstance(rating, dict):
+            raise mistyped(f"{field}[{i}]", "an object from attribute to number", rating)
+    return tuple(
+        {k: check_number(v, f"{field}[{i}].{k}", -1e6, 1e6) for k, v in r.items() if v is not None}
+        for i, r in enumerate(given)
+    )
+
+
+def right_and_wrong(row: dict, right: str, wrong: str, of_each: int = 0) -> tuple[str, ...]:
+    """Responses in two lists, the right ones first; of_each: how many there must be, if not 0."""
+    for field in (right, wrong):
+        found = len(list_of(row, field))
+        if of_each and found != of_each:
+            what = f"expected {of_each} responses, found {found}"
+            raise FieldError(field, what, "wrong number of responses")
+    return texts(row, right) + texts(row, wrong)
+
+
+def correct(row: dict, right: str, wrong: str) -> tuple[dict[str, float], ...]:
+    """Ratings that say which responses are right."""
+    return ({"correct": 1.0},) * len(row[right]) + ({"correct": 0.0},) * len(row[wrong])
+
+
+def strength(row: dict, field: str) -> float:
+    """A strength from -3 to 3, above 0 where the second response is better."""
+    if row.get(field) == NEITHER_VALID:
+        what = f"{NEITHER_VALID} says that neither response is valid, expected -3 to 3"
+        raise FieldError(field, what, "neither response valid")
+    return float(integer(row, field, -3, 3))
+
+
+def known_strength(row: dict, field: str) -> float | None:
+    """A strength from -3 to 3 that need not be whole, or None where the row has none."""
+    return number(row, field, -3, 3) if field in row else None
+
+
+def better(row: dict, field: str, first: object, second: object) -> float:
+    """A strength of 1 for the response that a column names."""
+    return 1.0 if choice(row, field, (first, second)) == second else -1.0
+
+
+def votes(row: dict, *fields: str) -> float:
+    """A strength of 1 for the response that most annotators voted for, 1 or 2; else a tie."""
+    found = [integer(row, field, 0, 2) for field in fields]
+    return float((2 * found.count(2) > len(fields)) - (2 * found.count(1) > len(fields)))
+
+
+def place(row: dict, id: str, column: str = "", name: str = "subset") -> dict:
+    """Where a row belongs in its benchmark: the text of its subset, and an id where it has one."""
+    found = {name: text(row, column)} if column else {}
+    return found if row.get(id) is None else {**found, "id": check_label(row[id], id)}

@@ -7,7 +7,7 @@ gives the same text by itself.
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from hs2jax.data.rows import ATTRIBUTES
+from hs2jax.data.formats import ATTRIBUTES
 
 
 class Template(NamedTuple):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hs2jax.data import corpora
+from hs2jax.data.formats import FORMATS
 from hs2jax.data.groups import FieldError, Group, prompt_text
 from hs2jax.evaluation import report
 from hs2jax.evaluation.evaluation_report import parsed
@@ -224,7 +225,7 @@ def _group(row: dict, data: str) -> Group:
     """A row by the first of the data's formats that it fits. Raises ValueError for none."""
     for each in corpora.parse(data):
         try:
-            return corpora.FORMATS[each.format].row(row)
+            return FORMATS[each.format].group(row)
         except FieldError:
             continue
     raise ValueError(f"a row is not as in {data}")

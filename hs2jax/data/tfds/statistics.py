@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hs2jax.data.rows import ATTRIBUTES
+from hs2jax.data.formats import ATTRIBUTES
 from hs2jax.data.tfds import catalogue, reading
 
 # Mean, standard deviation and, where published, Pearson's correlation with helpfulness.
