@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hs2jax.data import formats, rows
+from hs2jax.data import formats
 from hs2jax.data.groups import DataError, FieldError
 from hs2jax.judging import criteria
 from hs2jax.judging.criteria import Criterion
@@ -32,7 +32,7 @@ def test_the_bundled_sets_are_complete():
         "helpsteer": 5,
         "summeval": 4,
     }
-    assert tuple(c.name for c in sets["helpsteer"]) == rows.ATTRIBUTES
+    assert tuple(c.name for c in sets["helpsteer"]) == formats.ATTRIBUTES
     assert tuple(c.name for c in sets["summeval"]) == formats.SUMMEVAL
     for name, found in sets.items():
         scale = tuple(range(1, 10)) if name == "data_selection" else (1, 2, 3, 4, 5)

@@ -78,7 +78,7 @@ def test_a_flat_helpsteer_prompt_is_its_turns(contents):
     flat = contents[0]
     for i, content in enumerate(contents[1:]):
         flat += f"\n<extra_id_1>{('Assistant', 'User')[i % 2]}\n{content}"
-    turns = rows.marked_turns(flat)
+    turns = rows.marked_turns({"prompt": flat}, "prompt")
     assert [turn["content"] for turn in turns] == contents
     answer = {"role": "assistant", "content": "Yes."}
     assert render([*turns, answer]) == render([{"role": "user", "content": flat}, answer])
@@ -89,7 +89,7 @@ def test_the_mini_sets_prompts_are_their_turns():
     longest = 0
     for line in (files.MINI / "train.jsonl").read_text().splitlines():
         prompt = json.loads(line)["prompt"]
-        turns = rows.marked_turns(prompt)
+        turns = rows.marked_turns({"prompt": prompt}, "prompt")
         longest = max(longest, len(turns))
         flat = render([{"role": "user", "content": prompt}, answer])
         assert render([*turns, answer]) == flat
