@@ -20,7 +20,7 @@ from hs2jax import choices, folder
 from hs2jax.alignment import sampled_rows
 from hs2jax.alignment.row_file import RowFile
 from hs2jax.alignment.sampled_rows import Sampled
-from hs2jax.data import loader, policy_rows
+from hs2jax.data import loader, whole_rows
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items, scores
@@ -287,7 +287,7 @@ def _measured(rows: Sequence[Sampled]) -> dict:
     is, and the distance KL(w'||b') of the policy that sampled, for which b' is uniform; how many
     groups have collapsed; and warnings."""
     columns = [
-        np.stack([np.float32(each.row[name]) for name in policy_rows.LOGS], axis=1) for each in rows
+        np.stack([np.float32(each.row[name]) for name in whole_rows.LOGS], axis=1) for each in rows
     ]
     weights = steerlm.weigh_groups(columns, [each.row["log_proposal"] for each in rows])
     return {
