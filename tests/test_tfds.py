@@ -1,5 +1,6 @@
 """Builders build from the published forms without TensorFlow, and give what was in the files."""
 
+import gzip
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import tensorflow_datasets as tfds
 import tiny
@@ -16,7 +18,7 @@ from hs2jax.data import corpora, loader
 from hs2jax.data.groups import DataError
 from hs2jax.data.record import Record
 from hs2jax.data.tfds import __main__ as command
-from hs2jax.data.tfds import catalogue, reading
+from hs2jax.data.tfds import building, catalogue, reading
 
 FOLDER = Path(hs2jax.data.tfds.__file__).parent
 NAMES = [catalogue.full_name(d, c) for d, of in catalogue.DATASETS.items() for c in of.configs]
@@ -30,7 +32,7 @@ def dummy(name):
 
 def dummy_file(name, split):
     """The file that holds the dummy rows of a split."""
-    file = catalogue.find(name)[2].files[split]
+    file, _ = catalogue.find(name)[1].files[split]
     return dummy(name) / (
         f"{split}.jsonl" if file.endswith(".parquet") else file.removesuffix(".gz")
     )
@@ -69,13 +71,13 @@ def own(tmp_path, monkeypatch):
 
     def from_rows(rows, name="helpsteer2/ratings"):
         manual = tmp_path / "manual"
-        for file in catalogue.find(name)[2].files.values():
+        for file, _ in catalogue.find(name)[1].files.values():
             path = manual / file.removesuffix(".gz")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "own"))
         build(name, manual, tmp_path / "own")
-        return manual / catalogue.find(name)[2].files["train"].removesuffix(".gz")
+        return manual / catalogue.find(name)[1].files["train"][0].removesuffix(".gz")
 
     return from_rows
 
@@ -92,23 +94,16 @@ def ratings_rows(n, **fields):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_field_of_every_row_comes_back(name, built):
     builder = tfds.builder(name, data_dir=str(built))
-    _, _, source = catalogue.find(name)
-    assert list(builder.info.splits) == list(source.files) == list(source.rows)
+    _, source = catalogue.find(name)
+    assert list(builder.info.splits) == list(source.files)
     for split in source.files:
         rows = rows_of(name, split)
         assert builder.info.splits[split].num_examples == len(rows) > 0
-        for found, (_, line), row in zip(
-            builder.as_data_source(split=split),
-            reading.lines(f"tfds:{name}[{split}]"),
-            rows,
-            strict=True,
-        ):
-            assert found.keys() == row.keys()
-            again = json.loads(line)
-            columns = builder.columns()
-            for field, value in row.items():
-                is_json = columns[field].kind in ("json", "object")
-                assert (json.loads(again[field]) if is_json else again[field]) == value
+        remarks = source.columns.get("json", "").split()
+        found = [again for _, again in reading.lines(f"tfds:{name}[{split}]")]
+        for again in found:
+            again |= {field: json.loads(again[field]) for field in remarks}
+        assert found == rows
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -119,15 +114,14 @@ def test_what_a_builder_says_of_itself(name, built):
     assert "@misc{" in info.citation
     assert info.homepage.endswith(catalogue.DATASETS[info.name].repository)
     assert info.as_proto.redistribution_info.license in ("CC-BY-4.0", "MIT", "ODC-BY-1.0")
-    assert all(feature.doc.desc for feature in info.features.values())
-    readme, published = info.description, catalogue.find(name)[2].rows
-    assert all(f"{rows:,}" in readme for rows in published.values())
-    assert all(f"`{field}`" in readme for field in info.features)
+    published = [rows for _, rows in catalogue.find(name)[1].files.values()]
+    assert all(f"{rows:,}" in info.description for rows in published)
+    assert all(f"`{field}`" in info.description for field in info.features)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_groups_are_those_of_the_jsonl_file(name):
-    _, _, source = catalogue.find(name)
+    _, source = catalogue.find(name)
     for split in source.files:
         path = dummy_file(name, split)
         published = "split" in rows_of(name, split)[0]
@@ -270,10 +264,8 @@ def test_command(tmp_path, capsys):
     assert "helpsteer2/preference/1.0.0[train]: 3 rows" in capsys.readouterr().out
     assert command.main([*options, f"--manual_dir={dummy('helpsteer2')}"]) == 1
     assert "--manual_dir would not be read" in capsys.readouterr().err
-    assert command.main([*options, "--check"]) == 1
-    captured = capsys.readouterr()
-    assert "built before" in captured.out
-    assert "8,677 rows of train" in captured.err
+    assert command.main(options) == 0
+    assert "built before" in capsys.readouterr().out
     assert command.main(["helpsteer4"]) == 1
     assert "no data set 'helpsteer4'" in capsys.readouterr().err
 
@@ -317,7 +309,7 @@ REAL = {
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_files_are_built_and_feed_the_loader(name, real_data, tmp_path, monkeypatch):
-    _, _, source = catalogue.find(name)
+    _, source = catalogue.find(name)
     (tmp_path / "manual").mkdir()
     for split in source.files:
         shutil.copy(real_data / REAL[name], tmp_path / "manual" / f"{split}.jsonl")
@@ -336,3 +328,101 @@ def test_real_files_are_built_and_feed_the_loader(name, real_data, tmp_path, mon
     )
     assert len(prepared.examples) == 40
     assert sum(len(example.pairs) for example in prepared.examples) > 0
+
+
+# Where builders find their files ------------------------------------------------------------------
+
+
+def test_files_of_another_set_in_the_default_folder_are_not_taken(tmp_path, monkeypatch):
+    """HelpSteer and HelpSteer2 share names of files."""
+
+    def absent(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", absent)
+    manual = tmp_path / "downloads" / "manual"
+    shutil.copytree(dummy("helpsteer"), manual)
+    builder = tfds.builder("helpsteer2", data_dir=str(tmp_path))
+    options = tfds.download.DownloadConfig(try_download_gcs=False)
+    with pytest.raises(FileNotFoundError, match="helpsteer2/ratings needs"):
+        builder.download_and_prepare(download_config=options)
+    shutil.copytree(dummy("helpsteer2"), manual / "helpsteer2")
+    builder.download_and_prepare(download_config=options)
+    assert builder.info.splits["train"].num_examples == len(rows_of("helpsteer2/ratings", "train"))
+
+
+def test_files_that_are_not_the_published_ones_are_warned_of(tmp_path, caplog):
+    path = tmp_path / "manual" / "preference" / "preference.jsonl.gz"
+    path.parent.mkdir(parents=True)
+    plain = dummy_file("helpsteer2/preference", "train")
+    path.write_bytes(gzip.compress(plain.read_bytes()))
+    build("helpsteer2/preference", tmp_path / "manual", tmp_path / "data")
+    warned = [r.getMessage() for r in caplog.records if r.name == building.__name__]
+    assert any(f"{path} has SHA-256" in text and "nvidia/HelpSteer2" in text for text in warned)
+    assert f"helpsteer2/preference/1.0.0[train]: 3 rows of {path}; 8,677 are published" in warned
+    caplog.clear()
+    build("helpsteer2/preference", dummy("helpsteer2"), tmp_path / "other")
+    assert "SHA-256" not in caplog.text  # Nothing is known of a file that is not compressed.
+
+
+def test_manual_folders(tmp_path):
+    """Compressed or not, for one data set or with a folder for each."""
+    for file in ("train.jsonl", "validation.jsonl"):
+        path = tmp_path / "all" / "helpsteer2" / f"{file}.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress((dummy("helpsteer2") / file).read_bytes()))
+        shutil.copy(dummy("helpsteer") / file, tmp_path / "all" / file)
+    builder = build("helpsteer2", tmp_path / "all", tmp_path / "data")
+    assert builder.info.splits["train"].num_examples == len(rows_of("helpsteer2/ratings", "train"))
+    builder = build("helpsteer", tmp_path / "all", tmp_path / "data")
+    assert builder.info.splits["train"].num_examples == len(rows_of("helpsteer", "train"))
+
+
+def test_parquet(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "manual" / "data" / "filtered-00000-of-00001.parquet"
+    path.parent.mkdir(parents=True)
+    rows = rows_of("reward_bench", "filtered")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    source = build("reward_bench", tmp_path / "manual", tmp_path / "data").as_data_source()
+    assert [row["prompt"].decode() for row in source["filtered"]] == [row["prompt"] for row in rows]
+
+
+def test_the_hub_gives_what_is_not_at_hand(tmp_path, monkeypatch):
+    asked = []
+
+    def download(repository, file, *, repo_type, revision, **options):
+        asked.append((repository, file, repo_type, revision))
+        return str(dummy("helpsteer") / file.removesuffix(".gz"))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    builder = build("helpsteer", tmp_path, tmp_path / "data")
+    assert builder.info.splits["train"].num_examples == len(rows_of("helpsteer", "train"))
+    revision = catalogue.DATASETS["helpsteer"].revision
+    assert asked == [
+        ("nvidia/HelpSteer", file, "dataset", revision)
+        for file in ("train.jsonl.gz", "validation.jsonl.gz")
+    ]
+    with pytest.raises(FileNotFoundError, match="SHA-256"):
+        build("helpsteer2", tmp_path, tmp_path / "data")
+
+
+def test_checksums_are_of_files_that_are_asked_for():
+    for name in ("helpsteer2", "reward_bench", "reward_bench_2"):
+        repository, revision, _, configs = catalogue.DATASETS[name]
+        files = {file for source in configs.values() for file, _ in source.files.values()}
+        start = f"https://huggingface.co/datasets/{repository}/resolve/{revision}/"
+        assert set(tfds.builder_cls(name).url_infos) == {start + file for file in files}
+
+
+def test_neither_here_nor_on_the_hub(tmp_path, capsys):
+    options = ["helpsteer3", f"--data_dir={tmp_path / 'data'}"]
+    assert command.main([*options, f"--manual_dir={tmp_path / 'absent'}"]) == 1
+    assert "no folder" in capsys.readouterr().err
+    (tmp_path / "other.txt").write_text("")
+    assert command.main([*options, f"--manual_dir={tmp_path}"]) == 1
+    said = capsys.readouterr().err
+    for part in ("preference/train.jsonl.gz", str(tmp_path), "nvidia/HelpSteer3", "--manual_dir"):
+        assert part in said

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -68,7 +69,8 @@ def raw(spec: str) -> Iterator[tuple[str, bytes]]:
     the files, whatever is selected of them. Raises what `read` raises for a wrong spec."""
     for each in (one for part in parse(spec) for one in _expand(part, spec)):
         for number, line in _lines(each):
-            yield f"{each.path}:{number}", line.strip()
+            row = json.dumps(line, default=str).encode() if isinstance(line, dict) else line
+            yield f"{each.path}:{number}", row.strip()
 
 
 def split(spec: str) -> list[str]:
@@ -130,7 +132,7 @@ def _dataset(part: str) -> Spec:
     match = re.fullmatch(r"tfds:([^\[\]]+)((?:\[[^\[\]]*\]){0,2})", part)
     if not match:
         raise ValueError(f"data spec '{part}' is not tfds:name/config[split][slice]")
-    dataset, config, source = catalogue.find(match[1])
+    name, source = catalogue.find(match[1])
     selectors = re.findall(r"\[(.*?)\]", match[2])
     split = next(iter(source.files))
     named = "validation" if selectors[:1] == ["val"] else next(iter(selectors), "")
@@ -138,7 +140,7 @@ def _dataset(part: str) -> Spec:
         split, selectors = named, selectors[1:]
     if len(selectors) > 1 or (selectors and not SLICE.fullmatch(selectors[0])):
         raise ValueError(_unknown(selectors[0], part, " or ".join(f"[{s}]" for s in source.files)))
-    path = f"{catalogue.PREFIX}{catalogue.full_name(dataset, config)}[{split}]"
+    path = f"{catalogue.PREFIX}{name}[{split}]"
     return Spec(source.format, path, selectors[0] if selectors else "")
 
 
@@ -236,7 +238,8 @@ def _read_row(line: Line, spec: Spec, reader: Callable[[dict], T]) -> T:
     number, content = line
     try:
         found = reader({**jsonl.decode(content), **FORMATS[spec.format].of_path(spec.path)})
-        content.decode()
+        if isinstance(content, bytes):
+            content.decode()
     except FieldError as error:
         raise DataError(spec.path, number, error.field, error.what, error.reason) from None
     except UnicodeDecodeError as error:  # In a field that the format does not read.

@@ -141,9 +141,7 @@ def _parquet(file: epath.Path, name: str) -> Iterator[Line]:
             for batch in table.iter_batches(BATCH):
                 for row in batch.to_pylist():
                     number += 1
-                    # Dates, bytes and the like, which are no texts and no numbers: an object, so
-                    # that a field that must be something else is refused.
-                    yield number, json.dumps(row, default=lambda cell: {}).encode()
+                    yield number, row
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         what = f"the Parquet file is damaged after this row ({error}): fetch it again"
         raise DataError(name, number, "file", what, "damaged file") from None

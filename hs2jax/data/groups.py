@@ -157,6 +157,11 @@ def check_text(value: object, field: str) -> str:
     if len(value) > MAX_CHARACTERS:
         what = f"expected at most {MAX_CHARACTERS:,} characters, found {len(value):,}"
         raise FieldError(field, what, "huge text")
+    return check_unicode(value, field)
+
+
+def check_unicode(value: str, field: str) -> str:
+    """`value`, if it can be encoded; else FieldError."""
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -10,7 +10,9 @@ from etils import epath
 
 from hs2jax.data.groups import DataError, FieldError, show
 
-Line = tuple[int, bytes]  # Its number, from 1 (of a data set: its index, from 0), and its bytes.
+# The number of a row, from 1 (of a data set: its index, from 0), and the row: its bytes, JSON, or
+# the row itself, where it comes from a table.
+Line = tuple[int, bytes | dict]
 
 
 def lines(file: epath.Path, name: str) -> Iterator[Line]:
@@ -32,8 +34,10 @@ def lines(file: epath.Path, name: str) -> Iterator[Line]:
         raise DataError(name, number, "file", what, "damaged file") from None
 
 
-def decode(line: bytes) -> dict:
-    """The JSON object of a line. Raises FieldError, for the field "row" where it is not one."""
+def decode(line: bytes | dict) -> dict:
+    """The JSON object of a line. Raises FieldError, for the field "row", where it is none."""
+    if isinstance(line, dict):
+        return line
     try:
         # Broken bytes become lone surrogates, so that the check of each text names its field.
         row = json.loads(line.decode(errors="surrogateescape"))

@@ -1,10 +1,7 @@
-"""Makes `tfds.builder("helpsteer2")` work without importing tensorflow_datasets before it is used.
-
-tensorflow_datasets keeps a list of providers of builders. Ours is put on it when that list comes
-to be: at once where tensorflow_datasets has been imported, and otherwise as soon as it is.
+"""Makes `tfds.builder("helpsteer2")` work once hs2jax is imported, without importing TFDS before it
+is used: a provider of builders is put on TFDS's list as soon as the module with that list is there.
 """
 
-import importlib
 import importlib.abc
 import importlib.util
 import sys
@@ -21,7 +18,7 @@ class Provider:
         return name in catalogue.DATASETS
 
     def get_builder_cls(self, name: str) -> type:
-        return importlib.import_module(catalogue.module(name)).Builder
+        return catalogue.builder_class(name)
 
 
 class Finder(importlib.abc.MetaPathFinder):
