@@ -7,11 +7,18 @@ It reads only what runs have left in their folders. A kind of run has a file her
 from collections.abc import Callable
 from pathlib import Path
 
-from hs2jax.report import made, page
+from hs2jax.report import best_of_n, evaluate, format, made, page, recipe, train
+from hs2jax.report import compare as comparison
 from hs2jax.report.page import Section
 from hs2jax.report.run import Run
 
-VIEWS: dict[str, Callable[[Run], list[Section]]] = {}
+VIEWS: dict[str, Callable[[Run], list[Section]]] = {
+    "train_reward_model": train.sections,
+    "train_policy": train.sections,
+    "evaluate": evaluate.sections,
+    "best_of_n": best_of_n.sections,
+    "recipe": lambda run: recipe.sections(run, sections),
+}
 
 
 def write(workdir: Path | str) -> Path:
@@ -20,19 +27,43 @@ def write(workdir: Path | str) -> Path:
     Raises FileNotFoundError where nothing finished is there.
     """
     run = Run(workdir)
-    return write_page(run.folder, made.title(run), made.subtitle(run), sections(run))
+    parts = [*sections(run), made.making(run)]
+    return write_page(run.folder, made.title(run), made.subtitle(run), parts)
+
+
+def compare(workdir: Path | str, against: Path | str, output: Path | str | None = None) -> Path:
+    """Write the page of one evaluation against another into a folder, by default one within its
+    own; return the path of report.html."""
+    first, second = Run(against), Run(workdir)
+    parts = comparison.sections(first, second)
+    folder = Path(output) if output else second.folder / f"against-{first.name}"
+    names = comparison.names_of(first, second)
+    subtitle = f"Two reward models · {second.folder} against {first.folder}"
+    return write_page(folder, f"{names[1]} against {names[0]}", subtitle, parts)
 
 
 def sections(run: Run) -> list[Section]:
-    """Say what is to be seen of a run, how it was made last."""
-    return [*VIEWS.get(run.kind, made.sections)(run), made.making(run)]
+    """Say what is to be seen of a run of any kind."""
+    return VIEWS.get(run.kind, made.sections)(run)
 
 
-def write_page(folder: Path, title: str, subtitle: str, sections: list[Section]) -> Path:
+def write_page(folder: Path, title: str, subtitle: str, parts: list[Section]) -> Path:
     """Write report.html and report.md of sections into a folder, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, set_as in (("report.md", page.markdown), ("report.html", page.render)):
         scratch = folder / f"{name}.tmp"
-        scratch.write_text(set_as(title, subtitle, sections), encoding="utf-8")
+        scratch.write_text(set_as(title, subtitle, parts), encoding="utf-8")
         scratch.replace(folder / name)
     return folder / "report.html"
+
+
+def terminal(workdir: Path | str) -> str:
+    """Say a run's chief numbers in a line each."""
+    lines = []
+    for row in Run(workdir).rows:
+        if row.get("headline"):
+            names = (row["set"], row["part"].partition("/")[2], row.get("method"))
+            what = " ".join([*filter(None, names), format.words_of(row["metric"])])
+            n = f", n={row['n']:,}" if row.get("n") else ""
+            lines.append(f"{what}: {format.value(row, format.form_of(row['metric'])) or 'none'}{n}")
+    return "\n".join(lines)

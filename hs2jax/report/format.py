@@ -5,6 +5,78 @@ import re
 from collections.abc import Mapping
 
 PERCENT, POINTS, NUMBER, SIGNED, COUNT = "percent", "points", "number", "signed", "count"
+# Metrics whose words are not just their names, or that are not numbers with three decimals.
+METRICS = {
+    # pairs
+    "accuracy": ("accuracy", PERCENT),
+    "longer_wins": ("longer wins", PERCENT),
+    "shorter_wins": ("shorter wins", PERCENT),
+    "lead_over_length": ("lead over the better rule of length, points", POINTS),
+    "accuracy_ties_as_half": ("accuracy, equal rewards as half", PERCENT),
+    "accuracy_half_credit": ("accuracy, equal rewards as half", PERCENT),
+    "accuracy_at_equal_length": ("accuracy at equal length", PERCENT),
+    "accuracy_difference": ("difference of accuracy, points", POINTS),
+    "gain": ("gain of accuracy, points", POINTS),
+    "difference": ("difference of accuracy, points", POINTS),
+    "margin": ("mean margin", SIGNED),
+    "loss": ("loss", ".4f"),
+    "equal_rewards": ("pairs with equal rewards", COUNT),
+    "equal_lengths": ("pairs of equal length", COUNT),
+    "ties": ("ties left out", COUNT),
+    "win_rate": ("wins against the reference", PERCENT),
+    "reward_length_pearson": ("reward and characters, Pearson", NUMBER),
+    "reward_length_spearman": ("reward and characters, Spearman", NUMBER),
+    "margin_length_pearson": ("margin and lead in characters, Pearson", NUMBER),
+    "reward_of_twice_length": ("reward that twice the median length gains", SIGNED),
+    "ece": ("expected calibration error", ".4f"),
+    "ece_by_chance": ("the same of a calibrated model", ".4f"),
+    "brier": ("Brier score", ".4f"),
+    "log_loss": ("loss", ".4f"),
+    "agreement": ("how often right", PERCENT),
+    # ratings
+    "mse": ("squared error", NUMBER),
+    "mse_of_mean": ("squared error of the mean", NUMBER),
+    "mse_below_mean": ("squared error below that of the mean", NUMBER),
+    "mse_difference": ("difference of squared errors", "+.3f"),
+    "mean_prediction": ("mean predicted", ".2f"),
+    "mean_rating": ("mean rated", ".2f"),
+    "outside": ("beyond the scale", COUNT),
+    # benchmarks and weights
+    "score": ("score", PERCENT),
+    "score_with_prior": ("score with the prior sets", PERCENT),
+    "published": ("published score", PERCENT),
+    "ties_as_half": ("equal rewards as half", PERCENT),
+    "strict": ("the right one alone is highest", PERCENT),
+    "share": ("share", PERCENT),
+    "prompts_cut": ("prompts cut", COUNT),
+    "weight": ("weight", "+.3f"),
+    "held_out": ("held-out accuracy", PERCENT),
+    "equal_weights": ("accuracy of equal weights", PERCENT),
+    "gain_over_equal": ("held-out gain over equal weights, points", POINTS),
+    "gain_over_single": ("held-out gain over the best attribute alone, points", POINTS),
+    "temperature": ("temperature", ".4g"),
+    # policies
+    "change of loss": ("change of the loss since the start", "+.4f"),
+    "perplexity": ("perplexity", ".4g"),
+    "learned_tokens": ("tokens that are learned", COUNT),
+    "effective_sample_size": ("effective samples", ".2f"),
+    "effective_fraction": ("effective samples, of all", PERCENT),
+    "log_likelihood": ("log-likelihood per token", ".4f"),
+    "reward": ("mean reward", SIGNED),
+    "rating": ("mean rating", ".2f"),
+    "correct": ("picked one is correct", PERCENT),
+}
+COUNTED = ("groups", "responses", "rows", "tokens", "unfinished", "step", "steps", "collapsed")
+
+
+def words_of(metric: str) -> str:
+    """Call a metric by what people call it."""
+    return METRICS.get(metric, (metric.replace("_", " "), ""))[0]
+
+
+def form_of(metric: str) -> str:
+    """Say how a metric's values are written."""
+    return METRICS.get(metric, ("", COUNT if metric in COUNTED else NUMBER))[1]
 
 
 def number(value: float | None, form: str = NUMBER) -> str:
@@ -32,9 +104,9 @@ def interval(row: Mapping, form: str = NUMBER) -> str:
 
 
 def value(row: Mapping, form: str = NUMBER) -> str:
-    """Write a row's value with its 95% interval, as in a sentence."""
-    ends = interval(row, form)
-    return number(row["value"], form) + (f" (95% interval {ends})" if ends else "")
+    """Write a row's value with its unit and its 95% interval, as in a sentence."""
+    unit, ends = " points" * (form == POINTS), interval(row, form)
+    return number(row["value"], form) + unit + (f" (95% interval {ends})" if ends else "")
 
 
 def probability(p: float | None) -> str:

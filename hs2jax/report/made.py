@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from hs2jax.report import format
 from hs2jax.report.page import Section, Table, Verdict
-from hs2jax.report.run import Column, Run, family, leaf, table_of
+from hs2jax.report.run import Column, Run, family, leaf, metrics_table, select, table_of
 
 KINDS = {
     "train_reward_model": "Training of a reward model",
@@ -30,29 +30,19 @@ COUNTS = {
     "refused": "left out: refused by the chat template",
     "unlearned_turns": "assistant turns in prompts that are not learned",
 }
-NUMBERS = {
-    "steps": ("steps", format.COUNT),
-    "step": ("best step", format.COUNT),
-    "tokens_per_second": ("tokens per second", format.COUNT),
-    "seconds_per_step": ("seconds per step", format.NUMBER),
-    "trained_parameters": ("trained parameters", format.COUNT),
-}
+NUMBERS = ("trained_parameters", "step", "steps", "seconds_per_step", "tokens_per_second")
 
 
 def title(run: Run) -> str:
-    """The heading of a run's page."""
-    return run.name
+    """The heading of a run's page: its model where it is of one, else its folder."""
+    model = run.result.get("model")
+    return model["name"] if isinstance(model, Mapping) else run.name
 
 
 def subtitle(run: Run) -> str:
-    """What a run is, of which model, and where it ran."""
-    parts = [KINDS.get(run.kind, run.kind.replace("_", " "))]
-    model = run.result.get("model")
-    if isinstance(model, Mapping) and model.get("name"):
-        parts.append(str(model["name"]))
-    if device := (run.result.get("environment") or {}).get("device"):
-        parts.append(device)
-    return " · ".join(parts)
+    """Say what a run is and where it ran."""
+    device = (run.result.get("environment") or {}).get("device")
+    return " · ".join(filter(None, (KINDS.get(run.kind, run.kind), run.name, device)))
 
 
 def sections(run: Run) -> list[Section]:
@@ -60,11 +50,21 @@ def sections(run: Run) -> list[Section]:
     tables = []
     for name in dict.fromkeys(map(family, run.rows)):
         rows = [row for row in run.rows if family(row) == name]
+        metrics = list(dict.fromkeys(row["metric"] for row in rows))
         if name:
-            tables.append(_family_table(name, rows))
+            methods = list(dict.fromkeys(row.get("method") for row in rows))
+            columns = [
+                Column(
+                    ", ".join(filter(None, (format.words_of(m), method))),
+                    m,
+                    where={"method": method},
+                )
+                for m in metrics
+                for method in methods
+            ]
+            tables.append(table_of(name.capitalize(), rows, leaf, columns))
         else:
-            lines = [[_words(row), format.number(row["value"], _form(row))] for row in rows]
-            tables.append(Table("What it made", ["", ""], lines))
+            tables.append(metrics_table("What it made", rows, metrics, by="set"))
     return [Section(KINDS.get(run.kind, run.kind), warnings(run), tables=tables)]
 
 
@@ -79,12 +79,13 @@ def making(run: Run) -> Section:
     facts = []
     if isinstance(model := run.result.get("model"), Mapping):
         facts += format.listing({"model": model})
-    for row in run.rows:
-        if row["set"] == row["part"] == "" and row["metric"] in NUMBERS:
-            name, form = NUMBERS[row["metric"]]
-            facts.append([name, format.number(row["value"], form)])
-        elif row["metric"] == "peak_memory_bytes":
-            facts.append(["most memory used", format.memory(row["value"])])
+    numbers = {row["metric"]: row["value"] for row in select(run.rows, set="", part="")}
+    for metric in NUMBERS:
+        if numbers.get(metric) is not None:
+            form = format.NUMBER if metric == "seconds_per_step" else format.COUNT
+            facts.append([format.words_of(metric), format.number(numbers[metric], form)])
+    if numbers.get("peak_memory_bytes"):
+        facts.append(["most memory used", format.memory(numbers["peak_memory_bytes"])])
     if run.result.get("seconds") is not None:
         facts.append(["wall time", format.duration(run.result["seconds"])])
     facts += format.listing(run.result.get("environment") or {})
@@ -116,29 +117,3 @@ def record_table(records: Mapping[str, Mapping]) -> Table:
     examples = [text for each in records.values() for text in each.get("skipped_examples", ())]
     note = f"The first of what was left out: {'; '.join(examples)}" if examples else ""
     return Table("Data", ["", *records], lines if records else [], note)
-
-
-def _family_table(name: str, rows: list[dict]) -> Table:
-    """A line for each part, and a column for each metric and method."""
-    seen = dict.fromkeys((row["metric"], row.get("method")) for row in rows)
-    columns = [
-        Column(
-            f"{metric}, {method}".replace("_", " ") if method else metric.replace("_", " "),
-            metric,
-            _form({"metric": metric, "value": 0.5}),
-            where={"method": method},
-        )
-        for metric, method in seen
-    ]
-    return table_of(name.capitalize(), rows, leaf, columns)
-
-
-def _words(row: Mapping) -> str:
-    named = [row["set"], row["metric"].replace("_", " "), row.get("method") or ""]
-    return ", ".join(filter(None, named))
-
-
-def _form(row: Mapping) -> str:
-    value = row["value"]
-    whole = value is not None and float(value).is_integer()
-    return format.COUNT if whole else format.NUMBER

@@ -141,19 +141,16 @@ def verdict_over(rows: Mapping[str, Mapping | None], than: str, sentence: str) -
     better = [name for name, side in sides.items() if side == "better"]
     worse = [name for name, side in sides.items() if side == "worse"]
     if better and len(better) == len(sides):
-        which = f" on all {len(sides)}" if len(sides) > 1 else ""
-        return Verdict("good", f"Better than {than}{which}", sentence)
-    parts = [f"better than {than} on {format.listed(better)}"] * bool(better)
-    parts += [f"{'' if better else f'worse than {than} on '}{format.listed(worse)}"] * bool(worse)
-    if better and worse:
-        parts[1] = f"worse on {parts[1]}"
-    if not parts:
+        everywhere = f" on all {len(sides)}" if len(sides) > 1 else ""
+        return Verdict("good", f"Better than {than}{everywhere}", sentence)
+    if not better and not worse:
         return Verdict("unsure", f"Not shown to be better than {than}", sentence)
-    tone = "bad" if worse and not better else "unsure"
-    label = format.listed(parts)
+    label = f"Better than {than} on {format.listed(better)}" if better else f"Worse than {than}"
+    if worse:
+        label += f"{', worse' * bool(better)} on {format.listed(worse)}"
     if len(better) + len(worse) < len(sides):
         label += ", otherwise not shown"
-    return Verdict(tone, label[0].upper() + label[1:], sentence)
+    return Verdict("unsure" if better else "bad", label, sentence)
 
 
 # HTML -------------------------------------------------------------------------------------------

@@ -82,14 +82,15 @@ def find(rows: Sequence[Mapping], **fields) -> dict | None:
 class Column(NamedTuple):
     """A column of a table of rows: a metric, or another field of the row that has it.
 
-    show: "value" (with the interval), "plain" (without), or a field's name: "n", "p", "reference".
-    where: further fields that the row must have, as {"method": "longer"}.
+    form: how it is written, by default as `format.METRICS` says.
+    show: "value" (with the interval), "plain" (without), a field's name ("n", "p", "reference"), or
+    a function of the row. where: further fields that the row must have, as {"method": "longer"}.
     """
 
     heading: str
     metric: str
-    form: str = format.NUMBER
-    show: str = "value"
+    form: str = ""
+    show: str | Callable[[Mapping], str] = "value"
     where: Mapping = {}
 
 
@@ -97,7 +98,7 @@ def table_of(
     title: str,
     rows: Sequence[Mapping],
     index: str | Callable[[Mapping], str],
-    columns: Sequence[Column],
+    columns: Sequence[Column | str],
     *,
     heading: str = "",
     note: str = "",
@@ -106,10 +107,11 @@ def table_of(
 ) -> Table:
     """Make a table with a line for each value of `index`, in the order of the rows.
 
-    index: a field's name, "leaf", or a function of a row. heading: of the first column. strong:
-    the lines' names that sum up others. Columns without any value are left out, and so is a line
-    without any.
+    index: a field's name, "leaf", or a function of a row. columns: a metric's name is a column with
+    its own words. heading: of the first column. strong: the lines' names that sum up others.
+    Columns without any value are left out, and so is a line without any.
     """
+    columns = [Column(format.words_of(c), c) if isinstance(c, str) else c for c in columns]
     name_of = {"leaf": leaf}.get(index, index) if isinstance(index, str) else index
     if isinstance(name_of, str):
         field = name_of
@@ -133,13 +135,38 @@ def table_of(
     )
 
 
+def metrics_table(
+    title: str,
+    rows: Sequence[Mapping],
+    metrics: Sequence[str],
+    *,
+    by: str = "method",
+    note: str = "",
+    folded: bool = False,
+) -> Table:
+    """Make a table with a line for each metric, and a column for each value of the field `by`.
+
+    Metrics without a row are left out.
+    """
+    across = list(dict.fromkeys(row.get(by) for row in rows if row["metric"] in metrics))
+    lines = []
+    for metric in metrics:
+        cells = [_cell(rows, Column("", metric, where={by: each})) for each in across]
+        if any(map(str, cells)):
+            lines.append([format.words_of(metric), *cells])
+    return Table(title, ["", *(each or "value" for each in across)], lines, note, folded)
+
+
 def _cell(rows: Sequence[Mapping], column: Column) -> str | Cell:
     row = find(rows, metric=column.metric, **column.where)
     if row is None:
         return ""
+    if callable(column.show):
+        return column.show(row)
+    form = column.form or format.form_of(column.metric)
     if column.show == "value":
-        return Cell(format.number(row["value"], column.form), format.interval(row, column.form))
-    value = row["value"] if column.show == "plain" else row.get(column.show)
+        return Cell(format.number(row["value"], form), format.interval(row, form))
     if column.show == "p":
-        return format.probability(value)
-    return format.number(value, format.COUNT if column.show == "n" else column.form)
+        return format.probability(row.get("p"))
+    value = row["value"] if column.show == "plain" else row.get(column.show)
+    return format.number(value, format.COUNT if column.show == "n" else form)

@@ -90,7 +90,8 @@ class Drawing:
             text = text.replace(colour, f"var(--{name})")
         view = re.search(r'viewBox="([^"]+)"', text)[1]
         head = f'<svg viewBox="{view}" role="img" aria-label="{escape(label)}">'
-        return format.clean(re.sub(r"\s*\n\s*", "\n", head + text[text.index(">") + 1 :]))
+        text = head + text[text.index(">") + 1 :]
+        return format.clean(re.sub(r"\s*\n\s*", "\n", text).strip())
 
     def _set_keys(self) -> None:
         """Put the keys above the axes, as many beside one another as there is room for."""

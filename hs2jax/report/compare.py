@@ -1,0 +1,180 @@
+"""The page of a comparison: whether one reward model is better than another, set by set."""
+
+from collections.abc import Mapping, Sequence
+
+from hs2jax.evaluation import comparison
+from hs2jax.report import charts, format
+from hs2jax.report.format import COUNT, PERCENT, POINTS, SIGNED
+from hs2jax.report.page import (
+    Answer,
+    Case,
+    Figure,
+    Section,
+    Table,
+    Verdict,
+    verdict_of,
+    verdict_over,
+)
+from hs2jax.report.run import Column, Run, find, leaf, select, table_of
+
+
+def sections(first: Run, second: Run) -> list[Section]:
+    """Compare the sets that two evaluations share; differences are second minus first.
+
+    Raises ValueError where no set is in both, or where a set's items have nothing in common.
+    """
+    for run in (first, second):
+        if run.kind != "evaluate":
+            raise ValueError(f"{run.folder} is of kind {run.kind!r}; expected two evaluations")
+    shared = [name for name in first.sets() if name in second.sets()]
+    if not shared:
+        found = [f"{', '.join(run.sets()) or 'none'} in {run.folder}" for run in (first, second)]
+        raise ValueError(
+            f"no set is in both evaluations: {' and '.join(found)}. Evaluate both on the same data"
+        )
+    names = names_of(first, second)
+    said = [_set(name, first, second, names) for name in shared]
+    return [*said, Section("What was compared", tables=_making(first, second, names, shared))]
+
+
+def names_of(first: Run, second: Run) -> list[str]:
+    """Call the two models by the last part of their names that differs, else by their folders."""
+    full = [run.result["model"]["name"] for run in (first, second)]
+    parts = [name.rstrip("/").split("/") for name in full]
+    while min(map(len, parts)) > 1 and parts[0][-1] == parts[1][-1]:
+        parts = [each[:-1] for each in parts]
+    for found in ([each[-1] for each in parts], full, [first.name, second.name]):
+        if found[0] != found[1]:
+            return found
+    return [str(first.folder), str(second.folder)]
+
+
+def _set(name: str, first: Run, second: Run, names: Sequence[str]) -> Section:
+    outputs = [run.result["model"]["outputs"] for run in (first, second)]
+    try:
+        rows, differ = comparison.rows(name, first.items(name), second.items(name), *outputs)
+    except ValueError as error:
+        raise ValueError(f"set {name}: {error}") from error
+    differences = select(rows, metric="accuracy_difference")
+    verdicts = [_verdict(find(rows, metric="accuracy_difference", part=""), rows, names)]
+    ratings = {leaf(row): row for row in select(rows, metric="mse_difference")}
+    if ratings:
+        sentence = f"Squared errors of {names[1]} against those of {names[0]}, on people's ratings."
+        verdicts.append(verdict_over(ratings, names[0], sentence))
+    tracks = [charts.track(row, leaf(row) or "all pairs") for row in differences]
+    svg = charts.intervals(tracks, POINTS, reference=0.0, reference_name="no difference")
+    figures = [Figure(f"{names[1]} minus {names[0]}, points", svg, chief=True)] if svg else []
+    tables = _tables(rows, names, [select(run.rows, set=name) for run in (first, second)])
+    cases = [_case(each, names) for each in differ[:5]]
+    return Section(name, verdicts, figures, tables, cases, "Where they differ most")
+
+
+def _verdict(difference: Mapping | None, rows: Sequence[Mapping], names: Sequence[str]) -> Verdict:
+    if difference is None:
+        sentence = "Neither can be said to be better."
+        return Verdict("unsure", "No pairs to compare on", sentence)
+    one, two = (
+        format.number(find(rows, metric="accuracy", part="", method=side)["value"], PERCENT)
+        for side in ("first", "second")
+    )
+    sentence = (
+        f"On {format.count(difference['n'], 'pair')} that both scored, {names[1]} is right on "
+        f"{two} and {names[0]} on {one}: {format.value(difference, POINTS)}; p = "
+        f"{format.probability(difference['p_mcnemar'])} by McNemar's exact test."
+    )
+    verdict = verdict_of({names[0]: difference}, sentence)
+    return verdict._replace(label=f"{names[1]}: {verdict.label[0].lower()}{verdict.label[1:]}")
+
+
+def _tables(rows, names: Sequence[str], own: Sequence[Sequence[Mapping]]) -> list[Table]:
+    sides = list(zip(names, ("first", "second"), strict=True))
+    columns = [
+        Column("pairs", "accuracy_difference", show="n"),
+        *(Column(name, "accuracy", where={"method": side}) for name, side in sides),
+        Column("difference, points", "accuracy_difference"),
+        Column(
+            "p, McNemar", "accuracy_difference", show=lambda r: format.probability(r["p_mcnemar"])
+        ),
+        Column("p", "accuracy_difference", show="p"),
+        *(
+            Column(words, "accuracy_difference", COUNT, key)
+            for words, key in (
+                ("both right", "both"),
+                (f"only {names[0]} right", "only_first"),
+                (f"only {names[1]} right", "only_second"),
+                ("neither right", "neither"),
+            )
+        ),
+    ]
+    pairs = [row for row in rows if row["part"] == "" or row["part"].startswith("subset/")]
+    note = (
+        "Equal rewards count as wrong. Of many subsets some differ by chance: their p-values are "
+        "not corrected for that."
+    )
+    tables = [
+        table_of(
+            "Right on pairs",
+            pairs,
+            lambda row: leaf(row) or "all pairs",
+            columns,
+            note=note,
+            strong=["all pairs"],
+        )
+    ]
+    columns = [
+        Column("ratings", "mse_difference", show="n"),
+        *(Column(name, "mse", where={"method": side}) for name, side in sides),
+        Column("difference", "mse_difference"),
+        Column("p", "mse_difference", show="p"),
+    ]
+    note = f"Squared errors; a difference below 0 is for {names[1]}."
+    ratings = select(rows, family="attribute")
+    tables.append(table_of("Ratings", ratings, "leaf", columns, heading="attribute", note=note))
+    scores = [
+        {**row, "model": name}
+        for name, found in zip(names, own, strict=True)
+        for row in select(found, metric="score")
+        if row["part"].count("/") < 2
+    ]
+    columns = [Column(name, "score", where={"model": name}) for name in names]
+    note = "Each by the benchmark's own rule, over all that it scored."
+    title = "The benchmark's own scores"
+    tables.append(table_of(title, scores, lambda row: leaf(row) or "Overall", columns, note=note))
+    words = (
+        ("common", "in both"),
+        ("missing_second", f"only {names[0]} scored"),
+        ("missing_first", f"only {names[1]} scored"),
+    )
+    counts = [(text, find(rows, metric=metric)) for metric, text in words]
+    lines = [[text, format.number(row["value"], COUNT)] for text, row in counts if row]
+    tables.append(Table("Items", ["", "items"], lines))
+    return [table for table in tables if table.rows]
+
+
+def _case(each: Mapping, names: Sequence[str]) -> Case:
+    chosen, rejected, *_ = each["pair"]
+    one, two = (format.number(each[f"{side}_margin"], SIGNED) for side in ("first", "second"))
+    answers = [
+        Answer("Marked better", "", each["responses"][chosen]),
+        Answer("Marked worse", "", each["responses"][rejected]),
+    ]
+    heading = f"Margin {one} by {names[0]}, {two} by {names[1]}, {each['source']}"
+    return Case(heading, each["prompt"], answers)
+
+
+def _making(first: Run, second: Run, names: Sequence[str], shared: Sequence[str]) -> list[Table]:
+    """The models and their settings side by side: what differs, and what is the same."""
+    sides = []
+    for run in (first, second):
+        facts = {"folder": str(run.folder), "model": run.result["model"], "config": run.config}
+        facts["sets of its own, not compared"] = [n for n in run.sets() if n not in shared]
+        sides.append(dict(format.listing(facts | {"environment": run.result["environment"]})))
+    lines = [
+        [key, *(side.get(key, "") for side in sides)]
+        for key in dict.fromkeys([*sides[0], *sides[1]])
+    ]
+    different, same = ([line for line in lines if (line[1] != line[2]) == d] for d in (True, False))
+    return [
+        Table("What differs between them", ["", *names], different),
+        Table("What is the same", ["", ""], [line[:2] for line in same], folded=True),
+    ]

@@ -1,0 +1,346 @@
+"""The page of an evaluation: how good a reward model is on each set."""
+
+from collections.abc import Mapping, Sequence
+
+from hs2jax.report import charts, format
+from hs2jax.report.benchmark import benchmark_figures, benchmark_tables, benchmark_verdict
+from hs2jax.report.format import COUNT, PERCENT, POINTS, SIGNED
+from hs2jax.report.page import (
+    Answer,
+    Case,
+    Figure,
+    Group,
+    Section,
+    Table,
+    Verdict,
+    verdict_of,
+    verdict_over,
+)
+from hs2jax.report.run import Column, Run, find, leaf, metrics_table, select, table_of
+
+MISTAKES = 5
+STRENGTHS = {"1": "slightly better", "2": "better", "3": "much better"}
+LENGTH = "counting characters"
+PREFERENCES = (
+    "accuracy",
+    "longer_wins",
+    "shorter_wins",
+    "lead_over_length",
+    "accuracy_ties_as_half",
+)
+PREFERENCES += (
+    "accuracy_at_equal_length",
+    "margin",
+    "loss",
+    "equal_rewards",
+    "equal_lengths",
+    "ties",
+)
+LENGTHS = ("reward_length_pearson", "reward_length_spearman", "margin_length_pearson")
+LENGTHS += ("reward_of_twice_length",)
+CALIBRATION = ("temperature", "ece", "ece_by_chance", "brier", "log_loss")
+RATINGS = ("mse", "mse_of_mean", "mse_below_mean", "mae", "pearson", "spearman", "kappa")
+RATINGS += ("mean_prediction", "mean_rating", "outside")
+WEIGHTS = ("accuracy", "held_out", "equal_weights", "gain_over_equal", "gain_over_single")
+PREDICTED = Group(
+    "Predicted against human ratings",
+    "For each human rating: the median prediction (dot), the middle half (thick bar) and the 5th "
+    "to 95th percentile (thin line). A perfect model would lie on the dotted diagonal.",
+)
+CONFUSED = Group(
+    "Rounded predictions against human ratings",
+    "How many responses people gave the rating at the left and the model the one below. The "
+    "darker, the larger the share of its row; a perfect model would fill the diagonal.",
+)
+
+
+def sections(run: Run) -> list[Section]:
+    """All sets at a glance, each set, and the weights of the attributes."""
+    said = [_set(run, name) for name in run.sets()]
+    if len(said) > 1:
+        said.insert(0, Section("All sets", tables=[overview(run.rows)]))
+    if weights := _weights(select(run.rows, set="")):
+        said.append(weights)
+    return said
+
+
+def _set(run: Run, name: str) -> Section:
+    about = (run.result.get("sets") or {}).get(name) or {}
+    rows, items = select(run.rows, set=name), run.items(name)
+    outputs = (run.result.get("model") or {}).get("outputs") or []
+    section = set_section(name, rows, items, outputs, about.get("confusion") or {})
+    facts = [["data", about["data"]]] if about.get("data") else []
+    counts = {"groups": "prompts", "responses": "responses", "prompts_cut": "prompts cut"}
+    for metric, words in counts.items():
+        if row := find(rows, metric=metric, part=""):
+            facts.append([words, format.number(row["value"], COUNT)])
+    tables = [*section.tables, Table("Data", ["", ""], facts, folded=True)]
+    figures, verdicts = section.figures, section.verdicts
+    if benchmark := about.get("benchmark"):
+        tables = benchmark_tables(rows, benchmark) + tables
+        figures = benchmark_figures(rows, benchmark) + figures
+        verdicts = [benchmark_verdict(rows, benchmark, verdicts[0]), *verdicts[1:]]
+    left = [_left_out(rows)] if verdicts else []
+    if any(left):
+        verdicts[0] = verdicts[0]._replace(sentence=f"{verdicts[0].sentence} {left[0]}")
+    title = benchmark["title"] if benchmark else name
+    return section._replace(title=title, verdicts=verdicts, figures=figures, tables=tables)
+
+
+def set_section(
+    name: str,
+    rows: Sequence[Mapping],
+    items: Sequence[Mapping],
+    outputs: Sequence[str],
+    confusion: Mapping[str, Mapping],
+) -> Section:
+    """Say what is to be seen of one scored set, whichever verb scored it.
+
+    rows: of this set. items: its scored groups. outputs: the names of the model's, in order.
+    confusion: {attribute: {"levels", "table"}}.
+    """
+    ratings = select(rows, family="attribute")
+    tables = []
+    if find(rows, metric="accuracy", part=""):
+        tables += preference_tables(rows)
+    if ratings:
+        tables.append(rating_table(ratings))
+    return Section(
+        name,
+        set_verdicts(rows),
+        [*pair_figures(rows, items), *rating_figures(ratings, items, outputs, confusion)],
+        tables,
+        worst_mistakes(items),
+    )
+
+
+def set_verdicts(rows: Sequence[Mapping]) -> list[Verdict]:
+    """Judge the pairs by chance and by counting characters, the ratings by always answering the
+    mean."""
+    said = []
+    accuracy, lead = (find(rows, metric=m, part="") for m in ("accuracy", "lead_over_length"))
+    if accuracy:
+        sentence = (
+            f"The model agrees with people on {format.value(accuracy, PERCENT)} of "
+            f"{format.count(accuracy['n'], 'pair')}.{lead_sentence(rows)}"
+        )
+        said.append(verdict_of({"chance": accuracy, LENGTH: lead}, sentence))
+    if gains := {leaf(row): row for row in select(rows, metric="mse_below_mean")}:
+        worse = [name for name, row in gains.items() if row["value"] <= 0]
+        source = find(rows, metric="mse_of_mean")["method"]
+        sentence = (
+            f"Predicted ratings are closer to people's than always answering the {source} on "
+            f"{len(gains) - len(worse)} of {format.count(len(gains), 'attribute')}"
+            f"{f' (not on {format.listed(worse)})' if worse else ''}."
+        )
+        said.append(verdict_over(gains, "the mean", sentence))
+    if not said:
+        sentence = "Without pairs or ratings nothing can be said of how good the scores are."
+        said.append(Verdict("unsure", "Scored, not judged", sentence))
+    return said
+
+
+def lead_sentence(rows: Sequence[Mapping]) -> str:
+    """Say how far a model is above the better rule of length; begins with a space."""
+    lead = find(rows, metric="lead_over_length", part="")
+    if lead is None:
+        return ""
+    rule = find(rows, metric=f"{lead['against']}_wins", part="")
+    return (
+        f" The better rule of length, always preferring the {lead['against']} response, agrees on "
+        f"{format.number(rule['value'], PERCENT)}: a difference of {format.value(lead, POINTS)}."
+    )
+
+
+def _left_out(rows: Sequence[Mapping]) -> str:
+    left, cut = (find(rows, metric=m, part="") for m in ("left_out", "prompts_cut"))
+    parts = []
+    if left and left["value"]:
+        parts.append(f"{format.count(int(left['value']), 'prompt')} left out")
+    if cut and cut["value"]:
+        parts.append(f"{format.count(int(cut['value']), 'prompt')} cut from the left to fit")
+    return f"{format.listed(parts)}.".capitalize() if parts else ""
+
+
+# Pairs ------------------------------------------------------------------------------------------
+
+
+def preference_tables(rows: Sequence[Mapping]) -> list[Table]:
+    """The numbers of pairs: as a whole, by strength, by length, and how they are calibrated."""
+    whole = [row for row in rows if row["part"] == ""]
+    note = "Equal rewards and equal lengths count as wrong."
+    tables = [metrics_table("Preferences", whole, PREFERENCES, by="part", note=note)]
+    columns = [
+        Column("pairs", "accuracy", show="n"),
+        *("accuracy", "longer_wins", "margin"),
+    ]
+    strengths, bands = (select(rows, family=name) for name in ("strength", "band"))
+    tables.append(table_of("By strength", strengths, _strength, columns, heading="strength"))
+    heading = "chosen against rejected"
+    tables.append(table_of("By length", bands, "leaf", columns, heading=heading))
+    tables.append(metrics_table("Length", whole, LENGTHS, by="part"))
+    note = (
+        "Of the probability sigmoid(margin / temperature). A calibrated model shows more than no "
+        "error on few pairs. One that says one half to everything has Brier score 0.25 and loss "
+        "0.6931."
+    )
+    methods = [row for row in whole if row.get("method")]
+    tables.append(metrics_table("Calibration", methods, CALIBRATION, note=note))
+    return [table for table in tables if table.rows]
+
+
+def pair_figures(rows: Sequence[Mapping], items: Sequence[Mapping]) -> list[Figure]:
+    """Pictures of rewards, of how sure the model is, and of accuracy by strength and by length."""
+    pairs = [(item["rewards"], c, r) for item in items for c, r, _ in item.get("pairs") or []]
+    sides = {"chosen": [x[c] for x, c, _ in pairs], "rejected": [x[r] for x, _, r in pairs]}
+    drawn = [Figure("Rewards", charts.histograms(sides, "reward"))]
+    bins: dict[str, list] = {}
+    for row in select(rows, family="bin", metric="agreement"):
+        bins.setdefault(row.get("method") or "as scored", []).append(row)
+    drawn.append(Figure("Calibration", charts.reliability(bins)))
+    whole = find(rows, metric="accuracy", part="")
+    for caption, name, name_of in (("strength", "strength", _strength), ("length", "band", leaf)):
+        parts = select(rows, family=name, metric="accuracy")
+        tracks = []
+        for row in parts if len(parts) > 1 else []:
+            longer = find(rows, metric="longer_wins", part=row["part"])
+            marks = [longer["value"]] if longer and longer["value"] is not None else []
+            tracks.append(charts.track(row, name_of(row), marks=marks))
+        if tracks and whole and name == "strength":
+            longer = find(rows, metric="longer_wins", part="")
+            marks = [longer["value"]] if longer else []
+            tracks.insert(0, charts.track(whole, "all pairs", marks=marks))
+        svg = charts.intervals(tracks, span=(0, 1), reference=0.5, mark_name="longer wins")
+        drawn.append(Figure(f"Accuracy by {caption}", svg))
+    return [figure for figure in drawn if figure.svg]
+
+
+def _strength(row: Mapping) -> str:
+    level = leaf(row)
+    return f"{level} ({STRENGTHS[level]})" if level in STRENGTHS else level
+
+
+# Ratings ----------------------------------------------------------------------------------------
+
+
+def rating_table(rows: Sequence[Mapping]) -> Table:
+    """The errors of predicted ratings, an attribute in each line."""
+    columns = [Column("ratings", "mse", show="n"), *RATINGS]
+    source = (find(rows, metric="mse_of_mean") or {}).get("method") or "mean"
+    note = (
+        f"“Of the mean”: of always answering the {source}. Kappa: of rounded predictions, with "
+        "quadratic weights; predictions beyond the scale count as its ends."
+    )
+    notes = {f"{leaf(row)}: {row['note']}." for row in rows if row.get("note")}
+    note = " ".join([note, *sorted(notes)])
+    return table_of("Ratings", rows, "leaf", columns, heading="attribute", note=note)
+
+
+def rating_figures(
+    rows: Sequence[Mapping],
+    items: Sequence[Mapping],
+    outputs: Sequence[str],
+    confusion: Mapping[str, Mapping],
+) -> list[Figure]:
+    """Pictures of predicted against human ratings, one for each attribute that is predicted."""
+    drawn = []
+    for name in dict.fromkeys(map(leaf, rows)):
+        k = list(outputs).index(name) if name in outputs else None
+        rated = [
+            (values[k], rating[name])
+            for item in items
+            for values, rating in zip(item["outputs"], item["ratings"], strict=True)
+            if k is not None and (rating or {}).get(name) is not None
+        ]
+        svg = charts.predicted_by_rating([p for p, _ in rated], [r for _, r in rated])
+        drawn.append(Figure(name, svg, group=PREDICTED))
+    for name, each in confusion.items():
+        svg = charts.confusion(each["levels"], each["table"])
+        drawn.append(Figure(name, svg, group=CONFUSED))
+    return [figure for figure in drawn if figure.svg]
+
+
+# Mistakes ---------------------------------------------------------------------------------------
+
+
+def worst_mistakes(items: Sequence[Mapping], most: int = MISTAKES) -> list[Case]:
+    """Show the pairs whose rejected response got the higher reward, the largest gap first, each
+    prompt once."""
+    wrong = []
+    for item in items:
+        margins = [(item["rewards"][c] - item["rewards"][r], c, r, s) for c, r, s in item["pairs"]]
+        if margins and min(margins)[0] < 0:
+            wrong.append((*min(margins), item))
+    wrong.sort(key=lambda entry: entry[0])
+    return [
+        Case(
+            f"Margin {format.number(margin, SIGNED)}, strength {strength:g}, {source(item)}",
+            item["prompt"],
+            [
+                answer("Marked better", item, chosen),
+                answer("The model preferred", item, rejected),
+            ],
+        )
+        for margin, chosen, rejected, strength, item in wrong[:most]
+    ]
+
+
+def answer(role: str, item: Mapping, r: int) -> Answer:
+    """Show a response of a scored group, with its reward, length and ratings."""
+    facts = [f"reward {format.number(item['rewards'][r], SIGNED)}"]
+    if item.get("tokens"):
+        facts.append(format.count(item["tokens"][r], "token"))
+    ratings = (item["ratings"][r] or {}) if item.get("ratings") else {}
+    facts += [f"{name} {value:g}" for name, value in ratings.items() if value is not None]
+    return Answer(role, ", ".join(facts), item["responses"][r])
+
+
+def source(item: Mapping) -> str:
+    """Name where an item is from: file, line and subset."""
+    subset = (item.get("about") or {}).get("subset")
+    return f"{item.get('source', '?')}, {subset}" if subset else item.get("source", "?")
+
+
+# The whole run ----------------------------------------------------------------------------------
+
+
+def overview(rows: Sequence[Mapping]) -> Table:
+    """A line for each set, beside its length baselines."""
+    columns = [
+        "score",
+        Column("pairs", "accuracy", show="n"),
+        Column("right on pairs", "accuracy"),
+        Column("lead over length, points", "lead_over_length"),
+        Column("longer wins", "longer_wins", show="plain"),
+        Column("shorter wins", "shorter_wins", show="plain"),
+        Column("at equal length", "accuracy_at_equal_length"),
+        "prompts_cut",
+    ]
+    note = "The score of a benchmark is its own, given only where all of its items are here."
+    whole = [row for row in rows if row["part"] == "" and row["set"]]
+    return table_of("Scores at a glance", whole, "set", columns, heading="set", note=note)
+
+
+def _weights(rows: Sequence[Mapping]) -> Section | None:
+    """The weights that make one reward of the outputs; where they were searched, their worth."""
+    weights = select(rows, metric="weight", family="attribute")
+    searched = select(rows, part="weights")
+    lines = [[leaf(row), format.number(row["value"], "+.3f")] for row in weights]
+    tables = [Table("Weights of the attributes", ["", "weight"], lines)]
+    verdicts = []
+    if held_out := find(searched, metric="held_out", method=None):
+        right = format.value(held_out, PERCENT)
+        sentence = f"With the weights found, {right} of held-out pairs are right."
+        gain = find(searched, metric="gain_over_equal")
+        verdict = verdict_of({"equal weights": gain}, sentence)
+        if held_out.get("warning"):
+            text = f"{sentence} Warning: {held_out['warning']}."
+            verdict = verdict._replace(tone="bad", sentence=text)
+        verdicts.append(verdict)
+        tables.append(metrics_table("What the weights are worth", searched, WEIGHTS))
+    if fitted := find(rows, metric="temperature"):
+        where = f"{fitted['value']:.4g}, fitted on {format.count(fitted['n'], 'pair')}"
+        note = f"Warning: {fitted['warning']}." if fitted.get("warning") else ""
+        tables.append(Table("Temperature", ["", ""], [["temperature", where]], note))
+    tables = [table for table in tables if table.rows]
+    return Section("Weights and temperature", verdicts, tables=tables) if tables else None

@@ -1,0 +1,104 @@
+"""The page of a training: what the best step is worth on held-out data, and its course."""
+
+from collections.abc import Mapping, Sequence
+
+from hs2jax.report import charts, evaluate, format, made
+from hs2jax.report.page import Answer, Case, Figure, Section, Table, verdict_of
+from hs2jax.report.run import Run, find, metrics_table, select
+
+SHOWN = 5  # Held-out groups that are furthest from what is learned.
+POLICY = ("loss", "change of loss", "perplexity", "learned_tokens", "effective_sample_size")
+POLICY += ("effective_fraction", "log_likelihood")
+LOSSES = {
+    "likelihood": "Loss (nats per token)",
+    "steerlm2": "Distance to the target, KL(w′‖b′) (nats)",
+}
+
+
+def sections(run: Run) -> list[Section]:
+    """The validation data as an evaluation shows it, or what a policy learned of it."""
+    rows, items = select(run.rows, set="validation"), run.items("validation")
+    course = _course(run)
+    if run.kind == "train_policy":
+        tables = [metrics_table("On held-out data", rows, POLICY, by="part"), _evaluations(run)]
+        cases, title = _cases(items, run.result["objective"])
+        said = Section(run.name, [_verdict(run, rows)], course, tables, cases, title)
+    else:
+        said = evaluate.set_section(run.name, rows, items, run.result["outputs"], {})
+        said = said._replace(
+            figures=[*course, *said.figures], tables=[*said.tables, _evaluations(run)]
+        )
+    tables = [table for table in said.tables if table.rows]
+    return [said._replace(verdicts=[*said.verdicts, *made.warnings(run)], tables=tables)]
+
+
+def _verdict(run: Run, rows: Sequence[Mapping]):
+    loss, change = (find(rows, metric=metric) for metric in ("loss", "change of loss"))
+    what = LOSSES[run.result["objective"]].partition(" (")[0].lower()
+    start = loss["value"] - change["value"] if change else None
+    sentence = (
+        f"On {format.count(loss['n'], 'held-out group')} the {what} went from "
+        f"{format.number(start, '.4f')} to {format.number(loss['value'], '.4f')} nats"
+        f"{', a change of ' + format.value(change, '+.4f') if change else ''}; step "
+        f"{run.result['step']:,} of {run.result['steps']:,} is the best."
+    )
+    return verdict_of({"at the start": change}, sentence)
+
+
+def _course(run: Run) -> list[Figure]:
+    train, validation = (
+        [(line["step"], line["loss"]) for line in run.metrics(kind) if line.get("loss") is not None]
+        for kind in ("train", "validation")
+    )
+    svg = charts.training_curve(train, validation)
+    caption = LOSSES.get(run.result.get("objective"), "Loss")
+    return [Figure(caption, svg)] if svg else []
+
+
+def _evaluations(run: Run) -> Table:
+    """A line for each evaluation, with all its numbers."""
+    lines = run.metrics("validation")
+    names = list(dict.fromkeys(name for line in lines for name in line if name != "kind"))
+    rows = [[format.number(line.get(n), format.form_of(n)) for n in names] for line in lines]
+    columns = [format.words_of(name) for name in names]
+    # Dozens of them would push everything else off the page.
+    return Table("Evaluations during training", columns, rows, folded=len(rows) > 12)
+
+
+def _cases(items: Sequence[Mapping], objective: str) -> tuple[list[Case], str]:
+    """Held-out groups that are furthest from what is learned, and what they are called."""
+    if objective == "steerlm2":
+        furthest = sorted(items, key=lambda item: -sum(item["distance"]))[:SHOWN]
+        return [_far(item) for item in furthest], "Held-out groups furthest from the target"
+    losses = [
+        (-item["log_probability"][r] / item["learned_tokens"][r], item, r)
+        for item in items
+        for r in range(len(item["responses"]))
+        if item["learned_tokens"][r]
+    ]
+    losses.sort(key=lambda entry: -entry[0])
+    cases = [
+        Case(
+            f"{loss:.2f} nats per token, {_where(item)}",
+            item["prompt"],
+            [Answer("Response", format.count(item["tokens"][r], "token"), item["responses"][r])],
+        )
+        for loss, item, r in losses[:SHOWN]
+    ]
+    return cases, "Held-out responses that are least likely"
+
+
+def _far(item: Mapping) -> Case:
+    answers = []
+    for role, name in (("The target prefers", "target"), ("The policy prefers", "baseline")):
+        r = item[name].index(max(item[name]))
+        facts = f"w′ {item['target'][r]:.3f}, b′ {item['baseline'][r]:.3f}"
+        facts += f", {format.count(item['tokens'][r], 'token')}"
+        answers.append(Answer(role, facts, item["responses"][r]))
+    heading = f"Distance {sum(item['distance']):.2f} nats, {_where(item)}"
+    return Case(heading, item["prompt"], answers)
+
+
+def _where(item: Mapping) -> str:
+    asked = ", ".join(f"{name} {value}" for name, value in (item.get("condition") or {}).items())
+    return item["source"] + (f", asked for {asked}" if asked else "")

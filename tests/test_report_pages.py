@@ -1,0 +1,343 @@
+"""Pages of finished runs: the rule for verdicts, escaping, a small made-up run of every kind."""
+
+import html.parser
+import re
+from pathlib import Path
+
+import pytest
+
+from hs2jax import report, workdir
+from hs2jax.report import charts, format, page
+from hs2jax.report.page import Case, Cell, Figure, Section, Table, Verdict
+from hs2jax.report.run import Run, find, table_of
+
+EVIL = '<script>alert("&")</script> $x_1$ | *b* \x00'
+
+
+def row(set_, part, metric, value, low=None, high=None, n=20, **more):
+    interval = None if low is None else (low, high)
+    return workdir.row(set_, part, metric, value, interval, n, **more)
+
+
+def make(folder: Path, kind: str, rows, items=None, metrics=(), **result) -> Path:
+    record = {"rows": 24, "groups": 24, "tokens": 12345, "skipped": {"no prompt": 2}, "padding": 0}
+    workdir.write_rows(folder / "results.jsonl", [{"kind": kind, **each} for each in rows])
+    head = {"kind": kind, "records": {"validation": record}, "seconds": 61.0}
+    head |= {"environment": {"device": "1 x cpu"}, "config": {"seed": 1, "a": {"b": 1e-5}}}
+    workdir.write_json(folder / "result.json", head | result)
+    for name, lines in (items or {}).items():
+        workdir.write_rows(folder / "items" / f"{name}.jsonl", lines)
+    workdir.write_rows(folder / "metrics.jsonl", metrics)
+    return folder
+
+
+def item(prompt="Why?", right=1.0, wrong=0.0, **more):
+    return {
+        "source": "data.jsonl:1",
+        "about": {},
+        "prompt": prompt,
+        "responses": ["Because.", "No."],
+        "outputs": [[right], [wrong]],
+        "rewards": [right, wrong],
+        "ratings": [{"helpfulness": 4.0}, {"helpfulness": 1.0}],
+        "pairs": [[0, 1, 2]],
+        "ties": 0,
+        "tokens": [3, 2],
+        "cut": 0,
+    } | more
+
+
+def set_rows(name, accuracy=(0.8, 0.6, 0.9), lead=(0.3, 0.1, 0.5)):
+    chance = {"reference": 0.5, "better": "higher", "headline": True}
+    length = {"reference": 0.0, "better": "higher", "against": "longer"}
+    return [
+        row(name, "", "accuracy", *accuracy, **chance),
+        row(name, "", "lead_over_length", *lead, **length),
+        row(name, "", "longer_wins", 0.5, 0.3, 0.7),
+        row(name, "", "margin", 1.25),
+        row(name, "strength/1", "accuracy", 0.7, 0.4, 0.9, 8),
+        row(name, "strength/3", "accuracy", 0.9, 0.6, 0.99, 12),
+        row(name, "band/twice as long or more", "accuracy", 0.7, 0.4, 0.9, 8),
+        row(name, "bin/1", "agreement", 0.6, 0.4, 0.8, method="as scored", confidence=0.65),
+        row(name, "", "ece", 0.07, method="as scored"),
+        row(name, "attribute/helpfulness", "mse", 1.2, 1.0, 1.4),
+        row(name, "attribute/helpfulness", "mse_of_mean", 1.5, method="mean of these ratings"),
+        row(name, "attribute/helpfulness", "mse_below_mean", 0.3, 0.1, 0.5, reference=0.0),
+    ]
+
+
+def benchmark_rows():
+    ours = {"expected": 358, "complete": True}
+    return [
+        *set_rows("reward_bench"),
+        row("reward_bench", "section/Chat", "score", 0.9, 0.8, 0.95, 358, **ours),
+        row("reward_bench", "section/Chat/alpaca", "score", 0.9, 0.8, 0.95, 358, **ours),
+        row("reward_bench", "section/Chat/alpaca", "longer_wins", 0.4),
+        row("reward_bench", "section/Safety", "score", None, n=0, expected=740, complete=False),
+        row("reward_bench", "level/Hard/Chat", "score", 0.4),
+        row("reward_bench", "style/Chat/concise/detailed", "score", 0.4),
+        row("reward_bench", "section/Chat", "published", 0.96, method="GPT", source="a paper"),
+    ]
+
+
+def evaluation(folder: Path, name="models/a/model", **rows) -> Path:
+    benchmark = {"title": "RewardBench", "source": "a paper", "rule": "Means.", "chance": 0.5}
+    sets = {"own": {"data": "own.jsonl"}, "reward_bench": {"data": "b", "benchmark": benchmark}}
+    sets["own"]["confusion"] = {"helpfulness": {"levels": [0, 1], "table": [[3, 1], [0, 4]]}}
+    items = [item(f"{EVIL} {i}", right=0.1 * i, wrong=0.3) for i in range(9)]
+    made = [*set_rows("own", **rows), *benchmark_rows()]
+    made.append(row("", "attribute/helpfulness", "weight", 1.0))
+    return make(
+        folder,
+        "evaluate",
+        made,
+        {"own": items, "reward_bench": [item()]},
+        model={"name": name, "outputs": ["helpfulness"]},
+        sets=sets,
+    )
+
+
+def training(folder: Path) -> Path:
+    lines = [{"kind": "train", "step": i, "loss": 1 / (i + 1)} for i in range(20)]
+    lines += [{"kind": "validation", "step": i, "loss": 0.9, "accuracy": 0.8} for i in (0, 20)]
+    rows = [*set_rows("validation"), row("", "", "peak_memory_bytes", 2**31)]
+    made = {"step": 20, "steps": 20, "objective": "preference", "outputs": ["helpfulness"]}
+    return make(
+        folder,
+        "train_reward_model",
+        rows,
+        {"validation": [item()]},
+        lines,
+        warnings=["cold"],
+        **made,
+    )
+
+
+def policy(folder: Path) -> Path:
+    change = {"reference": 0.0, "better": "lower", "against": "start"}
+    rows = [
+        row("validation", "", "loss", 1.5, 1.2, 1.8),
+        row("validation", "", "change of loss", -0.5, -0.8, -0.2, **change),
+        row("validation", "", "perplexity", 4.5),
+    ]
+    said = item(log_probability=[-3.0, -8.0], learned_tokens=[3, 2], condition={"helpfulness": 4})
+    made = {"step": 5, "steps": 9, "objective": "likelihood"}
+    return make(folder, "train_policy", rows, {"validation": [said]}, **made)
+
+
+def best_of_n(folder: Path) -> Path:
+    rows = [row("", f"n/{n}", "reward", n / 4, n / 5, n / 3, kl=0.1 * n) for n in (1, 2, 3)]
+    rows.append(row("", "", "win_rate", 0.2, 0.1, 0.4, reference=0.5, better="higher", ties=2))
+    return make(folder, "best_of_n", rows)
+
+
+def sampled(folder: Path) -> Path:
+    rows = [row("", "", "responses", 40, headline=True)]
+    rows.append(row("", "attribute/helpfulness", "mean", 2.5, method="before"))
+    return make(folder, "sample", rows)
+
+
+def recipe(folder: Path) -> Path:
+    training(folder / "first"), policy(folder / "second")
+    return make(folder, "recipe", [], stages=["first", "second"])
+
+
+def text_of(folder: Path) -> str:
+    """The page, well-formed: every element that is opened is closed, every id is there once."""
+    text = report.write(folder).read_text(encoding="utf-8")
+    check(text)
+    return text
+
+
+def check(text: str) -> None:
+    opened, ids = [], []
+
+    class Parser(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            ids.extend(value for name, value in attributes if name == "id")
+            if tag not in ("meta", "!doctype"):
+                opened.append(tag)
+
+        def handle_startendtag(self, tag, attributes):
+            ids.extend(value for name, value in attributes if name == "id")
+
+        def handle_endtag(self, tag):
+            assert opened.pop() == tag
+
+    Parser().feed(text)
+    assert not opened
+    assert len(ids) == len(set(ids))
+    for target in re.findall(r'(?:url\(|href=")#([\w-]+)', text):
+        assert target in ids
+
+
+@pytest.mark.parametrize(
+    ("ends", "better", "side"),
+    [
+        ((0.55, 0.7), "higher", "better"),
+        ((0.3, 0.45), "higher", "worse"),
+        ((0.45, 0.7), "higher", "not shown"),
+        ((0.5, 0.7), "higher", "not shown"),  # It must exclude the reference.
+        ((0.3, 0.45), "lower", "better"),
+        ((0.55, 0.7), "lower", "worse"),
+        ((None, None), "higher", "not shown"),
+    ],
+)
+def test_a_verdict_needs_an_interval_that_excludes_the_reference(ends, better, side):
+    interval = None if ends[0] is None else ends
+    said = workdir.row("s", "", "accuracy", 0.5, interval, 9, reference=0.5, better=better)
+    assert page.side_of(said) == side
+    verdict = page.verdict_of({"chance": said}, "It is so.")
+    tone, label = {
+        "better": ("good", "Better than chance"),
+        "worse": ("bad", "Worse than chance"),
+        "not shown": ("unsure", "Not shown to be better than chance"),
+    }[side]
+    assert verdict == Verdict(tone, label, "It is so.")
+    assert page.verdict_over({"a": said}, "chance", "").tone == tone
+
+
+def test_one_verdict_of_several_claims():
+    above, below, open_ = (
+        workdir.row("s", "", "m", 0.0, ends, reference=0.0, better="higher")
+        for ends in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1))
+    )
+    label = page.verdict_of({"chance": above, "length": open_}, "").label
+    assert label == "Not shown to be better than length"
+    assert page.verdict_of({"chance": above, "length": below}, "").label == "Worse than length"
+    assert page.verdict_of({"chance": above, "length": None}, "").tone == "unsure"
+    some = page.verdict_over({"a": above, "b": open_, "c": below, "d": above}, "the mean", "")
+    assert some.label == "Better than the mean on a and d, worse on c, otherwise not shown"
+    assert page.verdict_over({"a": above, "b": above}, "x", "").label == "Better than x on all 2"
+    assert page.verdict_over({"a": open_, "b": below}, "x", "").tone == "bad"
+
+
+@pytest.mark.parametrize("kind", [evaluation, training, policy, best_of_n, sampled, recipe])
+def test_every_kind_has_a_whole_page(tmp_path, kind):
+    text = text_of(kind(tmp_path / "run"))
+    for section in ("How", "Settings", "1e-05", "12,345", "left out: no prompt"):
+        assert section in text
+    assert (tmp_path / "run" / "report.md").read_text(encoding="utf-8").startswith("# ")
+    # It loads nothing, has no script, and suits dark, paper and a phone.
+    assert not re.search(r"<script|\bsrc=|@import|url\((?!#)|<link|\bon\w+=", text)
+    assert not re.search(r'href="(?!#)', text)
+    for needed in ("prefers-color-scheme: dark", "@media print", "width=device-width"):
+        assert needed in text
+
+
+def test_an_evaluation_says_what_was_measured(tmp_path):
+    folder = evaluation(tmp_path / "run", accuracy=(0.2, 0.1, 0.4))
+    text = text_of(folder)
+    assert "Worse than chance" in text
+    assert "Incomplete. On what is here: better than chance and counting characters" in text
+    assert "358 of 1,098 items are here" in text
+    assert "Safety, absent" in text
+    for figure in ("Rewards", "Calibration", "Accuracy by strength", "Scores by section"):
+        assert f"<figcaption>{figure}" in text
+    said = (folder / "report.md").read_text(encoding="utf-8")
+    assert "| helpfulness | 20 | 1.200 (1.000 to 1.400) | 1.500 |" in said
+    assert "Margin −0.30, strength 2" in said  # The worst mistake.
+    assert report.terminal(folder).splitlines()[0] == (
+        "own accuracy: 20.0% (95% interval 10.0 to 40.0), n=20"
+    )
+
+
+def test_trainings_say_what_was_learned(tmp_path):
+    assert "Better than at the start" in text_of(policy(tmp_path / "policy"))
+    text = text_of(training(tmp_path / "training"))
+    assert "<figcaption>Loss" in text
+    assert "2.0 GiB" in text
+    assert re.search(r"<strong>Warning</strong><p>cold\.", text)
+
+
+def test_text_of_data_is_escaped_everywhere():
+    svg = charts.intervals([charts.Track(EVIL, 0.5, 0.4, 0.6, EVIL, series=EVIL)])
+    curve = charts.curves({EVIL: [(0, 1), (1, 2)]}, EVIL, across={EVIL: 1.5})
+    answers = [page.Answer(EVIL, EVIL, EVIL), page.Answer("", "", "")]
+    table = Table(EVIL, [EVIL, EVIL], [[EVIL, Cell(EVIL, EVIL)]], EVIL, strong=[0])
+    figures = [Figure(EVIL, each, group=page.Group(EVIL, EVIL)) for each in (svg, curve)]
+    case = Case(EVIL, EVIL, answers)
+    section = Section(EVIL, [Verdict("good", EVIL, EVIL)], figures, [table], [case], EVIL)
+    text = page.render(EVIL, EVIL, [section] * 3)
+    assert "<script" not in text
+    assert "\x00" not in text
+    assert "$x_1$" in svg  # No formula.
+    check(text)
+    said = page.markdown(EVIL, EVIL, [section])
+    assert r"\<script\>" in said
+    for line in said.splitlines():
+        assert "<script>" not in line.replace(r"\<", "") or line.startswith("    ")
+        assert not line.startswith("|") or len(re.findall(r"(?<!\\)\|", line)) == 3
+
+
+def test_the_same_numbers_give_the_same_bytes(tmp_path):
+    first, second = evaluation(tmp_path / "a" / "run"), evaluation(tmp_path / "b" / "run")
+    assert report.write(first).read_bytes() == report.write(second).read_bytes()
+
+
+def test_charts_draw_with_the_page_s_colours_and_nothing_where_there_is_nothing():
+    drawn = [
+        charts.intervals([charts.Track("a", None), charts.Track("b", 0.1, -0.1, 0.3)], "points"),
+        charts.curves({"a": [(0, 1.0), (1, None), (2, 3.0)]}, diagonal="as asked"),
+        charts.curves({n: [(0, 1.0, 0.5, 1.5), (1, 2.0, None, None)] for n in "abcde"}),
+        charts.training_curve([(i, i % 7) for i in range(999)], [(0, 3.0), (999, float("nan"))]),
+        charts.histograms({"a": [1.0], "b": [1.0]}, "reward"),
+        charts.spread([1, 2, 3], [1, 3, 3], [0.5, 2.2, 9.0], "judge"),
+        charts.reliability({"a": [{"confidence": 0.6, "value": 1.0, "low": None, "high": None}]}),
+        charts.predicted_by_rating([1.0, 2.0, 3.0], [0.4, 3.0, 3.0]),
+        charts.confusion([0, 1], [[1, 0], [0, 0]]),
+    ]
+    for svg in drawn:
+        assert svg.startswith("<svg")
+        assert svg.endswith("</svg>")
+        assert "var(--one)" in svg
+        # Whatever is coloured follows the page.
+        assert not re.search(r"#[0-9a-f]{6}\b", svg)
+    for nothing in (
+        charts.intervals([]),
+        charts.curves({"a": [(0, None)]}),
+        charts.training_curve([], [(0, 1.0)]),
+        charts.histograms({"a": []}, "x"),
+        charts.spread([1, 2], [1], [], "x"),
+        charts.reliability({}),
+        charts.predicted_by_rating([], []),
+        charts.confusion([], []),
+    ):
+        assert nothing == ""
+
+
+def test_a_table_of_rows_leaves_out_what_is_empty():
+    rows = [row("s", f"section/{x}", "score", 0.5, 0.4, 0.6) for x in "ab"]
+    rows.append(row("s", "section/c", "score", None, n=None))
+    table = table_of("T", rows, "leaf", ["score", "margin"], strong=["b"])
+    assert table.columns == ["", "score"]
+    assert [list(map(str, line)) for line in table.rows] == [
+        ["a", "50.0% (40.0 to 60.0)"],
+        ["b", "50.0% (40.0 to 60.0)"],
+    ]
+    assert table.strong == [1]
+    assert find(rows, part="section/c")["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [
+        (0.8176, "percent", "81.8%"),
+        (-0.032, "points", "−3.2"),
+        (1234.5, "number", "1,234"),
+        (-0.0714, "number", "−0.071"),
+        (1234567, "count", "1,234,567"),
+        (None, "percent", ""),
+        (1e-5, ".4g", "1e−05"),
+    ],
+)
+def test_numbers_read_well(value, form, text):
+    assert format.number(value, form) == text
+
+
+def test_what_is_not_finished_has_no_page(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        report.write(tmp_path)
+    with pytest.raises(ValueError, match="expected two evaluations"):
+        report.compare(sampled(tmp_path / "a"), evaluation(tmp_path / "b"))
+    assert Run(sampled(tmp_path / "c")).sets() == []
