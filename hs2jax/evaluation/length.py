@@ -61,14 +61,16 @@ def analysis(items: Sequence[dict], seed: int = 0) -> dict | None:
     group, margin, lead, _ = statistics.pair_columns(items)
     pairs = _pair_lengths(items)
     return {
-        "reward_pearson": statistics.pearson(rewards, characters),
-        "reward_spearman": statistics.pearson(
-            statistics.ranks(rewards), statistics.ranks(characters)
-        ),
-        "margin_pearson": statistics.pearson(margin, lead.astype(float)) if len(group) else None,
+        "reward_pearson": _or_none(statistics.pearson(rewards, characters)),
+        "reward_spearman": _or_none(statistics.spearman(rewards, characters)),
+        "margin_pearson": _or_none(statistics.pearson(margin, lead.astype(float))),
         "controlled": _controlled(group, margin, pairs, float(np.median(characters)), seed),
         "bands": _bands(group, margin, pairs),
     }
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 def _responses(items: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,31 +1,177 @@
-"""What scored responses say about a reward model: accuracy on pairs, errors on ratings.
+"""How sure a number is: one answer for every statistic of values that hang together in clusters.
 
-Everything here takes a list of scored groups ("items"), plain dicts that JSON can hold:
-
-    {"source": "file:line", "prompt": str, "responses": [str, ...],
-     "outputs": [[float x K], ...], "rewards": [float, ...],        one entry per response
-     "ratings": [{"helpfulness": 3.0, ...} or {}, ...],             one entry per response
-     "pairs": [[chosen, rejected, strength], ...], "ties": int, "tokens": [int, ...],
-     "about": {"subset": "hep-go", ...}, "cut": int}                what a benchmark says of the
-                                                 row; tokens that were cut from the prompt
-
-and gives back plain dicts of Python numbers, so a summary can be written to a file as it is.
+A cluster is what was drawn independently: a prompt, with all its responses, pairs and ratings.
+`interval` leaves each cluster out in turn (the delete-one jackknife: Tukey 1958; Efron & Stein
+1981, Annals of Statistics 9, 586) and takes Student's t with one degree of freedom fewer than there
+are clusters, on a scale where the statistic is near normal. It serves any statistic and any paired
+difference. A plain share has Wilson's interval instead, as one of 0 or 1 shows no spread, at the
+number of independent values that it is worth (`effective_number`): where prompts have several
+pairs, 95% intervals of accuracies from 0.6 to 0.9 on 10 to 100 prompts hold the truth in 94 to 99 of
+100 simulated trials, and in 85 to 64 where pairs are taken to be independent. The table for all
+statistics is printed by `python tests/coverage.py`.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
+import scipy.stats
+from scipy.special import expit, logit, ndtri, stdtr, stdtrit
 
 LEVEL = 0.95
+MOST = 200  # Clusters that are left out one by one; of more, as many random groups of clusters.
+ROUNDING = 1e-9  # Deviations below this are none.
+
+
+class Estimate(NamedTuple):
+    """A value, its interval, and the two-sided p of its being 0.
+
+    value is None where the statistic is not defined, the others also where nothing shows the
+    spread: from one cluster, from clusters that are all alike, at the end of a scale.
+    """
+
+    value: float | None
+    interval: tuple[float, float] | None = None
+    p: float | None = None
+
+
+class Scale(NamedTuple):
+    """Where a statistic is near normal, and the way back."""
+
+    to: Callable
+    back: Callable
+
+
+PLAIN = Scale(lambda x: x, lambda x: x)
+FISHER = Scale(np.arctanh, np.tanh)  # From -1 to 1: correlations, kappa.
+LOGIT = Scale(logit, expit)  # From 0 to 1: an area under a curve, F1.
+LOG = Scale(np.log, np.exp)  # Above 0: a squared error.
+
+
+def interval(
+    statistic: Callable[..., float],
+    columns: Sequence[np.ndarray],
+    cluster: Sequence[Hashable],
+    scale: Scale = PLAIN,
+    *,
+    level: float = LEVEL,
+    between: Sequence[float] = (),
+    seed: int = 0,
+) -> Estimate:
+    """Estimate a statistic of columns [N, ...] whose rows hang together by `cluster` [N].
+
+    statistic: from columns with some of the rows to a number; NaN where it is not defined. A paired
+        difference is a statistic too: `lambda x, a, b: spearman(x, a) - spearman(x, b)`.
+    between: where the statistic is a mean over repetitions (seeds of a training), its value in each
+        of them: their variance is added, with Satterthwaite's degrees of freedom (1946, Biometrics
+        Bulletin 2, 110), as three seeds do not show their variance well.
+    seed: of the random groups that are left out where there are more than MOST clusters.
+
+    The interval is symmetric on the given scale. Raises ValueError where the lengths differ.
+    """
+    columns, member = [np.asarray(each) for each in columns], numbered(cluster)
+    if any(len(each) != len(member) for each in columns):
+        lengths = ", ".join(str(len(each)) for each in columns)
+        raise ValueError(f"columns of {lengths} rows, and {len(member)} clusters")
+    value = float(statistic(*columns)) if len(member) else math.nan
+    if not math.isfinite(value):
+        return Estimate(None)
+    clusters = int(member.max()) + 1
+    if clusters > MOST:
+        groups = np.random.default_rng(seed).permutation(np.arange(clusters) % MOST)
+        member, clusters = groups[member], MOST
+    if clusters == 1:
+        return Estimate(value)
+    kept = (member != k for k in range(clusters))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left = scale.to(np.array([statistic(*(each[k] for each in columns)) for k in kept], float))
+        centre, zero = scale.to(value), scale.to(0.0)
+        seeds = scale.to(np.array(between, float))
+    if not (np.isfinite(left).all() and np.isfinite(centre) and np.isfinite(seeds).all()):
+        return Estimate(value)
+    deviation, freedom = _spread(left, seeds)
+    if deviation < ROUNDING:
+        return Estimate(value)
+    half = deviation * stdtrit(freedom, 0.5 + level / 2)
+    low, high = (float(scale.back(centre + side)) for side in (-half, half))
+    p = None
+    if np.isfinite(zero):
+        p = float(2 * stdtr(freedom, -abs(centre - zero) / deviation))
+    return Estimate(value, (low, high), p)
+
+
+def _spread(left: np.ndarray, between: np.ndarray) -> tuple[float, float]:
+    """The deviation of a statistic and its degrees of freedom, from its values without each cluster
+    and those of each repetition."""
+    clusters = len(left)
+    parts = [((clusters - 1) / clusters * float(((left - left.mean()) ** 2).sum()), clusters - 1)]
+    if len(between) > 1:
+        parts.append((float(between.var(ddof=1)) / len(between), len(between) - 1))
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / sum(part**2 / df for part, df in parts) if variance else clusters - 1
+    return math.sqrt(variance), freedom
+
+
+def numbered(names: Sequence[Hashable]) -> np.ndarray:
+    """Number equal names alike, from 0 in the order of their first occurrence."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], int)
+
+
+# Shares -----------------------------------------------------------------------------------------
+
+
+def share(
+    values: Sequence[float],
+    cluster: Sequence[Hashable] | None = None,
+    *,
+    between: Sequence[float] = (),
+) -> Estimate:
+    """Estimate a share, the mean of values [N] in [0, 1]: Wilson's interval at the number of
+    independent values that they are worth. cluster [N]: without it, all are independent. between:
+    see `interval`."""
+    values = np.asarray(values, float)
+    if not len(values):
+        return Estimate(None)
+    mean, n = float(values.mean()), effective_number(values, cluster, between=between)
+    return Estimate(mean, wilson(min(1.0, mean) * n, n))
+
+
+def effective_number(
+    values: Sequence[float],
+    cluster: Sequence[Hashable] | None = None,
+    *,
+    between: Sequence[float] = (),
+) -> float:
+    """Estimate how many independent values a share of values [N] in [0, 1] is worth under
+    clustering: p (1 - p) over the jackknife's variance, and not more than N.
+
+    Where all are 0 or all 1 they do not show how they hang together; then each cluster counts as
+    one (Kish 1965, Survey Sampling: N^2 / sum of squared sizes). Wilson's interval knows its
+    quantile only as z^2 / n, so that Student's t is in the number as well.
+    """
+    values = np.asarray(values, float)
+    n, mean = len(values), float(np.mean(values))
+    member = np.arange(n) if cluster is None else numbered(cluster)
+    sizes = np.bincount(member)
+    if len(sizes) == n and not len(between):
+        return float(n)
+    sums = np.bincount(member, weights=values)
+    freedom, effective = math.inf, n * n / float((sizes**2).sum())
+    if len(sizes) > 1:
+        left = (sums.sum() - sums) / (n - sizes)
+        deviation, freedom = _spread(left, np.asarray(between, float))
+        if deviation > ROUNDING and 0 < mean < 1:
+            effective = min(n, mean * (1 - mean) / deviation**2)
+    return effective * (stdtrit(math.inf, 0.975) / stdtrit(freedom, 0.975)) ** 2
 
 
 def wilson(successes: float, n: float, level: float = LEVEL) -> tuple[float, float]:
     """The Wilson score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22, 209).
 
     It stays inside [0, 1] and contains `successes / n`, also at 0 and at n. Neither number needs to
-    be whole: an effective sample size is allowed. Raises ValueError where they are no proportion.
+    be whole: an effective number is allowed. Raises ValueError where they are no proportion.
     """
     if not (n > 0 and 0 <= successes <= n and 0 < level < 1):
         raise ValueError(
@@ -38,6 +184,75 @@ def wilson(successes: float, n: float, level: float = LEVEL) -> tuple[float, flo
     half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     # The ends are exact in theory; rounding must not push them past p, 0 or 1.
     return max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p))
+
+
+# Statistics -------------------------------------------------------------------------------------
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """The correlation of x [N] and y [N]; NaN where a side is constant."""
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan
+    # Divided by the range first, so that squares of tiny numbers do not vanish.
+    x, y = ((side - side.mean()) / np.ptp(side) for side in (x, y))
+    return float(np.clip((x * y).sum() / math.sqrt((x * x).sum() * (y * y).sum()), -1, 1))
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """The correlation of ranks, of which equal values share the mean; NaN where a side is
+    constant."""
+    return pearson(ranks(x), ranks(y))
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Rank values [N] from 1; equal ones share the mean. (scipy's takes three times as long.)"""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+
+def kendall(x: np.ndarray, y: np.ndarray) -> float:
+    """Kendall's tau-b of x [N] and y [N]; NaN where a side is constant."""
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan
+    return float(np.clip(scipy.stats.kendalltau(x, y, method="asymptotic").statistic, -1, 1))
+
+
+CORRELATIONS = {"spearman": spearman, "pearson": pearson, "kendall": kendall}
+
+
+def within(statistic: Callable[..., float]) -> Callable[..., float]:
+    """Make the mean over parts of a statistic: its last column says which part a row is of.
+
+    Where parts are criteria, a correlation over all of them together is also that of the criteria's
+    means; this one is not.
+    """
+
+    def mean(*columns):
+        *columns, part = columns
+        masks = [part == each for each in np.unique(part)]
+        return float(np.mean([statistic(*(c[mask] for c in columns)) for mask in masks]))
+
+    return mean
+
+
+def difference(statistic: Callable[..., float]) -> Callable[..., float]:
+    """Make a paired difference of a statistic of (x, a) and (x, b): that of a minus that of b."""
+    return lambda x, a, b: statistic(x, a) - statistic(x, b)
+
+
+def squared_error(x: np.ndarray, y: np.ndarray) -> float:
+    return float(((x - y) ** 2).mean())
+
+
+def kappa(x: np.ndarray, y: np.ndarray) -> float:
+    """Quadratic-weighted kappa of whole numbers: 1 - observed / expected squared disagreement
+    (Cohen 1968, Psychological Bulletin 70, 213), expected from the two sides' own distributions.
+    NaN where both sides are always the same one level."""
+    expected = x.var() + y.var() + (x.mean() - y.mean()) ** 2
+    return 1 - squared_error(x, y) / expected if expected else math.nan
+
+
+# Items: on its way into `measures` ------------------------------------------------------------
 
 
 def preferences(items: Iterable[dict]) -> dict | None:
@@ -252,23 +467,12 @@ def _errors(values: np.ndarray, training_mean: float | None) -> dict:
         "mse": float(((predicted - rating) ** 2).mean()),
         "mse_of_mean": float(((rating - mean) ** 2).mean()),
         "mean_from": "these ratings" if training_mean is None else "training ratings",
-        "pearson": pearson(predicted, rating),
-        "spearman": pearson(ranks(predicted), ranks(rating)),
+        "pearson": _or_none(pearson(predicted, rating)),
+        "spearman": _or_none(spearman(predicted, rating)),
         "mean_rating": float(rating.mean()),
         "mean_prediction": float(predicted.mean()),
     }
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1; equal values share the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-
-
-def pearson(x: np.ndarray, y: np.ndarray) -> float | None:
-    """The correlation of x [N] and y [N]; None where a side is constant."""
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None
-    # Divided by the range first, so that squares of tiny numbers do not vanish.
-    x, y = ((side - side.mean()) / np.ptp(side) for side in (x, y))
-    return float(np.clip((x * y).sum() / math.sqrt((x * x).sum() * (y * y).sum()), -1, 1))
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -223,7 +223,7 @@ def _choice(found, key, chosen, used_key, used) -> dict:
         "response": float(np.mean([found[i].response for i in chosen])),
         "prompt": float(np.mean([found[i].prompt for i in chosen])),
         "overlap": len(np.intersect1d(chosen, used)) / len(chosen),
-        "spearman": statistics.pearson(statistics.ranks(key), statistics.ranks(used_key)),
+        "spearman": None if np.isnan(rho := statistics.spearman(key, used_key)) else rho,
         "tied": int(equal.sum()) if equal.sum() > equal[chosen].sum() else 0,
     }
 
