@@ -23,7 +23,6 @@ setup(
             "*/README.md",
             "*/CITATIONS.bib",
             "*/TAGS.txt",
-            "*/checksums.tsv",
             "*/dummy_data/*",
             "*/dummy_data/*/*",
         ],

@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable
 
 from hs2jax.data import rows, whole_rows
-from hs2jax.data.groups import FieldError, Group, show
+from hs2jax.data.groups import FieldError, Group, check_integer, show
 
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 SUMMEVAL = ("coherence", "consistency", "fluency", "relevance")
@@ -83,7 +83,7 @@ def llmbar_file(path: str) -> dict:
 
 
 HELPSTEER = {"prompt": (rows.marked_turns, "prompt"), "responses": (rows.answers, "response")}
-RATINGS = {"ratings": (rows.rated, ATTRIBUTES, 0, 4, rows.check_integer)}
+RATINGS = {"ratings": (rows.rated, ATTRIBUTES, 0, 4, check_integer)}
 DISAGREEMENTS = {"ratings": (rows.rated, ATTRIBUTES, 0, 4, rows.check_mean)}
 
 FORMATS = {
@@ -147,7 +147,7 @@ FORMATS = {
             "prompt": (rows.conversation, "prompt"),
             "responses": (rows.answer, "responses", "response"),
             "ratings": (rows.ratings, "ratings"),
-            "strength": (rows.known_strength, "strength"),
+            "strength": (rows.number, "strength", -3, 3),
         }
     ),
     "responses": Format(whole_rows.responses),

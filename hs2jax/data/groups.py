@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 MAX_CHARACTERS = 1_000_000  # Of one text. Longer ones are broken files, not conversations.
@@ -86,24 +85,40 @@ class Group:
 
     def __post_init__(self):
         check_turns(self.prompt, "prompt")
-        if not isinstance(self.responses, tuple) or not self.responses:
-            raise FieldError("responses", "expected a tuple of at least one text", "wrong type")
+        n = len(self.responses) if isinstance(self.responses, tuple) else 0
+        if not n:
+            raise mistyped("responses", "a tuple of at least one text", self.responses)
         for i, response in enumerate(self.responses):
             says_nothing = isinstance(response, str) and not response.strip()
             if not (says_nothing and self.tokens):
                 check_text(response, f"responses[{i}]")
-        check_ratings(self.ratings, len(self.responses))
+        _check_of_each(self.ratings, "ratings", n, dict)
+        for i, rating in enumerate(self.ratings):
+            for name, value in rating.items():
+                check_text(name, f"ratings[{i}], name of an attribute")
+                check_number(value, f"ratings[{i}].{name}", -1e6, 1e6)
         if self.strength is not None:
-            if len(self.responses) != 2:
-                what = f"only two responses can have a strength, not {len(self.responses)}"
+            if n != 2:
+                what = f"only two responses can have a strength, not {n}"
                 raise FieldError("strength", what, "wrong number of responses")
             check_number(self.strength, "strength", -MAX_STRENGTH, MAX_STRENGTH)
-        if not isinstance(self.about, dict):
-            raise FieldError("about", f"expected a dict, found {show(self.about)}", "wrong type")
+        for field in ("about", "condition"):
+            if not isinstance(getattr(self, field), dict):
+                raise mistyped(field, "an object from name to value", getattr(self, field))
         for name, value in self.about.items():
             check_label(value, check_text(name, "about, name of an entry"))
-        check_condition(self.condition)
-        check_tokens(self.tokens, len(self.responses))
+        for name, value in self.condition.items():
+            field = "condition, name of an attribute"
+            if not NAME.fullmatch(check_text(name, field)):
+                what = f"expected letters, digits, '_', '-', '.' and spaces, found {show(name)}"
+                raise FieldError(field, what, "wrong name")
+            check_integer(value, f"condition.{name}", 0, 4)
+        _check_of_each(self.tokens, "tokens", n, tuple)
+        for i, ids in enumerate(self.tokens):
+            if not ids:
+                raise FieldError(f"tokens[{i}]", "expected at least one token id", "empty list")
+            for j, token in enumerate(ids):
+                check_integer(token, f"tokens[{i}][{j}]", 0, 2**31 - 1)
 
 
 class Pair(NamedTuple):
@@ -173,16 +188,22 @@ def check_unicode(value: str, field: str) -> str:
 
 def check_number(value: object, field: str, low: float, high: float) -> float:
     """`value` as a float, if it is a number from low to high (not a bool, not NaN)."""
+    expected = f"a number from {low:g} to {high:g}"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        what = f"expected a number from {low:g} to {high:g}, found {show(value)}"
-        raise FieldError(field, what, "wrong type")
-    if isinstance(value, float) and not math.isfinite(value):
-        what = f"expected a number from {low:g} to {high:g}, found {value}"
-        raise FieldError(field, what, "not finite")
+        raise mistyped(field, expected, value)
     if not low <= value <= high:
-        what = f"expected a number from {low:g} to {high:g}, found {show(value)}"
-        raise FieldError(field, what, "out of range")
+        finite = isinstance(value, int) or math.isfinite(value)
+        reason = "out of range" if finite else "not finite"
+        raise FieldError(field, f"expected {expected}, found {show(value)}", reason)
     return float(value)
+
+
+def check_integer(value: object, field: str, low: int, high: int) -> int:
+    """`value`, if it is an integer from low to high."""
+    check_number(value, field, low, high)
+    if not isinstance(value, int):
+        raise mistyped(field, f"an integer from {low} to {high}", value)
+    return value
 
 
 def check_label(value: object, field: str) -> str | int:
@@ -190,76 +211,41 @@ def check_label(value: object, field: str) -> str | int:
     if isinstance(value, str):
         return check_text(value, field)
     if isinstance(value, bool) or not isinstance(value, int):
-        what = f"expected a text or an integer, found {show(value)}"
-        raise FieldError(field, what, "wrong type")
-    check_number(value, field, -(2**63), 2**63 - 1)
-    return value
+        raise mistyped(field, "a text or an integer", value)
+    return check_integer(value, field, -(2**63), 2**63 - 1)
 
 
-def check_turns(turns: Iterable[Mapping], field: str) -> None:
+def check_turns(turns: tuple[dict, ...], field: str) -> None:
     """Raises FieldError unless the turns are well formed, in order, and end with the user's."""
     if not isinstance(turns, tuple) or not turns:
-        raise FieldError(field, "expected a tuple of at least one turn", "wrong type")
+        raise mistyped(field, "a tuple of at least one turn", turns)
     for i, turn in enumerate(turns):
         if not isinstance(turn, dict) or turn.keys() != {"role", "content"}:
-            what = f"expected {{'role': ..., 'content': ...}}, found {show(turn)}"
-            raise FieldError(f"{field}[{i}]", what, "wrong type")
+            raise mistyped(f"{field}[{i}]", "{'role': ..., 'content': ...}", turn)
         check_text(turn["content"], f"{field}[{i}].content")
     roles = [turn["role"] for turn in turns]
     start = 1 if roles[0] == "system" else 0
-    for i, role in enumerate(roles[start:], start):
-        expected = "assistant" if (i - start) % 2 else "user"
+    for i, role in enumerate(roles[start:] or [None]):
+        expected = "assistant" if i % 2 else "user"
         if role != expected:
-            what = f"turn {i + 1} of {len(roles)} should be by '{expected}', is by {show(role)}"
+            at = f"turn {start + i + 1} of {len(roles)}"
+            what = f"{at} should be by '{expected}', is by {show(role)}"
             raise FieldError(field, what, "turn order")
     if roles[-1] != "user":
         what = f"the last turn should be by 'user', is by {show(roles[-1])}"
         raise FieldError(field, what, "turn order")
 
 
-def check_ratings(ratings: tuple[dict[str, float], ...], responses: int) -> None:
-    """Raises FieldError unless there are no ratings, or a dict of finite numbers per response."""
-    if not isinstance(ratings, tuple) or len(ratings) not in (0, responses):
-        what = f"expected (), or a tuple of one dict for each of the {responses} responses"
-        raise FieldError("ratings", what, "wrong number of ratings")
-    for i, rating in enumerate(ratings):
-        if not isinstance(rating, dict):
-            what = f"expected a dict from attribute to number, found {show(rating)}"
-            raise FieldError(f"ratings[{i}]", what, "wrong type")
-        for name, value in rating.items():
-            check_text(name, f"ratings[{i}], name of an attribute")
-            check_number(value, f"ratings[{i}].{name}", -1e6, 1e6)
-
-
-def check_condition(condition: dict[str, int]) -> None:
-    """Raises FieldError unless it is a dict from attribute to a whole number from 0 to 4."""
-    if not isinstance(condition, dict):
-        what = f"expected a dict from attribute to number, found {show(condition)}"
-        raise FieldError("condition", what, "wrong type")
-    for name, value in condition.items():
-        check_text(name, "condition, name of an attribute")
-        if not NAME.fullmatch(name):
-            what = f"expected letters, digits, '_', '-', '.' and spaces, found {show(name)}"
-            raise FieldError("condition, name of an attribute", what, "wrong name")
-        check_number(value, f"condition.{name}", 0, 4)
-        if not isinstance(value, int):
-            what = f"expected a whole number from 0 to 4, found {show(value)}"
-            raise FieldError(f"condition.{name}", what, "wrong type")
-
-
-def check_tokens(tokens: tuple[tuple[int, ...], ...], responses: int) -> None:
-    """Raises FieldError unless there are none, or the token ids of each response."""
-    if not isinstance(tokens, tuple) or len(tokens) not in (0, responses):
-        what = f"expected (), or a tuple of token ids for each of the {responses} responses"
-        raise FieldError("tokens", what, "wrong number of tokens")
-    for i, ids in enumerate(tokens):
-        if not isinstance(ids, tuple) or not ids:
-            what = f"expected at least one token id, found {show(ids)}"
-            raise FieldError(f"tokens[{i}]", what, "wrong type")
-        for j, token in enumerate(ids):
-            if type(token) is not int or not 0 <= token < 2**31:
-                what = f"expected a token id, found {show(token)}"
-                raise FieldError(f"tokens[{i}][{j}]", what, "wrong type")
+def _check_of_each(values: object, field: str, responses: int, kind: type) -> None:
+    """Raises FieldError unless there are none, or a value of this kind for each response."""
+    if not isinstance(values, tuple) or len(values) not in (0, responses):
+        what = (
+            f"expected (), or a tuple of one {kind.__name__} for each of the {responses} responses"
+        )
+        raise FieldError(field, what, f"wrong number of {field}")
+    for i, value in enumerate(values):
+        if not isinstance(value, kind):
+            raise mistyped(f"{field}[{i}]", f"a {kind.__name__}", value)
 
 
 def show(value: object) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from hs2jax.data.groups import (
     FieldError,
+    check_integer,
     check_label,
     check_number,
     check_text,
@@ -37,22 +38,16 @@ def text(row: dict, field: str) -> str:
     return check_text(present(row, field), field)
 
 
-def number(row: dict, field: str, low: float, high: float) -> float:
-    """A finite number from low to high."""
-    return check_number(present(row, field), field, low, high)
+def number(
+    row: dict, field: str, low: float, high: float, default: float | None = None
+) -> float | None:
+    """A finite number from low to high, or the default where the row has none."""
+    return check_number(row[field], field, low, high) if field in row else default
 
 
 def integer(row: dict, field: str, low: int, high: int) -> int:
     """An integer from low to high."""
     return check_integer(present(row, field), field, low, high)
-
-
-def check_integer(value: object, field: str, low: int, high: int) -> int:
-    """`value`, if it is an integer from low to high."""
-    check_number(value, field, low, high)
-    if not isinstance(value, int):
-        raise mistyped(field, f"an integer from {low} to {high}", value)
-    return value
 
 
 def choice(row: dict, field: str, choices: Sequence) -> object:
@@ -276,11 +271,6 @@ def strength(row: dict, field: str) -> float:
         what = f"{NEITHER_VALID} says that neither response is valid, expected -3 to 3"
         raise FieldError(field, what, "neither response valid")
     return float(integer(row, field, -3, 3))
-
-
-def known_strength(row: dict, field: str) -> float | None:
-    """A strength from -3 to 3 that need not be whole, or None where the row has none."""
-    return number(row, field, -3, 3) if field in row else None
 
 
 def better(row: dict, field: str, first: object, second: object) -> float:

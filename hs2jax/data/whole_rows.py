@@ -54,7 +54,7 @@ def preference(row: dict) -> Group:
     prompt = rows.conversation(row, "prompt") if "prompt" in row else None
     prompt, chosen = rows.answered(row, "chosen", prompt)
     prompt, rejected = rows.answered(row, "rejected", prompt)
-    margin = rows.number(row, "strength", 0, 3) if "strength" in row else 1.0
+    margin = rows.number(row, "strength", 0, 3, 1.0)
     if margin == 0:
         what = "expected a number above 0: a row of chosen and rejected cannot be a tie"
         raise FieldError("strength", what, "out of range")

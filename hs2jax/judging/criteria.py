@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hs2jax.data import files, jsonl, rows
-from hs2jax.data.groups import DataError, FieldError, Group, check_text, show
+from hs2jax.data.groups import DataError, FieldError, Group, check_integer, check_text, show
 
 FOLDER = Path(__file__).parent / "criteria"
 ONE_TO_FIVE = (1, 2, 3, 4, 5)
@@ -142,7 +142,7 @@ def _criterion(row: dict) -> Criterion:
 
 def _scale(row: dict) -> tuple[int, ...]:
     values = tuple(
-        rows.check_integer(value, f"scale[{i}]", -FARTHEST, FARTHEST)
+        check_integer(value, f"scale[{i}]", -FARTHEST, FARTHEST)
         for i, value in enumerate(rows.list_of(row, "scale"))
     )
     if len(values) < 2 or list(values) != sorted(set(values)):

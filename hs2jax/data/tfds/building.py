@@ -1,18 +1,16 @@
 """The builder of all data sets: columns, where source files are, and rows that become examples."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
 from typing import ClassVar
 
-import huggingface_hub
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
 from hs2jax.data import files, jsonl, rows
-from hs2jax.data.groups import DataError, FieldError, check_unicode, mistyped
+from hs2jax.data.groups import DataError, FieldError, check_integer, check_unicode, mistyped
 from hs2jax.data.tfds import catalogue
 
 log = logging.getLogger(__name__)
@@ -121,47 +119,24 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         # Only who names a folder says what is in it.
         if manual and manual != epath.Path(dl_manager.download_dir) / "manual":
             folders.append(manual)
-        for path in (folder / name for folder in folders for name in dict.fromkeys(names)):
+        for path in (folder / name for folder in folders for name in names):
             if path.exists():
-                if other := str(path).endswith(file) and self._other_version(path, file):
-                    log.warning(other)
                 return path
         repository, revision, *_ = catalogue.DATASETS[self.name]
         try:
-            path = huggingface_hub.hf_hub_download(
-                repository, file, repo_type="dataset", revision=revision, etag_timeout=5
-            )
-            if other := self._other_version(epath.Path(path), file):
-                raise ValueError(f"{other}: delete it")
-        except (OSError, ValueError) as error:
-            name = catalogue.full_name(self.name, getattr(self.builder_config, "name", ""))
-            where = f"in {' or '.join(map(str, folders))}" if manual else "in a manual folder"
+            return files.locate(f"hf://datasets/{repository}@{revision}/{file}")
+        except FileNotFoundError as error:
+            looked = f" None of {', '.join(names)} is in {folders[-1]}." if folders else ""
             raise FileNotFoundError(
-                f"{name} needs {' or '.join(names)}, which is not {where}, and the hub "
-                f"did not give it ({error}). Fetch {file} from the hub's data set {repository}, "
-                "put it into a folder under this name and say which: "
-                f"python -m hs2jax.data.tfds {name} --manual_dir=FOLDER"
+                f"{error}.{looked} Or say in which folder they are: "
+                f"python -m hs2jax.data.tfds {self.name} --manual_dir=FOLDER"
             ) from error
-        return epath.Path(path)
-
-    def _other_version(self, path: epath.Path, file: str) -> str | None:
-        """Say that a file is not the published one; None where it is, or nothing is known."""
-        repository, revision, *_ = catalogue.DATASETS[self.name]
-        url = f"https://huggingface.co/datasets/{repository}/resolve/{revision}/{file}"
-        known = (self.url_infos or {}).get(url)
-        found = known and hashlib.sha256(path.read_bytes()).hexdigest()
-        if known and found != known.checksum:
-            return (
-                f"{path} has SHA-256 {found}, but {file} of {repository} has {known.checksum} at "
-                f"revision {revision}: it is another version, or of another data set"
-            )
-        return None
 
 
 def value_of(found: object, field: str, kind: str):
     """A field as it is stored. Raises FieldError where it is not of its kind."""
     if kind == "integer":
-        return rows.check_integer(found, field, -INTEGERS, INTEGERS)
+        return check_integer(found, field, -INTEGERS, INTEGERS)
     if kind == "json":
         if not isinstance(found, list | dict | None):
             raise mistyped(field, "a list or an object", found)
