@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hs2jax import report, workdir
+from hs2jax.evaluation import comparison
 from hs2jax.report import charts, format, page
 from hs2jax.report.page import Case, Cell, Figure, Section, Table, Verdict
 from hs2jax.report.run import Run, find, table_of
@@ -237,9 +238,34 @@ def test_an_evaluation_says_what_was_measured(tmp_path):
     said = (folder / "report.md").read_text(encoding="utf-8")
     assert "| helpfulness | 20 | 1.200 (1.000 to 1.400) | 1.500 |" in said
     assert "Margin −0.30, strength 2" in said  # The worst mistake.
-    assert report.terminal(folder).splitlines()[0] == (
-        "own accuracy: 20.0% (95% interval 10.0 to 40.0), n=20"
+    assert format.line(Run(folder).rows[0]) == (
+        "own, accuracy: 20.0% (95% interval 10.0 to 40.0), n=20"
     )
+
+
+def test_a_comparison_says_which_is_better(tmp_path, monkeypatch):
+    def rows(name, first, second, *outputs):
+        difference = {"reference": 0.0, "better": "higher", "p_mcnemar": 0.03, "p": 0.02}
+        counts = {"both": 5, "only_first": 1, "only_second": 8, "neither": 2}
+        said = [
+            row(name, "", "accuracy", x, method=m) for m, x in zip(sides, (0.4, 0.8), strict=True)
+        ]
+        said.append(row(name, "", "accuracy_difference", 0.4, 0.1, 0.6, **difference, **counts))
+        said.append(row(name, "", "common", len(first)))
+        margins = {"first_margin": 1.0, "second_margin": -1.0, "pair": [0, 1, 2]}
+        return said, [{**first[0], **margins}]
+
+    sides = ("first", "second")
+    monkeypatch.setattr(comparison, "rows", rows, raising=False)
+    one, two = evaluation(tmp_path / "one"), evaluation(tmp_path / "two", "models/b/model")
+    path = report.compare(two, one)
+    assert path == two / "against-one" / "report.html"
+    text = path.read_text(encoding="utf-8")
+    check(text)
+    assert "<h1>b against a</h1>" in text
+    assert "b: better than a" in text
+    assert "+40.0 points (95% interval +10.0 to +60.0)" in text
+    assert "Margin +1.00 by a, −1.00 by b" in text
 
 
 def test_trainings_say_what_was_learned(tmp_path):

@@ -50,20 +50,9 @@ def sections(run: Run) -> list[Section]:
 def write_page(folder: Path, title: str, subtitle: str, parts: list[Section]) -> Path:
     """Write report.html and report.md of sections into a folder, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
+    parts = [section.without_empty() for section in parts]
     for name, set_as in (("report.md", page.markdown), ("report.html", page.render)):
         scratch = folder / f"{name}.tmp"
         scratch.write_text(set_as(title, subtitle, parts), encoding="utf-8")
         scratch.replace(folder / name)
     return folder / "report.html"
-
-
-def terminal(workdir: Path | str) -> str:
-    """Say a run's chief numbers in a line each."""
-    lines = []
-    for row in Run(workdir).rows:
-        if row.get("headline"):
-            names = (row["set"], row["part"].partition("/")[2], row.get("method"))
-            what = " ".join([*filter(None, names), format.words_of(row["metric"])])
-            n = f", n={row['n']:,}" if row.get("n") else ""
-            lines.append(f"{what}: {format.value(row, format.form_of(row['metric'])) or 'none'}{n}")
-    return "\n".join(lines)

@@ -16,7 +16,9 @@ def benchmark_verdict(rows: Sequence[Mapping], benchmark: Mapping, pairs: Verdic
     score, lead = (find(rows, metric=m, part="") for m in ("score", "lead_over_length"))
     if score is None or score["value"] is None:
         sections = [row for row in select(rows, family="section", metric="score") if _is_top(row)]
-        here = [f"{_name(row)} {format.value(row, PERCENT)}" for row in sections if row["n"]]
+        here = [
+            f"{_name(row)} {format.number(row['value'], PERCENT)}" for row in sections if row["n"]
+        ]
         absent = [leaf(row) for row in sections if not row["n"]]
         n, expected = (sum(row[key] or 0 for row in sections) for key in ("n", "expected"))
         missing = f" Nothing is here of {format.listed(absent)}." if absent else ""
@@ -49,7 +51,7 @@ def benchmark_figures(rows: Sequence[Mapping], benchmark: Mapping) -> list[Figur
     caption = "Scores by section"
     if any(track.hollow for track in tracks):
         caption += " (hollow: over a part of its items, not comparable with published scores)"
-    return [Figure(caption, svg, chief=True)] if svg else []
+    return [Figure(caption, svg, chief=True)]
 
 
 def benchmark_tables(rows: Sequence[Mapping], benchmark: Mapping) -> list[Table]:
@@ -73,11 +75,16 @@ def benchmark_tables(rows: Sequence[Mapping], benchmark: Mapping) -> list[Table]
     title = "What the score of ties is made of"
     tables.append(table_of(title, select(rows, metric="share"), _name, columns))
     tables.append(_published(rows))
-    return [table for table in tables if table.rows]
+    return tables
 
 
 def _scores(rows: Sequence[Mapping], benchmark: Mapping) -> Table:
-    rows = [r for r in rows if r["part"] == "" or r["part"].split("/")[0] in ("section", "apart")]
+    absent = [r["part"] for r in rows if r["part"].count("/") > 1 and r["n"] == 0]
+    rows = [
+        row
+        for row in rows
+        if row["part"].split("/")[0] in ("", "section", "apart") and row["part"] not in absent
+    ]
     columns = [
         "score",
         Column("items", "score", show=_of),

@@ -38,7 +38,7 @@ def sections(run: Run) -> list[Section]:
         "exceed, in nats."
     )
     table = table_of("Best of n", curve, "leaf", columns, heading="n", note=note)
-    return [Section("Best of n", verdicts, figures, [table] if table.rows else [])]
+    return [Section("Best of n", verdicts, figures, [table])]
 
 
 def _picked(one: dict, most: dict) -> Verdict:

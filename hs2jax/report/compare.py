@@ -63,7 +63,7 @@ def _set(name: str, first: Run, second: Run, names: Sequence[str]) -> Section:
         verdicts.append(verdict_over(ratings, names[0], sentence))
     tracks = [charts.track(row, leaf(row) or "all pairs") for row in differences]
     svg = charts.intervals(tracks, POINTS, reference=0.0, reference_name="no difference")
-    figures = [Figure(f"{names[1]} minus {names[0]}, points", svg, chief=True)] if svg else []
+    figures = [Figure(f"{names[1]} minus {names[0]}, points", svg, chief=True)]
     tables = _tables(rows, names, [select(run.rows, set=name) for run in (first, second)])
     cases = [_case(each, names) for each in differ[:5]]
     return Section(name, verdicts, figures, tables, cases, "Where they differ most")
@@ -148,7 +148,7 @@ def _tables(rows, names: Sequence[str], own: Sequence[Sequence[Mapping]]) -> lis
     counts = [(text, find(rows, metric=metric)) for metric, text in words]
     lines = [[text, format.number(row["value"], COUNT)] for text, row in counts if row]
     tables.append(Table("Items", ["", "items"], lines))
-    return [table for table in tables if table.rows]
+    return tables
 
 
 def _case(each: Mapping, names: Sequence[str]) -> Case:

@@ -175,7 +175,8 @@ def preference_tables(rows: Sequence[Mapping]) -> list[Table]:
         *("accuracy", "longer_wins", "margin"),
     ]
     strengths, bands = (select(rows, family=name) for name in ("strength", "band"))
-    tables.append(table_of("By strength", strengths, _strength, columns, heading="strength"))
+    if len({row["part"] for row in strengths}) > 1:  # Else the corpus has no strengths.
+        tables.append(table_of("By strength", strengths, _strength, columns, heading="strength"))
     heading = "chosen against rejected"
     tables.append(table_of("By length", bands, "leaf", columns, heading=heading))
     tables.append(metrics_table("Length", whole, LENGTHS, by="part"))
@@ -186,7 +187,7 @@ def preference_tables(rows: Sequence[Mapping]) -> list[Table]:
     )
     methods = [row for row in whole if row.get("method")]
     tables.append(metrics_table("Calibration", methods, CALIBRATION, note=note))
-    return [table for table in tables if table.rows]
+    return tables
 
 
 def pair_figures(rows: Sequence[Mapping], items: Sequence[Mapping]) -> list[Figure]:
@@ -212,7 +213,7 @@ def pair_figures(rows: Sequence[Mapping], items: Sequence[Mapping]) -> list[Figu
             tracks.insert(0, charts.track(whole, "all pairs", marks=marks))
         svg = charts.intervals(tracks, span=(0, 1), reference=0.5, mark_name="longer wins")
         drawn.append(Figure(f"Accuracy by {caption}", svg))
-    return [figure for figure in drawn if figure.svg]
+    return drawn
 
 
 def _strength(row: Mapping) -> str:
@@ -257,7 +258,7 @@ def rating_figures(
     for name, each in confusion.items():
         svg = charts.confusion(each["levels"], each["table"])
         drawn.append(Figure(name, svg, group=CONFUSED))
-    return [figure for figure in drawn if figure.svg]
+    return drawn
 
 
 # Mistakes ---------------------------------------------------------------------------------------
@@ -274,7 +275,8 @@ def worst_mistakes(items: Sequence[Mapping], most: int = MISTAKES) -> list[Case]
     wrong.sort(key=lambda entry: entry[0])
     return [
         Case(
-            f"Margin {format.number(margin, SIGNED)}, strength {strength:g}, {source(item)}",
+            f"Margin {format.number(margin, SIGNED)}"
+            f"{f', strength {strength:g}' if strength != 1 else ''}, {source(item)}",
             item["prompt"],
             [
                 answer("Marked better", item, chosen),
@@ -342,5 +344,5 @@ def _weights(rows: Sequence[Mapping]) -> Section | None:
         where = f"{fitted['value']:.4g}, fitted on {format.count(fitted['n'], 'pair')}"
         note = f"Warning: {fitted['warning']}." if fitted.get("warning") else ""
         tables.append(Table("Temperature", ["", ""], [["temperature", where]], note))
-    tables = [table for table in tables if table.rows]
-    return Section("Weights and temperature", verdicts, tables=tables) if tables else None
+    some = any(table.rows for table in tables)
+    return Section("Weights and temperature", verdicts, tables=tables) if some else None

@@ -36,7 +36,10 @@ METRICS = {
     # ratings
     "mse": ("squared error", NUMBER),
     "mse_of_mean": ("squared error of the mean", NUMBER),
-    "mse_below_mean": ("squared error below that of the mean", NUMBER),
+    "mse_below_mean": ("better than the mean by", NUMBER),
+    "mae": ("absolute error", NUMBER),
+    "pearson": ("Pearson", NUMBER),
+    "spearman": ("Spearman", NUMBER),
     "mse_difference": ("difference of squared errors", "+.3f"),
     "mean_prediction": ("mean predicted", ".2f"),
     "mean_rating": ("mean rated", ".2f"),
@@ -55,7 +58,8 @@ METRICS = {
     "gain_over_equal": ("held-out gain over equal weights, points", POINTS),
     "gain_over_single": ("held-out gain over the best attribute alone, points", POINTS),
     "temperature": ("temperature", ".4g"),
-    # policies
+    # trainings
+    "step": ("best step", COUNT),
     "change of loss": ("change of the loss since the start", "+.4f"),
     "perplexity": ("perplexity", ".4g"),
     "learned_tokens": ("tokens that are learned", COUNT),
@@ -66,7 +70,7 @@ METRICS = {
     "rating": ("mean rating", ".2f"),
     "correct": ("picked one is correct", PERCENT),
 }
-COUNTED = ("groups", "responses", "rows", "tokens", "unfinished", "step", "steps", "collapsed")
+COUNTED = ("groups", "responses", "rows", "tokens", "unfinished", "steps", "collapsed")
 
 
 def words_of(metric: str) -> str:
@@ -107,6 +111,14 @@ def value(row: Mapping, form: str = NUMBER) -> str:
     """Write a row's value with its unit and its 95% interval, as in a sentence."""
     unit, ends = " points" * (form == POINTS), interval(row, form)
     return number(row["value"], form) + unit + (f" (95% interval {ends})" if ends else "")
+
+
+def line(row: Mapping) -> str:
+    """Write a row as the terminal shows it."""
+    parts = row["part"].split("/")[1:]
+    names = [row.get("stage"), row["set"], *parts, row.get("method"), words_of(row["metric"])]
+    said = value(row, form_of(row["metric"])) or "none"
+    return f"{', '.join(filter(None, names))}: {said}" + (f", n={row['n']:,}" if row["n"] else "")
 
 
 def probability(p: float | None) -> str:

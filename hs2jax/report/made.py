@@ -91,7 +91,7 @@ def making(run: Run) -> Section:
     facts += format.listing(run.result.get("environment") or {})
     tables.append(Table("Model, time and machine", ["", ""], facts))
     tables.append(Table("Settings", ["", ""], format.listing(run.config), folded=True))
-    return Section("How it was made", tables=[table for table in tables if table.rows])
+    return Section("How it was made", tables=tables)
 
 
 def record_table(records: Mapping[str, Mapping]) -> Table:

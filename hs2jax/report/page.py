@@ -94,6 +94,11 @@ class Section(NamedTuple):
     cases: Sequence[Case] = ()
     cases_title: str = "Worst mistakes"
 
+    def without_empty(self) -> "Section":
+        """Leave out figures where there was nothing to draw, and tables without a line."""
+        figures = [figure for figure in self.figures if figure.svg]
+        return self._replace(figures=figures, tables=[each for each in self.tables if each.rows])
+
     def grouped(self) -> list[tuple[Group, list[Figure]]]:
         """The figures under their headings, which must stand together."""
         parts = itertools.groupby(self.figures, key=lambda figure: figure.group)

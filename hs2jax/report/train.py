@@ -28,8 +28,7 @@ def sections(run: Run) -> list[Section]:
         said = said._replace(
             figures=[*course, *said.figures], tables=[*said.tables, _evaluations(run)]
         )
-    tables = [table for table in said.tables if table.rows]
-    return [said._replace(verdicts=[*said.verdicts, *made.warnings(run)], tables=tables)]
+    return [said._replace(verdicts=[*said.verdicts, *made.warnings(run)])]
 
 
 def _verdict(run: Run, rows: Sequence[Mapping]):
@@ -52,7 +51,7 @@ def _course(run: Run) -> list[Figure]:
     )
     svg = charts.training_curve(train, validation)
     caption = LOSSES.get(run.result.get("objective"), "Loss")
-    return [Figure(caption, svg)] if svg else []
+    return [Figure(caption, svg)]
 
 
 def _evaluations(run: Run) -> Table:
@@ -60,7 +59,7 @@ def _evaluations(run: Run) -> Table:
     lines = run.metrics("validation")
     names = list(dict.fromkeys(name for line in lines for name in line if name != "kind"))
     rows = [[format.number(line.get(n), format.form_of(n)) for n in names] for line in lines]
-    columns = [format.words_of(name) for name in names]
+    columns = ["step" if name == "step" else format.words_of(name) for name in names]
     # Dozens of them would push everything else off the page.
     return Table("Evaluations during training", columns, rows, folded=len(rows) > 12)
 
