@@ -7,7 +7,7 @@ It reads only what runs have left in their folders. A kind of run has a file her
 from collections.abc import Callable
 from pathlib import Path
 
-from hs2jax.report import best_of_n, evaluate, format, made, page, recipe, train
+from hs2jax.report import best_of_n, evaluate, made, page, recipe, train
 from hs2jax.report import compare as comparison
 from hs2jax.report.page import Section
 from hs2jax.report.run import Run

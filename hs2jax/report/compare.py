@@ -15,7 +15,7 @@ from hs2jax.report.page import (
     verdict_of,
     verdict_over,
 )
-from hs2jax.report.run import Column, Run, find, leaf, select, table_of
+from hs2jax.report.run import Column, Run, find, leaf, metrics_table, select, table_of
 
 
 def sections(first: Run, second: Run) -> list[Section]:
@@ -61,7 +61,7 @@ def _set(name: str, first: Run, second: Run, names: Sequence[str]) -> Section:
     if ratings:
         sentence = f"Squared errors of {names[1]} against those of {names[0]}, on people's ratings."
         verdicts.append(verdict_over(ratings, names[0], sentence))
-    tracks = [charts.track(row, leaf(row) or "all pairs") for row in differences]
+    tracks = [charts.track(row, _part(row)) for row in differences]
     svg = charts.intervals(tracks, POINTS, reference=0.0, reference_name="no difference")
     figures = [Figure(f"{names[1]} minus {names[0]}, points", svg, chief=True)]
     tables = _tables(rows, names, [select(run.rows, set=name) for run in (first, second)])
@@ -87,68 +87,53 @@ def _verdict(difference: Mapping | None, rows: Sequence[Mapping], names: Sequenc
 
 
 def _tables(rows, names: Sequence[str], own: Sequence[Sequence[Mapping]]) -> list[Table]:
+    """The pairs, the ratings, the benchmark's own scores, and how many items were compared."""
     sides = list(zip(names, ("first", "second"), strict=True))
+    who_is_right = {
+        "both right": "both",
+        f"only {names[0]} right": "only_first",
+        f"only {names[1]} right": "only_second",
+        "neither right": "neither",
+    }
     columns = [
         Column("pairs", "accuracy_difference", show="n"),
         *(Column(name, "accuracy", where={"method": side}) for name, side in sides),
-        Column("difference, points", "accuracy_difference"),
-        Column(
-            "p, McNemar", "accuracy_difference", show=lambda r: format.probability(r["p_mcnemar"])
-        ),
+        "accuracy_difference",
+        Column("p, McNemar", "accuracy_difference", ".3f", "p_mcnemar"),
         Column("p", "accuracy_difference", show="p"),
-        *(
-            Column(words, "accuracy_difference", COUNT, key)
-            for words, key in (
-                ("both right", "both"),
-                (f"only {names[0]} right", "only_first"),
-                (f"only {names[1]} right", "only_second"),
-                ("neither right", "neither"),
-            )
-        ),
+        *(Column(words, "accuracy_difference", COUNT, key) for words, key in who_is_right.items()),
     ]
-    pairs = [row for row in rows if row["part"] == "" or row["part"].startswith("subset/")]
+    pairs = select(rows, family=["", "subset"])
     note = (
         "Equal rewards count as wrong. Of many subsets some differ by chance: their p-values are "
         "not corrected for that."
     )
-    tables = [
-        table_of(
-            "Right on pairs",
-            pairs,
-            lambda row: leaf(row) or "all pairs",
-            columns,
-            note=note,
-            strong=["all pairs"],
-        )
-    ]
+    whole = {"strong": ["all pairs"], "note": note}
+    tables = [table_of("Right on pairs", pairs, _part, columns, **whole)]
     columns = [
         Column("ratings", "mse_difference", show="n"),
         *(Column(name, "mse", where={"method": side}) for name, side in sides),
-        Column("difference", "mse_difference"),
+        "mse_difference",
         Column("p", "mse_difference", show="p"),
     ]
     note = f"Squared errors; a difference below 0 is for {names[1]}."
-    ratings = select(rows, family="attribute")
-    tables.append(table_of("Ratings", ratings, "leaf", columns, heading="attribute", note=note))
+    tables.append(table_of("Ratings", select(rows, family="attribute"), "leaf", columns, note=note))
     scores = [
         {**row, "model": name}
         for name, found in zip(names, own, strict=True)
-        for row in select(found, metric="score")
+        for row in select(found, metric="score", family=["", "section"])
         if row["part"].count("/") < 2
     ]
     columns = [Column(name, "score", where={"model": name}) for name in names]
     note = "Each by the benchmark's own rule, over all that it scored."
-    title = "The benchmark's own scores"
-    tables.append(table_of(title, scores, lambda row: leaf(row) or "Overall", columns, note=note))
-    words = (
-        ("common", "in both"),
-        ("missing_second", f"only {names[0]} scored"),
-        ("missing_first", f"only {names[1]} scored"),
-    )
-    counts = [(text, find(rows, metric=metric)) for metric, text in words]
-    lines = [[text, format.number(row["value"], COUNT)] for text, row in counts if row]
-    tables.append(Table("Items", ["", "items"], lines))
+    tables.append(table_of("The benchmark's own scores", scores, _part, columns, note=note))
+    counts = ("common", "missing_second", "missing_first")
+    tables.append(metrics_table("Items", rows, counts, by="part"))
     return tables
+
+
+def _part(row: Mapping) -> str:
+    return leaf(row) or ("overall" if row["metric"] == "score" else "all pairs")
 
 
 def _case(each: Mapping, names: Sequence[str]) -> Case:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from hs2jax.report import charts, format
 from hs2jax.report.benchmark import benchmark_figures, benchmark_tables, benchmark_verdict
-from hs2jax.report.format import COUNT, PERCENT, POINTS, SIGNED
+from hs2jax.report.format import PERCENT, POINTS, SIGNED
 from hs2jax.report.page import (
     Answer,
     Case,
@@ -21,27 +21,22 @@ from hs2jax.report.run import Column, Run, find, leaf, metrics_table, select, ta
 MISTAKES = 5
 STRENGTHS = {"1": "slightly better", "2": "better", "3": "much better"}
 LENGTH = "counting characters"
+# Metrics of tables, in the order of their lines or columns.
 PREFERENCES = (
-    "accuracy",
-    "longer_wins",
-    "shorter_wins",
-    "lead_over_length",
-    "accuracy_ties_as_half",
+    *("accuracy", "longer_wins", "shorter_wins", "lead_over_length", "accuracy_ties_as_half"),
+    *("accuracy_at_equal_length", "margin", "loss", "equal_rewards", "equal_lengths", "ties"),
 )
-PREFERENCES += (
-    "accuracy_at_equal_length",
-    "margin",
-    "loss",
-    "equal_rewards",
-    "equal_lengths",
-    "ties",
+LENGTHS = (
+    *("reward_length_pearson", "reward_length_spearman", "margin_length_pearson"),
+    "reward_of_twice_length",
 )
-LENGTHS = ("reward_length_pearson", "reward_length_spearman", "margin_length_pearson")
-LENGTHS += ("reward_of_twice_length",)
 CALIBRATION = ("temperature", "ece", "ece_by_chance", "brier", "log_loss")
-RATINGS = ("mse", "mse_of_mean", "mse_below_mean", "mae", "pearson", "spearman", "kappa")
-RATINGS += ("mean_prediction", "mean_rating", "outside")
+RATINGS = (
+    *("mse", "mse_of_mean", "mse_below_mean", "mae", "pearson", "spearman", "kappa"),
+    *("mean_prediction", "mean_rating", "outside"),
+)
 WEIGHTS = ("accuracy", "held_out", "equal_weights", "gain_over_equal", "gain_over_single")
+COUNTS = ("groups", "responses", "prompts_cut", "left_out")
 PREDICTED = Group(
     "Predicted against human ratings",
     "For each human rating: the median prediction (dot), the middle half (thick bar) and the 5th "
@@ -69,20 +64,16 @@ def _set(run: Run, name: str) -> Section:
     rows, items = select(run.rows, set=name), run.items(name)
     outputs = (run.result.get("model") or {}).get("outputs") or []
     section = set_section(name, rows, items, outputs, about.get("confusion") or {})
-    facts = [["data", about["data"]]] if about.get("data") else []
-    counts = {"groups": "prompts", "responses": "responses", "prompts_cut": "prompts cut"}
-    for metric, words in counts.items():
-        if row := find(rows, metric=metric, part=""):
-            facts.append([words, format.number(row["value"], COUNT)])
-    tables = [*section.tables, Table("Data", ["", ""], facts, folded=True)]
+    note = f"Read from {about['data']}." if about.get("data") else ""
+    whole = [row for row in rows if row["part"] == ""]
+    tables = [*section.tables, metrics_table("Data", whole, COUNTS, by="part", note=note)]
     figures, verdicts = section.figures, section.verdicts
     if benchmark := about.get("benchmark"):
         tables = benchmark_tables(rows, benchmark) + tables
         figures = benchmark_figures(rows, benchmark) + figures
         verdicts = [benchmark_verdict(rows, benchmark, verdicts[0]), *verdicts[1:]]
-    left = [_left_out(rows)] if verdicts else []
-    if any(left):
-        verdicts[0] = verdicts[0]._replace(sentence=f"{verdicts[0].sentence} {left[0]}")
+    if left := _left_out(rows):
+        verdicts[0] = verdicts[0]._replace(sentence=f"{verdicts[0].sentence} {left}")
     title = benchmark["title"] if benchmark else name
     return section._replace(title=title, verdicts=verdicts, figures=figures, tables=tables)
 
@@ -153,13 +144,14 @@ def lead_sentence(rows: Sequence[Mapping]) -> str:
 
 
 def _left_out(rows: Sequence[Mapping]) -> str:
-    left, cut = (find(rows, metric=m, part="") for m in ("left_out", "prompts_cut"))
-    parts = []
-    if left and left["value"]:
-        parts.append(f"{format.count(int(left['value']), 'prompt')} left out")
-    if cut and cut["value"]:
-        parts.append(f"{format.count(int(cut['value']), 'prompt')} cut from the left to fit")
-    return f"{format.listed(parts)}.".capitalize() if parts else ""
+    words = {"left_out": "left out", "prompts_cut": "cut from the left to fit"}
+    counts = {text: find(rows, metric=metric, part="") for metric, text in words.items()}
+    parts = [
+        f"{format.count(int(row['value']), 'prompt')} {text}"
+        for text, row in counts.items()
+        if row and row["value"]
+    ]
+    return f"{format.listed(parts)}." if parts else ""
 
 
 # Pairs ------------------------------------------------------------------------------------------
@@ -170,10 +162,7 @@ def preference_tables(rows: Sequence[Mapping]) -> list[Table]:
     whole = [row for row in rows if row["part"] == ""]
     note = "Equal rewards and equal lengths count as wrong."
     tables = [metrics_table("Preferences", whole, PREFERENCES, by="part", note=note)]
-    columns = [
-        Column("pairs", "accuracy", show="n"),
-        *("accuracy", "longer_wins", "margin"),
-    ]
+    columns = [Column("pairs", "accuracy", show="n"), "accuracy", "longer_wins", "margin"]
     strengths, bands = (select(rows, family=name) for name in ("strength", "band"))
     if len({row["part"] for row in strengths}) > 1:  # Else the corpus has no strengths.
         tables.append(table_of("By strength", strengths, _strength, columns, heading="strength"))
@@ -199,18 +188,13 @@ def pair_figures(rows: Sequence[Mapping], items: Sequence[Mapping]) -> list[Figu
     for row in select(rows, family="bin", metric="agreement"):
         bins.setdefault(row.get("method") or "as scored", []).append(row)
     drawn.append(Figure("Calibration", charts.reliability(bins)))
-    whole = find(rows, metric="accuracy", part="")
     for caption, name, name_of in (("strength", "strength", _strength), ("length", "band", leaf)):
-        parts = select(rows, family=name, metric="accuracy")
+        parts = select(rows, family=["", name], metric="accuracy")
         tracks = []
-        for row in parts if len(parts) > 1 else []:
+        for row in parts if len(parts) > 2 else []:
             longer = find(rows, metric="longer_wins", part=row["part"])
             marks = [longer["value"]] if longer and longer["value"] is not None else []
-            tracks.append(charts.track(row, name_of(row), marks=marks))
-        if tracks and whole and name == "strength":
-            longer = find(rows, metric="longer_wins", part="")
-            marks = [longer["value"]] if longer else []
-            tracks.insert(0, charts.track(whole, "all pairs", marks=marks))
+            tracks.append(charts.track(row, name_of(row) or "all pairs", marks=marks))
         svg = charts.intervals(tracks, span=(0, 1), reference=0.5, mark_name="longer wins")
         drawn.append(Figure(f"Accuracy by {caption}", svg))
     return drawn

@@ -58,6 +58,12 @@ METRICS = {
     "gain_over_equal": ("held-out gain over equal weights, points", POINTS),
     "gain_over_single": ("held-out gain over the best attribute alone, points", POINTS),
     "temperature": ("temperature", ".4g"),
+    # what there was
+    "groups": ("prompts", COUNT),
+    "left_out": ("left out", COUNT),
+    "common": ("items in both", COUNT),
+    "missing_first": ("items that only the second scored", COUNT),
+    "missing_second": ("items that only the first scored", COUNT),
     # trainings
     "step": ("best step", COUNT),
     "change of loss": ("change of the loss since the start", "+.4f"),
@@ -70,7 +76,7 @@ METRICS = {
     "rating": ("mean rating", ".2f"),
     "correct": ("picked one is correct", PERCENT),
 }
-COUNTED = ("groups", "responses", "rows", "tokens", "unfinished", "steps", "collapsed")
+COUNTED = ("responses", "rows", "tokens", "unfinished", "steps", "collapsed")
 
 
 def words_of(metric: str) -> str:
