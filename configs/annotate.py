@@ -7,8 +7,8 @@ Then train on them, each asked for its own ratings: --config.data.condition=rati
 --config.data.train=ratings:runs/annotation/annotated.jsonl.
 """
 
-from hs2jax.alignment import settings
+from hs2jax import configs
 
 
 def get_config():
-    return settings.annotate()
+    return configs.defaults("annotate")

@@ -9,11 +9,11 @@ The paper chooses a tenth of Alpaca's 52k with Llama-3.1-8B; a model trained on 
 (even weights) and 12.65% (fitted) on AlpacaEval 2 with length control, 7.73% on all of it.
 """
 
-from hs2jax.training import defaults
+from hs2jax import configs
 
 
 def get_config(model: str = "smollm2-135m-instruct"):
-    config = defaults.judging()
+    config = configs.defaults("judge")
     config.task = "selection"
     config.model.name = model
     config.data = "instructions:alpaca_data_cleaned.json"

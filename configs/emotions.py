@@ -7,11 +7,11 @@ The argument is a language model. Published for Llama-3.1-8B (Spearman): likelie
 0.652, all layers 0.653, fitted 0.657.
 """
 
-from hs2jax.training import defaults
+from hs2jax import configs
 
 
 def get_config(model: str = "smollm2-135m-instruct"):
-    config = defaults.judging()
+    config = configs.defaults("judge")
     config.task = "emotions"
     config.model.name = model
     config.data = "eq_bench_v2_questions_171.json"

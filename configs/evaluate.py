@@ -9,11 +9,11 @@ evaluated on the bundled mini set, which takes a minute on two CPU cores. Scores
 same model never scores a response twice; killed, it goes on where it was.
 """
 
-from hs2jax.training import defaults
+from hs2jax import configs
 
 
 def get_config(model: str = "runs/quickstart/preference/model"):
-    config = defaults.evaluation()
+    config = configs.defaults("evaluate")
     config.model.name = model
     config.data = (
         "helpsteer2_preference:mini/preference.jsonl[val]+helpsteer2:mini/validation.jsonl"

@@ -9,8 +9,8 @@ regression model that it began with: factor 1.52, and 94.1 instead of 93.7 on Re
 factor scores the pairs once; the mini set's few say nothing, see the report for the interval.
 """
 
-from hs2jax.training import defaults
+from hs2jax import configs
 
 
 def get_config():
-    return defaults.expo()
+    return configs.defaults("expo")

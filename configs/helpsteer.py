@@ -8,13 +8,13 @@ sides. On two CPU cores an epoch takes about half an hour; experiments/helpsteer
 The learning rate is for SmolLM2-135M; the papers' is 2e-6 at 70B.
 """
 
-from hs2jax.training import defaults
+from hs2jax import configs
 
 FILE = "data/helpsteer/sample500.jsonl"
 
 
 def get_config():
-    config = defaults.reward_model()
+    config = configs.defaults("train_reward_model")
     config.model.remat = False
     config.model.outputs = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
     config.model.weights = "helpfulness=1"

@@ -10,11 +10,11 @@ the mini set). Published on RewardBench (overall, chat, chat-hard, safety, reaso
 Hardware: 20 bytes for each parameter, as in helpsteer2_regression.py: 1.4 TB at 70B, 160 GB at 8B.
 """
 
-from hs2jax.training import defaults, sizes
+from hs2jax import configs, sizes
 
 
 def get_config(arg=None):
-    config = defaults.reward_model()
+    config = configs.defaults("train_reward_model")
     config.model.outputs = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
     config.model.weights = "helpfulness=1"
     config.data.train = "tfds:helpsteer2/ratings[train]"

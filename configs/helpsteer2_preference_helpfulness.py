@@ -13,11 +13,11 @@ wants them, and not in NeMo's (--config.model.template=extra_id), the head has n
 Hardware: 20 bytes for each parameter, as in helpsteer2_regression.py: 1.4 TB at 70B, 160 GB at 8B.
 """
 
-from hs2jax.training import defaults, sizes
+from hs2jax import configs, sizes
 
 
 def get_config(arg=None):
-    config = defaults.reward_model()
+    config = configs.defaults("train_reward_model")
     config.model.outputs = ("helpfulness",)
     config.data.train = "tfds:helpsteer2/ratings[train]"
     config.data.validation = "tfds:helpsteer2/ratings[validation]"

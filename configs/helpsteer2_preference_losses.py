@@ -9,9 +9,7 @@ ratings, the model has 135M parameters, and its last three layers are trained: a
 half on two CPU cores for all 30 runs. experiments/helpsteer2_preference has what came out.
 """
 
-from ml_collections import ConfigDict
-
-from hs2jax.training import defaults
+from hs2jax import configs
 
 FROM_REGRESSION = {"model.name": "{regression}/model", "model.outputs": ()}
 LOSSES = {
@@ -24,7 +22,7 @@ LOSSES = {
 
 
 def get_config(data="data"):
-    sweep = ConfigDict()
+    sweep = configs.defaults("sweep")
     sweep.seeds = (0, 1, 2)
     sweep.reference = "regression"
     sweep.arms = (
@@ -32,7 +30,7 @@ def get_config(data="data"):
         *((f"{name} from regression", LOSSES[name] | FROM_REGRESSION) for name in LOSSES),
     )
 
-    config = defaults.reward_model()
+    config = configs.defaults("train_reward_model")
     config.model.outputs = ("helpfulness",)
     config.model.remat = False
     files = (

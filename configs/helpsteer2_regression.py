@@ -17,7 +17,7 @@ were searched for, likely on RewardBench itself: 340B 92.0, 95.8, 87.1, 91.5, 93
 80.3, 92.8, 90.7. Published batch size 128 responses, 2 epochs, learning rate 2e-6 (340B: 7e-7).
 """
 
-from hs2jax.training import defaults, sizes
+from hs2jax import configs, sizes
 
 # The paper's appendix H.
 WEIGHTS = "helpfulness=0.65,correctness=0.8,coherence=0.45,complexity=0.55,verbosity=-0.4"
@@ -25,7 +25,7 @@ WEIGHTS_340B = "helpfulness=0.3,correctness=0.74,coherence=0.46,complexity=0.47,
 
 
 def get_config(arg=None):
-    config = defaults.reward_model()
+    config = configs.defaults("train_reward_model")
     config.model.outputs = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
     config.model.weights = WEIGHTS_340B if arg == "nemotron4_340b" else WEIGHTS
     config.data.train = "tfds:helpsteer2/ratings[train]"

@@ -8,11 +8,11 @@ Arguments as in helpsteer2_regression.py. Published for Llama-3-70B on RewardBen
 Hardware: 20 bytes for each parameter, as in helpsteer2_regression.py: 1.4 TB at 70B, 160 GB at 8B.
 """
 
-from hs2jax.training import defaults, sizes
+from hs2jax import configs, sizes
 
 
 def get_config(arg=None):
-    config = defaults.reward_model()
+    config = configs.defaults("train_reward_model")
     config.model.outputs = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
     config.model.weights = "helpfulness=1"
     config.data.train = "tfds:helpsteer[train]"

@@ -9,11 +9,11 @@ safety, reasoning): 73.9, 94.4, 54.6, 81.2, 65.6, after 1 epoch.
 Hardware: 20 bytes for each parameter, as in helpsteer2_regression.py: 1.4 TB at 70B, 160 GB at 8B.
 """
 
-from hs2jax.training import defaults, sizes
+from hs2jax import configs, sizes
 
 
 def get_config(arg=None):
-    config = defaults.reward_model()
+    config = configs.defaults("train_reward_model")
     config.data.train = "hh_rlhf:data/hh_rlhf/train.jsonl.gz"
     config.data.validation = "hh_rlhf:data/hh_rlhf/test.jsonl.gz"
     config.data.on_error = "skip"  # Some of its rows have an empty turn.

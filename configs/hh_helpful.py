@@ -8,13 +8,13 @@ epoch takes about an hour; experiments/hh_helpful has what came out. The learnin
 SmolLM2-135M; the papers' is 1e-6 at 70B.
 """
 
-from hs2jax.training import defaults
+from hs2jax import configs
 
 FILE = "data/hh_rlhf/helpful_test_1850.jsonl"
 
 
 def get_config():
-    config = defaults.reward_model()
+    config = configs.defaults("train_reward_model")
     config.model.remat = False
     config.data.train = f"hh_rlhf:{FILE}[:1600]"
     config.data.validation = f"hh_rlhf:{FILE}[-250:]"

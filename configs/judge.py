@@ -14,11 +14,11 @@ Published for Llama-3.1-8B on HelpSteer (Table 1, Spearman, direct): the last la
 score 0.374, its expected score 0.464, all layers evenly 0.520, by fitted weights 0.515.
 """
 
-from hs2jax.training import defaults
+from hs2jax import configs
 
 
 def get_config(model: str = "smollm2-135m-instruct"):
-    config = defaults.judging()
+    config = configs.defaults("judge")
     config.model.name = model
     config.data = "helpsteer2:mini/validation.jsonl"
     return config

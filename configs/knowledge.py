@@ -7,11 +7,11 @@ The argument is a language model. Published for Llama-3.1-8B (F1): likeliest 0.5
 all layers 0.590, fitted 0.570.
 """
 
-from hs2jax.training import defaults
+from hs2jax import configs
 
 
 def get_config(model: str = "smollm2-135m-instruct"):
-    config = defaults.judging()
+    config = configs.defaults("judge")
     config.task = "knowledge"
     config.model.name = model
     config.data = "SelfAware.json"

@@ -7,13 +7,11 @@ tokens together, so that it can be done with SmolLM2-135M on two CPU cores.
 experiments/lora has what came out: accuracy, time per step and memory.
 """
 
-from ml_collections import ConfigDict
-
-from hs2jax.training import defaults
+from hs2jax import configs
 
 
 def get_config(data="data"):
-    sweep = ConfigDict()
+    sweep = configs.defaults("sweep")
     sweep.seeds = (0, 1, 2)
     sweep.reference = "full"
     sweep.arms = (
@@ -31,7 +29,7 @@ def get_config(data="data"):
         ),
     )
 
-    config = defaults.reward_model()
+    config = configs.defaults("train_reward_model")
     config.model.remat = False
     file = f"hh_rlhf:{data}/hh_rlhf/helpful_test_1850.jsonl"
     config.data.train = f"{file}[:500]"

@@ -7,16 +7,14 @@ preferences from its weights, head included. Seventy-two prompts are enough to s
 works, not for a good model: see the report for how wide the interval is.
 """
 
-from ml_collections import ConfigDict
-
-from hs2jax.training import defaults
+from hs2jax import configs
 
 
 def get_config():
-    recipe = ConfigDict()
+    recipe = configs.defaults("recipe")
     recipe.stages = ("regression", "preference")
 
-    config = defaults.reward_model()
+    config = configs.defaults("train_reward_model")
     config.model.remat = False
     config.data.row_length = 384
     config.batch_size = 6
@@ -34,7 +32,7 @@ def get_config():
     regression.objective.kind = "regression"
     regression.optimizer.learning_rate = 5e-5
     regression.epochs = 2
-    recipe.regression = ConfigDict({"verb": "train", "config": regression})
+    recipe.regression = regression
 
     preference = config.copy_and_resolve_references()
     preference.model.name = "{regression}/model"
@@ -44,5 +42,5 @@ def get_config():
     preference.objective.preference = "scaled"
     preference.optimizer.learning_rate = 2e-5
     preference.epochs = 1
-    recipe.preference = ConfigDict({"verb": "train", "config": preference})
+    recipe.preference = preference
     return recipe

@@ -8,8 +8,8 @@ For a model that draws its ratings to their mean, before it annotates: without t
 a prompt may be rated alike in whole numbers.
 """
 
-from hs2jax.alignment import settings
+from hs2jax import configs
 
 
 def get_config():
-    return settings.rescale()
+    return configs.defaults("rescale")

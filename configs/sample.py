@@ -9,8 +9,8 @@ helpfulness, correctness and coherence 4, complexity and verbosity 2. With
 with --config.server=http://HOST:PORT/v1, or read with --config.responses=responses:FILE.jsonl.
 """
 
-from hs2jax.alignment import settings
+from hs2jax import configs
 
 
 def get_config():
-    return settings.sample()
+    return configs.defaults("sample")

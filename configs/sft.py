@@ -13,13 +13,13 @@ learning rates below 70B. Hardware: 20 bytes for each parameter in float32 with 
 70B, 160 GB at 8B, 3 GB at 135M; activations come on top.
 """
 
-from hs2jax.training import defaults, sizes
+from hs2jax import configs, sizes
 
 CONVERSATIONS = "conversations:hf://datasets/nvidia/Daring-Anteater/train.jsonl"
 
 
 def get_config(arg=None):
-    config = defaults.policy()
+    config = configs.defaults("train_policy")
     config.data.train = f"{CONVERSATIONS}[:98%]"
     config.data.validation = f"{CONVERSATIONS}[98%:]"
     config.optimizer.learning_rate = 2e-6

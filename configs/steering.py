@@ -13,10 +13,10 @@ that the KL divergence from the reference is known; the paper samples with --con
 --config.top_p=0.9. Killed, it goes on where it was.
 """
 
-from hs2jax.alignment import steering
+from hs2jax import configs
 
 
 def get_config():
-    config = steering.settings()
+    config = configs.defaults("steer")
     config.data = "helpsteer2:mini/validation.jsonl"
     return config

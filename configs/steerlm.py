@@ -18,13 +18,13 @@ Published: HelpSteer (arXiv 2311.09528), Llama-2-70B, 800 steps of 128, about tw
 rates below 70B. Hardware: as configs/sft.py.
 """
 
-from hs2jax.training import defaults, sizes
+from hs2jax import configs, sizes
 
 ANNOTATED = "ratings:runs/annotation/annotated.jsonl"
 
 
 def get_config(arg=None):
-    config = defaults.policy()
+    config = configs.defaults("train_policy")
     config.data.train = f"{ANNOTATED}[:98%]"
     config.data.validation = f"{ANNOTATED}[98%:]"
     config.data.condition = "ratings"

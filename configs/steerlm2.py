@@ -22,8 +22,7 @@ Hardware: 20 bytes for each parameter in training, 1.4 TB at 70B; sampling 6 and
 
 from ml_collections import ConfigDict, FieldReference
 
-from hs2jax.alignment import settings, steering
-from hs2jax.training import defaults
+from hs2jax import configs
 
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 ANTEATER = "conversations:hf://datasets/nvidia/Daring-Anteater/train.jsonl"
@@ -34,22 +33,22 @@ def get_config(arg=None):
     if arg not in (None, "llama3_70b", "runlocal"):
         raise ValueError(f"this config's argument is {arg!r}; it must be llama3_70b or runlocal")
     local = arg == "runlocal"
-    recipe = ConfigDict()
+    recipe = configs.defaults("recipe")
     recipe.stages = ("reward",) if local else ()
     # One setting for all stages that ask it.
     recipe.reward_model = FieldReference("{reward}/model" if local else "runs/regression/model")
     rounds = 1 if local else 2
 
-    def add(name, verb, config):
-        recipe[name] = ConfigDict({"verb": verb, "config": config})
+    def add(name, config):
+        recipe[name] = config
         if name not in recipe.stages:
             recipe.stages += (name,)
 
     if local:
-        add("reward", "train", _reward_model())
+        add("reward", _reward_model())
 
     # SFT and SteerLM ------------------------------------------------------------------------------
-    sft = defaults.policy()
+    sft = configs.defaults("train_policy")
     sft.model.name = "smollm2-135m-instruct" if local else "meta-llama/Meta-Llama-3-70B"
     sft.model.template = "" if local else "steerlm"
     sft.optimizer.learning_rate = 5e-5 if local else 2e-6
@@ -60,43 +59,43 @@ def get_config(arg=None):
     data = MINI if local else ANTEATER
     trained, held_out = ("[:16]", "[16:18]") if local else ("[:98%]", "[98%:]")
     sft.data.train, sft.data.validation = f"{data}{trained}", f"{data}{held_out}"
-    add("sft", "train", sft)
+    add("sft", sft)
 
-    annotation = settings.annotate()
+    annotation = configs.defaults("annotate")
     annotation.model.name = recipe.get_ref("reward_model")
     annotation.data = f"{data}[:18]" if local else data
     annotation.every_turn = not local
     annotation.on_error = "skip"
-    add("annotation", "annotate", annotation)
+    add("annotation", annotation)
 
     steerlm.data.train = f"ratings:{{annotation}}/annotated.jsonl{trained}"
     steerlm.data.validation = f"ratings:{{annotation}}/annotated.jsonl{held_out}"
     steerlm.data.condition = "ratings"
     if not local:
         steerlm.optimizer.learning_rate, steerlm.batch_size = 5e-6, 128
-    add("steerlm", "train", steerlm)
+    add("steerlm", steerlm)
 
     # Rounds of SteerLM 2.0 ------------------------------------------------------------------------
     policy = "{steerlm}/model"
     for i in range(1, rounds + 1):
-        samples = settings.sample()
+        samples = configs.defaults("sample")
         samples.seed = i
         samples.model.name = policy
         samples.data = f"{data}[:6]" if local else f"{data}[:20000]"
         samples.on_error = "skip"
         if local:
             samples.n, samples.max_new_tokens = 8, 64
-        add(f"samples_{i}", "sample", samples)
+        add(f"samples_{i}", samples)
 
-        groups = settings.weigh()
+        groups = configs.defaults("weigh")
         groups.data = f"sampled:{{samples_{i}}}/samples.jsonl"
         groups.reward_model = recipe.get_ref("reward_model")
         groups.prior = "{sft}/model"
         groups.unfinished = "keep" if local else "drop"  # Few of 64 tokens come to their end.
         groups.on_error = "skip"
-        add(f"groups_{i}", "weigh", groups)
+        add(f"groups_{i}", groups)
 
-        learned = defaults.policy()
+        learned = configs.defaults("train_policy")
         learned.model.name = policy
         learned.objective.kind = "steerlm2"
         found = f"sampled:{{groups_{i}}}/groups.jsonl"
@@ -106,11 +105,11 @@ def get_config(arg=None):
             _small(learned)
             learned.data.train, learned.data.validation = f"{found}[:-2]", f"{found}[-2:]"
             learned.optimizer.learning_rate = 5e-6
-        add(f"round_{i}", "train", learned)
+        add(f"round_{i}", learned)
         policy = f"{{round_{i}}}/model"
 
     # Report ---------------------------------------------------------------------------------------
-    report = steering.settings()
+    report = configs.defaults("steer")
     names = ["sft", "steerlm", *(f"round_{i}" for i in range(1, rounds + 1))]
     report.policies = ",".join(f"{name}={{{name}}}/model" for name in names)
     report.reward_model = recipe.get_ref("reward_model")
@@ -120,13 +119,13 @@ def get_config(arg=None):
         report.data += "[:3]"
         report.attributes, report.requested = ("verbosity",), (0, 2, 4)
         report.n, report.max_new_tokens = 2, 64
-    add("steering", "steer", report)
+    add("steering", report)
     return recipe
 
 
 def _reward_model() -> ConfigDict:
     """A regression model of the mini set's ratings."""
-    config = defaults.reward_model()
+    config = configs.defaults("train_reward_model")
     config.model.outputs = ATTRIBUTES
     config.model.weights = "helpfulness=1"
     config.data.train = f"{MINI}[:24]"

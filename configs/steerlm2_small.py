@@ -28,8 +28,7 @@ out is in experiments/steerlm.
 
 from ml_collections import ConfigDict, FieldReference
 
-from hs2jax.alignment import settings, steering
-from hs2jax.training import defaults
+from hs2jax import configs
 
 TOKENS = 96  # Of an answer.
 ATTRIBUTES = ("complexity", "verbosity")
@@ -53,7 +52,7 @@ def get_config(data="data"):
     def llmbar(part: str) -> str:
         return f"llmbar:{data}/llmbar/LLMBar__{part}.json"
 
-    recipe = ConfigDict()
+    recipe = configs.defaults("recipe")
     answers = {"file": f"{pandalm}[:50]"} | {
         name: f"sampled:{{{name}}}/samples.jsonl" for name in OWN
     }
@@ -70,10 +69,10 @@ def get_config(data="data"):
     sft.data.train = f"{roleplay}[:110]+{pandalm}[:110]"
     sft.data.validation = f"{roleplay}[320:335]+{pandalm}[320:335]"
     sft.data.on_error = "skip"  # PandaLM has a few empty responses.
-    recipe.sft = ConfigDict({"verb": "train", "config": sft})
+    recipe.sft = sft
 
     for name, instruction in OWN.items():
-        own = settings.sample()
+        own = configs.defaults("sample")
         own.model.name = "{sft}/model"
         own.model.dtype = "bfloat16"  # Faster; what is kept of the answers is their text.
         own.data = f"{llmbar('Natural')}[36:]+{llmbar('Adversarial__Neighbor')}"
@@ -83,23 +82,23 @@ def get_config(data="data"):
         own.temperature, own.top_p = 0.8, 0.95
         own.max_new_tokens = TOKENS
         own.on_error = "skip"
-        recipe[name] = ConfigDict({"verb": "sample", "config": own})
+        recipe[name] = own
 
-    rescaled = settings.rescale()
+    rescaled = configs.defaults("rescale")
     rescaled.model.name = recipe.get_ref("reward_model")
     rescaled.data = "+".join(f"sampled:{{{name}}}/samples.jsonl" for name in OWN)
     rescaled.ratings = f"helpsteer:{data}/helpsteer/sample500.jsonl"
     rescaled.attributes = ATTRIBUTES
     rescaled.on_error = "skip"
-    recipe.rescaled = ConfigDict({"verb": "rescale", "config": rescaled})
+    recipe.rescaled = rescaled
 
     for name, (source, attribute) in annotations.items():
-        annotation = settings.annotate()
+        annotation = configs.defaults("annotate")
         annotation.model.name = RATER
         annotation.data = answers[source]
         annotation.attributes = (attribute,)
         annotation.on_error = "skip"
-        recipe[name] = ConfigDict({"verb": "annotate", "config": annotation})
+        recipe[name] = annotation
 
     steerlm = _policy(learning_rate=2e-4, batch_size=8, evaluate_every=25)
     steerlm.model.name = "{sft}/model"
@@ -111,25 +110,25 @@ def get_config(data="data"):
     # up to four may be such.
     steerlm.data.validation = "+".join(f"{rows}[:20]" for rows in of_own)
     steerlm.data.condition = "ratings"
-    recipe.steerlm = ConfigDict({"verb": "train", "config": steerlm})
+    recipe.steerlm = steerlm
 
     asked = tuple(f"{name}={value}" for name in ATTRIBUTES for value in VALUES)
     for part, prompts in ROUND.items():
-        sampled = settings.sample()
+        sampled = configs.defaults("sample")
         sampled.model.name = "{steerlm}/model"
         sampled.data = f"{llmbar('Natural')}{prompts}"
         sampled.conditions = asked
         sampled.n = 8
         sampled.max_new_tokens = TOKENS
         sampled.on_error = "skip"
-        recipe[f"samples_{part}"] = ConfigDict({"verb": "sample", "config": sampled})
+        recipe[f"samples_{part}"] = sampled
 
-        weights = settings.weigh()
+        weights = configs.defaults("weigh")
         weights.data = f"sampled:{{samples_{part}}}/samples.jsonl"
         weights.reward_model = RATER
         weights.prior = "{sft}/model"
         weights.on_error = "skip"
-        recipe[f"groups_{part}"] = ConfigDict({"verb": "weigh", "config": weights})
+        recipe[f"groups_{part}"] = weights
 
     learned = _policy(learning_rate=3e-5, batch_size=4, evaluate_every=5)
     learned.model.name = "{steerlm}/model"
@@ -137,9 +136,9 @@ def get_config(data="data"):
     learned.data.train, learned.data.validation = (
         f"sampled:{{{name}}}/groups.jsonl" for name in groups
     )
-    recipe.round_1 = ConfigDict({"verb": "train", "config": learned})
+    recipe.round_1 = learned
 
-    report = steering.settings()
+    report = configs.defaults("steer")
     report.policies = "sft={sft}/model,steerlm={steerlm}/model,steerlm2={round_1}/model"
     report.reward_model = RATER
     report.reference = "{sft}/model"
@@ -150,12 +149,12 @@ def get_config(data="data"):
     report.n = 4
     report.max_new_tokens = TOKENS
     report.on_error = "skip"
-    recipe.steering = ConfigDict({"verb": "steer", "config": report})
+    recipe.steering = report
     return recipe
 
 
 def _policy(*, learning_rate: float, batch_size: int, evaluate_every: int) -> ConfigDict:
-    config = defaults.policy()
+    config = configs.defaults("train_policy")
     config.model.remat = False
     config.data.row_length = 768
     config.optimizer.learning_rate = learning_rate

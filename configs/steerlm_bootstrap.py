@@ -10,37 +10,36 @@ and HelpSteer2 leave this out. Top-k 50 is the paper's, which also draws the hig
 those seen in training; here they are the scale's.
 """
 
-from ml_collections import ConfigDict, FieldReference
+from ml_collections import FieldReference
 
-from hs2jax.alignment import settings
-from hs2jax.training import defaults
+from hs2jax import configs
 
 
 def get_config():
-    recipe = ConfigDict()
+    recipe = configs.defaults("recipe")
     recipe.stages = ("samples", "annotation", "steerlm")
     recipe.policy = FieldReference("runs/steerlm/model")
     recipe.reward_model = FieldReference("runs/regression/model")
     recipe.data = FieldReference("helpsteer2:mini/train.jsonl")
 
-    samples = settings.sample()
+    samples = configs.defaults("sample")
     samples.model.name = recipe.get_ref("policy")
     samples.data = recipe.get_ref("data")
     samples.n = 1
     samples.temperature, samples.top_p, samples.top_k = 1.0, 1.0, 50
     samples.on_error = "skip"
-    recipe.samples = ConfigDict({"verb": "sample", "config": samples})
+    recipe.samples = samples
 
-    annotation = settings.annotate()
+    annotation = configs.defaults("annotate")
     annotation.model.name = recipe.get_ref("reward_model")
     annotation.data = "sampled:{samples}/samples.jsonl"
     annotation.on_error = "skip"
-    recipe.annotation = ConfigDict({"verb": "annotate", "config": annotation})
+    recipe.annotation = annotation
 
-    steerlm = defaults.policy()
+    steerlm = configs.defaults("train_policy")
     steerlm.model.name = recipe.get_ref("policy")
     steerlm.data.train = "ratings:{annotation}/annotated.jsonl[:98%]"
     steerlm.data.validation = "ratings:{annotation}/annotated.jsonl[98%:]"
     steerlm.data.condition = "ratings"
-    recipe.steerlm = ConfigDict({"verb": "train", "config": steerlm})
+    recipe.steerlm = steerlm
     return recipe

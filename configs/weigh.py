@@ -8,8 +8,8 @@ Then train on sampled:runs/groups/groups.jsonl with --config.objective.kind=stee
 that sampled. configs/steerlm2.py does all of it.
 """
 
-from hs2jax.alignment import settings
+from hs2jax import configs
 
 
 def get_config():
-    return settings.weigh()
+    return configs.defaults("weigh")

@@ -19,124 +19,233 @@
 HS2JAX_TRACEBACK=1 in the environment they come with where they were raised.
 """
 
+import importlib
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
-# What is done as a config file says: by several hosts together, or by one.
-DISTRIBUTED = (
-    *("run", "train", "evaluate", "expo", "judge"),
-    *("sample", "rescale", "annotate", "weigh", "steer"),
-)
-CONFIGURED = (*DISTRIBUTED, "sweep")
+# The verb of each kind of config, and its function in a module below hs2jax.
+KINDS = {
+    "recipe": ("run", "training.recipe", "run"),
+    "train_reward_model": ("train", "training.loop", "train"),
+    "train_policy": ("train", "training.loop", "train"),
+    "sweep": ("sweep", "training.sweep", "sweep"),
+    "evaluate": ("evaluate", "evaluation.evaluate", "evaluate"),
+    "expo": ("expo", "training.expo", "expo"),
+    "judge": ("judge", "judging.run", "judge"),
+    "sample": ("sample", "alignment.sample", "sample"),
+    "rescale": ("rescale", "alignment.rescale", "rescale"),
+    "annotate": ("annotate", "alignment.annotate", "annotate"),
+    "weigh": ("weigh", "alignment.weigh", "weigh"),
+    "steer": ("steer", "alignment.steering", "steer"),
+}
+CONFIGURED = tuple(dict.fromkeys(verb for verb, _, _ in KINDS.values()))
+VERBS = (*CONFIGURED, "score", "convert", "report")
+NEEDED = ("config", "workdir", "model", "data", "output")
+MADE = ("samples.jsonl", "annotated.jsonl", "groups.jsonl", "sweep.md", "model")
+
+
+def main(argv=None) -> None:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] not in VERBS:
+        asked = bool(argv) and argv[0] in ("help", "--help", "-h")
+        if argv and not asked:
+            print(f"hs2jax: there is no verb {argv[0]!r}\n", file=sys.stderr)
+        print(__doc__)
+        sys.exit(0 if asked else 2)
+    verb, *rest = argv
+    try:
+        options = parse(verb, rest)
+        if options.help:
+            print(options)
+            return
+        prepare_logging()
+        if "distributed" in options and options.distributed:
+            import jax
+
+            jax.distributed.initialize()
+        {"score": score, "convert": convert, "report": report}.get(verb, run)(verb, options)
+    except (flags.Error, ValueError, OSError) as error:
+        if os.environ.get("HS2JAX_TRACEBACK"):
+            raise
+        print(f"hs2jax {verb}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+# Flags --------------------------------------------------------------------------------------------
 
 
 def define(verb: str, arguments: list[str]) -> flags.FlagValues:
-    """The flags of a verb; the arguments say which keys of the config are flags too."""
+    """Define the flags of a verb; the arguments say which keys of the config are flags too."""
     values = flags.FlagValues()
-    text = {"default": None, "flag_values": values}
+
+    def text(name: str, default: str | None, help: str) -> None:
+        flags.DEFINE_string(name, default, help, flag_values=values)
+
+    def choice(name: str, choices: list[str], help: str) -> None:
+        flags.DEFINE_enum(name, choices[0], choices, help, flag_values=values)
+
+    def switch(name: str, help: str) -> None:
+        flags.DEFINE_bool(name, False, help, flag_values=values)
+
+    flags.DEFINE_bool("help", False, "Show this.", flag_values=values, short_name="h")
     if verb in CONFIGURED:
         config_flags.DEFINE_config_file(
             "config", flag_values=values, lock_config=True, sys_argv=["hs2jax", *arguments]
         )
-    if verb in DISTRIBUTED:
-        flags.DEFINE_bool(
-            "distributed", False, "Join the other hosts of a pod first.", flag_values=values
-        )
-    if verb == "sweep":
-        flags.DEFINE_multi_string(
-            "over",
-            [],
-            "KEY=VALUE,VALUE: values to try for a key of the config; several give a grid.",
-            flag_values=values,
-        )
-        flags.DEFINE_string("seeds", help="As in 0,1,2; default: the config's.", **text)
+        switch("distributed", "Join the other hosts of a pod first.")
     if verb in (*CONFIGURED, "report"):
-        flags.DEFINE_string("workdir", help="Folder of the run.", **text)
+        text("workdir", None, "Folder of the run.")
+    if verb == "sweep":
+        grid = "KEY=VALUE,VALUE: values to try for a key of the config; several give a grid."
+        flags.DEFINE_multi_string("over", [], grid, flag_values=values)
+        text("seeds", None, "As in 0,1,2; default: the config's.")
     if verb == "report":
-        flags.DEFINE_string("against", help="Folder of an evaluation to compare with.", **text)
-        flags.DEFINE_string(
-            "output", help="Folder of the comparison's page.", default="", flag_values=values
-        )
+        text("against", None, "Folder of an evaluation to compare with.")
+        text("output", "", "Folder of the comparison's page.")
     if verb in ("score", "convert"):
-        flags.DEFINE_string("model", help="Folder, GGUF file, hub id or short name.", **text)
+        text("model", None, "Folder, GGUF file, hub id or short name.")
     if verb == "score":
-        flags.DEFINE_string("data", help='What to score, as "format:path[slice]".', **text)
-        flags.DEFINE_string("output", help="JSON lines file to write.", **text)
-        flags.DEFINE_string("best", help="Folder for the best response of each prompt.", **text)
-        flags.DEFINE_string("reference", help="Data that the best are compared with.", **text)
-        flags.DEFINE_string(
-            "weights",
-            default="",
-            help="As in helpfulness=0.65,verbosity=-0.4; default: as recorded with the model.",
-            flag_values=values,
-        )
-        flags.DEFINE_bool(
-            "truncate", False, "Cut too long prompts from the left.", flag_values=values
-        )
-        flags.DEFINE_enum(
-            "on_error",
-            "raise",
-            ["raise", "skip"],
-            "What to do with malformed rows and with groups that are too long.",
-            flag_values=values,
-        )
+        text("data", None, 'What to score, as "format:path[slice]".')
+        text("output", None, "JSON lines file to write.")
+        text("best", None, "Folder for the best response of each prompt.")
+        text("reference", None, "Data that the best are compared with.")
+        text("weights", "", "As in helpfulness=0.65,verbosity=-0.4; default: the model's.")
+        switch("truncate", "Cut too long prompts from the left.")
+        what = "What to do with malformed rows and with groups that are too long."
+        choice("on_error", ["raise", "skip"], what)
     if verb == "convert":
-        flags.DEFINE_string("output", help="Folder to write.", **text)
-        flags.DEFINE_enum(
-            "dtype",
-            "float32",
-            ["float32", "bfloat16"],
-            "Of the written numbers.",
-            flag_values=values,
-        )
+        text("output", None, "Folder to write.")
+        choice("dtype", ["float32", "bfloat16"], "Of the written numbers.")
     return values
 
 
-def run(options) -> None:
-    """Works through a recipe's stages in order, and writes its report."""
-    from hs2jax.alignment import annotate, rescale, sample, steering, weigh
-    from hs2jax.training import recipe, run_report
-
-    check_verb(options.config, "run")
-    verbs = {
-        **recipe.VERBS,
-        "sample": sample.sample,
-        "rescale": rescale.rescale,
-        "annotate": annotate.annotate,
-        "weigh": weigh.weigh,
-        "steer": steering.steer,
-    }
-    stages = recipe.run(options.config, options.workdir, verbs)
-    if is_first():
-        print(f"report: {run_report.write(options.workdir, stages)}")
-        for stage in stages:
-            if options.config[stage.name].verb == "steer":
-                print(f"report: {stage / 'report.html'}")
-        models = [stage / "model" for stage in stages if (stage / "model").is_dir()]
-        print(*(f"model: {model}" for model in models[-1:]))
+def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
+    """Parse the options of a verb. Raises ValueError or flags.Error that says what is wrong."""
+    options = define(verb, arguments)
+    try:
+        extra = options([f"hs2jax {verb}", *arguments])[1:]
+    except (AttributeError, KeyError, TypeError) as error:
+        # What ml_collections raises for a key that is not there, or a value of another type.
+        raise ValueError(unfit_override(verb, arguments, error)) from error
+    if options.help:
+        return options
+    if extra:
+        raise ValueError(f"what is {' '.join(extra)}? Flags look like --name=value")
+    for name in NEEDED:
+        if name in options and getattr(options, name) is None:
+            raise ValueError(f"hs2jax {verb} needs --{name}")
+    if "workdir" in options and Path(options.workdir).is_file():
+        raise ValueError(
+            f"--workdir={options.workdir} is a file; expected a folder, new or a run's"
+        )
+    return options
 
 
-def train(options) -> None:
-    """Trains one model, and writes its report."""
-    from hs2jax.training import loop, run_report
+def unfit_override(verb: str, arguments: list[str], error: Exception) -> str:
+    """Say which override has no key in its config, or what else is wrong with one."""
+    from hs2jax import configs
 
-    check_verb(options.config, "train")
-    workdir = Path(options.workdir)
-    loop.train(options.config, workdir)
-    if is_first():
-        print(f"report: {run_report.write(workdir, [workdir])}\nmodel: {workdir / 'model'}")
+    file = [each for each in arguments if re.match("--?config=", each)]
+    options = define(verb, file)
+    options([f"hs2jax {verb}", *file])
+    for key in re.findall(r"^--?config\.([\w.]+)", "\n".join(arguments), re.MULTILINE):
+        place = options.config
+        for name in key.split("."):
+            if name not in (place if hasattr(place, "keys") else ()):
+                return configs.unknown_key(options.config, key)
+            place = place[name]
+    return f"an override of the config does not fit it: {error}"
 
 
-def sweep(options) -> None:
-    """Trains every arm with every seed, and writes one table of them."""
+# Verbs --------------------------------------------------------------------------------------------
+
+
+def function(kind: str):
+    """Import what runs a kind of config, verb(config, workdir) -> rows."""
+    _, module, name = KINDS[kind]
+    return getattr(importlib.import_module(f"hs2jax.{module}"), name)
+
+
+def run(verb: str, options) -> None:
+    """Do what a config says, print the chief rows, and write the page."""
+    config, workdir = options.config, Path(options.workdir)
+    kind = config.get("kind")
+    if kind not in KINDS:
+        raise ValueError(f"config.kind is {kind!r}; expected one of {', '.join(KINDS)}")
+    if verb == "sweep" and kind == "train_reward_model":
+        return sweep(verb, options)
+    if KINDS[kind][0] != verb:
+        raise ValueError(
+            f"this config is of kind {kind!r}: it is one for `hs2jax {KINDS[kind][0]}`"
+        )
+    if kind == "sweep":
+        return sweep(verb, options)
+    more = (function,) if kind == "recipe" else ()
+    result = function(kind)(config, workdir, *more)
+    if isinstance(result, list):
+        show(config, result, workdir)
+    else:
+        show_old(kind, result, workdir)
+
+
+def show(config, rows: list[dict], workdir: Path) -> None:
+    """Print a finished run's chief rows, where its page is and what it made."""
+    import jax
+
+    from hs2jax import report
+    from hs2jax.report import format
+
+    if jax.process_index() != 0:
+        return
+    for row in rows:
+        if row.get("headline"):
+            names = [row.get("stage"), row["set"], *row["part"].split("/")[1:], row.get("method")]
+            name = ", ".join(filter(None, names))
+            print(f"{name}: {row['metric'].replace('_', ' ')} {format.value(row)}".strip(": "))
+    folders = [workdir / name for name in config.get("stages", ())]
+    if all((folder / "results.jsonl").exists() for folder in folders):
+        print(f"report: {report.write(workdir)}")
+    else:  # Of stages that do not write rows yet.
+        from hs2jax.training import run_report
+
+        print(f"report: {run_report.write(workdir, folders)}")
+    places = [workdir, *folders]
+    for name in MADE:
+        if found := [place / name for place in places if (place / name).exists()]:
+            print(f"{'model' if name == 'model' else 'rows'}: {found[-1]}")
+
+
+def show_old(kind: str, result, workdir: Path) -> None:
+    """Print what verbs say that do not return rows yet."""
+    import jax
+
+    if jax.process_index() != 0:
+        return
+    if describe := getattr(importlib.import_module(f"hs2jax.{KINDS[kind][1]}"), "describe", None):
+        print(describe(result))
+    if kind in ("train_reward_model", "train_policy"):
+        from hs2jax.training import run_report
+
+        run_report.write(workdir, [workdir])
+    if kind == "expo":
+        print(f"factor: {result['factor']:g}")
+    if (workdir / "report.html").exists():
+        print(f"report: {workdir / 'report.html'}")
+    for name in MADE:
+        if (workdir / name).exists():
+            print(f"{'model' if name == 'model' else 'rows'}: {workdir / name}")
+
+
+def sweep(verb: str, options) -> None:
+    """Train every arm with every seed, and write one table of them."""
     from hs2jax.training import sweep, sweep_plan
 
-    check_verb(options.config, "sweep", "train")
     try:
         seeds = tuple(map(int, options.seeds.split(","))) if options.seeds is not None else ()
     except ValueError:
@@ -149,96 +258,15 @@ def sweep(options) -> None:
         raise ValueError(f"{failed} of {runs} runs failed; the same command tries them again")
 
 
-def evaluate(options) -> None:
-    """Scores benchmarks and other data with a reward model, and says how good it is."""
-    from hs2jax.evaluation import evaluate
-
-    check_verb(options.config, "evaluate")
-    result = evaluate.evaluate(options.config, options.workdir)
-    if is_first():
-        print(f"{evaluate.describe(result)}\nreport: {Path(options.workdir) / 'report.html'}")
-
-
-def expo(options) -> None:
-    """Finds how far to go beyond a trained model, and saves the model there."""
-    from hs2jax.training import expo
-
-    check_verb(options.config, "expo")
-    workdir = Path(options.workdir)
-    result = expo.expo(options.config, workdir)
-    if is_first():
-        print(f"factor: {result['factor']:g}\nreport: {workdir / 'report.html'}")
-        print(f"model: {workdir / 'model'}")
-
-
-def judge(options) -> None:
-    """Judges responses with a language model, and says how well that follows people's ratings."""
-    from hs2jax.judging import run
-
-    check_verb(options.config, "judge")
-    result = run.judge(options.config, options.workdir)
-    if is_first():
-        print(f"{run.describe(result)}\nreport: {Path(options.workdir) / 'report.html'}")
-
-
-def sample(options) -> None:
-    """Samples responses to prompts, with or without attributes that they should have."""
-    from hs2jax.alignment import sample
-
-    check_verb(options.config, "sample")
-    result = sample.sample(options.config, options.workdir)
-    if is_first():
-        print(f"{sample.describe(result)}\nrows: {Path(options.workdir) / 'samples.jsonl'}")
-
-
-def rescale(options) -> None:
-    """Spreads a reward model's attribute values over responses as people's ratings are spread."""
-    from hs2jax.alignment import rescale
-
-    check_verb(options.config, "rescale")
-    result = rescale.rescale(options.config, options.workdir)
-    if is_first():
-        print(f"{rescale.describe(result)}\nmodel: {Path(options.workdir) / 'model'}")
-
-
-def annotate(options) -> None:
-    """Rates the responses of conversations with a reward model, in whole numbers, for SteerLM."""
-    from hs2jax.alignment import annotate
-
-    check_verb(options.config, "annotate")
-    result = annotate.annotate(options.config, options.workdir)
-    if is_first():
-        print(f"{annotate.describe(result)}\nrows: {Path(options.workdir) / 'annotated.jsonl'}")
-
-
-def weigh(options) -> None:
-    """Finds the log-probabilities of sampled responses that SteerLM 2.0 weighs them by."""
-    from hs2jax.alignment import weigh
-
-    check_verb(options.config, "weigh")
-    result = weigh.weigh(options.config, options.workdir)
-    if is_first():
-        print(f"{weigh.describe(result)}\nrows: {Path(options.workdir) / 'groups.jsonl'}")
-
-
-def steer(options) -> None:
-    """Measures how closely policies follow the attributes that they are asked for."""
-    from hs2jax.alignment import steering
-
-    check_verb(options.config, "steer")
-    result = steering.steer(options.config, options.workdir)
-    if is_first():
-        print(f"{steering.describe(result)}\nreport: {Path(options.workdir) / 'report.html'}")
-
-
-def score(options) -> None:
-    """Scores groups, writes a line for each, and picks the best of their responses where asked."""
+def score(verb: str, options) -> None:
+    """Score groups, write a line for each, and pick the best of their responses where asked."""
     import jax
 
+    from hs2jax.config_rules import parse_weights
     from hs2jax.data import corpora
     from hs2jax.evaluation import items, score
     from hs2jax.models import sharding
-    from hs2jax.reward_model import RewardModel, parse_weights
+    from hs2jax.reward_model import RewardModel
 
     if options.reference and not options.best:
         raise ValueError("--reference is what --best=FOLDER is compared with: give both")
@@ -264,16 +292,17 @@ def score(options) -> None:
         print(f"report: {Path(options.best) / 'report.html'}")
 
 
-def convert(options) -> None:
-    """Anything that can be loaded, or a run's best step, to a folder for `transformers`."""
+def convert(verb: str, options) -> None:
+    """Convert anything that can be loaded, or a run's best step, to a folder for `transformers`."""
     from hs2jax.training import convert
 
     convert.convert(options.model, options.output, dtype=options.dtype)
     print(options.output)
 
 
-def report(options) -> None:
-    """Writes the page of a finished run or evaluation again, or compares two evaluations."""
+def report(verb: str, options) -> None:
+    """Write the page of a finished run again, or compare two evaluations."""
+    from hs2jax import report
     from hs2jax.alignment import steering_report
     from hs2jax.evaluation import comparison_report
     from hs2jax.judging import judge_report
@@ -286,6 +315,9 @@ def report(options) -> None:
         name = f"against-{Path(options.against).resolve().name}"
         place = options.output or Path(options.workdir) / name
         print(comparison_report.write(options.against, options.workdir, place))
+    elif _new(Path(options.workdir)):
+        print(report.write(options.workdir))
+    # Of verbs that do not write rows yet.
     elif (Path(options.workdir) / judge_report.FILE).exists():
         print(judge_run.write_report(options.workdir))
     elif (Path(options.workdir) / steering_report.FILE).exists():
@@ -294,109 +326,20 @@ def report(options) -> None:
         print(run_report.write(options.workdir))
 
 
-VERBS = {
-    f.__name__: f
-    for f in (
-        *(run, train, sweep, evaluate, expo, judge),
-        *(sample, rescale, annotate, weigh, steer, score, convert, report),
+def _new(workdir: Path) -> bool:
+    stages = [path for path in workdir.glob("*/config.json") if "against-" not in path.parent.name]
+    return (workdir / "results.jsonl").exists() and all(
+        (path.parent / "results.jsonl").exists() for path in stages
     )
-}
-# What only the config of a verb has, the first one that is found.
-KINDS = {
-    "stages": "run",
-    "arms": "sweep",
-    "objective": "train",
-    "initial": "expo",
-    "criteria": "judge",
-    "conditions": "sample",
-    "every_turn": "annotate",
-    "ratings": "rescale",
-    "prior": "weigh",
-    "policies": "steer",
-    "data": "evaluate",
-}
-NEEDED = ("config", "workdir", "model", "data", "output")
-
-
-def main(argv=None) -> None:
-    argv = sys.argv[1:] if argv is None else list(argv)
-    if not argv or argv[0] not in VERBS:
-        asked = bool(argv) and argv[0] in ("help", "--help", "-h")
-        if argv and not asked:
-            print(f"hs2jax: there is no verb {argv[0]!r}\n", file=sys.stderr)
-        print(__doc__)
-        sys.exit(0 if asked else 2)
-    verb, *rest = argv
-    try:
-        options = parse(verb, rest)
-        if options.help:
-            print(f"{VERBS[verb].__doc__}\n\n{options}")
-            return
-        prepare_process(options)
-        VERBS[verb](options)
-    except (flags.Error, ValueError, OSError) as error:
-        if os.environ.get("HS2JAX_TRACEBACK"):
-            raise
-        print(f"hs2jax {verb}: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
-def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
-    """The options of a verb. Raises ValueError or flags.Error that says what is wrong."""
-    options = define(verb, arguments)
-    flags.DEFINE_bool("help", False, "Show this.", flag_values=options, short_name="h")
-    try:
-        extra = options([f"hs2jax {verb}", *arguments])[1:]
-    except (AttributeError, KeyError, TypeError) as error:
-        # What ml_collections raises for a key that is not there, or a value of another type.
-        raise ValueError(f"an override of the config does not fit it: {error}") from error
-    if options.help:
-        return options
-    if extra:
-        raise ValueError(f"what is {' '.join(extra)}? Flags look like --name=value")
-    for name in NEEDED:
-        if name in options and getattr(options, name) is None:
-            raise ValueError(f"hs2jax {verb} needs --{name}")
-    if "workdir" in options and Path(options.workdir).is_file():
-        raise ValueError(
-            f"--workdir={options.workdir} is a file; expected a folder, new or a run's"
-        )
-    return options
-
-
-def check_verb(config, *verbs: str) -> None:
-    """Raises ValueError where a config is one for another verb."""
-    key, verb = next(((key, verb) for key, verb in KINDS.items() if key in config), (None, None))
-    if key is None:
-        raise ValueError(f"this config has none of {', '.join(map(repr, KINDS))}: it is no config")
-    if verb not in verbs:
-        wanted = " or ".join(repr(key) for key, verb in KINDS.items() if verb in verbs)
-        raise ValueError(f"this config has {key!r} and not {wanted}: it is one for `hs2jax {verb}`")
-
-
-def prepare_process(options) -> None:
-    """Logging, and the other hosts where there are any."""
-    prepare_logging()
-    if "distributed" in options and options.distributed:
-        import jax
-
-        jax.distributed.initialize()
 
 
 def prepare_logging() -> None:
-    """What every process of a command says, and how."""
+    """Say how every process of a command logs."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("hs2jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of its own waiting.
     # It would tell everybody that there is no torch, which is not needed.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-
-
-def is_first() -> bool:
-    """Whether this process is the one that writes for all."""
-    import jax
-
-    return jax.process_index() == 0
 
 
 if __name__ == "__main__":

@@ -11,20 +11,21 @@ import stages
 from test_resume import environment, finish
 
 RECIPE = """
-from ml_collections import ConfigDict
+from hs2jax import configs
 import stages
 from pathlib import Path
 
 def get_config():
     here = Path({here!r})
-    recipe = ConfigDict({{"stages": ("samples", "annotation", "groups")}})
+    recipe = configs.defaults("recipe")
+    recipe.stages = ("samples", "annotation", "groups")
     data = "sampled:{{samples}}/samples.jsonl"
-    for name, verb, config in (
-        ("samples", "sample", stages.sampling(here)),
-        ("annotation", "annotate", stages.annotation(here, f"conversations:{{here}}/talks.jsonl")),
-        ("groups", "weigh", stages.weighing(here, data)),
+    for name, config in (
+        ("samples", stages.sampling(here)),
+        ("annotation", stages.annotation(here, f"conversations:{{here}}/talks.jsonl")),
+        ("groups", stages.weighing(here, data)),
     ):
-        recipe[name] = ConfigDict({{"verb": verb, "config": config}})
+        recipe[name] = config
     return recipe
 """
 # Work in small pieces; of those that are kept the first of one stage is said, and waited after.

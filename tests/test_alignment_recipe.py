@@ -26,14 +26,14 @@ def test_the_small_recipe_goes_through_all_its_stages(tmp_path):
         "steering": {"max_new_tokens": 8, "requested": "(0,4)"},
     }
     flags = [
-        f"--config.{stage}.config.{key}={value}"
+        f"--config.{stage}.{key}={value}"
         for stage, of in settings.items()
         for key, value in of.items()
     ]
     run = tmp_path / "run"
     command = ["run", "--config=configs/steerlm2.py:runlocal", f"--workdir={run}", *flags]
     said = succeed(*command)
-    assert f"report: {run / 'report.html'}\nreport: {run / 'steering' / 'report.html'}" in said
+    assert f"report: {run / 'report.html'}" in said
     assert f"model: {run / 'round_1' / 'model'}" in said
     assert {each.name for each in run.iterdir() if each.is_dir()} == set(STAGES)
 
@@ -66,10 +66,10 @@ def test_bootstrapping_learns_from_the_policys_own_rated_answers(tmp_path):
         "policy": tmp_path / "policy",
         "reward_model": tmp_path / "ratings",
         "data": "helpsteer2:mini/train.jsonl[:12]",
-        "samples.config.max_new_tokens": 24,
-        "steerlm.config.batch_size": 4,
-        "steerlm.config.data.row_length": 1024,
-        "steerlm.config.data.validation": RATINGS,
+        "samples.max_new_tokens": 24,
+        "steerlm.batch_size": 4,
+        "steerlm.data.row_length": 1024,
+        "steerlm.data.validation": RATINGS,
     }
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
     succeed("run", "--config=configs/steerlm_bootstrap.py", f"--workdir={run}", *flags)

@@ -29,13 +29,12 @@ PREFERENCES = {
 }
 # The names are not in alphabetical order, so that the report's order is seen to be the stages'.
 RECIPE = f"""
-from ml_collections import ConfigDict
-from hs2jax.training import defaults
+from hs2jax import configs
 
 def get_config(stage=None):
-    recipe = ConfigDict()
+    recipe = configs.defaults("recipe")
     recipe.stages = ("ratings", "preferences")
-    common = defaults.reward_model()
+    common = configs.defaults("train_reward_model")
     common.model.remat = False
     common.data.row_length = {ROW}
     common.optimizer.learning_rate = 1e-3
@@ -52,7 +51,7 @@ def get_config(stage=None):
     ratings.data.derive = "helpfulness"
     ratings.objective.kind = "regression"
     ratings.epochs = 2
-    recipe.ratings = ConfigDict({{"verb": "train", "config": ratings}})
+    recipe.ratings = ratings
 
     preferences = common.copy_and_resolve_references()
     preferences.model.name = "{{ratings}}/model"
@@ -60,8 +59,8 @@ def get_config(stage=None):
     preferences.data.update({PREFERENCES})
     preferences.objective.preference = "scaled"
     preferences.epochs = 3
-    recipe.preferences = ConfigDict({{"verb": "train", "config": preferences}})
-    return recipe[stage].config if stage else recipe
+    recipe.preferences = preferences
+    return recipe[stage] if stage else recipe
 """
 
 
@@ -97,7 +96,7 @@ def trained(tmp_path_factory) -> Trained:
     command = (
         "run",
         f"--config={folder / 'recipe.py'}",
-        "--config.preferences.config.epochs=1",
+        "--config.preferences.epochs=1",
         f"--workdir={folder / 'run'}",
     )
     return Trained(folder, folder / "run", command, succeed(*command))

@@ -34,7 +34,7 @@ RECIPE = """
 from ml_collections import ConfigDict
 
 def get_config():
-    return ConfigDict({{"stages": ("first",), **{stages}}})
+    return ConfigDict({{"kind": "recipe", "stages": ("first",), **{stages}}})
 """
 
 
@@ -46,7 +46,7 @@ def folder(tmp_path_factory) -> Path:
     tiny.language_model(folder / "base", max_positions=4096)
     tiny.save(folder / "reward", outputs=OUTPUTS, bias=True, max_positions=2048)
     (folder / "train.py").write_text(CONFIG.format(base=str(folder / "base")))
-    for name, stages in (("recipe", "{}"), ("no_verb", "{'first': {'config': {}}}")):
+    for name, stages in (("recipe", "{}"), ("no_verb", "{'first': {'seed': 0}}")):
         (folder / f"{name}.py").write_text(RECIPE.format(stages=stages))
     write(
         folder / "broken.jsonl",
@@ -239,17 +239,20 @@ OTHERS = {
         ["--workdir", "is a file"],
     ),
     "no config file": (["train", "--config=gone.py", "--workdir={out}"], ["gone.py"]),
-    "config of a run": (["run", "--config={folder}/train.py", "--workdir={out}"], ["stages"]),
+    "config of a run": (
+        ["run", "--config={folder}/train.py", "--workdir={out}"],
+        ["`hs2jax train`"],
+    ),
     "recipe for train": (["train", "--config={folder}/recipe.py", "--workdir={out}"], ["config"]),
     "no such stage": (["run", "--config={folder}/recipe.py", "--workdir={out}"], ["first"]),
-    "stage without verb": (["run", "--config={folder}/no_verb.py", "--workdir={out}"], ["verb"]),
+    "stage without verb": (["run", "--config={folder}/no_verb.py", "--workdir={out}"], ["kind"]),
     "no run": (["report", "--workdir={out}"], ["no finished run", "{out}"]),
     "report of nothing": (["report"], ["--workdir"]),
     "output of no comparison": (
         ["report", "--workdir={folder}", "--output={out}"],
         ["--output", "--against"],
     ),
-    "config of nothing": (["train", "--config={folder}/empty.py", "--workdir={out}"], ["'stages'"]),
+    "config of nothing": (["train", "--config={folder}/empty.py", "--workdir={out}"], ["kind"]),
     "convert nothing": (["convert", "--model=gone", "--output={out}"], ["gone"]),
     "convert to int8": (
         ["convert", "--model={folder}/base", "--output={out}", "--dtype=int8"],

@@ -16,24 +16,19 @@ from hs2jax.reward_model import RewardModel
 from hs2jax.training import recipe
 
 RECIPE = """
-from ml_collections import ConfigDict
-from hs2jax.training import defaults
+from hs2jax import configs
 
 def get_config():
-    expo = defaults.expo()
+    expo = configs.defaults("expo")
     expo.initial, expo.trained = {initial!r}, {trained!r}
     expo.data = "preference:{data}"
     expo.factors, expo.fine_step = (1.5,), 0.0
-    evaluation = defaults.evaluation()
+    evaluation = configs.defaults("evaluate")
     evaluation.model.name = "{{expo}}/model"
     evaluation.data = "preference:{data}[:8]"
-    return ConfigDict(
-        {{
-            "stages": ("expo", "evaluation"),
-            "expo": {{"verb": "expo", "config": expo}},
-            "evaluation": {{"verb": "evaluate", "config": evaluation}},
-        }}
-    )
+    recipe = configs.defaults("recipe")
+    recipe.update({{"stages": ("expo", "evaluation"), "expo": expo, "evaluation": evaluation}})
+    return recipe
 """
 
 
@@ -56,28 +51,18 @@ def ran(tmp_path_factory) -> tuple[Path, list[str]]:
 
 
 def test_a_workdir_that_would_be_read_as_a_list_is_refused(tmp_path):
-    stages = {
-        name: {"verb": "train", "config": {"data": data}}
-        for name, data in (("one", "mini"), ("two", "a={one}/rows.jsonl,b=rows.jsonl"))
-    }
-    config, done = ConfigDict({"stages": ("one", "two"), **stages}), []
-    verbs = {"train": lambda config, folder: done.append(config.data)}
-    recipe.run(config, tmp_path / "lr=1", verbs)
-    assert done == ["mini", f"a={tmp_path}/lr=1/one/rows.jsonl,b=rows.jsonl"]
+    places = {"one": tmp_path / "lr=1" / "one"}
+    config = ConfigDict({"data": "a={one}/rows.jsonl,b=rows.jsonl"})
+    filled = recipe.filled_in(config, places)
+    assert filled.data == f"a={tmp_path}/lr=1/one/rows.jsonl,b=rows.jsonl"
     for name in ("n=2,m=3", "n[2]"):
         with pytest.raises(ValueError, match=r"/one cannot stand in .* give another --workdir"):
-            recipe.run(config, tmp_path / name, verbs)
-    assert len(done) == 2, "refused before the first stage"
+            recipe.filled_in(config, {"one": tmp_path / name / "one"})
     # Without a comma of the config's own, one in the folder's name is nothing special.
-    config.three = {"verb": "train", "config": {"data": "sampled:{one}/a+sampled:{two}/b"}}
-    config.two.config.data = "responses:{one}/rows.jsonl"
-    config.stages = ("one", "two", "three")
-    recipe.run(config, tmp_path / "n=2,m=3", verbs)
-    folder = f"{tmp_path}/n=2,m=3"
-    assert done[-2:] == [
-        f"responses:{folder}/one/rows.jsonl",
-        f"sampled:{folder}/one/a+sampled:{folder}/two/b",
-    ]
+    config.data = "sampled:{one}/a+sampled:{two}/b"
+    folder = tmp_path / "n=2,m=3"
+    filled = recipe.filled_in(config, {name: folder / name for name in ("one", "two")})
+    assert filled.data == f"sampled:{folder}/one/a+sampled:{folder}/two/b"
 
 
 def titles(folder: Path) -> list[str]:

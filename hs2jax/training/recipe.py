@@ -1,62 +1,50 @@
 """Recipes: stages worked through in order, each in its own folder of the run.
 
-A recipe is a config with `stages`, the names in order, and for each name a `verb` and a `config`.
-"{name}" in a stage's texts stands for the folder of the stage of that name. A killed recipe goes on
-where it was: what has come to its end is skipped, and an evaluation is made again from the scores
-that are kept.
+A recipe is a config of kind "recipe": `stages`, their names in order, and a config by each name.
+"{NAME}" in a stage's texts stands for an earlier stage's folder. A killed recipe goes on where it
+was: each stage knows whether it has come to its end.
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import ml_collections
+from ml_collections import ConfigDict
 
-from hs2jax.evaluation import evaluate
-from hs2jax.training import expo, loop
+from hs2jax import configs, workdir
 
 log = logging.getLogger(__name__)
 
-Verb = Callable[[ml_collections.ConfigDict, Path], object]  # (config, folder of the stage)
-VERBS: dict[str, Verb] = {
-    "train": loop.train,
-    "expo": expo.expo,
-    "evaluate": evaluate.evaluate,
-}
+Verb = Callable[[ConfigDict, Path], list[dict]]  # (config, folder of the stage) -> rows
 
 
-def run(
-    recipe: ml_collections.ConfigDict,
-    workdir: Path | str,
-    verbs: Mapping[str, Verb] = VERBS,
-) -> list[Path]:
-    """Works through a recipe. Returns the stages' folders, in order.
+def run(recipe: ConfigDict, folder: Path | str, verb_of: Callable[[str], Verb]) -> list[dict]:
+    """Work through a recipe. Returns the stages' rows, each with the name of its `stage`.
 
-    verbs: what its stages may do. Each goes on where a killed one of its folder was, and does
-    nothing where the folder is finished. Raises ValueError for a stage that cannot be.
+    verb_of: a kind's verb, as in `cli.function`. Every stage's config is checked before the first
+    runs. Raises ValueError for a stage that cannot be.
     """
-    for name in recipe.stages:
-        stage = recipe.get(name, {})
-        if "config" not in stage or stage.get("verb") not in verbs:
-            raise ValueError(
-                f"config.{name}: a stage needs a verb ({', '.join(verbs)}) and a config"
-            )
-    folders: dict[str, Path] = {}
-    configs = {}
-    for name in recipe.stages:  # All before the first, so that none is refused after hours.
-        configs[name] = filled_in(recipe[name].config, folders)
-        folders[name] = Path(workdir).absolute() / name  # The same run from wherever it is named.
-    for name, config in configs.items():
+    folder, began = Path(folder).absolute(), time.time()  # The same run however it is named.
+    configs.check(recipe)
+    places = {name: folder / name for name in recipe.stages}
+    stages = {name: filled_in(recipe[name], places) for name in recipe.stages}
+    # The folder is not claimed: stages may be added, and each has claimed its own.
+    rows = []
+    for name, config in stages.items():
         log.info("stage %s", name)
-        verbs[recipe[name].verb](config, folders[name])
-    return list(folders.values())
+        made = verb_of(config.kind)(config, places[name])
+        # Those that do not return rows yet write a result of their own.
+        rows += [{**row, "stage": name} for row in made] if isinstance(made, list) else []
+    result = {"stages": list(recipe.stages), "seconds": time.time() - began}
+    return workdir.finish(folder, recipe, result, rows)
 
 
-def filled_in(config: ml_collections.ConfigDict, folders: dict[str, Path]):
-    """The config with "{stage}" replaced by the stage's folder."""
+def filled_in(config: ConfigDict, folders: Mapping[str, Path]) -> ConfigDict:
+    """Replace "{NAME}" in a config's texts by the folder of that name."""
     config = config.copy_and_resolve_references()
     for key, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
+        if isinstance(value, ConfigDict):
             config[key] = filled_in(value, folders)
         elif isinstance(value, str):
             # These mean something in data specs, and commas in lists.

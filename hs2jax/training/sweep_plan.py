@@ -29,7 +29,7 @@ from hs2jax import folder
 from hs2jax.training import checks
 from hs2jax.training.recipe import filled_in
 
-KEYS = ("base", "seeds", "arms", "reference")
+KEYS = ("kind", "base", "seeds", "arms", "reference")
 
 
 class Arm(NamedTuple):
@@ -102,7 +102,7 @@ def _from_config(config: ConfigDict):
         pair = isinstance(arm, (tuple, list)) and len(arm) == 2
         if not pair or not isinstance(arm[0], str) or not isinstance(arm[1], dict):
             raise ValueError(f"config.arms has {arm!r}; {_ARMS}")
-    return config.base, arms, config.get("seeds", (0,)), config.get("reference", arms[0][0])
+    return config.base, arms, config.get("seeds", (0,)), config.get("reference") or arms[0][0]
 
 
 _ARMS = 'it must be a tuple of pairs like ("scaled", {"objective.preference": "scaled"})'

@@ -51,7 +51,7 @@ def apply(config: ConfigDict, arg: str | None, *, default: str, local: str = "ra
         raise ValueError(f"this config's argument is {arg!r}; it must be runlocal or {list(SIZES)}")
     size = SIZES[name]
     config.model.name = size.model
-    rewards = "outputs" in config.model
+    rewards = config.kind == "train_reward_model"
     config.model.template = size.template if rewards or not size.template else "steerlm"
     config.optimizer.learning_rate *= size.learning_rate
     config.mesh.tensor = size.tensor
