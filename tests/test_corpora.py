@@ -287,6 +287,10 @@ def test_a_missing_file_and_wrong_settings_are_refused_at_once(write):
         ({"strength": 3.5}, "strength"),
         ({"strength": True}, "strength"),
         ({"responses": ("a",), "strength": 1.0}, "strength"),
+        ({"about": []}, "about"),
+        *(({"about": {name: x}}, "about|id") for name, x in (("id", None), ("id", 1.5), ("", 1))),
+        ({"about": {3: "x"}}, "about"),
+        ({"about": {"id": "\ud800"}}, "id"),
     ],
 )
 def test_a_group_refuses_what_breaks_its_rules(fields, expected):
@@ -333,3 +337,18 @@ def test_sets_are_a_benchmarks_files_together_and_others_apart():
     found = corpora.sets_of(f"{pairs}+{pairs}+{ratings}+llmbar:a.json+llmbar:b.json")
     assert len({name for name, _ in found}) == 4
     assert found[-1] == ("llmbar", "llmbar:a.json+llmbar:b.json")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_rows_as_they_are_have_the_sources_of_their_groups(name, tmp_path):
+    rows = [{**preferences(1)[0], "chosen": f"{i}", "more": [i, {"x": "\u00e9"}]} for i in range(5)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / name).write_text(lines if name == "rows.jsonl" else json.dumps(rows, indent=2))
+    spec = f"preference:{tmp_path / name}[2:4]"
+    raw = {source: json.loads(row) for source, row in corpora.raw(spec)}
+    assert list(raw.values()) == rows
+    assert [raw[group.source] for group in corpora.read(spec)] == rows[2:4]
+    with pytest.raises(ValueError, match="unknown data format"):
+        list(corpora.raw("poems:x.jsonl"))
+    with pytest.raises(FileNotFoundError):
+        list(corpora.raw(f"preference:{tmp_path}/absent.jsonl"))

@@ -1,0 +1,691 @@
+"""Every format's rows are the groups that they say, and what is wrong in them is named.
+
+The rows here were written for the tests, in the form in which each set is published.
+"""
+
+import collections
+import copy
+import json
+import re
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from test_policy_chat import TEXTS, talk
+
+from hs2jax.data import corpora, formats, loader, whole_rows
+from hs2jax.data.formats import ATTRIBUTES, FORMATS, SUMMEVAL
+from hs2jax.data.groups import DataError, FieldError, Group, Pair, pairs
+from hs2jax.data.record import Record
+from hs2jax.data.whole_rows import LOGS
+from hs2jax.judging import criteria
+from hs2jax.judging.judge import requests_of
+
+
+def user(content):
+    return ({"role": "user", "content": content},)
+
+
+RIGHT, WRONG = {"correct": 1.0}, {"correct": 0.0}
+# Of each format: the file's name, a row, and the group that it is.
+FILES = {
+    "helpsteer2_disagreements": "rows.jsonl",
+    "helpsteer3": "rows.jsonl",
+    "reward_bench": "data/filtered.jsonl",
+    "reward_bench_2": "data/test-00000-of-00001.jsonl",
+    "rm_bench": "data/math_filtered.json",
+    "judge_bench": "data/dataset=judgebench,response_model=gpt-4o-2024-05-13.jsonl",
+    "llmbar": "Dataset/LLMBar/Adversarial/GPTInst/dataset.json",
+    "pandalm": "data/testset-v1.json",
+    "instructions": "rows.json",
+    "summeval": "rows.jsonl",
+    "biggen": "rows.jsonl",
+    "conversations": "rows.jsonl",
+    "sampled": "rows.jsonl",
+}
+PUBLISHED = """
+{"prompt": "p", "response": "r", "helpfulness": [1, 2], "correctness": [0, 4], "coherence": [2],
+ "complexity": [1, 1, 4], "verbosity": [3]}
+{"domain": "stem", "language": "english", "context": [{"role": "user", "content": "Hi"}],
+ "response1": "a", "response2": "b", "overall_preference": 2,
+ "individual_preference": [{"score": 2, "reasoning": "so"}]}
+{"prompt": "Name a gas.", "chosen": "Helium.", "chosen_model": "large", "rejected": "Iron.",
+ "rejected_model": "small", "subset": "hep-go", "id": 30}
+{"id": "tied:12", "prompt": "Name a colour.", "chosen": ["Red.", "Blue."],
+ "rejected": ["Two.", "Cat.", "Loud."], "num_correct": 2, "num_incorrect": 3,
+ "total_completions": 5, "models": ["human", "human", "human", "human", "human"],
+ "subset": "Ties", "additional_metadata": {"category": null, "index": 7.0}}
+{"id": 8, "prompt": "What is 2 + 2?", "subset": "gsm8k", "error": "a wrong sum",
+ "chosen": ["4", "It is 4.", "**4**"], "rejected": ["5", "It is 5.", "**5**"]}
+{"pair_id": "81ec", "original_id": "10646", "source": "mmlu-pro-law", "question": "A tort?",
+ "response_model": "gpt-4o", "response_A": "Theft.", "response_B": "Negligence.", "label": "B>A"}
+{"input": "Say hello.", "output_1": "Hello.", "output_2": "Goodbye.", "label": 1}
+{"idx": 3, "motivation_app": "Maps", "cmp_key": "bloom_llama", "instruction": "Shorten the text.",
+ "input": "It is very cold.", "response1": "Cold.", "response2": "Hot.", "annotator1": 1,
+ "annotator2": 1, "annotator3": 2}
+{"instruction": "Name a gas.", "input": "A light one.", "output": "Helium."}
+{"article_id": "A7", "summary_id": "S0", "article": "A long tale.", "summary": "A tale.",
+ "coherence": 1.25, "consistency": 5, "fluency": 3.0, "relevance": 1}
+{"system_prompt": "You know gases.", "input": "Name a gas.", "response": "Helium.",
+ "score_rubric": {"criteria": "Is it a gas?", "score1_description": "1 of 5",
+                  "score2_description": "2 of 5", "score3_description": "3 of 5",
+                  "score4_description": "4 of 5", "score5_description": "5 of 5"},
+ "human_score": [4, 5, 2]}
+{"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"},
+              {"role": "assistant", "content": "Hello."}]}
+{"source": "prompts.jsonl:3", "prompt": [{"role": "user", "content": "Hi"}],
+ "condition": {"helpfulness": 4, "verbosity": 0}, "responses": ["Yes.", "No."],
+ "tokens": [[5, 6, 2], [7, 2]], "finished": [true, true], "log_proposal": [-2.5, -1.25],
+ "predicted": [{"helpfulness": 3.1}, {}], "log_attribute": [-0.5, -27.0],
+ "log_prior": [-3.0, 0.0]}
+"""
+PUBLISHED = "[" + PUBLISHED.strip().replace("}\n{", "},{") + "]"
+ROWS = dict(zip(FILES, json.loads(PUBLISHED), strict=True))
+GROUPS = {
+    "helpsteer2_disagreements": Group(
+        user("p"), ("r",), (dict(zip(ATTRIBUTES, (1.5, 2.0, 2.0, 2.0, 3.0), strict=True)),)
+    ),
+    "helpsteer3": Group(user("Hi"), ("a", "b"), strength=2.0),
+    "reward_bench": Group(
+        user("Name a gas."),
+        ("Helium.", "Iron."),
+        strength=-1.0,
+        about={"subset": "hep-go", "id": 30},
+    ),
+    "reward_bench_2": Group(
+        user("Name a colour."),
+        ("Red.", "Blue.", "Two.", "Cat.", "Loud."),
+        (RIGHT, RIGHT, WRONG, WRONG, WRONG),
+        about={"subset": "Ties", "id": "tied:12"},
+    ),
+    "rm_bench": Group(
+        user("What is 2 + 2?"),
+        ("4", "It is 4.", "**4**", "5", "It is 5.", "**5**"),
+        (RIGHT,) * 3 + (WRONG,) * 3,
+        about={"domain": "math", "id": 8},
+    ),
+    "judge_bench": Group(
+        user("A tort?"),
+        ("Theft.", "Negligence."),
+        strength=1.0,
+        about={"subset": "knowledge", "id": "81ec", "writer": "gpt-4o"},
+    ),
+    "llmbar": Group(
+        user("Say hello."),
+        ("Hello.", "Goodbye."),
+        strength=-1.0,
+        about={"subset": "adversarial-GPTInst"},
+    ),
+    "pandalm": Group(
+        user("Shorten the text.\n\nIt is very cold."),
+        ("Cold.", "Hot."),
+        strength=-1.0,
+        about={"subset": "bloom_llama", "id": 3},
+    ),
+    "instructions": Group(user("Name a gas.\n\nA light one."), ("Helium.",)),
+    "summeval": Group(
+        user("Summarize this article in a few sentences.\n\nA long tale."),
+        ("A tale.",),
+        (dict(zip(SUMMEVAL, (1.25, 5.0, 3.0, 1.0), strict=True)),),
+        about={"id": "A7"},
+    ),
+    "biggen": Group(
+        tuple(talk("Name a gas.", system="You know gases.")),
+        ("Helium.",),
+        ({"rubric": 11 / 3},),
+        about={"rubric": json.dumps(ROWS["biggen"]["score_rubric"])},
+    ),
+    "conversations": Group(tuple(talk("Hi", system="Be brief.")), ("Hello.",)),
+    "sampled": Group(
+        user("Hi"),
+        ("Yes.", "No."),
+        tuple(dict(zip(LOGS, x, strict=True)) for x in ((-0.5, -3, -2.5), (-27, 0, -1.25))),
+        condition={"helpfulness": 4, "verbosity": 0},
+        tokens=((5, 6, 2), (7, 2)),
+    ),
+}
+# Fields that a format does not read, or does not need.
+UNREAD = {
+    "helpsteer3": {"domain", "language", "individual_preference"},
+    "reward_bench": {"chosen_model", "rejected_model", "id"},
+    "reward_bench_2": {
+        *("num_correct", "num_incorrect", "total_completions", "models", "additional_metadata"),
+    },
+    "rm_bench": {"id", "subset", "error"},
+    "judge_bench": {"pair_id", "original_id", "response_model"},
+    "pandalm": {"idx", "motivation_app", "input"},
+    "instructions": {"input"},
+    "summeval": {"article_id", "summary_id"},
+    "biggen": {"system_prompt"},
+    "sampled": {"source", "condition", "tokens", "finished", "predicted", *LOGS},
+}
+FORMS = pytest.mark.parametrize("name", ROWS)
+
+
+def of(name, **fields):
+    """The group of a row, with some fields changed."""
+    return FORMATS[name].group({**ROWS[name], **fields, **FORMATS[name].of_path(FILES[name])})
+
+
+def write(folder, rows, name="rows.jsonl"):
+    """A file of rows in the form that its name says."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_text(json.dumps(rows, indent=1) if name.endswith(".json") else lines)
+    return path
+
+
+@FORMS
+def test_a_row_is_its_group(name):
+    assert of(name) == GROUPS[name]
+
+
+@FORMS
+def test_an_absent_field_is_named(name):
+    for field in ROWS[name]:
+        rest = {key: value for key, value in ROWS[name].items() if key != field}
+        rest |= FORMATS[name].of_path(FILES[name])
+        if field in UNREAD.get(name, ()):
+            assert FORMATS[name].group(rest).responses == GROUPS[name].responses
+        else:
+            other = "conversations" if field == "messages" else field
+            with pytest.raises(FieldError, match=f"^{other}: is missing"):
+                FORMATS[name].group(rest)
+
+
+# Of each format: fields, and values that are wrong there.
+NO_LOGS = [[-1.0, float("-inf")], [-1.0, float("nan")], [-1.0, 3.0]]
+MALFORMED = {
+    "helpsteer2_disagreements": {
+        "coherence": [[], 3, [1, 5], [1, None], [1.5], [True]],
+        "response": [""],
+        "prompt": ["a\n<extra_id_1>User\nb"],
+    },
+    "helpsteer3": {
+        "context": [[], talk("Hi", "Hello."), [{"role": "user"}], [{"role": "tool"}]],
+        "response1": [" "],
+        "response2": [None],
+        "overall_preference": [4, 0.5, None],
+    },
+    "reward_bench": {
+        "prompt": [["p"], [{"role": "tool", "content": "x"}]],
+        "rejected": [None],
+        "subset": [" ", 3],
+        "id": [2.5, "", True, 10**400],
+    },
+    "reward_bench_2": {
+        "chosen": ["Red.", []],
+        "rejected": [["Two.", " ", "Loud."]],
+        "num_correct": [1],
+        "num_incorrect": [2],
+        "total_completions": [4, "5"],
+        "id": ["12", "tied:x", 12],
+    },
+    "rm_bench": {"chosen": [["4", "4"]], "rejected": [["5", "5", None]]},
+    "judge_bench": {
+        "source": ["gsm8k"],
+        "label": ["A=B", ["A>B"]],
+        "response_model": [4],
+        "response_B": [""],
+    },
+    "llmbar": {"label": [0, "1", True], "output_2": [None]},
+    # Found in the published file: a response that is the truth value.
+    "pandalm": {"annotator2": [3], "annotator3": [None], "response1": [True], "input": [3]},
+    "biggen": {
+        "human_score": [0, [4, "5"], []],
+        "score_rubric": ["strict", {**ROWS["biggen"]["score_rubric"], "criteria": " "}],
+    },
+    "instructions": {
+        "instruction": ["", None],
+        "input": [3, ["x"], "\ud800"],
+        "output": [" ", ["x"]],
+        "response": ["Neon."],
+    },
+    "summeval": {
+        "article": [""],
+        "article_id": [[7]],
+        "summary": [None],
+        "coherence": [0.9],
+        "consistency": [5.1],
+        "relevance": [float("nan"), True, None],
+    },
+    "sampled": {
+        # It cannot write more than itself.
+        "condition": [{name: 1} for name in ("a:b", "a,b", "a\nb", " a", "<extra_id_1>", "")],
+        **dict.fromkeys(LOGS, NO_LOGS),
+    },
+}
+
+
+def root(error):
+    """The field of the row that an error names, without the place in it."""
+    return re.split(r"[\[.,]", error.field)[0]
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_row_is_named_or_skipped_and_counted(name, tmp_path):
+    file, good = FILES[name], ROWS[name]
+    counted = "row" if file.endswith(".json") else "line"
+    for field, value in ((f, value) for f, values in MALFORMED[name].items() for value in values):
+        path, record = write(tmp_path, [good, {**good, field: value}, good], file), Record()
+        with pytest.raises(DataError) as raised:
+            list(corpora.read(f"{name}:{path}"))
+        assert (raised.value.line, root(raised.value)) == (2, field), value
+        assert f"{path}, {counted} 2, field '{field}" in str(raised.value)
+        groups = list(corpora.read(f"{name}:{path}", on_error="skip", record=record))
+        kept = [text for group in groups for text in group.responses]
+        assert kept == [*of(name).responses] * 2
+        assert (record.rows, record.skipped) == (3, {raised.value.reason: 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "place"),
+    [
+        ("helpsteer2_disagreements", {"coherence": [1, 5]}, "coherence[1]"),
+        ("helpsteer3", {"context": [{"role": "tool", "content": "x"}]}, "context[0].role"),
+        ("reward_bench", {"prompt": ["p"]}, "prompt[0]"),
+        ("reward_bench_2", {"rejected": ["Two.", " "]}, "rejected[1]"),
+        ("biggen", {"system_prompt": 3}, "prompt[0].content"),
+        ("biggen", {"score_rubric": {"criteria": " "}}, "score_rubric.criteria"),
+        ("sampled", {"log_prior": [0, 3.0]}, "log_prior[1]"),
+    ],
+)
+def test_the_place_in_a_field_is_named(name, fields, place):
+    with pytest.raises(FieldError) as raised:
+        of(name, **fields)
+    assert raised.value.field == place
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)
+
+
+@given(st.data())
+def test_any_json_is_a_group_or_an_error_that_names_its_field(data):
+    name = data.draw(st.sampled_from(list(ROWS)))
+    row = copy.deepcopy(ROWS[name])
+    field = data.draw(st.sampled_from(list(row)))
+    place = row[field] if isinstance(row[field], list) and data.draw(st.booleans()) else None
+    if place:
+        place[data.draw(st.integers(0, len(place) - 1))] = data.draw(JSON)
+    else:
+        row[field] = data.draw(JSON)
+    # A list of another length does not agree with what goes by its entries.
+    named = {field}
+    if field in ("chosen", "rejected"):
+        named |= {"num_correct", "num_incorrect", "total_completions"}
+    if field == "responses":
+        named |= {"tokens", "finished", *LOGS}
+    if field == "system_prompt":
+        named.add("prompt")
+    raised = None
+    try:
+        group = of(name, **row)
+    except FieldError as error:
+        raised = error
+    if raised:
+        assert root(raised) in named
+    else:
+        json.dumps(group.about)
+        assert all(text.strip() for text in group.responses)
+
+
+# Ratings, strengths and signs ---------------------------------------------------------------------
+
+
+@given(
+    st.fixed_dictionaries(
+        {a: st.lists(st.integers(0, 4), min_size=1, max_size=6) for a in ATTRIBUTES}
+    )
+)
+def test_a_rating_is_the_mean_of_the_annotators(lists):
+    (rating,) = of("helpsteer2_disagreements", **lists).ratings
+    for name, values in lists.items():
+        assert min(values) <= rating[name] <= max(values)
+        assert rating[name] * len(values) == pytest.approx(sum(values))
+
+
+def test_rows_of_a_prompt_are_joined_in_their_order(tmp_path):
+    for name, (prompt, response) in {
+        "helpsteer2_disagreements": ("prompt", "response"),
+        "summeval": ("article", "summary"),
+    }.items():
+        order = [("a", "1"), ("b", "2"), ("a", "3")]
+        rows = [ROWS[name] | {prompt: p, response: r} for p, r in order]
+        path = write(tmp_path, rows)
+        first, second = corpora.read(f"{name}:{path}")
+        assert (first.responses, second.responses) == (("1", "3"), ("2",))
+        assert first.ratings == of(name).ratings * 2
+        assert (first.source, second.source) == (f"{path}:1", f"{path}:2")
+
+
+@given(st.integers(-3, 3), st.integers(0, 3))
+def test_helpsteer3_keeps_turns_and_signs(strength, exchanges):
+    context = talk("q0", *("a", "q") * exchanges)
+    group = of("helpsteer3", context=context, overall_preference=strength)
+    assert group.prompt == tuple(context)
+    better = ("a", "b")[strength > 0]
+    found, ties = pairs(group)
+    assert ties == (strength == 0)
+    assert [(group.responses[p.chosen], p.strength) for p in found] == [
+        (better, abs(strength)) for _ in range(1 - ties)
+    ]
+
+
+def test_labels_say_which_is_better():
+    for name, labels in {"llmbar": (1, 2), "judge_bench": ("A>B", "B>A")}.items():
+        first, second = (pairs(of(name, label=label)) for label in labels)
+        assert (first, second) == (([Pair(0, 1, 1.0)], 0), ([Pair(1, 0, 1.0)], 0))
+    assert of("reward_bench", strength=3).strength == -1, "a field that it does not know"
+
+
+def test_every_right_response_beats_every_wrong_one_and_no_other():
+    found, _ = pairs(of("reward_bench_2"), derive="correct")
+    assert {pair[:2] for pair in found} == {(i, j) for i in range(2) for j in range(2, 5)}
+
+
+@given(st.lists(st.integers(0, 2), min_size=3, max_size=3))
+def test_two_of_three_votes_decide(votes):
+    group = of("pandalm", **{f"annotator{i}": vote for i, vote in enumerate(votes, 1)})
+    (most, count), *_ = collections.Counter(votes).most_common()
+    assert group.strength == {0: 0, 1: -1, 2: 1}[most if count > 1 else 0]
+
+
+@pytest.mark.parametrize("nothing", ["", " \n", None])
+def test_an_instruction_may_have_no_input(nothing):
+    assert of("pandalm", input=nothing).prompt == user("Shorten the text.")
+    assert of("instructions", input=nothing).prompt == user("Name a gas.")
+
+
+def test_output_may_be_called_response():
+    row = {"instruction": "Name a gas.", "response": "Helium."}
+    assert FORMATS["instructions"].group(row) == Group(user("Name a gas."), ("Helium.",))
+
+
+def test_a_row_may_bring_its_own_rubric():
+    for system in ("", None):
+        assert of("biggen", system_prompt=system).prompt == user("Name a gas.")
+    assert of("biggen", human_score=4).ratings == ({"rubric": 4.0},)
+    criterion = criteria.of_group(of("biggen"))
+    assert criterion.definition == "Is it a gas?"
+    assert criterion.levels == ("1 of 5", "2 of 5", "3 of 5", "4 of 5", "5 of 5")
+    (request,) = requests_of(of("biggen"), criteria.load("rubric"))
+    assert "Is it a gas?\n1: 1 of 5\n2: 2 of 5" in request.questions[0]
+    with pytest.raises(ValueError, match="the row has no rubric to judge by"):
+        requests_of(of("instructions"), criteria.load("rubric"))
+
+
+# What the names of files say ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "category"),
+    [
+        ("mmlu-pro-computer science", "knowledge"),
+        ("livebench-reasoning", "reasoning"),
+        ("livebench-math", "math"),
+        ("livecodebench", "coding"),
+    ],
+)
+def test_judge_bench_has_four_categories(source, category):
+    assert of("judge_bench", source=source).about["subset"] == category
+
+
+@pytest.mark.parametrize(
+    ("path", "subset"),
+    [
+        ("Dataset/LLMBar/Adversarial/GPTInst/dataset.json", "adversarial-GPTInst"),
+        ("LLMBar__Adversarial__GPTInst.json", "adversarial-GPTInst"),
+        ("folder/LLMBar__Adversarial__Neighbor.jsonl.gz", "adversarial-Neighbor"),
+        ("hf://datasets/o/n@main/LLMBar/Adversarial/Manual/dataset.json", "adversarial-Manual"),
+        ("Dataset/LLMBar/Natural/dataset.json", "natural"),
+        ("LLMBar__Natural.json", "natural"),
+        ("Dataset/Processed/MT-Bench/dataset.json", "mt-bench"),
+        ("Processed__MT-Bench.json", "mt-bench"),
+        ("mine.parquet", "mine"),
+    ],
+)
+def test_llmbar_subsets_are_named_by_files(path, subset):
+    assert formats.llmbar_file(path) == {"subset": subset}
+
+
+def test_rm_bench_domains_are_named_by_files_or_rows(tmp_path):
+    for domain in whole_rows.RM_BENCH_DOMAINS:
+        assert whole_rows.rm_bench_file(f"data/{domain}_filtered.json") == {"domain": domain}
+    for path in ("total_dataset.json", "data/subchat_filtered.json", "chat_filtered/all.json"):
+        assert whole_rows.rm_bench_file(path) == {}
+    row = ROWS["rm_bench"]
+    named = FORMATS["rm_bench"].group({**row, "domain": "safety-response"})
+    assert named.about["domain"] == "safety-response"
+    path = write(tmp_path, [row], "mine.json")
+    with pytest.raises(DataError, match="row 1, field 'domain': is missing"):
+        list(corpora.read(f"rm_bench:{path}"))
+
+
+def test_prior_sets_are_named_by_files_and_may_be_messages(tmp_path):
+    prompt = talk("Hi", "Yes?", "Name a gas.")
+    row = {"prompt": prompt, "chosen": "Neon.", "rejected": "Tin.", "subset": "hh", "id": 4}
+    path = write(tmp_path, [row], "data/anthropic_helpful-00000-of-00001.jsonl")
+    (group,) = corpora.read(f"reward_bench:{path}")
+    assert group.prompt == tuple(prompt)
+    assert (group.strength, group.about) == (-1, {"subset": "anthropic_helpful", "id": 4})
+    for name in whole_rows.PRIOR_SETS:
+        for path in (f"data/{name}-00000-of-00001.parquet", f"{name}.jsonl.gz"):
+            assert whole_rows.reward_bench_file(path) == {"subset": name}
+    for path in ("data/filtered-00000-of-00001.parquet", "my_shp.jsonl", "shp/rows.jsonl"):
+        assert whole_rows.reward_bench_file(path) == {}
+
+
+# Rows for policies --------------------------------------------------------------------------------
+
+
+@st.composite
+def sampled_rows(draw):
+    turns = draw(st.lists(TEXTS, min_size=1, max_size=5).filter(lambda t: len(t) % 2))
+    n = draw(st.integers(1, 4))
+    of_each = lambda values: st.lists(values, min_size=n, max_size=n)  # noqa: E731
+    row = {
+        "prompt": talk(*turns, system=draw(st.none() | TEXTS)),
+        "condition": draw(st.dictionaries(st.sampled_from("abc"), st.integers(0, 4))),
+        "responses": draw(of_each(TEXTS)),
+    }
+    lists = {"tokens": of_each(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=4))}
+    lists |= {"finished": of_each(st.booleans())}
+    lists |= {name: of_each(st.floats(-1e6, 0)) for name in LOGS}
+    return row | draw(st.fixed_dictionaries({}, optional=lists))
+
+
+@given(row=sampled_rows())
+def test_a_sampled_row_comes_back_from_its_group(row):
+    group = whole_rows.sampled(json.loads(json.dumps(row)))
+    found = {
+        "prompt": list(group.prompt),
+        "condition": group.condition,
+        "responses": list(group.responses),
+        "tokens": [list(ids) for ids in group.tokens],
+    } | {name: [rating[name] for rating in group.ratings if name in rating] for name in LOGS}
+    lists = {name: [] for name in ("tokens", *LOGS)}
+    expected = {name: value for name, value in (lists | row).items() if name != "finished"}
+    assert found == expected
+    assert len(group.ratings) in (0, len(group.responses))
+
+
+def test_log_probabilities_become_the_loaders_columns():
+    prepared = loader.prepare(
+        [of("sampled")],
+        tiny.tokenizer(),
+        attributes=LOGS,
+        row_length=99,
+        max_tokens=99,
+        policy=True,
+    )
+    (example,) = prepared.examples
+    np.testing.assert_array_equal(example.ratings, [[-0.5, -3.0, -2.5], [-27.0, 0.0, -1.25]])
+    assert [ids.tolist() for ids in example.encoded.responses] == ROWS["sampled"]["tokens"]
+
+
+def said(*pairs, **more):
+    return {"conversations": [{"from": name, "value": value} for name, value in pairs], **more}
+
+
+TURNS = [("user", "Hi"), ("assistant", "Hello."), ("user", "Bye"), ("assistant", "Bye.")]
+TALKS = {
+    "messages": lambda turns: {"messages": [{"role": r, "content": c} for r, c in turns]},
+    "nemo": lambda turns: said(*((role.title(), text) for role, text in turns), mask="User"),
+    "sharegpt": lambda turns: said(
+        *(({"user": "human", "assistant": "gpt"}.get(role, role), text) for role, text in turns)
+    ),
+}
+EVERY_FORM = pytest.mark.parametrize("form", TALKS.values(), ids=TALKS)
+conversations = whole_rows.conversations
+
+
+@EVERY_FORM
+def test_every_form_of_a_conversation_is_the_same_group(form):
+    for system in (None, "Be brief."):
+        turns = ([("system", system)] if system else []) + TURNS
+        expected = Group(tuple(talk("Hi", "Hello.", "Bye", system=system)), ("Bye.",))
+        assert conversations(form(turns)) == expected
+    assert conversations(form(TURNS) | {"system": "Be brief."}) == expected
+    twice = form([("system", "Be kind."), *TURNS]) | {"system": "Be brief."}
+    with pytest.raises(FieldError, match="system: expected one system text"):
+        conversations(twice)
+
+
+@EVERY_FORM
+@pytest.mark.parametrize("system", ["", " \n"])
+def test_a_system_text_without_content_is_no_turn(form, system):
+    expected = conversations(form(TURNS))
+    assert conversations(form([("system", system), *TURNS])) == expected
+    assert conversations(form(TURNS) | {"system": system}) == expected
+
+
+def test_the_last_turns_label_is_its_ratings():
+    row = TALKS["nemo"](TURNS)
+    row["conversations"][1]["label"] = "helpfulness:0"
+    assert conversations(row).ratings == ()
+    row["conversations"][3]["label"] = "quality:4, helpfulness:2.5,toxicity:-1"
+    expected = {"quality": 4.0, "helpfulness": 2.5, "toxicity": -1.0}
+    assert conversations(row).ratings == (expected,)
+    row["conversations"][3]["label"] = None
+    assert conversations(row).ratings == ()
+
+
+@EVERY_FORM
+@pytest.mark.parametrize(
+    ("roles", "what"),
+    [
+        ("uau", "expected a last turn by the assistant, the last one is by 'user'"),
+        ("u", "expected a last turn by the assistant"),
+        ("s", "expected a last turn by the assistant"),
+        ("a", "expected a tuple of at least one turn"),
+        ("uua", "should be by 'assistant'"),
+        ("uaa", "the last turn should be by 'user'"),
+        ("sa", "should be by 'user'"),
+        ("aua", "should be by 'user'"),
+    ],
+)
+def test_turns_out_of_order_are_an_error(form, roles, what):
+    names = {"u": "user", "a": "assistant", "s": "system"}
+    with pytest.raises(FieldError, match=what):
+        conversations(form([(names[letter], "x") for letter in roles]))
+
+
+def test_a_conversation_that_ends_with_the_user_can_be_left_out(tmp_path):
+    path = write(tmp_path, [TALKS["nemo"](TURNS[:3]), TALKS["nemo"](TURNS)])
+    with pytest.raises(DataError, match="line 1, field 'conversations': expected a last turn"):
+        list(corpora.read(f"conversations:{path}"))
+    record = Record()
+    (kept,) = corpora.read(f"conversations:{path}", on_error="skip", record=record)
+    assert kept.responses == ("Bye.",)
+    assert record.skipped == {"no assistant answer": 1}
+
+
+def test_one_form_of_a_conversation_is_enough():
+    both = TALKS["messages"](TURNS) | TALKS["nemo"](TURNS)
+    with pytest.raises(FieldError, match="found both"):
+        conversations(both)
+
+
+# Real files ---------------------------------------------------------------------------------------
+
+REAL = {
+    "reward_bench:reward_bench/filtered_first500.jsonl": {
+        "alpacaeval-easy": 100,
+        "alpacaeval-hard": 95,
+        "alpacaeval-length": 95,
+        "mt-bench-easy": 28,
+        "mt-bench-med": 40,
+        "mt-bench-hard": 37,
+        "llmbar-natural": 100,
+        "llmbar-adver-neighbor": 5,
+    },
+    "llmbar:llmbar/*.json": {
+        "natural": 100,
+        "adversarial-GPTInst": 92,
+        "adversarial-GPTOut": 47,
+        "adversarial-Manual": 46,
+        "adversarial-Neighbor": 134,
+        "mt-bench": 200,
+    },
+    "rm_bench:rm_bench/*.json": {"chat": 129, "safety-refuse": 284},
+}
+
+
+@pytest.mark.parametrize("spec", REAL)
+def test_real_files_have_the_published_counts(spec, real_data):
+    name, _, path = spec.partition(":")
+    record = Record()
+    groups = list(corpora.read(f"{name}:{real_data}/{path}", record=record))
+    places = [group.about.get("domain") or group.about["subset"] for group in groups]
+    assert collections.Counter(places) == REAL[spec]
+    assert record.groups == record.rows == sum(REAL[spec].values())
+
+
+def test_real_chat_hard_is_what_llmbar_published(real_data):
+    """RewardBench took LLMBar's natural set, so both must prefer the same texts."""
+    preferred = set()
+    for group in corpora.read(f"llmbar:{real_data}/llmbar/LLMBar__Natural.json"):
+        (pair,), _ = pairs(group)
+        preferred.add((group.responses[pair.chosen], group.responses[pair.rejected]))
+    groups = corpora.read(f"reward_bench:{real_data}/reward_bench/filtered_first500.jsonl")
+    natural = [group for group in groups if group.about["subset"] == "llmbar-natural"]
+    agree = sum(group.responses in preferred for group in natural)
+    against = sum(group.responses[::-1] in preferred for group in natural)
+    assert (len(natural), agree, against) == (100, 100, 0)
+
+
+def test_real_votes(real_data):
+    record = Record()
+    path = real_data / "pandalm" / "testset-v1.json"
+    groups = list(corpora.read(f"pandalm:{path}", on_error="skip", record=record))
+    assert record.rows == 999
+    # Empty responses, and some that are the truth value true.
+    assert record.skipped == {"empty text": 55, "wrong type": 6}
+    votes = collections.Counter(group.strength for group in groups)
+    assert votes == {1.0: 441, -1.0: 394, 0.0: 103}
+
+
+def test_the_real_summaries(real_data):
+    groups = list(corpora.read(f"summeval:{real_data}/summeval/summeval.jsonl"))
+    assert [len(group.responses) for group in groups] == [16] * 100
+    assert len({group.about["id"] for group in groups}) == 100
+    scores = [value for group in groups for r in group.ratings for value in r.values()]
+    assert (len(scores), min(scores), max(scores)) == (6400, 1, 5)
+
+
+def test_the_real_instructions(real_data):
+    groups = list(corpora.read(f"instructions:{real_data}/gpteacher/roleplay.json"))
+    # An input stands behind its instruction.
+    rows = [json.loads(row) for _, row in corpora.raw(f"instructions:{real_data}/gpteacher/*.json")]
+    assert (len(groups), sum(bool(row["input"]) for row in rows)) == (1923, 443)
+    for group, row in zip(groups, rows, strict=True):
+        prompt = group.prompt[0]["content"]
+        assert prompt.startswith(row["instruction"])
+        assert prompt.endswith(row["input"])
