@@ -205,9 +205,7 @@ def show(config, rows: list[dict], workdir: Path) -> None:
         return
     for row in rows:
         if row.get("headline"):
-            names = [row.get("stage"), row["set"], *row["part"].split("/")[1:], row.get("method")]
-            name = ", ".join(filter(None, names))
-            print(f"{name}: {row['metric'].replace('_', ' ')} {format.value(row)}".strip(": "))
+            print(format.line(row))
     folders = [workdir / name for name in config.get("stages", ())]
     if all((folder / "results.jsonl").exists() for folder in folders):
         print(f"report: {report.write(workdir)}")
