@@ -112,14 +112,17 @@ def _ratings(group: Group, attributes: Sequence[str]):
     return ratings, rated
 
 
-class Part(NamedTuple):
-    """Some responses of a group that is too long for one row: those from `start` to before `stop`
-    of an example, for the group that is the `turn`-th of the run."""
+class Piece(NamedTuple):
+    """An example as it is laid: whole, or some responses of one that is too long for a row.
 
+    laid: what lies in the row. example: the number of the whole. start: the first of its responses
+    that are here. turn: where the whole lies in pieces, its place in the run; else None.
+    """
+
+    laid: Example
     example: int
-    start: int
-    stop: int
-    turn: int
+    start: int = 0
+    turn: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,24 +131,31 @@ class Batches:
 
     An item is `packing.lay`'s arrays with a leading axis M of micro-batches, [M, B, ...], where B
     is `micro_rows`. Micro-batches that a batch does not need are all padding and come last.
-    `plan[i]` lists the batch's rows, each a list of example numbers. With several processes each
-    lays the whole batch, which is cheap, and gives its own devices their rows.
+    `plan[i]` lists the batch's rows, each a list of numbers of pieces, of which the first are the
+    examples themselves. With several processes each lays the whole batch, which is cheap, and gives
+    its own devices their rows.
 
     `states` are states [cost, D] of each example, where they are known before: an item then has
-    "states" [M, B, T, D] too. Not for the layout "padded", which spreads an example over its slots.
+    "states" [M, B, T, D] too. Not for the layout "padded", which spreads an example over its slots,
+    and not where examples lie in pieces.
 
-    `parts` are numbered on from the examples. A group that lies in parts, each with a copy of the
-    prompt, has one number in "group", and with any parts in the run every item has "parts" int32
-    [M, B, R]: in how many parts the slot's group lies, 0 in an empty slot.
+    A group that lies in several pieces, each with a copy of the prompt, has one number in "group",
+    and with any such group in the run every item has "parts" int32 [M, B, R]: in how many pieces
+    the slot's group lies, 0 in an empty slot.
     """
 
     examples: list[Example]
+    pieces: list[Piece]
     plan: list[list[list[int]]]
     shape: Shape
     layout: str
     micro_rows: int
     states: Sequence[np.ndarray] | None = None
-    parts: Sequence[Part] = ()
+
+    @property
+    def parts(self) -> list[Piece]:
+        """The pieces that are not whole examples."""
+        return self.pieces[len(self.examples) :]
 
     @property
     def micro_batches(self) -> int:
@@ -156,45 +166,18 @@ class Batches:
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         M, B = self.micro_batches, self.micro_rows
-        rows = self.plan[i] + [[]] * (M * B - len(self.plan[i]))
-        batch = packing.lay([[self._laid(e) for e in row] for row in rows], self.shape, self.layout)
+        numbers = self.plan[i] + [[]] * (M * B - len(self.plan[i]))
+        rows = [[self.pieces[e] for e in row] for row in numbers]
+        batch = packing.lay([[p.laid for p in row] for row in rows], self.shape, self.layout)
         if self.states is not None:
-            batch["states"] = self._lay_states(rows)
+            like = self.states[0]
+            batch["states"] = np.zeros((M * B, self.shape.length, like.shape[1]), like.dtype)
+            for row, of_row in zip(batch["states"], numbers, strict=True):
+                for e, start, stop in self.spans(of_row):
+                    row[start:stop] = self.states[e]
         if self.parts:
-            batch |= self._join_parts(batch["group"], rows)
+            batch |= _join_parts(batch["group"], [piece for row in rows for piece in row])
         return {name: x.reshape(M, B, *x.shape[1:]) for name, x in batch.items()}
-
-    def _part(self, e: int) -> Part | None:
-        """The part that has the number e, None where e is a whole example."""
-        return None if e < len(self.examples) else self.parts[e - len(self.examples)]
-
-    def _laid(self, e: int) -> Example:
-        part = self._part(e)
-        return self.examples[e] if part is None else _cut(self.examples[part.example], part)
-
-    def tokens(self, e: int) -> int:
-        """How many tokens of conversations the example or part has, padding apart."""
-        layout = "separate" if self.layout == "padded" else self.layout
-        return packing.cost(self._laid(e).encoded, layout)
-
-    def _join_parts(self, group: np.ndarray, rows: list[list[int]]) -> dict[str, np.ndarray]:
-        """The keys "group" and "parts", from the groups [B, R] as they were laid, part by part."""
-        parts = [self._part(e) for row in rows for e in row]
-        owners = [i if part is None else ("turn", part.turn) for i, part in enumerate(parts)]
-        counts = Counter(owners)
-        numbers = {owner: number for number, owner in enumerate(counts)}
-        # Empty slots, which are -1, take the last.
-        number_of = np.asarray([*(numbers[owner] for owner in owners), -1], np.int32)
-        parts_of = np.asarray([*(counts[owner] for owner in owners), 0], np.int32)
-        return {"group": number_of[group], "parts": parts_of[group]}
-
-    def _lay_states(self, rows: list[list[int]]) -> np.ndarray:
-        like = self.states[0]
-        laid = np.zeros((len(rows), self.shape.length, like.shape[1]), like.dtype)
-        for row, numbers in zip(laid, rows, strict=True):
-            for e, start, stop in self.spans(numbers):
-                row[start:stop] = self.states[e]
-        return laid
 
     def spans(self, row: list[int]) -> list[tuple[int, int, int]]:
         """(example, start, stop): where the tokens of a row's examples lie; not if "padded", and
@@ -205,15 +188,26 @@ class Batches:
 
     def slots(self, i: int) -> list[tuple[int, int, int, int]]:
         """Where batch i's responses are: (row, slot, example, response) each."""
-        found = []
-        for row, numbers in enumerate(self.plan[i]):
-            slot = 0
-            for e in numbers:
-                part = self._part(e) or Part(e, 0, len(self.examples[e].encoded.responses), -1)
-                for r in range(part.start, part.stop):
-                    found.append((row, slot, part.example, r))
-                    slot += 1
-        return found
+        return [
+            (row, slot, example, response)
+            for row, numbers in enumerate(self.plan[i])
+            for slot, (example, response) in enumerate(
+                (piece.example, piece.start + r)
+                for piece in (self.pieces[e] for e in numbers)
+                for r in range(len(piece.laid.encoded.responses))
+            )
+        ]
+
+
+def _join_parts(group: np.ndarray, pieces: Sequence[Piece]) -> dict[str, np.ndarray]:
+    """The keys "group" and "parts", from the groups [B, R] as they were laid, piece by piece."""
+    owners = [i if piece.turn is None else ("turn", piece.turn) for i, piece in enumerate(pieces)]
+    counts = Counter(owners)
+    numbers = {owner: number for number, owner in enumerate(counts)}
+    # Empty slots, which are -1, take the last.
+    number_of = np.asarray([*(numbers[owner] for owner in owners), -1], np.int32)
+    parts_of = np.asarray([*(counts[owner] for owner in owners), 0], np.int32)
+    return {"group": number_of[group], "parts": parts_of[group]}
 
 
 def plan(
@@ -238,45 +232,41 @@ def plan(
     if seed is not None and examples:
         shuffled = grain.MapDataset.range(len(examples)).seed(seed).shuffle().repeat(epochs)
         order = [int(shuffled[i]) for i in range(len(shuffled))]
-    # Of examples, and then of parts.
+    pieces = [Piece(example, e) for e, example in enumerate(examples)]
     costs = [packing.cost(example.encoded, layout) for example in examples]
-    responses = [len(example.encoded.responses) for example in examples]
-    pairs_of = [len(example.pairs) for example in examples]
-    slots = max(responses, default=1)
-    batches, parts = [], []
+    batches = []
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         if layout == "padded":
             batches.append([[e] for e in chosen])
             continue
-        pieces = []
-        for turn, e in enumerate(chosen, start=start):
+        numbers = []
+        for turn, e in enumerate(chosen, start):
             if costs[e] <= row_length:
-                pieces.append(e)
+                numbers.append(e)
                 continue
             for first, stop in _split(examples[e].encoded, layout, row_length):
-                pieces.append(len(costs))
-                parts.append(Part(e, first, stop, turn))
-                costs.append(packing.cost(_cut(examples[e], parts[-1]).encoded, layout))
-                responses.append(stop - first)
-                pairs_of.append(0)
-        rows = packing.first_fit([costs[e] for e in pieces], row_length)
-        batches.append([[pieces[i] for i in row] for row in rows])
-    every_row = [row for rows in batches for row in rows]
-    in_row = max((sum(responses[e] for e in row) for row in every_row), default=slots)
+                numbers.append(len(pieces))
+                pieces.append(Piece(_cut(examples[e], first, stop), e, first, turn))
+                costs.append(packing.cost(pieces[-1].laid.encoded, layout))
+        rows = packing.first_fit([costs[n] for n in numbers], row_length)
+        batches.append([[numbers[i] for i in row] for row in rows])
+    laid = [[pieces[e].laid for e in row] for rows in batches for row in rows]
+    slots = max((len(example.encoded.responses) for example in examples), default=1)
+    in_row = max((sum(len(e.encoded.responses) for e in row) for row in laid), default=slots)
     shape = Shape(
         length=row_length if layout != "padded" else row_length // slots * slots,
         responses=in_row if layout == "padded" else _bucket(in_row),
-        pairs=_bucket(max((sum(pairs_of[e] for e in row) for row in every_row), default=1)),
+        pairs=_bucket(max((sum(len(e.pairs) for e in row) for row in laid), default=1)),
         attributes=examples[0].ratings.shape[1] if examples else 0,
     )
-    planned = Batches(examples, batches, shape, layout, micro_rows, parts=parts)
     if record is not None:
-        tokens = sum(planned.tokens(e) for row in every_row for e in row)
+        of_tokens = "separate" if layout == "padded" else layout  # Without what only fills a slot.
+        tokens = sum(packing.cost(e.encoded, of_tokens) for row in laid for e in row)
         run = sum(math.ceil(len(rows) / micro_rows) * micro_rows for rows in batches)
         record.tokens += tokens
         record.padding += run * shape.length - tokens
-    return planned
+    return Batches(examples, pieces, batches, shape, layout, micro_rows)
 
 
 def _split(encoded: Encoded, layout: str, row_length: int) -> list[tuple[int, int]]:
@@ -305,13 +295,12 @@ def _some(encoded: Encoded, start: int, stop: int) -> Encoded:
     return Encoded(encoded.prompt, encoded.responses[some], learn, encoded.given[some])
 
 
-def _cut(example: Example, part: Part) -> Example:
-    """The part as an example of its own, without the group's pairs."""
-    some = slice(part.start, part.stop)
+def _cut(example: Example, start: int, stop: int) -> Example:
+    """Some responses of an example, without its pairs."""
     return example._replace(
-        encoded=_some(example.encoded, part.start, part.stop),
-        ratings=example.ratings[some],
-        rated=example.rated[some],
+        encoded=_some(example.encoded, start, stop),
+        ratings=example.ratings[start:stop],
+        rated=example.rated[start:stop],
         pairs=[],
     )
 
