@@ -301,7 +301,6 @@ def convert(verb: str, options) -> None:
 def report(verb: str, options) -> None:
     """Write the page of a finished run again, or compare two evaluations."""
     from hs2jax import report
-    from hs2jax.alignment import steering_report
     from hs2jax.evaluation import comparison_report
     from hs2jax.judging import judge_report
     from hs2jax.judging import run as judge_run
@@ -318,8 +317,6 @@ def report(verb: str, options) -> None:
     # Of verbs that do not write rows yet.
     elif (Path(options.workdir) / judge_report.FILE).exists():
         print(judge_run.write_report(options.workdir))
-    elif (Path(options.workdir) / steering_report.FILE).exists():
-        print(steering_report.write(options.workdir))
     else:
         print(run_report.write(options.workdir))
 

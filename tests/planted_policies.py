@@ -1,11 +1,9 @@
 """Made-up policies that follow a request as closely as they are told to, and pages of them."""
 
-import json
-
 import numpy as np
 
+from hs2jax import configs, workdir
 from hs2jax.alignment import steering
-from hs2jax.evaluation import items
 
 BASE = {"helpfulness": 4, "verbosity": 2, "complexity": 2}
 ATTRIBUTES = ("verbosity", "complexity")
@@ -63,19 +61,22 @@ def rows(
     return found
 
 
-def write(folder, policies: dict[str, list[dict]], **config):
-    """The folder of a finished run of these policies; returns steering.json's content."""
-    settings = steering.settings().to_dict() | {"base": "helpfulness=4,verbosity=2,complexity=2"}
-    result = {
-        "names": ["helpfulness", "verbosity", "complexity"],
-        **steering.compare(policies, ATTRIBUTES, BASE),
-        "models": {name: f"models/{name}" for name in policies},
-        "records": {name: {"sampled": {"rows": 12}} for name in policies},
-        "environment": {"device": "1 x cpu"},
-        "seconds": 71.0,
-        "config": settings | {"reference": "models/before"} | config,
-    }
+def results(policies: dict[str, list[dict]], **changes) -> list[dict]:
+    """The rows of a run of these policies."""
+    return steering.results(config(**changes), policies)
+
+
+def config(**changes):
+    found = configs.defaults("steer")
+    found.base = ",".join(f"{name}={value}" for name, value in BASE.items())
+    found.attributes = ATTRIBUTES
+    found.update(changes)
+    return found
+
+
+def write(folder, policies: dict[str, list[dict]], **changes) -> None:
+    """The folder of a finished run of these policies."""
     for name, some in policies.items():
-        items.write(folder / "rows" / f"{name}.jsonl", some)
-    (folder / "steering.json").write_text(json.dumps(result, allow_nan=False), encoding="utf-8")
-    return result
+        workdir.write_rows(folder / "items" / f"{name}.jsonl", some)
+    records = {f"{name}, sampled": {"rows": 12, "groups": 12} for name in policies}
+    workdir.finish(folder, config(**changes), {"records": records}, results(policies, **changes))

@@ -1,11 +1,11 @@
-"""What the tests of alignment's stages share: tiny models, prompts, configs and commands."""
+"""What the tests of alignment's stages share: tiny models, prompts, configs and rows."""
 
 import json
 from pathlib import Path
 
 import tiny
 
-from hs2jax.alignment import settings
+from hs2jax import configs
 
 ASKED = "helpfulness=4,verbosity=1"
 OUTPUTS = ("verbosity", "reward", "helpfulness")  # Not in NeMo's order.
@@ -16,7 +16,8 @@ def models(folder: Path) -> None:
     """`policy` and `prior`, language models, and `ratings`, a reward model."""
     tiny.language_model(folder / "policy", seed=1)
     tiny.language_model(folder / "prior", seed=2)
-    tiny.save(folder / "ratings", outputs=OUTPUTS, bias=True)
+    weights = {"verbosity": 0.5, "helpfulness": 1.0}
+    tiny.save(folder / "ratings", outputs=OUTPUTS, bias=True, weights=weights)
 
 
 def write(path: Path, rows) -> Path:
@@ -28,7 +29,18 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def prompts(folder: Path) -> str:
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def value(rows, metric: str, part: str = "", **more) -> float:
+    """The value of the one row that is meant."""
+    more |= {"metric": metric, "part": part}
+    (row,) = (row for row in rows if more.items() <= row.items())
+    return row["value"]
+
+
+def prompts(folder: Path, questions=QUESTIONS) -> str:
     """Conversations to answer, as a data specification."""
     rows = [
         {
@@ -37,15 +49,15 @@ def prompts(folder: Path) -> str:
                 {"role": "assistant", "content": "I forgot."},
             ]
         }
-        for question in QUESTIONS
+        for question in questions
     ]
     return f"conversations:{write(folder / 'prompts.jsonl', rows)}"
 
 
 def sampling(folder: Path, **changes):
-    config = settings.sample()
+    config = configs.defaults("sample")
     config.model.name = str(folder / "policy")
-    config.data = prompts(folder)
+    config.data = changes.pop("data", None) or prompts(folder)
     config.conditions = (ASKED,)
     config.n = 3
     config.max_new_tokens = 6
@@ -54,7 +66,7 @@ def sampling(folder: Path, **changes):
 
 
 def annotation(folder: Path, data: str, /, **changes):
-    config = settings.annotate()
+    config = configs.defaults("annotate")
     config.model.name = str(folder / "ratings")
     config.data = data
     config.update(changes)
@@ -62,10 +74,22 @@ def annotation(folder: Path, data: str, /, **changes):
 
 
 def weighing(folder: Path, data: str, /, **changes):
-    config = settings.weigh()
+    config = configs.defaults("weigh")
     config.data = data
     config.reward_model = str(folder / "ratings")
     config.prior = str(folder / "prior")
     config.unfinished = "keep"
+    config.update(changes)
+    return config
+
+
+def steering(folder: Path, **changes):
+    config = configs.defaults("steer")
+    config.policies = f"before={folder / 'prior'},after={folder / 'policy'}"
+    config.reward_model, config.reference = str(folder / "ratings"), str(folder / "prior")
+    config.data = prompts(folder)
+    config.attributes, config.requested = ("verbosity",), (0, 4)
+    config.base = "helpfulness=4,verbosity=0"
+    config.n, config.max_new_tokens = 2, 6
     config.update(changes)
     return config

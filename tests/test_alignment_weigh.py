@@ -1,7 +1,6 @@
 """Weighing: each log-probability is the one it should be, and what is left out is counted."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -10,15 +9,16 @@ import tiny
 from scipy.special import softmax
 from scipy.stats import beta
 
-from hs2jax.alignment import conditions, weigh
+from hs2jax.alignment import weigh
 from hs2jax.alignment.sample import sample
+from hs2jax.config_rules import parse_condition
 from hs2jax.data import corpora, whole_rows
 from hs2jax.language_model import LanguageModel
 from hs2jax.models import hub
 from hs2jax.reward_model import RewardModel
 
 LOGS = ("log_attribute", "log_prior", "log_proposal")
-ASKED = conditions.parse(stages.ASKED)
+ASKED = parse_condition(stages.ASKED)
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +79,9 @@ def test_rows_are_those_sampled_and_are_read_with_their_logarithms(here, weighed
         for i, rating in enumerate(group.ratings):
             assert rating == pytest.approx({name: row[name][i] for name in LOGS})
     empty = sum(not text.strip() for row in before.values() for text in row["responses"])
-    assert result["record"]["skipped"].get("empty responses", 0) == empty
-    assert result["responses"] == sum(len(row["responses"]) for row in rows)
+    record = stages.result(here / "whole")["records"]["data"]
+    assert record["skipped"].get("empty responses", 0) == empty
+    assert stages.value(result, "responses") == sum(len(row["responses"]) for row in rows)
 
 
 def test_the_measures_are_those_of_the_weights(weighed):
@@ -91,26 +92,24 @@ def test_the_measures_are_those_of_the_weights(weighed):
         w = softmax(attribute + prior - proposal)
         sizes.append(1 / (w**2).sum())
         distances.append((w * np.log(np.maximum(w, 1e-300) * len(w))).sum())
-    assert result["distance"] == pytest.approx(np.mean(distances), abs=1e-3)
-    assert result["effective_sample_size"] == pytest.approx(np.mean(sizes), rel=1e-3)
+    assert stages.value(result, "distance") == pytest.approx(np.mean(distances), abs=1e-3)
+    assert stages.value(result, "effective_sample_size") == pytest.approx(np.mean(sizes), rel=1e-3)
     parts = [size / len(row["responses"]) for size, row in zip(sizes, rows, strict=True)]
-    assert result["effective_fraction"] == pytest.approx(np.mean(parts), rel=1e-3)
-    assert result["collapsed"] == sum(size < 1.5 for size in sizes)
+    assert stages.value(result, "effective_fraction") == pytest.approx(np.mean(parts), rel=1e-3)
+    assert stages.value(result, "collapsed") == sum(size < 1.5 for size in sizes)
 
 
-def test_a_collapse_is_warned_of():
-    row = {"responses": ["a", "b"], "log_prior": [-1.0, -1.0], "log_proposal": [-1.0, -1.0]}
-    rows = [
-        weigh.Sampled(row | {"log_attribute": logs}, None) for logs in ([-2.0, -2.0], [-40.0, 0.0])
-    ]
-    even, both = weigh._measured(rows[:1]), weigh._measured(rows)
-    assert (even["effective_sample_size"], even["warnings"]) == (pytest.approx(2), [])
-    assert even["distance"] == pytest.approx(0, abs=1e-6)
-    assert (both["effective_sample_size"], both["collapsed"]) == (pytest.approx(1.5), 1)
-    alone = weigh._measured(rows[1:])
-    (warning,) = alone["warnings"]
-    assert "have collapsed" in warning
-    assert warning in weigh.describe({**alone, "rows": 1, "responses": 2})
+def test_collapsed_groups_are_counted():
+    def columns(*attribute):
+        return np.float32([attribute, [-1.0, -1.0], [-1.0, -1.0]]).T
+
+    even, far = columns(-2.0, -2.0), columns(-40.0, 0.0)
+    rows = weigh.results([even])
+    assert stages.value(rows, "effective_sample_size") == pytest.approx(2)
+    assert stages.value(rows, "distance") == pytest.approx(0, abs=1e-6)
+    rows = weigh.results([even, far])
+    assert stages.value(rows, "effective_sample_size") == pytest.approx(1.5)
+    assert stages.value(rows, "collapsed") == 1
 
 
 def test_prompts_with_one_response_each_leave_nothing_to_weigh(here, tmp_path):
@@ -137,9 +136,7 @@ def test_without_log_proposal_the_model_that_wrote_them_is_asked(here, weighed, 
         for name in LOGS:
             assert row[name] == pytest.approx(whole[name], abs=1e-3)
     assert sorted(each.name for each in (tmp_path / "named").iterdir()) == [
-        "config.json",
-        "groups.jsonl",
-        "result.json",
+        *("config.json", "groups.jsonl", "result.json", "results.jsonl", "run.json")
     ]
 
 
@@ -159,13 +156,15 @@ def test_what_nothing_measures_is_warned_of(here, weighed, tmp_path):
     }
     data = f"sampled:{stages.write(tmp_path / 'samples.jsonl', [row])}"
     config = stages.weighing(here, data, proposal=str(here / "policy"))
-    result = weigh.weigh(config, tmp_path / "run")
-    (warning,) = (each for each in result["warnings"] if "humor" in each)
+    weigh.weigh(config, tmp_path / "run")
+    warnings = stages.result(tmp_path / "run")["warnings"]
+    (warning,) = (each for each in warnings if "humor" in each)
     assert "does not rate humor: " in warning
     (found,) = stages.read(tmp_path / "run" / "groups.jsonl")
     of_verbosity = [log_beta(one["verbosity"], 1) for one in found["predicted"]]
     assert found["log_attribute"] == pytest.approx(of_verbosity, abs=1e-2)
-    assert not any("does not rate" in each for each in weighed[0]["warnings"])
+    warnings = stages.result(here / "whole")["warnings"]
+    assert not any("does not rate" in each for each in warnings)
 
 
 def test_texts_from_elsewhere_are_scored_to_their_end_of_turn(here, tmp_path):
@@ -202,16 +201,10 @@ def test_groups_that_are_too_small_or_too_long_are_counted(here, tmp_path):
         weigh.weigh(stages.weighing(here, data, **options), tmp_path / "raise")
     options["on_error"] = "skip"
     result = weigh.weigh(stages.weighing(here, data, **options), tmp_path / "skip")
-    assert (result["rows"], result["responses"], result["record"]["rows"]) == (1, 2, 3)
-    assert result["record"]["too_long"] == 1
-    assert result["record"]["skipped"] == {"empty responses": 1, "too few responses": 1}
-
-
-def test_a_finished_folder_is_left_alone(here, weighed, monkeypatch):
-    config = stages.weighing(here, f"sampled:{here / 'samples' / 'samples.jsonl'}")
-    for model in (LanguageModel, RewardModel):
-        monkeypatch.setattr(model, "load", lambda *_, **__: pytest.fail("loaded again"))
-    assert weigh.weigh(config, here / "whole") == json.loads(json.dumps(weighed[0]))
+    assert [stages.value(result, name) for name in ("groups", "responses")] == [1, 2]
+    record = stages.result(tmp_path / "skip")["records"]["data"]
+    assert (record["rows"], record["too_long"]) == (3, 1)
+    assert record["skipped"] == {"empty responses": 1, "too few responses": 1}
 
 
 def test_what_cannot_be_is_told(here, tmp_path):
@@ -220,9 +213,6 @@ def test_what_cannot_be_is_told(here, tmp_path):
     humor = f"sampled:{stages.write(tmp_path / 'humor.jsonl', [row])}"
     plain = f"sampled:{stages.write(tmp_path / 'plain.jsonl', [row | {'condition': {}}])}"
     for changes, words in (
-        ({"prior": ""}, r"config\.prior is not set"),
-        ({"unfinished": "cut"}, r"config\.unfinished is 'cut'"),
-        ({"least": 0}, r"config\.least is 0"),
         ({"data": "responses:x.jsonl"}, "expected whole files of sampled responses"),
         (
             {"data": humor, "proposal": str(here / "policy")},

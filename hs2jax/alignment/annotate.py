@@ -1,131 +1,57 @@
-"""Annotation, from a config to a folder: annotated.jsonl, conversations with the attribute values
-that a reward model gives them. Read the file as "ratings:FILE".
+"""Annotation: annotated.jsonl, conversations with the attribute values that a reward model gives.
 
     {"source", "prompt": [turns], "responses": [texts], "ratings": [{"helpfulness": 4, ...}, ...]}
 
 Outputs are clamped to 0..4 and rounded, halves to even numbers, as NeMo-Aligner does for SteerLM.
+Read the file as "ratings:FILE".
 """
 
-import logging
-import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-import jax
-import ml_collections
+import numpy as np
 
-from hs2jax import choices, folder
-from hs2jax.alignment import conditions, sampled_rows
-from hs2jax.data import corpora, loader, templates
+from hs2jax.alignment import sampled_rows, stage
+from hs2jax.data import templates
 from hs2jax.data.groups import Group
-from hs2jax.data.record import Record
-from hs2jax.evaluation import items, scores
-from hs2jax.evaluation.score import progress_of
 from hs2jax.losses.steerlm import HIGHEST, rounded
-from hs2jax.models import sharding
-from hs2jax.reward_model import RewardModel
-
-log = logging.getLogger(__name__)
+from hs2jax.workdir import row
 
 
-def annotate(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
-    """Annotates, and returns result.json's content. A killed run of this folder is made again from
-    the scores that are kept.
+@stage.verb
+def annotate(config, run: stage.Run) -> list[dict]:
+    """Rate the responses of conversations with a reward model, in whole numbers, for SteerLM.
 
-    Raises ValueError or FileNotFoundError for a config that cannot be, naming the key.
+    A killed run is made again from the scores that are kept.
     """
-    workdir, started = Path(workdir), time.time()
-    check(config)
-    if finished := folder.resume(workdir, config):
-        return finished
-    model = RewardModel.load(
-        config.model.name,
-        template=config.model.template,
-        mesh=sharding.mesh_of(config.mesh),
-        dtype=choices.dtype(config.model.dtype),
-    )
-    order = templates.in_order(conditions.of_model(config, model.outputs))
+    model = run.reward_model(config.model.name, config.model.template)
+    names = templates.in_order(stage.wanted(config, model.outputs))
     if not set(model.outputs) & set(templates.ORDER):
         raise ValueError(
             f"config.model.name: {config.model.name} has the outputs {', '.join(model.outputs)}, "
             "none of them an attribute that people rate: it needs a regression model"
         )
-    record, rows = Record(), []
-    groups = list(_groups(config, record))
-    cache = scores.Cache(scores.model_key(model))
-    with progress_of("annotate", len(groups)) as show:
-        for group, outputs, _, _ in scores.stream(
-            model,
-            groups,
-            cache,
-            max_tokens=config.max_tokens or None,
-            skip=config.on_error == "skip",
-            record=record,
-            progress=show,
-        ):
-            if outputs is None:
-                continue
-            table = dict(zip(model.outputs, rounded(outputs).T.tolist(), strict=True))
-            rows.append(
-                {
-                    "source": group.source,
-                    "prompt": list(group.prompt),
-                    "responses": list(group.responses),
-                    "ratings": [
-                        {name: table[name][i] for name in order} for i in range(len(outputs))
-                    ],
-                }
-            )
-    log.info("annotated: %s", items.describe(record))
-    if not rows:
-        raise ValueError(f"config.data: nothing of {config.data} can be annotated")
-    ratings = [rating for row in rows for rating in row["ratings"]]
-    values = {name: Counter(rating[name] for rating in ratings) for name in order}
-    result = {
-        "rows": len(rows),
-        "responses": len(ratings),
-        # How often each attribute has each value.
-        "values": {
-            name: {str(value): found[value] for value in range(HIGHEST + 1)}
-            for name, found in values.items()
-        },
-        "record": record.to_dict(),
-        "seconds": time.time() - started,
-        "environment": folder.environment(),
-        "config": config.to_dict(),
-    }
-    if jax.process_index() == 0:
-        items.write(workdir / "annotated.jsonl", rows)
-    folder.finish(workdir, result)
-    return result
-
-
-def describe(result: dict) -> str:
-    """A result in a line."""
-    return f"{result['rows']} rows, {result['responses']} responses"
-
-
-def check(config) -> None:
-    """Raises ValueError or FileNotFoundError for settings that cannot be, naming the key."""
-    for name, value in (("model.name", config.model.name), ("data", config.data)):
-        if not value:
-            raise ValueError(f"config.{name} is not set")
-    choices.check(
-        config,
+    groups = list(sampled_rows.finished(config.data, config.on_error, run.record))
+    if config.every_turn:
+        groups = list(every_turn(groups))
+    rated = run.rate(model, groups, max_tokens=config.max_tokens or None)
+    annotated = [
         {
-            "model.dtype": choices.DTYPES,
-            "model.template": ("", *templates.TEMPLATES),
-            "on_error": loader.ON_ERROR,
-        },
-    )
-    if config.max_tokens < 0:
-        raise ValueError(f"config.max_tokens is {config.max_tokens}; expected 0 or more")
-    corpora.read(config.data)  # Raises where there is no such format or file.
+            "source": group.source,
+            "prompt": list(group.prompt),
+            "responses": list(group.responses),
+            "ratings": [ratings(values, model.outputs, names) for values in rounded(outputs)],
+        }
+        for group, outputs in zip(groups, rated, strict=True)
+        if outputs is not None
+    ]
+    if not annotated:
+        raise ValueError(f"config.data: nothing of {config.data} can be annotated")
+    run.write("annotated.jsonl", annotated)
+    return results(annotated, names)
 
 
 def every_turn(groups: Iterable[Group]) -> Iterator[Group]:
-    """Each turn of the assistant as a response of its own, to all that comes before it."""
+    """Yield each turn of the assistant as a response of its own, to all that comes before it."""
     for group in groups:
         for i, turn in enumerate(group.prompt):
             if turn["role"] == "assistant":
@@ -133,7 +59,21 @@ def every_turn(groups: Iterable[Group]) -> Iterator[Group]:
         yield Group(group.prompt, group.responses, source=group.source)
 
 
-def _groups(config, record: Record) -> Iterable[Group]:
-    """What is to be annotated."""
-    groups = sampled_rows.finished(config.data, on_error=config.on_error, record=record)
-    return every_turn(groups) if config.every_turn else groups
+def ratings(values: np.ndarray, outputs: Iterable[str], names: Iterable[str]) -> dict[str, int]:
+    """Name a response's values [K], and put them in the order of `names`."""
+    found = dict(zip(outputs, values.tolist(), strict=True))
+    return {name: found[name] for name in names}
+
+
+def results(annotated: list[dict], names: Iterable[str]) -> list[dict]:
+    """Count the rows and responses, and how many responses have each value."""
+    rated = [rating for each in annotated for rating in each["ratings"]]
+    n = len(rated)
+    rows = [row("", "", "rows", len(annotated)), row("", "", "responses", n, headline=True)]
+    for name in names:
+        values = [rating[name] for rating in rated]
+        rows.append(row("", f"attribute/{name}", "mean", np.mean(values), n=n, headline=True))
+        for value in range(HIGHEST + 1):
+            count = values.count(value)
+            rows.append(row("", f"value/{name}/{value}", "responses", count, n=n))
+    return rows

@@ -1,5 +1,5 @@
-"""Rescaling, from a config to a folder: model/, a reward model whose attribute values are spread
-over some responses as people's ratings are.
+"""Rescaling: model/, a reward model whose attribute values are spread over some responses as
+people's ratings are.
 
 A regression model that follows ratings with a correlation of r gives values of only r times their
 standard deviation, and on responses more alike than those it learned from, of less. In whole
@@ -10,80 +10,57 @@ those of people's ratings in config.ratings. This is affine and goes into the he
 responses stays as it is, and what is an error of the model is spread with the rest.
 """
 
-import logging
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
-import ml_collections
 import numpy as np
 
-from hs2jax import choices, folder
-from hs2jax.alignment import conditions, sampled_rows
-from hs2jax.data import corpora, loader, templates
+from hs2jax.alignment import sampled_rows, stage
+from hs2jax.data import corpora
 from hs2jax.data.record import Record
-from hs2jax.evaluation import items, scores
-from hs2jax.evaluation.score import progress_of
 from hs2jax.losses.steerlm import HIGHEST, rounded
-from hs2jax.models import heads, sharding
-from hs2jax.reward_model import RewardModel
-
-log = logging.getLogger(__name__)
+from hs2jax.models import heads
+from hs2jax.workdir import row
 
 
-def rescale(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
-    """Rescales, and returns result.json's content. A killed run of this folder is made again from
-    the scores that are kept.
+@stage.verb
+def rescale(config, run: stage.Run) -> list[dict]:
+    """Spread a reward model's attribute values over responses as people's ratings are spread.
 
-    Raises ValueError or FileNotFoundError for a config that cannot be, naming the key.
+    A killed run is made again from the scores that are kept.
     """
-    workdir, started = Path(workdir), time.time()
-    check(config)
-    if finished := folder.resume(workdir, config):
-        return finished
-    model = RewardModel.load(
-        config.model.name,
-        template=config.model.template,
-        mesh=sharding.mesh_of(config.mesh),
-        dtype=choices.dtype(config.model.dtype),
-    )
-    names = conditions.of_model(config, model.outputs)
-    record = Record()
-    people = _ratings(config, names, record)
-    values = _values(config, model, record)
-    log.info("rescale: %s", items.describe(record))
+    model = run.reward_model(config.model.name, config.model.template)
+    names = stage.wanted(config, model.outputs)
+    people = people_of(config, names, run.record)
+    groups = list(sampled_rows.finished(config.data, config.on_error, run.record))
+    rated = [x for x in run.rate(model, groups, truncate=False) if x is not None]
+    if not rated:
+        raise ValueError(f"config.data: nothing of {config.data} can be rated")
+    values = dict(zip(model.outputs, np.concatenate(rated).astype(np.float64).T, strict=True))
 
     scale, shift = np.ones(len(model.outputs)), np.zeros(len(model.outputs))
     for name in names:
         at = model.outputs.index(name)
-        scale[at], shift[at] = affine(values[:, at], people[name], name)
+        scale[at], shift[at] = affine(values[name], people[name], name)
     model.params["head"] = jax.jit(heads.rescale)(
         model.params["head"], scale.astype(np.float32), shift.astype(np.float32)
     )
-    model.save(workdir / "model")
-    result = {
-        "attributes": {
-            name: {
-                "people": _spread(people[name]),
-                "before": _spread(before),
-                "after": _spread(before * by + plus),
-            }
-            for name, before, by, plus in zip(model.outputs, values.T, scale, shift, strict=True)
-            if name in names
-        },
-        "responses": len(values),
-        "record": record.to_dict(),
-        "seconds": time.time() - started,
-        "environment": folder.environment(),
-        "config": config.to_dict(),
-    }
-    folder.finish(workdir, result)
-    return result
+    model.save(run.workdir / "model")
+    return [
+        each
+        for name, by, plus in zip(model.outputs, scale, shift, strict=True)
+        if name in names
+        for method, of in (
+            ("people", people[name]),
+            ("before", values[name]),
+            ("after", values[name] * by + plus),
+        )
+        for each in spread(name, method, of)
+    ]
 
 
 def affine(values: np.ndarray, ratings: Sequence[float], name: str) -> tuple[float, float]:
-    """The scale and shift that give values [N] the ratings' mean and standard deviation.
+    """Find the scale and shift that give values [N] the ratings' mean and standard deviation.
 
     Raises ValueError, with the attribute's name, where one of the two does not vary.
     """
@@ -96,37 +73,8 @@ def affine(values: np.ndarray, ratings: Sequence[float], name: str) -> tuple[flo
     return scale, float(np.mean(ratings) - scale * np.mean(values))
 
 
-def describe(result: dict) -> str:
-    """A result in a line for each attribute."""
-    lines = []
-    for name, each in result["attributes"].items():
-        before, after = (
-            f"{each[when]['mean']:.2f} ± {each[when]['std']:.2f}" for when in ("before", "after")
-        )
-        lines.append(f"{name}: {before} becomes {after}")
-    return "\n".join(lines)
-
-
-def check(config) -> None:
-    """Raises ValueError or FileNotFoundError for settings that cannot be, naming the key."""
-    needed = {"model.name": config.model.name, "data": config.data, "ratings": config.ratings}
-    for name, value in needed.items():
-        if not value:
-            raise ValueError(f"config.{name} is not set")
-    choices.check(
-        config,
-        {
-            "model.dtype": choices.DTYPES,
-            "model.template": ("", *templates.TEMPLATES),
-            "on_error": loader.ON_ERROR,
-        },
-    )
-    for spec in (config.data, config.ratings):
-        corpora.read(spec)  # Raises where there is no such format or file.
-
-
-def _ratings(config, names: Sequence[str], record: Record) -> dict[str, np.ndarray]:
-    """People's ratings of each attribute; what is skipped is counted."""
+def people_of(config, names: Sequence[str], record: Record) -> dict[str, np.ndarray]:
+    """Read people's ratings of each attribute; what is skipped is counted."""
     found: dict[str, list[float]] = {name: [] for name in names}
     own = Record()
     for group in corpora.read(config.ratings, on_error=config.on_error, record=own):
@@ -142,28 +90,15 @@ def _ratings(config, names: Sequence[str], record: Record) -> dict[str, np.ndarr
     return {name: np.asarray(some) for name, some in found.items()}
 
 
-def _values(config, model: RewardModel, record: Record) -> np.ndarray:
-    """What the model rates each response of the data, [responses, K]."""
-    groups = list(sampled_rows.finished(config.data, on_error=config.on_error, record=record))
-    cache, skip = scores.Cache(scores.model_key(model)), config.on_error == "skip"
-    with progress_of("rescale", len(groups)) as show:
-        every = [
-            scored.outputs
-            for scored in scores.stream(
-                model, groups, cache, truncate=False, skip=skip, record=record, progress=show
-            )
-            if scored.outputs is not None
-        ]
-    if not every:
-        raise ValueError(f"config.data: nothing of {config.data} can be rated")
-    return np.concatenate(every).astype(np.float64)
-
-
-def _spread(values: np.ndarray) -> dict:
-    """Mean, standard deviation, and how many are each value when rounded."""
+def spread(name: str, method: str, values: np.ndarray) -> list[dict]:
+    """Give mean and standard deviation, and how many are each value when rounded, as rows."""
+    part, n, shown = f"attribute/{name}", len(values), {"headline": method != "people"}
     whole = rounded(values)
-    return {
-        "mean": float(np.mean(values)),
-        "std": float(np.std(values)),
-        "values": {str(value): int((whole == value).sum()) for value in range(HIGHEST + 1)},
-    }
+    return [
+        row("", part, "mean", np.mean(values), n=n, method=method, **shown),
+        row("", part, "std", np.std(values), n=n, method=method, **shown),
+        *(
+            row("", f"value/{name}/{value}", "responses", count, n=n, method=method)
+            for value, count in enumerate(np.bincount(whole, minlength=HIGHEST + 1))
+        ),
+    ]

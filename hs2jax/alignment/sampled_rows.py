@@ -9,7 +9,6 @@ from hs2jax.data.groups import DataError, FieldError, Group
 from hs2jax.data.record import Record
 
 OF_EACH = ("responses", "tokens", "finished", *whole_rows.LOGS)  # A list with one for each.
-UNFINISHED = ("drop", "keep")
 # How a record calls responses that are left out.
 CUT, EMPTY = "unfinished responses", "empty responses"
 
@@ -22,14 +21,18 @@ class Sampled(NamedTuple):
 
 
 def read(spec: str, *, unfinished: str, on_error: str, record: Record) -> list[Sampled]:
-    """All rows of "sampled:FILE", or of several joined with "+".
+    """Read all rows of "sampled:FILE", or of several joined with "+".
 
     Responses that say nothing are left out, and with unfinished="drop" those that were cut at the
     most tokens; a row that has no others is, too. on_error: as for `corpora.read`.
 
     Raises ValueError for another format or a selector, and DataError for a malformed row.
     """
-    check(spec)
+    if any(each.format != "sampled" or each.selector for each in corpora.parse(spec)):
+        raise ValueError(
+            f"config.data is {spec!r}; expected whole files of sampled responses, as in "
+            '"sampled:runs/samples/samples.jsonl"'
+        )
     found = []
     for source, line in corpora.raw(spec):
         file, _, number = source.rpartition(":")
@@ -51,8 +54,8 @@ def read(spec: str, *, unfinished: str, on_error: str, record: Record) -> list[S
     return found
 
 
-def finished(spec: str, *, on_error: str, record: Record) -> Iterator[Group]:
-    """Groups of any data; of sampled responses ("sampled:FILE") those that came to their end.
+def finished(spec: str, on_error: str, record: Record) -> Iterator[Group]:
+    """Read groups of any data; of sampled responses ("sampled:FILE") those that ended.
 
     Raises as `read` and `corpora.read` do.
     """
@@ -64,19 +67,9 @@ def finished(spec: str, *, on_error: str, record: Record) -> Iterator[Group]:
             yield from corpora.read(part, on_error=on_error, record=record)
 
 
-def check(spec: str) -> None:
-    """Raises ValueError for another format or a selector, FileNotFoundError for no such file."""
-    if any(each.format != "sampled" or each.selector for each in corpora.parse(spec)):
-        raise ValueError(
-            f"config.data is {spec!r}; expected whole files of sampled responses, as in "
-            '"sampled:runs/samples/samples.jsonl"'
-        )
-    corpora.read(spec)
-
-
 def _left(row: dict, unfinished: str, record: Record) -> dict | None:
-    """The row without such responses; None where none is left. What is no list of texts stays, for
-    the reader to refuse."""
+    """Leave such responses out of a row; None where none is left. What is no list of texts stays,
+    for the reader to refuse."""
     responses, finished = row.get("responses"), row.get("finished")
     if not isinstance(responses, list) or not responses:
         return row

@@ -19,7 +19,7 @@ from typing import Any
 
 import ml_collections
 
-from hs2jax.alignment.sources import Answer, fitting
+from hs2jax.alignment.sources import fitting
 from hs2jax.data import chat, templates
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
@@ -45,7 +45,7 @@ class Server:
     address: str
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None) -> dict:
-        """The JSON that the server answers. Tries again where it is busy or cannot be reached.
+        """Return the JSON that the server answers. Tries again where it is busy or not reached.
 
         Raises ServerError.
         """
@@ -88,7 +88,7 @@ class ServerSource:
 
     @classmethod
     def connect(cls, config) -> "ServerSource":
-        """To `config.server`, for `config.model`. Raises ServerError or ValueError."""
+        """Connect to `config.server`, for `config.model`. Raises ServerError or ValueError."""
         server = Server(config.server)
         answer = server.ask("models")
         try:
@@ -114,18 +114,16 @@ class ServerSource:
             opened.tokenizer.chat_template, read = templates.choose(config.model.template)
         return cls(server, name, opened.tokenizer, read, opened.config.max_positions, config)
 
-    def fitting(self, groups: Sequence[Group], record: Record) -> list[Group]:
-        """Without the prompts that leave no room to answer, which are counted, or raised."""
-        return fitting(
-            self.tokenizer,
-            self.read,
-            groups,
-            self.max_positions - self.config.max_new_tokens,
-            record if self.config.on_error == "skip" else None,
-        )
+    @property
+    def identity(self) -> str:
+        return f"{self.server.address} {self.model}"
 
-    def answer(self, groups: Sequence[Group], start: int) -> list[list[Answer]]:
-        """The responses of each; `start`: how many groups came before them, for the seeds."""
+    def fitting(self, groups: Sequence[Group], record: Record) -> list[Group]:
+        room = self.max_positions - self.config.max_new_tokens
+        return fitting(self, groups, room, record, self.config.on_error)
+
+    def answer(self, groups: Sequence[Group], first: int) -> list[dict]:
+        """first: how many groups came before them, for the seeds."""
         prompts = chat.prompt_ids(self.tokenizer, groups, self.read)
         end = self.tokenizer.decode(chat.end_of_turn(self.tokenizer, self.read))
         bodies = [
@@ -136,7 +134,7 @@ class ServerSource:
                 "temperature": self.config.temperature,
                 "top_p": self.config.top_p,
                 "max_tokens": self.config.max_new_tokens,
-                "seed": (self.config.seed * 1_000_003 + start + i) % 2**31,
+                "seed": (self.config.seed * 1_000_003 + first + i) % 2**31,
                 "stop": [end],
                 # Not every server knows it.
                 **({"top_k": self.config.top_k} if self.config.top_k else {}),
@@ -146,7 +144,7 @@ class ServerSource:
         with ThreadPoolExecutor(AT_ONCE) as threads:
             return list(threads.map(self._complete, bodies))
 
-    def _complete(self, body: dict) -> list[Answer]:
+    def _complete(self, body: dict) -> dict:
         choices = self.server.ask("completions", body).get("choices", [])
         if len(choices) != self.config.n:
             raise ServerError(
@@ -154,9 +152,12 @@ class ServerSource:
                 f"{self.config.n} of config.n"
             )
         # Half a surrogate pair is no text, and cannot be written.
-        texts = [c["text"].encode(errors="replace").decode() for c in choices]
+        texts = [choice["text"].encode(errors="replace").decode() for choice in choices]
         ended = [choice.get("finish_reason") == "stop" for choice in choices]
-        return [
-            Answer(chat.without_line_end(text, self.read) if end else text, finished=end)
-            for text, end in zip(texts, ended, strict=True)
-        ]
+        return {
+            "responses": [
+                chat.without_line_end(text, self.read) if end else text
+                for text, end in zip(texts, ended, strict=True)
+            ],
+            "finished": ended,
+        }

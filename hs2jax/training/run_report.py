@@ -84,6 +84,8 @@ def made(folder: Path) -> Section:
     """What a stage says in result.json: numbers in one table, and a column of another for each
     part of what has several, as each attribute has."""
     result = json.loads((folder / MADE).read_text(encoding="utf-8"))
+    if "records" in result:
+        result["record"] = next(iter(result.pop("records").values()))
     stage = {name: result.pop(name) for name in ("record", "seconds", "config", "environment")}
     warnings = [Verdict("bad", "Warning", f"{text}.") for text in result.pop("warnings", ())]
     rows, tables = [], []

@@ -1,0 +1,142 @@
+"""How every verb of this room begins and ends, and how its models are loaded.
+
+@stage.verb
+def annotate(config, run): ...      # what it does; returns rows for results.jsonl
+annotate(config, workdir)           # checks, claims or resumes, works, finishes; returns rows
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hs2jax import configs, workdir
+from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
+from hs2jax.evaluation import scores
+from hs2jax.evaluation.score import progress_of
+from hs2jax.language_model import LanguageModel
+from hs2jax.models import sharding
+from hs2jax.models.checksum import checksum
+from hs2jax.reward_model import RewardModel
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """A verb at work in its folder.
+
+    Attributes:
+        config, workdir: what it does and where.
+        record: what became of the data. records: instead of it, several by name.
+        result: what else result.json should say.
+        kept: what was computed so far; a run that is killed goes on from it.
+    """
+
+    def __init__(self, config, folder: Path):
+        self.config, self.workdir = config, folder
+        self.record, self.records, self.result = Record(), {}, {}
+        self.kept = workdir.Store(folder / "kept.jsonl")
+        self.mesh = sharding.mesh_of(config.mesh)
+
+    def reward_model(self, name: str, template: str = "") -> RewardModel:
+        return RewardModel.load(name, template=template, mesh=self.mesh, dtype=self._dtype())
+
+    def language_model(self, name: str, template: str = "") -> LanguageModel:
+        return LanguageModel.load(name, template=template, mesh=self.mesh, dtype=self._dtype())
+
+    def _dtype(self):
+        own = self.config if "dtype" in self.config else self.config.model
+        return configs.dtype(own.dtype)
+
+    def rate(
+        self, model: RewardModel, groups: Sequence[Group], record: Record | None = None, **options
+    ) -> Iterator[np.ndarray | None]:
+        """Yield the model's outputs [responses, K] of each group; None where one is left out, which
+        the record counts. options: see `scores.stream`."""
+        settings = {"skip": self.config.on_error == "skip", "record": record or self.record}
+        cache = scores.Cache(scores.model_key(model))
+        with progress_of(self.config.kind, len(groups)) as show:
+            for each in scores.stream(model, groups, cache, progress=show, **settings | options):
+                yield each.outputs
+
+    def each(
+        self,
+        what: str,
+        groups: Sequence[Group],
+        keys: Sequence[str],
+        size: int,
+        compute: Callable[[Sequence[Group], int], Sequence],
+    ) -> list:
+        """Compute a value of each group, `size` groups at a time, and keep it under its key.
+
+        compute(some groups, number of the first) gives their values, as JSON has them. A chunk of
+        which something is missing is computed as a whole, so that rounding is the same again.
+        Raises ValueError for a value that is not finite.
+        """
+        self.kept.share(keys)
+        for start in range(0, len(groups), size):
+            part = slice(start, start + size)
+            if all(key in self.kept for key in keys[part]):
+                continue
+            values = compute(groups[part], start)
+            workdir.settle(self.workdir, self.config)
+            refused = self.kept.add(dict(zip(keys[part], values, strict=True)))
+            if refused:
+                source = groups[keys.index(refused[0])].source
+                raise ValueError(
+                    f"{source}: {what} are not finite numbers. Are the model's parameters whole, "
+                    "and does its dtype suffice?"
+                )
+            log.info("%s: %d of %d", what, min(start + size, len(groups)), len(groups))
+        return [self.kept.get(key) for key in keys]
+
+    def write(self, name: str, rows: Iterable[Mapping]) -> None:
+        """Write rows to a file of the folder, whole or not at all."""
+        if workdir.is_first():
+            workdir.write_rows(self.workdir / name, rows)
+
+
+def verb(work: Callable[..., list[dict]]) -> Callable[..., list[dict]]:
+    """Make verb(config, workdir) -> rows of work(config, run) -> rows.
+
+    Raises ValueError or FileNotFoundError for a config that cannot be, naming the key.
+    """
+
+    @functools.wraps(work)
+    def run(config, folder: Path | str) -> list[dict]:
+        folder, started = Path(folder), time.time()
+        configs.check(config)
+        if workdir.claim(folder, config):
+            return workdir.read_rows(folder / "results.jsonl")
+        run = Run(config, folder)
+        rows = work(config, run)
+        records = run.records or {"data": run.record.to_dict()}
+        result = {"records": records, **run.result, "seconds": time.time() - started}
+        rows = workdir.finish(folder, config, result, rows)
+        run.kept.remove()
+        return rows
+
+    return run
+
+
+def identity(model: LanguageModel) -> str:
+    """Hash what a language model's log-probabilities follow from, beside the groups."""
+    parts = (model.tokenizer.chat_template, model.read, str(np.dtype(model.dtype)))
+    return workdir.content_key(checksum(model.params), *parts)
+
+
+def wanted(config, outputs: Sequence[str]) -> tuple[str, ...]:
+    """config.attributes, or all outputs of config.model where it names none.
+
+    Raises ValueError for one that the model does not rate.
+    """
+    if unknown := sorted(set(config.attributes) - set(outputs)):
+        raise ValueError(
+            f"config.attributes: {config.model.name} rates {', '.join(outputs)}, and not "
+            f"{', '.join(unknown)}"
+        )
+    return tuple(config.attributes) or tuple(outputs)

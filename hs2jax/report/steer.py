@@ -1,0 +1,165 @@
+"""The page of `hs2jax steer`: do policies follow what they are asked for?"""
+
+from collections.abc import Iterator
+
+from hs2jax import config_rules
+from hs2jax.data.groups import Group, prompt_text
+from hs2jax.report import charts, format
+from hs2jax.report.page import Answer, Case, Figure, Section, Table, Verdict, side_of, verdict_over
+from hs2jax.report.run import Column, Run, leaf, select, table_of
+
+SHOWN = 2  # prompts of which samples are shown, for each attribute
+MOST_CHARACTERS = 700  # of a sample that is shown
+CLOSELY = {"better": "more closely", "worse": "less closely", "not shown": "not surely otherwise"}
+NOTE = (
+    "Per unit: change of the measured attribute for each unit requested; 1 is as asked. Error: "
+    "mean absolute difference of measured and requested. Length: correlation of requested and "
+    "characters; given length: Pearson's of requested and measured among samples of equal length. "
+    "Intervals count prompts, not samples, as independent."
+)
+RATIO = (
+    "Means over all requests. KL from the reference, or where responses were not sampled at "
+    "temperature 1 and top-p 1 only the log-ratio: log Q(y|a,x) − log P(y|x), nats for a response; "
+    "the policy Q is asked for attributes and the reference P for nothing."
+)
+
+
+def sections(run: Run) -> list[Section]:
+    verdicts = [verdict(run, policy) for policy in run.sets()]
+    title, cases_title = "Requested against measured", "Samples side by side"
+    return [Section(title, verdicts, figures(run), tables(run), list(cases(run)), cases_title)]
+
+
+def verdict(run: Run, policy: str) -> Verdict:
+    """Say whether a policy follows, whether it may be by length alone, and whether more closely
+    than the one before it."""
+    rows = select(run.rows, set=policy, family="attribute")
+    of = {leaf(row): row for row in select(rows, metric="spearman")}
+    sure = [name for name, row in of.items() if side_of(row) == "better"]
+    rest = [name for name in of if name not in sure]
+    label = f"{policy} is not shown to follow what it is asked for"
+    if sure:
+        label = f"{policy} follows {format.listed(sure)}"
+        label += f", not surely {format.listed(rest)}" if rest else ""
+    said = [
+        f"{name} {format.value(row, '.2f') or row['note']}{_by_length(rows, row)}"
+        for name, row in of.items()
+    ]
+    sentence = f"Correlation of requested and measured: {'; '.join(said)}."
+    for test in select(rows, metric="spearman_difference"):
+        found = format.value(test, format.SIGNED) or test["note"]
+        sentence += f" Against {test['against']}: {leaf(test)} {CLOSELY[side_of(test)]} ({found})."
+    return verdict_over(of, "chance", sentence)._replace(label=label)
+
+
+def _by_length(rows: list[dict], row: dict) -> str:
+    """Say so where the correlation is sure, and not among responses of equal length."""
+    (given,) = select(rows, metric="length_partial", part=row["part"])
+    if side_of(row) != "better" or side_of(given) == "better":
+        return ""
+    return f", but {format.value(given, '.2f')} given the length, which alone may be what follows"
+
+
+def figures(run: Run) -> list[Figure]:
+    names = run.config["attributes"]
+    tracks = [
+        charts.track(row, f"{row['set']}, {leaf(row)}", series=row["set"])
+        for row in select(run.rows, family="attribute", metric="spearman")
+        if row["value"] is not None
+    ]
+    svg = charts.intervals(
+        tracks, form=".2f", span=None, reference=0.0, reference_name="no correlation"
+    )
+    found = [
+        *(_by_request(run, name, "measured", f"Measured {name}", "as asked") for name in names),
+        Figure("Correlation of requested and measured (Spearman)", svg),
+        *(_by_request(run, name, "characters", f"Characters, asked for {name}") for name in names),
+    ]
+    return [figure for figure in found if figure.svg]
+
+
+def _by_request(run: Run, name: str, metric: str, caption: str, diagonal: str = "") -> Figure:
+    lines: dict[str, list] = {}
+    for row in select(run.rows, family="requested", metric=metric):
+        attribute, value = leaf(row).split("/")
+        if attribute == name:
+            point = (int(value), row["value"], row["low"], row["high"])
+            lines.setdefault(row["set"], []).append(point)
+    svg = charts.curves(lines, f"requested {name}", diagonal=diagonal)
+    return Figure(caption, svg, chief=bool(diagonal))
+
+
+def tables(run: Run) -> list[Table]:
+    rows, sets = select(run.rows, family="attribute"), run.sets()
+    closely = {"Spearman": "spearman", "Pearson": "pearson", "per unit": "slope", "error": "error"}
+    closely |= {"length": "length_spearman", "given length": "length_partial"}
+    measured = [Column(heading, metric, ".2f") for heading, metric in closely.items()]
+    measured += [Column("samples", "spearman", show="n")]
+    measured += [Column("left out: empty or too long", "left_out", format.COUNT)]
+    tests = []
+    for metric in ("spearman", "pearson"):
+        name = f"{metric}_difference"
+        tests += [Column(metric.title(), name, "+.3f"), Column("p", name, show="p")]
+    means = [Column(name, name, ".2f") for name in ("reward", "characters", "tokens")]
+    means += [Column("finished", "finished", format.PERCENT)]
+    means += [Column("KL", "kl", ".1f"), Column("log-ratio", "log_ratio", ".1f")]
+    means += [Column(name, name, format.COUNT) for name in ("prompts", "settings")]
+    change = [Column(name, "slope", "+.2f", where={"set": name}) for name in sets]
+    values = [
+        Column(f"{name}, {metric}", metric, form, where={"set": name})
+        for metric, form in (("measured", ".2f"), ("characters", ".0f"))
+        for name in sets
+    ]
+    against = [row for row in rows if row.get("against")]
+    found = [
+        table_of("How closely", rows, lambda r: f"{r['set']}, {leaf(r)}", measured, note=NOTE),
+        table_of(
+            "Differences on the same prompts and requests",
+            against,
+            lambda row: f"{row['set']} − {row['against']}, {leaf(row)}",
+            tests,
+        ),
+        table_of("All requests together", select(run.rows, part=""), "set", means, note=RATIO),
+        table_of(
+            "What changes for each unit requested",
+            select(run.rows, family="change"),
+            lambda row: leaf(row).replace("/", ": "),
+            change,
+            heading="asked for: measured",
+        ),
+        table_of(
+            "By requested value", select(run.rows, family="requested"), "leaf", values, folded=True
+        ),
+    ]
+    return [table for table in found if table.rows]
+
+
+def cases(run: Run) -> Iterator[Case]:
+    """Show the first response of every policy to the lowest, the middle and the highest request."""
+    base = config_rules.parse_condition(run.config["base"])
+    values = sorted(run.config["requested"])
+    asked = dict.fromkeys((values[0], values[len(values) // 2], values[-1]))
+    items = {policy: run.items(policy) for policy in run.sets()}
+    sources = dict.fromkeys(item["source"] for some in items.values() for item in some)
+    for attribute in run.config["attributes"]:
+        for source in list(sources)[:SHOWN]:
+            shown = [
+                (item, f"{policy}, {attribute} {value}")
+                for policy, some in items.items()
+                for value in asked
+                for item in some
+                if item["source"] == source and item["condition"] == base | {attribute: value}
+            ]
+            if shown:
+                prompt = prompt_text(Group(tuple(shown[0][0]["prompt"]), ("-",)))
+                answers = [_answer(attribute, *each) for each in shown]
+                yield Case(f"{attribute}, {source}", prompt, answers)
+
+
+def _answer(attribute: str, item: dict, role: str) -> Answer:
+    text, measured = item["responses"][0], item["measured"][0]
+    facts = [f"measured {measured[attribute]:.2f}" if measured else "not measured"]
+    facts += [format.count(len(text), "character"), *["unfinished"] * (not item["finished"][0])]
+    if len(text) > MOST_CHARACTERS:
+        text = f"{text[:MOST_CHARACTERS].rstrip()} … [cut here]"
+    return Answer(role, ", ".join(facts), text)
