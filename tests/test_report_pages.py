@@ -263,7 +263,7 @@ def test_a_comparison_says_which_is_better(tmp_path, monkeypatch):
     text = path.read_text(encoding="utf-8")
     check(text)
     assert "<h1>b against a</h1>" in text
-    assert "b: better than a" in text
+    assert "b is better" in text
     assert "+40.0 points (95% interval +10.0 to +60.0)" in text
     assert "Margin +1.00 by a, −1.00 by b" in text
 

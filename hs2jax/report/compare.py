@@ -12,6 +12,7 @@ from hs2jax.report.page import (
     Section,
     Table,
     Verdict,
+    side_of,
     verdict_of,
     verdict_over,
 )
@@ -56,11 +57,14 @@ def _set(name: str, first: Run, second: Run, names: Sequence[str]) -> Section:
     except ValueError as error:
         raise ValueError(f"set {name}: {error}") from error
     differences = select(rows, metric="accuracy_difference")
-    verdicts = [_verdict(find(rows, metric="accuracy_difference", part=""), rows, names)]
+    verdicts = [_verdict(rows, names)] if differences else []
     ratings = {leaf(row): row for row in select(rows, metric="mse_difference")}
     if ratings:
         sentence = f"Squared errors of {names[1]} against those of {names[0]}, on people's ratings."
         verdicts.append(verdict_over(ratings, names[0], sentence))
+    if not verdicts:
+        sentence = "Without pairs or ratings neither can be said to be better."
+        verdicts = [Verdict("unsure", "Nothing to compare", sentence)]
     tracks = [charts.track(row, _part(row)) for row in differences]
     svg = charts.intervals(tracks, POINTS, reference=0.0, reference_name="no difference")
     figures = [Figure(f"{names[1]} minus {names[0]}, points", svg, chief=True)]
@@ -69,10 +73,8 @@ def _set(name: str, first: Run, second: Run, names: Sequence[str]) -> Section:
     return Section(name, verdicts, figures, tables, cases, "Where they differ most")
 
 
-def _verdict(difference: Mapping | None, rows: Sequence[Mapping], names: Sequence[str]) -> Verdict:
-    if difference is None:
-        sentence = "Neither can be said to be better."
-        return Verdict("unsure", "No pairs to compare on", sentence)
+def _verdict(rows: Sequence[Mapping], names: Sequence[str]) -> Verdict:
+    difference = find(rows, metric="accuracy_difference", part="")
     one, two = (
         format.number(find(rows, metric="accuracy", part="", method=side)["value"], PERCENT)
         for side in ("first", "second")
@@ -82,8 +84,9 @@ def _verdict(difference: Mapping | None, rows: Sequence[Mapping], names: Sequenc
         f"{two} and {names[0]} on {one}: {format.value(difference, POINTS)}; p = "
         f"{format.probability(difference['p_mcnemar'])} by McNemar's exact test."
     )
-    verdict = verdict_of({names[0]: difference}, sentence)
-    return verdict._replace(label=f"{names[1]}: {verdict.label[0].lower()}{verdict.label[1:]}")
+    side = side_of(difference)
+    label = "No difference shown" if side == "not shown" else f"{names[1]} is {side}"
+    return verdict_of({names[0]: difference}, sentence)._replace(label=label)
 
 
 def _tables(rows, names: Sequence[str], own: Sequence[Sequence[Mapping]]) -> list[Table]:

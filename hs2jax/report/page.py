@@ -64,7 +64,7 @@ class Table(NamedTuple):
             cells = [row[i] for row in self.rows]
             texts = [part for c in cells for part in (c if isinstance(c, Cell) else (c,))]
             longest = max(map(len, [*words, *texts]), default=0)
-            total += 0.5 * (min(longest, 14) if i == 0 else longest) + 1.5
+            total += 0.5 * min(longest, 14) if i == 0 else 0.5 * longest + 1.5
         return total
 
 
