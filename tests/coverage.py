@@ -33,7 +33,7 @@ def rated(rng, clusters: int, together: float) -> tuple[np.ndarray, ...]:
 
 def right(rng, clusters: int, together: float) -> tuple[np.ndarray, ...]:
     """Two models' right pairs of one difficulty, and the cluster of each."""
-    people, first, second, cluster = rated(rng, clusters, together)
+    _, first, second, cluster = rated(rng, clusters, together)
     return (first > 1.5).astype(float), (second > 1.5).astype(float), cluster
 
 

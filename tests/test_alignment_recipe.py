@@ -42,8 +42,8 @@ def test_the_small_recipe_goes_through_all_its_stages(tmp_path):
     # What each stage made is what the next one learned from.
     rows = stages.read(run / "groups_1" / "groups.jsonl")
     assert 2 < len(rows) <= len(stages.read(run / "samples_1" / "samples.jsonl")) == 6
-    trained = json.loads((run / "round_1" / "evaluation.json").read_text())
-    assert trained["record"]["groups"] == len(rows) - 2
+    trained = json.loads((run / "round_1" / "result.json").read_text())
+    assert trained["records"]["train"]["groups"] == len(rows) - 2
     start = json.loads((run / "round_1" / "metrics.jsonl").read_text().splitlines()[0])
     assert (start["kind"], start["step"]) == ("validation", 0)
     annotated = stages.read(run / "annotation" / "annotated.jsonl")
@@ -72,6 +72,6 @@ def test_bootstrapping_learns_from_the_policys_own_rated_answers(tmp_path):
     assert [row["responses"] for row in annotated] == ended
     assert len(ended) > 3
     # What is learned is asked for what was measured, not for what had been asked.
-    learned = stages.read(run / "steerlm" / "items.jsonl")
+    learned = stages.read(run / "steerlm" / "items" / "validation.jsonl")
     assert [row["condition"] for row in learned] == [row["ratings"][0] for row in annotated]
     assert all(row["condition"]["helpfulness"] == 4 for row in sampled)

@@ -28,6 +28,7 @@ PREFERENCES = {
     "validation": "helpsteer2_preference:mini/preference.jsonl[14:18]",
 }
 # The names are not in alphabetical order, so that the report's order is seen to be the stages'.
+ITEMS = "items/validation.jsonl"
 RECIPE = f"""
 from hs2jax import configs
 
@@ -83,7 +84,7 @@ class Trained(NamedTuple):
     def killed(self, folder: Path) -> Path:
         """A copy of the first stage as a kill after the last step leaves it."""
         copy = shutil.copytree(self.ratings, folder / "killed")
-        (copy / "evaluation.json").unlink()
+        (copy / "result.json").unlink()
         shutil.rmtree(copy / "model")
         return copy
 
@@ -134,7 +135,13 @@ def mean_margin(model: RewardModel, spec: str) -> float:
 
 def test_run_leaves_whole_stages_and_says_where(trained):
     for stage in (trained.ratings, trained.preferences):
-        for name in ("checkpoints", "best", "items.jsonl", "metrics.jsonl", "model/config.json"):
+        for name in (
+            "checkpoints",
+            "best",
+            "items/validation.jsonl",
+            "metrics.jsonl",
+            "model/config.json",
+        ):
             assert (stage / name).exists(), name
         assert not list(stage.glob("*.tmp"))
     assert f"report: {trained.workdir / 'report.html'}" in trained.printed
@@ -145,8 +152,8 @@ def test_override_counts_and_other_settings_stay(trained):
     assert read_json(trained.preferences / "config.json")["epochs"] == 1
     assert read_json(trained.ratings / "config.json")["epochs"] == 2
     # Nine rated groups fit, twice: five batches. Ten groups that are no ties fit, once: three.
-    assert read_json(trained.ratings / "evaluation.json")["steps"] == 5
-    assert read_json(trained.preferences / "evaluation.json")["steps"] == 3
+    assert read_json(trained.ratings / "result.json")["steps"] == 5
+    assert read_json(trained.preferences / "result.json")["steps"] == 3
 
 
 def test_second_stage_starts_from_the_first_with_its_head(trained):
@@ -158,12 +165,12 @@ def test_second_stage_starts_from_the_first_with_its_head(trained):
     before = read_lines(trained.preferences / "metrics.jsonl")[0]
     assert (before["kind"], before["step"]) == ("validation", 0)
     np.testing.assert_allclose(
-        before["preferences"]["margin"], mean_margin(first, PREFERENCES["validation"]), atol=1e-5
+        before["margin"], mean_margin(first, PREFERENCES["validation"]), atol=1e-5
     )
 
 
 def test_evaluations_are_those_of_the_exported_models(trained):
-    ratings = read_json(trained.ratings / "evaluation.json")
+    ratings = read_json(trained.ratings / "result.json")
     tables = scores(RewardModel.load(trained.ratings / "model"), RATINGS["validation"])
     given = [group.ratings for group in corpora.read(RATINGS["validation"])]
     for k, name in enumerate(OUTPUTS):
@@ -173,15 +180,15 @@ def test_evaluations_are_those_of_the_exported_models(trained):
             for i, rating in enumerate(group)
         ]
         np.testing.assert_allclose(
-            ratings["summary"]["attributes"][name]["mse"], np.mean(np.square(errors)), rtol=1e-5
+            ratings["values"][f"{name} mse"], np.mean(np.square(errors)), rtol=1e-5
         )
-    for item, table in zip(read_lines(trained.ratings / "items.jsonl"), tables, strict=True):
+    for item, table in zip(read_lines(trained.ratings / ITEMS), tables, strict=True):
         np.testing.assert_allclose(item["outputs"], table, atol=1e-5)
         np.testing.assert_allclose(item["rewards"], table[:, 0], atol=1e-5)
 
-    preferences = read_json(trained.preferences / "evaluation.json")
+    preferences = read_json(trained.preferences / "result.json")
     np.testing.assert_allclose(
-        preferences["summary"]["preferences"]["margin"],
+        preferences["values"]["margin"],
         mean_margin(RewardModel.load(trained.preferences / "model"), PREFERENCES["validation"]),
         atol=1e-5,
     )
@@ -192,9 +199,9 @@ def test_evaluations_are_those_of_the_exported_models(trained):
     [("ratings", RATINGS, (24, 8), "helpfulness"), ("preferences", PREFERENCES, (14, 4), None)],
 )
 def test_record_counts_what_became_of_the_data(trained, stage, specs, rows, derive):
-    result = read_json(trained.workdir / stage / "evaluation.json")
+    result = read_json(trained.workdir / stage / "result.json")
     epochs = read_json(trained.workdir / stage / "config.json")["epochs"]
-    records = {"train": result["record"], "validation": result["validation_record"]}
+    records = result["records"]
     assert read_json(trained.workdir / stage / "record.json") == records
     for (part, record), count in zip(records.items(), rows, strict=True):
         groups = list(corpora.read(specs[part]))
@@ -241,7 +248,7 @@ def test_the_best_step_is_the_one_of_least_loss(trained):
     for stage in (trained.ratings, trained.preferences):
         rows = read_lines(stage / "metrics.jsonl")
         losses = {r["step"]: r["loss"] for r in rows if r["kind"] == "validation" and r["step"]}
-        best = read_json(stage / "evaluation.json")["step"]
+        best = read_json(stage / "result.json")["step"]
         assert losses[best] == min(losses.values())
         kept = [int(p.name) for p in (stage / "best").iterdir() if p.name.isdigit()]
         assert kept == [best]
@@ -267,11 +274,11 @@ def test_second_run_loads_nothing_and_writes_the_report_again(trained, monkeypat
 
     monkeypatch.setattr(RewardModel, "load", load)
     report = trained.workdir / "report.md"
-    before, finished = report.read_text(), (trained.ratings / "evaluation.json").stat().st_mtime_ns
+    before, finished = report.read_text(), (trained.ratings / "result.json").stat().st_mtime_ns
     report.unlink()
     assert succeed(*trained.command) == trained.printed
     assert report.read_text() == before
-    assert (trained.ratings / "evaluation.json").stat().st_mtime_ns == finished
+    assert (trained.ratings / "result.json").stat().st_mtime_ns == finished
 
 
 def test_the_same_folder_may_be_named_in_another_way(trained, monkeypatch):
@@ -317,11 +324,11 @@ def test_a_run_killed_before_its_export_is_finished_by_the_same_command(trained,
     said = fail("report", f"--workdir={workdir}")
     assert f"no finished run in {workdir}" in said
     succeed("train", f"--config={trained.folder / 'recipe.py'}:ratings", f"--workdir={workdir}")
-    for name in ("model/model.safetensors", "items.jsonl", "metrics.jsonl"):
+    for name in ("model/model.safetensors", ITEMS, "metrics.jsonl"):
         assert (workdir / name).read_bytes() == (trained.ratings / name).read_bytes(), name
-    again, before = (read_json(folder / "evaluation.json") for folder in (workdir, trained.ratings))
+    again, before = (read_json(folder / "result.json") for folder in (workdir, trained.ratings))
     for result in (again, before):
-        del result["seconds"], result["peak_memory_bytes"]
+        del result["seconds"]
     assert again == before
 
 

@@ -351,7 +351,7 @@ def test_many_in_a_row_stop_the_run(one_bad_row, tmp_path):
     assert [row["step"] for row in noted] == [1, 2]
     every_row = {f"{tmp_path / 'ratings.jsonl'}:{line}" for line in range(1, 7)}
     assert all(set(row["rows"]) == every_row for row in noted)
-    assert not (run / "evaluation.json").exists()
+    assert not (run / "result.json").exists()
     assert "no finished run" in fail("report", f"--workdir={run}")
     said = fail("convert", f"--model={run}", f"--output={tmp_path / 'out'}")
     assert str(run) in said

@@ -88,6 +88,6 @@ def test_two_processes_train_what_one_trains(tmp_path, more):
     assert one.keys() == two.keys()
     for name in one:
         np.testing.assert_allclose(two[name], one[name], atol=2e-6, err_msg=name)
-    results = [json.loads((tmp_path / r / "evaluation.json").read_text()) for r in ("one", "two")]
+    results = [json.loads((tmp_path / r / "result.json").read_text()) for r in ("one", "two")]
     assert results[0]["step"] == results[1]["step"]
-    np.testing.assert_allclose(results[0]["summary"]["loss"], results[1]["summary"]["loss"], 1e-5)
+    np.testing.assert_allclose(results[0]["values"]["loss"], results[1]["values"]["loss"], 1e-5)

@@ -1,5 +1,10 @@
-"""A run killed with SIGKILL at random moments, each time started again, ends with the same bits."""
+"""Runs that are killed and started again end with the same bits as runs that are left alone.
 
+The moments that matter are named; one real SIGKILL comes at random. HS2JAX_TEST_KILLS=20 makes it
+as many.
+"""
+
+import contextlib
 import json
 import os
 import random
@@ -9,33 +14,37 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import tiny
+from test_policy_training import sampled_rows, write
 
-CONFIG = """
-from hs2jax.training import defaults
+from hs2jax import configs, workdir
+from hs2jax.language_model import LanguageModel
+from hs2jax.reward_model import RewardModel
+from hs2jax.training import loop
+from hs2jax.training.checkpoint import Checkpoints
 
-def get_config():
-    config = defaults.reward_model()
-    config.model.name = {base!r}
-    config.model.remat = False
-    config.data.train = "preference:{data}[:-6]"
-    config.data.validation = "preference:{data}[-6:]"
-    config.data.row_length = 256
-    config.optimizer.learning_rate = 1e-3
-    config.batch_size = 5
-    config.micro_rows = 2
-    config.epochs = 24
-    config.evaluate_every = 4
-    config.checkpoint_every = 1
-    {more}
-    return config
-"""
-PART = """config.trainable.last_layers = 2
-    config.trainable.cache = True
-    config.lora.rank = 2
-    config.optimizer.first_moment = "bfloat16"
-"""
+KILLS = int(os.environ.get("HS2JAX_TEST_KILLS", "1"))
+SETTINGS = {
+    "model.remat": False,
+    "optimizer.learning_rate": 1e-3,
+    "batch_size": 5,
+    "micro_rows": 8,
+    "epochs": 3,
+    "evaluate_every": 4,
+    "checkpoint_every": 3,
+}
+PART = {
+    "trainable.last_layers": 2,
+    "trainable.cache": True,
+    "lora.rank": 2,
+    "optimizer.first_moment": "bfloat16",
+}
+# Rows too short for a group's five responses, so that groups lie in several micro-batches.
+SPLIT = {"objective.kind": "steerlm2", "data.row_length": 96, "lora.rank": 2}
 
 
 def environment(cache: Path) -> dict:
@@ -49,96 +58,186 @@ def environment(cache: Path) -> dict:
     }
 
 
-def start(config: Path, workdir: Path, cache: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "hs2jax.cli", "train", f"--config={config}", f"--workdir={workdir}"],
-        env=environment(cache),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def finish(process: subprocess.Popen) -> None:
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
 
 
-def saved_state(workdir: Path):
-    """Every array of the last checkpoint and of the exported model, and what was evaluated."""
-    import orbax.checkpoint as ocp
-
-    (last,) = (workdir / "checkpoints").iterdir()
-    arrays = {}
-    for item in ("params", "rest"):
-        tree = ocp.StandardCheckpointer().restore((last / item).absolute())
-        arrays[item] = tree
-    weights = (workdir / "model" / "model.safetensors").read_bytes()
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    numbers = [
-        {k: v for k, v in row.items() if k not in ("seconds", "tokens_per_second")} for row in rows
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("resume")
+    tiny.language_model(folder / "base")
+    # 17 to train: an epoch is three batches of five and two left over.
+    rows = [
+        {"prompt": f"Is {i} odd?", "chosen": str(bool(i % 2)), "rejected": "I forgot."}
+        for i in range(23)
     ]
-    items = (workdir / "items.jsonl").read_text()
-    return last.name, arrays, weights, numbers, items
+    write(folder / "pairs.jsonl", rows)
+    write(folder / "groups.jsonl", sampled_rows(23, samples=5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HS2JAX_CACHE", str(folder / "cache"))
+        yield folder
+
+
+def config(folder, kind="train_reward_model", **changes):
+    data = (
+        "preference:{}/pairs.jsonl" if kind == "train_reward_model" else "sampled:{}/groups.jsonl"
+    )
+    made = configs.defaults(kind)
+    own = {
+        "model.name": str(folder / "base"),
+        "data.row_length": 256,
+        "data.train": data.format(folder) + "[:-6]",
+        "data.validation": data.format(folder) + "[-6:]",
+    }
+    made.update_from_flattened_dict(own | SETTINGS | changes)
+    return made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder):
+    loop.train(config(folder), folder / "undisturbed")
+    return folder / "undisturbed"
+
+
+def saved(place: Path) -> dict:
+    """Every array of the last checkpoint, the export, and what was measured and scored."""
+    (last,) = (place / "checkpoints").iterdir()
+    arrays = [ocp.StandardCheckpointer().restore((last / x).absolute()) for x in ("params", "rest")]
+    rows = [json.loads(line) for line in (place / "metrics.jsonl").open()]
+    clocks = ("seconds", "tokens_per_second", "seconds_per_step", "peak_memory_bytes")
+    results = workdir.read_rows(place / "results.jsonl")
+    return {
+        "step": last.name,
+        "arrays": arrays,
+        "export": (place / "model" / "model.safetensors").read_bytes(),
+        "metrics": [{k: v for k, v in row.items() if k not in clocks} for row in rows],
+        "items": [path.read_text() for path in sorted((place / "items").iterdir())],
+        "results": [row for row in results if row["metric"] not in clocks],
+    }
+
+
+def assert_same(place: Path, expected: Path) -> None:
+    found, wanted = saved(place), saved(expected)
+    ours, theirs = found.pop("arrays"), wanted.pop("arrays")
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    for name in wanted:
+        assert found[name] == wanted[name], name
+
+
+class Killed(BaseException):
+    """Ends a run where nothing may catch it."""
+
+
+@contextlib.contextmanager
+def killed_at(owner, name: str, number: int = 1, *, saving: str = "", after: bool = False):
+    """End a run at the number-th call of a method, before or after it has done its work.
+
+    saving: for `Checkpoints.save`, the folder that is saved to.
+    """
+    method, calls = getattr(owner, name), []
+
+    def stop(self, *args, **kwargs):
+        if not saving or self.folder.name == saving:
+            calls.append(name)
+        if len(calls) == number and not after:
+            raise Killed
+        method(self, *args, **kwargs)
+        if len(calls) == number:
+            if saving:
+                self.wait()
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(owner, name, stop)
+        yield
+        pytest.fail(f"{name} was called {len(calls)} times")
+
+
+def test_killed_at_every_point_that_matters(folder, undisturbed):
+    place, of = folder / "killed", config(folder)
+
+    def step() -> int:
+        return Checkpoints(place / "checkpoints", read_only=True).latest or 0
+
+    def train():
+        loop.train(of, place)
+
+    for at, point in (
+        (0, killed_at(Checkpoints, "save", saving="checkpoints")),
+        (3, killed_at(Checkpoints, "save", saving="checkpoints", after=True)),
+        (3, killed_at(Checkpoints, "save", saving="best")),
+        # The best step is there, and the checkpoint that names it is not.
+        (3, killed_at(Checkpoints, "save", saving="best", after=True)),
+        (4, killed_at(Checkpoints, "save", saving="checkpoints", after=True)),
+        (8, killed_at(Checkpoints, "save", 2, saving="checkpoints", after=True)),
+        (11, killed_at(RewardModel, "save")),
+        (11, killed_at(RewardModel, "save", after=True)),
+    ):
+        with point:
+            train()
+        assert step() == at
+        assert not workdir.finished(place)
+    train()
+    assert_same(place, undisturbed)
+    train()  # Which is finished.
+    assert_same(place, undisturbed)
 
 
 @pytest.mark.parametrize(
-    ("kills", "more"), [(20, ""), (6, PART)], ids=["all", "LoRA on the last layers"]
+    ("kind", "changes"),
+    [("train_reward_model", PART), ("train_policy", SPLIT)],
+    ids=["LoRA on the last layers", "groups in several micro-batches"],
 )
-def test_killed_many_times_ends_with_the_same_bits(tmp_path, kills, more):
-    tiny.language_model(tmp_path / "base")
-    data, config, cache = tmp_path / "pairs.jsonl", tmp_path / "config.py", tmp_path / "cache"
-    with data.open("w") as file:
-        for i in range(23):  # 17 to train: an epoch is three batches of five and two left over.
-            row = {"prompt": f"Is {i} odd?", "chosen": str(bool(i % 2)), "rejected": "I forgot."}
-            file.write(json.dumps(row) + "\n")
-    config.write_text(CONFIG.format(base=str(tmp_path / "base"), data=data, more=more))
+def test_whatever_is_trained_is_gone_on_with(folder, kind, changes):
+    of, places = config(folder, kind, **changes), [folder / f"{kind}-{n}" for n in (0, 1)]
+    model = RewardModel if kind == "train_reward_model" else LanguageModel
+    loop.train(of, places[0])
+    for point in (
+        killed_at(Checkpoints, "save", 2, saving="checkpoints"),
+        killed_at(Checkpoints, "save", 2, saving="checkpoints", after=True),
+        killed_at(model, "save"),
+    ):
+        with point:
+            loop.train(of, places[1])
+    loop.train(of, places[1])
+    assert_same(places[1], places[0])
 
-    finish(start(config, tmp_path / "undisturbed", cache))
-    rng = random.Random(0)
-    killed, workdir = 0, tmp_path / "killed"
-    seen = set()
-    while killed < kills:
-        process = start(config, workdir, cache)
-        if killed % 5:
-            # Most kills fall into the steps and the savings, a step or so after the start.
-            steps = 0
-            wanted = rng.randint(0, 3)
-            for line in process.stderr:
-                steps += "killed step" in line
-                if steps > wanted:
-                    break
-            time.sleep(rng.uniform(0.0, 0.1))
-        else:
-            time.sleep(rng.uniform(0.5, 6.0))
-        if process.poll() is not None:
-            finish(process)
-            break
+
+CONFIG = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_resume import config
+
+def get_config():
+    return config(Path({folder!r}))
+"""
+
+
+def test_killed_by_sigkill_it_ends_with_the_same_bits(folder, undisturbed):
+    file, place = folder / "config.py", folder / "sigkill"
+    file.write_text(CONFIG.format(tests=str(Path(__file__).parent), folder=str(folder)))
+    rng, command = random.Random(0), ["train", f"--config={file}", f"--workdir={place}"]
+    for _ in range(KILLS):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hs2jax.cli", *command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wanted, said = rng.randint(1, 3), []
+        for line in process.stderr:
+            said.append(line)
+            if sum("sigkill step" in each for each in said) >= wanted:
+                break
+        time.sleep(rng.uniform(0.0, 0.1))
+        assert process.poll() in (None, 0), "".join(said)
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stderr.close()
-        killed += 1
-        seen.add(latest(workdir))
-    assert killed == kills, f"the run was over after {killed} kills; make it longer"
-    assert len(seen) > kills // 6, f"the kills hit only the steps {seen}"
-    finish(start(config, workdir, cache))
-
-    undisturbed, disturbed = saved_state(tmp_path / "undisturbed"), saved_state(workdir)
-    assert disturbed[0] == undisturbed[0]
-    compare(disturbed[1], undisturbed[1])
-    assert disturbed[2] == undisturbed[2], "the exported weights differ"
-    assert disturbed[3] == undisturbed[3], "the metrics differ"
-    assert disturbed[4] == undisturbed[4], "the scored items differ"
-
-
-def latest(workdir: Path) -> int:
-    steps = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
-    return max(steps, default=0)
-
-
-def compare(a, b):
-    import jax
-    import numpy as np
-
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+        if workdir.finished(place):
+            break
+    loop.train(config(folder), place)
+    assert_same(place, undisturbed)

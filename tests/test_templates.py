@@ -217,7 +217,7 @@ def test_training_scoring_and_converting_keep_it(tmp_path):
     )
     succeed(*command, "--config.model.template=extra_id")
     # What the run recorded for its validation data is what the command line gives for its model.
-    lines = (tmp_path / "run" / "items.jsonl").read_text().splitlines()
+    lines = (tmp_path / "run" / "items" / "validation.jsonl").read_text().splitlines()
     recorded = [json.loads(line)["rewards"] for line in lines]
     output = tmp_path / "scores.jsonl"
     model = tmp_path / "run" / "model"

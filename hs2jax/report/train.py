@@ -70,10 +70,9 @@ def _cases(items: Sequence[Mapping], objective: str) -> tuple[list[Case], str]:
         furthest = sorted(items, key=lambda item: -sum(item["distance"]))[:SHOWN]
         return [_far(item) for item in furthest], "Held-out groups furthest from the target"
     losses = [
-        (-item["log_probability"][r] / item["learned_tokens"][r], item, r)
+        (-item["log_probability"][r] / item["tokens"][r], item, r)
         for item in items
         for r in range(len(item["responses"]))
-        if item["learned_tokens"][r]
     ]
     losses.sort(key=lambda entry: -entry[0])
     cases = [

@@ -23,7 +23,8 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
-        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+        self.folder = Path(folder).absolute()
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     @property
     def latest(self) -> int | None:
@@ -61,7 +62,7 @@ class Checkpoints:
         part = self._manager.restore(step, args=ocp.args.Composite(params=arguments))["params"]
         for path, x in jax.tree.leaves_with_path(part):
             if not isinstance(x, jax.Array):
-                raise KeyError(f"{self._manager.directory}: no {jax.tree_util.keystr(path)}")
+                raise KeyError(f"{self.folder}: no {jax.tree_util.keystr(path)}")
         return part
 
     def read_meta(self, step: int) -> dict:

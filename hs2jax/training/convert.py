@@ -4,8 +4,9 @@ from pathlib import Path
 
 import ml_collections
 
-from hs2jax import folder
+from hs2jax import workdir
 from hs2jax.models import hub
+from hs2jax.models.checksum import checksum
 from hs2jax.training import tasks, trainable
 from hs2jax.training.checkpoint import Checkpoints
 
@@ -44,7 +45,7 @@ def best_of_run(run: Path) -> tasks.Task:
 
     Raises FileNotFoundError where there is none yet.
     """
-    config = ml_collections.ConfigDict(folder.read_json(run / "config.json"))
+    config = ml_collections.ConfigDict(workdir.read_json(run / "config.json"))
     checkpoints = Checkpoints(run / "best", read_only=True)
     if checkpoints.latest is None:
         raise FileNotFoundError(f"{run} has no checkpoint of a best step yet")
@@ -53,6 +54,6 @@ def best_of_run(run: Path) -> tasks.Task:
     trained, kept = trainable.split(params, config)
     state, meta = checkpoints.restore(checkpoints.latest, {"params": trained})
     checkpoints.close()
-    trainable.check_kept(kept, meta["kept"], config.model.name, run)
+    trainable.check_kept(checksum(kept), meta["kept"], config.model.name, run)
     task.params = trainable.finish(trainable.join(state["params"], kept))
     return task

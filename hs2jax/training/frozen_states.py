@@ -1,26 +1,23 @@
-"""What frozen layers give, computed once and kept on disk.
+"""Compute what frozen layers give once, and keep it on disk.
 
 Where only the last layers of a model train, those below give the same states in every epoch, and
-in every run that freezes the same ones: they need to be computed only once.
+in every run that freezes the same ones.
 """
 
 import dataclasses
 import functools
-import hashlib
 import logging
-import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from hs2jax.data import loader, packing
+from hs2jax.data import loader
 from hs2jax.models import hub, sharding
 from hs2jax.models.attention import Layout
 from hs2jax.models.checksum import checksum
 from hs2jax.models.decoder import Decoder
 from hs2jax.prediction import count_layers, plan_evaluation, to_host
+from hs2jax.workdir import Store, content_key
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +25,13 @@ VERSION = 1  # Goes up when the decoder computes anything otherwise than before.
 
 
 def attach(batches: loader.Batches, params, config, *, dtype, mesh) -> loader.Batches:
-    """The batches with the states of their examples below the trained layers.
+    """Give batches the states [tokens, D] of their examples below the trained layers.
 
-    params: the decoder's, of which the stack "frozen" is computed. The states are in a file named
+    params: the decoder's, of which the stack "frozen" is computed. The states are in a store named
     by a hash of all that they depend on, in the folder of fetched models. Its size is the examples'
     tokens x width x the size of `dtype`; it may be deleted whenever no run uses it.
-    Raises ValueError on several hosts, and where a group is too long for one row.
+    Raises ValueError on several hosts, where a group is too long for one row, and for states that
+    are not finite.
     """
     if jax.process_count() > 1:
         raise ValueError("config.trainable.cache works on one host only; set it to False")
@@ -42,23 +40,17 @@ def attach(batches: loader.Batches, params, config, *, dtype, mesh) -> loader.Ba
             "config.trainable.cache does not work where a group lies in several rows; set it to "
             "False, or config.data.row_length to what the longest group takes"
         )
-    lengths = [packing.cost(example.encoded, batches.layout) for example in batches.examples]
     name = _name(batches, params, config, dtype)
-    path = hub.cache_folder() / "states" / f"{name}.npy"
-    starts = np.cumsum([0, *lengths])
-    if not path.exists():
-        log.info("computing what the frozen layers give for %d tokens: %s", starts[-1], path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Another name until it is whole, and of this process: others may do the same.
-        scratch = path.with_name(f".{path.stem}-{os.getpid()}.npy")
-        _compute(scratch, starts, batches, params, config, dtype, mesh)
-        scratch.replace(path)
-    states = np.load(path, mmap_mode="r").view(jnp.dtype(dtype))
-    return dataclasses.replace(batches, states=np.split(states, starts[1:-1]))
+    store = Store(hub.cache_folder() / "states" / f"{name}.jsonl")
+    numbers = range(len(batches.examples))
+    if not all(str(e) in store for e in numbers):
+        log.info("computing what the frozen layers give: %s", store.path)
+        _compute(store, batches, params, config, dtype, mesh)
+    states = [store.get(str(e))["states"] for e in numbers]
+    return dataclasses.replace(batches, states=states)
 
 
-def _compute(path: Path, starts, batches: loader.Batches, params, config, dtype, mesh) -> None:
-    """Writes the states [tokens of all examples, D]."""
+def _compute(store: Store, batches: loader.Batches, params, config, dtype, mesh) -> None:
     run = jax.jit(functools.partial(_below, config=config, dtype=dtype))
     plan = plan_evaluation(
         batches.examples,
@@ -67,21 +59,17 @@ def _compute(path: Path, starts, batches: loader.Batches, params, config, dtype,
         rows=batches.micro_rows,
         mesh=mesh,
     )
-    # NumPy's files do not know bfloat16: its bits are kept as what they are.
-    kept_as = np.uint16 if jnp.dtype(dtype).itemsize == 2 else np.dtype(dtype)
-    shape = (int(starts[-1]), config.width)
-    out = np.lib.format.open_memmap(path, mode="w+", dtype=kept_as, shape=shape)
     for i in range(len(plan)):
-        arrays = plan[i]
+        arrays, found = plan[i], {}
         for m in range(-(-len(plan.plan[i]) // plan.micro_rows)):
             micro = sharding.place_rows({name: x[m] for name, x in arrays.items()}, mesh)
-            rows = plan.plan[i][m * plan.micro_rows :]
             with jax.set_mesh(mesh):
-                tables = to_host(run(params, micro)).view(kept_as)
-            for table, numbers in zip(tables, rows, strict=False):
-                for e, start, stop in plan.spans(numbers):
-                    out[starts[e] : starts[e + 1]] = table[start:stop]
-    out.flush()
+                tables = to_host(run(params, micro))
+            for table, row in zip(tables, plan.plan[i][m * plan.micro_rows :], strict=False):
+                for e, start, stop in plan.spans(row):
+                    found[str(e)] = {"states": table[start:stop]}
+        if store.add({e: states for e, states in found.items() if e not in store}):
+            raise ValueError("config.trainable.cache: the frozen layers give what is not finite")
 
 
 def _below(params, batch, *, config, dtype):
@@ -94,7 +82,7 @@ def _below(params, batch, *, config, dtype):
 
 
 def _name(batches: loader.Batches, params, config, dtype) -> str:
-    """A hash of all that the states depend on, to their last bits."""
+    """Hash all that the states depend on, to their last bits."""
     ids = [ids for e in batches.examples for ids in (e.encoded.prompt, *e.encoded.responses)]
     # What was exported from the same model may have one more token, for padding, and all that a
     # config says of the vocabulary does not matter here.
@@ -102,18 +90,13 @@ def _name(batches: loader.Batches, params, config, dtype) -> str:
     same = {"vocab_size": 0, "bos_id": None, "eos_ids": (), "pad_id": None}
     same |= {"tied": False, "language_head": False}
     device = jax.devices()[0]
-    what = [
+    return content_key(
         VERSION,
         checksum({"embed": used, "frozen": params["frozen"]}),
-        dataclasses.replace(config, **same),
+        repr(dataclasses.replace(config, **same)),
         str(jnp.dtype(dtype)),
-        (batches.layout, batches.shape.length, batches.micro_rows),
-        (device.platform, device.device_kind, jax.device_count()),
-    ]
-    digest = hashlib.sha256(repr(what).encode())
-    for example in batches.examples:
-        digest.update(len(example.encoded.responses).to_bytes(4, "little"))
-    for each in ids:
-        digest.update(len(each).to_bytes(4, "little"))
-        digest.update(each.tobytes())
-    return digest.hexdigest()[:32]
+        [batches.layout, batches.shape.length, batches.micro_rows],
+        [device.platform, device.device_kind, jax.device_count()],
+        [len(example.encoded.responses) for example in batches.examples],
+        *ids,
+    )

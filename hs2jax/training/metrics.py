@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl, TensorBoard, and a progress bar or log lines."""
+"""Write a run's numbers: metrics.jsonl, TensorBoard, and a progress bar or log lines."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Metrics:
-    """Writes rows of {"kind", "step", ...}. A resumed run leaves out what came after its step.
+    """Write rows of {"kind", "step", ...}. A resumed run leaves out what came after its step.
 
     Only one process of a run should make one with a folder; the others pass None and write nothing.
     """
@@ -33,17 +33,17 @@ class Metrics:
         self._total, self._name = total, name
 
     def write(self, kind: str, step: int, values: dict) -> None:
-        """One row; numbers in nested dicts become TensorBoard scalars named by their path."""
+        """Write one row; its numbers become TensorBoard scalars too."""
         if self._file is None:
             return
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self._file.flush()
-        for name, value in _scalars(values, kind):
-            self._board.add_scalar(name, value, step)
+        for name, value in values.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def show(self, step: int, values: dict) -> None:
-        """The numbers that matter now: on the bar, or as a line where there is no terminal."""
-        text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        """Show numbers on the bar, or as a line where there is no terminal."""
+        text = one_line(values)
         if self._bar is not None:
             self._bar.n = step
             self._bar.set_postfix_str(text)
@@ -51,7 +51,7 @@ class Metrics:
             log.info("%s step %d of %d: %s", self._name, step, self._total, text)
 
     def say(self, text: str) -> None:
-        """A line that stays, above the bar."""
+        """Say a line that stays, above the bar."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         elif self._file is not None:
@@ -63,8 +63,16 @@ class Metrics:
                 thing.close()
 
 
-def read(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl. A last line that was cut off by a kill is left out."""
+def one_line(values: dict) -> str:
+    """Say numbers by name in one line for the terminal."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def read(path: Path, kind: str = "") -> list[dict]:
+    """Read the rows of a metrics.jsonl, "train" or "validation" ones alone where a kind is given.
+
+    A last line that was cut off by a kill is left out.
+    """
     if not path.exists():
         return []
     rows = []
@@ -73,12 +81,4 @@ def read(path: Path) -> list[dict]:
             rows.append(json.loads(line))
         except ValueError:
             break
-    return rows
-
-
-def _scalars(values: dict, prefix: str):
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _scalars(value, f"{prefix}/{name}")
-        elif isinstance(value, int | float):
-            yield f"{prefix}/{name}", value
+    return [row for row in rows if kind in ("", row["kind"])]

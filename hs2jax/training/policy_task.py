@@ -1,4 +1,4 @@
-"""What of a training run is a policy's own. See `training.tasks.Task`.
+"""Implement `training.tasks.Task` for policies.
 
 Axis letters: B rows, T tokens of a row, R response slots.
 """
@@ -6,23 +6,22 @@ Axis letters: B rows, T tokens of a row, R response slots.
 import dataclasses
 import functools
 import itertools
-import logging
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hs2jax import choices, prediction
+from hs2jax import configs, prediction
 from hs2jax.data import conversations, corpora, loader
 from hs2jax.data.groups import Group, prompt_text
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items as scored
+from hs2jax.evaluation import statistics
 from hs2jax.language_model import LanguageModel
 from hs2jax.losses import steerlm
-from hs2jax.training import checks, policy_objectives
-
-log = logging.getLogger(__name__)
+from hs2jax.training import policy_objectives
+from hs2jax.workdir import row
 
 
 class PolicyTask:
@@ -38,12 +37,19 @@ class PolicyTask:
             config.model.name,
             template=config.model.template,
             mesh=mesh,
-            dtype=choices.dtype(config.model.dtype),
+            dtype=configs.dtype(config.model.dtype),
         )
         self.objective = policy_objectives.make_policy(config.objective)
         self.weighs = config.objective.kind == "steerlm2"
         self.shown = ("distance", "effective_sample_size") if self.weighs else ()
-        self.warnings: list[str] = []
+
+    @property
+    def params(self):
+        return {"decoder": self.model.params}
+
+    @params.setter
+    def params(self, params):
+        self.model.params = params and params["decoder"]
 
     def read(self, spec: str) -> tuple[loader.Prepared, Record]:
         data, record = self.config.data, Record()
@@ -71,28 +77,15 @@ class PolicyTask:
         if not prepared.examples:
             raise ValueError(f"{spec}: no conversation that fits: {scored.describe(record)}")
         if self.weighs:
-            checks.check_sampled(spec, prepared, record)
+            _check_sampled(spec, prepared, record)
         return prepared, record
 
-    def learn_from(self, prepared: loader.Prepared) -> loader.Prepared:
-        if self.weighs:
-            columns = [example.ratings for example in prepared.examples]
-            self.warnings = steerlm.collapse(columns)
-            for warning in self.warnings:
-                log.warning("%s", warning)
-        data = self.config.data
+    def prepare_training(self, data: loader.Prepared) -> tuple[loader.Prepared, dict]:
+        warnings = steerlm.collapse(_columns(data)) if self.weighs else []
         # The slots of "padded" are made for one answer each.
-        if data.condition == "ratings" and data.layout != "padded":
-            return together(prepared)
-        return prepared
-
-    @property
-    def params(self):
-        return {"decoder": self.model.params}
-
-    @params.setter
-    def params(self, params):
-        self.model.params = params and params["decoder"]
+        if self.config.data.condition == "ratings" and self.config.data.layout != "padded":
+            data = together(data)
+        return data, {"warnings": warnings}
 
     def evaluate(self, params, held_out: loader.Prepared, batches) -> tuple[list[dict], dict]:
         run = functools.partial(
@@ -111,57 +104,88 @@ class PolicyTask:
                 "responses": list(group.responses),
                 "tokens": [len(ids) for ids in example.encoded.responses],
                 "log_probability": table[:, 0].tolist(),
+                "loss": -float(table[:, 1].sum(dtype=np.float64)),
+                "learned_tokens": int(table[:, 2].sum()),
             }
             for group, example, table in zip(
                 held_out.groups, held_out.examples, tables, strict=True
             )
         ]
-        size = {"groups": len(found), "responses": sum(map(len, tables))}
         if self.weighs:
-            return found, {**self._weigh(found, held_out.examples), **size}
+            return found, self._weigh(found, held_out)
         _, learned, count = np.concatenate(tables).sum(axis=0, dtype=np.float64)
         loss = float(-learned / count)
         return found, {
             "loss": loss,
             "perplexity": float(np.exp(loss)),
             "learned_tokens": int(count),
-            **size,
         }
 
-    def _weigh(self, found: list[dict], examples) -> dict:
-        """The summary of SteerLM 2.0; the items get their weights."""
+    def _weigh(self, found: list[dict], held_out: loader.Prepared) -> dict:
+        """Measure SteerLM 2.0's distance; the items get their weights, and it as their loss."""
         log_policy = [each["log_probability"] for each in found]
-        groups = steerlm.weigh_groups([example.ratings for example in examples], log_policy)
+        groups = steerlm.weigh_groups(_columns(held_out), log_policy)
         for each, of in zip(found, groups, strict=True):
             each |= {name: x.tolist() for name, x in of.items()}
-        tokens = sum(sum(each["tokens"]) for each in found)
+            each["loss"] = float(of["distance"].sum(dtype=np.float64))
         return {
-            "loss": float(np.mean([of["distance"].sum(dtype=np.float64) for of in groups])),
+            "loss": float(np.mean([each["loss"] for each in found])),
             **steerlm.mean_effective(groups),
-            "log_likelihood": float(sum(map(sum, log_policy)) / tokens),
+            "log_likelihood": sum(map(sum, log_policy)) / sum(sum(x["tokens"]) for x in found),
         }
 
-    def one_line(self, summary: dict) -> str:
+    def rows(self, start: Sequence[dict], best: Sequence[dict], notes: dict) -> list[dict]:
+        count = np.array([1 if self.weighs else each["learned_tokens"] for each in best], float)
+        before, after = (np.array([each["loss"] for each in x], float) for x in (start, best))
+        prompt = [each["prompt"] for each in best]
+
+        def mean(values, count):
+            return values.sum() / count.sum()
+
+        def measured(metric: str, values: np.ndarray, **more) -> dict:
+            found = statistics.interval(mean, (values, count), prompt)
+            size = len(best)
+            return row("validation", "", metric, found.value, found.interval, size, **more)
+
+        change = {"reference": 0.0, "better": "lower", "against": "start", "headline": True}
+        rows = [
+            measured("loss", after, headline=True),
+            measured("change of loss", after - before, **change),
+        ]
         if self.weighs:
-            return (
-                f"distance to the target {summary['loss']:.4f} nats on {summary['groups']:,} "
-                f"groups, effective sample size {summary['effective_sample_size']:.2f} "
-                f"({summary['effective_fraction']:.0%})"
-            )
-        return (
-            f"{summary['loss']:.4f} nats per token, perplexity {summary['perplexity']:.4g} on "
-            f"{summary['learned_tokens']:,} tokens"
-        )
+            found = steerlm.mean_effective([{"effective": x["effective"]} for x in best])
+        else:
+            loss = mean(after, count)
+            found = {"perplexity": np.exp(loss), "learned_tokens": count.sum()}
+        return rows + [row("validation", "", name, x, n=len(best)) for name, x in found.items()]
 
     def notes(self) -> dict:
         return {}
 
     def results(self) -> dict:
-        return {
-            "kind": "policy",
-            "objective": self.config.objective.kind,
-            "warnings": self.warnings,
-        }
+        return {}
+
+
+def _columns(prepared: loader.Prepared) -> list[np.ndarray]:
+    """[responses, 3] of each group: `policy_objectives.COLUMNS`."""
+    return [example.ratings for example in prepared.examples]
+
+
+def _check_sampled(spec: str, prepared: loader.Prepared, record: Record) -> None:
+    """See that every response of sampled groups has what it is weighed by, and that there are
+    responses to weigh against each other."""
+    for group, example in zip(prepared.groups, prepared.examples, strict=True):
+        if not example.rated.all():
+            raise ValueError(
+                f'{group.source}: config.objective.kind "steerlm2" needs '
+                f"{', '.join(policy_objectives.COLUMNS)} of every response, which `hs2jax weigh` "
+                "writes into its groups.jsonl"
+            )
+    if not any(len(example.rated) > 1 for example in prepared.examples):
+        raise ValueError(
+            f"{spec}: no group that fits has two responses or more to weigh against each other: "
+            f"{scored.describe(record)}"
+        )
 
 
 def conditioned(groups: Sequence[Group], record: Record) -> list[Group]:

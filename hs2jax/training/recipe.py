@@ -6,7 +6,6 @@ was: each stage knows whether it has come to its end.
 """
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -25,7 +24,7 @@ def run(recipe: ConfigDict, folder: Path | str, verb_of: Callable[[str], Verb]) 
     verb_of: a kind's verb, as in `cli.function`. Every stage's config is checked before the first
     runs. Raises ValueError for a stage that cannot be.
     """
-    folder, began = Path(folder).absolute(), time.time()  # The same run however it is named.
+    folder = Path(folder).absolute()  # The same run however it is named.
     configs.check(recipe)
     places = {name: folder / name for name in recipe.stages}
     stages = {name: filled_in(recipe[name], places) for name in recipe.stages}
@@ -36,7 +35,8 @@ def run(recipe: ConfigDict, folder: Path | str, verb_of: Callable[[str], Verb]) 
         made = verb_of(config.kind)(config, places[name])
         # Those that do not return rows yet write a result of their own.
         rows += [{**row, "stage": name} for row in made] if isinstance(made, list) else []
-    result = {"stages": list(recipe.stages), "seconds": time.time() - began}
+    done = [workdir.read_json(x / "result.json") for x in places.values() if workdir.finished(x)]
+    result = {"stages": list(recipe.stages), "seconds": sum(each["seconds"] for each in done)}
     return workdir.finish(folder, recipe, result, rows)
 
 

@@ -1,14 +1,19 @@
-"""What of a training run is a reward model's own. See `training.tasks.Task`."""
+"""Implement `training.tasks.Task` for reward models."""
 
 import functools
+from collections.abc import Sequence
 
-from hs2jax import choices, prediction
+import numpy as np
+
+from hs2jax import configs, prediction
+from hs2jax.config_rules import parse_weights
 from hs2jax.data import corpora, loader
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items as scored
 from hs2jax.evaluation import statistics
-from hs2jax.reward_model import RewardModel, parse_weights
-from hs2jax.training import checks, objectives
+from hs2jax.reward_model import RewardModel
+from hs2jax.training import objectives
+from hs2jax.workdir import row
 
 
 class RewardTask:
@@ -23,10 +28,10 @@ class RewardTask:
             outputs=config.model.outputs,
             bias=config.model.bias,
             weights=parse_weights(config.model.weights),
-            template=config.model.get("template", ""),  # Which runs of old did not say.
+            template=config.model.template,
             seed=config.seed,
             mesh=mesh,
-            dtype=choices.dtype(config.model.dtype),
+            dtype=configs.dtype(config.model.dtype),
         )
         self.objective = objectives.make(config.objective, model.outputs)
         self.shown = objectives.metrics_of(self.objective)
@@ -38,6 +43,14 @@ class RewardTask:
                 f"config.model.weights: {model.weights} leave out "
                 f"{model.outputs[self.objective.output]}, which config.objective.output trains"
             )
+
+    @property
+    def params(self):
+        return self.model.params
+
+    @params.setter
+    def params(self, params):
+        self.model.params = params
 
     def read(self, spec: str) -> tuple[loader.Prepared, Record]:
         data, record = self.config.data, Record()
@@ -54,22 +67,34 @@ class RewardTask:
             derive=data.derive or None,
             record=record,
         )
-        checks.check_rewarded(self.config, spec, self.model.outputs, prepared, record)
+        self._check(spec, prepared, record)
         return prepared, record
 
-    def learn_from(self, prepared: loader.Prepared) -> loader.Prepared:
-        self.means = scored.rating_means(prepared, self.model.outputs)
+    def _check(self, spec: str, prepared: loader.Prepared, record: Record) -> None:
+        """See that a data set has what the objective needs, so that no run learns from nothing."""
+        kind, outputs = self.config.objective.kind, self.model.outputs
+        needs_pairs = {
+            "config.objective.kind": kind != "regression",
+            "config.data.derive": bool(self.config.data.derive),
+            "config.select": self.config.select == "accuracy",
+        }
+        said = scored.describe(record)
+        for key, needs in needs_pairs.items():
+            if needs and not record.pairs:
+                raise ValueError(f"{spec}: no preference pairs, for {key}: {said}")
+        rated = scored.rating_means(prepared, outputs)
+        unrated = [name for name in outputs if name not in rated]
+        if (kind == "regression" and unrated) or (kind == "joint" and not rated):
+            raise ValueError(
+                f"{spec}: no row that fits rates {', '.join(unrated)}, named in "
+                f"config.model.outputs: {said}"
+            )
+
+    def prepare_training(self, data: loader.Prepared) -> tuple[loader.Prepared, dict]:
+        notes = {"warnings": [], "rating_means": scored.rating_means(data, self.model.outputs)}
         if self.config.objective.kind == "bradley_terry":
-            return loader.with_pairs(prepared)  # Ties would take up places in batches.
-        return prepared
-
-    @property
-    def params(self):
-        return self.model.params
-
-    @params.setter
-    def params(self, params):
-        self.model.params = params
+            data = loader.with_pairs(data)  # Ties would take up places in batches.
+        return data, notes
 
     def evaluate(self, params, held_out: loader.Prepared, batches) -> tuple[list[dict], dict]:
         model = self.model
@@ -82,15 +107,48 @@ class RewardTask:
         )
         outputs = prediction.run_batches(run, batches, len(model.outputs), self.mesh)
         found = scored.make(held_out, outputs, self.scalar)
-        summary = statistics.summarize(found, model.outputs, self.means)
         loss = objectives.loss_of_examples(self.objective, held_out.examples, outputs)
-        return found, {**summary, "loss": loss}
+        return found, {"loss": loss, **_values(found, model.outputs)}
 
-    def one_line(self, summary: dict) -> str:
-        return statistics.one_line(summary)
+    def rows(self, start: Sequence[dict], best: Sequence[dict], notes: dict) -> list[dict]:
+        return _rows(best, self.model.outputs, notes["rating_means"])
 
     def notes(self) -> dict:
         return {"weights": self.model.weights}
 
     def results(self) -> dict:
         return {"outputs": list(self.model.outputs)}
+
+
+def _rows(items: Sequence[dict], names: Sequence[str], means: dict) -> list[dict]:
+    rows, pairs = [], statistics.preferences(items)
+    if pairs:
+        held = {"reference": 0.5, "better": "higher", "headline": True}
+        value, n = pairs["accuracy"], pairs["pairs"]
+        rows.append(row("validation", "", "accuracy", value, pairs["interval"], n, **held))
+        rows += [row("validation", "", name, pairs[name], n=n) for name in ("margin", "loss")]
+    for name, found in statistics.attributes(items, names, means).items():
+        numbers = {key: found[key] for key in ("mse", "mse_of_mean", "pearson", "spearman")}
+        rows += [
+            row("validation", f"attribute/{name}", key, value, n=found["n"])
+            for key, value in numbers.items()
+        ]
+    return rows
+
+
+def _values(items: Sequence[dict], names: Sequence[str]) -> dict[str, float]:
+    """Measure accuracy and margin of the pairs there are, and each rated output's squared error."""
+    found = {}
+    margins = [x["rewards"][c] - x["rewards"][r] for x in items for c, r, _ in x["pairs"]]
+    if margins:
+        found |= {"accuracy": np.mean(np.greater(margins, 0)), "margin": np.mean(margins)}
+    for k, name in enumerate(names):
+        errors = [
+            outputs[k] - ratings[name]
+            for item in items
+            for outputs, ratings in zip(item["outputs"], item["ratings"], strict=True)
+            if name in ratings
+        ]
+        if errors:
+            found[f"{name} mse"] = np.mean(np.square(errors))
+    return {name: float(value) for name, value in found.items()}

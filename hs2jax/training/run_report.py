@@ -8,7 +8,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hs2jax.evaluation import evaluation_report, expo_report, items, policy_report, report
+from hs2jax.evaluation import (
+    evaluation_report,
+    expo_report,
+    items,
+    policy_report,
+    report,
+    statistics,
+)
 from hs2jax.evaluation.report import Section, Verdict
 from hs2jax.evaluation.tables import Table, listing, stage_tables
 from hs2jax.training import metrics
@@ -30,8 +37,8 @@ def write(workdir: Path | str, stages: Sequence[Path] | None = None) -> Path:
         found = [path for name in every for path in workdir.glob(f"*/{name}")]
         found.sort(key=lambda path: (path.stat().st_mtime, path))
         stages = [path.parent for path in found] or [workdir]
-        if (workdir / "evaluation.json").exists():  # Folders in it are comparisons.
-            stages = [workdir]
+        if any((workdir / name).exists() for name in ("evaluation.json", MADE)):
+            stages = [workdir]  # Folders in it are comparisons.
     for stage in stages:
         if not any((stage / name).exists() for name in every):
             raise FileNotFoundError(
@@ -53,7 +60,8 @@ def kind_of(folder: Path) -> str:
     if (folder / "expo.json").exists():
         return "expo"
     if (folder / MADE).exists():
-        return "made"
+        kind = json.loads((folder / MADE).read_text(encoding="utf-8")).get("kind")
+        return {"train_reward_model": "training", "train_policy": "policy"}.get(kind, "made")
     if not (folder / "evaluation.json").exists():
         return "elsewhere"
     result = _result(folder)
@@ -67,8 +75,11 @@ def _result(folder: Path) -> dict:
 def _sections(folder: Path) -> list[Section]:
     kind = kind_of(folder)
     if kind == "training":
-        names = _result(folder)["outputs"]
-        return [report.section({**_stage(folder), "names": names})]
+        stage = _stage(folder)
+        stage["summary"] = statistics.summarize(
+            stage["items"], stage["outputs"], stage["rating_means"]
+        )
+        return [report.section({**stage, "names": stage["outputs"]})]
     if kind == "policy":
         return [policy_report.section(_stage(folder))]
     if kind == "made":
@@ -106,11 +117,15 @@ def made(folder: Path) -> Section:
 def _stage(folder: Path) -> dict:
     """What `report.section` and `policy_report.section` take."""
     rows = metrics.read(folder / "metrics.jsonl")
+    result = json.loads((folder / MADE).read_text(encoding="utf-8"))
+    found = items.read(folder / "items" / "validation.jsonl")
+    size = {"groups": len(found), "responses": sum(len(each["responses"]) for each in found)}
     return {
-        **_result(folder),
+        **result,
+        "record": result["records"]["train"],
+        "summary": result["values"] | size,
         "name": folder.name,
-        "config": json.loads((folder / "config.json").read_text(encoding="utf-8")),
         "metrics": [row for row in rows if row["kind"] == "train"],
         "evaluations": [row for row in rows if row["kind"] == "validation"],
-        "items": items.read(folder / "items.jsonl"),
+        "items": found,
     }

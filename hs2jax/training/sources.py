@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import SingleDeviceSharding
 
-from hs2jax import folder
+from hs2jax import workdir
 from hs2jax.data import templates
 from hs2jax.models import hub, leaves, merge, sharding
+from hs2jax.models.checksum import checksum
 from hs2jax.prediction import count_layers
 from hs2jax.training import trainable
 from hs2jax.training.checkpoint import Checkpoints
@@ -22,7 +23,7 @@ def open_source(name: str, mesh=None) -> merge.Source:
     far, whose checkpoint's shards are read straight onto the mesh.
     """
     place = Path(name)
-    finished = any((place / name).exists() for name in ("evaluation.json", "expo.json"))
+    finished = workdir.finished(place) or (place / "expo.json").exists()
     if finished and (place / "model" / "config.json").exists():
         return merge.open_source(str(place / "model"), mesh)
     if (place / "best").is_dir():
@@ -36,8 +37,8 @@ def open_run(place: Path, mesh=None) -> merge.Source:
     Raises FileNotFoundError where there is none yet, and ValueError where the base is another now
     or the run is one of a policy.
     """
-    config = ml_collections.ConfigDict(folder.read_json(place / "config.json"))
-    if "outputs" not in config.model:
+    config = ml_collections.ConfigDict(workdir.read_json(place / "config.json"))
+    if config.kind != "train_reward_model":
         raise ValueError(f"{place} is the run of a policy, and ExPO is of two reward models")
     checkpoints = Checkpoints(place / "best", read_only=True)
     step = checkpoints.latest
@@ -78,7 +79,7 @@ def open_run(place: Path, mesh=None) -> merge.Source:
 
     if kept:
         for name, expected in zip(kept, meta["kept"].split("-"), strict=True):
-            trainable.check_kept([piece(name)], expected, config.model.name, place)
+            trainable.check_kept(checksum([piece(name)]), expected, config.model.name, place)
 
     def leaf(path: str):
         layer = path.removeprefix("decoder/layers/")

@@ -12,16 +12,15 @@ import logging
 import multiprocessing
 import os
 import signal
-import statistics
 import sys
 import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from hs2jax import folder
+from hs2jax import workdir as folders
 from hs2jax.evaluation import items, sweep_table
-from hs2jax.training import loop, metrics
+from hs2jax.training import loop
 from hs2jax.training.sweep_plan import Arm, Plan
 
 log = logging.getLogger(__name__)
@@ -139,7 +138,7 @@ def write_table(plan: Plan, workdir: Path, failed: dict[tuple[str, int], str]) -
         for seed in _seeds_there(plan, arm):
             place = plan.run_folder(arm, seed)
             try:
-                folder.claim(place, plan.run_config(arm, seed))
+                folders.claim(place, plan.run_config(arm, seed))
             except ValueError as error:
                 notes.append(f"Left out: {error}.")
                 continue
@@ -162,21 +161,19 @@ def write_table(plan: Plan, workdir: Path, failed: dict[tuple[str, int], str]) -
 
 
 def _finished(place: Path) -> bool:
-    return (place / "evaluation.json").exists()
+    return (place / "result.json").exists()
 
 
 def _seeds_there(plan: Plan, arm: Arm) -> list[int]:
-    found = [path.parent for path in arm.folder.glob("seed-*/evaluation.json")]
+    found = [path.parent for path in arm.folder.glob("seed-*/result.json")]
     seeds = [place.name.removeprefix("seed-") for place in found]
     return sorted(int(seed) for seed in seeds if seed.isdecimal())
 
 
 @functools.cache  # A finished run does not change.
 def _measured(place: Path) -> sweep_table.Run:
-    result = folder.read_json(place / "evaluation.json")
-    steps = [row for row in metrics.read(place / "metrics.jsonl") if row["kind"] == "train"]
-    costs = {key: result[key] for key in sweep_table.COSTS if result.get(key) is not None}
-    if steps:
-        # The median, as the first steps compile.
-        costs["seconds_per_step"] = statistics.median(row["seconds"] for row in steps)
-    return sweep_table.measure(items.read(place / "items.jsonl"), result["outputs"], costs)
+    outputs = folders.read_json(place / "result.json")["outputs"]
+    rows = folders.read_rows(place / "results.jsonl")
+    costs = {row["metric"]: row["value"] for row in rows if row["metric"] in sweep_table.COSTS}
+    found = items.read(place / "items" / "validation.jsonl")
+    return sweep_table.measure(found, outputs, costs)

@@ -25,8 +25,8 @@ from typing import NamedTuple
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from hs2jax import folder
-from hs2jax.training import checks
+from hs2jax import configs
+from hs2jax import workdir as folders
 from hs2jax.training.recipe import filled_in
 
 KEYS = ("kind", "base", "seeds", "arms", "reference")
@@ -255,10 +255,10 @@ def _with_settings(arms: Sequence[Arm]) -> tuple[Arm, ...]:
 def _check_run(plan: Plan, arm: Arm, seed: int) -> None:
     config, place = plan.run_config(arm, seed), plan.run_folder(arm, seed)
     try:
-        checks.check_config(config)
-        if "outputs" not in config.model:
+        configs.check(config)
+        if config.kind != "train_reward_model":
             raise ValueError("this config is a policy's, and a sweep compares reward models")
-        if folder.begun(place):
-            folder.claim(place, config)
+        if place.exists():
+            folders.claim(place, config)
     except (ValueError, OSError) as error:
         raise ValueError(f"arm {arm.name!r}: {error}") from error

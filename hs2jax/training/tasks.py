@@ -3,11 +3,11 @@
 The loop knows only what is declared here.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from hs2jax.data import loader
 from hs2jax.data.record import Record
-from hs2jax.training import policy_objectives
 from hs2jax.training.policy_task import PolicyTask
 from hs2jax.training.reward_task import RewardTask
 
@@ -31,26 +31,29 @@ class Task(Protocol):
     shown: tuple[str, ...]
 
     def read(self, spec: str) -> tuple[loader.Prepared, Record]:
-        """The data of a specification, prepared. Raises ValueError where there is nothing in it
-        that the objective could learn from."""
+        """Read and prepare the data of a specification. Raises ValueError where there is nothing
+        in it that the objective could learn from."""
 
-    def learn_from(self, prepared: loader.Prepared) -> loader.Prepared:
-        """What of the training data goes into batches. Called once, before any evaluation."""
+    def prepare_training(self, data: loader.Prepared) -> tuple[loader.Prepared, dict]:
+        """Choose what of the training data goes into batches. Returns it, and notes on the data
+        for result.json, among them "warnings", a list of texts."""
 
     def evaluate(self, params, held_out: loader.Prepared, batches) -> tuple[list[dict], dict]:
-        """Held-out groups as items, and their summary, of which "loss" is one number."""
+        """Evaluate held-out groups. Returns an item for each, and numbers by name, of which "loss"
+        is what is minimised."""
 
-    def one_line(self, summary: dict) -> str:
-        """A summary for the terminal."""
+    def rows(self, start: Sequence[dict], best: Sequence[dict], notes: dict) -> list[dict]:
+        """Make rows of results.jsonl from the items of the first evaluation and of the best one,
+        and the notes of `prepare_training`."""
 
     def notes(self) -> dict:
-        """What the checkpoint of the best step says of the model, ready for JSON."""
+        """Say what an export of the model needs to know, ready for JSON, for checkpoints."""
 
     def results(self) -> dict:
-        """What evaluation.json says of this kind of run beside what it says of all."""
+        """Say what result.json holds of this kind of run beside what it holds of all."""
 
 
 def make(config, mesh) -> Task:
-    """The task that `config.objective.kind` asks for, its model loaded onto the mesh."""
-    kind = PolicyTask if config.objective.kind in policy_objectives.KINDS else RewardTask
-    return kind(config, mesh)
+    """Make the task of a config, its model loaded onto the mesh."""
+    kinds = {"train_reward_model": RewardTask, "train_policy": PolicyTask}
+    return kinds[config.kind](config, mesh)

@@ -14,7 +14,6 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from hs2jax.models import lora
-from hs2jax.models.checksum import checksum
 from hs2jax.models.sharding import path_name, spec_for
 
 LORA = ("lora", "lora_scale")  # What stands beside a decoder's parameters while LoRA trains.
@@ -103,9 +102,10 @@ def finish(params):
     return {"decoder": decoder, **others}
 
 
-def check_kept(kept, expected: str, name: str, workdir) -> None:
-    """Raises ValueError unless the parameters that a run did not train are those it began with."""
-    if checksum(kept) != expected:
+def check_kept(found: str, expected: str, name: str, workdir) -> None:
+    """Raise ValueError unless the parameters that a run does not train are those it began with, by
+    their checksums."""
+    if found != expected:
         raise ValueError(
             f"{name} is another model than the one that the run in {workdir} began with, and what "
             "that run does not train is not in its folder: bring the model back, or begin again in "
