@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import stages
 import tiny
-from command import fail, succeed
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -100,31 +99,12 @@ def test_only_sampled_responses_that_ended_count(here, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("attributes", "said"),
     [
-        ({"attributes": ("beauty",)}, "rates verbosity, helpfulness, reward, and not beauty"),
-        ({"attributes": ()}, "has no ratings of reward; leave them out with config.attributes"),
-        ({"ratings": "helpsteer2:nowhere.jsonl"}, "nowhere.jsonl"),
+        (("beauty",), "rates verbosity, helpfulness, reward, and not beauty"),
+        ((), "has no ratings of reward; leave them out with config.attributes"),
     ],
 )
-def test_what_cannot_be_is_refused(here, changes, said, tmp_path):
-    with pytest.raises((ValueError, FileNotFoundError)) as error:
-        rescale(config_of(here, **changes), tmp_path / "run")
-    assert said in str(error.value)
-
-
-def test_from_the_command_line(here, tmp_path):
-    flags = [
-        f"--config.model.name={here / 'biased'}",
-        *(f"--config.data={TALKS}", f"--config.ratings={PEOPLE}"),
-        "--config.attributes=('verbosity',)",
-        f"--workdir={tmp_path / 'run'}",
-    ]
-    said = succeed("rescale", "--config=configs/rescale.py", *flags)
-    assert "verbosity" in said
-    assert f"model: {tmp_path / 'run' / 'model'}" in said
-    assert "/run/report.html" in said
-    page = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
-    assert "verbosity" in page
-    assert "Rescaled reward model" in page
-    assert "annotate" in fail("annotate", "--config=configs/rescale.py", f"--workdir={tmp_path}/a")
+def test_attributes_that_cannot_be_rescaled_are_named(here, attributes, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        rescale(config_of(here, attributes=attributes), tmp_path / "run")

@@ -7,7 +7,6 @@ import numpy as np
 import planted_policies
 import pytest
 import stages
-from command import fail
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_policies import ATTRIBUTES, BASE, VALUES
@@ -34,7 +33,7 @@ def compared(later, earlier):
     return {row["metric"]: row for row in found}
 
 
-OWN, LOWEST = "attribute/verbosity", "requested/verbosity/0"
+OWN = "attribute/verbosity"
 
 
 def holds(row: dict, value: float) -> bool:
@@ -52,23 +51,6 @@ def test_a_sweep_changes_one_attribute_only():
     assert not len(following.sweep(rows, "verbosity", BASE | {"helpfulness": 0}).requested)
 
 
-@pytest.mark.parametrize("follows", [0.0, 0.4])
-def test_intervals_hold_what_was_planted(follows):
-    """Of 100 policies, about 95: with 15 prompts of ten samples that hang together."""
-    trials = 100
-    spread = np.var(VALUES) * follows**2
-    # Of a sweep: what was asked for, the prompt's own, and each sample's.
-    pearson = np.sqrt(spread / (spread + 0.5**2 + 0.5**2))
-    held = {"slope": 0, "pearson": 0, "mean": 0}
-    for seed in range(trials):
-        found = followed(planted_policies.rows(seed, prompts=15, follows=follows))
-        held["slope"] += holds(found["slope", OWN], follows)
-        held["pearson"] += holds(found["pearson", OWN], pearson)
-        held["mean"] += holds(found["measured", LOWEST], 1.5 - 2 * follows)
-    assert all(0.87 * trials <= count <= trials for count in held.values()), held
-    assert sum(held.values()) < 3 * trials  # Intervals that hold all would be too wide.
-
-
 def test_the_closer_policy_is_found_and_equal_ones_are_not():
     loose, close, alike = (
         sweep(planted_policies.rows(seed, follows=follows))
@@ -81,14 +63,6 @@ def test_the_closer_policy_is_found_and_equal_ones_are_not():
         assert back[name]["value"] == pytest.approx(-found[name]["value"])
         assert back[name]["p"] == pytest.approx(found[name]["p"])
     assert compared(alike, loose)["spearman_difference"]["p"] > 0.05
-
-
-def test_policies_that_ignore_the_request_are_seldom_said_to_differ():
-    small = 0
-    for seed in range(60):
-        a, b = (sweep(planted_policies.rows(2 * seed + i)) for i in (0, 1))
-        small += compared(a, b)["spearman_difference"]["p"] < 0.05
-    assert small <= 9  # Of 60, 3 are expected.
 
 
 def test_following_by_length_alone_is_told_from_more_than_that():
@@ -225,17 +199,12 @@ def test_the_log_ratio_is_of_the_same_tokens_without_the_request(here):
 def test_a_response_that_says_nothing_has_its_log_ratio(here, tmp_path):
     row = stages.read(here / "run" / "samples" / "before" / "samples.jsonl")[0]
     said, ids = row["responses"][0], row["tokens"][0]
-    assert said.strip()
     row |= {"responses": ["", said], "tokens": [[2], ids], "log_proposal": [-1.0, -2.0]}
     run = stage.Run(stages.steering(here), tmp_path)
     (found,) = steering._log_ratios(run, {"before": [row]})["before"]
-    model = LanguageModel.load(here / "prior")
-    prompt = tuple(row["prompt"])
-    group = Group(prompt, ("", said), tokens=tuple(map(tuple, row["tokens"])))
-    (tables,) = model.log_probability_groups([group])
+    group = Group(tuple(row["prompt"]), ("", said), tokens=tuple(map(tuple, row["tokens"])))
+    (tables,) = LanguageModel.load(here / "prior").log_probability_groups([group])
     assert found == pytest.approx([-1 - tables[0].sum(), -2 - tables[1].sum()], abs=1e-3)
-    with pytest.raises(ValueError, match="empty"):
-        Group(prompt, ("", said))
 
 
 @pytest.mark.parametrize(
@@ -251,8 +220,3 @@ def test_models_that_cannot_be_are_refused_before_any_is_loaded(here, tmp_path, 
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         steering.steer(stages.steering(here, **named), tmp_path / "run")
     assert not (tmp_path / "run" / "samples").exists()
-
-
-def test_the_command_needs_policies(tmp_path):
-    said = fail("steer", "--config=configs/steering.py", f"--workdir={tmp_path / 'run'}")
-    assert "config.policies" in said
