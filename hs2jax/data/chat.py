@@ -55,7 +55,7 @@ def encode(
     policy: bool = False,
     record: Record | None = None,
 ) -> list[Encoded | None]:
-    """Renders and tokenises every conversation of the groups.
+    """Render and tokenise every conversation of the groups.
 
     Each starts with exactly one BOS, where the tokenizer adds one by itself. `read` says where it
     ends, which is where its score is read:
@@ -118,7 +118,7 @@ def prompt_ids(
     read: str = "end_of_turn",
     skipped: Record | None = None,
 ) -> list[np.ndarray | None]:
-    """The ids, int32, that a policy's response to each group follows: prompt, the assistant's
+    """Tokenise what a policy's response to each group follows, int32: prompt, the assistant's
     header and the condition. Arguments and errors are those of `encode`."""
     _check_read(read)
     texts = _accepted(tokenizer, groups, lambda group: _asked(tokenizer, group), skipped)
@@ -143,8 +143,8 @@ def end_of_turn(tokenizer, read: str = "end_of_turn") -> tuple[int, ...]:
 
 
 def without_line_end(text: str, read: str) -> str:
-    """A response that ended, without the line end that NeMo's templates put before their marker,
-    which is no part of the text."""
+    """Take off the line end that NeMo's templates put before their marker, which is no part of the
+    text of a response that ended."""
     return text.removesuffix("\n") if read == "last" else text
 
 
@@ -155,7 +155,7 @@ def special_ids(tokenizer) -> set[int]:
 
 
 def tokenize(tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of texts that a chat template has rendered: each starts with exactly one BOS where the
+    """Tokenise texts that a chat template has rendered: each starts with exactly one BOS where the
     tokenizer adds one by itself, and has no special token that is not in its text."""
     if not texts:
         return []
@@ -164,7 +164,7 @@ def tokenize(tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 
 def cut_prompt(encoded: Encoded, excess: int, bos: int | None) -> Encoded | None:
-    """Takes `excess` tokens off the prompt's left, behind its BOS; None if it has not so many."""
+    """Take `excess` tokens off the prompt's left, behind its BOS; None if it has not so many."""
     keep = 1 if len(encoded.prompt) and encoded.prompt[0] == bos else 0
     if excess > len(encoded.prompt) - keep:
         return None
@@ -179,7 +179,7 @@ def _check_read(read: str) -> None:
 
 
 def _accepted(tokenizer, groups: Sequence[Group], texts: Callable, skipped: Record | None) -> list:
-    """What `texts` makes of each group; None for one that the template refuses, if `skipped`."""
+    """Apply `texts` to each group; None for one that the template refuses, if `skipped`."""
     if groups and not tokenizer.chat_template:
         raise ValueError(
             "this tokenizer has no chat template, so messages cannot become tokens; use an "
@@ -198,7 +198,7 @@ def _accepted(tokenizer, groups: Sequence[Group], texts: Callable, skipped: Reco
 
 
 def _texts(tokenizer, group: Group) -> _Texts:
-    """As reward models and judges read a group: as if it had no condition and no tokens."""
+    """Render a group for reward models and judges, as if it had no condition and no tokens."""
     prompt = list(group.prompt)
     header = render(tokenizer, prompt, group.source, add_generation_prompt=True)
     wholes = []
@@ -216,7 +216,7 @@ def _asked(tokenizer, group: Group) -> str:
 
 
 def _policy_texts(tokenizer, group: Group, record: Record) -> _Texts:
-    """As a policy reads a group. Raises ValueError where there is no place for the condition."""
+    """Render a group for a policy. Raises ValueError where there is no place for the condition."""
     size = len(tokenizer)
     if any(max(ids) >= size for ids in group.tokens):
         raise ValueError(
@@ -243,7 +243,7 @@ def _policy_texts(tokenizer, group: Group, record: Record) -> _Texts:
 
 
 def _earlier_turns(tokenizer, group: Group, whole: str, record: Record) -> list[tuple[str, str]]:
-    """Of each assistant's turn in the prompt, what comes before its content, and all up to its end,
+    """Render, of each assistant's turn in the prompt, all before its content and all up to its end,
     as the template writes them where the conversation ends there."""
     prompt, found = list(group.prompt), []
     for i, turn in enumerate(prompt):
@@ -259,7 +259,7 @@ def _earlier_turns(tokenizer, group: Group, whole: str, record: Record) -> list[
 
 
 def render(tokenizer, turns: Sequence[dict], source: str, *, add_generation_prompt: bool) -> str:
-    """The turns as the chat template writes them. Raises ValueError where it refuses them."""
+    """Write turns by the chat template. Raises ValueError where it refuses them."""
     try:
         return tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=add_generation_prompt
@@ -284,7 +284,7 @@ def _one_bos(ids: list[int], bos: int | None) -> list[int]:
 
 
 def _ended(ids: list[int], tokenizer, special: set[int], read: str) -> list[int]:
-    """A conversation up to the token that it is read at, which is added where there is none."""
+    """Cut a conversation at the token that it is read at, which is added where there is none."""
     ids = _cut(ids, tokenizer, special, read)
     if read == "last" or ids[-1] in special:
         return ids
@@ -299,7 +299,7 @@ def _ended(ids: list[int], tokenizer, special: set[int], read: str) -> list[int]
 
 
 def _cut(ids: list[int], tokenizer, special: set[int], read: str) -> list[int]:
-    """Up to the last special token, if only white space follows it; for "last", without pads."""
+    """Cut at the last special token, if only white space follows it; for "last", cut off pads."""
     if read == "last":
         return _without_end(ids, tokenizer.pad_token_id)
     end = len(ids)
@@ -309,7 +309,7 @@ def _cut(ids: list[int], tokenizer, special: set[int], read: str) -> list[int]:
 
 
 def _without_end(ids: list[int], pad: int | None) -> list[int]:
-    """Without the pad tokens at the end, unless there is nothing else."""
+    """Cut off the pad tokens at the end, unless there is nothing else."""
     end = len(ids)
     while end > 1 and ids[end - 1] == pad:
         end -= 1
@@ -317,7 +317,7 @@ def _without_end(ids: list[int], pad: int | None) -> list[int]:
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
-    """How many ids the sequences have in common at their start."""
+    """Count the ids that sequences have in common at their start."""
     length = 0
     for ids in zip(*sequences, strict=False):
         if len(set(ids)) > 1:

@@ -16,7 +16,7 @@ SHARED = 8  # Responses of one prompt that lie in one row.
 
 
 def group_conversations(conversations) -> list[Group]:
-    """Conversations as groups, neighbours with the same prompt together. Raises ValueError."""
+    """Make groups of conversations, neighbours with the same prompt together. Raises ValueError."""
     groups: list[Group] = []
     for i, conversation in enumerate(conversations):
         try:
@@ -47,7 +47,7 @@ def encode(
     skip: bool = False,
     record: Record | None = None,
 ) -> list[list[Example]]:
-    """Groups as tokens, without what is known of them: the parts of each group, in the order of
+    """Tokenise groups, without what is known of them: the parts of each group, in the order of
     its responses; [] for one that is left out.
 
     longest: tokens that a conversation may have. Where a prompt has to be cut, each of the group's
@@ -89,7 +89,7 @@ def encode(
 
 
 def unrated(prompt: np.ndarray, responses: Sequence[np.ndarray], **others) -> Example:
-    """A tokenised group of which nothing else is known but the `others` of `Encoded`."""
+    """Make a tokenised group of which nothing else is known but the `others` of `Encoded`."""
     return Example(
         Encoded(prompt, tuple(responses), **others),
         np.zeros((len(responses), 0), np.float32),
@@ -99,21 +99,21 @@ def unrated(prompt: np.ndarray, responses: Sequence[np.ndarray], **others) -> Ex
 
 
 def _fitted(example: Example, longest: int, tokenizer) -> Example | None:
-    """With its prompt cut where it is longer than `longest`; None if that is not enough."""
+    """Cut an example's prompt where it is longer than `longest`; None if that is not enough."""
     excess = max(0, packing.cost(example.encoded, "padded") - longest)
     encoded = chat.cut_prompt(example.encoded, excess, tokenizer.bos_token_id)
     return None if encoded is None else example._replace(encoded=encoded, cut=excess)
 
 
 def in_parts(things: Iterable, size: int):
-    """Tuples of at most `size`, in order."""
+    """Yield tuples of at most `size`, in order."""
     things = iter(things)
     while part := tuple(itertools.islice(things, size)):
         yield part
 
 
 def share(encoded: Sequence[Encoded], width: int) -> list[range]:
-    """Runs of neighbours that, with each run joined by `join`, are the least work for a model.
+    """Find the runs of neighbours that, each joined by `join`, are the least work for a model.
 
     encoded: conversations, each a prompt and one response. A run has at most SHARED. width: the
     model's.
@@ -143,9 +143,11 @@ def share(encoded: Sequence[Encoded], width: int) -> list[range]:
 
 
 def join(encoded: Sequence[Encoded]) -> Example:
-    """Conversations, each a prompt and one response, as one group: what their prompts begin with is
-    its prompt, and what follows is a response, of which the prompt's rest is given. What is learned
-    of the prompt is as the first has it."""
+    """Join conversations, each a prompt and one response, to one group.
+
+    What their prompts begin with is its prompt, and what follows is a response, of which the
+    prompt's rest is given. What is learned of the prompt is as the first has it.
+    """
     common = chat.common_prefix([one.prompt for one in encoded])
     learn = encoded[0].learn
     return unrated(

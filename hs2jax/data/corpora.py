@@ -35,7 +35,7 @@ class Spec(NamedTuple):
 
 
 def read(spec: str, *, on_error: str = "raise", record: Record | None = None) -> Iterator[Group]:
-    """The groups of one file or of several, one after the other.
+    """Read the groups of one file or of several, one after the other.
 
     Args:
         spec: "format:path" or "format:path[selector]", or several joined with "+". Formats are the
@@ -65,8 +65,8 @@ def read(spec: str, *, on_error: str = "raise", record: Record | None = None) ->
 
 
 def raw(spec: str) -> Iterator[tuple[str, bytes]]:
-    """The rows of the same files as they are, JSON, each with its source "path:line"; all rows of
-    the files, whatever is selected of them. Raises what `read` raises for a wrong spec."""
+    """Give the rows of the files as they are, JSON, each with its source "path:line"; all of them,
+    whatever is selected. Raises what `read` raises for a wrong spec."""
     for each in (one for part in parse(spec) for one in _expand(part, spec)):
         for number, line in _lines(each):
             row = json.dumps(line, default=str).encode() if isinstance(line, dict) else line
@@ -74,12 +74,12 @@ def raw(spec: str) -> Iterator[tuple[str, bytes]]:
 
 
 def split(spec: str) -> list[str]:
-    """The parts of a specification that are joined with "+"."""
+    """Split a specification into the parts that are joined with "+"."""
     return [part.strip() for part in re.split(r"\+(?=\s*\w+:)", spec)]
 
 
 def parse(spec: str) -> list[Spec]:
-    """The files of a specification. Raises ValueError that says what cannot be understood."""
+    """Parse a specification into its files. Raises ValueError for what cannot be understood."""
     found = []
     for part in split(spec):
         if part.startswith(catalogue.PREFIX):
@@ -101,7 +101,7 @@ def parse(spec: str) -> list[Spec]:
 
 
 def sets_of(data: str) -> list[tuple[str, str]]:
-    """The sets of a data specification as (name, specification): the files of a benchmark
+    """List the sets of a data specification as (name, specification): the files of a benchmark
     together, under its name; every other file by itself."""
     found: dict[str, list[str]] = {}
     for part in split(data):
@@ -128,7 +128,7 @@ def _expand(each: Spec, spec: str) -> list[Spec]:
 
 
 def _dataset(part: str) -> Spec:
-    """What "tfds:NAME/CONFIG[SPLIT][SLICE]" means; all but the name may be absent."""
+    """Parse "tfds:NAME/CONFIG[SPLIT][SLICE]", of which all but the name may be absent."""
     match = re.fullmatch(r"tfds:([^\[\]]+)((?:\[[^\[\]]*\]){0,2})", part)
     if not match:
         raise ValueError(f"data spec '{part}' is not tfds:name/config[split][slice]")
@@ -152,7 +152,7 @@ def _unknown(selector: str, part: str, splits: str) -> str:
 
 
 def _groups(spec: Spec, on_error: str, record: Record) -> Iterator[Group]:
-    """The groups of one file, with everything counted."""
+    """Read the groups of one file, with everything counted."""
     wanted = spec.selector if spec.selector in ("train", "val") else None
     for unit in _selected(spec):
         try:
@@ -214,7 +214,7 @@ def _by_prompt(lines: Iterator[Line], spec: Spec) -> list[Unit]:
 
 
 def _group(unit: Unit, spec: Spec) -> Group:
-    """One group from its lines. Raises DataError."""
+    """Make one group of its lines. Raises DataError."""
     size = FORMATS[spec.format].rows
     first, *others = (_read_row(line, spec, FORMATS[spec.format].group) for line in unit)
     if size is not None and len(unit) < size:
@@ -234,7 +234,7 @@ def _group(unit: Unit, spec: Spec) -> Group:
 
 
 def _read_row(line: Line, spec: Spec, reader: Callable[[dict], T]) -> T:
-    """What a reader of rows makes of a line. Raises DataError."""
+    """Apply a reader of rows to a line. Raises DataError."""
     number, content = line
     try:
         found = reader({**jsonl.decode(content), **FORMATS[spec.format].of_path(spec.path)})

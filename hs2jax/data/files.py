@@ -1,4 +1,4 @@
-"""Where the files of a data spec are, and the rows in them, as JSON, whatever their form is."""
+"""Find the files of a data spec, and read the rows in them, whatever their form is."""
 
 import json
 import re
@@ -26,7 +26,7 @@ BATCH = 256  # Rows of a Parquet file that are in memory at once, besides its co
 
 
 def locate(path: str) -> epath.Path:
-    """Where the file of a spec is.
+    """Find the file of a spec.
 
     "mini/NAME" is bundled with the package, "./mini/NAME" not. "hf://datasets/OWNER/NAME/PATH", or
     NAME@REVISION, is fetched from the hub unless it has been before. A "/" in a revision is written
@@ -39,7 +39,7 @@ def locate(path: str) -> epath.Path:
 
 
 def expand(path: str) -> list[str]:
-    """The path, or all paths that match it where it has a "*", sorted.
+    """Return the path, or all paths that match it where it has a "*", sorted.
 
     A "*" stands for any part of the name of a file or folder. Raises FileNotFoundError where
     nothing is there, and ValueError for a path that cannot be understood.
@@ -67,7 +67,7 @@ def expand(path: str) -> list[str]:
 
 
 def lines(file: epath.Path, name: str) -> Iterator[Line]:
-    """The rows of a file as JSON, with their numbers from 1: lines of a .jsonl or .jsonl.gz file,
+    """Read the rows of a file, with their numbers from 1: lines of a .jsonl or .jsonl.gz file,
     items of a .json file that holds one list, rows of a .parquet file.
 
     Raises DataError, with `name` as the file's name, where the file is damaged.
@@ -110,7 +110,7 @@ def parse_rows(path: str, rows: Iterable[object], parse: Callable[[dict, str], T
 
 
 def _fetch(path: str) -> epath.Path:
-    """A file of a data set of the hub, from the hub's cache where it is there."""
+    """Fetch a file of a data set of the hub, or find it in the hub's cache."""
     match = HUB_FILE.fullmatch(path)
     if not match:
         raise ValueError(f"'{path}' is not hf://datasets/OWNER/NAME/PATH or .../NAME@REVISION/PATH")
@@ -131,7 +131,7 @@ def _fetch(path: str) -> epath.Path:
 
 
 def _parquet(file: epath.Path, name: str) -> Iterator[Line]:
-    """The rows of a Parquet file, read in batches."""
+    """Read the rows of a Parquet file, in batches."""
     import pyarrow.parquet  # Slow to import, and only few data sets need it.
 
     number = 0
@@ -148,7 +148,7 @@ def _parquet(file: epath.Path, name: str) -> Iterator[Line]:
 
 
 def _json(file: epath.Path, name: str) -> Iterator[Line]:
-    """The items of a list of rows; a .json file that holds no list has a row in each line."""
+    """Read the items of a list of rows; a .json file that holds no list has a row in each line."""
     found = list(jsonl.lines(file, name))
     content = b"".join(line for _, line in found)
     if not content.lstrip(SPACE.encode()).startswith(b"["):
@@ -175,7 +175,7 @@ def _json(file: epath.Path, name: str) -> Iterator[Line]:
 
 
 def _skip(text: str, at: int) -> int:
-    """Where the first character that is not blank is, from a place on."""
+    """Find the first character that is not blank, from a place on."""
     while at < len(text) and text[at] in SPACE:
         at += 1
     return at

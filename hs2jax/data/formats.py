@@ -35,7 +35,7 @@ JUDGE_BENCH_SOURCES = {  # The category of a source, by how its name starts.
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """How the rows of a file become groups.
+    """The way from the rows of a file to groups.
 
     Attributes:
         parts: for parts of a Group, a function and the columns that it reads them from, with what

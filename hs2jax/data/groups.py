@@ -43,7 +43,7 @@ class DataError(ValueError):
 
 
 def place(file: str) -> str:
-    """What the number of a row of a file (or TFDS data set) counts: "line", "row" or "index"."""
+    """Name the unit that numbers the rows of a file (or TFDS data set): line, row or index."""
     if file.startswith("tfds:"):
         return "index"
     return "row" if file.removesuffix(".gz").endswith((".json", ".parquet")) else "line"
@@ -130,7 +130,7 @@ class Pair(NamedTuple):
 
 
 def pairs(group: Group, derive: str | None = None) -> tuple[list[Pair], int]:
-    """The preference pairs of a group and the number of its ties, which are never returned.
+    """Find the preference pairs of a group, and the number of its ties, which are not returned.
 
     A given strength decides. Without one, and with `derive` an attribute such as "helpfulness",
     every two responses that both have this rating are compared: the higher one is chosen, with the
@@ -152,7 +152,7 @@ def pairs(group: Group, derive: str | None = None) -> tuple[list[Pair], int]:
 
 
 def prompt_text(group: Group) -> str:
-    """The prompt as people read it: one user turn as it is, a conversation with who says what."""
+    """Write the prompt for people: one user turn as it is, a conversation with its speakers."""
     if len(group.prompt) == 1:
         return group.prompt[0]["content"]
     return "\n\n".join(f"{turn['role'].title()}: {turn['content']}" for turn in group.prompt)
@@ -164,7 +164,7 @@ def mistyped(field: str, expected: str, value: object) -> FieldError:
 
 
 def check_text(value: object, field: str) -> str:
-    """`value`, if it is a text that says something and can be encoded; else FieldError."""
+    """Return a text that says something and can be encoded. Raises FieldError."""
     if not isinstance(value, str):
         raise FieldError(field, f"expected a text, found {show(value)}", "wrong type")
     if not value.strip():
@@ -176,7 +176,7 @@ def check_text(value: object, field: str) -> str:
 
 
 def check_unicode(value: str, field: str) -> str:
-    """`value`, if it can be encoded; else FieldError."""
+    """Return a text that can be encoded. Raises FieldError."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -187,7 +187,7 @@ def check_unicode(value: str, field: str) -> str:
 
 
 def check_number(value: object, field: str, low: float, high: float) -> float:
-    """`value` as a float, if it is a number from low to high (not a bool, not NaN)."""
+    """Return a number from low to high (no bool, no NaN) as a float. Raises FieldError."""
     expected = f"a number from {low:g} to {high:g}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise mistyped(field, expected, value)
@@ -199,7 +199,7 @@ def check_number(value: object, field: str, low: float, high: float) -> float:
 
 
 def check_integer(value: object, field: str, low: int, high: int) -> int:
-    """`value`, if it is an integer from low to high."""
+    """Return an integer from low to high. Raises FieldError."""
     check_number(value, field, low, high)
     if not isinstance(value, int):
         raise mistyped(field, f"an integer from {low} to {high}", value)
@@ -207,7 +207,7 @@ def check_integer(value: object, field: str, low: int, high: int) -> int:
 
 
 def check_label(value: object, field: str) -> str | int:
-    """`value`, if it is a text that says something or an integer of at most 64 bits."""
+    """Return a text that says something or an integer of at most 64 bits. Raises FieldError."""
     if isinstance(value, str):
         return check_text(value, field)
     if isinstance(value, bool) or not isinstance(value, int):
@@ -216,7 +216,7 @@ def check_label(value: object, field: str) -> str | int:
 
 
 def check_turns(turns: tuple[dict, ...], field: str) -> None:
-    """Raises FieldError unless the turns are well formed, in order, and end with the user's."""
+    """Check that turns are well formed, in order, and end with the user's. Raises FieldError."""
     if not isinstance(turns, tuple) or not turns:
         raise mistyped(field, "a tuple of at least one turn", turns)
     for i, turn in enumerate(turns):
@@ -237,7 +237,7 @@ def check_turns(turns: tuple[dict, ...], field: str) -> None:
 
 
 def _check_of_each(values: object, field: str, responses: int, kind: type) -> None:
-    """Raises FieldError unless there are none, or a value of this kind for each response."""
+    """Check that there are none, or a value of this kind for each response."""
     if not isinstance(values, tuple) or len(values) not in (0, responses):
         what = (
             f"expected (), or a tuple of one {kind.__name__} for each of the {responses} responses"
@@ -249,7 +249,7 @@ def _check_of_each(values: object, field: str, responses: int, kind: type) -> No
 
 
 def show(value: object) -> str:
-    """A value as it looks in JSON terms, short enough for an error text, safe to print anywhere."""
+    """Show a value in JSON's terms, short enough for an error text, safe to print anywhere."""
     kinds = {dict: "an object", list: "a list", type(None): "null", bool: "true or false"}
     kind = kinds.get(type(value))
     if kind:

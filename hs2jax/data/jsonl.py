@@ -16,7 +16,7 @@ Line = tuple[int, bytes | dict]
 
 
 def lines(file: epath.Path, name: str) -> Iterator[Line]:
-    """The lines of a file that are not blank, with their numbers from 1.
+    """Read the lines of a file that are not blank, with their numbers from 1.
 
     Raises DataError, with `name` as the file's name, where a compressed file is damaged.
     """
@@ -35,7 +35,7 @@ def lines(file: epath.Path, name: str) -> Iterator[Line]:
 
 
 def decode(line: bytes | dict) -> dict:
-    """The JSON object of a line. Raises FieldError, for the field "row", where it is none."""
+    """Decode a line to a JSON object. Raises FieldError, for the field "row", where it is none."""
     if isinstance(line, dict):
         return line
     try:

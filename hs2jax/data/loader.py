@@ -48,7 +48,7 @@ def prepare(
     policy: bool = False,
     record: Record | None = None,
 ) -> Prepared:
-    """Tokenises groups and sees that each fits into a row of `row_length` tokens, and each of its
+    """Tokenise groups and see that each fits into a row of `row_length` tokens, and each of its
     conversations into `max_tokens`, the model's positions. read: see `chat.encode`.
 
     attributes: names of the ratings that become the A columns; a group's other ratings are left
@@ -97,7 +97,7 @@ def prepare(
 
 
 def with_pairs(prepared: Prepared) -> Prepared:
-    """Only the groups that have preference pairs."""
+    """Keep only the groups that have preference pairs."""
     kept = [i for i, example in enumerate(prepared.examples) if example.pairs]
     return Prepared([prepared.groups[i] for i in kept], [prepared.examples[i] for i in kept])
 
@@ -187,7 +187,7 @@ class Batches:
         return [(e, stop - cost, stop) for e, cost, stop in zip(row, costs, stops, strict=True)]
 
     def slots(self, i: int) -> list[tuple[int, int, int, int]]:
-        """Where batch i's responses are: (row, slot, example, response) each."""
+        """List batch i's responses, each as (row, slot, example, response)."""
         return [
             (row, slot, example, response)
             for row, numbers in enumerate(self.plan[i])
@@ -221,7 +221,7 @@ def plan(
     seed: int | None = None,
     record: Record | None = None,
 ) -> Batches:
-    """Plans all batches of `batch_size` groups; the very last one has what is left.
+    """Plan all batches of `batch_size` groups; the very last one has what is left.
 
     seed: shuffles each epoch anew; None keeps the order, for evaluation. The same arguments give
     the same plan everywhere, whatever the number of processes. A group that is too long for a row
@@ -270,8 +270,7 @@ def plan(
 
 
 def _split(encoded: Encoded, layout: str, row_length: int) -> list[tuple[int, int]]:
-    """The first responses that fit into a row with their prompt, the next that do, and so on: as
-    (start, stop) each."""
+    """Split responses into runs that fit into a row with their prompt, as (start, stop) each."""
     found, start = [], 0
     for stop in range(1, len(encoded.responses) + 1):
         alone = packing.cost(_some(encoded, stop - 1, stop), layout)
@@ -287,7 +286,7 @@ def _split(encoded: Encoded, layout: str, row_length: int) -> list[tuple[int, in
 
 
 def _some(encoded: Encoded, start: int, stop: int) -> Encoded:
-    """The prompt with some of its responses. Its own tokens are learned with the first of them."""
+    """Keep some of the responses of a prompt. Its own tokens are learned with the first of them."""
     learn = encoded.learn
     if learn is not None and start > 0:
         learn = np.zeros_like(learn)
@@ -296,7 +295,7 @@ def _some(encoded: Encoded, start: int, stop: int) -> Encoded:
 
 
 def _cut(example: Example, start: int, stop: int) -> Example:
-    """Some responses of an example, without its pairs."""
+    """Keep some responses of an example, without its pairs."""
     return example._replace(
         encoded=_some(example.encoded, start, stop),
         ratings=example.ratings[start:stop],
@@ -306,11 +305,11 @@ def _cut(example: Example, start: int, stop: int) -> Example:
 
 
 def _bucket(n: int) -> int:
-    """The next power of two: few sizes, since a program is compiled for each."""
+    """Round up to a power of two: few sizes, since a program is compiled for each."""
     return 1 << max(n - 1, 0).bit_length()
 
 
 def iterate(batches: Batches) -> grain.DatasetIterator:
-    """The batches, made ahead of time by threads. `get_state` and `set_state` keep the place."""
+    """Iterate over batches made ahead by threads. `get_state` and `set_state` keep the place."""
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
     return iter(grain.MapDataset.source(batches).to_iter_dataset(options))

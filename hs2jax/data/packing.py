@@ -42,7 +42,7 @@ class Shape(NamedTuple):
 
 
 def cost(encoded: Encoded, layout: str) -> int:
-    """How many tokens of a row the group takes; for "padded", of its longest slot."""
+    """Count the tokens of a row that the group takes; for "padded", of its longest slot."""
     lengths = [len(ids) for ids in encoded.responses]
     if layout == "shared":
         return len(encoded.prompt) + sum(lengths)
@@ -54,7 +54,7 @@ def cost(encoded: Encoded, layout: str) -> int:
 
 
 def first_fit(costs: Sequence[int], length: int) -> list[list[int]]:
-    """Indices of `costs` put into rows that hold `length`: longest first, each in the first row
+    """Put indices of `costs` into rows that hold `length`: longest first, each in the first row
     with room (first-fit decreasing). Every cost must be at most `length`."""
     rows: list[list[int]] = []
     room: list[int] = []
@@ -69,7 +69,7 @@ def first_fit(costs: Sequence[int], length: int) -> list[list[int]]:
 
 
 def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[str, np.ndarray]:
-    """A batch of rows as arrays; an empty row is all padding.
+    """Lay a batch of rows down as arrays; an empty row is all padding.
 
     tokens, segment, branch, position, source int32 [B, T]: `segment` counts from 1 and is 0 in
     padding, `branch` is 0 in a prompt and r in the r-th response, `position` goes on from the
@@ -143,7 +143,7 @@ def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[st
 
 
 def _write(batch, b, at, ids, segment, branch, position, before):
-    """Puts `ids` down at `at`; their first token is predicted by the one at index `before`."""
+    """Put `ids` down at `at`; their first token is predicted by the one at index `before`."""
     to = slice(at, at + len(ids))
     batch["tokens"][b, to] = ids
     batch["segment"][b, to] = segment

@@ -1,4 +1,4 @@
-"""What happened to the data of a run: nothing is dropped or cut without being counted here."""
+"""The record of a run's data: nothing is dropped or cut without being counted here."""
 
 import dataclasses
 
@@ -38,20 +38,20 @@ class Record:
     padding: int = 0
 
     def skip(self, reason: str, rows: int = 1, example: str | None = None) -> None:
-        """Counts rows left out for a reason, and keeps the example if there are few yet."""
+        """Count rows left out for a reason, and keeps the example if there are few yet."""
         self.skipped[reason] = self.skipped.get(reason, 0) + rows
         if example is not None:
             self._keep(example)
 
     def skip_as(self, other: "Record") -> None:
-        """Counts what was left out of another file, which stands beside the data."""
+        """Count what was left out of another file, which stands beside the data."""
         for reason, rows in other.skipped.items():
             self.skip(reason, rows)
         for example in other.skipped_examples:
             self._keep(example)
 
     def refuse(self, example: str) -> None:
-        """Counts a group that the chat template refuses."""
+        """Count a group that the chat template refuses."""
         self.refused += 1
         self._keep(example)
 
@@ -65,5 +65,5 @@ class Record:
         return self.padding / max(self.tokens + self.padding, 1)
 
     def to_dict(self) -> dict:
-        """All of it, ready for JSON."""
+        """Give all of it, ready for JSON."""
         return {**dataclasses.asdict(self), "padding_fraction": self.padding_fraction}

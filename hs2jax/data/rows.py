@@ -285,6 +285,6 @@ def votes(row: dict, *fields: str) -> float:
 
 
 def place(row: dict, id: str, column: str = "", name: str = "subset") -> dict:
-    """Where a row belongs in its benchmark: the text of its subset, and an id where it has one."""
+    """The place of a row in its benchmark: the text of its subset, and an id where it has one."""
     found = {name: text(row, column)} if column else {}
     return found if row.get(id) is None else {**found, "id": check_label(row[id], id)}

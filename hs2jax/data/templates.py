@@ -11,7 +11,7 @@ from hs2jax.data.formats import ATTRIBUTES
 
 
 class Template(NamedTuple):
-    """How messages become text, and at which of its tokens the score is read (`chat.READS`)."""
+    """A form of text for messages, and the token of it that the score is read at (`chat.READS`)."""
 
     jinja: str
     read: str
@@ -61,7 +61,7 @@ TEMPLATES = {
 
 
 def choose(name: str) -> Template:
-    """The template of a name. Raises ValueError that lists the names there are."""
+    """Look up a template by name. Raises ValueError that lists the names there are."""
     if name not in TEMPLATES:
         raise ValueError(
             f"there is no template {name!r}; there are {', '.join(TEMPLATES)}, and '' for the one "
@@ -71,13 +71,13 @@ def choose(name: str) -> Template:
 
 
 def in_order(attributes: Iterable[str]) -> list[str]:
-    """Names of attributes in NeMo's order, others behind them by name."""
+    """Sort names of attributes in NeMo's order, others behind them by name."""
     return sorted(attributes, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
 
 
 def condition_text(tokenizer, condition: Mapping[str, int]) -> str:
-    """What stands between the assistant's header and a response that is asked to have these
-    attribute values: one line, or "" where none is asked for.
+    """Write the line between the assistant's header and a response that is asked to have these
+    attribute values; "" where none is asked for.
 
     Where the tokenizer's chat template has NeMo's markers, the line has its own too; else it is
     plain text, since other templates have no place for it. Attributes are in NeMo's order, others
