@@ -10,6 +10,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_formats import JSON
 
 from hs2jax.data import corpora
 from hs2jax.data.formats import ATTRIBUTES
@@ -294,16 +295,6 @@ def test_2000_malformed_rows(cases, tmp_path):
         seen[form.__name__] += 1
     assert sum(seen.values()) == ROWS
     assert min(seen.values()) > 50, seen
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["role", "content", "x"]), inner, max_size=3)
-    ),
-    max_leaves=6,
-)
 
 
 @given(st.data())

@@ -21,7 +21,7 @@ HUB = "hf://"
 HUB_FILE = re.compile(
     r"hf://datasets/([^/@]+/[^/@]+)(?:@(refs/(?:convert/\w+|pr/\d+)|[^/]+))?/(.+)"
 )
-SPACE = " \t\n\r"  # What JSON takes for blank.
+BLANK = re.compile(r"[ \t\n\r]*")  # What JSON takes for it.
 BATCH = 256  # Rows of a Parquet file that are in memory at once, besides its compressed pages.
 
 
@@ -151,31 +151,25 @@ def _json(file: epath.Path, name: str) -> Iterator[Line]:
     """Read the items of a list of rows; a .json file that holds no list has a row in each line."""
     found = list(jsonl.lines(file, name))
     content = b"".join(line for _, line in found)
-    if not content.lstrip(SPACE.encode()).startswith(b"["):
+    if not content.lstrip(b" \t\n\r").startswith(b"["):
         yield from found
         return
     # Broken bytes become lone surrogates, and turn back into what they were in each row.
     text = content.decode(errors="surrogateescape")
     decoder, number = json.JSONDecoder(), 1
-    at = _skip(text, text.index("[") + 1)
+    skip = lambda at: BLANK.match(text, at).end()  # noqa: E731
+    at = skip(text.index("[") + 1)
     try:
         while text[at : at + 1] != "]":
             if number > 1:
                 if text[at : at + 1] != ",":
                     raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
-                at = _skip(text, at + 1)
+                at = skip(at + 1)
             _, end = decoder.raw_decode(text, at)
             yield number, text[at:end].encode(errors="surrogateescape")
-            at, number = _skip(text, end), number + 1
-        if (rest := _skip(text, at + 1)) < len(text):
+            at, number = skip(end), number + 1
+        if (rest := skip(at + 1)) < len(text):
             raise json.JSONDecodeError("Extra data after the list", text, rest)
     except (ValueError, RecursionError) as error:
         what = f"expected a list of JSON objects, but at this row: {error}"
         raise DataError(name, number, "file", what, "damaged file") from None
-
-
-def _skip(text: str, at: int) -> int:
-    """Find the first character that is not blank, from a place on."""
-    while at < len(text) and text[at] in SPACE:
-        at += 1
-    return at
