@@ -28,7 +28,7 @@ def get_config():
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup = 5
     config.batch_size = 4
-    config.micro_rows = 1
+    config.micro_batch_size = 1
     config.epochs = 1
     config.evaluate_every = 14
     config.checkpoint_every = 14

@@ -48,7 +48,7 @@ def get_config(data="data"):
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup = 3
     config.batch_size = 8
-    config.micro_rows = 1
+    config.micro_batch_size = 1
     config.epochs = 2
     # Only the last step is evaluated: the best of several would have been chosen on the test set.
     config.evaluate_every = 1000

@@ -26,7 +26,7 @@ def get_config():
     config.optimizer.learning_rate = 3e-5
     config.optimizer.schedule = "cosine"
     config.batch_size = 16
-    config.micro_rows = 1
+    config.micro_batch_size = 1
     config.epochs = 1
     config.evaluate_every = 50
     config.checkpoint_every = 25

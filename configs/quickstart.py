@@ -18,7 +18,7 @@ def get_config():
     config.model.remat = False
     config.data.row_length = 384
     config.batch_size = 6
-    config.micro_rows = 1
+    config.micro_batch_size = 1
     config.evaluate_every = 12
     config.checkpoint_every = 24
     config.optimizer.warmup = 3

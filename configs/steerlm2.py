@@ -142,7 +142,7 @@ def _small(config: ConfigDict) -> None:
     config.data.row_length = 512
     config.data.on_error = "skip"
     config.batch_size = 6
-    config.micro_rows = 1
+    config.micro_batch_size = 1
     config.epochs = 1
     config.evaluate_every = 12
     config.checkpoint_every = 12

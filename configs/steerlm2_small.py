@@ -161,7 +161,7 @@ def _policy(*, learning_rate: float, batch_size: int, evaluate_every: int) -> Co
     config.optimizer.warmup = 4
     config.optimizer.schedule = "cosine"
     config.batch_size = batch_size
-    config.micro_rows = 1
+    config.micro_batch_size = 1
     config.epochs = 1
     config.evaluate_every = config.checkpoint_every = evaluate_every
     return config

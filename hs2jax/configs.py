@@ -66,10 +66,10 @@ _TRAINING = {
     "optimizer.b1": (0.9, at_least(0)),
     "optimizer.b2": (0.98, at_least(0)),
     "optimizer.weight_decay": (0.1, at_least(0)),
-    "optimizer.clip": (1.0, above(0)),  # Of the gradient's global norm.
-    "optimizer.first_moment": ("float32", one_of("float32", "bfloat16")),  # bfloat16 saves memory.
+    "optimizer.max_grad_norm": (1.0, above(0)),  # Of the gradient's global norm.
+    "optimizer.mu_dtype": ("float32", one_of("float32", "bfloat16")),  # bfloat16 saves memory.
     "batch_size": (64, _COUNT),  # Groups. With two responses each, the papers' 128 rows.
-    "micro_rows": (8, _COUNT),  # Rows computed at a time, over all devices; memory, not results.
+    "micro_batch_size": (8, _COUNT),  # Rows computed at a time, over all devices; for memory.
     "epochs": (2, _COUNT),
     "evaluate_every": (10, _COUNT),  # Steps.
     "checkpoint_every": (50, _COUNT),  # Steps.
@@ -375,7 +375,11 @@ def _check_base(sweep: ConfigDict, where: str) -> None:
 # Keys ---------------------------------------------------------------------------------------------
 
 # Of earlier versions, by what stands there now.
-OLD_KEYS: dict[str, str] = {}
+OLD_KEYS: dict[str, str] = {
+    "micro_rows": "micro_batch_size",
+    "optimizer.clip": "optimizer.max_grad_norm",
+    "optimizer.first_moment": "optimizer.mu_dtype",
+}
 
 
 def unknown_key(config: ConfigDict, key: str, where: str = "config") -> str:

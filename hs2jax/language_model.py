@@ -56,7 +56,7 @@ class Sample(NamedTuple):
 class LanguageModel:
     """A decoder with its vocabulary's output weights.
 
-    params: the decoder's, with "unembed" [V, D], or without where "embed" serves as that. mesh:
+    params: the decoder's, with "lm_head" [V, D], or without where "embed" serves as that. mesh:
     where the parameters live, None for the default device. dtype: of the computation; softmax is
     always float32. name: as it was loaded. template: name of the chat template that the tokenizer
     holds, "own" for its own. read: how the end of a turn is found, see `data.chat.encode`.
@@ -164,12 +164,12 @@ class LanguageModel:
         """
         _check_settings(n, temperature, top_p, top_k, max_new_tokens, stop, rows, seed)
         prompts = chat.prompt_ids(self.tokenizer, groups, self.read)
-        room = [self.config.max_positions - len(ids) for ids in prompts]
+        room = [self.config.max_seq_len - len(ids) for ids in prompts]
         for group, left in zip(groups, room, strict=True):
             if left < 1:
                 raise ValueError(
-                    f"{group.source}: the prompt has {self.config.max_positions - left} tokens and "
-                    f"the model {self.config.max_positions} positions, so there is no room for a "
+                    f"{group.source}: the prompt has {self.config.max_seq_len - left} tokens and "
+                    f"the model {self.config.max_seq_len} positions, so there is no room for a "
                     "response; leave the prompt out or shorten it"
                 )
         wanted = [(i, j) for i in range(len(prompts)) for j in range(n)]
@@ -179,7 +179,7 @@ class LanguageModel:
             self.config,
             prompts,
             [
-                sampler.Job(i, key, min(max_new_tokens, room[i]))
+                sampler.SampleRequest(i, key, min(max_new_tokens, room[i]))
                 for (i, _), key in zip(wanted, keys, strict=True)
             ],
             sampler.Drawing(
@@ -198,7 +198,7 @@ class LanguageModel:
         own = chat.end_of_turn(self.tokenizer, self.read)
         return (own, *((id,) for id in self.config.eos_ids if (id,) != own))
 
-    def _text(self, taken: sampler.Taken, stop: Sequence[str]) -> str:
+    def _text(self, taken: sampler.Completion, stop: Sequence[str]) -> str:
         ids, ended = taken.tokens.tolist(), False
         if taken.finished:
             for end in self._ends():
@@ -242,7 +242,7 @@ class LanguageModel:
         for (i, group), encoded in zip(parts, every, strict=True):
             if i in left_out:
                 continue
-            excess = packing.cost(encoded, "padded") - self.config.max_positions
+            excess = packing.cost(encoded, "padded") - self.config.max_seq_len
             if excess <= 0:
                 singles += [(i, Encoded(encoded.prompt, (ids,))) for ids in encoded.responses]
             elif skip:
@@ -251,7 +251,7 @@ class LanguageModel:
             else:
                 raise ValueError(
                     f"{group.source}: a conversation is {excess} tokens longer than the "
-                    f"{self.config.max_positions} that fit; leave it out"
+                    f"{self.config.max_seq_len} that fit; leave it out"
                 )
         singles = [(i, one) for i, one in singles if i not in left_out]
         found: list[list[np.ndarray] | None] = [
@@ -304,7 +304,7 @@ class LanguageModel:
         parts = encode(
             self.tokenizer,
             alone,
-            longest=self.config.max_positions,
+            longest=self.config.max_seq_len,
             read=self.read,
             truncate=truncate,
             skip=skip,

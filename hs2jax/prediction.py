@@ -30,7 +30,7 @@ def forward(params, batch, config: Config, *, layout: str, dtype, remat: bool = 
     mean nothing.
     """
     hidden = hidden_states(params, batch, config, layout=layout, dtype=dtype, remat=remat)
-    return heads.reward(params["head"], hidden, batch["last"])
+    return heads.reward(params["head"], hidden, batch["end_positions"])
 
 
 def token_log_probabilities(
@@ -39,16 +39,16 @@ def token_log_probabilities(
     """The log-probability [B, T] in nats, float32, of each token after those that it can see, of a
     batch as `data.packing.lay` makes it; 0 where a token follows nothing, and in padding.
 
-    params: as `hidden_states` takes them; the decoder's have "unembed", or "embed" serves as that.
+    params: as `hidden_states` takes them; the decoder's have "lm_head", or "embed" serves as that.
     """
     hidden = hidden_states(params, batch, config, layout=layout, dtype=dtype, remat=remat)
     decoder = params["decoder"]
-    follows = batch["source"] >= 0
+    follows = batch["predictor_index"] >= 0
     found = log_probabilities(
-        pick(hidden, jnp.where(follows, batch["source"], 0)),
-        decoder.get("unembed", decoder["embed"]),
+        pick(hidden, jnp.where(follows, batch["predictor_index"], 0)),
+        decoder.get("lm_head", decoder["embed"]),
         batch["tokens"],
-        cap=config.final_cap,
+        cap=config.final_logit_softcap,
     )
     return jnp.where(follows, found, 0.0)
 
@@ -60,9 +60,9 @@ def hidden_states(params, batch, config: Config, *, layout: str, dtype, remat: b
     layers may be a stack of their own, "frozen"; with `states` [B, T, D] in the batch, what they
     give, they are not computed.
     """
-    tokens, position = batch["tokens"], batch["position"]
-    (B, T), R = tokens.shape, batch["last"].shape[1]
-    who_sees_whom = Layout(batch["segment"], batch["branch"], position)
+    tokens, position = batch["tokens"], batch["positions"]
+    (B, T), R = tokens.shape, batch["end_positions"].shape[1]
+    who_sees_whom = Layout(batch["segment_ids"], batch["branch_ids"], position)
     if layout == "padded":
         # Cut at the slots, each conversation is a row of its own and causality is mask enough.
         tokens, position = tokens.reshape(B * R, T // R), position.reshape(B * R, T // R)
@@ -115,7 +115,7 @@ def plan_evaluation(examples, *, row_length, layout, rows, mesh=None):
         row_length=row_length,
         layout=layout,
         batch_size=BATCH,
-        micro_rows=sharding.fit_rows(rows, mesh),
+        micro_batch_size=sharding.fit_rows(rows, mesh),
     )
 
 
@@ -143,7 +143,7 @@ def run_batches(run, batches: loader.Batches, outputs: int, mesh=None) -> list[n
     found = [np.zeros((len(e.encoded.responses), outputs), np.float32) for e in batches.examples]
     for i in range(len(batches)):
         arrays = batches[i]
-        used = -(-len(batches.plan[i]) // batches.micro_rows)
+        used = -(-len(batches.plan[i]) // batches.micro_batch_size)
         tables = []
         for m in range(used):
             micro = sharding.place_rows({name: x[m] for name, x in arrays.items()}, mesh)
@@ -164,7 +164,7 @@ def response_log_probabilities(
     """
     if not encoded:
         return []
-    runs = share(encoded, config.width)
+    runs = share(encoded, config.hidden_size)
     batches = plan_rows(
         [join([encoded[i] for i in run]) for run in runs], layout=layout, rows=rows, mesh=mesh
     )
@@ -173,11 +173,11 @@ def response_log_probabilities(
     most = _most_wanted(batches, lengths)
     for i in range(len(batches)):
         arrays = batches[i]
-        wanted, places = _wanted(batches, i, arrays["last"], lengths, most)
-        arrays["before"] = np.take_along_axis(arrays["source"], wanted, axis=-1)
+        wanted, places = _wanted(batches, i, arrays["end_positions"], lengths, most)
+        arrays["before"] = np.take_along_axis(arrays["predictor_index"], wanted, axis=-1)
         arrays["target"] = np.take_along_axis(arrays["tokens"], wanted, axis=-1)
         tables = []
-        for m in range(-(-len(batches.plan[i]) // batches.micro_rows)):
+        for m in range(-(-len(batches.plan[i]) // batches.micro_batch_size)):
             micro = sharding.place_rows({name: x[m] for name, x in arrays.items()}, mesh)
             tables.append(to_host(_of_wanted(params, micro, config, layout, dtype)))
         table = np.concatenate(tables)
@@ -190,9 +190,9 @@ def response_log_probabilities(
 def _of_wanted(params, batch, config: Config, layout: str, dtype):
     """Log-probabilities [B, P] of the tokens "target", after those at "before"."""
     hidden = hidden_states({"decoder": params}, batch, config, layout=layout, dtype=dtype)
-    unembed = params.get("unembed", params["embed"])
+    lm_head = params.get("lm_head", params["embed"])
     before = pick(hidden, batch["before"])
-    return log_probabilities(before, unembed, batch["target"], cap=config.final_cap)
+    return log_probabilities(before, lm_head, batch["target"], cap=config.final_logit_softcap)
 
 
 def _most_wanted(batches: loader.Batches, lengths: Sequence[Sequence[int]]) -> int:

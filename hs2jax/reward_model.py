@@ -97,7 +97,7 @@ class RewardModel:
                 )
             log.info("%s has no reward head: a new one, for %s", name, ", ".join(outputs))
             head = heads.init_reward(
-                jax.random.key(seed), loaded.config.width, len(outputs), bias=bias
+                jax.random.key(seed), loaded.config.hidden_size, len(outputs), bias=bias
             )
             found = tuple(outputs)
         elif outputs and tuple(outputs) != found:
@@ -112,9 +112,9 @@ class RewardModel:
         if dtype is None:
             dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
         config, decoder, read = loaded.config, dict(loaded.params), loaded.read
-        if config.has_unembed:  # Never used here, so not to be kept, trained or decayed.
+        if config.has_lm_head:  # Never used here, so not to be kept, trained or decayed.
             config = dataclasses.replace(config, language_head=False)
-            del decoder["unembed"]
+            del decoder["lm_head"]
         if template:
             loaded.tokenizer.chat_template, read = templates.choose(template)
         params = {"decoder": decoder, "head": head}
@@ -203,7 +203,7 @@ class RewardModel:
         return encode(
             self.tokenizer,
             groups,
-            longest=min(max_tokens or self.config.max_positions, self.config.max_positions),
+            longest=min(max_tokens or self.config.max_seq_len, self.config.max_seq_len),
             read=self.read,
             truncate=truncate,
             skip=skip,

@@ -64,7 +64,7 @@ def _run_locally(config: ConfigDict, local: str) -> None:
     config.model.remat = False
     config.data.row_length = 384
     config.batch_size = 6
-    config.micro_rows = 1
+    config.micro_batch_size = 1
     config.epochs = 1
     config.evaluate_every = 12
     config.checkpoint_every = 12

@@ -52,7 +52,7 @@ OWN = [
 def prepare(folder: Path) -> Path:
     """Writes what runs need: a language model, a reward model, criteria, data with and without
     ratings."""
-    tiny.language_model(folder / "model", max_positions=4096)
+    tiny.language_model(folder / "model", max_seq_len=4096)
     tiny.save(
         folder / "reward",
         outputs=("helpfulness", "other"),

@@ -58,7 +58,7 @@ def micro_batches(asked: list[Asked]) -> tuple[list[dict], int]:
     batches = plan_rows(examples, layout="shared")
     found = []
     for i in range(len(batches)):
-        for m in range(-(-len(batches.plan[i]) // batches.micro_rows)):
+        for m in range(-(-len(batches.plan[i]) // batches.micro_batch_size)):
             found.append({name: jnp.asarray(x[m]) for name, x in batches[i].items()})
     return found, batches.shape.length
 
@@ -103,7 +103,7 @@ def needed_bytes(config: Config, dtype, stored, batch: dict, answers: int) -> di
 
     params = jax.tree.map(lambda leaf: abstract(leaf.shape, stored), decoder.shapes(config))
     batch = {name: abstract(x.shape, x.dtype) for name, x in batch.items()}
-    columns = abstract((answers, config.width), stored)
+    columns = abstract((answers, config.hidden_size), stored)
     how = {"config": config, "dtype": dtype}
     lowered = {
         PLAIN: plain.lower({"decoder": params}, batch, layout="shared", **how),
@@ -120,7 +120,7 @@ def print_memory(of: Judge, asked: list[Asked]) -> None:
     variants = {
         "as it is": config,
         "4 times the vocabulary": dataclasses.replace(config, vocab_size=4 * config.vocab_size),
-        "twice the layers": dataclasses.replace(config, layers=2 * config.layers),
+        "twice the layers": dataclasses.replace(config, num_layers=2 * config.num_layers),
     }
     print("\nMemory besides parameters and inputs, for one batch of rows:\n")
     print(f"| model | vocabulary | layers | {PLAIN}, MiB | {JUDGE}, MiB | more, KiB |")
@@ -128,8 +128,9 @@ def print_memory(of: Judge, asked: list[Asked]) -> None:
     for name, variant in variants.items():
         found = needed_bytes(variant, of.model.dtype, stored, batch, len(asked[0].tokens))
         print(
-            f"| {name} | {variant.vocab_size:,} | {variant.layers} | {found[PLAIN] / MIB:.2f} | "
-            f"{found[JUDGE] / MIB:.2f} | {(found[JUDGE] - found[PLAIN]) / 1024:+.1f} |",
+            f"| {name} | {variant.vocab_size:,} | {variant.num_layers} "
+            f"| {found[PLAIN] / MIB:.2f} | {found[JUDGE] / MIB:.2f} "
+            f"| {(found[JUDGE] - found[PLAIN]) / 1024:+.1f} |",
             flush=True,
         )
 

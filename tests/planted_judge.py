@@ -44,5 +44,5 @@ class PlantedJudge:
 
 def random_judge(folder):
     """A judge of a tiny model with random weights, for texts of any length; writes it."""
-    tiny.language_model(folder, max_positions=16384)
+    tiny.language_model(folder, max_seq_len=16384)
     return Judge.load(str(folder))

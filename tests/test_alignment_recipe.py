@@ -12,7 +12,7 @@ ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosit
 
 
 def test_the_small_recipe_goes_through_all_its_stages(tmp_path):
-    tiny.language_model(tmp_path / "base", max_positions=2048)
+    tiny.language_model(tmp_path / "base", max_seq_len=2048)
     own = {"model.name": tmp_path / "base", "batch_size": 24, "data.row_length": 1024}
     few = "helpsteer2:mini/train.jsonl[:12]"
     settings = {

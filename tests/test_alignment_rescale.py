@@ -20,8 +20,8 @@ OUTPUTS = ("verbosity", "helpfulness", "reward")
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rescale")
-    tiny.save(folder / "biased", outputs=OUTPUTS, bias=True, max_positions=1024)
-    tiny.save(folder / "plain", outputs=OUTPUTS, bias=False, max_positions=1024)
+    tiny.save(folder / "biased", outputs=OUTPUTS, bias=True, max_seq_len=1024)
+    tiny.save(folder / "plain", outputs=OUTPUTS, bias=False, max_seq_len=1024)
     return folder
 
 

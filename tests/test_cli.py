@@ -17,7 +17,7 @@ from hs2jax.data.groups import pairs
 from hs2jax.models import hub
 from hs2jax.reward_model import RewardModel
 
-ROW, MICRO_ROWS, BATCH = 512, 8, 4
+ROW, MICRO_BATCH_SIZE, BATCH = 512, 8, 4
 OUTPUTS = ("helpfulness", "verbosity")
 RATINGS = {
     "train": "helpsteer2:mini/train.jsonl[:12]",
@@ -41,7 +41,7 @@ def get_config(stage=None):
     common.optimizer.learning_rate = 1e-3
     common.optimizer.warmup = 2
     common.batch_size = {BATCH}
-    common.micro_rows = {MICRO_ROWS}
+    common.micro_batch_size = {MICRO_BATCH_SIZE}
     common.evaluate_every = 2
     common.checkpoint_every = 2
 
@@ -92,7 +92,7 @@ class Trained(NamedTuple):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Trained:
     folder = tmp_path_factory.mktemp("cli")
-    tiny.language_model(folder / "base", max_positions=4096)
+    tiny.language_model(folder / "base", max_seq_len=4096)
     (folder / "recipe.py").write_text(f"BASE = {str(folder / 'base')!r}\n{RECIPE}")
     command = (
         "run",
@@ -222,7 +222,7 @@ def test_record_counts_what_became_of_the_data(trained, stage, specs, rows, deri
             # Ratings are learnt from a tie too, preferences are not.
             tokens = epochs * sum(cost for cost, found, _ in fit if derive or found)
             # No batch of four groups needs more than the rows of one micro-batch.
-            positions = result["steps"] * MICRO_ROWS * ROW
+            positions = result["steps"] * MICRO_BATCH_SIZE * ROW
             assert (record["tokens"], record["padding"]) == (tokens, positions - tokens)
             assert record["padding_fraction"] == pytest.approx(1 - tokens / positions)
 
@@ -340,7 +340,7 @@ def with_bias(tmp_path_factory) -> Path:
     """A reward model's folder with all that a head can have."""
     folder = tmp_path_factory.mktemp("reward") / "reward"
     weights = {"helpfulness": 0.65, "verbosity": -0.4}
-    tiny.save(folder, outputs=OUTPUTS, bias=True, weights=weights, max_positions=4096)
+    tiny.save(folder, outputs=OUTPUTS, bias=True, weights=weights, max_seq_len=4096)
     return folder
 
 

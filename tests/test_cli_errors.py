@@ -43,8 +43,8 @@ def folder(tmp_path_factory) -> Path:
     """A language model `base`, a reward model `reward`, a config `train.py`, recipes that
     lack their stage or its verb, a run's folder as far as one can tell, and files of rows."""
     folder = tmp_path_factory.mktemp("errors")
-    tiny.language_model(folder / "base", max_positions=4096)
-    tiny.save(folder / "reward", outputs=OUTPUTS, bias=True, max_positions=2048)
+    tiny.language_model(folder / "base", max_seq_len=4096)
+    tiny.save(folder / "reward", outputs=OUTPUTS, bias=True, max_seq_len=2048)
     (folder / "train.py").write_text(CONFIG.format(base=str(folder / "base")))
     for name, stages in (("recipe", "{}"), ("no_verb", "{'first': {'seed': 0}}")):
         (folder / f"{name}.py").write_text(RECIPE.format(stages=stages))

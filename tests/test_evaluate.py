@@ -25,7 +25,7 @@ RATINGS = "helpsteer2:mini/train.jsonl[:6]"
 def model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     tiny.save(
-        folder, outputs=OUTPUTS, weights={"helpfulness": 1.0, "verbosity": -0.5}, max_positions=2048
+        folder, outputs=OUTPUTS, weights={"helpfulness": 1.0, "verbosity": -0.5}, max_seq_len=2048
     )
     return folder
 

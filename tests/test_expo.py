@@ -279,7 +279,7 @@ def test_a_config_that_cannot_be_is_refused(models, data, tmp_path, option, said
 
 
 def test_models_or_data_that_cannot_be_are_refused(models, data, tmp_path):
-    tiny.save(tmp_path / "other", layers=2)
+    tiny.save(tmp_path / "other", num_layers=2)
     said = fail(*command(models, data, tmp_path / "a", f"trained={tmp_path / 'other'}"))
     assert "layers: 3 and 2" in said
     tie = {"prompt": "a", "responses": ["b", "c"], "ratings": [{"helpfulness": 1}] * 2}

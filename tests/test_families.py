@@ -30,27 +30,27 @@ LLAMA3 = rope.Scaling("llama3", 8.0, 1.0, 4.0, 32)
 ALTERNATING = (True, False, True)
 SHAPES = {
     "llama": {"rope_scaling": LLAMA3, "qkv_bias": True, "o_bias": True, "mlp_bias": True},
-    "mistral": {"window": 5, "sliding": (True,) * 3},
-    "qwen2": {"window": 4, "sliding": (False, True, True)},
+    "mistral": {"sliding_window": 5, "sliding": (True,) * 3},
+    "qwen2": {"sliding_window": 4, "sliding": (False, True, True)},
     "qwen3": {"tied": True},
     "gemma2": {
-        "window": 4,
+        "sliding_window": 4,
         "sliding": ALTERNATING,
-        "query_scalar": 12,
-        "attention_cap": 3.0,
-        "final_cap": 2.0,
+        "query_pre_attn_scalar": 12,
+        "attn_logit_softcap": 3.0,
+        "final_logit_softcap": 2.0,
         "tied": True,
     },
     "gemma3_text": {
-        "window": 3,
+        "sliding_window": 3,
         "sliding": ALTERNATING,
-        "query_scalar": 8,
+        "query_pre_attn_scalar": 8,
         "rope_base": 1e6,
         "rope_local_base": 1e4,
         "rope_scaling": rope.Scaling("linear", 8.0),
         "tied": True,
     },
-    "nemotron": {"rotary_fraction": 0.5, "head_size": 12},
+    "nemotron": {"rotary_fraction": 0.5, "head_dim": 12},
 }
 
 
@@ -86,7 +86,7 @@ def hidden_of(config, params, tokens, frozen=0):
 def configs(draw):
     name = draw(st.sampled_from(list(SHAPES)))
     family, scaling, layers = FAMILIES[name], st.floats(1.0, 50.0), draw(st.integers(1, 7))
-    changes = {"layers": layers, "tied": draw(st.booleans()), "rope_base": draw(scaling)}
+    changes = {"num_layers": layers, "tied": draw(st.booleans()), "rope_base": draw(scaling)}
     changes["rope_scaling"] = draw(
         st.none()
         | st.builds(rope.Scaling, st.sampled_from(["linear", "dynamic"]), scaling)
@@ -108,9 +108,9 @@ def configs(draw):
         sliding = (True,) * layers
     unwindowed = name in ("mistral", "qwen2", "qwen3") and draw(st.booleans())
     if family.windows is None or unwindowed:
-        changes |= {"window": None, "sliding": ()}
+        changes |= {"sliding_window": None, "sliding": ()}
     else:
-        changes |= {"window": draw(st.integers(1, 9999)), "sliding": sliding}
+        changes |= {"sliding_window": draw(st.integers(1, 9999)), "sliding": sliding}
     return config_of(name, **changes)
 
 
@@ -148,7 +148,7 @@ def test_a_folder_gives_back_the_bits_also_in_shards(tmp_path, config, with_head
     outputs = ["a", "b"] if with_head else None
     checkpoint_files.save_params(tmp_path, params, config, head=head, outputs=outputs)
     if with_head:
-        params.pop("unembed", None)
+        params.pop("lm_head", None)
     mesh = make_mesh(2, 2, 2)
     again = hub.load(tmp_path, lambda config, shapes: shardings(shapes, mesh))
     assert again.config == dataclasses.replace(config, language_head=config.tied or not with_head)
@@ -237,21 +237,21 @@ def test_attention_equals_its_definition(tokens, window, cap, seed, branched):
 
 def test_only_what_a_model_has_is_computed():
     for family, config in CONFIGS.items():
-        own, shared = decoder.constants(config, 6)
-        assert ("window" in own) == (len(set(config.sliding)) == 2), family
-        assert ("frequency" in own) == (family == "gemma3_text"), family
+        per_layer, broadcast = decoder.constants(config, 6)
+        assert ("window" in per_layer) == (len(set(config.sliding)) == 2), family
+        assert ("frequency" in per_layer) == (family == "gemma3_text"), family
         # In rows no longer than the window there is nothing to hide.
-        _, short = decoder.constants(config, config.window or 6)
+        _, short = decoder.constants(config, config.sliding_window or 6)
         assert short["window"] is None, family
-    _, shared = decoder.constants(CONFIGS["mistral"], 6)
-    assert shared["window"] == 5
+    _, broadcast = decoder.constants(CONFIGS["mistral"], 6)
+    assert broadcast["window"] == 5
 
 
 def test_the_vocabulary_logits_are_capped():
     config = CONFIGS["gemma2"]
     params = parameters(config)
     hidden = hidden_of(config, params, jnp.arange(8)[None])
-    plain = logits(params, hidden, dataclasses.replace(config, final_cap=None))
+    plain = logits(params, hidden, dataclasses.replace(config, final_logit_softcap=None))
     assert np.abs(plain).max() > 3
     np.testing.assert_allclose(logits(params, hidden, config), 2 * np.tanh(plain / 2), rtol=1e-5)
 
@@ -293,14 +293,14 @@ def test_what_older_files_leave_out_has_the_family_s_value():
         del gemma2[key]
     config = Config.from_hf(gemma2)
     assert config.sliding == (True, False, True, False)
-    assert (config.window, config.attention_cap, config.tied) == (4096, 50.0, True)
+    assert (config.sliding_window, config.attn_logit_softcap, config.tied) == (4096, 50.0, True)
     gemma3 = hf_of("gemma3_text", num_hidden_layers=7)
     del gemma3["layer_types"], gemma3["sliding_window_pattern"]
     assert Config.from_hf(gemma3).sliding == (True,) * 5 + (False, True)
     qwen = hf_of("qwen2", layer_types=None, max_window_layers=0)
     assert Config.from_hf(qwen).sliding == (True,) * 3
     unused = Config.from_hf(qwen | {"use_sliding_window": False})
-    assert (unused.window, unused.sliding) == (None, ())
+    assert (unused.sliding_window, unused.sliding) == (None, ())
     assert Config.from_hf(hf_of("mistral", sliding_window=None)).sliding == ()
 
 

@@ -44,15 +44,15 @@ def write(path, config, params, *, quantise=None, change=None, rename=None):
     tokens += [f"<unused{i}>" for i in range(config.vocab_size - len(tokens))]
     meta = {
         "llama.vocab_size": config.vocab_size,
-        "llama.embedding_length": config.width,
-        "llama.block_count": config.layers,
-        "llama.attention.head_count": config.heads,
-        "llama.attention.head_count_kv": config.kv_heads,
-        "llama.attention.key_length": config.head_size,
-        "llama.attention.value_length": config.head_size,
-        "llama.rope.dimension_count": config.head_size,
-        "llama.feed_forward_length": config.hidden,
-        "llama.context_length": config.max_positions,
+        "llama.embedding_length": config.hidden_size,
+        "llama.block_count": config.num_layers,
+        "llama.attention.head_count": config.num_heads,
+        "llama.attention.head_count_kv": config.num_kv_heads,
+        "llama.attention.key_length": config.head_dim,
+        "llama.attention.value_length": config.head_dim,
+        "llama.rope.dimension_count": config.head_dim,
+        "llama.feed_forward_length": config.intermediate_size,
+        "llama.context_length": config.max_seq_len,
         "llama.attention.layer_norm_rms_epsilon": config.norm_epsilon,
         "llama.rope.freq_base": config.rope_base,
         "tokenizer.ggml.model": "gpt2",
@@ -73,9 +73,9 @@ def write(path, config, params, *, quantise=None, change=None, rename=None):
     for tensor in leaves.unstack(params, config):
         array = tensor.read().astype(np.float32)
         if "q_proj" in tensor.name:
-            array = interleave(array, config.heads)
+            array = interleave(array, config.num_heads)
         if "k_proj" in tensor.name:
-            array = interleave(array, config.kv_heads)
+            array = interleave(array, config.num_kv_heads)
         name = (rename or {}).get(gguf_name(tensor.name), gguf_name(tensor.name))
         if quantise is not None and array.ndim == 2:
             writer.add_tensor(name, gguf.quants.quantize(array, quantise), raw_dtype=quantise)
@@ -103,7 +103,9 @@ def test_a_float_file_gives_back_the_bits(tmp_path, tied):
 
 @pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q4_1, Kind.Q4_0, Kind.BF16, Kind.F16])
 def test_quantised_tensors_are_near_what_they_were(tmp_path, kind):
-    config = dataclasses.replace(TINY, width=64, heads=4, kv_heads=2, head_size=16, hidden=96)
+    config = dataclasses.replace(
+        TINY, hidden_size=64, num_heads=4, num_kv_heads=2, head_dim=16, intermediate_size=96
+    )
     params = random_params(config)
     file = open_gguf(write(tmp_path / "x.gguf", config, params, quantise=kind))
     # Half a step of the coarsest kind; a wrong order of rows would be off by about 1.
@@ -169,7 +171,7 @@ def test_the_tokenizer_cuts_digits_and_knows_its_special_tokens(tmp_path):
     # A token that the user defined is text and stays when special tokens are skipped.
     assert tokenizer.decode([2, 3, 4], skip_special_tokens=True) == "<tool>a"
     assert tokenizer.chat_template == CHATML
-    assert tokenizer.model_max_length == TINY.max_positions
+    assert tokenizer.model_max_length == TINY.max_seq_len
 
 
 @pytest.mark.parametrize(

@@ -20,16 +20,16 @@ from hs2jax.models.sharding import make_mesh, shardings
 
 @st.composite
 def configs(draw):
-    kv_heads = draw(st.integers(1, 3))
+    num_kv_heads = draw(st.integers(1, 3))
     tied = draw(st.booleans())
     return Config(
         vocab_size=draw(st.integers(1, 40)),
-        width=draw(st.integers(1, 20)),
-        layers=draw(st.integers(1, 3)),
-        heads=kv_heads * draw(st.integers(1, 3)),
-        kv_heads=kv_heads,
-        head_size=2 * draw(st.integers(1, 4)),
-        hidden=draw(st.integers(1, 20)),
+        hidden_size=draw(st.integers(1, 20)),
+        num_layers=draw(st.integers(1, 3)),
+        num_heads=num_kv_heads * draw(st.integers(1, 3)),
+        num_kv_heads=num_kv_heads,
+        head_dim=2 * draw(st.integers(1, 4)),
+        intermediate_size=draw(st.integers(1, 20)),
         norm_epsilon=draw(st.floats(1e-12, 1e-2)),
         rope_base=draw(st.floats(1.0, 1e7)),
         tied=tied,
@@ -86,7 +86,7 @@ def test_old_and_new_config_files_say_the_same():
     old = {k: v for k, v in TINY.to_hf().items() if k not in ("rope_parameters", "head_dim")}
     assert Config.from_hf(new | {"rope_parameters": {"rope_theta": 5e5}}).rope_base == 5e5
     assert Config.from_hf(old | {"rope_theta": 5e5}).rope_base == 5e5
-    assert Config.from_hf(old).head_size == TINY.width // TINY.heads
+    assert Config.from_hf(old).head_dim == TINY.hidden_size // TINY.num_heads
 
 
 @settings(max_examples=15)
@@ -107,7 +107,7 @@ def test_a_folder_gives_back_the_bits(tmp_path_factory, config, max_bytes, with_
     )
     again = hub.load(folder)
     if with_head:
-        params.pop("unembed", None)
+        params.pop("lm_head", None)
         config = dataclasses.replace(config, language_head=config.tied)
     assert again.config == config
     assert_same_bits(again.params, params)

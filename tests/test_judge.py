@@ -37,7 +37,7 @@ def request_of(talk, criteria=CRITERIA) -> Request:
 
 
 def small_judge(seed=0, mesh=None, words=None, **changes) -> Judge:
-    config = tiny.config(**({"max_positions": 2048} | changes))
+    config = tiny.config(**({"max_seq_len": 2048} | changes))
     params = tiny.parameters(config, seed)
     if mesh is not None:
         params = jax.device_put(params, sharding.shardings(params, mesh))
@@ -59,7 +59,7 @@ def test_a_reading_is_what_the_unembedding_says_of_every_state():
     for asked, reading in zip(
         score_tokens.encode(model.tokenizer, REQUESTS), JUDGE.read(REQUESTS), strict=True
     ):
-        assert reading.logits.shape == (2, 2, model.config.layers + 1, 5)
+        assert reading.logits.shape == (2, 2, model.config.num_layers + 1, 5)
         for q, rest in enumerate(asked.encoded.responses):
             ids = jnp.asarray(np.concatenate([asked.encoded.prompt, rest]))[None]
             at = jnp.arange(ids.shape[1])[None]
@@ -99,7 +99,9 @@ def test_a_question_does_not_see_the_others():
 
 def test_eight_devices_read_as_one():
     mesh = sharding.make_mesh(fsdp=4, tensor=2)
-    assert_same(small_judge(mesh=mesh, heads=4, kv_heads=2).read(REQUESTS), JUDGE.read(REQUESTS))
+    assert_same(
+        small_judge(mesh=mesh, num_heads=4, num_kv_heads=2).read(REQUESTS), JUDGE.read(REQUESTS)
+    )
 
 
 def test_states_give_the_same_logits():
@@ -133,8 +135,11 @@ def sizes(jaxpr) -> set[tuple[int, ...]]:
 def test_no_logits_of_the_vocabulary_and_no_layers_states_are_made(states):
     V, T, layers, D = 977, 64, 3, 32
     config = tiny.config(vocab_size=V)
-    batch = {name: jnp.zeros((2, T), jnp.int32) for name in ("tokens", "segment", "branch")}
-    batch |= {"position": jnp.zeros((2, T), jnp.int32), "last": jnp.zeros((2, 4), jnp.int32)}
+    batch = {name: jnp.zeros((2, T), jnp.int32) for name in ("tokens", "segment_ids", "branch_ids")}
+    batch |= {
+        "positions": jnp.zeros((2, T), jnp.int32),
+        "end_positions": jnp.zeros((2, 4), jnp.int32),
+    }
     params = tiny.parameters(config)
     made = sizes(
         jax.make_jaxpr(
@@ -208,7 +213,7 @@ def test_a_judge_takes_a_file_of_its_own_weights_only(tmp_path):
 
 
 def test_what_does_not_fit_is_told_or_counted():
-    judge, record = small_judge(max_positions=500), Record()
+    judge, record = small_judge(max_seq_len=500), Record()
     long = request_of(("word " * 600, "Yes."))
     with pytest.raises(ValueError, match=r"about word .* tokens, and the model has 500 positions"):
         judge.read([long])
@@ -344,7 +349,7 @@ def test_a_broken_file_is_computed_again(tmp_path, monkeypatch):
 
 
 def test_what_is_too_long_stays_counted(tmp_path):
-    judge = small_judge(max_positions=500)
+    judge = small_judge(max_seq_len=500)
     requests = [REQUESTS[0], request_of(("word " * 600, "Yes."))]
     for _ in range(2):
         record = Record()

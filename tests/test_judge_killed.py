@@ -39,7 +39,7 @@ cli.main({arguments!r})
 
 @pytest.fixture
 def here(tmp_path) -> Path:
-    tiny.language_model(tmp_path / "model", max_positions=2048)
+    tiny.language_model(tmp_path / "model", max_seq_len=2048)
     (tmp_path / "criteria.json").write_text(json.dumps(CRITERIA))
     write(tmp_path / "rated.jsonl", rated_rows(10))
     return tmp_path

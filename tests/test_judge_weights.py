@@ -86,7 +86,7 @@ def test_weights_are_not_judged_by_what_they_were_fitted_to(here, tmp_path):
 def test_weights_of_another_judge_are_refused(here, validated, tmp_path, what):
     path, settings = validated / "weights.json", {}
     if what == "model":
-        tiny.language_model(tmp_path / "other", seed=1, max_positions=4096)
+        tiny.language_model(tmp_path / "other", seed=1, max_seq_len=4096)
         settings, words = {"model": tmp_path / "other"}, "checksum is"
     elif what == "preset":
         settings, words = {"preset": "repository"}, "layers is 4 there and 3 here"

@@ -32,7 +32,7 @@ def tiny_model(mesh=None, tokenizer=tiny.tokenizer, **changes) -> LanguageModel:
 
 
 MODEL = tiny_model()
-UNTIED = tiny_model(tied=False, final_cap=3.0)
+UNTIED = tiny_model(tied=False, final_logit_softcap=3.0)
 
 PROMPTS = ("Where is Paris?", "How do I bake bread, and how long does it take?", "Hi")
 ANSWERS = ("Yes.", "No.", "In France.", "\n\nMix flour and water, then wait.")
@@ -155,7 +155,7 @@ def test_where_all_of_the_prompt_is_cut_the_first_token_has_no_probability():
     without_bos = tiny.tokenizer()
     without_bos.bos_token = None  # Else it would be kept.
     room = len(alone("Hi", "Yes."))
-    small = tiny_model(tokenizer=lambda: without_bos, max_positions=room)
+    small = tiny_model(tokenizer=lambda: without_bos, max_seq_len=room)
     (found,) = small.log_probability([talk("Hi", "Yes.")], truncate=True)
     assert len(found.tokens) == room - 1
     assert np.isfinite(found.tokens).all()
@@ -226,8 +226,8 @@ def arrays(dtype=jnp.float32):
     return draw(B, T, D).astype(dtype), draw(V, D), targets, draw(B, T)
 
 
-def plain(hidden, unembed, targets, cap):
-    logits = jnp.einsum("BTD,VD->BTV", hidden, unembed.astype(hidden.dtype).astype(jnp.float32))
+def plain(hidden, lm_head, targets, cap):
+    logits = jnp.einsum("BTD,VD->BTV", hidden, lm_head.astype(hidden.dtype).astype(jnp.float32))
     logits = logits if cap is None else cap * jnp.tanh(logits / cap)
     return jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
 
@@ -235,17 +235,17 @@ def plain(hidden, unembed, targets, cap):
 @pytest.mark.parametrize("cap", [None, 2.0])
 @pytest.mark.parametrize("chunk", [1, 20, 200])
 def test_chunks_give_the_plain_softmax_and_its_gradients(chunk, cap):
-    hidden, unembed, targets, weight = arrays()
+    hidden, lm_head, targets, weight = arrays()
 
-    def loss(of, hidden, unembed):
-        return (weight * of(hidden, unembed, targets, cap=cap)).sum()
+    def loss(of, hidden, lm_head):
+        return (weight * of(hidden, lm_head, targets, cap=cap)).sum()
 
     ours = functools.partial(log_probabilities, chunk=chunk)
     np.testing.assert_allclose(
-        ours(hidden, unembed, targets, cap=cap), plain(hidden, unembed, targets, cap), atol=1e-5
+        ours(hidden, lm_head, targets, cap=cap), plain(hidden, lm_head, targets, cap), atol=1e-5
     )
     found, expected = (
-        jax.grad(functools.partial(loss, of), argnums=(0, 1))(hidden, unembed)
+        jax.grad(functools.partial(loss, of), argnums=(0, 1))(hidden, lm_head)
         for of in (ours, plain)
     )
     for one, other in zip(found, expected, strict=True):
@@ -255,19 +255,19 @@ def test_chunks_give_the_plain_softmax_and_its_gradients(chunk, cap):
 
 @pytest.mark.parametrize("chunk", [20, 200])
 def test_of_bfloat16_states_sums_and_softmax_are_in_float32(chunk):
-    hidden, unembed, targets, weight = arrays(jnp.bfloat16)
-    found = log_probabilities(hidden, unembed, targets, chunk=chunk)
+    hidden, lm_head, targets, weight = arrays(jnp.bfloat16)
+    found = log_probabilities(hidden, lm_head, targets, chunk=chunk)
     assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, plain(hidden, unembed, targets, None), atol=1e-5)
+    np.testing.assert_allclose(found, plain(hidden, lm_head, targets, None), atol=1e-5)
 
-    def loss(of, hidden, unembed):
-        return (weight * of(hidden, unembed, targets, cap=None)).sum()
+    def loss(of, hidden, lm_head):
+        return (weight * of(hidden, lm_head, targets, cap=None)).sum()
 
     ours = functools.partial(log_probabilities, chunk=chunk)
-    found = jax.grad(functools.partial(loss, ours), argnums=(0, 1))(hidden, unembed)
-    assert [one.dtype for one in found] == [jnp.bfloat16, unembed.dtype]
+    found = jax.grad(functools.partial(loss, ours), argnums=(0, 1))(hidden, lm_head)
+    assert [one.dtype for one in found] == [jnp.bfloat16, lm_head.dtype]
     expected = jax.grad(functools.partial(loss, plain), argnums=(0, 1))(
-        hidden.astype(jnp.float32), unembed
+        hidden.astype(jnp.float32), lm_head
     )
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one.astype(jnp.float32), other, atol=0.02, rtol=0.02)
@@ -275,16 +275,16 @@ def test_of_bfloat16_states_sums_and_softmax_are_in_float32(chunk):
 
 @pytest.mark.parametrize("gradient", [False, True])
 def test_no_array_has_room_for_all_logits(gradient):
-    hidden, unembed, targets = (
+    hidden, lm_head, targets = (
         jax.ShapeDtypeStruct((2, 300, 8), jnp.bfloat16),
         jax.ShapeDtypeStruct((50_000, 8), jnp.float32),
         jax.ShapeDtypeStruct((2, 300), jnp.int32),
     )
 
-    def total(hidden, unembed, targets):
-        return log_probabilities(hidden, unembed, targets, chunk=512).sum()
+    def total(hidden, lm_head, targets):
+        return log_probabilities(hidden, lm_head, targets, chunk=512).sum()
 
     run = jax.grad(total, argnums=(0, 1)) if gradient else total
-    memory = jax.jit(run).lower(hidden, unembed, targets).compile().memory_analysis()
+    memory = jax.jit(run).lower(hidden, lm_head, targets).compile().memory_analysis()
     all_logits = 4 * 2 * 300 * 50_000
     assert memory.temp_size_in_bytes < all_logits / 8

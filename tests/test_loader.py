@@ -39,7 +39,7 @@ SETTINGS = st.fixed_dictionaries(
     {
         "layout": st.sampled_from(packing.LAYOUTS),
         "batch_size": st.integers(1, 5),
-        "micro_rows": st.sampled_from([2, 4]),
+        "micro_batch_size": st.sampled_from([2, 4]),
         "epochs": st.integers(1, 3),
         "seed": st.none() | st.integers(0, 9),
     }
@@ -48,7 +48,7 @@ SETTINGS = st.fixed_dictionaries(
 
 def plan(made, **changes):
     options = {"row_length": LENGTH, "layout": "shared", "batch_size": 3}
-    return loader.plan(made, **(options | {"micro_rows": 2} | changes))
+    return loader.plan(made, **(options | {"micro_batch_size": 2} | changes))
 
 
 def order(batches):
@@ -58,7 +58,7 @@ def order(batches):
 
 def seen(batch):
     """How often each group's prompt is there, read from the arrays alone."""
-    starts = (batch["position"] == 0) & (batch["segment"] > 0) & (batch["branch"] == 0)
+    starts = (batch["positions"] == 0) & (batch["segment_ids"] > 0) & (batch["branch_ids"] == 0)
     return Counter((batch["tokens"][starts] - 1).tolist())
 
 
@@ -111,19 +111,19 @@ def test_the_seed_decides_the_order_and_epochs_differ():
 @given(made=examples(), options=SETTINGS)
 def test_rows_are_fixed_shapes_that_nothing_outgrows(made, options):
     batches = plan(made, **options)
-    M, B = batches.micro_batches, options["micro_rows"]
+    M, B = batches.micro_batches, options["micro_batch_size"]
     for i in range(len(batches)):
         batch = batches[i]
         assert batch["tokens"].shape == (M, B, batches.shape.length)
-        assert batch["last"].shape == (M, B, batches.shape.responses)
+        assert batch["end_positions"].shape == (M, B, batches.shape.responses)
         assert batch["chosen"].shape == (M, B, batches.shape.pairs)
         assert batches.shape.length <= LENGTH
         # Micro-batches that are all padding come last.
-        used = batch["segment"].any(axis=(1, 2))
+        used = batch["segment_ids"].any(axis=(1, 2))
         assert (np.diff(used.astype(int)) <= 0).all()
         if options["layout"] == "padded":
             end = LENGTH // batches.shape.responses * (1 + np.arange(batches.shape.responses))
-            assert (batch["last"] < end).all()
+            assert (batch["end_positions"] < end).all()
 
 
 @given(made=examples(), options=SETTINGS)
@@ -132,10 +132,10 @@ def test_slots_say_where_each_response_is(made, options):
     for i in range(len(batches)):
         batch = {name: x.reshape(-1, *x.shape[2:]) for name, x in batches[i].items()}
         slots = batches.slots(i)
-        assert len(slots) == (batch["group"] >= 0).sum()
+        assert len(slots) == (batch["group_ids"] >= 0).sum()
         for row, slot, e, r in slots:
             assert batch["ratings"][row, slot, 0] == made[e].ratings[r, 0]
-            position = batch["position"][row, batch["last"][row, slot]]
+            position = batch["positions"][row, batch["end_positions"][row, slot]]
             assert position == len(made[e].encoded.responses[r])
 
 
@@ -144,10 +144,10 @@ def test_tokens_and_padding_add_up(made, options):
     record = Record()
     batches = plan(made, **options, record=record)
     all_batches = [batches[i] for i in range(len(batches))]
-    assert record.tokens == sum((b["segment"] > 0).sum() for b in all_batches)
+    assert record.tokens == sum((b["segment_ids"] > 0).sum() for b in all_batches)
     # Only micro-batches that hold something are computed.
-    run = sum(b["segment"].any(axis=(1, 2)).sum() for b in all_batches)
-    places = run * options["micro_rows"] * batches.shape.length
+    run = sum(b["segment_ids"].any(axis=(1, 2)).sum() for b in all_batches)
+    places = run * options["micro_batch_size"] * batches.shape.length
     assert record.tokens + record.padding == places
     assert record.padding_fraction == record.padding / places
 
@@ -262,4 +262,4 @@ def test_ratings_become_columns_and_missing_ones_stay_missing():
     prepared, _ = prepare([group], attributes=("helpfulness", "verbosity"))
     example = prepared.examples[0]
     assert example.ratings.tolist() == [[0.0, 2.0], [0.0, 0.0]]
-    assert example.rated.tolist() == [[False, True], [True, False]]
+    assert example.rating_mask.tolist() == [[False, True], [True, False]]

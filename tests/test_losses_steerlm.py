@@ -71,14 +71,14 @@ SLOTS = st.fixed_dictionaries(
     {
         "terms": st.lists(st.tuples(NATS, NATS, NATS, NATS), min_size=R, max_size=R),
         # Numbers of the batch's groups, of which these slots hold a few, in any order.
-        "group": st.lists(st.sampled_from([-1, 0, 3, 40]), min_size=R, max_size=R),
+        "group_ids": st.lists(st.sampled_from([-1, 0, 3, 40]), min_size=R, max_size=R),
     }
 )
 
 
 def arrays(slots):
     terms = np.asarray(slots["terms"], np.float64).T
-    group = np.asarray(slots["group"], np.int32)
+    group = np.asarray(slots["group_ids"], np.int32)
     # What stands in empty slots means nothing.
     return [np.where(group < 0, np.nan, term) for term in terms], group
 

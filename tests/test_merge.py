@@ -218,7 +218,12 @@ def run(folders, tmp_path_factory):
                 "data.train": f"preference:{data}",
                 "data.validation": f"preference:{data}",
             }
-            settings |= {"data.row_length": 256, "batch_size": 6, "micro_rows": 8, "epochs": 2}
+            settings |= {
+                "data.row_length": 256,
+                "batch_size": 6,
+                "micro_batch_size": 8,
+                "epochs": 2,
+            }
             settings |= {"optimizer.learning_rate": 1e-3, "optimizer.warmup": 1}
             settings |= {"model.remat": False}
             options = [f"{key}={value}" for key, value in settings.items()] + TRAINED[way]

@@ -58,7 +58,7 @@ def path(batch, b, t):
     found = []
     while t >= 0:
         found.append(int(t))
-        t = batch["source"][b, t]
+        t = batch["predictor_index"][b, t]
     return found[::-1]
 
 
@@ -72,29 +72,34 @@ def test_every_conversation_lies_down_whole(layout, rows, spare):
         for example in row:
             prompt = example.encoded.prompt.tolist()
             for r, response in enumerate(example.encoded.responses):
-                where = path(batch, b, batch["last"][b, slot])
+                where = path(batch, b, batch["end_positions"][b, slot])
                 assert batch["tokens"][b, where].tolist() == prompt + response.tolist()
-                assert batch["position"][b, where].tolist() == list(range(len(where)))
-                assert len(set(batch["segment"][b, where])) == 1
-                assert batch["segment"][b, where[0]] > 0
+                assert batch["positions"][b, where].tolist() == list(range(len(where)))
+                assert len(set(batch["segment_ids"][b, where])) == 1
+                assert batch["segment_ids"][b, where[0]] > 0
                 branch = r + 1 if layout == "shared" else 1
                 branches = [0] * len(prompt) + [branch] * len(response)
-                assert batch["branch"][b, where].tolist() == branches
-                assert batch["group"][b, slot] == number
+                assert batch["branch_ids"][b, where].tolist() == branches
+                assert batch["group_ids"][b, slot] == number
                 assert batch["ratings"][b, slot].tolist() == example.ratings[r].tolist()
-                assert batch["rated"][b, slot].tolist() == example.rated[r].tolist()
+                assert batch["rating_mask"][b, slot].tolist() == example.rating_mask[r].tolist()
                 shares = layout == "shared" and r
                 used[b, where[len(prompt) if shares else 0 :]] += 1
                 slot += 1
             number += 1
-        assert (batch["group"][b, slot:] == -1).all()
-        assert not batch["rated"][b, slot:].any()
+        assert (batch["group_ids"][b, slot:] == -1).all()
+        assert not batch["rating_mask"][b, slot:].any()
     # Every token is there once: nothing lies on anything else, and the rest is padding.
     assert used.max(initial=0) <= 1
     padding = used == 0
-    assert (batch["segment"][padding] == 0).all()
-    assert (batch["segment"][~padding] > 0).all()
-    for name, empty in (("tokens", 0), ("branch", 0), ("position", 0), ("source", -1)):
+    assert (batch["segment_ids"][padding] == 0).all()
+    assert (batch["segment_ids"][~padding] > 0).all()
+    for name, empty in (
+        ("tokens", 0),
+        ("branch_ids", 0),
+        ("positions", 0),
+        ("predictor_index", -1),
+    ):
         assert (batch[name][padding] == empty).all()
 
 
@@ -105,7 +110,7 @@ def test_pairs_point_at_their_responses(layout, rows, spare):
     for b, row in enumerate(rows):
         found, expected = [], []
         for p in np.flatnonzero(batch["strength"][b]):
-            ends = [batch["last"][b, batch[side][b, p]] for side in ("chosen", "rejected")]
+            ends = [batch["end_positions"][b, batch[side][b, p]] for side in ("chosen", "rejected")]
             found.append([batch["tokens"][b, path(batch, b, end)].tolist() for end in ends])
             found[-1].append(float(batch["strength"][b, p]))
         for example in row:
@@ -121,8 +126,10 @@ def test_pairs_point_at_their_responses(layout, rows, spare):
 @given(rows=rows_of_examples(), spare=st.integers(0, 3))
 def test_a_token_sees_the_earlier_tokens_of_its_conversation_only(layout, rows, spare):
     _, batch = lay(rows, layout, spare)
-    sees = np.asarray(visible(Layout(batch["segment"], batch["branch"], batch["position"])))
-    for b, t in zip(*np.nonzero(batch["segment"]), strict=True):
+    sees = np.asarray(
+        visible(Layout(batch["segment_ids"], batch["branch_ids"], batch["positions"]))
+    )
+    for b, t in zip(*np.nonzero(batch["segment_ids"]), strict=True):
         assert np.flatnonzero(sees[b, t]).tolist() == path(batch, b, t)
 
 
@@ -132,14 +139,14 @@ def test_a_token_comes_after_all_that_it_sees(layout, rows):
     # Attention in chunks of keys, and causality as the only mask, rely on it.
     _, batch = lay(rows, layout)
     T = batch["tokens"].shape[1]
-    assert (batch["source"] < np.arange(T)).all()
+    assert (batch["predictor_index"] < np.arange(T)).all()
 
 
 @given(example=examples())
 def test_cost_is_what_a_group_takes(example):
     for layout in ("shared", "separate"):
         _, batch = lay([[example]], layout)
-        assert packing.cost(example.encoded, layout) == (batch["segment"] > 0).sum()
+        assert packing.cost(example.encoded, layout) == (batch["segment_ids"] > 0).sum()
     lengths = [len(example.encoded.prompt) + len(r) for r in example.encoded.responses]
     assert packing.cost(example.encoded, "padded") == max(lengths)
 
@@ -149,7 +156,7 @@ def test_padded_slots_start_at_equal_distances(row, spare):
     _, batch = lay([row], "padded", spare)
     T, R = batch["tokens"].shape[1], len(row[0].encoded.responses)
     for slot in range(R):
-        assert path(batch, 0, batch["last"][0, slot])[0] == slot * (T // R)
+        assert path(batch, 0, batch["end_positions"][0, slot])[0] == slot * (T // R)
 
 
 @given(data=st.data(), length=st.integers(1, 50))

@@ -23,7 +23,7 @@ SETTINGS = {
     "weight_decay": 2.0,
     "b1": 0.9,
     "b2": 0.98,
-    "clip": 2.5,
+    "max_grad_norm": 2.5,
 }
 
 
@@ -93,7 +93,7 @@ def their_steps(model, examples, settings=SETTINGS, spare=True):
         loss = -torch.nn.functional.logsigmoid(scores[0::2] - scores[1::2]).mean()
         adamw.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, settings["clip"])
+        norm = torch.nn.utils.clip_grad_norm_(parameters, settings["max_grad_norm"])
         adamw.step()
         rise.step()
         found.append((loss.item(), norm.item()))
@@ -113,7 +113,7 @@ def test_five_steps_of_bradley_terry_have_equal_losses(tmp_path, name):
     np.testing.assert_allclose(norms, their_norms, rtol=1e-3)
     # Something was learnt at every step, and gradients were clipped.
     assert np.min(np.abs(np.diff(losses))) > 10 * CLOSE, losses
-    assert norms[0] > SETTINGS["clip"]
+    assert norms[0] > SETTINGS["max_grad_norm"]
 
 
 OTHERS = {
@@ -122,7 +122,7 @@ OTHERS = {
     "weight_decay": {"weight_decay": 1.6},
     "b1": {"b1": 0.89},
     "b2": {"b2": 0.95},
-    "clip": {"clip": 2.2},
+    "clip": {"max_grad_norm": 2.2},
     "decay of norms and biases too": {},
 }
 

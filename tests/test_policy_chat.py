@@ -52,7 +52,7 @@ def talk(*contents, system=None):
 
 def learned(tokenizer, encoded):
     """The texts of the runs of learned tokens in a prompt."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], encoded.learn, [0]])))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], encoded.loss_mask, [0]])))
     return [tokenizer.decode(encoded.prompt[a:b]) for a, b in edges.reshape(-1, 2)]
 
 
@@ -86,8 +86,8 @@ def test_without_a_condition_a_policy_reads_what_a_reward_model_reads(kind, grou
     (encoded,) = chat.encode(tokenizer, [group], read, policy=True)
     assert wholes(encoded) == wholes(plain)
     assert encoded.prompt.tolist() == plain.prompt.tolist()
-    assert encoded.learn.shape == encoded.prompt.shape
-    assert plain.learn is None
+    assert encoded.loss_mask.shape == encoded.prompt.shape
+    assert plain.loss_mask is None
 
 
 @EVERY_KIND
@@ -107,7 +107,7 @@ def test_a_condition_stands_between_header_and_response(kind, group, responses):
     # The same as the template's own text of an assistant's turn that starts with the line.
     inside = Group(group.prompt, tuple(line(tokenizer) + response for response in responses))
     assert wholes(encoded) == wholes(chat.encode(tokenizer, [inside], read)[0])
-    assert not encoded.learn.any()
+    assert not encoded.loss_mask.any()
 
 
 @EVERY_KIND
@@ -122,7 +122,7 @@ def test_sampled_tokens_stay_and_follow_the_prompt_they_were_sampled_from(kind, 
     (ids,) = chat.prompt_ids(tokenizer, [sampled], read)
     assert ids.dtype == encoded.prompt.dtype == encoded.responses[0].dtype == np.int32
     assert encoded.prompt.tolist() == ids.tolist()
-    assert len(encoded.learn) == len(ids)
+    assert len(encoded.loss_mask) == len(ids)
 
 
 @EVERY_KIND
@@ -193,7 +193,7 @@ def test_earlier_answers_are_learned_with_their_ends(kind, contents, system):
     assert learned(tokenizer, encoded) == [between + text + end for text in contents[1::2]]
     assert record == Record()
     (asked,) = chat.encode(tokenizer, [conditioned(group)], read, policy=True)
-    assert not asked.learn.any()
+    assert not asked.loss_mask.any()
 
 
 def test_an_answer_that_the_template_rewrites_is_counted_and_not_learned():
@@ -264,7 +264,7 @@ def test_reward_models_and_judges_see_neither_condition_nor_tokens(kind):
     sampled = conditioned(plain, tokens=((1, 2), (3,)))
     expected, found = (chat.encode(tokenizer, [group], read)[0] for group in (plain, sampled))
     assert wholes(found) == wholes(expected)
-    assert found.learn is None
+    assert found.loss_mask is None
     parts = [conversations.encode(tokenizer, [g], longest=500, read=read) for g in (plain, sampled)]
     assert wholes(parts[0][0][0].encoded) == wholes(parts[1][0][0].encoded) == wholes(expected)
 
@@ -286,29 +286,29 @@ def test_rows_say_which_tokens_are_learned(layout):
     examples = prepare(MANY, policy=True, layout=layout).examples
     rows = [[example] for example in examples] if layout == "padded" else [examples, []]
     batch = packing.lay(rows, Shape(400, 5, 1, 0), layout)
-    assert batch["learn"].dtype == bool
-    response = batch["branch"] > 0
-    assert batch["learn"][response].all()
-    assert not batch["learn"][batch["segment"] == 0].any()
-    assert (batch["source"][batch["learn"]] >= 0).all()
+    assert batch["loss_mask"].dtype == bool
+    response = batch["branch_ids"] > 0
+    assert batch["loss_mask"][response].all()
+    assert not batch["loss_mask"][batch["segment_ids"] == 0].any()
+    assert (batch["predictor_index"][batch["loss_mask"]] >= 0).all()
     # Each answer of a prompt once, however often the layout repeats the prompt.
-    earlier = batch["tokens"][batch["learn"] & ~response]
+    earlier = batch["tokens"][batch["loss_mask"] & ~response]
     assert CHATML.decode(earlier) == "Yes?<|im_end|>"
-    learned = batch["tokens"][batch["learn"]]
+    learned = batch["tokens"][batch["loss_mask"]]
     own = [ids for example in examples for ids in example.encoded.responses]
     assert len(learned) == len(earlier) + sum(map(len, own))
 
 
 def test_without_a_policy_no_row_says_what_is_learned():
     (example, *_) = prepare(MANY).examples
-    assert "learn" not in packing.lay([[example], []], Shape(200, 2, 1, 0), "shared")
+    assert "loss_mask" not in packing.lay([[example], []], Shape(200, 2, 1, 0), "shared")
 
 
 def test_a_conversations_first_token_is_not_learned():
     encoded = chat.Encoded(np.zeros(0, np.int32), (np.asarray([4, 5, 6]),), np.zeros(0, bool))
     example = Example(encoded, np.zeros((1, 0), np.float32), np.zeros((1, 0), bool), [])
     batch = packing.lay([[example]], Shape(4, 1, 1, 0), "shared")
-    assert batch["learn"].tolist() == [[False, True, True, False]]
+    assert batch["loss_mask"].tolist() == [[False, True, True, False]]
 
 
 def test_a_cut_prompt_keeps_what_is_learned_of_the_rest():
@@ -317,8 +317,11 @@ def test_a_cut_prompt_keeps_what_is_learned_of_the_rest():
     cut = prepare(MANY[:1], policy=True, max_tokens=longest - 5, too_long="truncate").examples[0]
     assert cut.cut == 5
     start = 1 if whole.prompt[0] == CHATML.bos_token_id else 0
-    assert cut.encoded.learn.tolist() == np.delete(whole.learn, slice(start, start + 5)).tolist()
-    assert cut.encoded.learn.shape == cut.encoded.prompt.shape
+    assert (
+        cut.encoded.loss_mask.tolist()
+        == np.delete(whole.loss_mask, slice(start, start + 5)).tolist()
+    )
+    assert cut.encoded.loss_mask.shape == cut.encoded.prompt.shape
 
 
 def test_what_is_not_learned_is_in_the_loaders_record(monkeypatch):

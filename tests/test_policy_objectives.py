@@ -32,18 +32,18 @@ GROUPS = [
 def of_responses(batch, tokens):
     """The numbers [B, T] of each response's tokens, in the order of the slots."""
     found = []
-    for b, slot in zip(*np.nonzero(batch["group"] >= 0), strict=True):
-        last = batch["last"][b, slot]
-        mine = batch["branch"][b] == batch["branch"][b, last]
+    for b, slot in zip(*np.nonzero(batch["group_ids"] >= 0), strict=True):
+        last = batch["end_positions"][b, slot]
+        mine = batch["branch_ids"][b] == batch["branch_ids"][b, last]
         found.append(
-            np.asarray(tokens)[b, mine & (batch["segment"][b] == batch["segment"][b, last])]
+            np.asarray(tokens)[b, mine & (batch["segment_ids"][b] == batch["segment_ids"][b, last])]
         )
     return found
 
 
 @pytest.mark.parametrize("layout", packing.LAYOUTS)
 def test_token_log_probabilities_are_the_language_model_s(layout):
-    of = tiny.config(final_cap=5.0, layers=2)
+    of = tiny.config(final_logit_softcap=5.0, num_layers=2)
     model = LanguageModel(of, tiny.parameters(of), tiny.tokenizer())
     talks = [
         [*group.prompt, {"role": "assistant", "content": text}]
@@ -60,7 +60,7 @@ def test_token_log_probabilities_are_the_language_model_s(layout):
     )
     for found, one in zip(of_responses(batch, tokens), expected, strict=True):
         np.testing.assert_allclose(found, one.tokens, atol=1e-5)
-    follows = batch["source"] >= 0
+    follows = batch["predictor_index"] >= 0
     assert (np.asarray(tokens)[~follows] == 0).all()
     assert (np.asarray(tokens)[follows] < 0).all()
 
@@ -75,17 +75,17 @@ def laid():
         made.append(tiny_policies.example([1, 2, 3], responses, rng.normal(0, 2, (n, 3))))
     shape = packing.Shape(64, 8, 1, 3)
     batch = packing.lay([[made[0], made[1]], [made[2], made[3]], []], shape, "shared")
-    batch["ratings"][batch["group"] < 0] = np.nan
+    batch["ratings"][batch["group_ids"] < 0] = np.nan
     return batch, rng.normal(-2, 1, batch["tokens"].shape).astype(np.float32)
 
 
 def test_likelihood_is_the_mean_over_learned_tokens():
     batch, outputs = laid()
-    batch["learn"][0, 1] = True  # A token of a prompt.
+    batch["loss_mask"][0, 1] = True  # A token of a prompt.
     aim = Likelihood()
-    outputs[~batch["learn"]] = np.nan
+    outputs[~batch["loss_mask"]] = np.nan
     loss, metrics = aim.loss(outputs, batch, aim.counts(batch))
-    np.testing.assert_allclose(loss, -np.mean(outputs[batch["learn"]]), rtol=1e-6)
+    np.testing.assert_allclose(loss, -np.mean(outputs[batch["loss_mask"]]), rtol=1e-6)
     assert metrics == {}
     # A part of a batch has its share.
     parts = [aim.loss(outputs[b : b + 1], rows(batch, b), aim.counts(batch))[0] for b in range(3)]
@@ -108,9 +108,9 @@ def test_steerlm2_is_the_formula(normalize):
     counts = aim.counts(batch)
     assert counts == 4
     responses = of_responses(batch, outputs.astype(np.float64))
-    places = list(zip(*np.nonzero(batch["group"] >= 0), strict=True))
+    places = list(zip(*np.nonzero(batch["group_ids"] >= 0), strict=True))
     terms = [batch["ratings"][place].astype(np.float64) for place in places]
-    groups = [batch["group"][place] for place in places]
+    groups = [batch["group_ids"][place] for place in places]
 
     expected, slopes, at = dict.fromkeys(("loss", *policy_objectives.METRICS), 0.0), {}, 0
     for _, members in itertools.groupby(groups):
@@ -144,7 +144,7 @@ def test_steerlm2_is_the_formula(normalize):
     # Each token of a response has its response's slope, and no other token has any.
     for place, tokens in zip(places, of_responses(batch, gradient), strict=True):
         np.testing.assert_allclose(tokens, slopes[place], rtol=1e-3, atol=1e-6)
-    assert (np.asarray(gradient)[batch["branch"] == 0] == 0).all()
+    assert (np.asarray(gradient)[batch["branch_ids"] == 0] == 0).all()
     parts = [aim.loss(outputs[b : b + 1], rows(batch, b), counts)[0] for b in range(3)]
     np.testing.assert_allclose(sum(parts), loss, rtol=1e-5)
 

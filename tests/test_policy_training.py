@@ -27,7 +27,7 @@ SMALL = {
     "data.row_length": 192,
     "optimizer.learning_rate": 3e-3,
     "batch_size": 4,
-    "micro_rows": 8,
+    "micro_batch_size": 8,
     "model.remat": False,
     "evaluate_every": 4,
     "checkpoint_every": 4,
@@ -242,7 +242,7 @@ def test_what_is_trained_changes_and_nothing_else(data, tmp_path, monkeypatch, c
 
 def test_split_over_micro_batches_and_devices_a_run_learns_the_same(data, steerlm2, tmp_path):
     """Groups that lie in several rows of several micro-batches, against groups in one row each."""
-    changes = {"data.row_length": 64, "micro_rows": 4, "mesh.data": 2, "mesh.fsdp": 2}
+    changes = {"data.row_length": 64, "micro_batch_size": 4, "mesh.data": 2, "mesh.fsdp": 2}
     loop.train(config(data, "steerlm2", **changes, **{"mesh.tensor": 2}), tmp_path / "run")
     assert [row["step"] for row in evaluations(tmp_path / "run")] == [0, 4, 6]
     for a, b in zip(evaluations(tmp_path / "run"), evaluations(steerlm2[1]), strict=True):

@@ -23,7 +23,7 @@ def get_config():
     config.data.row_length = 256
     config.optimizer.learning_rate = 1e-3
     config.batch_size = 6
-    config.micro_rows = 4
+    config.micro_batch_size = 4
     config.evaluate_every = 2
     config.checkpoint_every = 2
     config.mesh.data = 2

@@ -18,7 +18,15 @@ SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
-FIELDS = ("width", "hidden", "layers", "heads", "kv_heads", "vocab_size", "max_positions")
+FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "vocab_size",
+    "max_seq_len",
+)
 
 
 def scaled(factor):
@@ -55,13 +63,13 @@ PUBLISHED = {
     "Llama-2-7b-hf": (
         (4096, 11008, 32, 32, 32, 32000, 4096),
         LLAMA2 | {"bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False},
-        {"head_size": 128, "rope_base": 1e4, "norm_epsilon": 1e-5, "bos_id": 1, "eos_ids": (2,)},
+        {"head_dim": 128, "rope_base": 1e4, "norm_epsilon": 1e-5, "bos_id": 1, "eos_ids": (2,)},
     ),
     "Llama-3.1-8B-Instruct": (
         (4096, 14336, 32, 32, 8, 128256, 131072),
         LLAMA31 | {"tie_word_embeddings": False},
         {
-            "head_size": 128,
+            "head_dim": 128,
             "rope_base": 5e5,
             "rope_scaling": Scaling("llama3", 8.0, 1.0, 4.0, 8192),
             "eos_ids": (128001, 128008, 128009),
@@ -71,7 +79,7 @@ PUBLISHED = {
     "Llama-3.2-1B": (
         (2048, 8192, 16, 32, 8, 128256, 131072),
         LLAMA3 | {"rope_scaling": scaled(32.0), "head_dim": 64, "tie_word_embeddings": True},
-        {"head_size": 64, "rope_scaling": Scaling("llama3", 32.0, 1.0, 4.0, 8192), "tied": True},
+        {"head_dim": 64, "rope_scaling": Scaling("llama3", 32.0, 1.0, 4.0, 8192), "tied": True},
     ),
     "Skywork-Reward-Llama-3.1-8B": (
         (4096, 14336, 32, 32, 8, 128256, 131072),
@@ -94,27 +102,27 @@ PUBLISHED = {
             "bos_token_id": 0,
             "eos_token_id": 0,
         },
-        {"head_size": 64, "rope_base": 1e5, "tied": True, "bos_id": 0, "eos_ids": (0,)},
+        {"head_dim": 64, "rope_base": 1e5, "tied": True, "bos_id": 0, "eos_ids": (0,)},
     ),
     "Mistral-7B-v0.1": (
         (4096, 14336, 32, 32, 8, 32000, 32768),
         MISTRAL | {"rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": False},
-        {"head_size": 128, "rope_base": 1e4, "window": 4096, "sliding": (True,) * 32},
+        {"head_dim": 128, "rope_base": 1e4, "sliding_window": 4096, "sliding": (True,) * 32},
     ),
     "Mistral-7B-v0.3": (
         (4096, 14336, 32, 32, 8, 32768, 32768),
         MISTRAL | {"rope_theta": 1000000.0, "sliding_window": None, "tie_word_embeddings": False},
-        {"head_size": 128, "rope_base": 1e6, "window": None, "sliding": ()},
+        {"head_dim": 128, "rope_base": 1e6, "sliding_window": None, "sliding": ()},
     ),
     "Qwen2-7B": (
         (3584, 18944, 28, 28, 4, 152064, 131072),
         QWEN2 | {"max_window_layers": 28, "sliding_window": 131072, "tie_word_embeddings": False},
         {
-            "head_size": 128,
+            "head_dim": 128,
             "qkv_bias": True,
             "o_bias": False,
             "tied": False,
-            "window": None,
+            "sliding_window": None,
             "sliding": (),
         },
     ),
@@ -127,7 +135,7 @@ PUBLISHED = {
             "tie_word_embeddings": True,
             "use_mrope": False,
         },
-        {"head_size": 64, "qkv_bias": True, "o_bias": False, "tied": True, "sliding": ()},
+        {"head_dim": 64, "qkv_bias": True, "o_bias": False, "tied": True, "sliding": ()},
     ),
     "Qwen3-0.6B": (
         (1024, 3072, 28, 16, 8, 151936, 40960),
@@ -140,7 +148,7 @@ PUBLISHED = {
             "rope_scaling": None,
             "tie_word_embeddings": True,
         },
-        {"head_size": 128, "qk_norm": True, "qkv_bias": False, "tied": True, "rope_base": 1e6},
+        {"head_dim": 128, "qk_norm": True, "qkv_bias": False, "tied": True, "rope_base": 1e6},
     ),
     "gemma-2-2b": (
         (2304, 9216, 26, 8, 4, 256000, 8192),
@@ -156,12 +164,12 @@ PUBLISHED = {
             "eos_token_id": 1,
         },
         {
-            "head_size": 256,
-            "attention_cap": 50.0,
-            "final_cap": 30.0,
-            "query_scalar": 256,
+            "head_dim": 256,
+            "attn_logit_softcap": 50.0,
+            "final_logit_softcap": 30.0,
+            "query_pre_attn_scalar": 256,
             "tied": True,
-            "window": 4096,
+            "sliding_window": 4096,
             "sliding": (True, False) * 13,
             "rope_base": 1e4,
             "activation": "gelu_tanh",
@@ -186,10 +194,10 @@ PUBLISHED = {
             "eos_token_id": [1, 106],
         },
         {
-            "head_size": 256,
-            "attention_cap": None,
-            "final_cap": None,
-            "window": 512,
+            "head_dim": 256,
+            "attn_logit_softcap": None,
+            "final_logit_softcap": None,
+            "sliding_window": 512,
             "sliding": ((True,) * 5 + (False,)) * 4 + (True, True),
             "rope_base": 1e6,
             "rope_local_base": 1e4,
@@ -216,7 +224,7 @@ PUBLISHED = {
             "eos_token_id": 3,
         },
         {
-            "head_size": 128,
+            "head_dim": 128,
             "rotary_fraction": 0.5,
             "rotary_size": 64,
             "activation": "relu2",
@@ -244,7 +252,7 @@ PUBLISHED = {
         },
         {
             "family": "llama",
-            "head_size": 128,
+            "head_dim": 128,
             "rope_base": 5e7,
             "rope_scaling": Scaling("dynamic", 6.0),
             "qkv_bias": False,

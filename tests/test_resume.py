@@ -32,7 +32,7 @@ SETTINGS = {
     "model.remat": False,
     "optimizer.learning_rate": 1e-3,
     "batch_size": 5,
-    "micro_rows": 8,
+    "micro_batch_size": 8,
     "epochs": 3,
     "evaluate_every": 4,
     "checkpoint_every": 3,
@@ -41,7 +41,7 @@ PART = {
     "trainable.last_layers": 2,
     "trainable.cache": True,
     "lora.rank": 2,
-    "optimizer.first_moment": "bfloat16",
+    "optimizer.mu_dtype": "bfloat16",
 }
 # Rows too short for a group's five responses, so that groups lie in several micro-batches.
 SPLIT = {"objective.kind": "steerlm2", "data.row_length": 96, "lora.rank": 2}

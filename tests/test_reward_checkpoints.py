@@ -27,9 +27,9 @@ TALKS = [
 def foreign(folder, make=tiny.tokenizer, *, outputs=("LABEL_0",), tied=True, **changes):
     """A reward model's folder as transformers writes it; without outputs a language model's."""
     tokenizer = make()
-    config = tiny.config(vocab_size=len(tokenizer), tied=tied, layers=1, **changes)
+    config = tiny.config(vocab_size=len(tokenizer), tied=tied, num_layers=1, **changes)
     params = tiny.parameters(config)
-    kernel = np.random.default_rng(1).normal(0, 0.3, (config.width, len(outputs)))
+    kernel = np.random.default_rng(1).normal(0, 0.3, (config.hidden_size, len(outputs)))
     checkpoint_files.save_params(
         folder,
         params,
@@ -173,13 +173,13 @@ def test_row_0_of_lm_head_is_a_head(tmp_path, tied):
     folder = foreign(tmp_path / NEMOTRON, tiny.bos_tokenizer, outputs=(), tied=tied)
     plain = hub.load(shutil.copytree(folder, tmp_path / "plain"))
     assert plain.head is None
-    row = plain.params["embed" if tied else "unembed"][:1].T
+    row = plain.params["embed" if tied else "lm_head"][:1].T
     for name in (folder, f"{tmp_path / 'plain'}#lm_head[0]"):
         loaded = hub.load(name)
         assert_same_bits(loaded.head, {"kernel": row})
         model = RewardModel.load(name)
         assert (model.outputs, model.template, model.read) == (("reward",), "own", "last")
-        assert "unembed" not in model.params["decoder"]
+        assert "lm_head" not in model.params["decoder"]
     expected = rewards(model)
     assert ids_of(model, TALKS[0])[-1] == model.tokenizer.convert_tokens_to_ids("<|eot|>")
 
@@ -214,8 +214,8 @@ def test_what_has_no_such_row_is_refused(tmp_path):
     headless = foreign(tmp_path / "headless", outputs=(), tied=False)
     tensors = checkpoint_files.open_folder(headless)
     config = hub.load(headless).config
-    assert tensors["lm_head.weight"].shape == (config.vocab_size, config.width)
-    capped = dataclasses.replace(config, final_cap=30.0)
+    assert tensors["lm_head.weight"].shape == (config.vocab_size, config.hidden_size)
+    capped = dataclasses.replace(config, final_logit_softcap=30.0)
     with pytest.raises(ValueError, match="final_logit_softcapping"):
         reward_checkpoints.lm_head_row(headless, capped)
     other = dataclasses.replace(config, vocab_size=config.vocab_size + 1)

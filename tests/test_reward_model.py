@@ -72,7 +72,7 @@ def test_scores_do_not_depend_on_the_padding_side(layout):
         groups, MODEL.tokenizer, attributes=(), row_length=256, max_tokens=256, layout=layout
     )
     batches = plan_evaluation(prepared.examples, row_length=256, layout=layout, rows=3)
-    assert (batches[0]["segment"][..., -1] == 0).all()  # There is padding to move.
+    assert (batches[0]["segment_ids"][..., -1] == 0).all()  # There is padding to move.
     found = np.concatenate(run_batches(run, batches, 2))
     np.testing.assert_allclose(found, [alone(*pair) for pair in MANY], **TOLERANCE)
 
@@ -81,10 +81,10 @@ def pad_left(batch):
     """Every row of a laid batch moved to the right, so that its padding is on the left."""
     T = batch["tokens"].shape[1]
     for b in range(len(batch["tokens"])):
-        moved = T - np.count_nonzero(batch["segment"][b])
-        for name in ("tokens", "segment", "branch", "position"):
+        moved = T - np.count_nonzero(batch["segment_ids"][b])
+        for name in ("tokens", "segment_ids", "branch_ids", "positions"):
             batch[name][b] = np.roll(batch[name][b], moved)
-        batch["last"][b, batch["group"][b] >= 0] += moved
+        batch["end_positions"][b, batch["group_ids"][b] >= 0] += moved
     return batch
 
 

@@ -90,8 +90,18 @@ def test_log_probabilities_are_those_of_the_scorer():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"window": 8, "sliding": (True, False, True), "attention_cap": 5.0, "final_cap": 3.0},
-        {"window": 8, "sliding": (True, True, False), "rope_local_base": 100.0, "tied": False},
+        {
+            "sliding_window": 8,
+            "sliding": (True, False, True),
+            "attn_logit_softcap": 5.0,
+            "final_logit_softcap": 3.0,
+        },
+        {
+            "sliding_window": 8,
+            "sliding": (True, True, False),
+            "rope_local_base": 100.0,
+            "tied": False,
+        },
     ],
     ids=["windows, caps", "two ropes, untied"],
 )
@@ -167,7 +177,7 @@ def test_a_text_ends_a_sample_at_the_token_that_completes_it():
 def test_an_end_of_several_tokens_ends_a_sample():
     # Such as NeMo's marker of the next turn, where the tokenizer has no token for it.
     prompt = chat.prompt_ids(MODEL.tokenizer, as_groups(plain())[:1])
-    job = sampler.Job(0, sampler.keys(0, [0], [0])[0], LONGEST)
+    job = sampler.SampleRequest(0, sampler.keys(0, [0], [0])[0], LONGEST)
     free = plain()[0][0].tokens
     end = tuple(free[4:7].tolist())
     drawing = sampler.Drawing(sampler.Choice(), (end,))
@@ -213,10 +223,10 @@ def test_a_saved_model_samples_the_same_in_its_template(tmp_path):
 
 def test_where_positions_end_samples_do():
     ids = chat.prompt_ids(MODEL.tokenizer, [Group(tuple(PROMPTS[0]), ("-",))])[0]
-    few = tiny_model(max_positions=len(ids) + 5)
+    few = tiny_model(max_seq_len=len(ids) + 5)
     (found,) = sampled(few, PROMPTS[:1], condition=None)
     assert {len(one.tokens) for one in found if not one.finished} == {5}
-    full = tiny_model(max_positions=len(ids))
+    full = tiny_model(max_seq_len=len(ids))
     with pytest.raises(ValueError, match=rf"prompt 0: the prompt has {len(ids)} tokens and the"):
         sampled(full, PROMPTS[:1], condition=None)
 

@@ -38,7 +38,7 @@ def examples(draw):
     made=examples(),
     layout=st.sampled_from(["shared", "separate"]),
     batch_size=st.integers(1, 5),
-    micro_rows=st.sampled_from([1, 3]),
+    micro_batch_size=st.sampled_from([1, 3]),
     epochs=st.integers(1, 3),
     seed=st.none() | st.integers(0, 9),
 )
@@ -50,17 +50,17 @@ def test_every_response_is_there_once_with_its_group(made, layout, epochs, **opt
         batch = batches[i]
         assert ("parts" in batch) == split
         flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in batch.items()}
-        filled, members, rows = flat["group"] >= 0, {}, {}
+        filled, members, rows = flat["group_ids"] >= 0, {}, {}
         assert len(batches.slots(i)) == filled.sum()
         for row, slot, e, r in batches.slots(i):
             assert flat["ratings"][row, slot].tolist() == [e, r]
             length = len(made[e].encoded.responses[r])
-            last, segment = flat["last"][row, slot], flat["segment"][row]
-            assert flat["position"][row, last] == 4 + length - 1
-            start = np.flatnonzero((segment == segment[last]) & (flat["branch"][row] == 0))[0]
+            last, segment = flat["end_positions"][row, slot], flat["segment_ids"][row]
+            assert flat["positions"][row, last] == 4 + length - 1
+            start = np.flatnonzero((segment == segment[last]) & (flat["branch_ids"][row] == 0))[0]
             assert flat["tokens"][row, start] == e + 1
-            members.setdefault(int(flat["group"][row, slot]), []).append((e, r))
-            rows.setdefault(int(flat["group"][row, slot]), set()).add(row)
+            members.setdefault(int(flat["group_ids"][row, slot]), []).append((e, r))
+            rows.setdefault(int(flat["group_ids"][row, slot]), set()).add(row)
             seen[e, r] += 1
         assert sorted(members) == list(range(len(members)))
         for number, found in members.items():
@@ -68,14 +68,14 @@ def test_every_response_is_there_once_with_its_group(made, layout, epochs, **opt
             (e,) = {e for e, _ in found}
             assert sorted(r for _, r in found) == list(range(len(made[e].encoded.responses)))
             if split:
-                (parts,) = set(flat["parts"][flat["group"] == number].tolist())
+                (parts,) = set(flat["parts"][flat["group_ids"] == number].tolist())
                 assert parts >= len(rows[number])
                 assert (parts > 1) == (packing.cost(made[e].encoded, layout) > LENGTH)
         if split:
             assert (flat["parts"][~filled] == 0).all()
         # A prompt is learned once; its first token has nothing before it.
-        assert (flat["learn"] & (flat["branch"] == 0)).sum() == 3 * len(members)
-        assert (flat["learn"] & (flat["branch"] > 0)).sum() == sum(
+        assert (flat["loss_mask"] & (flat["branch_ids"] == 0)).sum() == 3 * len(members)
+        assert (flat["loss_mask"] & (flat["branch_ids"] > 0)).sum() == sum(
             len(made[e].encoded.responses[r]) for found in members.values() for e, r in found
         )
         groups += len(members)
@@ -88,7 +88,7 @@ def test_every_response_is_there_once_with_its_group(made, layout, epochs, **opt
 def test_a_response_that_fits_no_row_is_an_error():
     made = [tiny_policies.example([1, 2], [[1], [2] * LENGTH])]
     with pytest.raises(ValueError, match=f"response of {LENGTH + 2} tokens .* a row of {LENGTH}"):
-        loader.plan(made, row_length=LENGTH, layout="shared", batch_size=1, micro_rows=1)
+        loader.plan(made, row_length=LENGTH, layout="shared", batch_size=1, micro_batch_size=1)
 
 
 def unequal():
@@ -103,10 +103,14 @@ def unequal():
     return made
 
 
-def one_batch(row_length, micro_rows, layout="shared"):
+def one_batch(row_length, micro_batch_size, layout="shared"):
     made = unequal()
     batches = loader.plan(
-        made, row_length=row_length, layout=layout, batch_size=len(made), micro_rows=micro_rows
+        made,
+        row_length=row_length,
+        layout=layout,
+        batch_size=len(made),
+        micro_batch_size=micro_batch_size,
     )
     assert len(batches) == 1
     return batches[0]
@@ -119,9 +123,9 @@ PARAMS = tiny_policies.parameters(OF)
 @pytest.fixture(scope="module")
 def expected():
     """Loss, metrics and gradients with each group in one row, all in one micro-batch."""
-    whole = one_batch(row_length=256, micro_rows=8)
+    whole = one_batch(row_length=256, micro_batch_size=8)
     assert "parts" not in whole
-    assert (whole["segment"] > 0).any(axis=(1, 2)).tolist() == [True]
+    assert (whole["segment_ids"] > 0).any(axis=(1, 2)).tolist() == [True]
     return tiny_policies.gradients(OF, PARAMS, whole, AIM)
 
 
@@ -135,14 +139,14 @@ def assert_same(found, expected, message=""):
 @pytest.mark.parametrize(
     ("how", "most"),
     [
-        ({"row_length": 80, "micro_rows": 1}, 1),
-        ({"row_length": 24, "micro_rows": 1}, 4),
-        ({"row_length": 24, "micro_rows": 3, "layout": "separate"}, 5),
+        ({"row_length": 80, "micro_batch_size": 1}, 1),
+        ({"row_length": 24, "micro_batch_size": 1}, 4),
+        ({"row_length": 24, "micro_batch_size": 3, "layout": "separate"}, 5),
     ],
     ids=["accumulated", "in micro-batches", "separate"],
 )
 def test_split_groups_give_the_gradient_of_whole_ones(how, most, expected):
-    assert float(np.linalg.norm(expected[2]["decoder"]["unembed"])) > 0.01
+    assert float(np.linalg.norm(expected[2]["decoder"]["lm_head"])) > 0.01
     batch = one_batch(**how)
     assert batch.get("parts", np.ones(1)).max() >= most
     found = tiny_policies.gradients(OF, PARAMS, batch, AIM, how.get("layout", "shared"))
@@ -150,7 +154,10 @@ def test_split_groups_give_the_gradient_of_whole_ones(how, most, expected):
 
 
 def test_split_groups_give_the_likelihood_of_whole_ones():
-    whole, split = one_batch(row_length=256, micro_rows=8), one_batch(row_length=24, micro_rows=3)
+    whole, split = (
+        one_batch(row_length=256, micro_batch_size=8),
+        one_batch(row_length=24, micro_batch_size=3),
+    )
     found, expected = (
         tiny_policies.gradients(OF, PARAMS, batch, Likelihood()) for batch in (split, whole)
     )
@@ -159,7 +166,7 @@ def test_split_groups_give_the_likelihood_of_whole_ones():
 
 
 def test_eight_devices_do_what_one_does(expected):
-    batch = one_batch(row_length=40, micro_rows=4)
+    batch = one_batch(row_length=40, micro_batch_size=4)
     assert batch["parts"].max() > 1
     with jax.set_mesh(sharding.make_mesh(data=2, fsdp=2, tensor=2)) as _:
         mesh = jax.sharding.get_mesh()

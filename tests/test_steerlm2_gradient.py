@@ -45,7 +45,7 @@ ALL_ROWS = packing.lay([[one] for one in ALL], ALL_SHAPE, "shared")
 def log_probabilities(params):
     """log Q(y|x) of every response to each prompt, [2, 40]."""
     outputs = token_log_probabilities(params, ALL_ROWS, OF, **LAYOUT)
-    return SteerLM2().look(outputs, ALL_ROWS)["log_policy"]
+    return SteerLM2().response_sums(outputs, ALL_ROWS)["log_policy"]
 
 
 listed = jax.jit(log_probabilities)
@@ -70,7 +70,7 @@ def softmax(scores):
 def parameters(seed):
     """Of a model that leaves no response without a chance."""
     params = tiny_policies.parameters(OF, seed)
-    params["decoder"]["unembed"] *= 0.5
+    params["decoder"]["lm_head"] *= 0.5
     return params
 
 
@@ -134,11 +134,11 @@ def exact_gradient(world):
 def test_the_gradient_is_that_of_the_distance_with_the_target_held():
     batch = one_batch(World(OTHER).groups(np.random.default_rng(0), n=8, each=4))
     micro = {name: x[0] for name, x in batch.items()}
-    ratings, group = micro["ratings"].reshape(-1, 3).T, micro["group"].reshape(-1)
+    ratings, group = micro["ratings"].reshape(-1, 3).T, micro["group_ids"].reshape(-1)
 
     def distance(params):
         outputs = token_log_probabilities(params, micro, OF, **LAYOUT)
-        policy = SteerLM2().look(outputs, micro)["log_policy"].reshape(-1)
+        policy = SteerLM2().response_sums(outputs, micro)["log_policy"].reshape(-1)
         target, baseline = losses.steerlm2_weights(*ratings, policy, group)
         return losses.steerlm2_distance(target, baseline, group).sum() / 8
 

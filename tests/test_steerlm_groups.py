@@ -57,7 +57,7 @@ def batches(prepared, layout="shared"):
 def learned(batch):
     """The runs of learned tokens, sorted."""
     found = []
-    for tokens, learn in zip(batch["tokens"], batch["learn"], strict=True):
+    for tokens, learn in zip(batch["tokens"], batch["loss_mask"], strict=True):
         runs = itertools.groupby(zip(tokens.tolist(), learn, strict=True), key=lambda one: one[1])
         found += [tuple(token for token, _ in run) for is_learned, run in runs if is_learned]
     return sorted(found)
@@ -113,7 +113,7 @@ def test_a_run_learns_the_same_in_long_rows_short_ones_and_separate_ones(task, t
     for row_length, layout in ((512, "shared"), (128, "shared"), (512, "separate")):
         config = task.config.copy_and_resolve_references()
         config.data.update(row_length=row_length, layout=layout, validation=config.data.train)
-        config.update(batch_size=2, micro_rows=8, epochs=1, evaluate_every=99)
+        config.update(batch_size=2, micro_batch_size=8, epochs=1, evaluate_every=99)
         config.optimizer.learning_rate = 1e-3
         result = loop.train(config, tmp_path / f"{layout}{row_length}")
         assert result["step"] == 3  # Five groups, two at a time.

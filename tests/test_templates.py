@@ -136,7 +136,7 @@ def test_an_unknown_place_to_read_is_refused():
 def base_model(folder, tokenizer):
     """A language model whose tokenizer has no chat template."""
     tokenizer.chat_template = None
-    sizes = {"max_positions": 4096, "vocab_size": len(tokenizer), "layers": 1}
+    sizes = {"max_seq_len": 4096, "vocab_size": len(tokenizer), "num_layers": 1}
     config = tiny.config(**sizes, tied=False)
     hub.save(folder, config=config, params=tiny.parameters(config), tokenizer=tokenizer)
 
@@ -158,7 +158,7 @@ def test_a_base_model_is_used_with_extra_id_and_stays_so(tmp_path, make):
     with pytest.raises(ValueError, match=r'no chat template.*"extra_id"'):
         RewardModel.load(tmp_path / "base", **new).score(TALKS)
     model = RewardModel.load(tmp_path / "base", **new, template="extra_id")
-    assert "unembed" not in model.params["decoder"]  # Which no reward needs.
+    assert "lm_head" not in model.params["decoder"]  # Which no reward needs.
     expected = numbers(model.score(TALKS))
     for layout in packing.LAYOUTS:
         np.testing.assert_allclose(
@@ -211,7 +211,7 @@ def test_training_keeps_it(tmp_path):
         "--config.data.train=helpsteer2_preference:mini/preference.jsonl[:2]",
         "--config.data.validation=helpsteer2_preference:mini/preference.jsonl[14:16]",
         "--config.data.row_length=1024",
-        "--config.micro_rows=8",
+        "--config.micro_batch_size=8",
         "--config.epochs=1",
         f"--workdir={tmp_path / 'run'}",
     )

@@ -83,10 +83,10 @@ def test_a_frozen_stack_gives_the_same_scores_and_no_gradient():
     tokens = np.random.default_rng(0).integers(0, 300, (2, 16)).astype(np.int32)
     batch = {
         "tokens": tokens,
-        "segment": np.ones_like(tokens),
-        "branch": np.zeros_like(tokens),
-        "position": np.broadcast_to(np.arange(16, dtype=np.int32), (2, 16)),
-        "last": np.array([[15], [9]], np.int32),
+        "segment_ids": np.ones_like(tokens),
+        "branch_ids": np.zeros_like(tokens),
+        "positions": np.broadcast_to(np.arange(16, dtype=np.int32), (2, 16)),
+        "end_positions": np.array([[15], [9]], np.int32),
     }
 
     def scores(params):
@@ -181,7 +181,7 @@ SMALL = {
     "optimizer.learning_rate": 1e-2,
     "optimizer.warmup": 1,
     "batch_size": 4,
-    "micro_rows": 8,
+    "micro_batch_size": 8,
     "epochs": 2,
     "evaluate_every": 3,
     "checkpoint_every": 2,
@@ -205,7 +205,7 @@ def source(tmp_path_factory):
     [
         {"trainable.last_layers": 1},
         {"lora.rank": 2},
-        {"trainable.paths": "^head/", "optimizer.first_moment": "bfloat16"},
+        {"trainable.paths": "^head/", "optimizer.mu_dtype": "bfloat16"},
     ],
     ids=["last layer", "LoRA", "head"],
 )

@@ -35,7 +35,7 @@ def unequal(tmp_path):
     return path
 
 
-def one_batch(path, model, micro_rows, layout="shared", row_length=512):
+def one_batch(path, model, micro_batch_size, layout="shared", row_length=512):
     groups = list(corpora.read(f"ratings:{path}"))
     prepared = loader.prepare(
         groups,
@@ -51,7 +51,7 @@ def one_batch(path, model, micro_rows, layout="shared", row_length=512):
         row_length=row_length,
         layout=layout,
         batch_size=100,
-        micro_rows=micro_rows,
+        micro_batch_size=micro_batch_size,
     )
     assert len(planned) == 1
     return planned[0]
@@ -97,9 +97,9 @@ def relative_errors(a, b):
 def test_accumulated_gradients_equal_the_full_batch(tmp_path, aim):
     model, path = tiny.reward_model(ATTRIBUTES), unequal(tmp_path)
     used = []
-    for micro_rows in (16, 8, 3):
-        batch = one_batch(path, model, micro_rows, row_length=128)
-        parts = (batch["segment"] > 0).any(axis=(1, 2))
+    for micro_batch_size in (16, 8, 3):
+        batch = one_batch(path, model, micro_batch_size, row_length=128)
+        parts = (batch["segment_ids"] > 0).any(axis=(1, 2))
         pairs = (batch["strength"] > 0).sum(axis=(1, 2))[parts]
         used.append(len(pairs))
         loss, values, grads = gradients(model, batch, aim)
@@ -186,7 +186,7 @@ def test_nothing_changes_where_the_gradient_is_not_finite(tmp_path):
     )
     batch = one_batch(path, model, 16)
     before = jax.tree.map(np.array, state)
-    bad = {**batch, "ratings": np.where(batch["rated"], np.inf, 0.0).astype(np.float32)}
+    bad = {**batch, "ratings": np.where(batch["rating_mask"], np.inf, 0.0).astype(np.float32)}
     state, values = update(state, {}, bad)
     assert int(values["not_finite"]) == 1
     for name in ("params", "optimizer"):

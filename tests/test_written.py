@@ -84,7 +84,7 @@ def test_a_text_without_a_score_is_counted_and_left_out():
 def test_a_text_that_leaves_no_room_to_write_is_left_out():
     request = prompts.pointwise("word " * 300, "Yes.", CRITERIA[:1], condition="reasoning")
     record = Record()
-    judge = writing_judge(max_positions=600)
+    judge = writing_judge(max_seq_len=600)
     assert judge.read([request], condition="reasoning", record=record) == [None]
     assert record.skipped == {written.NO_SCORE: 1}
 

@@ -76,13 +76,13 @@ def config(**changes) -> Config:
     named = tokenizer()
     settings = {
         "vocab_size": len(named),
-        "width": 32,
-        "layers": 3,
-        "heads": 4,
-        "kv_heads": 2,
-        "head_size": 8,
-        "hidden": 64,
-        "max_positions": 512,
+        "hidden_size": 32,
+        "num_layers": 3,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 64,
+        "max_seq_len": 512,
         "tied": True,
         "bos_id": named.bos_token_id,
         "eos_ids": (named.eos_token_id,),
@@ -99,7 +99,10 @@ def parameters(of: Config, seed: int = 0):
         around, scale = (1.0, 0.1) if path[-1].key == "norm" else (0.0, 0.2)
         return jnp.asarray(rng.normal(around, scale, leaf.shape), leaf.dtype)
 
-    return jax.tree.map_with_path(draw, leaves.shapes(of))
+    shapes = leaves.shapes(of)
+    head = {name: shapes.pop(name) for name in ("lm_head",) if name in shapes}
+    # The head last, so that a tied model's parameters are the same.
+    return jax.tree.map_with_path(draw, shapes) | jax.tree.map_with_path(draw, head)
 
 
 def reward_model(
@@ -108,7 +111,7 @@ def reward_model(
     """A reward model with random parameters of `config(**changes)`, on the mesh if there is one."""
     of = config(**changes)
     rng = np.random.default_rng(seed + 1)
-    head = {"kernel": jnp.asarray(rng.normal(0, 0.2, (of.width, len(outputs))), jnp.float32)}
+    head = {"kernel": jnp.asarray(rng.normal(0, 0.2, (of.hidden_size, len(outputs))), jnp.float32)}
     if bias:
         head["bias"] = jnp.full((len(outputs),), 0.5)
     params = {"decoder": parameters(of, seed), "head": head}

@@ -9,7 +9,14 @@ from hs2jax.models import leaves
 from hs2jax.models.config import Config
 
 TINY = Config(
-    vocab_size=300, width=16, layers=3, heads=4, kv_heads=2, head_size=8, hidden=24, eos_ids=(2,)
+    vocab_size=300,
+    hidden_size=16,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    intermediate_size=24,
+    eos_ids=(2,),
 )
 
 
@@ -22,7 +29,7 @@ def random_params(config, seed=0):
 
 def random_head(config, outputs=2, seed=1):
     rng = np.random.default_rng(seed)
-    return {"kernel": rng.normal(size=(config.width, outputs)).astype(np.float32)}
+    return {"kernel": rng.normal(size=(config.hidden_size, outputs)).astype(np.float32)}
 
 
 def assert_same_bits(a, b):

@@ -13,7 +13,13 @@ from hs2jax.training import step
 
 def config(vocabulary: int, layers: int = 1):
     return tiny.config(
-        vocab_size=vocabulary, width=16, layers=layers, heads=2, kv_heads=1, hidden=24, tied=False
+        vocab_size=vocabulary,
+        hidden_size=16,
+        num_layers=layers,
+        num_heads=2,
+        num_kv_heads=1,
+        intermediate_size=24,
+        tied=False,
     )
 
 

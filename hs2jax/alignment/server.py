@@ -83,7 +83,7 @@ class ServerSource:
     model: str  # As the server calls it.
     tokenizer: Any
     read: str
-    max_positions: int
+    max_seq_len: int
     config: ml_collections.ConfigDict
 
     @classmethod
@@ -112,14 +112,14 @@ class ServerSource:
         read = opened.read
         if config.model.template:
             opened.tokenizer.chat_template, read = templates.choose(config.model.template)
-        return cls(server, name, opened.tokenizer, read, opened.config.max_positions, config)
+        return cls(server, name, opened.tokenizer, read, opened.config.max_seq_len, config)
 
     @property
     def identity(self) -> str:
         return f"{self.server.address} {self.model}"
 
     def fitting(self, groups: Sequence[Group], record: Record) -> list[Group]:
-        room = self.max_positions - self.config.max_new_tokens
+        room = self.max_seq_len - self.config.max_new_tokens
         return fitting(self, groups, room, record, self.config.on_error)
 
     def answer(self, groups: Sequence[Group], first: int) -> list[dict]:

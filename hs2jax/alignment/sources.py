@@ -31,7 +31,7 @@ class ModelSource:
     identity: str
 
     def fitting(self, groups: Sequence[Group], record: Record) -> list[Group]:
-        room = self.model.config.max_positions - self.config.max_new_tokens
+        room = self.model.config.max_seq_len - self.config.max_new_tokens
         return fitting(self.model, groups, room, record, self.config.on_error)
 
     def answer(self, groups: Sequence[Group], first: int) -> list[dict]:

@@ -24,15 +24,15 @@ class Encoded:
     prompt and response, it is a token or two shorter, so that prompt + response is always to the
     id what the tokenizer gives for the whole text.
 
-    `learn`, of a policy only, bool [prompt]: the prompt's tokens whose likelihood is learned along
-    with the responses': those of the assistant's earlier turns, each with its end.
+    `loss_mask`, of a policy only, bool [prompt]: the prompt's tokens whose likelihood is learned
+    along with the responses': those of the assistant's earlier turns, each with its end.
     `given`, where it is not empty: how many tokens of each response are not learned, since they
     belong to what was asked (`conversations.join`).
     """
 
     prompt: np.ndarray
     responses: tuple[np.ndarray, ...]
-    learn: np.ndarray | None = None
+    loss_mask: np.ndarray | None = None
     given: tuple[int, ...] = ()
 
 
@@ -64,8 +64,8 @@ def encode(
     "last": at the last token of the text that is not the tokenizer's pad, as `transformers` reads.
 
     policy: the group's condition stands behind the assistant's header, and its tokens, where there
-    are any, are the responses as they are; reward models and judges see neither. `learn` is then
-    the assistant's earlier turns, or nothing where there is a condition, which holds for the
+    are any, are the responses as they are; reward models and judges see neither. `loss_mask` is
+    then the assistant's earlier turns, or nothing where there is a condition, which holds for the
     responses alone. An earlier turn that the template writes otherwise than where it is the last,
     where a policy writes it, is not learned, and counted in `record`.
     skipped: where a group that the template refuses is counted, whose place is then None.
@@ -169,8 +169,8 @@ def cut_prompt(encoded: Encoded, excess: int, bos: int | None) -> Encoded | None
     if excess > len(encoded.prompt) - keep:
         return None
     cut = slice(keep, keep + excess)
-    learn = None if encoded.learn is None else np.delete(encoded.learn, cut)
-    return dataclasses.replace(encoded, prompt=np.delete(encoded.prompt, cut), learn=learn)
+    learn = None if encoded.loss_mask is None else np.delete(encoded.loss_mask, cut)
+    return dataclasses.replace(encoded, prompt=np.delete(encoded.prompt, cut), loss_mask=learn)
 
 
 def _check_read(read: str) -> None:

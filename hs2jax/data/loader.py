@@ -130,7 +130,7 @@ class Batches:
     """A planned run, as a random-access source for grain: item i is batch i.
 
     An item is `packing.lay`'s arrays with a leading axis M of micro-batches, [M, B, ...], where B
-    is `micro_rows`. Micro-batches that a batch does not need are all padding and come last.
+    is `micro_batch_size`. Micro-batches that a batch does not need are all padding and come last.
     `plan[i]` lists the batch's rows, each a list of numbers of pieces, of which the first are the
     examples themselves. With several processes each lays the whole batch, which is cheap, and gives
     its own devices their rows.
@@ -139,9 +139,9 @@ class Batches:
     "states" [M, B, T, D] too. Not for the layout "padded", which spreads an example over its slots,
     and not where examples lie in pieces.
 
-    A group that lies in several pieces, each with a copy of the prompt, has one number in "group",
-    and with any such group in the run every item has "parts" int32 [M, B, R]: in how many pieces
-    the slot's group lies, 0 in an empty slot.
+    A group that lies in several pieces, each with a copy of the prompt, has one number in
+    "group_ids", and with any such group in the run every item has "parts" int32 [M, B, R]: in how
+    many pieces the slot's group lies, 0 in an empty slot.
     """
 
     examples: list[Example]
@@ -149,7 +149,7 @@ class Batches:
     plan: list[list[list[int]]]
     shape: Shape
     layout: str
-    micro_rows: int
+    micro_batch_size: int
     states: Sequence[np.ndarray] | None = None
 
     @property
@@ -159,13 +159,13 @@ class Batches:
 
     @property
     def micro_batches(self) -> int:
-        return max((math.ceil(len(rows) / self.micro_rows) for rows in self.plan), default=0)
+        return max((math.ceil(len(rows) / self.micro_batch_size) for rows in self.plan), default=0)
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        M, B = self.micro_batches, self.micro_rows
+        M, B = self.micro_batches, self.micro_batch_size
         numbers = self.plan[i] + [[]] * (M * B - len(self.plan[i]))
         rows = [[self.pieces[e] for e in row] for row in numbers]
         batch = packing.lay([[p.laid for p in row] for row in rows], self.shape, self.layout)
@@ -176,7 +176,7 @@ class Batches:
                 for e, start, stop in self.spans(of_row):
                     row[start:stop] = self.states[e]
         if self.parts:
-            batch |= _join_parts(batch["group"], [piece for row in rows for piece in row])
+            batch |= _join_parts(batch["group_ids"], [piece for row in rows for piece in row])
         return {name: x.reshape(M, B, *x.shape[1:]) for name, x in batch.items()}
 
     def spans(self, row: list[int]) -> list[tuple[int, int, int]]:
@@ -200,14 +200,14 @@ class Batches:
 
 
 def _join_parts(group: np.ndarray, pieces: Sequence[Piece]) -> dict[str, np.ndarray]:
-    """The keys "group" and "parts", from the groups [B, R] as they were laid, piece by piece."""
+    """The keys "group_ids" and "parts", from groups [B, R] as they were laid, piece by piece."""
     owners = [i if piece.turn is None else ("turn", piece.turn) for i, piece in enumerate(pieces)]
     counts = Counter(owners)
     numbers = {owner: number for number, owner in enumerate(counts)}
     # Empty slots, which are -1, take the last.
     number_of = np.asarray([*(numbers[owner] for owner in owners), -1], np.int32)
     parts_of = np.asarray([*(counts[owner] for owner in owners), 0], np.int32)
-    return {"group": number_of[group], "parts": parts_of[group]}
+    return {"group_ids": number_of[group], "parts": parts_of[group]}
 
 
 def plan(
@@ -216,7 +216,7 @@ def plan(
     row_length: int,
     layout: str,
     batch_size: int,
-    micro_rows: int,
+    micro_batch_size: int,
     epochs: int = 1,
     seed: int | None = None,
     record: Record | None = None,
@@ -263,10 +263,10 @@ def plan(
     if record is not None:
         of_tokens = "separate" if layout == "padded" else layout  # Without what only fills a slot.
         tokens = sum(packing.cost(e.encoded, of_tokens) for row in laid for e in row)
-        run = sum(math.ceil(len(rows) / micro_rows) * micro_rows for rows in batches)
+        run = sum(math.ceil(len(rows) / micro_batch_size) * micro_batch_size for rows in batches)
         record.tokens += tokens
         record.padding += run * shape.length - tokens
-    return Batches(examples, pieces, batches, shape, layout, micro_rows)
+    return Batches(examples, pieces, batches, shape, layout, micro_batch_size)
 
 
 def _split(encoded: Encoded, layout: str, row_length: int) -> list[tuple[int, int]]:
@@ -287,7 +287,7 @@ def _split(encoded: Encoded, layout: str, row_length: int) -> list[tuple[int, in
 
 def _some(encoded: Encoded, start: int, stop: int) -> Encoded:
     """Keep some of the responses of a prompt. Its own tokens are learned with the first of them."""
-    learn = encoded.learn
+    learn = encoded.loss_mask
     if learn is not None and start > 0:
         learn = np.zeros_like(learn)
     some = slice(start, stop)
@@ -299,7 +299,7 @@ def _cut(example: Example, start: int, stop: int) -> Example:
     return example._replace(
         encoded=_some(example.encoded, start, stop),
         ratings=example.ratings[start:stop],
-        rated=example.rated[start:stop],
+        rating_mask=example.rating_mask[start:stop],
         pairs=[],
     )
 

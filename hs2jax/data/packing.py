@@ -21,12 +21,12 @@ LAYOUTS = ("shared", "separate", "padded")
 
 
 class Example(NamedTuple):
-    """A tokenised group with what is known of it. ratings f32 and rated bool are [responses, A];
-    cut: how many tokens its prompt has lost on the left."""
+    """A tokenised group with what is known of it. ratings f32 and rating_mask bool are
+    [responses, A]; cut: how many tokens its prompt has lost on the left."""
 
     encoded: Encoded
     ratings: np.ndarray
-    rated: np.ndarray
+    rating_mask: np.ndarray
     pairs: list[Pair]
     ties: int = 0
     cut: int = 0
@@ -71,37 +71,37 @@ def first_fit(costs: Sequence[int], length: int) -> list[list[int]]:
 def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[str, np.ndarray]:
     """Lay a batch of rows down as arrays; an empty row is all padding.
 
-    tokens, segment, branch, position, source int32 [B, T]: `segment` counts from 1 and is 0 in
-    padding, `branch` is 0 in a prompt and r in the r-th response, `position` goes on from the
-    prompt's end in every branch, `source` is the index of the token whose hidden state predicts
-    this one (-1 for a conversation's first).
-    last int32 [B, R]: index of each response's last token. group int32 [B, R]: number of the group
-    in the batch, -1 in an empty slot. ratings f32, rated bool [B, R, A].
+    tokens, segment_ids, branch_ids, positions, predictor_index int32 [B, T]: `segment_ids` count
+    from 1 and are 0 in padding, `branch_ids` are 0 in a prompt and r in the r-th response,
+    `positions` go on from the prompt's end in every branch, `predictor_index` is that of the token
+    whose hidden state predicts this one (-1 for a conversation's first).
+    end_positions int32 [B, R]: index of each response's last token. group_ids int32 [B, R]: number
+    of the group in the batch, -1 in an empty slot. ratings f32, rating_mask bool [B, R, A].
     chosen, rejected int32, strength f32 [B, P]: pairs as response slots of their row; strength 0
     in an empty slot.
-    learn bool [B, T], where a group is encoded for a policy: tokens whose likelihood is learned,
-    which are those of responses, less those that were given, and, in the first copy of a prompt,
-    those that `Encoded` names. A conversation's first token, which nothing predicts, is none of
-    them.
+    loss_mask bool [B, T], where a group is encoded for a policy: tokens whose likelihood is
+    learned, which are those of responses, less those that were given, and, in the first copy of a
+    prompt, those that `Encoded` names. A conversation's first token, which nothing predicts, is
+    none of them.
     """
     B, (T, R, P, A) = len(rows), shape
     token_row = lambda fill: np.full((B, T), fill, np.int32)  # noqa: E731
     batch = {
         "tokens": token_row(0),
-        "segment": token_row(0),
-        "branch": token_row(0),
-        "position": token_row(0),
-        "source": token_row(-1),
-        "last": np.zeros((B, R), np.int32),
-        "group": np.full((B, R), -1, np.int32),
+        "segment_ids": token_row(0),
+        "branch_ids": token_row(0),
+        "positions": token_row(0),
+        "predictor_index": token_row(-1),
+        "end_positions": np.zeros((B, R), np.int32),
+        "group_ids": np.full((B, R), -1, np.int32),
         "ratings": np.zeros((B, R, A), np.float32),
-        "rated": np.zeros((B, R, A), bool),
+        "rating_mask": np.zeros((B, R, A), bool),
         "chosen": np.zeros((B, P), np.int32),
         "rejected": np.zeros((B, P), np.int32),
         "strength": np.zeros((B, P), np.float32),
     }
-    if any(example.encoded.learn is not None for row in rows for example in row):
-        batch["learn"] = np.zeros((B, T), bool)
+    if any(example.encoded.loss_mask is not None for row in rows for example in row):
+        batch["loss_mask"] = np.zeros((B, T), bool)
     number = 0
     for b, row in enumerate(rows):
         at = segment = slot = pair_slot = 0  # Next free token, segment, response and pair slot.
@@ -117,19 +117,19 @@ def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[st
                     start, at = at, at + len(prompt)
                     _write(batch, b, start, prompt, segment, 0, 0, start - 1)
                     # Once, so that a prompt counts the same in every layout.
-                    if r == 1 and example.encoded.learn is not None:
-                        batch["learn"][b, start:at] = example.encoded.learn
+                    if r == 1 and example.encoded.loss_mask is not None:
+                        batch["loss_mask"][b, start:at] = example.encoded.loss_mask
                 branch = r if layout == "shared" else 1
                 _write(
                     batch, b, at, response, segment, branch, len(prompt), start + len(prompt) - 1
                 )
-                if "learn" in batch:
-                    batch["learn"][b, at + given[r - 1] : at + len(response)] = True
+                if "loss_mask" in batch:
+                    batch["loss_mask"][b, at + given[r - 1] : at + len(response)] = True
                 at += len(response)
-                batch["last"][b, slot] = at - 1
-                batch["group"][b, slot] = number
+                batch["end_positions"][b, slot] = at - 1
+                batch["group_ids"][b, slot] = number
                 batch["ratings"][b, slot] = example.ratings[r - 1]
-                batch["rated"][b, slot] = example.rated[r - 1]
+                batch["rating_mask"][b, slot] = example.rating_mask[r - 1]
                 slot += 1
             for chosen, rejected, strength in example.pairs:
                 batch["chosen"][b, pair_slot] = first + chosen
@@ -137,8 +137,8 @@ def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[st
                 batch["strength"][b, pair_slot] = strength
                 pair_slot += 1
             number += 1
-    if "learn" in batch:
-        batch["learn"] &= batch["source"] >= 0
+    if "loss_mask" in batch:
+        batch["loss_mask"] &= batch["predictor_index"] >= 0
     return batch
 
 
@@ -146,9 +146,9 @@ def _write(batch, b, at, ids, segment, branch, position, before):
     """Put `ids` down at `at`; their first token is predicted by the one at index `before`."""
     to = slice(at, at + len(ids))
     batch["tokens"][b, to] = ids
-    batch["segment"][b, to] = segment
-    batch["branch"][b, to] = branch
-    batch["position"][b, to] = np.arange(position, position + len(ids))
-    batch["source"][b, to] = np.arange(at - 1, at - 1 + len(ids))
+    batch["segment_ids"][b, to] = segment
+    batch["branch_ids"][b, to] = branch
+    batch["positions"][b, to] = np.arange(position, position + len(ids))
+    batch["predictor_index"][b, to] = np.arange(at - 1, at - 1 + len(ids))
     if len(ids):
-        batch["source"][b, at] = before if position else -1
+        batch["predictor_index"][b, at] = before if position else -1

@@ -119,7 +119,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
             "dtype": str(np.dtype(model.dtype)),
             "checksum": key,
         },
-        "max_tokens": config.max_tokens or model.config.max_positions,
+        "max_tokens": config.max_tokens or model.config.max_seq_len,
         "temperature": temperature
         and {"value": temperature, "pairs": _count_pairs(validation), **fitted},
         "weights_search": found_weights and {**found_weights, **fitted},

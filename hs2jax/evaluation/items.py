@@ -96,7 +96,7 @@ def rating_means(prepared: Prepared, names: Sequence[str]) -> dict[str, float]:
     if not prepared.examples:
         return {}
     ratings = np.concatenate([example.ratings for example in prepared.examples])
-    rated = np.concatenate([example.rated for example in prepared.examples])
+    rated = np.concatenate([example.rating_mask for example in prepared.examples])
     return {
         name: float(ratings[rated[:, k], k].mean())
         for k, name in enumerate(names)

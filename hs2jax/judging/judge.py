@@ -64,12 +64,16 @@ def forward(params, batch, columns, config: Config, *, dtype, states: bool):
     columns: [S, D], the unembedding of the answers' tokens. No layer's states are kept, and no
     logits of other tokens are computed.
     """
-    B, R = batch["last"].shape
-    probe = Probe(batch["last"]) if states else Probe(batch["last"], columns, final_norm(params))
-    who_sees_whom = Layout(batch["segment"], batch["branch"], batch["position"])
+    B, R = batch["end_positions"].shape
+    probe = (
+        Probe(batch["end_positions"])
+        if states
+        else Probe(batch["end_positions"], columns, final_norm(params))
+    )
+    who_sees_whom = Layout(batch["segment_ids"], batch["branch_ids"], batch["positions"])
     with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
         _, out = Decoder(config, dtype=dtype).apply(
-            {"params": params}, batch["tokens"], batch["position"], who_sees_whom, probe
+            {"params": params}, batch["tokens"], batch["positions"], who_sees_whom, probe
         )
     # [L + 1, B, R, D] or [L + 1, 2, B, R, S], with the rows and branches to the front.
     seen = jnp.transpose(out["probe"], (1, 2, 0, 3) if states else (2, 3, 1, 0, 4))
@@ -151,7 +155,7 @@ class Judge:
             checksum=checksum(self.model.params),
             template=None if any_template else template,
             preset=preset,
-            layers=self.model.config.layers + (preset.layers == "all"),
+            layers=self.model.config.num_layers + (preset.layers == "all"),
         )
 
     def read(
@@ -185,14 +189,14 @@ class Judge:
         every = score_tokens.encode(model.tokenizer, requests)
         for i, (request, asked) in enumerate(zip(requests, every, strict=True)):
             longest = packing.cost(asked.encoded, "padded")
-            if longest <= model.config.max_positions:
+            if longest <= model.config.max_seq_len:
                 fitting.setdefault(tuple(asked.tokens.tolist()), []).append(i)
             elif skip:
                 record.too_long += 1
             else:
                 raise ValueError(
                     f"{request.source or f'request {i}'}: it has {longest} tokens, and the model "
-                    f"has {model.config.max_positions} positions"
+                    f"has {model.config.max_seq_len} positions"
                 )
         for tokens, places in fitting.items():
             tables = self._tables(
@@ -222,7 +226,7 @@ class Judge:
     def columns(self, tokens: Sequence[int]):
         """The unembedding of tokens, [S, D]."""
         params = self.model.params
-        return params.get("unembed", params["embed"])[np.asarray(tokens)]
+        return params.get("lm_head", params["embed"])[np.asarray(tokens)]
 
     def _tables(self, examples, tokens, states, layout, rows) -> list[np.ndarray]:
         """`forward`'s numbers for each branch of each example, [Q, ...] flat."""
@@ -235,7 +239,7 @@ class Judge:
             dtype=model.dtype,
             states=states,
         )
-        across = model.config.width if states else 2 * len(tokens)
+        across = model.config.hidden_size if states else 2 * len(tokens)
         tables = [None] * len(examples)
         for length, places in _lengths(costs).items():
             batches = plan_evaluation(
@@ -245,7 +249,7 @@ class Judge:
                 rows=rows or max(1, TOKENS // length),
                 mesh=model.mesh,
             )
-            found = run_batches(ask, batches, (model.config.layers + 1) * across, model.mesh)
+            found = run_batches(ask, batches, (model.config.num_layers + 1) * across, model.mesh)
             for i, table in zip(places, found, strict=True):
                 tables[i] = table
         return tables
@@ -254,12 +258,12 @@ class Judge:
         """One request's numbers, as `_tables` has them, as a reading."""
         config, seen = self.model.config, None
         if states:
-            seen = table.reshape(len(table), config.layers + 1, config.width)
+            seen = table.reshape(len(table), config.num_layers + 1, config.hidden_size)
             # In the dtype of the pass, so that the norm is rounded alike.
             exact, norm = jnp.asarray(seen, self.model.dtype), final_norm(self.model.params)
             logits = np.moveaxis(np.array(lens(config, exact, self.columns(tokens), norm)), 0, 1)
         else:
-            logits = table.reshape(len(table), 2, config.layers + 1, len(tokens))
+            logits = table.reshape(len(table), 2, config.num_layers + 1, len(tokens))
         logits[:, 0, -1] = logits[:, 1, -1]
         return Reading(logits, seen)
 

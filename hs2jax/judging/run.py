@@ -76,7 +76,7 @@ def judge(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
     model = {
         "name": config.model.name,
         "checksum": checksum(found.model.params),
-        "layers": found.model.config.layers,
+        "layers": found.model.config.num_layers,
         "dtype": str(np.dtype(found.model.dtype)),
     }
     work = _scores if config.task == "scores" else _use

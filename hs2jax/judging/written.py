@@ -28,7 +28,7 @@ def answered(
         for i, request in enumerate(requests)
         for question in request.questions
     ]
-    room = model.config.max_positions - LONGEST[condition]
+    room = model.config.max_seq_len - LONGEST[condition]
     ids = chat.prompt_ids(model.tokenizer, [group for *_, group in asked], model.read)
     fits = [len(each) <= room for each in ids]
     texts = iter(

@@ -61,14 +61,14 @@ def attribute_log_probability(predicted, attributes):
     return jnp.where(known, jnp.log(jnp.maximum(cell, LEAST)), jnp.nan)
 
 
-def steerlm2_weights(log_attribute, log_prior, log_proposal, log_policy, group):
+def steerlm2_weights(log_attribute, log_prior, log_proposal, log_policy, group_ids):
     """(w', b'): what each response should weigh in its group and what it weighs, each [R].
 
         w' = softmax(log P(a|x,y) + log P(y|x) - log Q'(y|a,x))
         b' = softmax(log Q(y|a,x) - log Q'(y|a,x))
 
     over the responses of a group. All four: [R] in nats, of whole responses; log_policy is of the
-    policy Q that is trained. group: int32 [R], the number of each slot's group, -1 in an empty
+    policy Q that is trained. group_ids: int32 [R], the number of each slot's group, -1 in an empty
     slot, which weighs 0 and may hold anything.
     """
     terms = {
@@ -77,36 +77,36 @@ def steerlm2_weights(log_attribute, log_prior, log_proposal, log_policy, group):
         "log_proposal": log_proposal,
         "log_policy": log_policy,
     }
-    _slots(**terms, group=group)
+    _slots(**terms, group_ids=group_ids)
     attribute, prior, proposal, policy = (jnp.asarray(x, jnp.float32) for x in terms.values())
     return (
-        _softmax(attribute + prior - proposal, group),
-        _softmax(policy - proposal, group),
+        _softmax(attribute + prior - proposal, group_ids),
+        _softmax(policy - proposal, group_ids),
     )
 
 
-def steerlm2_distance(target, baseline, group):
+def steerlm2_distance(target, baseline, group_ids):
     """Each response's part [R] of its group's KL(w'||b') in nats: their sum is the distance.
 
     target, baseline: w' and b' of `steerlm2_weights`. A b' that float32 holds as 0 counts as the
     smallest normal number, so that the distance stays finite.
     """
-    _slots(target=target, baseline=baseline, group=group)
+    _slots(target=target, baseline=baseline, group_ids=group_ids)
     target, baseline = (jnp.asarray(x, jnp.float32) for x in (target, baseline))
     least = jnp.finfo(jnp.float32).tiny
     share = xlogy(target, target) - xlogy(target, jnp.maximum(baseline, least))
-    return jnp.where(group >= 0, share, 0.0)
+    return jnp.where(group_ids >= 0, share, 0.0)
 
 
-def effective_sample_size(weights, group):
+def effective_sample_size(weights, group_ids):
     """1 / sum of squared weights of each slot's group, [R]; 0 in an empty slot.
 
     Between 1, where one response has all the weight, and the group's number of responses.
     weights: [R], summing to 1 in each group.
     """
-    _slots(weights=weights, group=group)
-    squares = sum_of_group(jnp.square(jnp.asarray(weights, jnp.float32)), group)
-    return jnp.where(group >= 0, 1.0 / squares, 0.0)
+    _slots(weights=weights, group_ids=group_ids)
+    squares = sum_of_group(jnp.square(jnp.asarray(weights, jnp.float32)), group_ids)
+    return jnp.where(group_ids >= 0, 1.0 / squares, 0.0)
 
 
 def weigh_groups(
@@ -119,14 +119,14 @@ def weigh_groups(
     log Q(y|a,x) of each of its responses.
     """
     sizes = [len(each) for each in log_policy]
-    group = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    group_ids = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     policy = np.concatenate([np.asarray(each, np.float32) for each in log_policy])
-    target, baseline = steerlm2_weights(*np.concatenate(columns).T, policy, group)
+    target, baseline = steerlm2_weights(*np.concatenate(columns).T, policy, group_ids)
     found = {
         "target": target,
         "baseline": baseline,
-        "distance": steerlm2_distance(target, baseline, group),
-        "effective": effective_sample_size(target, group),
+        "distance": steerlm2_distance(target, baseline, group_ids),
+        "effective": effective_sample_size(target, group_ids),
     }
     stops = np.cumsum(sizes)[:-1]
     parts = {name: np.split(np.asarray(x), stops) for name, x in found.items()}
@@ -160,38 +160,38 @@ def collapse(columns: Sequence[np.ndarray]) -> list[str]:
     ]
 
 
-def sum_of_group(values, group):
+def sum_of_group(values, group_ids):
     """The sum [R] over each slot's group of `values` [R]; 0 in an empty slot."""
-    _slots(values=values, group=group)
-    filled, number = jnp.asarray(group) >= 0, _numbers(group)
+    _slots(values=values, group_ids=group_ids)
+    filled, number = jnp.asarray(group_ids) >= 0, _numbers(group_ids)
     values = jnp.where(filled, values, 0.0)
     return jax.ops.segment_sum(values, number, len(values))[number]
 
 
-def max_of_group(values, group):
+def max_of_group(values, group_ids):
     """The largest [R] of each slot's group of `values` [R]; 0 in an empty slot."""
-    _slots(values=values, group=group)
-    filled, number = jnp.asarray(group) >= 0, _numbers(group)
+    _slots(values=values, group_ids=group_ids)
+    filled, number = jnp.asarray(group_ids) >= 0, _numbers(group_ids)
     values = jnp.where(filled, values, 0.0)
     return jax.ops.segment_max(values, number, len(values))[number]
 
 
-def _softmax(scores, group):
-    filled = jnp.asarray(group) >= 0
+def _softmax(scores, group_ids):
+    filled = jnp.asarray(group_ids) >= 0
     scores = jnp.where(filled, scores, 0.0)
-    most = jax.lax.stop_gradient(max_of_group(scores, group))
+    most = jax.lax.stop_gradient(max_of_group(scores, group_ids))
     powers = jnp.where(filled, jnp.exp(scores - most), 0.0)
-    return powers / jnp.where(filled, sum_of_group(powers, group), 1.0)
+    return powers / jnp.where(filled, sum_of_group(powers, group_ids), 1.0)
 
 
-def _numbers(group):
+def _numbers(group_ids):
     """Groups renumbered from 0, so that there are no more than slots: a part of a batch has a few
     of the batch's groups, with the batch's numbers. Empty slots are a group of their own."""
-    return jnp.unique(group, return_inverse=True, size=len(group))[1]
+    return jnp.unique(group_ids, return_inverse=True, size=len(group_ids))[1]
 
 
 def _slots(**arrays):
     same_shape(**arrays)
-    shape = jnp.shape(arrays["group"])
+    shape = jnp.shape(arrays["group_ids"])
     if len(shape) != 1:
         raise ValueError(f"response slots must have one axis, [R]; the shape is {shape}")

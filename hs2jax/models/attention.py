@@ -20,14 +20,14 @@ POSITIONS = {"k": 3, "v": 2}
 class Layout(NamedTuple):
     """Who may see whom. Each is int32 [B, T].
 
-    segment: the group that a token belongs to, from 1; 0 is padding.
-    branch: 0 in the prompt, r in the r-th response of the group.
-    position: counts from 0 in each group and goes on from the prompt's end in every branch.
+    segment_ids: the group that a token belongs to, from 1; 0 is padding.
+    branch_ids: 0 in the prompt, r in the r-th response of the group.
+    positions: counts from 0 in each group and goes on from the prompt's end in every branch.
     """
 
-    segment: jax.Array
-    branch: jax.Array
-    position: jax.Array
+    segment_ids: jax.Array
+    branch_ids: jax.Array
+    positions: jax.Array
 
 
 def visible(layout: Layout) -> jax.Array:
@@ -62,7 +62,7 @@ def attend(q, k, v, layout: Layout | None, *, scale: float, window=None, cap: fl
     mask = jnp.tril(jnp.ones((T, T), bool))[None] if layout is None else visible(layout)
     if window is not None:
         # Positions, not indices: in a shared row another branch may lie between the two.
-        at = jnp.arange(T)[None] if layout is None else layout.position
+        at = jnp.arange(T)[None] if layout is None else layout.positions
         mask &= at[:, :, None] - at[:, None, :] < window
     mask = mask[:, None, None]
     chunk = max(64, -(-T // 4))

@@ -76,7 +76,7 @@ def save_params(
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(codes)}")
     if head is not None:
         config = dataclasses.replace(config, language_head=False)
-        params = {path: value for path, value in params.items() if path != "unembed"}
+        params = {path: value for path, value in params.items() if path != "lm_head"}
     tensors = [
         (t._replace(name=t.name if t.name == UNEMBED else f"model.{t.name}"), codes[dtype])
         for t in unstack(params, config)
@@ -217,10 +217,12 @@ def _take_head(tensors: dict[str, Tensor], config: Config):
     weight, bias = tensors.pop(HEAD, None), tensors.pop(HEAD_BIAS, None)
     if weight is None and bias is None:
         return None
-    if weight is None or len(weight.shape) != 2 or weight.shape[1] != config.width:
+    if weight is None or len(weight.shape) != 2 or weight.shape[1] != config.hidden_size:
         found = "is missing" if weight is None else f"has shape {list(weight.shape)}"
         where = (weight or bias).where
-        raise ValueError(f"{where}: tensor {HEAD} {found}; it should be [outputs, {config.width}]")
+        raise ValueError(
+            f"{where}: tensor {HEAD} {found}; it should be [outputs, {config.hidden_size}]"
+        )
     head = {"kernel": jnp.asarray(np.array(weight.read().T, np.float32, order="C"))}
     if bias is not None:
         if bias.shape != weight.shape[:1]:
@@ -236,10 +238,10 @@ def _head_tensors(head, outputs: Sequence[str] | None, config: Config) -> list[T
     if head is None:
         return []
     kernel = np.asarray(head["kernel"])
-    if outputs is None or kernel.shape != (config.width, len(outputs)):
+    if outputs is None or kernel.shape != (config.hidden_size, len(outputs)):
         raise ValueError(
             f"the reward head's kernel has shape {list(kernel.shape)}; it should be "
-            f"[{config.width}, number of outputs], and the outputs are {outputs}"
+            f"[{config.hidden_size}, number of outputs], and the outputs are {outputs}"
         )
     if len(set(outputs)) != len(outputs):
         raise ValueError(f"two outputs of the reward head have one name: {list(outputs)}")

@@ -22,40 +22,41 @@ PARTIAL = "partial_rotary_factor"
 class Config:
     """Sizes and constants of one model. Hashable, so that it can be a static argument of `jit`.
 
-    Sizes count elements (`hidden` is the width of the feed-forward layer, `max_positions` the
+    Sizes count elements (`intermediate_size` is that of the feed-forward layer, `max_seq_len` the
     longest sequence in tokens that the model was made for). `eos_ids` may hold several ids.
     `tied`: the vocabulary's output weights are its embeddings. `language_head` is False where
     there are no output weights at all, as in an untied checkpoint saved with a reward head.
 
-    `window`: how many tokens back, itself included, a token sees in the layers where `sliding`
-    is True; None and () where no layer could have one. `rope_local_base`: the rotary base of
-    those layers, where it is another. `rotary_fraction`: the part of each head that is rotated.
-    `query_scalar`: attention's logits are divided by its square root; None is the head's size.
-    `attention_cap`, `final_cap`: c in c tanh(x / c), on attention's and the vocabulary's logits.
+    `sliding_window`: how many tokens back, itself included, a token sees in the layers where
+    `sliding` is True; None and () where no layer could have one. `rope_local_base`: the rotary base
+    of those layers, where it is another. `rotary_fraction`: the part of each head that is rotated.
+    `query_pre_attn_scalar`: attention's logits are divided by its square root; None is the head's
+    size. `attn_logit_softcap`, `final_logit_softcap`: c in c tanh(x / c), on attention's and the
+    vocabulary's logits.
     `qk_norm`: queries and keys are normalised per head. `post_norms`: the outputs of attention
     and of the feed-forward layer are normalised too. `norm_plus_one`: norms multiply by one plus
     their weight. `layer_norm`: they subtract the mean and have a bias. `scaled_embedding`: the
-    embeddings are multiplied by the square root of the width.
+    embeddings are multiplied by the square root of `hidden_size`.
     """
 
     vocab_size: int
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    hidden: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
     norm_epsilon: float = 1e-6
     rope_base: float = 10000.0
     rope_scaling: rope.Scaling | None = None
     rope_local_base: float | None = None
     rotary_fraction: float = 1.0
-    max_positions: int = 2048
-    window: int | None = None
+    max_seq_len: int = 2048
+    sliding_window: int | None = None
     sliding: tuple[bool, ...] = ()
-    query_scalar: int | None = None
-    attention_cap: float | None = None
-    final_cap: float | None = None
+    query_pre_attn_scalar: int | None = None
+    attn_logit_softcap: float | None = None
+    final_logit_softcap: float | None = None
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
@@ -74,8 +75,8 @@ class Config:
     pad_id: int | None = None
 
     @property
-    def has_unembed(self) -> bool:
-        """Whether the parameters hold a leaf `unembed`, output weights of their own."""
+    def has_lm_head(self) -> bool:
+        """Whether the parameters hold a leaf `lm_head`, output weights of their own."""
         return self.language_head and not self.tied
 
     @property
@@ -91,12 +92,12 @@ class Config:
     @property
     def rotary_size(self) -> int:
         """How many of a head's numbers are rotated, from the first."""
-        return int(self.head_size * self.rotary_fraction)
+        return int(self.head_dim * self.rotary_fraction)
 
     @property
     def attention_scale(self) -> float:
         """What attention's logits are multiplied by."""
-        return (self.query_scalar or self.head_size) ** -0.5
+        return (self.query_pre_attn_scalar or self.head_dim) ** -0.5
 
     def frequencies(self) -> np.ndarray:
         """Radians per position, float32: [rotary_size // 2], or one row per layer where layers
@@ -147,21 +148,23 @@ class Config:
         flags = {f: flag(hf, key) for key, fields in family.flags.items() for f in fields}
         config = cls(
             vocab_size=whole(hf, "vocab_size"),
-            width=width,
-            layers=layers,
-            heads=heads,
-            kv_heads=whole(hf, "num_key_value_heads", default=heads),
-            head_size=whole(hf, "head_dim", default=width // heads),
-            hidden=whole(hf, "intermediate_size"),
+            hidden_size=width,
+            num_layers=layers,
+            num_heads=heads,
+            num_kv_heads=whole(hf, "num_key_value_heads", default=heads),
+            head_dim=whole(hf, "head_dim", default=width // heads),
+            intermediate_size=whole(hf, "intermediate_size"),
             norm_epsilon=positive(hf, family.norm_epsilon),
             rope_base=rotary.base,
             rope_scaling=rotary.scaling,
             rope_local_base=rotary.local_base,
             rotary_fraction=rotary.fraction,
-            max_positions=whole(hf, "max_position_embeddings"),
-            window=window,
+            max_seq_len=whole(hf, "max_position_embeddings"),
+            sliding_window=window,
             sliding=sliding,
-            query_scalar=whole(hf, QUERY_SCALAR) if QUERY_SCALAR in family.defaults else None,
+            query_pre_attn_scalar=whole(hf, QUERY_SCALAR)
+            if QUERY_SCALAR in family.defaults
+            else None,
             tied=tied,
             language_head=tied or any(f.causal in architectures for f in kinds),
             family=written,
@@ -176,15 +179,15 @@ class Config:
         return config
 
     def _check(self, family: Family) -> None:
-        if self.heads % self.kv_heads:
+        if self.num_heads % self.num_kv_heads:
             raise ValueError(
-                f"config.json: num_attention_heads {self.heads} must be a multiple of "
-                f"num_key_value_heads {self.kv_heads}"
+                f"config.json: num_attention_heads {self.num_heads} must be a multiple of "
+                f"num_key_value_heads {self.num_kv_heads}"
             )
         if self.rotary_fraction != 1 and not family.partial_rotary:
             raise unsupported(PARTIAL, self.rotary_fraction, [1.0])
         if self.rotary_size % 2 or not self.rotary_size:
-            raise unsupported("head_dim", self.head_size, ["an even number of rotated elements"])
+            raise unsupported("head_dim", self.head_dim, ["an even number of rotated elements"])
         for one, fields in FAMILIES[self.family].flags.items():
             if len({getattr(self, field) for field in fields}) > 1:
                 given = ((key, getattr(self, f[0])) for key, f in family.flags.items())
@@ -217,14 +220,14 @@ class Config:
             "architectures": [family.causal if outputs is None else family.classifier],
             "model_type": self.family,
             "vocab_size": self.vocab_size,
-            "hidden_size": self.width,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "num_key_value_heads": self.kv_heads,
-            "head_dim": self.head_size,
-            "intermediate_size": self.hidden,
+            "hidden_size": self.hidden_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+            "intermediate_size": self.intermediate_size,
             family.norm_epsilon: self.norm_epsilon,
-            "max_position_embeddings": self.max_positions,
+            "max_position_embeddings": self.max_seq_len,
             "tie_word_embeddings": self.tied,
             **rope.write(rotary, partial=family.partial_rotary),
             **{key: getattr(self, fields[0]) for key, fields in family.flags.items()},
@@ -237,10 +240,10 @@ class Config:
             "torch_dtype": dtype,
             "use_cache": True,
         }
-        if self.query_scalar is not None:
-            hf[QUERY_SCALAR] = self.query_scalar
+        if self.query_pre_attn_scalar is not None:
+            hf[QUERY_SCALAR] = self.query_pre_attn_scalar
         if family.window_keys:
-            hf |= family.window_keys((self.window, self.sliding))
+            hf |= family.window_keys((self.sliding_window, self.sliding))
         hf |= {key: allowed[0] for key, allowed in family.fixed.items() if allowed[0] is not None}
         if outputs is not None:
             # No `num_labels`: transformers works it out from these two, and warns of both.

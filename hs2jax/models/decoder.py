@@ -166,7 +166,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x, position, layout, frequency, window):
         c = self.config
-        D, N, K, H = c.width, c.heads, c.kv_heads, c.head_size
+        D, N, K, H = c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim
 
         y = norm(self, "norm", x)
         q = linear(self, "q", "BTD,DNH->BTNH", y, (D, N, H), c.qkv_bias)
@@ -175,7 +175,7 @@ class Attention(nn.Module):
         if c.qk_norm:
             q, k = norm(self, "q_norm", q), norm(self, "k_norm", k)
         q, k = rotate(q, position, frequency), rotate(k, position, frequency)
-        sees = {"scale": c.attention_scale, "window": window, "cap": c.attention_cap}
+        sees = {"scale": c.attention_scale, "window": window, "cap": c.attn_logit_softcap}
         if self.has_variable("cache", "k"):
             k, v = self.put("k", k, position), self.put("v", v, position)
             z = attend_cached(q, k, v, position[:, 0], **sees)
@@ -201,7 +201,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x):
         c = self.config
-        D, F = c.width, c.hidden
+        D, F = c.hidden_size, c.intermediate_size
         act = ACTIVATIONS[c.activation]
 
         y = norm(self, "norm", x)
@@ -215,36 +215,38 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-    """One layer. `own` is what differs between layers, `shared` what does not: "frequency" and
-    "window" are each in one of the two."""
+    """One layer. `per_layer` is what differs between layers, `broadcast` what does not: "frequency"
+    and "window" are each in one of the two."""
 
     config: Config
 
     @nn.compact
-    def __call__(self, x, own, shared, position, layout, probe):
+    def __call__(self, x, per_layer, broadcast, position, layout, probe):
         x = constrain_rows(x)
-        x = Attention(self.config, name="attention")(x, position, layout, **own, **shared)
+        x = Attention(self.config, name="attention")(x, position, layout, **per_layer, **broadcast)
         x = Mlp(self.config, name="mlp")(x)
         return x, look(self.config, x, probe)
 
 
 def constants(config: Config, tokens: int):
-    """(own, shared) for rows of so many tokens: what each layer is given besides its parameters.
+    """(per_layer, broadcast) for rows of so many tokens: what layers are given besides parameters.
 
-    own: arrays with one row per layer, so that a part of the layers gets a slice of them. shared:
-    what is the same in all layers.
+    per_layer: arrays with one row per layer, so that a part of the layers gets a slice of them.
+    broadcast: what is the same in all layers.
     """
-    own, shared = {}, {"window": None}
+    per_layer, broadcast = {}, {"window": None}
     frequency = config.frequencies()
-    (own if frequency.ndim == 2 else shared)["frequency"] = frequency
+    (per_layer if frequency.ndim == 2 else broadcast)["frequency"] = frequency
     # A window as long as the rows hides nothing, and costs nothing.
-    if any(config.sliding) and config.window < tokens:
+    if any(config.sliding) and config.sliding_window < tokens:
         if all(config.sliding):
-            shared["window"] = config.window
+            broadcast["window"] = config.sliding_window
         else:
-            del shared["window"]
-            own["window"] = np.where(config.sliding, config.window, tokens).astype(np.int32)
-    return own, shared
+            del broadcast["window"]
+            per_layer["window"] = np.where(config.sliding, config.sliding_window, tokens).astype(
+                np.int32
+            )
+    return per_layer, broadcast
 
 
 class Decoder(nn.Module):
@@ -276,26 +278,26 @@ class Decoder(nn.Module):
         entered=None,
     ):
         c = self.config
-        embed = self.param("embed", INIT, (c.vocab_size, c.width))
-        if c.has_unembed:
-            self.param("unembed", INIT, (c.vocab_size, c.width))
-        own, shared = constants(c, tokens.shape[1])
-        along = (shared, position, layout, probe)
+        embed = self.param("embed", INIT, (c.vocab_size, c.hidden_size))
+        if c.has_lm_head:
+            self.param("lm_head", INIT, (c.vocab_size, c.hidden_size))
+        per_layer, broadcast = constants(c, tokens.shape[1])
+        along = (broadcast, position, layout, probe)
         seen = []
         if entered is None:
             x = enter(c, embed, tokens, self.dtype)
             if probe is not None:
                 seen.append(look(c, x, probe)[None])
             if self.frozen:
-                x, more = self.stack("frozen", x, own, along, 0, self.frozen)
+                x, more = self.stack("frozen", x, per_layer, along, 0, self.frozen)
                 seen.append(more)
         else:
             x = constrain_rows(entered.astype(self.dtype))
         if self.frozen:
             x = jax.lax.stop_gradient(x)
         out = {"frozen": x}
-        if self.frozen < c.layers:
-            x, more = self.stack("layers", x, own, along, self.frozen, c.layers)
+        if self.frozen < c.num_layers:
+            x, more = self.stack("layers", x, per_layer, along, self.frozen, c.num_layers)
             seen.append(more)
 
         hidden = norm(self, "norm", x)
@@ -303,7 +305,7 @@ class Decoder(nn.Module):
             out["probe"] = jnp.concatenate(seen)
         return hidden, out
 
-    def stack(self, name, x, own, along, start, stop):
+    def stack(self, name, x, per_layer, along, start, stop):
         """The layers from `start` to before `stop`, as one scan."""
         scanned = nn.scan(
             nn.remat(Layer, prevent_cse=False) if self.remat else Layer,
@@ -312,8 +314,8 @@ class Decoder(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
             length=stop - start,
         )
-        own = jax.tree.map(lambda rows: rows[start:stop], own)
-        return scanned(self.config, name=name)(x, own, *along)
+        per_layer = jax.tree.map(lambda rows: rows[start:stop], per_layer)
+        return scanned(self.config, name=name)(x, per_layer, *along)
 
 
 def enter(config: Config, embed, tokens, dtype):
@@ -321,7 +323,7 @@ def enter(config: Config, embed, tokens, dtype):
     x = constrain_rows(jnp.take(embed, tokens, axis=0).astype(dtype))
     if config.scaled_embedding:
         # In bfloat16 the factor is rounded too, as it was when the weights were made.
-        x = x * jnp.asarray(config.width**0.5, dtype)
+        x = x * jnp.asarray(config.hidden_size**0.5, dtype)
     return x
 
 
@@ -333,14 +335,14 @@ def decode(config: Config, params, layers, cache, tokens, position, dtype):
     position. tokens, position: int32 [B]. Lists, and no scan: it would copy each layer's weights
     and cache out of the stacks and back in for every token.
     """
-    own, shared = constants(config, cache[0]["v"].shape[POSITIONS["v"]])
+    per_layer, broadcast = constants(config, cache[0]["v"].shape[POSITIONS["v"]])
     x, position = enter(config, params["embed"], tokens[:, None], dtype), position[:, None]
     kept = []
     for i, layer in enumerate(layers):
-        of_layer = jax.tree.map(lambda rows, i=i: rows[i], own)
+        of_layer = jax.tree.map(lambda rows, i=i: rows[i], per_layer)
         (x, _), changed = Layer(config).apply(
             {"params": layer, "cache": {"attention": cache[i]}},
-            *(x, of_layer, shared, position, None, None),
+            *(x, of_layer, broadcast, position, None, None),
             mutable=["cache"],
         )
         kept.append(changed["cache"]["attention"])

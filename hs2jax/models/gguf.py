@@ -137,7 +137,7 @@ def load_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
         )
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        model_max_length=file.config.max_positions,
+        model_max_length=file.config.max_seq_len,
         clean_up_tokenization_spaces=False,
         **named,
     )
@@ -153,10 +153,10 @@ def _hf_config(path: Path, reader: gguf.GGUFReader) -> dict[str, Any]:
             f"{path}: general.architecture is {kind!r}, which is not supported; only 'llama' is"
         )
     heads = meta("llama.attention.head_count")
-    head_size = meta("llama.attention.key_length", meta("llama.embedding_length") // heads)
+    head_dim = meta("llama.attention.key_length", meta("llama.embedding_length") // heads)
     for key, wanted in {
-        "llama.attention.value_length": head_size,
-        "llama.rope.dimension_count": head_size,
+        "llama.attention.value_length": head_dim,
+        "llama.rope.dimension_count": head_dim,
         "llama.rope.scaling.type": "none",
         "llama.expert_count": 0,
     }.items():
@@ -171,7 +171,7 @@ def _hf_config(path: Path, reader: gguf.GGUFReader) -> dict[str, Any]:
         "num_hidden_layers": meta("llama.block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": meta("llama.attention.head_count_kv", heads),
-        "head_dim": head_size,
+        "head_dim": head_dim,
         "intermediate_size": meta("llama.feed_forward_length"),
         "rms_norm_eps": _decimal(meta("llama.attention.layer_norm_rms_epsilon")),
         "rope_theta": _decimal(meta("llama.rope.freq_base", 10000.0)),
@@ -212,6 +212,6 @@ def _hf_name(path: Path, name: str) -> str:
 def _read(tensor: gguf.ReaderTensor, config: Config) -> np.ndarray:
     weights = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
     if tensor.name.endswith((".attn_q.weight", ".attn_k.weight")):
-        pairs = weights.reshape(-1, config.head_size // 2, 2, config.width)
+        pairs = weights.reshape(-1, config.head_dim // 2, 2, config.hidden_size)
         weights = pairs.swapaxes(1, 2)
     return weights.reshape(tuple(int(n) for n in reversed(tensor.shape)))

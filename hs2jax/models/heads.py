@@ -28,12 +28,12 @@ def rescale(head, scale, shift):
     return {"kernel": head["kernel"] * scale, "bias": bias * scale + shift}
 
 
-def reward(head, hidden, last):
+def reward(head, hidden, end_positions):
     """Outputs [B, R, K] in float32, read at the response's last token.
 
-    hidden [B, T, D]; last int32 [B, R]. Empty slots read token 0 and mean nothing.
+    hidden [B, T, D]; end_positions int32 [B, R]. Empty slots read token 0 and mean nothing.
     """
-    state = pick(hidden, last).astype(jnp.float32)
+    state = pick(hidden, end_positions).astype(jnp.float32)
     kernel = head["kernel"].astype(jnp.float32)
     # Without this, accelerators would multiply float32 in bfloat16 or TF32.
     out = jnp.einsum("BRD,DK->BRK", state, kernel, precision=jax.lax.Precision.HIGHEST)
@@ -43,9 +43,13 @@ def reward(head, hidden, last):
 def logits(params, hidden, config: Config):
     """Vocabulary logits [B, T, V] in float32; only for few positions, V is large.
 
-    params must be a language model's: tied embeddings where there is no "unembed". Where the
-    config has a `final_cap` c, as Gemma 2's has, they are c tanh(logit / c).
+    params must be a language model's: tied embeddings where there is no "lm_head". Where the
+    config has a `final_logit_softcap` c, as Gemma 2's has, they are c tanh(logit / c).
     """
-    table = params.get("unembed", params["embed"])
+    table = params.get("lm_head", params["embed"])
     out = jnp.einsum("BTD,VD->BTV", hidden, table.astype(hidden.dtype)).astype(jnp.float32)
-    return out if config.final_cap is None else config.final_cap * jnp.tanh(out / config.final_cap)
+    return (
+        out
+        if config.final_logit_softcap is None
+        else config.final_logit_softcap * jnp.tanh(out / config.final_logit_softcap)
+    )

@@ -381,7 +381,7 @@ def _with_pad(config: Config, params: Mapping[str, Any], pad_id: int):
     missing = max(0, pad_id + 1 - config.vocab_size)
     if missing:
         embed = np.asarray(params["embed"])
-        rows = np.zeros((missing, config.width), embed.dtype)
+        rows = np.zeros((missing, config.hidden_size), embed.dtype)
         params = {**params, "embed": np.concatenate([embed, rows])}
     return dataclasses.replace(
         config, pad_id=pad_id, vocab_size=config.vocab_size + missing

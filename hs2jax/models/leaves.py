@@ -78,7 +78,7 @@ LEAVES = (
     ),
     Leaf("norm", "norm.weight", "D", "D"),
     Leaf("norm_bias", "norm.bias", "D", "D", "layer_norm"),
-    Leaf("unembed", UNEMBED, "V D", "VD", "has_unembed"),
+    Leaf("lm_head", UNEMBED, "V D", "VD", "has_lm_head"),
 )
 
 
@@ -144,7 +144,7 @@ def check(tensors: Mapping[str, Tensor], config: Config) -> None:
         if name not in wanted:
             raise ValueError(
                 f"{tensors[name].where}: tensor {tensors[name].name} has no place in a "
-                f"{config.family} model of {config.layers} layers with this config"
+                f"{config.family} model of {config.num_layers} layers with this config"
             )
 
 
@@ -210,11 +210,11 @@ def _read_back(array, leaf: Leaf, config: Config, layer: int) -> np.ndarray:
 def _sizes(config: Config) -> dict[str, int]:
     return {
         "V": config.vocab_size,
-        "D": config.width,
-        "N": config.heads,
-        "K": config.kv_heads,
-        "H": config.head_size,
-        "F": config.hidden,
+        "D": config.hidden_size,
+        "N": config.num_heads,
+        "K": config.num_kv_heads,
+        "H": config.head_dim,
+        "F": config.intermediate_size,
     }
 
 
@@ -225,7 +225,7 @@ def _their_shape(leaf: Leaf, config: Config) -> tuple[int, ...]:
 
 def _our_shape(leaf: Leaf, config: Config) -> tuple[int, ...]:
     sizes = _sizes(config)
-    stack = (config.layers,) if "{}" in leaf.name else ()
+    stack = (config.num_layers,) if "{}" in leaf.name else ()
     return stack + tuple(sizes[axis] for axis in leaf.ours)
 
 
@@ -237,7 +237,7 @@ def _to_ours(tensor: np.ndarray, leaf: Leaf, config: Config) -> np.ndarray:
 
 
 def _names(leaf: Leaf, config: Config) -> list[str]:
-    count = config.layers if "{}" in leaf.name else 1
+    count = config.num_layers if "{}" in leaf.name else 1
     return [leaf.name.format(layer) for layer in range(count)]
 
 

@@ -11,25 +11,25 @@ import jax.numpy as jnp
 CHUNK = 4096  # Entries of the vocabulary whose logits are held at a time.
 
 
-def log_probabilities(hidden, unembed, targets, *, cap: float | None = None, chunk: int = CHUNK):
-    """log softmax(unembed @ hidden)[target], float32 [B, T].
+def log_probabilities(hidden, lm_head, targets, *, cap: float | None = None, chunk: int = CHUNK):
+    """log softmax(lm_head @ hidden)[target], float32 [B, T].
 
-    hidden [B, T, D], after the final norm; unembed [V, D]; targets int32 [B, T], from 0 to V - 1.
+    hidden [B, T, D], after the final norm; lm_head [V, D]; targets int32 [B, T], from 0 to V - 1.
     cap: c in c tanh(logit / c), as in Gemma 2. The products are in hidden's dtype, sums and
     softmax in float32.
 
     Memory beyond the arguments is B T chunk numbers for any vocabulary. Gradients need no more, and
     the table's own size: they compute each chunk's logits again.
     """
-    return _log_probabilities(hidden, unembed, targets, cap, chunk)
+    return _log_probabilities(hidden, lm_head, targets, cap, chunk)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _log_probabilities(hidden, unembed, targets, cap, chunk):
-    return _forward(hidden, unembed, targets, cap, chunk)[0]
+def _log_probabilities(hidden, lm_head, targets, cap, chunk):
+    return _forward(hidden, lm_head, targets, cap, chunk)[0]
 
 
-def _forward(hidden, unembed, targets, cap, chunk):
+def _forward(hidden, lm_head, targets, cap, chunk):
     def add(seen, rows, first):
         """(log of the sum of exponentials, target's logit) with those of one chunk."""
         total, own = seen
@@ -41,12 +41,12 @@ def _forward(hidden, unembed, targets, cap, chunk):
         return (total, jnp.where(here, picked, own)), None
 
     start = jnp.full(targets.shape, -jnp.inf), jnp.zeros(targets.shape)
-    (total, own), _ = _over_chunks(add, start, unembed, chunk)
-    return own - total, (hidden, unembed, targets, total)
+    (total, own), _ = _over_chunks(add, start, lm_head, chunk)
+    return own - total, (hidden, lm_head, targets, total)
 
 
 def _backward(cap, chunk, saved, g):
-    hidden, unembed, targets, total = saved
+    hidden, lm_head, targets, total = saved
 
     def add(of_hidden, rows, first):
         """The gradients of hidden states, with those of one chunk, and of the chunk's rows."""
@@ -60,8 +60,8 @@ def _backward(cap, chunk, saved, g):
         return of_hidden, _product("BTC,BTD->CD", of_logits, hidden).astype(rows.dtype)
 
     start = jnp.zeros(hidden.shape)
-    of_hidden, of_unembed = _over_chunks(add, start, unembed, chunk)
-    return of_hidden.astype(hidden.dtype), of_unembed, None
+    of_hidden, of_lm_head = _over_chunks(add, start, lm_head, chunk)
+    return of_hidden.astype(hidden.dtype), of_lm_head, None
 
 
 _log_probabilities.defvjp(_forward, _backward)
@@ -79,17 +79,17 @@ def _product(axes, x, y):
     )
 
 
-def _over_chunks(add, seen, unembed, chunk):
+def _over_chunks(add, seen, lm_head, chunk):
     """Scans `add(seen, rows [C, D], first)` over the vocabulary; the last chunk may be shorter.
 
     Returns what was seen, and the chunks' results as one array, None where they are None.
     """
-    V, D = unembed.shape
+    V, D = lm_head.shape
     whole = V // chunk * chunk
-    parts = unembed[:whole].reshape(-1, chunk, D), jnp.arange(0, whole, chunk)
+    parts = lm_head[:whole].reshape(-1, chunk, D), jnp.arange(0, whole, chunk)
     seen, found = jax.lax.scan(lambda seen, part: add(seen, *part), seen, parts)
     found = None if found is None else found.reshape(whole, D)
     if whole < V:
-        seen, last = add(seen, unembed[whole:], whole)
+        seen, last = add(seen, lm_head[whole:], whole)
         found = None if found is None else jnp.concatenate([found, last])
     return seen, found

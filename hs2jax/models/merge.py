@@ -112,7 +112,7 @@ def open_source(name: str, mesh=None) -> Source:
 
 def reward_shapes(config: Config, outputs: int, *, bias: bool):
     """The parameters of a reward model with a decoder of this config, as ShapeDtypeStructs."""
-    head = {"kernel": jax.ShapeDtypeStruct((config.width, outputs), jnp.float32)}
+    head = {"kernel": jax.ShapeDtypeStruct((config.hidden_size, outputs), jnp.float32)}
     if bias:
         head["bias"] = jax.ShapeDtypeStruct((outputs,), jnp.float32)
     return {"decoder": leaves.shapes(without_unembed(config)), "head": head}
@@ -120,7 +120,7 @@ def reward_shapes(config: Config, outputs: int, *, bias: bool):
 
 def without_unembed(config: Config) -> Config:
     """The config of a decoder without the vocabulary's output weights, which no reward needs."""
-    return dataclasses.replace(config, language_head=False) if config.has_unembed else config
+    return dataclasses.replace(config, language_head=False) if config.has_lm_head else config
 
 
 def places(shapes, mesh) -> dict[str, Any]:

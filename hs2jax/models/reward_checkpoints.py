@@ -19,7 +19,7 @@ LM_HEAD = "#lm_head[0]"  # Behind a model's name: its reward is in that row.
 READS = ("end_of_turn", "last")
 
 
-class Way(NamedTuple):
+class ScoringConvention(NamedTuple):
     """How a checkpoint is used.
 
     template: "own" (the tokenizer's) or the name of one that was put in its place. read:
@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
     what: str
     fits: Callable[[str, Mapping[str, Any]], bool]
-    way: Way
+    way: ScoringConvention
 
 
 def is_classifier(name: str, hf_config: Mapping[str, Any]) -> bool:
@@ -67,13 +67,17 @@ def is_called(wanted: str) -> Callable[[str, Mapping[str, Any]], bool]:
 # the turn (ChatML, Gemma).
 TABLE = (
     # Skywork-Reward, Skywork-Reward-V2, RM-Mistral and others like them.
-    Row("SequenceClassification", is_classifier, Way(read="last", head="score", skips_pads=True)),
+    Row(
+        "SequenceClassification",
+        is_classifier,
+        ScoringConvention(read="last", head="score", skips_pads=True),
+    ),
     # HelpSteer2-Preference's released model. Its card reads the first logit of one generated step
     # for a conversation without generation prompt, which is this row times the last token's state.
     Row(
         "a reward in row 0 of lm_head",
         is_called("Llama-3.1-Nemotron-70B-Reward-HF"),
-        Way(read="last", head="lm_head"),
+        ScoringConvention(read="last", head="lm_head"),
     ),
 )
 
@@ -83,7 +87,7 @@ def split_name(name: str) -> tuple[str, bool]:
     return name.removesuffix(LM_HEAD), name.endswith(LM_HEAD)
 
 
-def find(name: str, hf_config: Mapping[str, Any], *, lm_head: bool = False) -> Way:
+def find(name: str, hf_config: Mapping[str, Any], *, lm_head: bool = False) -> ScoringConvention:
     """How the checkpoint of this name is used; `head` is None for a language model.
 
     lm_head: it was said that its reward is in row 0 of lm_head.
@@ -93,16 +97,18 @@ def find(name: str, hf_config: Mapping[str, Any], *, lm_head: bool = False) -> W
     if lm_head:
         if is_classifier(name, hf_config):
             raise ValueError(f"{name} has a reward head of its own: leave out {LM_HEAD!r}")
-        return Way(read="last", head="lm_head")
+        return ScoringConvention(read="last", head="lm_head")
     if recorded is not None:
-        way = Way(recorded.get("template_name", "own"), recorded.get("read", "end_of_turn"))
+        way = ScoringConvention(
+            recorded.get("template_name", "own"), recorded.get("read", "end_of_turn")
+        )
         if way.read not in READS:
             raise ValueError(
                 f"{name}: config.json's block hs2jax has read {way.read!r}; supported are "
                 f"{', '.join(READS)}"
             )
         return way._replace(head="score", skips_pads=way.read == "last")
-    return next((row.way for row in TABLE if row.fits(name, hf_config)), Way())
+    return next((row.way for row in TABLE if row.fits(name, hf_config)), ScoringConvention())
 
 
 def lm_head_row(folder: Path, config: Config):
@@ -110,21 +116,21 @@ def lm_head_row(folder: Path, config: Config):
 
     Raises ValueError where there are none, or the logits are more than a product with them.
     """
-    if config.final_cap is not None:
+    if config.final_logit_softcap is not None:
         raise ValueError(
             f"{folder}: a reward in lm_head is not supported with final_logit_softcapping"
         )
     name = EMBED if config.tied else UNEMBED
     table = checkpoint_files.open_folder(folder).get(name)
-    if table is None or table.shape != (config.vocab_size, config.width):
+    if table is None or table.shape != (config.vocab_size, config.hidden_size):
         raise ValueError(
-            f"{folder}: no tensor {name} of shape {[config.vocab_size, config.width]}, whose "
+            f"{folder}: no tensor {name} of shape {[config.vocab_size, config.hidden_size]}, whose "
             "row 0 would be the reward's"
         )
     return {"kernel": jnp.asarray(np.array(table.read()[:1].T, np.float32, order="C"))}
 
 
-def match_pad(tokenizer: Any, way: Way, pad_id: int | None) -> None:
+def match_pad(tokenizer: Any, way: ScoringConvention, pad_id: int | None) -> None:
     """Gives the tokenizer the pad token that reading passes over, or none.
 
     `pad_id` is config.json's, which `transformers`' classes go by whatever the tokenizer says.

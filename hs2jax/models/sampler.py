@@ -37,7 +37,7 @@ STEPS = 64  # Tokens of each row between two looks of the host, at most.
 ROWS = 32  # Of each device; more would need more memory for their caches.
 
 
-class Job(NamedTuple):
+class SampleRequest(NamedTuple):
     """A sample to be taken. prompt: which one. key: its own random key, uint32 [2]. longest: how
     many new tokens it may have."""
 
@@ -46,7 +46,7 @@ class Job(NamedTuple):
     longest: int
 
 
-class Taken(NamedTuple):
+class Completion(NamedTuple):
     """A sample: new tokens int32 [tokens], their log-probabilities f32 [tokens] under the model
     itself, whatever temperature, top-k and top-p they were drawn with; whether it ended by itself,
     then with an end of turn or what `stopped` found."""
@@ -97,14 +97,14 @@ def sample(
     params,
     config: Config,
     prompts: Sequence[np.ndarray],
-    jobs: Sequence[Job],
+    jobs: Sequence[SampleRequest],
     drawing: Drawing,
     *,
     rows: int | None = None,
     mesh=None,
     dtype=jnp.float32,
     stopped: Callable[[np.ndarray], int | None] = lambda tokens: None,
-) -> list[Taken]:
+) -> list[Completion]:
     """What each of the jobs draws, in their order.
 
     params: a language model's, as `leaves` has them. prompts: token ids, at least one each; jobs of
@@ -123,7 +123,7 @@ def sample(
     inside: list[int | None] = [None] * B  # Which job is in each row.
     tokens: list[list[np.ndarray]] = [[] for _ in jobs]
     scores: list[list[np.ndarray]] = [[] for _ in jobs]
-    taken: list[Taken | None] = [None] * len(jobs)
+    taken: list[Completion | None] = [None] * len(jobs)
     while waiting or any(job is not None for job in inside):
         free = [row for row in range(B) if inside[row] is None]
         entering = [(row, waiting.popleft()) for row in free[: len(waiting)]]
@@ -143,7 +143,7 @@ def sample(
             if enough is not None:
                 batch.rows.live[row] = False
             if not batch.rows.live[row]:
-                taken[job] = Taken(
+                taken[job] = Completion(
                     so_far[:enough],
                     np.concatenate(scores[job])[:enough],
                     enough is not None or bool(found.ended[row]),
@@ -167,7 +167,7 @@ class _Batch:
     def __init__(self, params, config, prompts, jobs, drawing, B, mesh, dtype):
         self.params, self.config, self.dtype = params, config, dtype
         self.prompts, self.jobs, self.drawing, self.mesh = prompts, jobs, drawing, mesh
-        self.top, self.layers = _unstack(params, config.layers, dtype)
+        self.top, self.layers = _unstack(params, config.num_layers, dtype)
         W = max(map(len, drawing.ends), default=1)
         self.rows = Rows(
             *(np.zeros(B, np.int32) for _ in range(4)),
@@ -225,10 +225,13 @@ class _Batch:
         S = bucket(int(self.rows.position[self.rows.live].max()) + STEPS)
         if self.cache is None:
             place = self.mesh and NamedSharding(self.mesh, Spec(sharding.ROWS))
-            shapes = {"k": (B, c.kv_heads, c.head_size, S), "v": (B, c.kv_heads, S, c.head_size)}
+            shapes = {
+                "k": (B, c.num_kv_heads, c.head_dim, S),
+                "v": (B, c.num_kv_heads, S, c.head_dim),
+            }
             self.cache = [
                 {name: jnp.zeros(shape, self.dtype, device=place) for name, shape in shapes.items()}
-                for _ in range(c.layers)
+                for _ in range(c.num_layers)
             ]
         elif self.cache[0]["v"].shape[POSITIONS["v"]] < S:
             self.cache = _lengthen(self.cache, S)
@@ -318,7 +321,7 @@ def _loop(
 ):
     """The loop on the device: (rows, cache, tokens and log-probabilities [B, STEPS], ended [B])."""
     B = len(rows.token)
-    unembed = params.get("unembed", params["embed"])
+    lm_head = params.get("lm_head", params["embed"])
 
     def goes_on(state):
         step, rows = state[:2]
@@ -327,9 +330,9 @@ def _loop(
     def one(state):
         step, rows, cache, tokens, scores, ended = state
         hidden, cache = decode(config, params, layers, cache, rows.token, rows.position, dtype)
-        logits = jnp.einsum("BD,VD->BV", hidden, unembed, preferred_element_type=jnp.float32)
-        if config.final_cap is not None:
-            logits = config.final_cap * jnp.tanh(logits / config.final_cap)
+        logits = jnp.einsum("BD,VD->BV", hidden, lm_head, preferred_element_type=jnp.float32)
+        if config.final_logit_softcap is not None:
+            logits = config.final_logit_softcap * jnp.tanh(logits / config.final_logit_softcap)
         own = jax.vmap(jax.random.fold_in)(
             jax.random.wrap_key_data(rows.key, impl="threefry2x32"), rows.count
         )

@@ -24,7 +24,7 @@ RULES = (
     (r"/o$", P(None, "tensor", None, "fsdp")),
     (r"/(gate|up)$", P(None, "fsdp", "tensor")),
     (r"/down$", P(None, "tensor", "fsdp")),
-    (r"(^|/)(embed|unembed)$", P("tensor", "fsdp")),
+    (r"(^|/)(embed|lm_head)$", P("tensor", "fsdp")),
     (r"(^|/)(\w+_)?(norm|kernel|bias)$", P()),
 )
 

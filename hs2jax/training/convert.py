@@ -51,9 +51,9 @@ def best_of_run(run: Path) -> tasks.Task:
         raise FileNotFoundError(f"{run} has no checkpoint of a best step yet")
     task = tasks.make(config, None)
     params = trainable.begin(task.params, config)
-    trained, kept = trainable.split(params, config)
+    trained, frozen = trainable.split(params, config)
     state, meta = checkpoints.restore(checkpoints.latest, {"params": trained})
     checkpoints.close()
-    trainable.check_kept(checksum(kept), meta["kept"], config.model.name, run)
-    task.params = trainable.finish(trainable.join(state["params"], kept))
+    trainable.check_frozen(checksum(frozen), meta["frozen"], config.model.name, run)
+    task.params = trainable.finish(trainable.join(state["params"], frozen))
     return task

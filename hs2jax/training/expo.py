@@ -177,7 +177,7 @@ def check(config) -> None:
 def read(config, spec: str, model: RewardModel, record: Record) -> loader.Prepared:
     """The groups of a specification that have pairs, tokenised. Raises ValueError without any."""
     groups = list(corpora.read(spec, on_error=config.on_error, record=record))
-    longest = min(config.max_tokens or model.config.max_positions, model.config.max_positions)
+    longest = min(config.max_tokens or model.config.max_seq_len, model.config.max_seq_len)
     prepared = loader.prepare(
         groups,
         model.tokenizer,

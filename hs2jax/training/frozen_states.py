@@ -56,16 +56,16 @@ def _compute(store: Store, batches: loader.Batches, params, config, dtype, mesh)
         batches.examples,
         row_length=batches.shape.length,
         layout=batches.layout,
-        rows=batches.micro_rows,
+        rows=batches.micro_batch_size,
         mesh=mesh,
     )
     for i in range(len(plan)):
         arrays, found = plan[i], {}
-        for m in range(-(-len(plan.plan[i]) // plan.micro_rows)):
+        for m in range(-(-len(plan.plan[i]) // plan.micro_batch_size)):
             micro = sharding.place_rows({name: x[m] for name, x in arrays.items()}, mesh)
             with jax.set_mesh(mesh):
                 tables = to_host(run(params, micro))
-            for table, row in zip(tables, plan.plan[i][m * plan.micro_rows :], strict=False):
+            for table, row in zip(tables, plan.plan[i][m * plan.micro_batch_size :], strict=False):
                 for e, start, stop in plan.spans(row):
                     found[str(e)] = {"states": table[start:stop]}
         if store.add({e: states for e, states in found.items() if e not in store}):
@@ -75,9 +75,9 @@ def _compute(store: Store, batches: loader.Batches, params, config, dtype, mesh)
 def _below(params, batch, *, config, dtype):
     """States [B, T, D] that enter the first trained layer; what is above is pruned by jit."""
     decoder = Decoder(config, dtype=dtype, frozen=count_layers(params["frozen"]))
-    layout = Layout(batch["segment"], batch["branch"], batch["position"])
+    layout = Layout(batch["segment_ids"], batch["branch_ids"], batch["positions"])
     with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
-        _, out = decoder.apply({"params": params}, batch["tokens"], batch["position"], layout)
+        _, out = decoder.apply({"params": params}, batch["tokens"], batch["positions"], layout)
     return out["frozen"]
 
 
@@ -95,7 +95,7 @@ def _name(batches: loader.Batches, params, config, dtype) -> str:
         checksum({"embed": used, "frozen": params["frozen"]}),
         repr(dataclasses.replace(config, **same)),
         str(jnp.dtype(dtype)),
-        [batches.layout, batches.shape.length, batches.micro_rows],
+        [batches.layout, batches.shape.length, batches.micro_batch_size],
         [device.platform, device.device_kind, jax.device_count()],
         [len(example.encoded.responses) for example in batches.examples],
         *ids,

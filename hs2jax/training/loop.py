@@ -52,14 +52,14 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     batches = loader.plan(
         trained_on.examples,
         batch_size=config.batch_size,
-        micro_rows=sharding.fit_rows(config.micro_rows, mesh),
+        micro_batch_size=sharding.fit_rows(config.micro_batch_size, mesh),
         epochs=config.epochs,
         seed=config.seed,
         record=record,
         **shape,
     )
     held_out_batches = plan_evaluation(
-        held_out.examples, rows=config.micro_rows, mesh=mesh, **shape
+        held_out.examples, rows=config.micro_batch_size, mesh=mesh, **shape
     )
     steps = len(batches)
     log.info("train: %s", items.describe(record))
@@ -71,11 +71,11 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         workdir.write_json(folder / "record.json", records)
 
     # What is trained, optimizer and step --------------------------------------------------------
-    params, kept = trainable.split(trainable.begin(task.params, config, mesh), config)
+    params, frozen = trainable.split(trainable.begin(task.params, config, mesh), config)
     task.params = None
     trained_parameters = trainable.count(params)
     if config.trainable.cache:
-        decoder = trainable.join(params, kept)["decoder"]
+        decoder = trainable.join(params, frozen)["decoder"]
         batches, held_out_batches = (
             frozen_states.attach(each, decoder, model.config, dtype=dtype, mesh=mesh)
             for each in (batches, held_out_batches)
@@ -98,7 +98,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     )
 
     # Begin, or restore --------------------------------------------------------------------------
-    run = RunState(folder, config, kept, started=started)
+    run = RunState(folder, config, frozen, started=started)
     batch_iterator = loader.iterate(batches)
     if run.restored:
         del params
@@ -143,7 +143,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
                 report(*pending)
                 pending = None
             if evaluates:
-                params = trainable.join(state["params"], kept)
+                params = trainable.join(state["params"], frozen)
                 found, values = task.evaluate(params, held_out, held_out_batches)
                 del params  # Or it would be held beside the state after the next step.
                 out.write("validation", run.step, values)
@@ -162,7 +162,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
             if at_end:
                 break
             batch = sharding.place_rows(next(batch_iterator), mesh, axis=1)
-            state, values = update(state, kept, batch)
+            state, values = update(state, frozen, batch)
             run.step += 1
             # The step before this one is done by now: fetching its numbers does not wait.
             if pending:
@@ -173,7 +173,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     run.wait()
     del state
     best_params = run.restore_best(shapes["params"])
-    task.params = trainable.finish(trainable.join(best_params, kept))
+    task.params = trainable.finish(trainable.join(best_params, frozen))
     model.save(folder / "model")
     out.say(f"best, step {run.best['step']}: {metrics.one_line(run.best['values'])}")
     out.close()

@@ -38,9 +38,9 @@ class Objective(NamedTuple):
 
     def counts(self, batch) -> Counts:
         """Counts of a batch with any leading axes, to be passed to `loss` for each of its parts."""
-        return Counts(jnp.sum(batch["rated"]), jnp.sum(batch["strength"] > 0))
+        return Counts(jnp.sum(batch["rating_mask"]), jnp.sum(batch["strength"] > 0))
 
-    def looks_ahead(self, batch) -> bool:
+    def needs_full_batch(self, batch) -> bool:
         """Whether a part's loss needs to know the other parts. Pairs lie in one row."""
         return False
 
@@ -50,7 +50,7 @@ class Objective(NamedTuple):
 
         outputs: [B, R, K]; batch: as `data.packing.lay` makes it. Returns (scalar, dict).
         """
-        squared = losses.regression(outputs, batch["ratings"], batch["rated"])
+        squared = losses.regression(outputs, batch["ratings"], batch["rating_mask"])
         paired = batch["strength"] > 0
         reward = outputs[..., self.output]
         chosen, rejected, strength = (
@@ -74,7 +74,7 @@ class Objective(NamedTuple):
         nothing = jnp.zeros_like
         loss = losses.combined(
             squared,
-            nothing(batch["rated"]) if self.kind == "bradley_terry" else batch["rated"],
+            nothing(batch["rating_mask"]) if self.kind == "bradley_terry" else batch["rating_mask"],
             preference,
             nothing(paired).reshape(-1) if self.kind == "regression" else paired.reshape(-1),
             preference_weight=self.preference_weight if self.kind == "joint" else 1.0,
@@ -83,7 +83,7 @@ class Objective(NamedTuple):
         )
         right = (chosen > rejected) & paired.reshape(-1)
         margin = jnp.where(paired.reshape(-1), chosen - rejected, 0.0)
-        rated = jnp.where(batch["rated"], squared, 0.0)
+        rated = jnp.where(batch["rating_mask"], squared, 0.0)
         return loss, {
             "accuracy": jnp.sum(right) / jnp.maximum(counts.paired, 1),
             "margin": jnp.sum(margin) / jnp.maximum(counts.paired, 1),
@@ -139,7 +139,7 @@ def loss_of_examples(
     chosen, rejected, strength = (np.asarray(column)[None] for column in zip(*pairs, strict=True))
     batch = {
         "ratings": np.concatenate([example.ratings for example in examples])[None],
-        "rated": np.concatenate([example.rated for example in examples])[None],
+        "rating_mask": np.concatenate([example.rating_mask for example in examples])[None],
         "chosen": chosen,
         "rejected": rejected,
         "strength": strength.astype(np.float32),

@@ -40,7 +40,7 @@ def decays(params):
 def make(settings: Mapping, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer of `config.optimizer` and its schedule. Clipping is by the global norm.
 
-    `first_moment` is the type in which the first moment is kept.
+    `mu_dtype` is the type in which the first moment is kept.
     """
     rate = schedule(settings, steps)
     adamw = optax.adamw(
@@ -48,7 +48,7 @@ def make(settings: Mapping, steps: int) -> tuple[optax.GradientTransformation, o
         b1=settings["b1"],
         b2=settings["b2"],
         weight_decay=settings["weight_decay"],
-        mu_dtype=settings["first_moment"],
+        mu_dtype=settings["mu_dtype"],
         mask=decays,
     )
-    return optax.chain(optax.clip_by_global_norm(settings["clip"]), adamw), rate
+    return optax.chain(optax.clip_by_global_norm(settings["max_grad_norm"]), adamw), rate

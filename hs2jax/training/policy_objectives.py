@@ -31,15 +31,15 @@ class Likelihood:
 
     def counts(self, batch):
         """How many tokens of a batch with any leading axes are learned."""
-        return jnp.sum(batch["learn"])
+        return jnp.sum(batch["loss_mask"])
 
-    def looks_ahead(self, batch) -> bool:
+    def needs_full_batch(self, batch) -> bool:
         return False
 
     def loss(self, outputs, batch, counts):
         """This part's share of the whole batch's loss. outputs: [B, T], as of
         `prediction.token_log_probabilities`. Returns (scalar, dict of metrics)."""
-        return -jnp.sum(jnp.where(batch["learn"], outputs, 0.0)) / jnp.maximum(counts, 1), {}
+        return -jnp.sum(jnp.where(batch["loss_mask"], outputs, 0.0)) / jnp.maximum(counts, 1), {}
 
 
 class SteerLM2(NamedTuple):
@@ -58,14 +58,14 @@ class SteerLM2(NamedTuple):
 
     def counts(self, batch):
         """How many groups there are in a batch with any leading axes, numbered from 0."""
-        return jnp.max(batch["group"]) + 1
+        return jnp.max(batch["group_ids"]) + 1
 
-    def looks_ahead(self, batch) -> bool:
+    def needs_full_batch(self, batch) -> bool:
         """Whether groups lie in several rows, so that their weights must be known before the first
         gradient is taken. Known without the batch's values."""
         return "parts" in batch
 
-    def look(self, outputs, batch):
+    def response_sums(self, outputs, batch):
         """What is needed of each response to weigh its group: arrays [B, R]. outputs: [B, T]."""
         mine = _of_slots(batch)
         return {
@@ -74,11 +74,11 @@ class SteerLM2(NamedTuple):
             "response_tokens": jnp.sum(mine, axis=1),
         }
 
-    def weigh(self, seen, batch):
-        """Each response's part in the loss and the metrics: arrays of the shape of batch["group"],
-        which holds all slots of each of its groups. seen: of `look`, the same shape."""
-        shape = batch["group"].shape
-        group = batch["group"].reshape(-1)
+    def response_weights(self, seen, batch):
+        """Each response's part in the loss and the metrics: arrays of batch["group_ids"]'s shape,
+        which holds all slots of each of its groups. seen: of `response_sums`, the same shape."""
+        shape = batch["group_ids"].shape
+        group = batch["group_ids"].reshape(-1)
         columns = [batch["ratings"][..., i].reshape(-1) for i in range(len(COLUMNS))]
         policy = jax.lax.stop_gradient(seen["log_policy"]).reshape(-1)
         target, baseline = losses.steerlm2_weights(*columns, policy, group)
@@ -88,7 +88,7 @@ class SteerLM2(NamedTuple):
         if self.normalize_tokens:
             scale = size / jnp.maximum(tokens, 1)
         effective = losses.effective_sample_size(target, group) / size
-        weighed = {
+        weights = {
             "weight": target - baseline,
             "scale": scale,
             "distance": losses.steerlm2_distance(target, baseline, group),
@@ -97,40 +97,40 @@ class SteerLM2(NamedTuple):
             "weight_max": losses.max_of_group(target, group) / size,
             "log_likelihood": policy / jnp.maximum(tokens, 1),
         }
-        return {name: x.reshape(shape) for name, x in weighed.items()}
+        return {name: x.reshape(shape) for name, x in weights.items()}
 
     def loss(self, outputs, batch, counts):
         """This part's share of the whole batch's loss and of its metrics. outputs: [B, T], as of
-        `prediction.token_log_probabilities`. batch: with what `weigh` gives in "weighed", if the
-        objective looked ahead. Returns (scalar, dict).
+        `prediction.token_log_probabilities`. batch: with "response_weights", which the method of
+        that name gives, where `needs_full_batch`. Returns (scalar, dict).
 
         Metrics, means over groups: distance, in nats and not divided by tokens; the effective
         sample size of w', as a number and as a fraction of n; the largest w'; log_likelihood, the
         policy's log-probability per response token.
         """
-        seen = self.look(outputs, batch)
-        weighed = batch["weighed"] if "weighed" in batch else self.weigh(seen, batch)
-        filled = batch["group"] >= 0
+        seen = self.response_sums(outputs, batch)
+        weights = batch.get("response_weights") or self.response_weights(seen, batch)
+        filled = batch["group_ids"] >= 0
         groups = jnp.maximum(counts, 1)
 
         def mean(values):
             return jnp.sum(jnp.where(filled, values, 0.0)) / groups
 
         # The gradient of the one with the value of the other.
-        surrogate = mean(-weighed["scale"] * weighed["weight"] * seen["log_policy"])
-        distance = mean(weighed["scale"] * weighed["distance"])
+        surrogate = mean(-weights["scale"] * weights["weight"] * seen["log_policy"])
+        distance = mean(weights["scale"] * weights["distance"])
         loss = distance + surrogate - jax.lax.stop_gradient(surrogate)
-        return loss, {name: mean(weighed[name]) for name in METRICS}
+        return loss, {name: mean(weights[name]) for name in METRICS}
 
 
 def _of_slots(batch):
     """bool [B, T, R]: the tokens of each response slot."""
-    last = batch["last"]
-    same = batch["group"][:, None, :] >= 0
-    for name in ("segment", "branch"):
+    last = batch["end_positions"]
+    same = batch["group_ids"][:, None, :] >= 0
+    for name in ("segment_ids", "branch_ids"):
         own = jnp.take_along_axis(batch[name], last, axis=1)
         same &= batch[name][:, :, None] == own[:, None, :]
-    return same & (batch["branch"][:, :, None] > 0)
+    return same & (batch["branch_ids"][:, :, None] > 0)
 
 
 def make_policy(settings: Mapping) -> Likelihood | SteerLM2:

@@ -69,7 +69,7 @@ class PolicyTask:
             attributes=policy_objectives.COLUMNS if self.weighs else (),
             row_length=data.row_length,
             layout=data.layout,
-            max_tokens=self.model.config.max_positions,
+            max_tokens=self.model.config.max_seq_len,
             too_long=data.too_long,
             policy=True,
             record=record,
@@ -175,13 +175,13 @@ def _check_sampled(spec: str, prepared: loader.Prepared, record: Record) -> None
     """See that every response of sampled groups has what it is weighed by, and that there are
     responses to weigh against each other."""
     for group, example in zip(prepared.groups, prepared.examples, strict=True):
-        if not example.rated.all():
+        if not example.rating_mask.all():
             raise ValueError(
                 f'{group.source}: config.objective.kind "steerlm2" needs '
                 f"{', '.join(policy_objectives.COLUMNS)} of every response, which `hs2jax weigh` "
                 "writes into its groups.jsonl"
             )
-    if not any(len(example.rated) > 1 for example in prepared.examples):
+    if not any(len(example.rating_mask) > 1 for example in prepared.examples):
         raise ValueError(
             f"{spec}: no group that fits has two responses or more to weigh against each other: "
             f"{scored.describe(record)}"
@@ -231,12 +231,12 @@ def _of_responses(params, batch, config, layout: str, dtype):
     tokens = prediction.token_log_probabilities(params, batch, config, layout=layout, dtype=dtype)
 
     def of(name):
-        return jnp.take_along_axis(batch[name], batch["last"], axis=1)[:, :, None]
+        return jnp.take_along_axis(batch[name], batch["end_positions"], axis=1)[:, :, None]
 
-    segment, branch = batch["segment"][:, None, :], batch["branch"][:, None, :]
-    own = (segment == of("segment")) & (branch == of("branch"))
-    first = (segment == of("segment")) & (branch == 0) & (of("branch") == 1)
-    learned = (own | first) & batch["learn"][:, None, :]
+    segment, branch = batch["segment_ids"][:, None, :], batch["branch_ids"][:, None, :]
+    own = (segment == of("segment_ids")) & (branch == of("branch_ids"))
+    first = (segment == of("segment_ids")) & (branch == 0) & (of("branch_ids") == 1)
+    learned = (own | first) & batch["loss_mask"][:, None, :]
     probabilities = tokens[:, None, :]
     return jnp.stack(
         [

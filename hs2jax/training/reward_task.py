@@ -62,7 +62,7 @@ class RewardTask:
             attributes=self.model.outputs,
             row_length=data.row_length,
             layout=data.layout,
-            max_tokens=self.model.config.max_positions,
+            max_tokens=self.model.config.max_seq_len,
             too_long=data.too_long,
             derive=data.derive or None,
             record=record,

@@ -24,12 +24,12 @@ class RunState:
         seconds: how long the run has taken, all its processes together.
     """
 
-    def __init__(self, workdir: Path, config, kept, *, started: float):
-        """kept: the parameters that are not trained. started: when this process began, in s.
+    def __init__(self, workdir: Path, config, frozen, *, started: float):
+        """frozen: the parameters that are not trained. started: when this process began, in s.
 
-        Raises ValueError where a run goes on and `kept` is not what it began with.
+        Raises ValueError where a run goes on and `frozen` is not what it began with.
         """
-        self._workdir, self._config, self._kept = workdir, config, checksum(kept)
+        self._workdir, self._config, self._frozen = workdir, config, checksum(frozen)
         self._latest = Checkpoints(workdir / "checkpoints")
         # Two: the one that the latest checkpoint names, and one newer than that checkpoint.
         self._best = Checkpoints(workdir / "best", keep=2)
@@ -39,7 +39,7 @@ class RunState:
         self._best.forget_after(self.step)
         if self.restored is not None:
             self._meta = self._latest.read_meta(self.step)
-            trainable.check_kept(self._kept, self._meta["kept"], config.model.name, workdir)
+            trainable.check_frozen(self._frozen, self._meta["frozen"], config.model.name, workdir)
             self.best = self._meta["best"]
             self._began = started - self._meta["seconds"]
 
@@ -55,7 +55,7 @@ class RunState:
 
     def save_best(self, params, best: dict) -> None:
         """Begin to save the parameters of a new best step. `save` must be next, to name it."""
-        self.best = {"step": self.step, "kept": self._kept, **best}
+        self.best = {"step": self.step, "frozen": self._frozen, **best}
         self._latest.wait()  # One at a time: on several hosts two would meet at the same barriers.
         self._best.save(self.step, {"params": params}, self.best)
 
@@ -63,7 +63,7 @@ class RunState:
         """Begin to save what the run goes on from after a kill."""
         self._best.wait()  # It must not be named before it is there.
         folders.settle(self._workdir, self._config)
-        meta = {"loader": batches.get_state(), "best": self.best, "kept": self._kept}
+        meta = {"loader": batches.get_state(), "best": self.best, "frozen": self._frozen}
         self._latest.save(self.step, state, meta | {"seconds": self.seconds})
 
     def wait(self) -> None:

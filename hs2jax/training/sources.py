@@ -56,7 +56,7 @@ def open_run(place: Path, mesh=None) -> merge.Source:
 
     shapes = merge.reward_shapes(base.config, len(outputs), bias=bias)
     whole = jax.eval_shape(lambda params: trainable.begin(params, config), shapes)
-    trained, kept = (
+    trained, frozen = (
         {sharding.path_name(path): x.shape for path, x in jax.tree.leaves_with_path(part)}
         for part in trainable.split(whole, config)
     )
@@ -64,7 +64,7 @@ def open_run(place: Path, mesh=None) -> merge.Source:
     frozen = count_layers(whole["decoder"].get("frozen"))
 
     def piece(name: str):
-        """A leaf as it is trained, from the checkpoint or, where it is kept, from the base."""
+        """A leaf as it is trained, from the checkpoint or, where it is frozen, from the base."""
         if name in trained:
             at = where_trained[name] or SingleDeviceSharding(jax.devices()[0])
             like = jax.ShapeDtypeStruct(trained[name], jnp.float32, sharding=at)
@@ -77,15 +77,15 @@ def open_run(place: Path, mesh=None) -> merge.Source:
             return x[:frozen]
         return x[frozen:] if name.startswith("decoder/layers/") else x
 
-    if kept:
-        for name, expected in zip(kept, meta["kept"].split("-"), strict=True):
-            trainable.check_kept(checksum([piece(name)]), expected, config.model.name, place)
+    if frozen:
+        for name, expected in zip(frozen, meta["frozen"].split("-"), strict=True):
+            trainable.check_frozen(checksum([piece(name)]), expected, config.model.name, place)
 
     def leaf(path: str):
         layer = path.removeprefix("decoder/layers/")
         parts = [path, f"decoder/frozen/{layer}"]
         parts += [f"lora/layers/{layer}/{side}" for side in "ab"]
-        parts = [name for name in parts if name in trained or name in kept]
+        parts = [name for name in parts if name in trained or name in frozen]
         if any(name.startswith("lora/") for name in parts):
             parts.append("lora_scale")
         tree = {"decoder": {}, "head": {}} | leaves.nest((name, piece(name)) for name in parts)

@@ -33,9 +33,9 @@ def gradients(params, batch, objective, apply):
     Micro-batches that are all padding come last and are not run.
     """
     counts = objective.counts(batch)
-    if objective.looks_ahead(batch):
-        seen = _look_ahead(params, batch, objective, apply)
-        batch = batch | {"weighed": objective.weigh(seen, batch)}
+    if objective.needs_full_batch(batch):
+        seen = _gather_response_sums(params, batch, objective, apply)
+        batch = batch | {"response_weights": objective.response_weights(seen, batch)}
 
     def loss_of(params, micro):
         return objective.loss(apply(params, micro), micro, counts)
@@ -53,17 +53,17 @@ def gradients(params, batch, objective, apply):
     return loss, metrics, grads
 
 
-def _look_ahead(params, batch, objective, apply):
+def _gather_response_sums(params, batch, objective, apply):
     """What the objective sees in all micro-batches, [M, B, ...]: one more forward pass."""
 
     def part(m):
         micro = _take(batch, m)
-        return objective.look(apply(params, micro), micro)
+        return objective.response_sums(apply(params, micro), micro)
 
     def put(m, seen):
         return jax.tree.map(lambda x, new: x.at[m].set(new), seen, part(m))
 
-    M = len(batch["segment"])
+    M = len(batch["segment_ids"])
     nothing = jax.tree.map(lambda x: jnp.zeros((M, *x.shape), x.dtype), jax.eval_shape(part, 0))
     return jax.lax.fori_loop(0, _used(batch), put, nothing)
 
@@ -73,16 +73,16 @@ def _take(batch, m):
 
 
 def _used(batch):
-    return jnp.sum(jnp.any(batch["segment"] > 0, axis=(1, 2)))
+    return jnp.sum(jnp.any(batch["segment_ids"] > 0, axis=(1, 2)))
 
 
 def make(config, objective, optimizer, *, layout, dtype, remat, forward=forward, shardings=None):
-    """The jitted step: (state, kept, batch) -> (state, metrics). `kept` are the parameters that are
-    not trained. `forward` gives what the objective takes. The state is donated."""
+    """The jitted step: (state, frozen, batch) -> (state, metrics). `frozen` are the parameters that
+    are not trained. `forward` gives what the objective takes. The state is donated."""
 
-    def step(state, kept, batch):
+    def step(state, frozen, batch):
         def apply(trained, micro):
-            params = trainable.join(trained, kept)
+            params = trainable.join(trained, frozen)
             return forward(params, micro, config, layout=layout, dtype=dtype, remat=remat)
 
         loss, metrics, grads = gradients(state["params"], batch, objective, apply)
@@ -98,7 +98,7 @@ def make(config, objective, optimizer, *, layout, dtype, remat, forward=forward,
             "not_finite": jnp.where(finite, 0, state["not_finite"] + 1),
         }
         metrics |= {"loss": loss, "gradient_norm": norm, "not_finite": state["not_finite"]}
-        metrics["tokens"] = jnp.sum(batch["segment"] > 0)
+        metrics["tokens"] = jnp.sum(batch["segment_ids"] > 0)
         return state, metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=shardings and (shardings, None))

@@ -1,7 +1,7 @@
 """What of a model is trained: all of it, its last layers, some paths, or LoRA; and its head.
 
 While it trains, a model's parameters are two nested dicts with different leaves: `trained`, which
-has gradients, an optimizer state and checkpoints, and `kept`, which has none of these and is read
+has gradients, an optimizer state and checkpoints, and `frozen`, which has none of these and is read
 again from the model that the run starts from.
 """
 
@@ -53,7 +53,7 @@ def begin(params, config, mesh=None):
 
 
 def split(params, config):
-    """(trained, kept). A head and LoRA are always trained; LoRA's scale, frozen layers and an
+    """(trained, frozen). A head and LoRA are always trained; LoRA's scale, frozen layers and an
     embedding below frozen layers never, even where it also gives the logits. Of the rest,
     `config.trainable.paths` decides."""
     pattern = config.trainable.paths or ("^$" if config.lora.rank else "")
@@ -68,19 +68,19 @@ def split(params, config):
             f"config.trainable.paths is {pattern!r}, which matches none of {', '.join(able)}"
         )
     chosen |= {name for name in able if re.search("^(head|lora)/", name)}
-    trained, kept = {}, {}
+    trained, frozen = {}, {}
     for name, (path, x) in named.items():
-        _put(trained if name in chosen else kept, path, x)
-    return trained, kept
+        _put(trained if name in chosen else frozen, path, x)
+    return trained, frozen
 
 
-def join(trained, kept):
+def join(trained, frozen):
     """The two back together."""
     if not isinstance(trained, Mapping):
         return trained
-    both = {**kept, **trained}
+    both = {**frozen, **trained}
     return {
-        name: join(trained[name], kept[name]) if name in trained and name in kept else x
+        name: join(trained[name], frozen[name]) if name in trained and name in frozen else x
         for name, x in both.items()
     }
 
@@ -102,7 +102,7 @@ def finish(params):
     return {"decoder": decoder, **others}
 
 
-def check_kept(found: str, expected: str, name: str, workdir) -> None:
+def check_frozen(found: str, expected: str, name: str, workdir) -> None:
     """Raise ValueError unless the parameters that a run does not train are those it began with, by
     their checksums."""
     if found != expected:
