@@ -167,20 +167,11 @@ def slope(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def partial(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> float:
-    """Correlate (Pearson's) what a line through z [N] leaves of x and of y; NaN where that is
-    nothing of one."""
-    left = []
-    for side in (x, y):
-        if len(side) < 3 or np.ptp(side) == 0:
-            return np.nan
-        rest = side - side.mean()
-        if np.ptp(z):
-            dz = (z - z.mean()) / np.ptp(z)
-            rest = rest - dz * (dz @ rest) / (dz @ dz)
-        if np.ptp(rest) < statistics.ROUNDING * np.ptp(side):
-            return np.nan
-        left.append(rest)
-    return pearson(*left)
+    """Correlate x and y (Pearson's) given z, all [N]; NaN where a side is constant or z says all of
+    it."""
+    xz, yz = (np.nan_to_num(pearson(side, z)) for side in (x, y))  # A constant z says nothing.
+    left = (1 - xz**2) * (1 - yz**2)
+    return (pearson(x, y) - xz * yz) / np.sqrt(left) if left > statistics.ROUNDING else np.nan
 
 
 def _why_undefined(requested: np.ndarray, measured: np.ndarray) -> str | None:
