@@ -207,12 +207,7 @@ def show(config, rows: list[dict], workdir: Path) -> None:
         if row.get("headline"):
             print(format.line(row))
     folders = [workdir / name for name in config.get("stages", ())]
-    if all((folder / "results.jsonl").exists() for folder in folders):
-        print(f"report: {report.write(workdir)}")
-    else:  # Of stages that do not write rows yet.
-        from hs2jax.training import run_report
-
-        print(f"report: {run_report.write(workdir, folders)}")
+    print(f"report: {report.write(workdir)}")
     places = [workdir, *folders]
     for name in MADE:
         if found := [place / name for place in places if (place / name).exists()]:
@@ -227,10 +222,6 @@ def show_old(kind: str, result, workdir: Path) -> None:
         return
     if describe := getattr(importlib.import_module(f"hs2jax.{KINDS[kind][1]}"), "describe", None):
         print(describe(result))
-    if kind in ("train_reward_model", "train_policy"):
-        from hs2jax.training import run_report
-
-        run_report.write(workdir, [workdir])
     if kind == "expo":
         print(f"factor: {result['factor']:g}")
     if (workdir / "report.html").exists():
@@ -312,20 +303,13 @@ def report(verb: str, options) -> None:
         name = f"against-{Path(options.against).resolve().name}"
         place = options.output or Path(options.workdir) / name
         print(comparison_report.write(options.against, options.workdir, place))
-    elif _new(Path(options.workdir)):
+    elif (Path(options.workdir) / "results.jsonl").exists():
         print(report.write(options.workdir))
     # Of verbs that do not write rows yet.
     elif (Path(options.workdir) / judge_report.FILE).exists():
         print(judge_run.write_report(options.workdir))
     else:
         print(run_report.write(options.workdir))
-
-
-def _new(workdir: Path) -> bool:
-    stages = [path for path in workdir.glob("*/config.json") if "against-" not in path.parent.name]
-    return (workdir / "results.jsonl").exists() and all(
-        (path.parent / "results.jsonl").exists() for path in stages
-    )
 
 
 def prepare_logging() -> None:

@@ -9,9 +9,9 @@ SteerLM (arXiv 2310.05344).
 
 import difflib
 import re
-from collections.abc import Iterator
 
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from hs2jax import config_rules as rules
@@ -310,6 +310,11 @@ def dtype(name: str):
     return getattr(jnp, name) if name else None
 
 
+def _flat(config: ConfigDict) -> dict[str, object]:
+    """Return the settings by their dotted keys."""
+    return flatten_dict(config.to_dict(), sep=".")
+
+
 # One check ----------------------------------------------------------------------------------------
 
 
@@ -322,7 +327,7 @@ def check(config: ConfigDict, where: str = "config") -> None:
     kind = config.get("kind")
     if not isinstance(kind, str) or kind not in SETTINGS:
         raise ValueError(f"{where}.kind is {kind!r}; expected one of {', '.join(SETTINGS)}")
-    settings, flat = SETTINGS[kind], dict(_flat(config))
+    settings, flat = SETTINGS[kind], _flat(config)
     for key in flat:
         if kind not in ("recipe", "sweep") and key != "kind" and key not in settings:
             raise ValueError(unknown_key(config, key, where))
@@ -353,7 +358,7 @@ def _check_stages(recipe: ConfigDict, where: str) -> None:
         stage = recipe.get(name)
         if not isinstance(stage, ConfigDict) or stage.get("kind") in (None, "recipe"):
             raise ValueError(f"{where}.{name}: a stage is a config with a kind other than recipe")
-        for key, value in _flat(stage):
+        for key, value in _flat(stage).items():
             for other in re.findall(r"\{(\w+)\}", value) if isinstance(value, str) else ():
                 if other not in earlier and not other.isdigit():  # A count in a regex.
                     raise ValueError(
@@ -393,12 +398,3 @@ def unknown_key(config: ConfigDict, key: str, where: str = "config") -> str:
         return f"there is no {where}.{key}; it is now {where}.{new}"
     (near,) = difflib.get_close_matches(key, known, 1, cutoff=0)
     return f"there is no {where}.{key}; the nearest is {where}.{near}"
-
-
-def _flat(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Each setting by its dotted key."""
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
