@@ -36,7 +36,7 @@ class Encoded:
     given: tuple[int, ...] = ()
 
 
-class _Texts(NamedTuple):
+class _Rendered(NamedTuple):
     """A group as the chat template writes it: the prompt with the assistant's header; the whole
     conversation of each response that has to be tokenised; of each earlier turn to learn, what
     comes before its content, and all up to its end."""
@@ -77,10 +77,10 @@ def encode(
     _check_read(read)
     record = Record() if record is None else record
 
-    def texts(group: Group) -> _Texts:
-        return _policy_texts(tokenizer, group, record) if policy else _texts(tokenizer, group)
+    def render_group(group: Group) -> _Rendered:
+        return _render_for_policy(tokenizer, group, record) if policy else _render(tokenizer, group)
 
-    rendered = _accepted(tokenizer, groups, texts, skipped)
+    rendered = _render_all(tokenizer, groups, render_group, skipped)
     flat = [[one.prompt, *one.wholes, *itertools.chain(*one.turns)] for one in rendered if one]
     rows = iter(tokenize(tokenizer, list(itertools.chain(*flat))))
 
@@ -98,15 +98,15 @@ def encode(
             responses = [ids[shared:] for ids in wholes]
         else:
             shared, responses = len(prompt), group.tokens
-        learn = np.zeros(len(prompt), bool) if policy else None
+        mask = np.zeros(len(prompt), bool) if policy else None
         for _ in of_group.turns:
-            before, through = next(rows), _cut(next(rows), tokenizer, special, read)
-            learn[common_prefix([before, prompt]) : common_prefix([through, prompt])] = True
+            before, through = next(rows), _cut_end(next(rows), tokenizer, special, read)
+            mask[common_prefix([before, prompt]) : common_prefix([through, prompt])] = True
         encoded.append(
             Encoded(
                 np.asarray(prompt[:shared], np.int32),
                 tuple(np.asarray(ids, np.int32) for ids in responses),
-                learn[:shared] if policy else None,
+                mask[:shared] if policy else None,
             )
         )
     return encoded
@@ -121,7 +121,7 @@ def prompt_ids(
     """Tokenise what a policy's response to each group follows, int32: prompt, the assistant's
     header and the condition. Arguments and errors are those of `encode`."""
     _check_read(read)
-    texts = _accepted(tokenizer, groups, lambda group: _asked(tokenizer, group), skipped)
+    texts = _render_all(tokenizer, groups, lambda group: _asked(tokenizer, group), skipped)
     rows = iter(tokenize(tokenizer, [text for text in texts if text is not None]))
     return [None if text is None else np.asarray(next(rows), np.int32) for text in texts]
 
@@ -169,8 +169,8 @@ def cut_prompt(encoded: Encoded, excess: int, bos: int | None) -> Encoded | None
     if excess > len(encoded.prompt) - keep:
         return None
     cut = slice(keep, keep + excess)
-    learn = None if encoded.loss_mask is None else np.delete(encoded.loss_mask, cut)
-    return dataclasses.replace(encoded, prompt=np.delete(encoded.prompt, cut), loss_mask=learn)
+    mask = None if encoded.loss_mask is None else np.delete(encoded.loss_mask, cut)
+    return dataclasses.replace(encoded, prompt=np.delete(encoded.prompt, cut), loss_mask=mask)
 
 
 def _check_read(read: str) -> None:
@@ -178,8 +178,10 @@ def _check_read(read: str) -> None:
         raise ValueError(f"read is {read!r}; it must be one of {', '.join(READS)}")
 
 
-def _accepted(tokenizer, groups: Sequence[Group], texts: Callable, skipped: Record | None) -> list:
-    """Apply `texts` to each group; None for one that the template refuses, if `skipped`."""
+def _render_all(
+    tokenizer, groups: Sequence[Group], render_group: Callable, skipped: Record | None
+) -> list:
+    """Apply `render_group` to each group; None for one that the template refuses, if `skipped`."""
     if groups and not tokenizer.chat_template:
         raise ValueError(
             "this tokenizer has no chat template, so messages cannot become tokens; use an "
@@ -188,7 +190,7 @@ def _accepted(tokenizer, groups: Sequence[Group], texts: Callable, skipped: Reco
     found = []
     for group in groups:
         try:
-            found.append(texts(group))
+            found.append(render_group(group))
         except ValueError as error:
             if skipped is None:
                 raise
@@ -197,7 +199,7 @@ def _accepted(tokenizer, groups: Sequence[Group], texts: Callable, skipped: Reco
     return found
 
 
-def _texts(tokenizer, group: Group) -> _Texts:
+def _render(tokenizer, group: Group) -> _Rendered:
     """Render a group for reward models and judges, as if it had no condition and no tokens."""
     prompt = list(group.prompt)
     header = render(tokenizer, prompt, group.source, add_generation_prompt=True)
@@ -205,7 +207,7 @@ def _texts(tokenizer, group: Group) -> _Texts:
     for response in group.responses:
         turns = [*prompt, {"role": "assistant", "content": response}]
         wholes.append(render(tokenizer, turns, group.source, add_generation_prompt=False))
-    return _Texts(header, wholes, [])
+    return _Rendered(header, wholes, [])
 
 
 def _asked(tokenizer, group: Group) -> str:
@@ -215,7 +217,7 @@ def _asked(tokenizer, group: Group) -> str:
     return header + condition_text(tokenizer, group.condition)
 
 
-def _policy_texts(tokenizer, group: Group, record: Record) -> _Texts:
+def _render_for_policy(tokenizer, group: Group, record: Record) -> _Rendered:
     """Render a group for a policy. Raises ValueError where there is no place for the condition."""
     size = len(tokenizer)
     if any(max(ids) >= size for ids in group.tokens):
@@ -226,7 +228,7 @@ def _policy_texts(tokenizer, group: Group, record: Record) -> _Texts:
     if group.tokens:
         asked, wholes = _asked(tokenizer, group), []
     else:
-        asked, wholes, _ = _texts(tokenizer, group)
+        asked, wholes, _ = _render(tokenizer, group)
     if wholes and group.condition:
         # Put behind the header, so that all else is as the template has it, trimmed texts included.
         if not all(whole.startswith(asked) for whole in wholes):
@@ -239,7 +241,7 @@ def _policy_texts(tokenizer, group: Group, record: Record) -> _Texts:
         wholes = [asked + line + whole[len(asked) :] for whole in wholes]
         asked += line
     turns = [] if group.condition else _earlier_turns(tokenizer, group, asked, record)
-    return _Texts(asked, wholes, turns)
+    return _Rendered(asked, wholes, turns)
 
 
 def _earlier_turns(tokenizer, group: Group, whole: str, record: Record) -> list[tuple[str, str]]:
@@ -285,7 +287,7 @@ def _one_bos(ids: list[int], bos: int | None) -> list[int]:
 
 def _ended(ids: list[int], tokenizer, special: set[int], read: str) -> list[int]:
     """Cut a conversation at the token that it is read at, which is added where there is none."""
-    ids = _cut(ids, tokenizer, special, read)
+    ids = _cut_end(ids, tokenizer, special, read)
     if read == "last" or ids[-1] in special:
         return ids
     if tokenizer.eos_token_id is None:
@@ -298,7 +300,7 @@ def _ended(ids: list[int], tokenizer, special: set[int], read: str) -> list[int]
     return [*ids, tokenizer.eos_token_id]
 
 
-def _cut(ids: list[int], tokenizer, special: set[int], read: str) -> list[int]:
+def _cut_end(ids: list[int], tokenizer, special: set[int], read: str) -> list[int]:
     """Cut at the last special token, if only white space follows it; for "last", cut off pads."""
     if read == "last":
         return _without_end(ids, tokenizer.pad_token_id)

@@ -149,10 +149,10 @@ def join(encoded: Sequence[Encoded]) -> Example:
     prompt's rest is given. What is learned of the prompt is as the first has it.
     """
     common = chat.common_prefix([one.prompt for one in encoded])
-    learn = encoded[0].loss_mask
+    mask = encoded[0].loss_mask
     return unrated(
         encoded[0].prompt[:common],
         [np.concatenate([one.prompt[common:], one.responses[0]]) for one in encoded],
-        loss_mask=None if learn is None else learn[:common],
+        loss_mask=None if mask is None else mask[:common],
         given=tuple(len(one.prompt) - common for one in encoded),
     )

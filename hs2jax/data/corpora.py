@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from hs2jax.data import files, jsonl, rows
 from hs2jax.data.formats import FORMATS
-from hs2jax.data.groups import DataError, FieldError, Group, place
+from hs2jax.data.groups import DataError, FieldError, Group, row_unit
 from hs2jax.data.jsonl import Line
 from hs2jax.data.record import Record
 from hs2jax.data.tfds import catalogue, reading
@@ -222,7 +222,7 @@ def _group(unit: Unit, spec: Spec) -> Group:
         raise DataError(spec.path, unit[-1][0], "prompt", what, "no partner")
     for (number, _), other in zip(unit[1:], others, strict=True):
         if other.prompt != first.prompt:
-            what = f"expected the prompt of {place(spec.path)} {unit[0][0]}, found another one"
+            what = f"expected the prompt of {row_unit(spec.path)} {unit[0][0]}, found another one"
             raise DataError(spec.path, number, "prompt", what, "no partner")
     joined = (first, *others)
     return dataclasses.replace(

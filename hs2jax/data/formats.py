@@ -67,7 +67,7 @@ def judge_bench_about(row: dict) -> dict:
         what = f"expected a name that starts with one of {known}, found {show(source)}"
         raise FieldError("source", what, "unknown source")
     writer = {"writer": rows.text(row, "response_model")} if row.get("response_model") else {}
-    return {"subset": found[0], **rows.place(row, "pair_id"), **writer}
+    return {"subset": found[0], **rows.benchmark_place(row, "pair_id"), **writer}
 
 
 def llmbar_file(path: str) -> dict:
@@ -128,7 +128,7 @@ FORMATS = {
             "prompt": (rows.conversation, "input"),
             "responses": (rows.answers, "output_1", "output_2"),
             "strength": (rows.better, "label", 1, 2),
-            "about": (rows.place, "id", "subset"),
+            "about": (rows.benchmark_place, "id", "subset"),
         },
         of_path=llmbar_file,
         benchmark=True,
@@ -138,7 +138,7 @@ FORMATS = {
             "prompt": (rows.instruction, "instruction", "input"),
             "responses": (rows.answers, "response1", "response2"),
             "strength": (rows.votes, "annotator1", "annotator2", "annotator3"),
-            "about": (rows.place, "idx", "cmp_key"),
+            "about": (rows.benchmark_place, "idx", "cmp_key"),
         }
     ),
     "preference": Format(whole_rows.preference),
@@ -169,7 +169,7 @@ FORMATS = {
             "prompt": (rows.conversation, "prompt"),
             "responses": (rows.right_and_wrong, "chosen", "rejected", 3),
             "ratings": (rows.correct, "chosen", "rejected"),
-            "about": (rows.place, "id", "domain", "domain"),
+            "about": (rows.benchmark_place, "id", "domain", "domain"),
         },
         of_path=whole_rows.rm_bench_file,
         benchmark=True,
@@ -180,7 +180,7 @@ FORMATS = {
             "prompt": (rows.instruction, "article", "", SUMMARIZE),
             "responses": (rows.answers, "summary"),
             "ratings": (rows.rated, SUMMEVAL, 1, 5),
-            "about": (rows.place, "article_id"),
+            "about": (rows.benchmark_place, "article_id"),
         },
         rows=None,
     ),

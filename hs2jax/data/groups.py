@@ -39,10 +39,10 @@ class DataError(ValueError):
         self.file, self.line, self.field, self.what, self.reason = file, line, field, what, reason
 
     def __str__(self) -> str:
-        return f"{self.file}, {place(self.file)} {self.line}, field '{self.field}': {self.what}"
+        return f"{self.file}, {row_unit(self.file)} {self.line}, field '{self.field}': {self.what}"
 
 
-def place(file: str) -> str:
+def row_unit(file: str) -> str:
     """Name the unit that numbers the rows of a file (or TFDS data set): line, row or index."""
     if file.startswith("tfds:"):
         return "index"

@@ -104,12 +104,12 @@ def with_pairs(prepared: Prepared) -> Prepared:
 
 def _ratings(group: Group, attributes: Sequence[str]):
     ratings = np.zeros((len(group.responses), len(attributes)), np.float32)
-    rated = np.zeros(ratings.shape, bool)
+    mask = np.zeros(ratings.shape, bool)
     for i, given in enumerate(group.ratings):
         for j, name in enumerate(attributes):
             if name in given:
-                ratings[i, j], rated[i, j] = given[name], True
-    return ratings, rated
+                ratings[i, j], mask[i, j] = given[name], True
+    return ratings, mask
 
 
 class Piece(NamedTuple):
@@ -247,7 +247,7 @@ def plan(
                 continue
             for first, stop in _split(examples[e].encoded, layout, row_length):
                 numbers.append(len(pieces))
-                pieces.append(Piece(_cut(examples[e], first, stop), e, first, turn))
+                pieces.append(Piece(_take_responses(examples[e], first, stop), e, first, turn))
                 costs.append(packing.cost(pieces[-1].laid.encoded, layout))
         rows = packing.first_fit([costs[n] for n in numbers], row_length)
         batches.append([[numbers[i] for i in row] for row in rows])
@@ -273,31 +273,30 @@ def _split(encoded: Encoded, layout: str, row_length: int) -> list[tuple[int, in
     """Split responses into runs that fit into a row with their prompt, as (start, stop) each."""
     found, start = [], 0
     for stop in range(1, len(encoded.responses) + 1):
-        alone = packing.cost(_some(encoded, stop - 1, stop), layout)
+        alone = packing.cost(_select_responses(encoded, stop - 1, stop), layout)
         if alone > row_length:
             raise ValueError(
                 f"a prompt and response of {alone} tokens do not fit into a row of {row_length}; "
                 "leave them out, or make rows longer"
             )
-        if packing.cost(_some(encoded, start, stop), layout) > row_length:
+        if packing.cost(_select_responses(encoded, start, stop), layout) > row_length:
             found.append((start, stop - 1))
             start = stop - 1
     return [*found, (start, len(encoded.responses))]
 
 
-def _some(encoded: Encoded, start: int, stop: int) -> Encoded:
-    """Keep some of the responses of a prompt. Its own tokens are learned with the first of them."""
-    learn = encoded.loss_mask
-    if learn is not None and start > 0:
-        learn = np.zeros_like(learn)
-    some = slice(start, stop)
-    return Encoded(encoded.prompt, encoded.responses[some], learn, encoded.given[some])
+def _select_responses(encoded: Encoded, start: int, stop: int) -> Encoded:
+    """Keep some of the responses of a prompt, whose own tokens are learned with the first."""
+    mask = encoded.loss_mask
+    if mask is not None and start > 0:
+        mask = np.zeros_like(mask)
+    return Encoded(encoded.prompt, encoded.responses[start:stop], mask, encoded.given[start:stop])
 
 
-def _cut(example: Example, start: int, stop: int) -> Example:
+def _take_responses(example: Example, start: int, stop: int) -> Example:
     """Keep some responses of an example, without its pairs."""
     return example._replace(
-        encoded=_some(example.encoded, start, stop),
+        encoded=_select_responses(example.encoded, start, stop),
         ratings=example.ratings[start:stop],
         rating_mask=example.rating_mask[start:stop],
         pairs=[],

@@ -284,7 +284,7 @@ def votes(row: dict, *fields: str) -> float:
     return float((2 * found.count(2) > len(fields)) - (2 * found.count(1) > len(fields)))
 
 
-def place(row: dict, id: str, column: str = "", name: str = "subset") -> dict:
+def benchmark_place(row: dict, id: str, column: str = "", name: str = "subset") -> dict:
     """The place of a row in its benchmark: the text of its subset, and an id where it has one."""
     found = {name: text(row, column)} if column else {}
     return found if row.get(id) is None else {**found, "id": check_label(row[id], id)}

@@ -160,7 +160,7 @@ def reward_bench(row: dict) -> Group:
     All are texts in RewardBench; in its prior preference sets they may be messages, as in the
     format `preference`. `subset` is needed, `id` is kept where there is one.
     """
-    about = rows.place(row, "id", "subset")
+    about = rows.benchmark_place(row, "id", "subset")
     pair = {name: value for name, value in row.items() if name != "strength"}
     return dataclasses.replace(preference(pair), about=about)
 
@@ -180,7 +180,7 @@ def reward_bench_2_place(row: dict) -> dict:
 
     Rows of Ties come in twos, "ref:N" with one right response and "tied:N" with several.
     """
-    about = rows.place(row, "id", "subset")
+    about = rows.benchmark_place(row, "id", "subset")
     if about["subset"].lower() == "ties" and not TIES_ID.fullmatch(rows.text(row, "id")):
         what = f"expected 'ref:NUMBER' or 'tied:NUMBER' in a row of Ties, found {show(row['id'])}"
         raise FieldError("id", what, "unknown id")
