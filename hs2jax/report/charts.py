@@ -29,7 +29,6 @@ from hs2jax.report.style import (
 MOST_POINTS = 300  # Of a curve; more cannot be told apart at this size.
 TRACK = 44  # Height of a named value, in SVG units.
 LETTERS = 48  # Characters that fit over a track.
-PERCENT_TICKS = FuncFormatter(lambda value, _: tick(value, format.PERCENT))
 
 
 class Track(NamedTuple):
@@ -135,9 +134,9 @@ def curves(
     """Draw lines through points (x, y) or (x, y, low, high), by the name of each.
 
     across: named levels, as dotted lines whose names stand at the right. faint: lines without a
-    name, in the first one's colour. diagonal: the name of the line where y is x. whole: x takes
-    whole numbers only. dots: at each point; by default where there are few or they have intervals.
-    A line is interrupted where y is None or not finite.
+    name, in the first one's colour. diagonal: the name of the line where y is x, and both have the
+    same form. whole: x takes whole numbers only. dots: at each point; by default where there are
+    few or they have intervals. A line is interrupted where y is None or not finite.
     """
     numbers = {name: [p for p in line if is_number(p[1])] for name, line in lines.items()}
     if not any(numbers.values()):
@@ -147,21 +146,16 @@ def curves(
         axes = chart.axes
         for line in faint:
             axes.plot(*_columns(line), color=SERIES[0], lw=1, alpha=0.35)
-        bars = {
-            name: [p for p in line if len(p) > 3 and is_number(p[2])]
-            for name, line in numbers.items()
-        }
         x = np.unique([point[0] for line in numbers.values() for point in line])
         # Side by side, so that intervals at one x do not hide each other.
-        step = (
-            0.05 * np.diff(x).min() if len(x) > 1 and len(lines) > 1 and any(bars.values()) else 0.0
-        )
+        step = 0.05 * np.diff(x).min() if len(x) > 1 and len(lines) > 1 else 0.0
         for i, (name, line) in enumerate(lines.items()):
+            bars = [point for point in numbers[name] if len(point) > 3 and is_number(point[2])]
+            shift = step * (i - (len(lines) - 1) / 2) if bars else 0.0
+            dotted = dots if dots is not None else bool(bars) or len(line) <= 12
             at, y = _columns(line)
-            shift = step * (i - (len(lines) - 1) / 2)
-            dotted = dots if dots is not None else bool(bars[name]) or len(line) <= 12
             axes.plot(at + shift, y, marker="o" * dotted, ms=6, zorder=3, **series(i))
-            for point in bars[name]:
+            for point in bars:
                 axes.vlines(point[0] + shift, *point[2:4], colors=series(i)["color"], lw=1.5)
             if len(lines) > 1 or diagonal:
                 chart.key(name, **series(i))
@@ -174,8 +168,8 @@ def curves(
         axes.set_xlabel(xlabel)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        if form:
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value, form)))
+        for axis in [axes.yaxis, *[axes.xaxis] * bool(diagonal)] if form else []:
+            axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value, form)))
         _name_levels(axes, across)
         said = [f"{name}: {p[0][1]:.3g} to {p[-1][1]:.3g}." for name, p in numbers.items() if p]
         said += [f"{name}: {level:.3g}." for name, level in across.items()]
@@ -260,7 +254,8 @@ def spread(
                 _outline(chart, i, side, *shares)
         label = "score (height: share per step)"
         chart.axes.set(xlim=(low, high), ylim=(0, None), xticks=scale, xlabel=label)
-        chart.axes.yaxis.set_major_formatter(PERCENT_TICKS)
+        percent = FuncFormatter(lambda value, _: tick(value, format.PERCENT))
+        chart.axes.yaxis.set_major_formatter(percent)
         return chart.svg(f"{name}: mean {np.mean(scores):.2f} of {len(scores)} scores.")
 
 
@@ -276,30 +271,14 @@ def reliability(bins: Mapping[str, Sequence[Mapping]]) -> str:
 
     bins: by name, such as "as scored", rows with `confidence`, value, low and high.
     """
-    bins = {name: [row for row in rows if row["value"] is not None] for name, rows in bins.items()}
-    shown = [row for rows in bins.values() for row in rows]
-    if not shown:
-        return ""
-    left = 0.5 if min(row["confidence"] for row in shown) >= 0.5 else 0.0
-    lowest = min([left, *(row["low"] for row in shown if row["low"] is not None)])
-    with drawing() as chart:
-        chart.axes.plot([left, 1], [left, 1], color=SOFT, lw=1.5, ls=DOTTED)
-        said = []
-        for i, (name, rows) in enumerate(bins.items()):
-            points = [(row["confidence"], row["value"]) for row in rows]
-            chart.axes.plot(*_columns(points), marker="o", ms=7, zorder=3, **series(i))
-            for row in rows if i == 0 else []:  # The intervals of both would hide each other.
-                if row["low"] is not None:
-                    ends = (row["low"], row["high"])
-                    chart.axes.vlines(row["confidence"], *ends, colors=SERIES[i], lw=1.5)
-            chart.key(name, **series(i))
-            said += [f"{name}: sure to {x:.0%}, right in {y:.0%}." for x, y in points]
-        chart.key("calibrated", SOFT, ls=DOTTED)
-        chart.axes.set(xlim=(left - 0.01, 1.01), ylim=(math.floor(10 * lowest) / 10, 1.02))
-        chart.axes.set_xlabel("how sure the model is")
-        chart.axes.xaxis.set_major_formatter(PERCENT_TICKS)
-        chart.axes.yaxis.set_major_formatter(PERCENT_TICKS)
-        return chart.svg(" ".join(said))
+    lines = {}
+    for name, rows in bins.items():
+        # The intervals of several would hide each other.
+        ends = 2 if lines else 4
+        points = [(row["confidence"], row["value"], row["low"], row["high"]) for row in rows]
+        lines[name] = [point[:ends] for point in points]
+    sure = "how sure the model is"
+    return curves(lines, sure, format.PERCENT, diagonal="calibrated", whole=False, dots=True)
 
 
 def predicted_by_rating(predicted: Sequence[float], ratings: Sequence[float]) -> str:
