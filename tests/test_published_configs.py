@@ -76,11 +76,6 @@ PUBLISHED = {
             "qkv_bias": False,
         },
     ),
-    "Llama-3.2-1B": (
-        (2048, 8192, 16, 32, 8, 128256, 131072),
-        LLAMA3 | {"rope_scaling": scaled(32.0), "head_dim": 64, "tie_word_embeddings": True},
-        {"head_dim": 64, "rope_scaling": Scaling("llama3", 32.0, 1.0, 4.0, 8192), "tied": True},
-    ),
     "Skywork-Reward-Llama-3.1-8B": (
         (4096, 14336, 32, 32, 8, 128256, 131072),
         LLAMA31
@@ -125,17 +120,6 @@ PUBLISHED = {
             "sliding_window": None,
             "sliding": (),
         },
-    ),
-    "Qwen2.5-0.5B": (
-        (896, 4864, 24, 14, 2, 151936, 32768),
-        QWEN2
-        | {
-            "max_window_layers": 24,
-            "sliding_window": 32768,
-            "tie_word_embeddings": True,
-            "use_mrope": False,
-        },
-        {"head_dim": 64, "qkv_bias": True, "o_bias": False, "tied": True, "sliding": ()},
     ),
     "Qwen3-0.6B": (
         (1024, 3072, 28, 16, 8, 151936, 40960),
