@@ -37,7 +37,7 @@ KINDS = {
     "sweep": ("sweep", "training.sweep", "sweep"),
     "evaluate": ("evaluate", "evaluation.evaluate", "evaluate"),
     "expo": ("expo", "training.expo", "expo"),
-    "judge": ("judge", "judging.run", "judge"),
+    "judge": ("judge", "judging.evaluate", "judge"),
     "sample": ("sample", "alignment.sample", "sample"),
     "rescale": ("rescale", "alignment.rescale", "rescale"),
     "annotate": ("annotate", "alignment.annotate", "annotate"),
@@ -293,8 +293,6 @@ def report(verb: str, options) -> None:
     """Write the page of a finished run again, or compare two evaluations."""
     from hs2jax import report
     from hs2jax.evaluation import comparison_report
-    from hs2jax.judging import judge_report
-    from hs2jax.judging import run as judge_run
     from hs2jax.training import run_report
 
     if options.output and not options.against:
@@ -306,8 +304,6 @@ def report(verb: str, options) -> None:
     elif (Path(options.workdir) / "results.jsonl").exists():
         print(report.write(options.workdir))
     # Of verbs that do not write rows yet.
-    elif (Path(options.workdir) / judge_report.FILE).exists():
-        print(judge_run.write_report(options.workdir))
     else:
         print(run_report.write(options.workdir))
 

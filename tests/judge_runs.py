@@ -1,14 +1,16 @@
 """Small runs of `hs2jax judge` for tests: a tiny model, data for it, and what a run wrote."""
 
+import functools
 import json
 from pathlib import Path
 
 import numpy as np
 import tiny
 
-from hs2jax.evaluation import items as item_files
+from hs2jax import configs, workdir
+from hs2jax.judging import evaluate
 
-SET = "ratings-rated"  # Of the data that `flags` judges.
+SET = "ratings-rated"  # Of the data that a run judges.
 CONFIGS = Path(__file__).parent.parent / "configs"
 CRITERIA = [
     {"name": "helpfulness", "definition": "It helps."},
@@ -65,28 +67,39 @@ def prepare(folder: Path) -> Path:
     return folder
 
 
-def flags(here: Path, workdir: Path, config: str = "judge", model: str = "model", **settings):
-    given = {"data": f"ratings:{here / 'rated.jsonl'}"}
-    if config == "judge" and settings.get("task", "scores") in ("scores", "pairs"):
-        given["criteria"] = here / "criteria.json"
-    given |= settings
-    return [
-        f"--config={CONFIGS / config}.py:{here / model}",
-        f"--workdir={workdir}",
-        *(f"--config.{key}={value}" for key, value in given.items()),
-    ]
+def settings_of(here: Path, model: str | Path = "model", **settings) -> dict:
+    given = {"model.name": str(here / model), "data": f"ratings:{here / 'rated.jsonl'}"}
+    if settings.get("task", "scores") in ("scores", "pairs"):
+        given["criteria"] = str(here / "criteria.json")
+    return given | {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
 
 
-def judged(workdir: Path) -> dict:
-    return json.loads((workdir / "judge.json").read_text(encoding="utf-8"))
+def run(here: Path, folder: Path, **settings) -> list[dict]:
+    """Judges in this process, and returns the rows."""
+    config = configs.defaults("judge")
+    for key, value in settings_of(here, **settings).items():
+        *parents, name = key.split(".")
+        functools.reduce(getattr, parents, config)[name] = value
+    return evaluate.judge(config, folder)
 
 
-def items_of(workdir: Path, name: str = SET) -> list[dict]:
-    return item_files.read(workdir / "items" / f"{name}.jsonl")
+def flags(here: Path, folder: Path, **settings) -> list[str]:
+    """The same for the command line."""
+    overrides = settings_of(here, **settings).items()
+    head = [f"--config={CONFIGS / 'judge.py'}", f"--workdir={folder}"]
+    return [*head, *(f"--config.{key}={value}" for key, value in overrides)]
 
 
-def column(items, way: str) -> np.ndarray:
-    return np.array([item["scores"][way] for item in items], float)
+def result_of(folder: Path) -> dict:
+    return workdir.read_json(folder / "result.json")
+
+
+def items_of(folder: Path, name: str = SET) -> list[dict]:
+    return workdir.read_rows(folder / "items" / f"{name}.jsonl")
+
+
+def column(items, method: str) -> np.ndarray:
+    return np.array([item["scores"][method] for item in items], float)
 
 
 def people(items) -> np.ndarray:

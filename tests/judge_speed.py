@@ -224,7 +224,7 @@ def print_times(
         print(f"| {way} | {each:.3f} | {items / each:.2f} | {ratios} |", flush=True)
     if straight is not None:
         theirs, kept = straight.read(asked, items)
-        logits = [reading.logits for reading in of.read(wanted)]
+        logits = [reading.logits for reading in of.ask(wanted)]
         ours = np.concatenate([each[:, 0] for each in logits])
         print(
             f"\ntransformers keeps {kept / MIB:,.1f} MiB of hidden states at a time, for {items} "

@@ -3,12 +3,15 @@ own, and a real one, tiny and random."""
 
 import types
 import zlib
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import tiny
 
 from hs2jax.judging.judge import Judge, Reading
+from hs2jax.judging.readings import Readings
+from hs2jax.report.run import select
 
 TOO_LONG = "(does not fit)"
 
@@ -27,7 +30,7 @@ class PlantedJudge:
             dtype=np.float32,
         )
 
-    def read(self, requests, *, states=False, skip=False, record=None, condition="forced"):
+    def ask(self, requests, *, states=False, skip=False, record=None, condition="forced"):
         self.asked += requests
         return [None if TOO_LONG in r.item else self._reading(r) for r in requests]
 
@@ -40,6 +43,17 @@ class PlantedJudge:
             believed = self.belief(request, q) + self.noise * rng.normal(size=len(self.noise))
             logits[q] = -((values - believed[:, None]) ** 2)
         return Reading(logits)
+
+
+def readings_of(judge, folder):
+    """The readings of a judge, kept in a folder."""
+    return Readings(judge, Path(folder) / "readings.jsonl")
+
+
+def values(rows, metric, part="", **fields) -> dict:
+    """{method: value} of a metric, without paired differences."""
+    found = select(rows, metric=metric, part=part, against=None, **fields)
+    return {row.get("method"): row["value"] for row in found}
 
 
 def random_judge(folder):

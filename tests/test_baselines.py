@@ -1,6 +1,5 @@
 """GPTScore, reward models and probes: what they compute, and that none sees what it must not."""
 
-import functools
 import itertools
 
 import numpy as np
@@ -8,13 +7,15 @@ import pytest
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planted_judge import readings_of
 
 from hs2jax import prediction
 from hs2jax.data import packing
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
-from hs2jax.judging import baselines, readings
+from hs2jax.judging import baselines
 from hs2jax.judging.criteria import Criterion
+from hs2jax.judging.judge import Judge
 from hs2jax.language_model import LanguageModel
 
 CRITERIA = (
@@ -93,36 +94,24 @@ def test_gpt_score_of_what_does_not_fit_is_not_a_number():
 
 def test_gpt_scores_that_are_kept_are_not_computed_again(monkeypatch, tmp_path):
     monkeypatch.setattr(baselines, "PART", 2)
-    expected, parts = baselines.gpt_score(MODEL, ITEMS, CRITERIA), []
-
-    def killed(conversations, make):
-        if len(parts) == 2:
-            raise KeyboardInterrupt
-        parts.append(conversations)
-        return readings.kept_array("a judge", tmp_path, conversations, make)
-
-    with pytest.raises(KeyboardInterrupt):
-        baselines.gpt_score(MODEL, ITEMS, CRITERIA, kept=killed)
-    made, score = [], LanguageModel.log_probability
+    expected, made, score = baselines.gpt_score(MODEL, ITEMS, CRITERIA), [], MODEL.log_probability
 
     def counting(self, conversations, **options):
+        if len(made) == 4 and len(made) < stop:
+            raise KeyboardInterrupt
         made.extend(conversations)
-        return score(self, conversations, **options)
+        return score(conversations, **options)
 
     monkeypatch.setattr(LanguageModel, "log_probability", counting)
-    kept = functools.partial(readings.kept_array, "a judge", tmp_path)
-    np.testing.assert_array_equal(baselines.gpt_score(MODEL, ITEMS, CRITERIA, kept=kept), expected)
-    assert len(made) == len(ITEMS) * len(CRITERIA) - 4
-    assert not any(conversation in part for conversation in made for part in parts)
-    # What another judge keeps, and what is broken, is of no use.
-    for file in tmp_path.glob("*.npy"):
-        file.write_bytes(file.read_bytes()[:-3])
-    for key in ("a judge", "another"):
-        made.clear()
-        kept = functools.partial(readings.kept_array, key, tmp_path)
-        found = baselines.gpt_score(MODEL, ITEMS, CRITERIA, kept=kept)
-        np.testing.assert_array_equal(found, expected)
-        assert len(made) == len(ITEMS) * len(CRITERIA)
+    stop = 12  # As if killed after two parts.
+    with pytest.raises(KeyboardInterrupt):
+        baselines.gpt_score(MODEL, ITEMS, CRITERIA, readings=readings_of(Judge(MODEL), tmp_path))
+    stop, first = 0, list(made)
+    kept = readings_of(Judge(MODEL), tmp_path)
+    found = baselines.gpt_score(MODEL, ITEMS, CRITERIA, readings=kept)
+    np.testing.assert_array_equal(found, expected)
+    assert len(made) == len(ITEMS) * len(CRITERIA)
+    assert not any(conversation in first for conversation in made[4:])
 
 
 def test_nothing_has_no_gpt_score():

@@ -16,6 +16,7 @@ from hs2jax.judging import lager, layer_weights, prompts, readings, score_tokens
 from hs2jax.judging.criteria import Criterion
 from hs2jax.judging.judge import Judge, forward, requests_of
 from hs2jax.judging.prompts import Request
+from hs2jax.judging.readings import Readings
 from hs2jax.language_model import LanguageModel
 from hs2jax.models import decoder, sharding
 from hs2jax.models.checksum import checksum
@@ -57,7 +58,7 @@ def test_a_reading_is_what_the_unembedding_says_of_every_state():
     # By the model's own forward pass of each question alone, all states and all logits kept.
     model = JUDGE.model
     for asked, reading in zip(
-        score_tokens.encode(model.tokenizer, REQUESTS), JUDGE.read(REQUESTS), strict=True
+        score_tokens.encode(model.tokenizer, REQUESTS), JUDGE.ask(REQUESTS), strict=True
     ):
         assert reading.logits.shape == (2, 2, model.config.num_layers + 1, 5)
         for q, rest in enumerate(asked.encoded.responses):
@@ -84,15 +85,15 @@ def test_a_reading_is_what_the_unembedding_says_of_every_state():
 def test_readings_do_not_depend_on_company_order_or_layout(order, rows, layout):
     if layout == "padded":
         layout = "separate"
-    alone = [JUDGE.read([request])[0] for request in REQUESTS]
-    found = JUDGE.read([REQUESTS[i] for i in order], rows=rows, layout=layout)
+    alone = [JUDGE.ask([request])[0] for request in REQUESTS]
+    found = JUDGE.ask([REQUESTS[i] for i in order], rows=rows, layout=layout)
     assert_same(found, [alone[i] for i in order])
 
 
 def test_a_question_does_not_see_the_others():
-    both = JUDGE.read(REQUESTS)
+    both = JUDGE.ask(REQUESTS)
     for q in range(2):
-        alone = JUDGE.read([r._replace(questions=r.questions[q : q + 1]) for r in REQUESTS])
+        alone = JUDGE.ask([r._replace(questions=r.questions[q : q + 1]) for r in REQUESTS])
         for a, b in zip(alone, both, strict=True):
             np.testing.assert_allclose(a.logits[0], b.logits[q], atol=2e-5)
 
@@ -100,13 +101,13 @@ def test_a_question_does_not_see_the_others():
 def test_eight_devices_read_as_one():
     mesh = sharding.make_mesh(fsdp=4, tensor=2)
     assert_same(
-        small_judge(mesh=mesh, num_heads=4, num_kv_heads=2).read(REQUESTS), JUDGE.read(REQUESTS)
+        small_judge(mesh=mesh, num_heads=4, num_kv_heads=2).ask(REQUESTS), JUDGE.ask(REQUESTS)
     )
 
 
 def test_states_give_the_same_logits():
-    found = JUDGE.read(REQUESTS, states=True)
-    assert_same(found, JUDGE.read(REQUESTS))
+    found = JUDGE.ask(REQUESTS, states=True)
+    assert_same(found, JUDGE.ask(REQUESTS))
     assert found[0].states.shape == (2, 4, 32)
     # They are the residual stream: the first is the embedding of the last token before the answer.
     asked = score_tokens.encode(JUDGE.model.tokenizer, REQUESTS[:1])[0]
@@ -116,9 +117,9 @@ def test_states_give_the_same_logits():
 
 def test_states_give_the_same_logits_in_bfloat16():
     judge = Judge(dataclasses.replace(JUDGE.model, dtype=jnp.bfloat16))
-    found, expected = judge.read(REQUESTS, states=True), judge.read(REQUESTS)
+    found, expected = judge.ask(REQUESTS, states=True), judge.ask(REQUESTS)
     assert_same(found, expected)
-    assert np.abs(found[0].logits - JUDGE.read(REQUESTS)[0].logits).max() > 1e-3
+    assert np.abs(found[0].logits - JUDGE.ask(REQUESTS)[0].logits).max() > 1e-3
 
 
 def sizes(jaxpr) -> set[tuple[int, ...]]:
@@ -158,7 +159,7 @@ def test_a_judge_scores_conversations():
         [{"role": "user", "content": a}, {"role": "assistant", "content": b}] for a, b in TALKS
     ]
     found = JUDGE.score(talks, criterion=CRITERIA[1])
-    logits = np.stack([reading.logits[1] for reading in JUDGE.read(REQUESTS)])
+    logits = np.stack([reading.logits[1] for reading in JUDGE.ask(REQUESTS)])
     expected = lager.aggregate(logits, np.arange(1, 6), "lager_wo", lager.PRESETS["recommended"])
     np.testing.assert_allclose([each.score for each in found], expected, atol=1e-5)
     for each in found:
@@ -179,7 +180,7 @@ def test_a_judge_takes_a_file_of_its_own_weights_only(tmp_path):
         [{"role": "user", "content": a}, {"role": "assistant", "content": b}] for a, b in TALKS
     ]
     preset = lager.PRESETS["recommended"]
-    logits = np.stack([reading.logits[0] for reading in JUDGE.read(REQUESTS)])
+    logits = np.stack([reading.logits[0] for reading in JUDGE.ask(REQUESTS)])
     fitted = layer_weights.fit(logits, [1, 2, 5], range(1, 6), preset)
 
     def save(judge, template):
@@ -216,11 +217,11 @@ def test_what_does_not_fit_is_told_or_counted():
     judge, record = small_judge(max_seq_len=500), Record()
     long = request_of(("word " * 600, "Yes."))
     with pytest.raises(ValueError, match=r"about word .* tokens, and the model has 500 positions"):
-        judge.read([long])
-    found = judge.read([REQUESTS[0], long, REQUESTS[1]], skip=True, record=record)
+        judge.ask([long])
+    found = judge.ask([REQUESTS[0], long, REQUESTS[1]], skip=True, record=record)
     assert [each is None for each in found] == [False, True, False]
     assert record.too_long == 1
-    assert_same([found[0], found[2]], JUDGE.read(REQUESTS[:2]))
+    assert_same([found[0], found[2]], JUDGE.ask(REQUESTS[:2]))
 
 
 # Score tokens -----------------------------------------------------------------------------------
@@ -287,31 +288,38 @@ def test_a_tokenizer_without_a_template_is_told():
 
 
 def counting(monkeypatch) -> list[int]:
-    """How many requests each call of `Judge.read` has, from now on."""
-    calls, real = [], Judge.read
+    """How many requests each call of `Judge.ask` has, from now on."""
+    calls, real = [], Judge.ask
 
-    def read(self, requests, **options):
+    def ask(self, requests, **options):
         calls.append(len(requests))
         return real(self, requests, **options)
 
-    monkeypatch.setattr(Judge, "read", read)
+    monkeypatch.setattr(Judge, "ask", ask)
     monkeypatch.setattr(readings, "CHUNK", 2)
     return calls
 
 
-def test_a_chunk_is_read_once(tmp_path, monkeypatch):
+def stream(judge, requests, folder, **options):
+    return Readings(judge, folder / "readings.jsonl").stream(requests, "test", **options)
+
+
+def test_a_reading_is_made_once(tmp_path, monkeypatch):
     calls = counting(monkeypatch)
-    stream = readings.kept(JUDGE, REQUESTS, tmp_path)
-    first = [next(stream), next(stream)]
-    stream.close()  # As if killed here.
+    begun = stream(JUDGE, REQUESTS, tmp_path)
+    first = [next(begun), next(begun)]
+    begun.close()  # As if killed here.
     assert calls == [2]
-    found = list(readings.kept(JUDGE, REQUESTS, tmp_path))
+    found = list(stream(JUDGE, REQUESTS, tmp_path))
     assert calls == [2, 1]
-    assert_same(found, JUDGE.read(REQUESTS), atol=2e-5)
+    assert_same(found, JUDGE.ask(REQUESTS), atol=2e-5)
     np.testing.assert_array_equal(found[0].logits, first[0].logits)
     calls.clear()
-    list(readings.kept(JUDGE, [*REQUESTS, *REQUESTS[:1]], tmp_path))
-    assert calls == [2]  # Only the chunk that has grown.
+    new = request_of(("Is it new?", "Yes."))
+    moved = [r._replace(source="elsewhere") for r in REQUESTS]
+    found = list(stream(JUDGE, [new, *moved, new], tmp_path))
+    assert calls == [1]  # What has been added, once.
+    assert_same(found[1:4], JUDGE.ask(REQUESTS), atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +327,7 @@ def test_a_chunk_is_read_once(tmp_path, monkeypatch):
 )
 def test_nothing_kept_serves_another_model_or_text(tmp_path, monkeypatch, what):
     calls, judge, requests = counting(monkeypatch), small_judge(), REQUESTS
-    list(readings.kept(judge, requests, tmp_path))
+    list(stream(judge, requests, tmp_path))
     if what == "parameter":
         norm = judge.model.params["norm"]
         judge.model.params["norm"] = norm.at[0].set(jnp.nextafter(norm[0], 2.0))
@@ -334,17 +342,7 @@ def test_nothing_kept_serves_another_model_or_text(tmp_path, monkeypatch, what):
     elif what == "answers":
         requests = [r._replace(answers=("1", "2", "3")) for r in requests]
     calls.clear()
-    list(readings.kept(judge, requests, tmp_path, states=what == "states"))
-    assert calls == [2, 1]
-
-
-def test_a_broken_file_is_computed_again(tmp_path, monkeypatch):
-    calls = counting(monkeypatch)
-    expected = list(readings.kept(JUDGE, REQUESTS, tmp_path))
-    for path in tmp_path.glob("*.npz"):
-        path.write_bytes(path.read_bytes()[:100])
-    calls.clear()
-    assert_same(readings.kept(JUDGE, REQUESTS, tmp_path), expected, atol=0)
+    list(stream(judge, requests, tmp_path, states=what == "states"))
     assert calls == [2, 1]
 
 
@@ -353,7 +351,7 @@ def test_what_is_too_long_stays_counted(tmp_path):
     requests = [REQUESTS[0], request_of(("word " * 600, "Yes."))]
     for _ in range(2):
         record = Record()
-        found = list(readings.kept(judge, requests, tmp_path, record=record))
+        found = list(stream(judge, requests, tmp_path, record=record))
         assert (found[1], record.too_long) == (None, 1)
         assert found[0] is not None
 

@@ -1,99 +1,69 @@
-"""A judge's run killed with SIGKILL, each time started again, ends as one that was not."""
+"""A judge's run that is killed, and started again, ends as one that was not."""
 
-import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-import tiny
-from judge_runs import CRITERIA, flags, items_of, judged, rated_rows, write
-from test_resume import environment, finish
+from judge_runs import column, items_of, prepare, result_of, run
 
-SETTINGS = {"weights": "cross-validate", "folds": 4}
-# Few requests in a chunk; what it reads is noted, and after each chunk it waits.
-PACE = """
-import time
-from pathlib import Path
-from hs2jax import cli
+from hs2jax import workdir
 from hs2jax.judging import readings
 from hs2jax.judging.judge import Judge
-readings.CHUNK = 4
-read, save = Judge.read, readings._save
 
-def noting(self, requests, **options):
-    with Path({noted!r}).open("a") as file:
-        file.write("\\n".join(request.item.replace("\\n", " ") for request in requests) + "\\n")
-    return read(self, requests, **options)
+SETTINGS = {"weights": "cross-validate", "folds": 4, "baselines": "gpt_score"}
+# Few requests in a chunk, and a kill before or after the second one is kept.
+KILLED = """
+import os, signal
+from pathlib import Path
+from judge_runs import run
+from hs2jax import workdir
+from hs2jax.judging import readings
+readings.CHUNK, added, add = 4, [], workdir.Store.add
 
-def slowly(path, found):
-    save(path, found)
-    time.sleep({pause})
+def until_killed(self, entries):
+    added.append(len(entries))
+    if len(added) == 2 and {before}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    add(self, entries)
+    if len(added) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-Judge.read, readings._save = noting, slowly
-cli.main({arguments!r})
+workdir.Store.add = until_killed
+run(Path({here!r}), Path({folder!r}), **{settings!r})
 """
 
 
-@pytest.fixture
-def here(tmp_path) -> Path:
-    tiny.language_model(tmp_path / "model", max_seq_len=2048)
-    (tmp_path / "criteria.json").write_text(json.dumps(CRITERIA))
-    write(tmp_path / "rated.jsonl", rated_rows(10))
-    return tmp_path
-
-
-def start(here: Path, workdir: Path, pause: float = 0.0, **settings) -> subprocess.Popen:
-    """The command in a process of its own, which notes what it reads beside its folder."""
-    arguments = ["judge", *flags(here, workdir, **SETTINGS, **settings)]
-    noted = str(workdir.with_suffix(".noted"))
-    return subprocess.Popen(
-        [sys.executable, "-c", PACE.format(noted=noted, pause=pause, arguments=arguments)],
-        env=environment(here / "cache"),
-        stdout=subprocess.DEVNULL,
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_killed_in_the_middle_it_ends_with_the_same_numbers(tmp_path, monkeypatch, before):
+    here, asked, ask = prepare(tmp_path), [], Judge.ask
+    folder = here / "killed"
+    program = KILLED.format(before=before, here=str(here), folder=str(folder), settings=SETTINGS)
+    killed = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent,
         stderr=subprocess.PIPE,
-        text=True,
+        check=False,
     )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (folder / "result.json").exists()
 
+    def counting(self, requests, **options):
+        asked.extend(requests)
+        return ask(self, requests, **options)
 
-def noted(workdir: Path) -> list[str]:
-    return workdir.with_suffix(".noted").read_text().splitlines()
-
-
-def chunks(workdir: Path) -> int:
-    return len([p for p in (workdir / "readings").glob("*.npz") if ".tmp" not in p.name])
-
-
-def results(workdir: Path):
-    result = judged(workdir)
-    del result["seconds"]
-    return result, items_of(workdir), json.loads((workdir / "weights.json").read_text())
-
-
-def test_killed_in_the_middle_it_ends_with_the_same_numbers(here):
-    whole, killed = here / "whole", here / "killed"
-    finish(start(here, whole))
-    assert chunks(whole) == 5
-    for done in (1, 3):
-        process = start(here, killed, pause=60.0 if done == 1 else 2.0)
-        end = time.time() + 240
-        while chunks(killed) < done and process.poll() is None and time.time() < end:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, process.stderr.read()
-        process.stderr.close()
-        assert done <= chunks(killed) < 5
-        assert not (killed / "judge.json").exists()
-    finish(start(here, killed))
-    assert results(killed) == results(whole)
-    # What was kept is not read again: only a chunk that was being read may be there twice.
-    assert set(noted(killed)) == set(noted(whole))
-    assert len(noted(killed)) <= len(noted(whole)) + 4
-    assert len(noted(whole)) == 20
-
-    refused = start(here, killed, seed=1)
-    assert "different: seed" in refused.communicate(timeout=240)[1]
-    assert refused.returncode == 1
-    assert len(noted(killed)) <= len(noted(whole)) + 4
+    monkeypatch.setattr(Judge, "ask", counting)
+    monkeypatch.setattr(readings, "CHUNK", 4)
+    rows = run(here, folder, **SETTINGS)
+    assert len(asked) == (12 if before else 8)  # Of 16: what is kept is not read again.
+    whole = run(here, here / "whole", **SETTINGS)
+    assert len(rows) == len(whole)
+    for one, other in zip(items_of(folder), items_of(here / "whole"), strict=True):
+        assert one == other
+    assert rows == whole
+    weights = [workdir.read_json(each / "weights.json") for each in (folder, here / "whole")]
+    assert weights[0] == weights[1]
+    assert result_of(folder)["model"] == result_of(here / "whole")["model"]
+    assert np.isfinite(column(items_of(folder), "gpt_score")).all()

@@ -1,19 +1,20 @@
 """The pairwise judge: what must hold whatever the logits, planted judges, and a real tiny one."""
 
-import json
 import re
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planted_judge import TOO_LONG, PlantedJudge
+from planted_judge import TOO_LONG, PlantedJudge, readings_of, values
 from test_judge import CRITERIA, TALKS, small_judge
 
 from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
 from hs2jax.judging import lager, pairwise
 from hs2jax.judging.judge import Reading
-from hs2jax.judging.pairwise import WAYS, asked, compare, describe, evaluate, margins
+from hs2jax.judging.pairwise import WAYS, asked, compare, margins
+from hs2jax.report.run import find, select
 
 HELPFUL = CRITERIA[0]
 WEIGHTS = np.float32([0.1, 0.2, 0.3, 0.4])
@@ -157,39 +158,50 @@ def test_what_is_asked():
 # Evaluation -------------------------------------------------------------------------------------
 
 
+def compare_all(judge, groups, folder, record=None, **options) -> list[dict]:
+    record = Record() if record is None else record
+    return pairwise.pair_rows(readings_of(judge, folder), groups, HELPFUL, record, **options)
+
+
+def asked_for(rows, metric, way="question") -> dict:
+    return values(rows, metric, f"way/{way}")
+
+
 @pytest.mark.parametrize("likes_a", [0.0, 20.0, -20.0])
 def test_the_better_response_is_found_whatever_the_letter_liked(tmp_path, likes_a):
-    groups = worth_groups()
-    result = evaluate(PlantedPairs(likes_a=likes_a), groups, HELPFUL, tmp_path, weights=WEIGHTS)
-    for rows in result["ways"].values():
-        assert list(rows) == list(lager.AGGREGATIONS)
-    for name in ("lager_w", "lager_wo", "e_score"):
-        for way in WAYS:
-            row = result["ways"][way][name]
-            assert (row["accuracy"], row["equal"], row["interval"][1]) == (1, 0, 1)
-        habits = [result["ways"]["question"][name][key] for key in ("consistency", "says_a")]
-        assert habits == {0: [1, 0.5], 20: [0, 1], -20: [0, 0]}[likes_a]
+    rows = compare_all(PlantedPairs(likes_a=likes_a), worth_groups(), tmp_path, weights=WEIGHTS)
+    for way in WAYS:
+        accuracy, equal = (asked_for(rows, metric, way) for metric in ("accuracy", "equal"))
+        assert list(accuracy) == list(lager.AGGREGATIONS)
+        for name in ("lager_w", "lager_wo", "e_score"):
+            row = find(rows, part=f"way/{way}", metric="accuracy", method=name)
+            assert (accuracy[name], equal[name], row["high"], row["n"]) == (1, 0, 1, 12)
+    habits = [asked_for(rows, key)["lager_w"] for key in ("consistency", "says_a")]
+    assert habits == {0: [1, 0.5], 20: [0, 1], -20: [0, 0]}[likes_a]
     # Taking the likeliest letter, a liking for one leaves nothing to tell by.
-    assert result["ways"]["question"]["direct"]["equal"] == (0 if likes_a == 0 else 12)
+    assert asked_for(rows, "equal")["direct"] == (0 if likes_a == 0 else 12)
 
 
 def test_a_judge_that_always_says_a_is_at_chance(tmp_path):
-    judge = PlantedPairs(sees=0.0, likes_a=5.0)
-    result = evaluate(judge, worth_groups(), HELPFUL, tmp_path)
-    assert list(result["ways"]["question"]) == UNTUNED
-    for row in result["ways"]["question"].values():
-        assert row["accuracy"] == 0  # Strictly: a tie is wrong.
-        assert row["accuracy_half_credit"] == 0.5
-        assert (row["equal"], row["consistency"], row["says_a"]) == (12, 0, 1)
+    rows = compare_all(PlantedPairs(sees=0.0, likes_a=5.0), worth_groups(), tmp_path)
+    # Strictly: a tie is wrong.
+    for metric, value in {
+        "accuracy": 0,
+        "accuracy_half_credit": 0.5,
+        "equal": 12,
+        "consistency": 0,
+        "says_a": 1,
+    }.items():
+        assert asked_for(rows, metric) == dict.fromkeys(UNTUNED, value)
 
 
 def test_the_worse_response_is_preferred_by_a_judge_who_has_it_backwards(tmp_path):
-    result = evaluate(PlantedPairs(sees=-1.0), worth_groups(), HELPFUL, tmp_path)
-    row = result["ways"]["question"]["lager_wo"]
-    assert (row["accuracy"], row["accuracy_half_credit"], row["consistency"]) == (0, 0, 1)
+    rows = compare_all(PlantedPairs(sees=-1.0), worth_groups(), tmp_path)
+    found = [asked_for(rows, m)["lager_wo"] for m in ("accuracy_half_credit", "consistency")]
+    assert found == [0, 1]
 
 
-def test_a_result_says_what_it_is_of(tmp_path):
+def test_what_does_not_count_is_counted(tmp_path):
     groups = [
         *worth_groups(),
         group(12, "worth 3.0", "worth 3.1", 0, "Tie"),
@@ -197,29 +209,17 @@ def test_a_result_says_what_it_is_of(tmp_path):
         group(14, "worth 3.0", "worth 3.1 broken", 1),
         Group(({"role": "user", "content": "Unrated"},), ("one", "two")),
     ]
-    done = []
-    result = evaluate(
-        PlantedPairs(broken="broken"),
-        groups,
-        HELPFUL,
-        tmp_path,
-        preset="paper",
-        progress=done.append,
-    )
-    assert [result[key] for key in ("criterion", "preset", "weights_from", "pairs", "ties")] == [
-        "helpfulness",
-        "paper",
-        None,
-        12,
-        1,
-    ]
-    assert result["left_out"] == {"too long": 1, "not finite": 1}
-    assert sum(done) == 4 * 14
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
-    text = describe(result)
-    assert "12 pairs of 12 prompts (left out: too long 1, not finite 1), 1 ties" in text
-    assert "question" in text
-    assert all(text.count(f"  {name} ") == 2 for name in UNTUNED)
+    record = Record()
+    rows = compare_all(PlantedPairs(broken="broken"), groups, tmp_path, record)
+    assert (record.pairs, record.ties, record.too_long) == (12, 1, 1)
+    assert record.skipped == {"not finite": 1}
+    assert values(rows, "prompts")[None] == 12
+    with pytest.raises(ValueError, match="none of the groups has a preference"):
+        compare_all(PlantedPairs(), [group(0, "worth 1", "worth 2", 0)], tmp_path)
+    with pytest.raises(ValueError, match=r"read none of the pairs \(1 too long\)"):
+        compare_all(PlantedPairs(), [group(0, "worth 1", TOO_LONG, 1)], tmp_path)
+    with pytest.raises(ValueError, match="another model or preset"):
+        compare_all(PlantedPairs(), worth_groups(), tmp_path, weights=[0.5, 0.5])
 
 
 def test_longer_and_shorter_are_beside_it(tmp_path):
@@ -229,14 +229,15 @@ def test_longer_and_shorter_are_beside_it(tmp_path):
         group(2, "worth 1", "worth 2 and more", 1),
         group(3, "worth 1", "worth 2", 1),
     ]
-    result = evaluate(PlantedPairs(), groups, HELPFUL, tmp_path)
-    found = result["baselines"]
-    assert [found[key]["accuracy"] for key in ("longer", "shorter")] == [0.25, 0.5]
-    assert found["longer"]["equal"] == found["shorter"]["equal"] == 1
-    assert result["best_baseline"] == "shorter"
-    for row in result["ways"]["question"].values():
-        assert row["lead"] == row["accuracy"] - 0.5
-        assert row["lead_interval"][0] < row["lead"] <= row["lead_interval"][1]
+    rows = compare_all(PlantedPairs(), groups, tmp_path)
+    assert values(rows, "accuracy") == {"longer": 0.25, "shorter": 0.5}
+    assert values(rows, "equal") == {"longer": 1, "shorter": 1}
+    for way in WAYS:
+        leads = select(rows, part=f"way/{way}", metric="accuracy", against="shorter")
+        assert [row["method"] for row in leads] == UNTUNED
+        for row in leads:
+            assert row["value"] == asked_for(rows, "accuracy", way)[row["method"]] - 0.5
+            assert row["low"] < row["value"] <= row["high"]
 
 
 def test_pairs_of_one_prompt_are_no_independent_pairs(tmp_path):
@@ -245,20 +246,12 @@ def test_pairs_of_one_prompt_are_no_independent_pairs(tmp_path):
         groups = [
             group(i, "worth 2", "worth 1", 1 if i % 2 else -1, f"Q{i % prompts}") for i in range(24)
         ]
-        row = evaluate(PlantedPairs(), groups, HELPFUL, tmp_path)["ways"]["question"]["lager_wo"]
-        assert row["accuracy"] == 0.5
-        return row["interval"][1] - row["interval"][0]
+        rows = compare_all(PlantedPairs(), groups, tmp_path)
+        row = find(rows, part="way/question", metric="accuracy", method="lager_wo")
+        assert row["value"] == 0.5
+        return row["high"] - row["low"]
 
     assert width(4) > 1.5 * width(24)
-
-
-def test_nothing_to_compare_is_told(tmp_path):
-    with pytest.raises(ValueError, match="none of the groups has a preference"):
-        evaluate(PlantedPairs(), [group(0, "worth 1", "worth 2", 0)], HELPFUL, tmp_path)
-    with pytest.raises(ValueError, match=r"read none of the pairs \(left out: too long 1\)"):
-        evaluate(PlantedPairs(), [group(0, "worth 1", TOO_LONG, 1)], HELPFUL, tmp_path)
-    with pytest.raises(ValueError, match="another model or preset"):
-        evaluate(PlantedPairs(), worth_groups(), HELPFUL, tmp_path, weights=[0.5, 0.5])
 
 
 # A real judge -----------------------------------------------------------------------------------
@@ -292,20 +285,18 @@ def test_a_chance_by_scores_is_that_of_drawing_the_higher_one():
 
 def test_a_language_model_judges_pairs(tmp_path):
     groups = [group(i, talk[1], f"{talk[1]} Yes.", (-1) ** i) for i, talk in enumerate(TALKS)]
-    result = evaluate(JUDGE, groups, HELPFUL, tmp_path, weights=WEIGHTS)
-    assert (result["pairs"], result["left_out"]) == (3, {})
+    rows = compare_all(JUDGE, groups, tmp_path, weights=WEIGHTS)
     logits = np.stack(
-        [r.logits[0] for r in JUDGE.read(pairwise.requests(groups, HELPFUL, "question"))]
+        [r.logits[0] for r in JUDGE.ask(pairwise.requests(groups, HELPFUL, "question"))]
     ).reshape(3, 2, 2, 4, 2)
     expected = margins(
         logits, HELPFUL, "question", "lager_w", lager.PRESETS["recommended"], WEIGHTS
     )
-    assert result["ways"]["question"]["lager_w"]["accuracy"] == pytest.approx((expected > 0).mean())
+    assert asked_for(rows, "accuracy")["lager_w"] == pytest.approx((expected > 0).mean())
     # With the labels turned round, what was right is wrong.
     turned = [group(i, *g.responses, -g.strength) for i, g in enumerate(groups)]
-    again = evaluate(JUDGE, turned, HELPFUL, tmp_path, weights=WEIGHTS)
+    again = compare_all(JUDGE, turned, tmp_path, weights=WEIGHTS)
     for way in WAYS:
-        for name, row in result["ways"][way].items():
-            other = again["ways"][way][name]
-            assert row["equal"] == other["equal"]
-            assert row["accuracy_half_credit"] == pytest.approx(1 - other["accuracy_half_credit"])
+        assert asked_for(rows, "equal", way) == asked_for(again, "equal", way)
+        half, other = (asked_for(each, "accuracy_half_credit", way) for each in (rows, again))
+        assert half == {name: pytest.approx(1 - x) for name, x in other.items()}

@@ -31,7 +31,7 @@ def their_logits(model, ids, tokens) -> np.ndarray:
 def assert_agree(judge, theirs, requests, relative):
     """Each question by itself there, packed with shared items here."""
     for asked, reading in zip(
-        score_tokens.encode(judge.model.tokenizer, requests), judge.read(requests), strict=True
+        score_tokens.encode(judge.model.tokenizer, requests), judge.ask(requests), strict=True
     ):
         for q, rest in enumerate(asked.encoded.responses):
             ids = np.concatenate([asked.encoded.prompt, rest])

@@ -5,10 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from command import succeed
 from hypothesis import given
 from hypothesis import strategies as st
-from judge_runs import flags, items_of, judged, prepare
+from judge_runs import items_of, prepare, result_of, run
 from test_judge import ANSWERS, CRITERIA, TALKS, small_judge
 
 from hs2jax.data.record import Record
@@ -63,11 +62,11 @@ def test_a_written_score_is_read_where_it_was_written():
     request = prompts.pointwise(*TALKS[0], CRITERIA, condition="reasoning")
     texts = "It helps.\nScore: 4", "It is short. Score: 2 of 5"
     judge = writing_judge(*texts)
-    (found,) = judge.read([request], condition="reasoning", states=True)
+    (found,) = judge.ask([request], condition="reasoning", states=True)
     assert judge.model.asked == [request.item + question for question in request.questions]
     for q, prefix in enumerate(("It helps.\nScore: ", "It is short. Score: ")):
         alone = request._replace(questions=request.questions[q : q + 1], prefix=prefix)
-        (expected,) = judge.read([alone], states=True)
+        (expected,) = judge.ask([alone], states=True)
         np.testing.assert_allclose(found.logits[q], expected.logits[0], atol=2e-5)
         np.testing.assert_allclose(found.states[q], expected.states[0], atol=2e-5)
 
@@ -75,7 +74,7 @@ def test_a_written_score_is_read_where_it_was_written():
 def test_a_text_without_a_score_is_counted_and_left_out():
     requests = [prompts.pointwise(*t, CRITERIA[:1], condition="direct") for t in TALKS[:2]]
     record = Record()
-    found = writing_judge("Well.", "Score: 1").read(requests, condition="direct", record=record)
+    found = writing_judge("Well.", "Score: 1").ask(requests, condition="direct", record=record)
     assert found[0] is None
     assert found[1].logits.shape[0] == 1
     assert record.skipped == {written.NO_SCORE: 1}
@@ -85,7 +84,7 @@ def test_a_text_that_leaves_no_room_to_write_is_left_out():
     request = prompts.pointwise("word " * 300, "Yes.", CRITERIA[:1], condition="reasoning")
     record = Record()
     judge = writing_judge(max_seq_len=600)
-    assert judge.read([request], condition="reasoning", record=record) == [None]
+    assert judge.ask([request], condition="reasoning", record=record) == [None]
     assert record.skipped == {written.NO_SCORE: 1}
 
 
@@ -104,11 +103,10 @@ def test_a_run_whose_judge_writes(tmp_path, monkeypatch):
     )
     # Weights that were fitted in another condition serve, as in the paper.
     fitted = tmp_path / "fitted" / "weights.json"
-    settings = {"weights": "cross-validate", "folds": 2, "preset": "paper"}
-    succeed("judge", *flags(tmp_path, fitted.parent, **settings))
+    run(tmp_path, fitted.parent, weights="cross-validate", folds=2, preset="paper")
     settings = {"weights": fitted, "condition": "reasoning", "preset": "paper"}
-    succeed("judge", *flags(tmp_path, tmp_path / "run", **settings))
-    assert judged(tmp_path / "run")["weights_from"] == str(fitted)
+    run(tmp_path, tmp_path / "run", **settings)
+    assert result_of(tmp_path / "run")["weights_from"] == str(fitted)
     items = items_of(tmp_path / "run")
     assert len(items) == 32
     judge, chosen = (
@@ -118,7 +116,7 @@ def test_a_run_whose_judge_writes(tmp_path, monkeypatch):
     weights = np.array(json.loads(fitted.read_text())["weights"], np.float32)
     for one, other in zip(items[::2], items[1::2], strict=True):
         request = prompts.pointwise(one["prompt"], one["response"], chosen, condition="reasoning")
-        (found,) = judge.read([request._replace(prefix="So.\nScore: ")])
+        (found,) = judge.ask([request._replace(prefix="So.\nScore: ")])
         expected = lager.aggregate(
             found.logits, chosen[0].scale, "lager_w", lager.PRESETS["paper"], weights
         )

@@ -214,7 +214,8 @@ def kendall(x: np.ndarray, y: np.ndarray) -> float:
     """Kendall's tau-b of x [N] and y [N]; NaN where a side is constant."""
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
-    return float(np.clip(scipy.stats.kendalltau(x, y, method="asymptotic").statistic, -1, 1))
+    method = "asymptotic" if len(x) > 2 else "exact"  # Of its p, which nobody reads.
+    return float(np.clip(scipy.stats.kendalltau(x, y, method=method).statistic, -1, 1))
 
 
 CORRELATIONS = {"spearman": spearman, "pearson": pearson, "kendall": kendall}

@@ -6,7 +6,7 @@ project's: a model trained to score, and the best that a line through the judge'
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from hs2jax.data.record import Record
 from hs2jax.evaluation import scores
 from hs2jax.judging import layer_weights
 from hs2jax.judging.criteria import Criterion
+from hs2jax.judging.readings import Readings, progress_of
 from hs2jax.language_model import LanguageModel
 from hs2jax.reward_model import RewardModel
 
@@ -32,8 +33,7 @@ def gpt_score(
     criteria: Sequence[Criterion],
     *,
     record: Record | None = None,
-    kept: Callable[[list, Callable[[], np.ndarray]], np.ndarray] = lambda made_of, make: make(),
-    progress: Callable[[int], None] = lambda _: None,
+    readings: Readings | None = None,
 ) -> np.ndarray:
     """GPTScore (arXiv 2302.04166): the mean log-probability of a response's tokens, in nats, where
     the model is asked for a response that is good by the criterion. f32 [items, criteria].
@@ -41,8 +41,7 @@ def gpt_score(
     items: (prompt, response) each. NaN where the conversation is longer than the model's positions
     or the chat template refuses it, counted in `record`. The wording is this project's, and the
     token that ends the turn counts too. Equal prompts share their computation, wherever they stand.
-    kept: gives what was made of the same conversations before, else what is made now; `record` then
-    has only what is made now. progress: called with the number of scores that were done last.
+    readings: keeps what is made; `record` then has only what is made now.
     """
     first: dict[str, int] = {}
     for i, (prompt, _) in enumerate(items):
@@ -51,30 +50,37 @@ def gpt_score(
     # Neighbours share what they begin with: the prompt, and then the criterion.
     places.sort(key=lambda place: (first[items[place[0]][0]], place[1], place[0]))
     table = np.full((len(items), len(criteria)), np.nan, np.float32)
-    for part in in_parts(places, PART):
-        conversations = [
-            [
-                {"role": "user", "content": asked(items[i][0], criteria[c])},
-                {"role": "assistant", "content": items[i][1]},
+    with progress_of("gpt_score", len(places)) as show:
+        for part in in_parts(places, PART):
+            conversations = [
+                [
+                    {"role": "user", "content": asked(items[i][0], criteria[c])},
+                    {"role": "assistant", "content": items[i][1]},
+                ]
+                for i, c in part
             ]
-            for i, c in part
-        ]
-        make = functools.partial(_mean_log_probabilities, model, conversations, record)
-        table[tuple(np.transpose(part))] = kept(conversations, make)
-        progress(len(part))
+            make = functools.partial(_mean_log_probabilities, model, conversations, record)
+            if readings is None:
+                found = make(range(len(part)))
+            else:
+                found = readings.recall([["gpt_score", each] for each in conversations], make)
+            table[tuple(np.transpose(part))] = [np.nan if x is None else x for x in found]
+            show(len(part))
     return table
 
 
-def _mean_log_probabilities(model: LanguageModel, conversations, record) -> np.ndarray:
-    """f32 [conversations], NaN where there is none."""
-    found = model.log_probability(conversations, skip=True, record=record)
-    return np.array(
-        [np.nan if likely is None else likely.tokens.mean() for likely in found], np.float32
-    )
+def _mean_log_probabilities(
+    model: LanguageModel, conversations, record, places: Sequence[int]
+) -> list[float | None]:
+    """Of those at the places; None where there is none."""
+    some = [conversations[i] for i in places]
+    found = model.log_probability(some, skip=True, record=record)
+    return [None if likely is None else float(likely.tokens.mean()) for likely in found]
 
 
 def asked(prompt: str, criterion: Criterion) -> str:
-    """The prompt, and behind it, so that criteria share it, what the response should be good at."""
+    """Return the prompt, and behind it, so that criteria share it, what the response should be
+    good at."""
     name = criterion.name.replace("_", " ")
     return f"{prompt}\n\nGive a response of very high {name}. {criterion.definition}"
 
@@ -86,7 +92,7 @@ def reward_scores(
     *,
     record: Record | None = None,
 ) -> list[np.ndarray | None]:
-    """What a reward model says of each response: f32 [responses, criteria] of each group, None for
+    """Score each response by a reward model: f32 [responses, criteria] of each group, None for
     one that does not fit, counted in `record`.
 
     By a criterion that one of the model's outputs is named after, it is that output, else the one

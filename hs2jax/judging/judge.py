@@ -1,4 +1,4 @@
-"""The judge as one holds it in a notebook: a frozen language model that gives scores.
+"""The judge, as one holds it in a notebook: a frozen language model that gives scores.
 
     judge = Judge.load("smollm2-135m-instruct")
     judge.score([[{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]])
@@ -38,7 +38,7 @@ PACKED = 512  # Items up to so many tokens share rows of twice the length.
 
 
 class Reading(NamedTuple):
-    """What the layers say to the questions about one item.
+    """The layers' answers to the questions about one item.
 
     logits: f32 [Q, 2, L + 1, S] of the answers: by the states as they are and by the states after
     the final norm (`lager.NORMS`), from the embedding's output to the last layer; the last entry
@@ -109,7 +109,7 @@ class Judge:
         preset: lager.Preset = lager.PRESETS["recommended"],
         rows: int | None = None,
     ) -> list[Judgement]:
-        """Scores conversations, each a list of messages that ends with the assistant's.
+        """Score conversations, each a list of messages that ends with the assistant's.
 
         criterion: a Criterion, or "SET/NAME" of the bundled sets, "NAME" for HelpSteer's.
         weights: of the layers the preset uses, [L'], or a file of them that a run has left; None
@@ -127,10 +127,9 @@ class Judge:
         requests = [request for group in groups for request in requests_of(group, [criterion])]
         if not requests:
             return []
-        logits = np.stack([reading.logits[0] for reading in self.read(requests, rows=rows)])
-        values = np.asarray(criterion.scale, np.float32)
-        way = "lager_wo" if weights is None else "lager_w"
-        scores = lager.aggregate(logits, values, way, preset, weights)
+        logits = np.stack([reading.logits[0] for reading in self.ask(requests, rows=rows)])
+        name = "lager_wo" if weights is None else "lager_w"
+        scores = lager.aggregate(logits, criterion.scale, name, preset, weights)
         chances = lager.distribution(logits, preset, weights)
         return [
             Judgement(float(score), dict(zip(criterion.scale, map(float, row), strict=True)))
@@ -158,7 +157,7 @@ class Judge:
             layers=self.model.config.num_layers + (preset.layers == "all"),
         )
 
-    def read(
+    def ask(
         self,
         requests: Sequence[Request],
         *,
@@ -169,7 +168,7 @@ class Judge:
         layout: str = "shared",
         rows: int | None = None,
     ) -> list[Reading | None]:
-        """What the layers say to each request, in one forward pass.
+        """Read what the layers say to each request, in one forward pass.
 
         states: the states too, from which the logits are then made. skip: None for a request that
         is longer than the model's positions, counted in `record`, instead of raising ValueError.
@@ -180,7 +179,7 @@ class Judge:
         """
         record = Record() if record is None else record
         if condition != "forced":
-            found = self._read_written(requests, condition, states, layout, rows)
+            found = self._ask_written(requests, condition, states, layout, rows)
             if None in found:
                 record.skip(written.NO_SCORE, rows=found.count(None))
             return found
@@ -210,11 +209,11 @@ class Judge:
                 found[i] = self._reading(table, tokens, states)
         return found
 
-    def _read_written(self, requests, condition, states, layout, rows) -> list[Reading | None]:
+    def _ask_written(self, requests, condition, states, layout, rows) -> list[Reading | None]:
         every = written.answered(self.model, requests, condition)
         whole = [i for i, some in enumerate(every) if None not in some]
         options = {"states": states, "skip": True, "layout": layout, "rows": rows}
-        parts = iter(self.read([one for i in whole for one in every[i]], **options))
+        parts = iter(self.ask([one for i in whole for one in every[i]], **options))
         found: list[Reading | None] = [None] * len(requests)
         for i in whole:
             some = [next(parts) for _ in every[i]]
@@ -283,7 +282,7 @@ def _lengths(costs: Sequence[int]) -> dict[int, list[int]]:
 def requests_of(
     group: Group, criteria: Sequence[Criterion], condition: str = "forced"
 ) -> list[Request]:
-    """What is asked of each response of a group, by criteria or by `criteria.ROWS_OWN` alone."""
+    """Make the request of each response of a group, by criteria or by `criteria.ROWS_OWN` alone."""
     prompt = prompt_text(group)
     if tuple(criteria) == (criteria_files.ROWS_OWN,):
         criteria = (criteria_files.of_group(group),)

@@ -9,20 +9,22 @@ Each pair has two requests: of its first response and of its second, or in its o
 Axis letters: P pairs, 2 requests of a pair, 2 norms, L layers, S answers.
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from hs2jax.data.groups import Group, pairs, prompt_text
-from hs2jax.evaluation.statistics import difference_interval, share_interval
+from hs2jax.data.record import Record
+from hs2jax.evaluation import statistics
 from hs2jax.judging import criteria as criteria_files
-from hs2jax.judging import lager, prompts, readings, tasks
+from hs2jax.judging import lager, prompts
 from hs2jax.judging.criteria import Criterion
 from hs2jax.judging.judge import Judge, Reading
 from hs2jax.judging.lager import Preset
 from hs2jax.judging.prompts import Request
+from hs2jax.judging.readings import Readings
+from hs2jax.workdir import row
 
 WAYS = ("pointwise", "question")
 
@@ -37,7 +39,7 @@ class Pair(NamedTuple):
 
 
 def pairs_of(groups: Sequence[Group]) -> list[Pair]:
-    """All pairs of all groups that have a preference."""
+    """List all pairs of all groups that have a preference."""
     return [
         Pair(prompt_text(group), group.responses[better], group.responses[worse], group.source)
         for group in groups
@@ -46,8 +48,8 @@ def pairs_of(groups: Sequence[Group]) -> list[Pair]:
 
 
 def requests(groups: Sequence[Group], criterion: Criterion, way: str) -> list[Request]:
-    """The two requests of each pair, [2 P], of all groups with a preference; the chosen response is
-    the first. Raises ValueError for an unknown way."""
+    """Make the two requests of each pair, [2 P], of all groups with a preference; the chosen
+    response is the first. Raises ValueError for an unknown way."""
     return [
         request
         for pair in pairs_of(groups)
@@ -58,7 +60,7 @@ def requests(groups: Sequence[Group], criterion: Criterion, way: str) -> list[Re
 def asked(
     prompt: str, first: str, second: str, criterion: Criterion, way: str, source: str = ""
 ) -> list[Request]:
-    """The two requests of one pair."""
+    """Make the two requests of one pair."""
     _check(way)
     orders = ((first, second), (second, first))
     if way == "pointwise":
@@ -69,7 +71,7 @@ def asked(
 def margins(
     logits, criterion: Criterion, way: str, aggregation: str, preset: Preset, weights=None
 ) -> np.ndarray:
-    """By how much the first response of each pair is judged better; f32 [P], 0 is a tie.
+    """Measure by how much the first response of each pair is judged better; f32 [P], 0 is a tie.
 
     logits: [P, 2, 2, L + 1, S], of the pair's two requests. For "pointwise" the margin is the
     difference of the scores, on the criterion's scale; for "question" it is the probability of the
@@ -90,8 +92,8 @@ def margins(
 
 
 def letters(logits, aggregation: str, preset: Preset, weights=None) -> tuple[np.ndarray, ...]:
-    """The aggregated probabilities of A and of B, f32 [P, 2] each, of logits [P, 2, 2, L + 1, 2];
-    where the aggregation takes the likeliest answer, 1 and 0."""
+    """Return the aggregated probabilities of A and of B, f32 [P, 2] each, of logits
+    [P, 2, 2, L + 1, 2]; where the aggregation takes the likeliest answer, 1 and 0."""
     return tuple(
         np.asarray(lager.aggregate(logits, np.float32(values), aggregation, preset, weights))
         for values in ((1, 0), (0, 1))
@@ -109,7 +111,7 @@ def compare(
     preset: Preset = lager.PRESETS["recommended"],
     weights=None,
 ) -> float:
-    """The probability that the first response is better; 1 less that of the swapped pair.
+    """Estimate the probability that the first response is better; 1 less that of the swapped pair.
 
     For "question" it is the judge's, averaged over both orders. For "pointwise" it is that of a
     higher score, where each response's is drawn from its own distribution and equal ones count
@@ -118,7 +120,7 @@ def compare(
     """
     if isinstance(criterion, str):
         criterion = criteria_files.find(criterion)
-    found = judge.read(asked(prompt, first, second, criterion, way))
+    found = judge.ask(asked(prompt, first, second, criterion, way))
     logits = np.stack([reading.logits[0] for reading in found])
     if way == "question":
         name = "lager_wo" if weights is None else "lager_w"
@@ -129,36 +131,27 @@ def compare(
     return 0.5 + float(wins - losses) / 2
 
 
-def evaluate(
-    judge: Judge,
+def pair_rows(
+    readings: Readings,
     groups: Sequence[Group],
     criterion: Criterion,
-    folder: Path | None,
+    record: Record,
     *,
-    preset: str = "recommended",
+    preset: Preset = lager.PRESETS["recommended"],
     weights: Sequence[float] | None = None,
-    progress: Callable[[int], None] = lambda _: None,
-) -> dict:
-    """How often a judge prefers what people prefer, asked in both ways.
+) -> list[dict]:
+    """Make rows of how often a judge prefers what people prefer, asked in both ways.
 
-    Args:
-        judge: its readings are kept in `folder`, if there is one.
-        groups: those without a preference are left alone.
-        preset: one of `lager.PRESETS`.
-        weights: [L'] for the weighted aggregations, which are left out without. They are those of
-            scores; the question is weighed by them too.
-        progress: as for `readings.kept`, in requests.
+    groups: those without a preference are left alone. record: counts pairs and ties (of people),
+    and pairs that could not be read in both ways, which do not count. weights: [L'] for the
+    weighted aggregations, which are left out without. They are those of scores; the question is
+    weighed by them too.
 
-    Returns a dict that JSON can hold: criterion, preset, weights_from, prompts, pairs (read in both
-    ways: only these count), ties (of people), left_out, baselines ("longer" and "shorter" wins),
-    best_baseline (which of them is right more often) and ways {way: {aggregation: ...}}, where each
-    has
-
-    * accuracy: the share of pairs whose chosen response has the strictly higher score, with its
-      95% interval, by prompts; equal scores (`equal`) are wrong, and `accuracy_half_credit` gives
-      them one half.
-    * lead: how far accuracy is above that of the best baseline, with its 95% interval
-      (`lead_interval`) on the same pairs.
+    part "way/NAME", for each aggregation:
+    * accuracy: the share of pairs whose chosen response has the strictly higher score; equal scores
+      (`equal`) are wrong, and `accuracy_half_credit` gives them one half.
+    * accuracy `against` "longer" or "shorter": the lead over the better of these two rules, on the
+      same pairs. Their own accuracy has the part "".
     * of the question, consistency: how often both orders name the same response; says_a: how often
       a request is answered with A.
 
@@ -167,123 +160,81 @@ def evaluate(
     compared = pairs_of(groups)
     if not compared:
         raise ValueError("none of the groups has a preference: give data with pairs")
+    record.ties = sum(pairs(group)[1] for group in groups)
     found = {
-        way: list(
-            readings.kept(
-                judge,
-                requests(groups, criterion, way),
-                folder,
-                progress=progress,
-            )
-        )
+        way: list(readings.stream(requests(groups, criterion, way), f"pairs, {way}"))
         for way in WAYS
     }
-    logits, places, left_out = _gather(found)
+    logits, places = _read_both_ways(found, record)
     compared = [compared[i] for i in places]
-    numbers = {prompt: i for i, prompt in enumerate({pair.prompt: None for pair in compared})}
-    cluster = np.array([numbers[pair.prompt] for pair in compared])
+    record.pairs = len(compared)
+    prompt = statistics.numbered([pair.prompt for pair in compared])
     longer = np.array([len(pair.chosen) - len(pair.rejected) for pair in compared])
     rules = {"longer": longer, "shorter": -longer}
     best = max(rules, key=lambda rule: (rules[rule] > 0).sum())
-    names = [n for n in lager.AGGREGATIONS if weights is not None or n not in lager.WEIGHTED]
-    by = (lager.PRESETS[preset], weights)
-    return {
-        "criterion": criterion.name,
-        "preset": preset,
-        "weights_from": None if weights is None else "given",
-        "prompts": len(numbers),
-        "pairs": len(compared),
-        "ties": sum(pairs(group)[1] for group in groups),
-        "left_out": left_out,
-        "baselines": {rule: _accuracy(margin, cluster) for rule, margin in rules.items()},
-        "best_baseline": best,
-        "ways": {
-            way: {
-                name: {
-                    **_against(
-                        margins(logits[way], criterion, way, name, *by), rules[best], cluster
-                    ),
-                    **(_habits(*letters(logits[way], name, *by)) if way == "question" else {}),
-                }
-                for name in names
-            }
-            for way in WAYS
-        },
-    }
-
-
-def describe(result: dict) -> str:
-    """A result in a few lines."""
-    longer = result["baselines"]["longer"]["accuracy"]
-    weights = "given weights" if result["weights_from"] else "no weights"
-    lines = [
-        f"pairs by {result['criterion']}: {result['pairs']} pairs of {result['prompts']} prompts"
-        f"{tasks.describe_left_out(result['left_out'])}, {result['ties']} ties; preset "
-        f"{result['preset']}, {weights}; the longer one wins {longer:.1%}"
-    ]
-    for way, rows in result["ways"].items():
-        orders = f"{'same in both orders':21}says A" if way == "question" else ""
-        heading = f"  {way:24}{'accuracy [95%]':24}{'ties as half':14}{orders}"
-        lines.append(heading.rstrip())
-        for name, row in rows.items():
-            accuracy = f"{row['accuracy']:.3f}{tasks.describe_interval(row['interval'])}"
-            line = f"  {name:24}{accuracy:24}{row['accuracy_half_credit']:<14.3f}"
+    rows = [row("pairs", "", "prompts", len(set(prompt.tolist())))]
+    for rule, margin in rules.items():
+        rows += _accuracy_rows("", rule, margin, prompt)
+    for way in WAYS:
+        for name in lager.AGGREGATIONS:
+            if weights is None and name in lager.WEIGHTED:
+                continue
+            margin = margins(logits[way], criterion, way, name, preset, weights)
+            rows += _accuracy_rows(f"way/{way}", name, margin, prompt)
+            lead = (margin > 0).astype(float) - (rules[best] > 0)
+            about = {"method": name, "against": best, "reference": 0.0, "better": "higher"}
+            found = statistics.interval(np.mean, [lead], prompt)
+            rows.append(row("pairs", f"way/{way}", "accuracy", *found[:2], len(lead), **about))
             if way == "question":
-                line += f"{row['consistency']:<21.1%}{row['says_a']:.1%}"
-            lines.append(line.rstrip())
-    return "\n".join(lines)
+                said = np.sign(np.subtract(*letters(logits[way], name, preset, weights)))
+                habits = {
+                    "consistency": (said[:, 0] * said[:, 1] < 0).mean(),
+                    "says_a": (said > 0).mean(),
+                }
+                rows += [
+                    row("pairs", f"way/{way}", metric, value, n=len(said), method=name)
+                    for metric, value in habits.items()
+                ]
+    return rows
 
 
-def _gather(found: dict[str, list[Reading | None]]) -> tuple[dict, list[int], dict]:
-    """Of the pairs that were read in every way: logits {way: [P, 2, 2, L + 1, S]}, their numbers,
-    and how many of the others there are, by reason. Raises ValueError where no pair is left."""
-    logits, places, left_out = {way: [] for way in found}, [], {}
+def _read_both_ways(
+    found: dict[str, list[Reading | None]], record: Record
+) -> tuple[dict[str, np.ndarray], list[int]]:
+    """Of the pairs that were read in every way: logits {way: [P, 2, 2, L + 1, S]}, their numbers.
+    Raises ValueError where no pair is left."""
+    places = []
     for i in range(len(found["question"]) // 2):
-        both = {way: read[2 * i : 2 * i + 2] for way, read in found.items()}
-        every = [reading for two in both.values() for reading in two]
+        every = [reading for read in found.values() for reading in read[2 * i : 2 * i + 2]]
         if any(reading is None for reading in every):
-            tasks.count(left_out, "too long", 1)
+            record.too_long += 1
         elif not all(np.isfinite(reading.logits).all() for reading in every):
-            tasks.count(left_out, "not finite", 1)
+            record.skip("not finite")
         else:
             places.append(i)
-            for way, two in both.items():
-                logits[way].append([reading.logits[0] for reading in two])
     if not places:
         raise ValueError(
-            f"the judge read none of the pairs{tasks.describe_left_out(left_out)}: use shorter "
-            "texts, a model with more positions, or another dtype"
+            f"the judge read none of the pairs ({record.too_long} too long): use shorter texts, a "
+            "model with more positions, or another dtype"
         )
-    return {way: np.array(rows) for way, rows in logits.items()}, places, left_out
-
-
-def _habits(a: np.ndarray, b: np.ndarray) -> dict:
-    """What probabilities of A and B [P, 2] say of the judge."""
-    said = np.sign(a - b)
     return {
-        "consistency": float((said[:, 0] * said[:, 1] < 0).mean()),
-        "says_a": float((said > 0).mean()),
-    }
+        way: np.array([[read[2 * i].logits[0], read[2 * i + 1].logits[0]] for i in places])
+        for way, read in found.items()
+    }, places
 
 
-def _accuracy(margin: np.ndarray, prompt: np.ndarray) -> dict:
+def _accuracy_rows(part: str, method: str, margin: np.ndarray, prompt: np.ndarray) -> list[dict]:
     right, equal = margin > 0, margin == 0
-    return {
-        "accuracy": float(right.mean()),
-        "interval": share_interval(right, prompt)[0],
-        "accuracy_half_credit": float((right + 0.5 * equal).mean()),
-        "equal": int(equal.sum()),
-    }
-
-
-def _against(margin: np.ndarray, rule: np.ndarray, prompt: np.ndarray) -> dict:
-    """The accuracy of margins, and its lead over that of a rule's margins."""
-    lead = (margin > 0).astype(float) - (rule > 0)
-    return {
-        **_accuracy(margin, prompt),
-        "lead": float(lead.mean()),
-        "lead_interval": difference_interval(lead, prompt),
-    }
+    marks = {"method": method, "reference": 0.5, "better": "higher"}
+    accuracy = row(
+        "pairs", part, "accuracy", *statistics.share(right, prompt)[:2], len(right), **marks
+    )
+    half = (right + 0.5 * equal).mean()
+    return [
+        accuracy | {"headline": True},
+        row("pairs", part, "accuracy_half_credit", half, n=len(right), method=method),
+        row("pairs", part, "equal", equal.sum(), n=len(right), method=method),
+    ]
 
 
 def _check(way: str) -> None:

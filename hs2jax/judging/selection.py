@@ -11,26 +11,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from hs2jax.data import chat, corpora
 from hs2jax.data.conversations import in_parts
 from hs2jax.data.groups import DataError, Group, prompt_text
 from hs2jax.data.record import Record
-from hs2jax.evaluation import items, statistics
-from hs2jax.judging import criteria, lager, readings, tasks
+from hs2jax.evaluation import statistics
+from hs2jax.judging import criteria, lager
 from hs2jax.judging.judge import requests_of
 from hs2jax.judging.lager import Preset
 from hs2jax.judging.prompts import Request
+from hs2jax.judging.readings import Readings
+from hs2jax.workdir import is_first, row
 
 CRITERIA = criteria.load("data_selection")
-VALUES = CRITERIA[0].scale
-COLUMNS = ("response", "prompt", "overlap", "spearman", "tied")
 BLOCK = 256  # Rows that are scored at a time.
 
 
-class Row(NamedTuple):
+class Judged(NamedTuple):
     """What is kept in memory of a row: its source, the characters of its prompt and response, and
     its mean score by each aggregation."""
 
@@ -41,105 +40,96 @@ class Row(NamedTuple):
 
 
 def select(
-    judge,
+    readings: Readings,
     data: str,
-    workdir: Path,
+    folder: Path,
+    record: Record,
     *,
     fraction: float = 0.1,
-    preset: str = "recommended",
+    preset: Preset = lager.PRESETS["recommended"],
     weights: Sequence[float] | None = None,
-    max_tokens: int | None = None,
+    max_tokens: int = 0,
     on_error: str = "raise",
     seed: int = 0,
-) -> dict:
-    """Chooses the rows whose mean score over the seven criteria is highest.
+) -> list[dict]:
+    """Choose the rows of data whose mean score over the seven criteria is highest.
 
-    Writes into workdir, each file whole or not at all: selected.jsonl, the chosen rows with the
-    fields they have in the source, in its order; scores.jsonl, a line for each row that was
-    judged: source, characters (of the response), scores (by criterion) and means (over criteria,
-    by aggregation). readings/ keeps the passes that are done, so a killed run goes on where it was.
+    Writes into the folder, each file whole or not at all: selected.jsonl, the chosen rows with the
+    fields they have in the source, in its order; scores.jsonl, a line for each row that was judged:
+    source, characters (of the response), scores (by criterion) and means (over criteria, by
+    aggregation).
 
     Args:
-        judge: a `Judge`.
         data: a data spec of rows with one response, such as "instructions:alpaca.json".
-        fraction: of the rows that were judged, above 0 and at most 1; one row is always chosen.
-        preset: one of `lager.PRESETS`.
+        record: counts what was left out.
+        fraction: of the rows that were judged; one row is always chosen.
         weights: [L']; with them rows are chosen by "lager_w", else by "lager_wo".
         max_tokens: rows whose prompt and response, with the task's explanation, have more tokens
-            are left out, as those that do not fit the model's positions.
+            are left out, as those that do not fit the model's positions. 0: no limit.
         on_error: "raise" or "skip", for malformed rows.
         seed: which of equally good rows are chosen, and the random choice to compare with.
 
-    Returns a dict that JSON can hold: data, preset, fraction, chosen_by, rows (judged), selected,
-    left_out, criteria {name: mean, sd}, and choices: for the way that was used, the other ways to
-    read the judge, the longest responses, the longest prompts, and chance: response and prompt
-    (mean characters of what it chooses), overlap (share of it that was selected), spearman (with
-    the way that was used, over all rows; None where a side is constant), tied (rows that are as
-    good as the last one it chooses, between which chance decides; 0 where it chooses all of those).
-    Raises ValueError for settings that make no sense and where no row could be judged, and
-    DataError for a malformed row or one with several responses.
+    Beside what was used, the rows say what other ways would have chosen: other aggregations, the
+    longest responses, the longest prompts, and chance. response and prompt: mean characters of what
+    one chooses; overlap: share of it that was selected; spearman: with the way that was used, over
+    all rows; tied: rows that are as good as the last one it chooses, between which chance decides
+    (0 where it chooses all of those).
+    Raises ValueError where no row could be judged, and DataError for a malformed row or one with
+    several responses.
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction is {fraction}; it must be a share of the rows, such as 0.1")
-    workdir.mkdir(parents=True, exist_ok=True)
-    first = jax.process_index() == 0  # Who writes, of several processes.
-    record, found, by_criterion = Record(), [], []
-    ways = ["lager_w"] * (weights is not None) + ["lager_wo", "e_score", "direct"]
-    asked = _requests(judge, data, on_error, max_tokens, record)
-    judged = _judged(judge, asked, workdir / "readings", record)
-    scratch = workdir / "scores.tmp" if first else Path(os.devnull)
+    names = ["lager_w"] * (weights is not None) + ["lager_wo", "e_score", "direct"]
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = _selectable(readings, data, on_error, max_tokens, record)
+    scratch = folder / "scores.tmp" if is_first() else Path(os.devnull)
+    judged, by_criterion = [], []
     with scratch.open("w", encoding="utf-8") as file:
-        for group, scores in _scored(judged, ways, lager.PRESETS[preset], weights):
-            row = _row(group, scores)
-            found.append(row)
-            by_criterion.append(scores[ways[0]])
-            file.write(json.dumps(_line(row, scores[ways[0]]), ensure_ascii=False) + "\n")
-    left_out = items.left_out(record.to_dict())
-    if not found:
-        raise ValueError(f"{data}: no row could be judged{tasks.describe_left_out(left_out)}")
-    if first:
-        scratch.replace(workdir / "scores.jsonl")
-    keys = _keys(found, ways, seed)
-    size = max(1, round(fraction * len(found)))
+        for group, scores in _scored(readings, asked, record, preset, weights):
+            means = {name: float(scores[name].mean()) for name in names}
+            sizes = len(prompt_text(group)), len(group.responses[0])
+            judged.append(Judged(group.source, *sizes, means))
+            by_criterion.append(scores[names[0]])
+            each = {c.name: float(x) for c, x in zip(CRITERIA, scores[names[0]], strict=True)}
+            line = {"source": group.source, "characters": sizes[1], "scores": each, "means": means}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    if not judged:
+        left = {"too long": record.too_long, **record.skipped}
+        counted = ", ".join(f"{count} {reason}" for reason, count in left.items())
+        raise ValueError(f"{data}: no row could be judged: {counted}")
+    keys = {name: np.array([each.means[name] for each in judged]) for name in names}
+    keys["longest response"] = np.array([each.response for each in judged], float)
+    keys["longest prompt"] = np.array([each.prompt for each in judged], float)
+    keys["chance"] = np.random.default_rng(seed).random(len(judged))
+    size = max(1, round(fraction * len(judged)))
     chosen = {name: _top(key, size, seed) for name, key in keys.items()}
-    used = chosen[ways[0]]
-    if first:
-        _write_rows(workdir / "selected.jsonl", data, {found[i].source for i in used})
-    return {
-        "data": data,
-        "preset": preset,
-        "fraction": fraction,
-        "chosen_by": ways[0],
-        "rows": len(found),
-        "selected": size,
-        "left_out": left_out,
-        "criteria": {
-            each.name: {"mean": float(column.mean()), "sd": float(column.std())}
-            for each, column in zip(CRITERIA, np.array(by_criterion).T, strict=True)
-        },
-        "choices": {
-            name: _choice(found, keys[name], chosen[name], keys[ways[0]], used) for name in keys
-        },
-    }
+    used = chosen[names[0]]
+    if is_first():
+        scratch.replace(folder / "scores.jsonl")
+        _write_selected(folder / "selected.jsonl", data, {judged[i].source for i in used})
+    found = [row("selection", "", "rows", len(judged)), row("selection", "", "selected", size)]
+    for each, column in zip(CRITERIA, np.array(by_criterion).T, strict=True):
+        part = f"criterion/{each.name}"
+        about = {"n": len(judged), "method": names[0]}
+        found.append(row("selection", part, "mean", column.mean(), **about))
+        found.append(row("selection", part, "sd", column.std(), **about))
+    for name, key in keys.items():
+        equal = key == key[chosen[name]].min()
+        values = {
+            "response": np.mean([judged[i].response for i in chosen[name]]),
+            "prompt": np.mean([judged[i].prompt for i in chosen[name]]),
+            "overlap": len(np.intersect1d(chosen[name], used)) / size,
+            "spearman": statistics.spearman(keys[names[0]], key),
+            "tied": equal.sum() if equal.sum() > equal[chosen[name]].sum() else 0,
+        }
+        found += [
+            row("selection", "", metric, value, method=name, headline=metric == "overlap")
+            for metric, value in values.items()
+        ]
+    return found
 
 
-def describe(result: dict) -> str:
-    """A result in a few lines."""
-    lines = [
-        f"selection: {result['selected']} of {result['rows']} rows by {result['chosen_by']}"
-        f"{tasks.describe_left_out(result['left_out'])}; preset {result['preset']}",
-        f"  {'chosen by':20}" + "".join(f"{title:>10}" for title in COLUMNS),
-    ]
-    for name, row in result["choices"].items():
-        spearman = "none" if row["spearman"] is None else f"{row['spearman']:.3f}"
-        lines.append(
-            f"  {name:20}{row['response']:10.0f}{row['prompt']:10.0f}{row['overlap']:10.1%}"
-            f"{spearman:>10}{row['tied']:10}"
-        )
-    return "\n".join(lines)
-
-
-def _requests(judge, data, on_error, max_tokens, record) -> Iterator[tuple[Group, Request]]:
+def _selectable(
+    readings: Readings, data: str, on_error: str, max_tokens: int, record: Record
+) -> Iterator[tuple[Group, Request]]:
     """The rows that may be judged, and what is asked of them."""
     for group in corpora.read(data, on_error=on_error, record=record):
         if len(group.responses) != 1:
@@ -147,68 +137,28 @@ def _requests(judge, data, on_error, max_tokens, record) -> Iterator[tuple[Group
             what = f"expected one response in a row to choose, found {len(group.responses)}"
             raise DataError(file, int(number), "responses", what, "wrong number of responses")
         (request,) = requests_of(group, CRITERIA)
-        if max_tokens and _tokens(judge, request) > max_tokens:
+        tokenizer = readings.judge.model.tokenizer
+        if max_tokens and len(chat.tokenize(tokenizer, [request.item])[0]) > max_tokens:
             record.too_long += 1
             continue
         yield group, request
 
 
-def _tokens(judge, request: Request) -> int:
-    return len(chat.tokenize(judge.model.tokenizer, [request.item])[0])
-
-
-def _judged(judge, asked, folder: Path, record: Record) -> Iterator[tuple[Group, np.ndarray]]:
-    """The rows that fit, as they come, with their logits [7, 2, L + 1, 9]."""
+def _scored(readings: Readings, asked, record: Record, preset: Preset, weights):
+    """Each row that fits, as it comes, with its scores {aggregation: [7]}."""
     asked, again = itertools.tee(asked)  # Rows are read a chunk ahead of their readings.
-    requests = (request for _, request in again)
-    with tasks.progress_of("selection") as show:
-        kept = readings.kept(judge, requests, folder, record=record, progress=show)
-        for (group, _), reading in zip(asked, kept, strict=True):
-            if reading is None:
-                continue
-            if np.isfinite(reading.logits).all():
-                yield group, reading.logits
-            else:
-                record.skip("not finite", example=f"{group.source}: logits that are not finite")
-
-
-def _scored(judged, ways: Sequence[str], preset: Preset, weights):
-    """Each row with its scores {way: [7]}."""
-    for part in in_parts(judged, BLOCK):
-        groups, logits = zip(*part, strict=True)
-        table = lager.scores(np.stack(logits), VALUES, preset, weights)
+    found = readings.stream((each for _, each in again), "selection", record=record)
+    for part in in_parts(zip(asked, found, strict=True), BLOCK):
+        there = [(group, reading) for (group, _), reading in part if reading is not None]
+        finite = [(g, r.logits) for g, r in there if np.isfinite(r.logits).all()]
+        if len(finite) < len(there):
+            record.skip("not finite", rows=len(there) - len(finite))
+        if not finite:
+            continue
+        groups, logits = zip(*finite, strict=True)
+        table = lager.scores(np.stack(logits), CRITERIA[0].scale, preset, weights)
         for i, group in enumerate(groups):
-            yield group, {way: table[way][i] for way in ways}
-
-
-def _row(group: Group, scores: dict[str, np.ndarray]) -> Row:
-    return Row(
-        group.source,
-        len(prompt_text(group)),
-        len(group.responses[0]),
-        {way: float(each.mean()) for way, each in scores.items()},
-    )
-
-
-def _line(row: Row, scores: np.ndarray) -> dict:
-    """What scores.jsonl says of a row."""
-    by_criterion = {c.name: float(x) for c, x in zip(CRITERIA, scores, strict=True)}
-    return {
-        "source": row.source,
-        "characters": row.response,
-        "scores": by_criterion,
-        "means": row.means,
-    }
-
-
-def _keys(found: Sequence[Row], ways: Sequence[str], seed: int) -> dict[str, np.ndarray]:
-    """What each way to choose wants the most of, [rows]."""
-    return {
-        **{way: np.array([row.means[way] for row in found]) for way in ways},
-        "longest response": np.array([row.response for row in found], float),
-        "longest prompt": np.array([row.prompt for row in found], float),
-        "chance": np.random.default_rng(seed).random(len(found)),
-    }
+            yield group, {name: scores[i] for name, scores in table.items()}
 
 
 def _top(key: np.ndarray, size: int, seed: int) -> np.ndarray:
@@ -217,22 +167,11 @@ def _top(key: np.ndarray, size: int, seed: int) -> np.ndarray:
     return np.lexsort((rng.random(len(key)), -key))[:size]
 
 
-def _choice(found, key, chosen, used_key, used) -> dict:
-    equal = key == key[chosen].min()
-    return {
-        "response": float(np.mean([found[i].response for i in chosen])),
-        "prompt": float(np.mean([found[i].prompt for i in chosen])),
-        "overlap": len(np.intersect1d(chosen, used)) / len(chosen),
-        "spearman": None if np.isnan(rho := statistics.spearman(key, used_key)) else rho,
-        "tied": int(equal.sum()) if equal.sum() > equal[chosen].sum() else 0,
-    }
-
-
-def _write_rows(path: Path, data: str, wanted: set[str]) -> None:
+def _write_selected(path: Path, data: str, wanted: set[str]) -> None:
     scratch = path.with_suffix(".tmp")
     with scratch.open("w", encoding="utf-8") as file:
-        for source, row in corpora.raw(data):
+        for source, line in corpora.raw(data):
             if source in wanted:
                 wanted.discard(source)  # A file that the spec names twice is read twice.
-                file.write(json.dumps(json.loads(row)) + "\n")
+                file.write(json.dumps(json.loads(line)) + "\n")
     scratch.replace(path)

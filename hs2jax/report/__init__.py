@@ -7,7 +7,7 @@ It reads only what runs have left in their folders. A kind of run has a file her
 from collections.abc import Callable
 from pathlib import Path
 
-from hs2jax.report import best_of_n, evaluate, made, page, recipe, steer, train
+from hs2jax.report import best_of_n, evaluate, judge, made, page, recipe, steer, train
 from hs2jax.report import compare as comparison
 from hs2jax.report.page import Section
 from hs2jax.report.run import Run
@@ -16,6 +16,7 @@ VIEWS: dict[str, Callable[[Run], list[Section]]] = {
     "train_reward_model": train.sections,
     "train_policy": train.sections,
     "evaluate": evaluate.sections,
+    "judge": judge.sections,
     "best_of_n": best_of_n.sections,
     "steer": steer.sections,
     "recipe": lambda run: recipe.sections(run, sections),

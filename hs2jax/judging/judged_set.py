@@ -1,25 +1,25 @@
-"""What a judge reads of a set of data, beside what people said of it."""
+"""A set of data as a judge reads it, beside what people said of it."""
 
 import dataclasses
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from hs2jax.data import corpora
 from hs2jax.data.groups import Group, prompt_text
 from hs2jax.data.record import Record
-from hs2jax.judging import prompts, readings, tasks
+from hs2jax.judging import prompts
 from hs2jax.judging.criteria import Criterion
-from hs2jax.judging.judge import Judge, requests_of
+from hs2jax.judging.judge import requests_of
+from hs2jax.judging.readings import Readings
 
 # Formats whose published ratings are 0 to 4; they are judged from 1 to 5, as in the paper.
 FROM_ZERO = ("helpsteer", "helpsteer2", "helpsteer2_disagreements")
 
 
 @dataclasses.dataclass(frozen=True)
-class Samples:
+class JudgedSet:
     """Every response that could be read, by every criterion: N samples, a response's together.
 
     logits: f32 [N, 2, L + 1, S]. states: f32 [N, L + 1, D] or None. human: f64 [N], people's
@@ -36,12 +36,12 @@ class Samples:
     response: list[tuple[int, int]]
     record: Record
 
-    def rated(self) -> "Samples":
-        """Those with a human rating."""
+    def rated(self) -> "JudgedSet":
+        """Return the samples with a human rating."""
         return self.take(np.flatnonzero(np.isfinite(self.human)))
 
-    def take(self, places: np.ndarray) -> "Samples":
-        """Some samples, by their numbers."""
+    def take(self, places: np.ndarray) -> "JudgedSet":
+        """Return some samples, by their numbers."""
         return dataclasses.replace(
             self,
             logits=self.logits[places],
@@ -53,19 +53,17 @@ class Samples:
         )
 
 
-def read(
-    judge: Judge,
+def judge_set(
+    readings: Readings,
     name: str,
     spec: str,
     criteria: Sequence[Criterion],
-    folder: Path,
     *,
     states: bool = False,
     condition: str = "forced",
     on_error: str = "raise",
-) -> Samples:
-    """Reads all responses of a data specification; readings are kept in `folder`. condition: see
-    `Judge.read`.
+) -> JudgedSet:
+    """Read all responses of a data specification. name: for progress. condition: see `Judge.ask`.
 
     Responses that are longer than the model's positions are counted in the record. Raises
     ValueError where nothing could be read and for a rating outside the criteria's scale, and what
@@ -74,7 +72,7 @@ def read(
     record = Record()
     scale = prompts.scale_of(criteria)
     groups = list(corpora.read(spec, on_error=on_error, record=record))
-    from_zero = _from_zero(spec)
+    from_zero = _is_from_zero(spec)
     shift = scale[0] if from_zero else 0
     requests = [request for group in groups for request in requests_of(group, criteria, condition)]
     places = [(g, r) for g, group in enumerate(groups) for r in range(len(group.responses))]
@@ -84,34 +82,24 @@ def read(
             f"{spec}: people rated from 0 to 4, and the criteria's scale is {scale[0]} to "
             f"{scale[-1]}: give criteria of five values (config.criteria)"
         )
+    options = {"total": len(requests), "states": states, "record": record, "condition": condition}
     logits, seen, human, response = [], [], [], []
-    with tasks.progress_of(name, len(requests)) as show:
-        kept = readings.kept(
-            judge,
-            requests,
-            folder,
-            states=states,
-            record=record,
-            condition=condition,
-            progress=show,
-        )
-        for (g, r), ratings, reading in zip(places, rated, kept, strict=True):
-            if reading is None:
-                continue
-            if not np.isfinite(reading.logits).all():
-                record.skip("not finite", example=f"{groups[g].source}: logits are not finite")
-                continue
-            logits.append(reading.logits)
-            seen.append(reading.states)
-            response += [(g, r)] * len(criteria)
-            human += ratings
+    found = readings.stream(requests, name, **options)
+    for (g, r), ratings, reading in zip(places, rated, found, strict=True):
+        if reading is None:
+            continue
+        if not np.isfinite(reading.logits).all():
+            record.skip("not finite", example=f"{groups[g].source}: logits are not finite")
+            continue
+        logits.append(reading.logits)
+        seen.append(reading.states)
+        response += [(g, r)] * len(criteria)
+        human += ratings
     if not logits:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in record.skipped.items())
-        raise ValueError(
-            f"{spec}: no response could be read: {record.too_long} too long"
-            + (f", {reasons}" if reasons else "")
-        )
-    return Samples(
+        reasons = {"too long": record.too_long, **record.skipped}
+        counted = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        raise ValueError(f"{spec}: no response could be read: {counted}")
+    return JudgedSet(
         groups=groups,
         logits=np.concatenate(logits),
         states=np.concatenate(seen) if states else None,
@@ -123,7 +111,7 @@ def read(
     )
 
 
-def _from_zero(spec: str) -> bool:
+def _is_from_zero(spec: str) -> bool:
     formats = {
         re.split(r"[/\[]", each.path.removeprefix("tfds:"))[0] if each.is_dataset else each.format
         for each in corpora.parse(spec)

@@ -1,0 +1,132 @@
+"""How well scores follow people's ratings, as rows of results: correlations, and how much better
+one method follows them than another.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from hs2jax.evaluation import statistics
+from hs2jax.judging import lager
+from hs2jax.judging.score_distribution import distances
+from hs2jax.workdir import row
+
+
+def correlation_rows(
+    name: str,
+    part: str,
+    human: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+    clusters: Sequence,
+    *,
+    criterion: np.ndarray | None = None,
+    compared: Iterable[tuple[str, str]] = (),
+) -> list[dict]:
+    """Make rows of how well each of the scores follows people's ratings, and of differences.
+
+    name, part: of the set. human [N], scores {method: [N]}: NaN where there is none; only what
+    both sides have counts. clusters [N]: what hangs together. criterion [N]: its number; where
+    there are several, the mean of Spearman's correlations within each, "spearman_within", is
+    measured, too. compared: pairs of methods (a, b), for a's measure less b's, on what both have.
+    """
+    clusters = statistics.numbered(clusters)
+    several = criterion is not None and len(np.unique(criterion[np.isfinite(human)])) > 1
+    rows = []
+    for pair in (*((each,) for each in scores), *compared):
+        sides = [np.asarray(each, float) for each in (human, *(scores[name] for name in pair))]
+        there = np.isfinite(sides).all(axis=0)
+        columns, member = [each[there] for each in sides], clusters[there]
+        for metric, measure in statistics.CORRELATIONS.items():
+            rows.append(measure_row(name, part, metric, measure, columns, member, pair))
+        if several:
+            about = (statistics.spearman, [*columns, criterion[there]], member, pair)
+            rows.append(measure_row(name, part, "spearman_within", *about, within=True))
+    return rows
+
+
+def measure_row(
+    name: str,
+    part: str,
+    metric: str,
+    measure: Callable[..., float],
+    columns: Sequence[np.ndarray],
+    clusters: np.ndarray,
+    pair: Sequence[str],
+    *,
+    within: bool = False,
+    reference: float = 0.0,
+    scale: statistics.Scale = statistics.FISHER,
+) -> dict:
+    """Make a row of a measure of (truth [N], values [N]), or of the difference of two methods.
+
+    columns: the truth, the values of each method, and with `within` the parts in whose mean it is
+    taken. pair: the method, or the two. reference, scale: of the measure alone.
+    """
+    more = {"method": pair[0], "reference": reference, "better": "higher"}
+    if len(pair) > 1:
+        measure, scale = statistics.difference(measure), statistics.PLAIN
+        more |= {"against": pair[1], "reference": 0.0}
+    measure = statistics.within(measure) if within else measure
+    found = statistics.interval(measure, columns, clusters, scale)
+    more |= {"p": found.p} if len(pair) > 1 else {}
+    return row(name, part, metric, found.value, found.interval, len(clusters), **more)
+
+
+def compared(methods: Iterable[str]) -> list[tuple[str, str]]:
+    """List what is compared: the cross-layer scores with the last layer's and every baseline."""
+    methods = list(methods)
+    others = [*lager.LAST_LAYER, *(name for name in methods if name not in lager.AGGREGATIONS)]
+    ours = [name for name in lager.CROSS_LAYER if name in methods]
+    found = [(a, b) for a in ours for b in others]
+    return found + ([tuple(ours)] if len(ours) == 2 else [])
+
+
+def mean_rows(name: str, part: str, scores: Mapping[str, np.ndarray]) -> list[dict]:
+    """Make rows of means and standard deviations of scores [N]."""
+    rows = []
+    for method, score in scores.items():
+        there = score[np.isfinite(score)].astype(float)
+        if len(there):
+            rows.append(row(name, part, "mean", there.mean(), n=len(there), method=method))
+            rows.append(row(name, part, "sd", there.std(), n=len(there), method=method))
+    return rows
+
+
+def distance_rows(
+    name: str, part: str, human: np.ndarray, scores: Mapping[str, np.ndarray], values: Sequence[int]
+) -> list[dict]:
+    """Make rows of how far the distributions of scores on the scale `values` are from people's."""
+    rows = []
+    for method, score in scores.items():
+        there = np.isfinite(human) & np.isfinite(score)
+        if method in lager.AGGREGATIONS and there.any():
+            found = distances(human[there], score[there], values[0], values[-1])
+            about = {"n": there.sum(), "method": method}
+            rows += [row(name, part, metric, value, **about) for metric, value in found.items()]
+    return rows
+
+
+def layer_rows(
+    name: str, part: str, human: np.ndarray, logits: np.ndarray, values: Sequence[int]
+) -> list[dict]:
+    """Make rows of Spearman's correlation of each layer's own expected score with the ratings that
+    there are; logits [N, 2, L + 1, S]. method: the norm that intermediate states pass."""
+    rated = np.isfinite(human)
+    logits, ratings, rows = logits[rated], human[rated], []
+    chances = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    expected = (chances * np.asarray(values)).sum(axis=-1) / chances.sum(axis=-1)
+    for n, norm in enumerate(lager.NORMS):
+        for layer, score in enumerate(expected[:, n].T):
+            place = f"{part}/layer/{layer}".strip("/")
+            value = statistics.spearman(ratings, score)
+            rows.append(row(name, place, "spearman", value, n=len(ratings), method=norm))
+    return rows
+
+
+def weight_rows(name: str, weights: Sequence[float] | None, folds=()) -> list[dict]:
+    """Make rows of layer weights [L']; folds: those of each fold, [folds, L']."""
+    rows = []
+    for fold, every in enumerate([weights, *folds] if weights is not None else ()):
+        more = {"method": "lager_w"} | ({"fold": fold} if fold else {})  # From 1.
+        rows += [row(name, f"layer/{i}", "weight", w, **more) for i, w in enumerate(every)]
+    return rows

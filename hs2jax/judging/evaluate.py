@@ -1,0 +1,390 @@
+"""The verb `judge`: what a judge says of data, and how well that follows people.
+
+It leaves results.jsonl, items/NAME.jsonl or a selection's files, and weights.json where weights
+were fitted. Every response of the data is judged by every criterion, all criteria of one response
+in one row; where people have rated it, the ten aggregations and the baselines are held against
+them.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+
+from hs2jax import configs, workdir
+from hs2jax.data import corpora, files
+from hs2jax.data.groups import prompt_text
+from hs2jax.data.record import Record
+from hs2jax.judging import (
+    agreement,
+    baselines,
+    criteria,
+    lager,
+    layer_weights,
+    pairwise,
+    prompts,
+    selection,
+    uses,
+)
+from hs2jax.judging.criteria import Criterion
+from hs2jax.judging.judge import Judge
+from hs2jax.judging.judged_set import JudgedSet, judge_set
+from hs2jax.judging.readings import Readings
+from hs2jax.models import sharding
+from hs2jax.models.checksum import checksum
+from hs2jax.reward_model import RewardModel
+from hs2jax.workdir import row
+
+log = logging.getLogger(__name__)
+
+CROSS_VALIDATE = "cross-validate"
+
+
+def judge(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
+    """Judge, and return the rows of results.jsonl.
+
+    Raises ValueError or FileNotFoundError for a config that cannot be, naming the key.
+    """
+    configs.check(config)
+    find_inputs(config)
+    folder, started = Path(folder), time.time()
+    if workdir.claim(folder, config) is not None:
+        return workdir.read_rows(folder / "results.jsonl")
+    mesh, dtype = sharding.mesh_of(config.mesh), configs.dtype(config.model.dtype)
+    one = Judge.load(config.model.name, mesh=mesh, dtype=dtype)
+    readings = Readings(one, folder / "readings.jsonl")
+    rows, result = TASKS[config.task](config, readings, folder)
+    model = {
+        "name": config.model.name,
+        "checksum": checksum(one.model.params),
+        "layers": one.model.config.num_layers,
+        "dtype": str(np.dtype(one.model.dtype)),
+    }
+    result = {"task": config.task, "model": model, **result, "seconds": time.time() - started}
+    return workdir.finish(folder, config, result, rows)
+
+
+def find_inputs(config) -> None:
+    """Look for the files that a config names, before a model is loaded.
+
+    Raises ValueError or FileNotFoundError naming the key.
+    """
+    if config.weights not in ("", CROSS_VALIDATE) and not Path(config.weights).is_file():
+        raise FileNotFoundError(
+            f"config.weights is {config.weights!r}: there is no such file; expected the "
+            f'weights.json of another run, "{CROSS_VALIDATE}", or "" for even weights'
+        )
+    if config.task in ("emotions", "knowledge"):
+        files.expand(config.data)  # Raises where there is no such file.
+        return
+    for spec in filter(None, (config.data, config.validation)):
+        corpora.read(spec)  # Raises where there is no such format or file.
+    try:
+        if config.task == "pairs":
+            criteria.find(config.criteria)
+        else:
+            prompts.scale_of(criteria.load(config.criteria))
+    except ValueError as error:
+        raise ValueError(f"config.criteria: {error}") from None
+
+
+def names_of(text: str) -> list[str]:
+    """Split names that are joined with ","."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def given_weights(config, judge: Judge, *, any_template: bool = False) -> np.ndarray | None:
+    """Load the weights of the file that a config names; None where it names none."""
+    if config.weights in ("", CROSS_VALIDATE):
+        return None
+    preset = lager.PRESETS[config.preset]
+    try:
+        return judge.load_weights(config.weights, preset, any_template=any_template)
+    except ValueError as error:
+        raise ValueError(f"config.weights: {error}") from None
+
+
+# Pairs and the downstream uses ------------------------------------------------------------------
+# The paper fits weights once for a model, and uses them with every prompt and scale.
+
+
+def _compare(config, readings: Readings, folder: Path) -> tuple[list[dict], dict]:
+    record = Record()
+    groups = list(corpora.read(config.data, on_error=config.on_error, record=record))
+    weights = given_weights(config, readings.judge, any_template=True)
+    criterion = criteria.find(config.criteria)
+    preset = lager.PRESETS[config.preset]
+    rows = pairwise.pair_rows(readings, groups, criterion, record, preset=preset, weights=weights)
+    return rows, {"records": {"pairs": record.to_dict()}, "weights_from": config.weights}
+
+
+def _select(config, readings: Readings, folder: Path) -> tuple[list[dict], dict]:
+    record = Record()
+    rows = selection.select(
+        readings,
+        config.data,
+        folder,
+        record,
+        preset=lager.PRESETS[config.preset],
+        weights=given_weights(config, readings.judge, any_template=True),
+        fraction=config.fraction,
+        max_tokens=config.max_tokens,
+        on_error=config.on_error,
+        seed=config.seed,
+    )
+    return rows, {"records": {"selection": record.to_dict()}, "weights_from": config.weights}
+
+
+def _use(config, readings: Readings, folder: Path) -> tuple[list[dict], dict]:
+    record = Record()
+    rows = {"emotions": uses.emotions, "knowledge": uses.knowledge}[config.task](
+        readings,
+        config.data,
+        record,
+        preset=lager.PRESETS[config.preset],
+        weights=given_weights(config, readings.judge, any_template=True),
+        recipe=config.recipe,
+        seed=config.seed,
+    )
+    weights_from = config.weights or CROSS_VALIDATE
+    return rows, {"records": {config.task: record.to_dict()}, "weights_from": weights_from}
+
+
+# Scores -----------------------------------------------------------------------------------------
+
+
+def _score(config, readings: Readings, folder: Path) -> tuple[list[dict], dict]:
+    """Judge responses by criteria."""
+    chosen, wanted = criteria.load(config.criteria), names_of(config.baselines)
+    preset, judge, reward_model = lager.PRESETS[config.preset], readings.judge, None
+    if config.reward_model:
+        reward_model = RewardModel.load(config.reward_model, mesh=judge.model.mesh)
+
+    def read(spec: str, states: bool = False) -> dict[str, JudgedSet]:
+        options = {"condition": config.condition, "on_error": config.on_error, "states": states}
+        named = corpora.sets_of(spec)
+        return {name: judge_set(readings, name, each, chosen, **options) for name, each in named}
+
+    fitted, weights = None, given_weights(config, judge)
+    if config.validation:
+        fitted = _fit(config, "validation", read(config.validation).values(), chosen)
+        weights = fitted.weights
+    sets = read(config.data, "ridge_probe" in wanted)
+    if config.weights == CROSS_VALIDATE or "ridge_probe" in wanted:
+        for name, each in sets.items():
+            _check_folds(each, name, config.folds, chosen if "ridge_probe" in wanted else ())
+    if config.weights == CROSS_VALIDATE:
+        fitted = _fit(config, "data", sets.values(), chosen)
+    rows, items = [], {}
+    for name, each in sets.items():
+        beside = _baselines(config, each, readings, chosen, wanted, reward_model)
+        found, scores = set_rows(config, name, each, chosen, beside, weights)
+        rows += found
+        chances = np.asarray(lager.distribution(each.logits, preset, weights))
+        items[name] = _items(each, chosen, scores, chances)
+    template = prompts.key(judge.model.tokenizer.chat_template or "")
+    if workdir.is_first():
+        for name, each in items.items():
+            workdir.write_rows(folder / "items" / f"{name}.jsonl", each)
+        if fitted is not None:
+            layer_weights.save(
+                folder / "weights.json",
+                fitted,
+                model=config.model.name,
+                checksum=checksum(judge.model.params),
+                template=template,
+                preset=preset,
+                scale=chosen[0].scale,
+                data=config.validation or config.data,
+            )
+    return rows, {
+        "template": template,
+        "weights_from": config.validation or config.weights,
+        "scale": list(chosen[0].scale),
+        "records": {name: each.record.to_dict() for name, each in sets.items()},
+    }
+
+
+def _fit(config, key: str, sets, chosen: Sequence[Criterion]) -> layer_weights.Fit:
+    """Fit weights to all ratings of the data that a key of the config names."""
+    sets = [each.rated() for each in sets]
+    if not any(len(each.human) for each in sets):
+        raise ValueError(
+            f"config.{key}: nobody has rated {config[key]} by any of "
+            f"{', '.join(each.name for each in chosen)}, so no weights can be fitted to it"
+        )
+    if key == "validation":
+        sets = _without_judged(sets, config)
+    return layer_weights.fit(
+        np.concatenate([each.logits for each in sets]),
+        np.concatenate([each.human for each in sets]),
+        chosen[0].scale,
+        lager.PRESETS[config.preset],
+        clusters=[cluster for each in sets for cluster in each.clusters],
+        recipe=config.recipe,
+        seed=config.seed,
+    )
+
+
+def _without_judged(sets: Sequence[JudgedSet], config) -> list[JudgedSet]:
+    """Leave out the prompts that are judged. Raises ValueError where nothing is left."""
+    groups = corpora.read(config.data, on_error=config.on_error, record=Record())
+    judged = {prompt_text(group) for group in groups}
+    left = [
+        each.take(np.flatnonzero([cluster not in judged for cluster in each.clusters]))
+        for each in sets
+    ]
+    n, before = (sum(len(each.human) for each in some) for some in (left, sets))
+    if not n:
+        raise ValueError(
+            "config.validation: all of its prompts are in config.data, too, and weights are not "
+            "judged by what they were fitted to: give other data, or "
+            f"config.weights={CROSS_VALIDATE}"
+        )
+    if n < before:
+        log.warning(
+            "config.validation: %d ratings are of prompts that are judged, and left", before - n
+        )
+    return left
+
+
+def _check_folds(one: JudgedSet, name: str, folds: int, alone: Sequence[Criterion]) -> None:
+    """Raise ValueError where there are ratings, but not of a prompt for each fold; by each of the
+    criteria that are fitted alone, too."""
+    one = one.rated()
+    clusters = np.asarray(one.clusters)
+    parts = {"": np.ones(len(clusters), bool)}
+    parts |= {f" by {each.name}": one.criterion == k for k, each in enumerate(alone)}
+    for by, here in parts.items():
+        if 0 < (rated := len(set(clusters[here]))) < folds:
+            raise ValueError(
+                f"config.folds is {folds}, but only {rated} prompts of {name} have ratings{by}: "
+                "give more data, or fewer folds"
+            )
+
+
+def _baselines(
+    config, one: JudgedSet, readings: Readings, chosen, wanted, reward_model
+) -> dict[str, np.ndarray]:
+    """Other scores [N] of the samples, by name; NaN where there is none."""
+    found, groups, responses = {}, one.groups, one.response[:: len(chosen)]
+    if "gpt_score" in wanted:
+        texts = [(prompt_text(groups[g]), groups[g].responses[r]) for g, r in responses]
+        model = readings.judge.model
+        found["gpt_score"] = baselines.gpt_score(model, texts, chosen, readings=readings).ravel()
+    if "ridge_probe" in wanted:
+        # A probe of its own for each criterion: states do not say which one they were asked for as
+        # plainly as a prompt says it to people.
+        found["ridge_probe"] = np.full(len(one.human), np.nan, np.float32)
+        for k in np.unique(one.criterion):
+            places = np.flatnonzero((one.criterion == k) & np.isfinite(one.human))
+            if len(places):
+                some = one.take(places)
+                found["ridge_probe"][places] = baselines.ridge_probe(
+                    some.states, some.human, some.clusters, folds=config.folds, seed=config.seed
+                ).scores
+    if "reward_model" in wanted:
+        record = Record()
+        tables = baselines.reward_scores(reward_model, groups, chosen, record=record)
+        if record.truncated:
+            log.warning("%d prompts were cut from the left for the reward model", record.truncated)
+        none = np.full(len(chosen), np.nan, np.float32)
+        found["reward_model"] = np.concatenate(
+            [none if tables[g] is None else tables[g][r] for g, r in responses]
+        )
+    return found
+
+
+def _items(one: JudgedSet, chosen, scores: Mapping[str, np.ndarray], chances) -> list[dict]:
+    """A line for each sample, with the probabilities [N, S] of the values of the scale."""
+    items = []
+    for i, (g, r) in enumerate(one.response):
+        found = {name: float(score[i]) for name, score in scores.items()}
+        items.append(
+            {
+                "source": one.groups[g].source,
+                "criterion": chosen[one.criterion[i]].name,
+                "prompt": one.clusters[i],
+                "response": one.groups[g].responses[r],
+                "human": float(one.human[i]) if np.isfinite(one.human[i]) else None,
+                "scores": {name: x if np.isfinite(x) else None for name, x in found.items()},
+                "distribution": chances[i].tolist(),
+            }
+        )
+    return items
+
+
+# Rows -------------------------------------------------------------------------------------------
+
+
+def set_rows(
+    config,
+    name: str,
+    one: JudgedSet,
+    chosen: Sequence[Criterion],
+    beside: Mapping[str, np.ndarray],
+    weights: np.ndarray | None,
+) -> tuple[list[dict], dict[str, np.ndarray]]:
+    """Make a set's rows; and all its scores, {method: [N]}.
+
+    beside: scores of baselines. weights: [L'] for the weighted aggregations; where they are
+    cross-validated instead, they are fitted to the ratings of the other folds.
+    """
+    values, rated = chosen[0].scale, np.isfinite(one.human)
+    scores = lager.scores(one.logits, values, lager.PRESETS[config.preset], weights)
+    others, folds = {}, ()
+    for preset, each in lager.PRESETS.items():
+        found = {"lager_wo": np.asarray(lager.aggregate(one.logits, values, "lager_wo", each))}
+        if config.weights == CROSS_VALIDATE and rated.any():
+            some = one.rated()
+            options = {"folds": config.folds, "recipe": config.recipe, "seed": config.seed}
+            arguments = (some.logits, some.human, some.clusters, values, each)
+            fitted = layer_weights.cross_validate(*arguments, **options)
+            for method, score in fitted.on_one_level().items():
+                found[method] = np.full(len(rated), np.nan, np.float32)
+                found[method][rated] = score
+            if preset == config.preset:
+                weights, folds = fitted.mean, fitted.weights
+                scores |= {method: found[method] for method in lager.WEIGHTED}
+        if preset != config.preset:
+            others[preset] = found
+    scores = {each: scores[each] for each in lager.AGGREGATIONS if each in scores} | dict(beside)
+    rows = agreement.weight_rows(name, weights, folds)
+    rows.append(row(name, "", "responses", len(one.human) // len(chosen)))
+    parts = {"": np.arange(len(one.human))}
+    for k, each in enumerate(chosen):
+        parts[f"criterion/{each.name}"] = np.flatnonzero(one.criterion == k)
+    for part, places in parts.items():
+        some = one.take(places)
+        here = {method: score[places] for method, score in scores.items()}
+        rows += agreement.mean_rows(name, part, {"human": some.human, **here})
+        if not np.isfinite(some.human).any():
+            continue
+        about = (name, part, some.human)
+        compared = agreement.compared(here)
+        by = {"criterion": some.criterion}
+        found = agreement.correlation_rows(*about, here, some.clusters, **by, compared=compared)
+        for each in found:  # The terminal's lines.
+            headline = part == "" and each["metric"] == "spearman" and "against" not in each
+            each |= {"headline": True} if headline else {}
+        rows += found
+        rows += agreement.distance_rows(*about, here, values)
+        rows += agreement.layer_rows(*about, some.logits, values)
+        for preset, each in others.items():
+            found = {m: each[m][places] for m in lager.CROSS_LAYER if m in each}
+            made = agreement.correlation_rows(*about, found, some.clusters)
+            rows += [r | {"preset": preset} for r in made if r["metric"] == "spearman"]
+    return rows, scores
+
+
+# By config.task: functions of (config, readings, folder) to rows and what else is in result.json.
+TASKS = {
+    "scores": _score,
+    "pairs": _compare,
+    "selection": _select,
+    "emotions": _use,
+    "knowledge": _use,
+}

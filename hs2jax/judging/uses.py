@@ -1,0 +1,361 @@
+"""Downstream uses of a judge (LAGER, arXiv 2508.03550): understanding emotions (EQ-Bench), and
+knowing what cannot be known (SelfAware). Each makes rows of results.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hs2jax.data import files, rows
+from hs2jax.data.groups import DataError, FieldError, check_number, show
+from hs2jax.data.record import Record
+from hs2jax.evaluation import statistics
+from hs2jax.judging import agreement, lager, layer_weights
+from hs2jax.judging.lager import Preset
+from hs2jax.judging.prompts import Request
+from hs2jax.judging.readings import Readings
+from hs2jax.workdir import row
+
+COMPARED = (("lager_w", "e_score"), ("lager_w", "direct"), ("lager_wo", "e_score"))
+OURS = lager.PRESETS["recommended"]
+
+# Emotions ---------------------------------------------------------------------------------------
+# Dialogues and people's intensities, 0 to 10, of EQ-Bench (arXiv 2312.06281, version 2: 171
+# questions of four emotions each). The judge answers on 1 to 9, as in the paper; only correlations
+# are compared, so the scales may differ.
+
+INTENSITIES = tuple(range(1, 10))
+STRONGEST = 10  # Of people's intensities, from 0.
+EMOTIONS = 4  # Of a question.
+END = "[End dialogue]"
+# "..., Robert would feel...", also "..., At this point, Robert would feel..."
+PERSON = re.compile(
+    r"At the end of this dialogue, (?:[^\n]*, )?([^\n,]+?)"
+    r"(?: would feel|['\u2019]s emotional state)"
+)
+DIALOGUE = """\
+Read how this dialogue goes and judge what one of its speakers feels at its end.
+
+[Dialogue]
+{dialogue}
+
+"""
+FEELING = """\
+[Question]
+At the end of the dialogue, how strongly does {person} feel this emotion: {emotion}?
+
+Rate it with one integer from 1 (not at all) to 9 (as strongly as can be), and nothing else."""
+
+
+class Dialogue(NamedTuple):
+    """A dialogue, one of its people, and how strongly each emotion is felt, 0 to 10."""
+
+    text: str
+    person: str
+    emotions: tuple[str, ...]
+    intensities: tuple[float, ...]
+    source: str = ""
+
+    def request(self) -> Request:
+        """Ask the dialogue once, and a question for each emotion."""
+        asked = (FEELING.format(person=self.person, emotion=emotion) for emotion in self.emotions)
+        item, answers = DIALOGUE.format(dialogue=self.text), tuple(map(str, INTENSITIES))
+        return Request(item, tuple(asked), "Score: ", answers, self.source)
+
+
+def read_dialogues(path: str) -> list[Dialogue]:
+    """Read an EQ-Bench file: one .json object from a question's number to its `prompt` and
+    `reference_answer_fullscale`. Raises FileNotFoundError, and DataError for a malformed row."""
+    return files.parse_rows(path, files.read_object(path).values(), _dialogue)
+
+
+def emotions(
+    readings: Readings,
+    data: str,
+    record: Record,
+    *,
+    preset: Preset = OURS,
+    weights: Sequence[float] | None = None,
+    recipe: str = "converged",
+    seed: int = 0,
+) -> list[dict]:
+    """Correlate all ten aggregations with people's intensities.
+
+    data: the path of EQ-Bench's file. record: counts what could not be read. weights: [L'] for the
+    weighted aggregations. Where none are given they are cross-validated against the intensities
+    (moved to 1..9), all questions about a dialogue in one fold. recipe: see `layer_weights.fit`.
+    Raises ValueError as `layer_weights` does, and DataError as `read_dialogues` does.
+    """
+    items = read_dialogues(data)
+    logits, place = _answers(readings, [item.request() for item in items], "emotions", record)
+    human = np.array([items[i].intensities[q] for i, q in place])
+    clusters = np.unique([items[i].text for i, _ in place], return_inverse=True)[1]
+    low, high = INTENSITIES[0], INTENSITIES[-1]
+    targets = low + (high - low) * human / STRONGEST
+    fit = {"preset": preset, "weights": weights, "recipe": recipe, "seed": seed}
+    scores, used = _all_scores(logits, targets, clusters, INTENSITIES, **fit)
+    counts = {"questions": len(items), "dialogues": len({item.text for item in items})}
+    return [
+        *agreement.correlation_rows("emotions", "", human, scores, clusters, compared=COMPARED),
+        *agreement.mean_rows("emotions", "", {"human": human, **scores}),
+        *agreement.weight_rows("emotions", used),
+        *(row("emotions", "", metric, value) for metric, value in counts.items()),
+    ]
+
+
+def _dialogue(line: dict, source: str) -> Dialogue:
+    """Raises FieldError."""
+    prompt = rows.text(line, "prompt").strip()
+    before, end, _ = prompt.partition(END)
+    text = before.partition("\n\n")[2]
+    if not end or not text.strip():
+        what = f"expected a task, an empty line, the dialogue, and {END}"
+        raise FieldError("prompt", what, "no dialogue")
+    person = PERSON.search(prompt)
+    if not person:
+        what = "expected 'At the end of this dialogue, NAME would feel', and found no such name"
+        raise FieldError("prompt", what, "no person")
+    if person[1] not in text:
+        what = f"asks about {show(person[1])}, who is not in the dialogue"
+        raise FieldError("prompt", what, "no person")
+    answer = rows.present(line, "reference_answer_fullscale")
+    if not isinstance(answer, dict):
+        what = f"expected an object, found {show(answer)}"
+        raise FieldError("reference_answer_fullscale", what, "wrong type")
+    try:
+        names = [rows.text(answer, f"emotion{i}") for i in range(1, EMOTIONS + 1)]
+        values = [_intensity(answer, f"emotion{i}_score") for i in range(1, EMOTIONS + 1)]
+    except FieldError as error:
+        field = f"reference_answer_fullscale.{error.field}"
+        raise FieldError(field, error.what, error.reason) from None
+    return Dialogue(text.strip(), person[1], tuple(names), tuple(values), source)
+
+
+def _intensity(answer: dict, field: str) -> float:
+    """A number, which the published file writes now as a number and now as a text."""
+    value = rows.present(answer, field)
+    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?", value.strip()):
+        value = float(value)
+    return check_number(value, field, 0, STRONGEST)
+
+
+# Knowledge --------------------------------------------------------------------------------------
+# SelfAware (arXiv 2305.18153): questions that can be answered and questions that nobody can answer.
+# The judge rates how well a question can be answered; "unanswerable" is the class to be found.
+
+LEVELS = (1, 2, 3, 4, 5)
+SHARE = 0.75  # Of the way from the least observed score to the greatest: the published threshold.
+TOGETHER = 16  # Questions that share the computation of one explanation of the task.
+FOLDS = 5
+ANSWERABLE = """\
+Some questions have an answer that people know. Others cannot be answered by anybody: they are \
+about the future, about what science has not settled, about matters of taste, or make no sense. \
+Judge how well a question can be answered, and do not answer it.
+
+1: nobody can answer it
+2: hardly, there are only guesses
+3: in part, or answers are disputed
+4: largely, with some doubt left
+5: there is a known answer
+
+Give one integer from 1 to 5, and nothing else.
+
+[Question]
+"""
+
+
+class Question(NamedTuple):
+    """A question, and whether there is an answer to it."""
+
+    text: str
+    answerable: bool
+    source: str = ""
+
+
+def read_questions(path: str) -> list[Question]:
+    """Read SelfAware's file: a .json object whose `example` is a list of objects with `question`
+    and `answerable`. Raises FileNotFoundError, and DataError for a malformed row."""
+    content = files.read_object(path)
+    try:
+        examples = rows.list_of(content, "example")
+    except FieldError as error:
+        raise DataError(path, 1, error.field, error.what, error.reason) from None
+    return files.parse_rows(path, examples, _question)
+
+
+def question_requests(questions: Sequence[Question]) -> list[Request]:
+    """Ask a few questions behind each explanation of the task, in order, so that a request's item
+    is the explanation."""
+    answers, found = tuple(map(str, LEVELS)), []
+    for i in range(0, len(questions), TOGETHER):
+        texts = tuple(question.text for question in questions[i : i + TOGETHER])
+        found.append(Request(ANSWERABLE, texts, "Level: ", answers, questions[i].source))
+    return found
+
+
+def knowledge(
+    readings: Readings,
+    data: str,
+    record: Record,
+    *,
+    preset: Preset = OURS,
+    weights: Sequence[float] | None = None,
+    recipe: str = "converged",
+    seed: int = 0,
+) -> list[dict]:
+    """Measure how well all ten aggregations tell unanswerable questions from others.
+
+    Arguments as for `emotions`, data: the path of SelfAware's file. Weights are cross-validated
+    against 5 for answerable and 1 for unanswerable questions; scores by the weights of several
+    folds are then compared with each other, which makes them look a little worse.
+
+    * auc: how often an answerable question scores higher than an unanswerable one; a tie is half.
+    * part "threshold/published": what calling everything at or below the threshold unanswerable
+      gives (f1, precision, recall), where the threshold is three quarters of the way from the least
+      score to the greatest. The paper's text has it below, which matters for "direct" only; its
+      code has it so. Part "threshold/fitted": with those best on the other four of five folds.
+
+    f1 is held against that of calling everything unanswerable. Thresholds stay as they are in
+    intervals. Raises ValueError as `layer_weights` does and where questions of one kind only were
+    read, and DataError as `read_questions` does.
+    """
+    questions = read_questions(data)
+    logits, place = _answers(readings, question_requests(questions), "knowledge", record)
+    index = place[:, 0] * TOGETHER + place[:, 1]
+    unanswerable = np.array([not questions[i].answerable for i in index])
+    N = len(index)
+    if unanswerable.all() or not unanswerable.any():
+        raise ValueError(
+            f"{data}: all {N} questions that were read are of one kind; both answerable and "
+            "unanswerable ones are needed"
+        )
+    targets = np.where(unanswerable, LEVELS[0], LEVELS[-1])
+    fit = {"preset": preset, "weights": weights, "recipe": recipe, "seed": seed}
+    scores, used = _all_scores(logits, targets, np.arange(N), LEVELS, **fit)
+    fold = layer_weights.draw_folds(np.arange(N), FOLDS, seed)
+    always = f1(unanswerable, np.ones(N, bool))
+    counts = {"questions": len(questions), "read": N, "unanswerable": unanswerable.sum()}
+    found = [row("knowledge", "", metric, value) for metric, value in counts.items()]
+    found.append(row("knowledge", "", "f1", always, n=N, method="all called unanswerable"))
+    called = {"threshold/published": {}, "threshold/fitted": {}}
+    for name, score in scores.items():
+        fitted = [best_threshold(score[fold != f], unanswerable[fold != f]) for f in range(FOLDS)]
+        thresholds = (np.full(N, published_threshold(score)), np.array(fitted)[fold])
+        for (part, calls), at in zip(called.items(), thresholds, strict=True):
+            calls[name] = score <= at
+            hits = (calls[name] & unanswerable).sum()
+            values = {
+                "threshold": at.mean(),  # Of fitted ones, over the questions.
+                "precision": hits / max(calls[name].sum(), 1),
+                "recall": hits / unanswerable.sum(),
+            }
+            about = {"n": N, "method": name}
+            found += [row("knowledge", part, metric, x, **about) for metric, x in values.items()]
+    measured = [("", "auc", auc, scores, 0.5)]
+    measured += [(part, "f1", f1, calls, always) for part, calls in called.items()]
+    for part, metric, measure, every, least in measured:
+        for pair in (*((each,) for each in every), *COMPARED):
+            columns = [unanswerable, *(every[each] for each in pair)]
+            about = ("knowledge", part, metric, measure, columns, np.arange(N), pair)
+            scale = statistics.LOGIT
+            found.append(agreement.measure_row(*about, reference=least, scale=scale))
+    return [
+        *found,
+        *agreement.mean_rows("knowledge", "", scores),
+        *agreement.weight_rows("knowledge", used),
+    ]
+
+
+def published_threshold(scores: np.ndarray) -> float:
+    """Return the repository's: three quarters of the way from the least score to the greatest."""
+    low, high = float(scores.min()), float(scores.max())
+    return low + SHARE * (high - low)
+
+
+def best_threshold(scores: np.ndarray, unanswerable: np.ndarray) -> float:
+    """Find the score [N] at or below which "unanswerable" has the greatest F1; of equals the
+    least."""
+    order = np.argsort(scores, kind="stable")
+    ordered = scores[order]
+    hits = np.cumsum(unanswerable[order])
+    f1 = 2 * hits / (np.arange(1, len(scores) + 1) + unanswerable.sum())
+    ends = np.append(ordered[1:] != ordered[:-1], True)  # Equal scores are called alike.
+    return float(ordered[ends][f1[ends].argmax()])
+
+
+def f1(unanswerable: np.ndarray, called: np.ndarray) -> float:
+    """Return the F1 of what was called unanswerable, bool [N]."""
+    hits = (called & unanswerable).sum()
+    return float(2 * hits / max(called.sum() + unanswerable.sum(), 1))
+
+
+def auc(unanswerable: np.ndarray, scores: np.ndarray) -> float:
+    """Return the area under the curve; a tie is half. NaN where questions are of one kind only."""
+    pairs = unanswerable.sum() * (~unanswerable).sum()
+    above = statistics.ranks(scores)[~unanswerable].sum()
+    n = (~unanswerable).sum()
+    return float((above - n * (n + 1) / 2) / pairs) if pairs else np.nan
+
+
+def _question(line: dict, source: str) -> Question:
+    """Raises FieldError."""
+    answerable = rows.present(line, "answerable")
+    if not isinstance(answerable, bool):
+        what = f"expected true or false, found {show(answerable)}"
+        raise FieldError("answerable", what, "wrong type")
+    return Question(rows.text(line, "question").strip(), answerable, source)
+
+
+# Both -------------------------------------------------------------------------------------------
+
+
+def _answers(
+    readings: Readings, requests: Sequence[Request], name: str, record: Record
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits f32 [N, 2, L + 1, S] of every question that could be read, the others are counted; and
+    their places, int [N, 2], the request and the question in it."""
+    logits, place = [], []
+    found = readings.stream(requests, name, total=len(requests))
+    for i, (request, reading) in enumerate(zip(requests, found, strict=True)):
+        if reading is None:
+            record.too_long += len(request.questions)
+            continue
+        finite = np.isfinite(reading.logits).all(axis=(1, 2, 3))
+        if not finite.all():
+            record.skip("not finite", rows=int((~finite).sum()))
+        logits.append(reading.logits[finite])
+        place += [(i, q) for q in np.flatnonzero(finite)]
+    if not place:
+        raise ValueError(
+            f"the judge read none of the questions of {name}: {record.too_long} too long, "
+            f"{record.skipped.get('not finite', 0)} not finite"
+        )
+    return np.concatenate(logits), np.array(place)
+
+
+def _all_scores(
+    logits: np.ndarray,
+    targets: np.ndarray,
+    clusters: np.ndarray,
+    values: Sequence[int],
+    *,
+    preset: Preset,
+    weights,
+    recipe: str,
+    seed: int,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """All ten aggregations of logits [N, 2, L + 1, S], and the weights [L'] behind the weighted.
+
+    Without given weights they are fitted to the targets [N] (on the scale), and each sample is
+    scored by the weights of the folds that do not hold its cluster, on one level in all folds; the
+    weights that are handed back are the mean over folds.
+    """
+    if weights is not None:
+        return lager.scores(logits, values, preset, weights), np.asarray(weights)
+    fitted = layer_weights.cross_validate(
+        logits, targets, clusters, values, preset, recipe=recipe, seed=seed
+    )
+    every = {**lager.scores(logits, values, preset), **fitted.on_one_level()}
+    return {name: every[name] for name in lager.AGGREGATIONS}, fitted.mean
