@@ -48,7 +48,7 @@ def verdict(run: Run, policy: str) -> Verdict:
     sentence = f"Correlation of requested and measured: {'; '.join(said)}."
     for test in select(rows, metric="spearman_difference"):
         found = format.value(test, format.SIGNED) or test["note"]
-        sentence += f" Against {test['against']}: {leaf(test)} {CLOSELY[side_of(test)]} ({found})."
+        sentence += f" Against {test['against']}: {leaf(test)} {CLOSELY[side_of(test)]}, {found}."
     return verdict_over(of, "chance", sentence)._replace(label=label)
 
 
@@ -63,19 +63,18 @@ def _by_length(rows: list[dict], row: dict) -> str:
 def figures(run: Run) -> list[Figure]:
     names = run.config["attributes"]
     tracks = [
-        charts.track(row, f"{row['set']}, {leaf(row)}", series=row["set"])
+        charts.track(row, f"{row['set']}, {leaf(row)}")
         for row in select(run.rows, family="attribute", metric="spearman")
         if row["value"] is not None
     ]
     svg = charts.intervals(
         tracks, form=".2f", span=None, reference=0.0, reference_name="no correlation"
     )
-    found = [
+    return [
         *(_by_request(run, name, "measured", f"Measured {name}", "as asked") for name in names),
-        Figure("Correlation of requested and measured (Spearman)", svg),
         *(_by_request(run, name, "characters", f"Characters, asked for {name}") for name in names),
+        Figure("Correlation of requested and measured (Spearman)", svg),
     ]
-    return [figure for figure in found if figure.svg]
 
 
 def _by_request(run: Run, name: str, metric: str, caption: str, diagonal: str = "") -> Figure:
@@ -85,8 +84,7 @@ def _by_request(run: Run, name: str, metric: str, caption: str, diagonal: str = 
         if attribute == name:
             point = (int(value), row["value"], row["low"], row["high"])
             lines.setdefault(row["set"], []).append(point)
-    svg = charts.curves(lines, f"requested {name}", diagonal=diagonal)
-    return Figure(caption, svg, chief=bool(diagonal))
+    return Figure(caption, charts.curves(lines, f"requested {name}", diagonal=diagonal))
 
 
 def tables(run: Run) -> list[Table]:
@@ -111,7 +109,7 @@ def tables(run: Run) -> list[Table]:
         for name in sets
     ]
     against = [row for row in rows if row.get("against")]
-    found = [
+    return [
         table_of("How closely", rows, lambda r: f"{r['set']}, {leaf(r)}", measured, note=NOTE),
         table_of(
             "Differences on the same prompts and requests",
@@ -131,7 +129,6 @@ def tables(run: Run) -> list[Table]:
             "By requested value", select(run.rows, family="requested"), "leaf", values, folded=True
         ),
     ]
-    return [table for table in found if table.rows]
 
 
 def cases(run: Run) -> Iterator[Case]:
