@@ -232,19 +232,26 @@ def show_old(kind: str, result, workdir: Path) -> None:
 
 
 def sweep(verb: str, options) -> None:
-    """Train every arm with every seed, and write one table of them."""
-    from hs2jax.training import sweep, sweep_plan
+    """Train every arm with every seed, and write one table of them, also where some fail."""
+    from hs2jax import report
+    from hs2jax.training import sweep, sweep_arms
 
+    config, folder = options.config, Path(options.workdir)
+    if config.kind != "sweep":
+        config = sweep_arms.of_grid(config, options.over)
+    elif options.over:
+        raise ValueError("this config has arms of its own; --over is for a config without")
+    if options.seeds is not None:
+        try:
+            config.seeds = tuple(map(int, options.seeds.split(",")))
+        except ValueError:
+            raise ValueError(f"--seeds={options.seeds}: it looks like --seeds=0,1,2") from None
     try:
-        seeds = tuple(map(int, options.seeds.split(","))) if options.seeds is not None else ()
-    except ValueError:
-        raise ValueError(f"--seeds={options.seeds}: it looks like --seeds=0,1,2") from None
-    plan = sweep_plan.make(options.config, options.workdir, over=options.over, seeds=seeds)
-    table, failed = sweep.run(plan, options.workdir, prepare_logging)
-    print(f"{table}\ntable: {Path(options.workdir) / 'sweep.md'}")
-    if failed:
-        runs = len(plan.arms) * len(plan.seeds)
-        raise ValueError(f"{failed} of {runs} runs failed; the same command tries them again")
+        rows = sweep.sweep(config, folder)
+    except sweep.FailedRunsError:
+        report.write(folder)
+        raise
+    show(config, rows, folder)
 
 
 def score(verb: str, options) -> None:

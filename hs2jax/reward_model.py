@@ -82,7 +82,7 @@ class RewardModel:
 
         Raises ValueError where there is no head and no outputs are named, or they disagree.
         """
-        if any((Path(name) / mark).exists() for mark in ("best", "expo.json")):
+        if any((Path(name) / mark).exists() for mark in ("best", "result.json")):
             raise ValueError(f"{name} is the folder of a run; its model is {Path(name) / 'model'}")
         loaded = hub.load(name, mesh and (lambda _, shapes: sharding.shardings(shapes, mesh)))
         if loaded.tokenizer is None:

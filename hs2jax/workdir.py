@@ -40,23 +40,26 @@ def claim(workdir: Path, config) -> dict | None:
     Raises ValueError naming the keys that differ where a run of another config has settled there.
     """
     if is_first():
-        workdir.mkdir(parents=True, exist_ok=True)
-        path, now = workdir / "config.json", json.loads(config.to_json_best_effort())
-        if path.exists() and ((workdir / "run.json").exists() or finished(workdir)):
-            old, new = _flat(read_json(path)), _flat(now)
-            changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-            if changed:
-                raise ValueError(
-                    f"{workdir} holds a run of another config (different: {', '.join(changed)}); "
-                    "give another --workdir, or remove it"
-                )
-        else:
-            write_json(path, now)
+        check_config(workdir, config)
+        write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
     barrier("claimed")
     if not finished(workdir):
         return None
     log.info("%s is finished", workdir)
     return read_json(workdir / "result.json")
+
+
+def check_config(workdir: Path, config) -> None:
+    """See that no run of another config has settled in a folder. Uses no device."""
+    path = workdir / "config.json"
+    if path.exists() and ((workdir / "run.json").exists() or finished(workdir)):
+        old, new = (_flat(x) for x in (read_json(path), json.loads(config.to_json_best_effort())))
+        changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+        if changed:
+            raise ValueError(
+                f"{workdir} holds a run of another config (different: {', '.join(changed)}); give "
+                "another --workdir, or remove it"
+            )
 
 
 def settle(workdir: Path, config) -> None:

@@ -84,5 +84,7 @@ def test_two_processes_evaluate_and_sweep_as_one_does(tmp_path):
         for first, second in zip(one, two, strict=True):
             assert first["responses"] == second["responses"]
             np.testing.assert_allclose(first["rewards"], second["rewards"], atol=1e-5)
-    sweeps = [json.loads((tmp_path / run / "expo/expo.json").read_text()) for run in ("one", "two")]
+    sweeps = [
+        json.loads((tmp_path / run / "expo/result.json").read_text()) for run in ("one", "two")
+    ]
     assert sweeps[0]["factor"] == sweeps[1]["factor"]

@@ -1,14 +1,13 @@
-"""`hs2jax sweep`: killed and gone on with, arms that fail, and plans that are refused."""
+"""`hs2jax sweep`: killed and gone on with, arms that fail, and sweeps that are refused."""
 
 import csv
-import fcntl
-import json
 import logging
+import multiprocessing
 import os
-import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,18 +15,16 @@ import numpy as np
 import pytest
 import tiny
 from command import fail, hs2jax
-from ml_collections import ConfigDict
+from test_policy_training import write
 
-from hs2jax.training import defaults, sweep, sweep_plan
+from hs2jax import configs, workdir
+from hs2jax.training import metrics, sweep, sweep_arms, sweep_rows
 
 CONFIG = """
-from ml_collections import ConfigDict
-from hs2jax.training import defaults
-
-MARGIN = {{"objective.preference": "margin"}}
+from hs2jax import configs
 
 def get_config(what="sweep"):
-    base = defaults.reward_model()
+    base = configs.defaults("train_reward_model")
     base.model.name = {base!r}
     base.model.remat = False
     base.data.train = "preference:{data}[:-6]"
@@ -35,109 +32,88 @@ def get_config(what="sweep"):
     base.data.row_length = 256
     base.optimizer.learning_rate = 1e-3
     base.batch_size = 5
-    base.micro_batch_size = 2
     base.epochs = 4
     base.evaluate_every = 100
     base.checkpoint_every = 1
     if what == "base":
         return base
-    sweep = ConfigDict()
+    sweep = configs.defaults("sweep")
     sweep.base = base
-    sweep.seeds = (0, 1)
     sweep.arms = (
         ("regular", {{}}),
-        ("margin, from it", {{"model.name": "{{regular}}/model", **MARGIN}}),
-        ("broken", {{"model.outputs": ("a", "b"), "objective.output": "c"}}),
-        ("after it", {{"model.name": "{{broken}}/model"}}),
+        (
+            "margin, from it",
+            {{"model.name": "{{regular}}/model", "objective.preference": "margin"}},
+        ),
     )
-    sweep.arms = sweep.arms[:2] if what == "good" else sweep.arms
     return sweep
 """
-# The command line, and proof that it has not begun to use a device itself: this setting is refused
-# once JAX has.
+# The command line, and proof that it has not begun to use a device before its runs are over: this
+# setting is refused once JAX has.
 COMMAND = """
 import sys
 import jax
 from hs2jax import cli
-try:
-    cli.main(sys.argv[1:])
-finally:
+from hs2jax.training import sweep
+write = sweep._write
+def write_without_device(*arguments):
+    rows = write(*arguments)
     jax.config.update("jax_num_cpu_devices", 3)
+    return rows
+sweep._write = write_without_device
+cli.main(sys.argv[1:])
 """
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A tiny model `base`, pairs, and `sweep.py`, whose last two arms of four cannot be."""
+    """A tiny model `base`, pairs, and `sweep.py`."""
     folder = tmp_path_factory.mktemp("sweep")
     tiny.language_model(folder / "base")
-    with (folder / "pairs.jsonl").open("w") as file:
-        for i in range(23):
-            row = {"prompt": f"Is {i} odd?", "chosen": str(bool(i % 2)), "rejected": "I forgot."}
-            file.write(json.dumps(row) + "\n")
+    rows = [
+        {"prompt": f"Is {i} odd?", "chosen": str(bool(i % 2)), "rejected": "I forgot."}
+        for i in range(23)
+    ]
+    write(folder / "pairs.jsonl", rows)
     text = CONFIG.format(base=str(folder / "base"), data=folder / "pairs.jsonl")
     (folder / "sweep.py").write_text(text)
     return folder
 
 
 @pytest.fixture
-def base(folder) -> ConfigDict:
-    config = defaults.reward_model()
+def base(folder):
+    config = configs.defaults("train_reward_model")
     config.data.train = config.data.validation = f"preference:{folder / 'pairs.jsonl'}"
-    return config.lock()
+    return config
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen:
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    command = ["sweep", f"--config={folder / 'sweep.py'}", f"--workdir={folder / 'out'}", *options]
+def start(folder: Path) -> subprocess.Popen:
+    command = ["sweep", f"--config={folder / 'sweep.py'}", f"--workdir={folder / 'out'}"]
     return subprocess.Popen(
         [sys.executable, "-c", COMMAND, *command],
-        env=environment,
+        env={**os.environ, "XLA_FLAGS": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def read_json(path: Path):
-    return json.loads(path.read_text())
-
-
-def train_rows(run: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["kind"] == "train"]
-
-
 @pytest.fixture(scope="module")
 def swept(folder) -> dict:
-    """A sweep of one seed, killed in its second run; the same command again; then all seeds."""
-    first = folder / "out" / "regular" / "seed-0"
-    second = folder / "out" / "margin-from-it" / "seed-0"
-    process = start(folder, "--seeds=0")
+    """A sweep that was killed in its second run; then the same command again."""
+    first, second = (folder / "out" / x / "seed-0" for x in ("regular", "margin-from-it"))
+    process = start(folder)
     for line in process.stderr:
-        if "seed-0 step 3 of" in line and (first / "result.json").exists():
+        if "seed-0 step 3 of" in line and workdir.finished(first):
             break
     process.send_signal(signal.SIGKILL)
     process.wait()
-    # Its run ends with it, and lets go of the folder.
-    with (second / "lock").open() as lock:
-        deadline = time.time() + 20
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                assert time.time() < deadline, "the run outlived its sweep"
-                time.sleep(0.1)
+    with sweep._alone(second):  # Its run ends with it, and lets go of the folder.
+        pass
     killed = {
         "finished": (first / "result.json").stat().st_mtime_ns,
-        "unfinished": not (second / "result.json").exists(),
-        "rows": train_rows(second),
+        "unfinished": not workdir.finished(second),
+        "rows": metrics.read(second / "metrics.jsonl", "train"),
     }
     process = start(folder)
     out, err = process.communicate(timeout=300)
@@ -146,6 +122,7 @@ def swept(folder) -> dict:
 
 def test_a_killed_sweep_goes_on_where_it_was(folder, swept):
     first, second = (folder / "out" / name / "seed-0" for name in ("regular", "margin-from-it"))
+    assert swept["code"] == 0, swept["err"]
     assert swept["killed"]["unfinished"]
     assert (first / "result.json").stat().st_mtime_ns == swept["killed"]["finished"]
     assert f"{first} is finished" in swept["err"]
@@ -153,142 +130,252 @@ def test_a_killed_sweep_goes_on_where_it_was(folder, swept):
     # The steps before the last checkpoint were not made again.
     kept = swept["killed"]["rows"]
     assert len(kept) >= 2
-    assert train_rows(second)[: len(kept) - 2] == kept[:-2]
-
-
-def test_a_run_starts_from_the_run_of_its_seed(folder, swept):
-    for seed in (0, 1):
-        config = read_json(folder / "out" / "margin-from-it" / f"seed-{seed}" / "config.json")
-        assert config["seed"] == seed
-        assert config["model"]["name"] == f"{folder}/out/regular/seed-{seed}/model"
-        assert config["objective"]["preference"] == "margin"
-
-
-def test_what_fails_is_told_and_the_others_go_on(folder, swept):
-    assert swept["code"] == 1, swept["err"]
-    assert "Traceback" not in swept["err"]
-    assert "4 of 8 runs failed" in swept["err"]
-    text = (folder / "out" / "sweep.md").read_text()
-    assert text in swept["out"]
-    for seed in (0, 1):
-        assert f"{folder / 'out' / 'broken' / f'seed-{seed}'} failed: config.obj" in swept["err"]
-        assert f"Missing: broken, seed {seed}: config.objective.output is 'c'" in text
-        assert f"Missing: after it, seed {seed}: it starts from broken, which failed" in text
-    assert not list((folder / "out").glob("*.tmp"))
+    assert metrics.read(second / "metrics.jsonl", "train")[: len(kept) - 2] == kept[:-2]
+    config = workdir.read_json(second / "config.json")
+    assert config["model"]["name"] == f"{first}/model"
+    assert config["objective"]["preference"] == "margin"
 
 
 def test_the_table_has_each_arm_and_its_accuracy(folder, swept):
     with (folder / "out" / "sweep.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["arm"] for row in rows] == ["regular", "margin, from it", "broken", "after it"]
-    assert [row["seeds"] for row in rows] == ["0 1", "0 1", "", ""]
-    assert rows[1]["model.name"] == "{regular}/model"
-    assert [row["objective.preference"] for row in rows] == ["regular", "margin", *["regular"] * 2]
-    for row, slug in zip(rows, ("regular", "margin-from-it"), strict=False):
-        results = [
-            read_json(folder / "out" / slug / f"seed-{seed}" / "result.json") for seed in (0, 1)
-        ]
-        for name in ("accuracy", "margin"):
-            expected = np.mean([r["values"][name] for r in results])
-            np.testing.assert_allclose(float(row[name]), expected, rtol=1e-6)
+        lines = list(csv.DictReader(file))
+    assert [line["arm"] for line in lines] == ["regular", "margin, from it"]
+    assert lines[1]["model.name"] == "{regular}/model"
+    for line, slug in zip(lines, ("regular", "margin-from-it"), strict=True):
+        place = folder / "out" / slug / "seed-0"
+        values = workdir.read_json(place / "result.json")["values"]
+        assert float(line["accuracy"]) == pytest.approx(values["accuracy"])
+        assert float(line["margin"]) == pytest.approx(values["margin"], rel=1e-6)
+    assert "margin, from it" in (folder / "out" / "sweep.md").read_text()
 
 
-def test_a_finished_sweep_starts_no_process_and_counts_other_seeds(folder, swept, caplog):
+def test_a_finished_sweep_starts_no_process(folder, swept, caplog):
     caplog.set_level(logging.INFO, "hs2jax")
-    config = f"--config={folder / 'sweep.py'}:good"
-    done = hs2jax("sweep", config, f"--workdir={folder / 'out'}", "--seeds=1")
-    assert (done.code, done.err) == (0, "")
+    config = f"--config={folder / 'sweep.py'}"
+    done = hs2jax("sweep", config, f"--workdir={folder / 'out'}")
+    assert done.code == 0, done.err
     assert caplog.text.count("is finished") == 2
     assert "run 1 of" not in caplog.text
-    assert len(re.findall(r"^\| (?:regular|margin, from it) .*\| 0, 1 ", done.out, re.M)) == 2
-
-
-def test_a_folder_keeps_its_config(folder, swept):
-    said = fail(
-        "sweep",
-        f"--config={folder / 'sweep.py'}:good",
-        f"--workdir={folder / 'out'}",
-        "--config.base.epochs=3",
-    )
+    said = fail("sweep", config, f"--workdir={folder / 'out'}", "--config.base.epochs=3")
     assert "arm 'regular'" in said
     assert "different: epochs" in said
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_a_run_that_is_killed_ends_only_itself(base, tmp_path):
-    plan = sweep_plan.make(base, tmp_path, over=["epochs=1"])
-    table, failed = sweep.run(plan, tmp_path, die)
-    assert failed == 1
+    def kill() -> None:
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.01)
+        children[0].kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with pytest.raises(ValueError, match="1 of 1 runs failed; the same command tries them again"):
+        sweep.sweep(sweep_arms.of_grid(base, ["epochs=1"]), tmp_path)
+    thread.join()
     why = "its process was ended by SIGKILL (out of memory?)"
-    assert f"Missing: epochs=1, seed 0: {why}." in table
-    assert (tmp_path / "sweep.md").read_text() == table
+    notes = workdir.read_json(tmp_path / "result.json")["notes"]
+    assert notes == [f"Missing: epochs=1, seed 0: {why}."]
+
+
+def test_what_fails_is_told_and_the_others_go_on(base, tmp_path, monkeypatch):
+    """Without processes: what a run leaves in its folder is written by hand."""
+    trained = []
+
+    def train(config, place):
+        trained.append((place.parent.name, config.seed, config.model.name))
+        if place.parent.name == "broken":
+            return "no\nluck"
+        right = 1.0 if place.parent.name == "good" or config.seed else -1.0
+        items = [item(f"f:{i}", [right if i else 1.0]) for i in range(4)]
+        workdir.write_rows(place / "items" / "validation.jsonl", items)
+        workdir.claim(place, config)
+        rows = [workdir.row("", "", "tokens_per_second", 1000.0 + config.seed)]
+        workdir.finish(place, config, {"outputs": ["help"]}, rows)
+
+    monkeypatch.setattr(sweep, "_train", train)
+    config = configs.defaults("sweep")
+    config.base, config.seeds = base, (0,)
+    config.arms = (
+        ("plain", {}),
+        ("good", {"model.name": "{plain}/model"}),
+        ("broken", {}),
+        ("after it", {"model.name": "{broken}/model"}),
+    )
+    for seeds, again in (((0,), []), ((1, 0), [("broken", 0, base.model.name)])):
+        config.seeds = seeds
+        trained.clear()
+        with pytest.raises(ValueError, match=f"{2 * len(seeds)} of {4 * len(seeds)} runs failed"):
+            sweep.sweep(config, tmp_path)
+        model = f"{tmp_path}/plain/seed-{seeds[0]}/model"
+        own = [(name, seeds[0], base.model.name) for name in ("plain", "broken")]
+        assert trained == [own[0], ("good", seeds[0], model), own[1], *again], "seed by seed"
+    result = workdir.read_json(tmp_path / "result.json")
+    assert [arm["seeds"] for arm in result["arms"].values()] == [[0, 1], [0, 1], [], []]
+    assert "Missing: broken, seed 1: no luck." in result["notes"]
+    assert "Missing: after it, seed 0: it starts from broken, which failed." in result["notes"]
+    rows = {(r["set"], r["metric"]): r for r in workdir.read_rows(tmp_path / "results.jsonl")}
+    assert rows["plain", "accuracy"]["value"] == np.mean([0.25, 1.0])
+    assert rows["good", "difference"]["value"] == 1 - np.mean([0.25, 1.0])
+    assert rows["plain", "tokens_per_second"]["value"] == 1000.5
+
+
+# Rows ---------------------------------------------------------------------------------------------
+
+
+def item(source, margins, ratings=(), outputs=()):
+    """A group of two responses per pair, the chosen with its margin and the rejected with 0."""
+    n = max(2 * len(margins), len(ratings))
+    rewards = [0.0] * n
+    rewards[: 2 * len(margins) : 2] = margins
+    return {
+        "source": source,
+        "responses": ["longer", "short"] * (n // 2) + ["odd"] * (n % 2),
+        "rewards": rewards,
+        "pairs": [[2 * i, 2 * i + 1, 1] for i in range(len(margins))],
+        "ratings": [{"help": y} for y in ratings] or [{}] * n,
+        "outputs": [[x] for x in outputs] or [[0.0]] * n,
+    }
+
+
+def run(items):
+    return sweep_rows.measure(items, ["help"], {"seconds_per_step": 2.0})
+
+
+def right(*groups):
+    """A run whose pairs are right (1) or wrong (0), one list per group."""
+    return run([item(f"f:{g}", [2.0 * r - 1 for r in pairs]) for g, pairs in enumerate(groups)])
+
+
+def rows_of(runs, reference):
+    rows, notes = sweep_rows.make_rows(runs, reference)
+    return {(row["set"], row["part"], row["metric"]): row for row in rows}, notes
+
+
+def test_rows_are_means_over_seeds_and_differences_are_paired():
+    rng = np.random.default_rng(0)
+    groups = rng.normal(2, 1, (30, 2, 4))  # Of two seeds.
+    runs = {
+        arm: {
+            seed: run(
+                [
+                    item(f"f:{g}", rng.choice([-1.0, 1.0], 2, p=[1 - p, p]), [1, 2, 3, 4], x[seed])
+                    for g, x in enumerate(groups)
+                ]
+            )
+            for seed in (0, 1)
+        }
+        for arm, p in (("a", 0.6), ("b", 0.9))
+    }
+    rows, notes = rows_of(runs | {"none": {}}, "a")
+    assert notes == []
+    accuracy = {arm: [(r.pairs.model > 0).mean() for r in runs[arm].values()] for arm in runs}
+    for arm, found in accuracy.items():
+        row = rows[arm, "", "accuracy"]
+        assert row["value"] == pytest.approx(np.mean(found))
+        assert row["deviation"] == pytest.approx(np.std(found, ddof=1))
+        assert (row["n"], row["seeds"]) == (60, [0, 1])
+        assert row["low"] < row["value"] < row["high"]
+        assert rows[arm, "", "seconds_per_step"]["value"] == 2.0
+    over = rows["b", "", "difference"]
+    assert over["value"] == pytest.approx(np.mean(accuracy["b"]) - np.mean(accuracy["a"]))
+    assert over["low"] < over["value"] < over["high"]
+    assert ("a", "", "difference") not in rows
+    assert not any(arm == "none" for arm, _, _ in rows)
+    assert rows["a", "", "longer_wins"]["value"] == 1.0
+    ratings = np.tile([1, 2, 3, 4], 30)
+    predicted = [groups[:, seed].reshape(-1) for seed in (0, 1)]
+    expected = [np.mean((x - ratings) ** 2) for x in predicted]
+    assert rows["a", "attribute/help", "mse"]["value"] == pytest.approx(np.mean(expected))
+    expected = [np.corrcoef(x, ratings)[0, 1] for x in predicted]
+    assert rows["a", "attribute/help", "pearson"]["value"] == pytest.approx(np.mean(expected))
+
+
+def test_what_arms_share_falls_out_of_their_difference():
+    """Prompts differ much, arms by little: one answer in forty."""
+    rng = np.random.default_rng(0)
+    hard = np.repeat(rng.random((40, 1)) < 0.5, 3, axis=1).astype(int)
+    arms = {"a": {seed: right(*hard) for seed in range(3)}, "b": {}}
+    for seed in range(3):
+        better = hard.copy()
+        better[rng.integers(40)] = 1
+        arms["b"][seed] = right(*better)
+    rows, _ = rows_of(arms, "a")
+    alone, over = rows["b", "", "accuracy"], rows["b", "", "difference"]
+    assert over["high"] - over["low"] < (alone["high"] - alone["low"]) / 4
+
+
+def test_differences_are_left_out_where_they_would_mislead():
+    a = {0: right([1], [0]), 1: right([1], [1])}
+    elsewhere, others = {0: right([1], [0], [1])}, {5: a[0]}
+    rows, notes = rows_of({"a": a, "elsewhere": elsewhere, "others": others, "one": {0: a[0]}}, "a")
+    assert [arm for arm, _, metric in rows if metric == "difference"] == ["one"]
+    assert notes == [
+        "No difference of “elsewhere” from “a”: they were judged on different pairs.",
+        "No difference of “others” from “a”: they have no seed in common.",
+    ]
+    _, notes = rows_of({"none": {}, "a": a}, "none")
+    assert notes == ["No difference of “a” from “none”: it has no finished run."]
+    _, notes = rows_of({"one": {0: a[0]}, "a": a}, "one")
+    assert notes == ["The difference of “a” is over seed 0."]
+    with pytest.raises(ValueError, match="arm 'a': its seeds were judged on different data"):
+        rows_of({"a": {0: a[0], 1: elsewhere[0]}}, "a")
+
+
+def test_a_prompt_that_is_listed_twice_is_one_group():
+    twice = run([item("f:1", [1.0]), item("f:1", [-1.0]), item("f:2", [1.0])])
+    apart = run([item("f:1", [1.0]), item("f:3", [-1.0]), item("f:2", [1.0])])
+    ends = [rows_of({"a": {0: x}}, "a")[0]["a", "", "accuracy"] for x in (twice, apart)]
+    assert ends[0]["n"] == ends[1]["n"] == 3
+    assert ends[0]["low"] < ends[1]["low"]
 
 
 # Plans --------------------------------------------------------------------------------------------
 
 
 def test_a_grid_is_every_choice_with_values_of_the_keys_kind(base, tmp_path):
-    plan = sweep_plan.make(
-        base,
-        tmp_path,
-        over=[
-            "objective.preference=regular, scaled",
-            "optimizer.learning_rate=1e-5,3",
-            "model.remat=false",
-            'model.outputs=("a", "b"),("c",)',
-        ],
-        seeds=(4, 2),
-    )
+    over = [
+        "objective.preference=regular, scaled",
+        "optimizer.learning_rate=1e-5,3",
+        "model.remat=False",
+        'model.outputs=("a", "b"),("c",)',
+    ]
+    config = sweep_arms.of_grid(base, over)
+    assert tuple(config.seeds) == (base.seed,)
+    config.seeds = (4, 2)
+    plan = sweep_arms.plan(config, tmp_path)
     assert len(plan.arms) == 8
-    assert plan.seeds == (4, 2)
     assert plan.reference == plan.arms[0].name
     first, last = plan.arms[0], plan.arms[-1]
-    assert first.name == 'preference=regular, learning_rate=1e-5, remat=false, outputs=("a", "b")'
+    assert first.name == "preference=regular, learning_rate=1e-05, remat=False, outputs=('a', 'b')"
     assert first.folder.parent == tmp_path
-    config = plan.run_config(last, 2)
-    assert config.seed == 2
-    assert config.objective.preference == "scaled"
-    assert config.optimizer.learning_rate == 3.0
-    assert isinstance(config.optimizer.learning_rate, float)
-    assert config.model.remat is False
-    assert config.model.outputs == ("c",)
-    assert list(last.settings) == [
-        "model.outputs",
-        "objective.preference",
-        "optimizer.learning_rate",
-    ], "only what differs"
+    made = plan.run_config(last, 2)
+    assert (made.seed, made.objective.preference, made.model.remat) == (2, "scaled", False)
+    assert made.optimizer.learning_rate == 3.0
+    assert isinstance(made.optimizer.learning_rate, float)
+    assert made.model.outputs == ("c",)
+    differing = ["model.outputs", "objective.preference", "optimizer.learning_rate"]
+    assert sorted(last.settings) == differing
     assert base.objective.preference == "regular"
 
 
 def test_quoted_values_may_have_commas(base):
-    ((name, changes), (_, empty)) = sweep_plan.grid(base, ["model.weights='a=1,b=2',''"])
-    assert changes == {"model.weights": "a=1,b=2"}
-    assert empty == {"model.weights": ""}
-    assert name == "weights='a=1,b=2'"
-
-
-def test_one_train_config_has_its_own_seed(base, tmp_path):
-    plan = sweep_plan.make(base, tmp_path, over=["epochs=1,2"])
-    assert plan.seeds == (base.seed,)
+    (_, changes), (_, empty) = sweep_arms.of_grid(base, ["model.weights='a=1,b=2',''"]).arms
+    assert (changes, empty) == ({"model.weights": "a=1,b=2"}, {"model.weights": ""})
 
 
 def test_counts_of_regular_expressions_name_no_arm(base, tmp_path):
-    plan = sweep_plan.make(base, tmp_path, over=["trainable.paths=hea{1}d,[a-z]{3}"])
-    assert plan.arms[0].needs == ()
+    config = sweep_arms.of_grid(base, ["trainable.paths=hea{1}d,[a-z]{3}"])
+    assert sweep_arms.plan(config, tmp_path).arms[0].needs == ()
 
 
 GRIDS = {
     "nothing": ([], ["--over"]),
     "unknown key": (["objective.colour=red,blue"], ["--over=objective.colour", "no config"]),
     "group": (["objective=a,b"], ["config.objective is a group"]),
-    "text for a number": (["epochs=1,many"], ["epochs=1,many", "'many'"]),
-    "fraction for a whole number": (["epochs=1.5"], ["'1.5'"]),
+    "text for a number": (["epochs=1,many"], ["config.epochs", "'1'"]),
+    "fraction for a whole number": (["epochs=1.5"], ["1.5"]),
     "no truth": (["model.remat=yes"], ["'yes'", "True"]),
     "no tuple": (["model.outputs=a"], ["'a'", "reward"]),
-    "open quote": (["model.weights='a=1"], ["model.weights"]),
     "twice": (["epochs=1", "epochs=2"], ["epochs twice"]),
     "same value": (["epochs=1,1"], ["'epochs=1'", "share a folder"]),
     "seed": (["seed=1,2"], ["config.seed", "seeds"]),
@@ -301,16 +388,15 @@ GRIDS = {
 def test_grids_that_cannot_be_are_refused(base, tmp_path, case):
     over, words = GRIDS[case]
     with pytest.raises(ValueError) as error:  # noqa: PT011 (the words are checked below)
-        sweep_plan.make(base, tmp_path / "out", over=over)
+        sweep.sweep(sweep_arms.of_grid(base, over), tmp_path / "out")
     for word in words:
         assert word in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
 CONFIGS = {
-    "unknown key": ({"armes": ()}, ["config.armes", "reference"]),
-    "dict": ({"arms": {"a": {}}}, ["config.arms", "order"]),
-    "no arms": ({"arms": ()}, ["config.arms is empty"]),
+    "dict": ({"arms": {"a": {}}}, ["config.arms"]),
+    "no arms": ({"arms": ()}, ["config.arms is"]),
     "no pair": ({"arms": ("a", "b")}, ["config.arms has 'a'", '("scaled", {']),
     "no changes": ({"arms": (("a", "b"),)}, ["config.arms has ('a', 'b')"]),
     "unknown setting": ({"arms": (("a", {"optimizer.rate": 1.0}),)}, ["'a'", "optimizer.rate"]),
@@ -320,30 +406,30 @@ CONFIGS = {
         {"arms": (("a", {"model.name": "{b}/model"}), ("b", {}))},
         ["'a'", "{b}/model", "none"],
     ),
-    "same name": ({"arms": (("a", {}), ("a", {"epochs": 1}))}, ["'a'", "share a folder"]),
     "same folder": ({"arms": (("a b", {}), ("A, b", {}))}, ["'a b'", "'A, b'"]),
     "no name": ({"arms": (("..", {}),)}, ["'..'"]),
     "no such reference": ({"reference": "z"}, ["config.reference", "'z'"]),
     "same seeds": ({"seeds": (1, 1)}, ["(1, 1)"]),
-    "no base": ({"base": 1}, ["config.base"]),
     "no data": ({"arms": (("a", {"data.train": ""}),)}, ["'a'", "config.data.train"]),
-    "grid as well": ({}, ["--over"]),
 }
 
 
 @pytest.mark.parametrize("case", CONFIGS)
 def test_configs_that_cannot_be_are_refused(base, tmp_path, case):
     changes, words = CONFIGS[case]
-    config = {"base": base, "seeds": (0,), "arms": (("a", {}),)} | changes
-    over = () if changes else ("epochs=1",)
+    config = configs.defaults("sweep").unlock()
+    own = {"base": base, "arms": (("a", {}),)} | changes
+    for key, value in own.items():
+        with config.ignore_type():
+            config[key] = value
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        sweep_plan.make(ConfigDict(config), tmp_path / "out", over=over)
+        sweep.sweep(config, tmp_path / "out")
     for word in words:
         assert word in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_configs_of_other_verbs_are_sent_there(folder, tmp_path):
+def test_flags_that_cannot_be_are_told(folder, tmp_path):
     for verb in ("train", "run"):
         said = fail(verb, f"--config={folder / 'sweep.py'}", f"--workdir={tmp_path}")
         assert "hs2jax sweep" in said

@@ -7,7 +7,7 @@ It reads only what runs have left in their folders. A kind of run has a file her
 from collections.abc import Callable
 from pathlib import Path
 
-from hs2jax.report import best_of_n, evaluate, judge, made, page, recipe, steer, train
+from hs2jax.report import best_of_n, evaluate, expo, judge, made, page, recipe, steer, sweep, train
 from hs2jax.report import compare as comparison
 from hs2jax.report.page import Section
 from hs2jax.report.run import Run
@@ -15,7 +15,9 @@ from hs2jax.report.run import Run
 VIEWS: dict[str, Callable[[Run], list[Section]]] = {
     "train_reward_model": train.sections,
     "train_policy": train.sections,
+    "sweep": sweep.sections,
     "evaluate": evaluate.sections,
+    "expo": expo.sections,
     "judge": judge.sections,
     "best_of_n": best_of_n.sections,
     "steer": steer.sections,
@@ -29,6 +31,8 @@ def write(workdir: Path | str) -> Path:
     Raises FileNotFoundError where nothing finished is there.
     """
     run = Run(workdir)
+    if run.kind == "sweep":
+        sweep.write(run)
     parts = [*sections(run), made.making(run)]
     return write_page(run.folder, made.title(run), made.subtitle(run), parts)
 

@@ -1,181 +1,166 @@
 """ExPO: how far to go beyond a trained reward model, found on validation pairs.
 
 A sweep over factors of `models.merge.expo`, coarse then fine (arXiv 2410.01257 found 1.52 in such a
-way). The folder holds config.json, sweep.jsonl (a line for each factor, written as soon as it is
-scored, so that a killed sweep goes on), model/ (the chosen one), items/ (groups scored by the
-initial, the trained and the chosen model), expo.json and the report.
+way). Beside what `workdir` describes, the folder holds scored.jsonl (outputs of each factor, kept
+as soon as they are there, so that a killed sweep goes on), model/ (of the chosen factor) and items/
+(groups scored by the initial, the trained and the chosen model).
 """
 
-import hashlib
 import logging
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jax.experimental import multihost_utils
+from scipy.stats import binomtest
 from tqdm import tqdm
 
-from hs2jax import choices, folder
+from hs2jax import configs, workdir
+from hs2jax.config_rules import parse_weights
 from hs2jax.data import corpora, loader
 from hs2jax.data.record import Record
-from hs2jax.evaluation import expo_report, statistics
 from hs2jax.evaluation import items as scored_items
+from hs2jax.evaluation import statistics
 from hs2jax.models import merge, sharding
 from hs2jax.models.checksum import checksum
-from hs2jax.reward_model import RewardModel, parse_weights
-from hs2jax.training import expo_sweep, sources
+from hs2jax.reward_model import RewardModel
+from hs2jax.training import metrics, sources
+from hs2jax.workdir import row
 
 log = logging.getLogger(__name__)
 
-NAMES = ("initial", "trained", "chosen")
+FOLDS = 5
 
 
-def expo(config: ml_collections.ConfigDict, workdir: Path | str) -> dict:
-    """Sweeps, or goes on where a killed sweep of this folder was. Returns expo.json's content.
+def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
+    """Sweep, or go on where a killed sweep of this folder was. Returns the rows of results.jsonl.
 
     Raises ValueError or FileNotFoundError for a config that cannot be, naming the key, and for two
     models that cannot be merged, naming what differs.
     """
-    workdir = Path(workdir)
-    first = jax.process_index() == 0
-    check(config)
-    if first:
-        folder.claim(workdir, config)
-    if (workdir / "expo.json").exists():
-        log.info("%s is finished; to sweep again, remove it", workdir)
-        return folder.read_json(workdir / "expo.json")
+    folder, started = Path(folder), time.time()
+    configs.check(config)
+    if workdir.claim(folder, config):
+        return workdir.read_rows(folder / "results.jsonl")
 
     # Models and data ----------------------------------------------------------------------------
     mesh = sharding.make_mesh(**config.mesh)
-    initial = sources.open_source(config.initial, mesh)
-    trained = sources.open_source(config.trained, mesh)
+    initial, trained = (sources.open_source(x, mesh) for x in (config.initial, config.trained))
     merge.check_alike(initial, trained)
-    dtype = config.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    own = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     model = RewardModel(
-        trained.config,
-        None,
-        trained.tokenizer,
-        trained.outputs,
-        parse_weights(config.weights) or trained.weights,
-        mesh,
-        getattr(jnp, dtype),
-        trained.template,
-        trained.read,
+        config=trained.config,
+        params=None,
+        tokenizer=trained.tokenizer,
+        outputs=trained.outputs,
+        weights=parse_weights(config.weights) or trained.weights,
+        mesh=mesh,
+        dtype=configs.dtype(config.dtype) or own,
+        template=trained.template,
+        read=trained.read,
     )
-    if model.scalar_weights() is None:
+    scalar = model.scalar_weights()
+    if scalar is None:
         raise ValueError(
             f"{trained.name} has the outputs {', '.join(model.outputs)}: say in config.weights how "
             "they make one reward"
         )
-    record = Record()
-    prepared = read(config, config.data, model, record)
-    log.info("validation: %s", scored_items.describe(record))
-    test = config.test and read(config, config.test, model, Record())  # Told before all the work.
-    sweep = expo_sweep.Sweep(
-        workdir / "sweep.jsonl", of=_fingerprint(initial, trained, prepared), writes=first
-    )
+    specs = {"validation": config.data} | ({"test": config.test} if config.test else {})
+    records = {name: Record() for name in specs}
+    data = {name: read(config, specs[name], model, records[name]) for name in specs}
+    for name, record in records.items():
+        log.info("%s: %s", name, scored_items.describe(record))
+    store = workdir.Store(folder / "scored.jsonl")
+    follows_from = [_checksums(initial), _checksums(trained), str(model.dtype)]
 
-    def score(factor: float, data: loader.Prepared) -> list[np.ndarray]:
-        model.params = None  # Gone before the next ones come.
-        model.params = merge.merge(initial, trained, factor)
-        return model.predict(data.examples)
-
-    def items_of(factor: float) -> list[dict]:
-        return scored_items.make(prepared, sweep.outputs(factor), model.scalar_weights())
+    def items_of(name: str, factor: float) -> list[dict]:
+        prepared = data[name]
+        key = workdir.content_key(*follows_from, factor, *_tokens(prepared))
+        store.share([key])
+        if key not in store:
+            model.params = None  # Gone before the next ones come.
+            model.params = merge.merge(initial, trained, factor)
+            outputs = np.concatenate(model.predict(prepared.examples))
+            if store.add({key: {"outputs": outputs}}):
+                raise ValueError(f"with factor {factor:g} the outputs are not finite numbers")
+            workdir.settle(folder, config)
+        ends = np.cumsum([len(example.encoded.responses) for example in prepared.examples])
+        tables = np.split(store.get(key)["outputs"], ends[:-1])
+        return scored_items.make(prepared, tables, scalar)
 
     # The sweep ----------------------------------------------------------------------------------
-    def measure(factors: Sequence[float], stage: str) -> None:
+    measured: dict[float, dict[str, float]] = {}
+
+    def measure(factors: Sequence[float]) -> None:
+        bar.total += len(factors)
         for factor in factors:
-            if factor not in sweep.rows:
-                began = time.time()
-                outputs = score(factor, prepared)
-                items = scored_items.make(prepared, outputs, model.scalar_weights())
-                row = {"factor": factor, "stage": stage, **_measured(factor, items)}
-                sweep.add({**row, "seconds": time.time() - began}, outputs)
-                if bar.disable:
-                    log.info("%s", expo_sweep.describe(row))
-            bar.set_postfix_str(f"best: {expo_sweep.describe(sweep.best())}")
+            measured[factor] = summarize(*_margins(items_of("validation", factor)))
+            if bar.disable:
+                log.info("factor %g: %s", factor, metrics.one_line(measured[factor]))
+            best = choose(measured)
+            bar.set_postfix_str(f"best: {best:g}, accuracy {measured[best]['accuracy']:.1%}")
             bar.update()
 
-    coarse = expo_sweep.coarse_factors(config.factors)
-    bar = tqdm(total=len(coarse), desc="expo", unit="factor", disable=not sys.stderr.isatty())
-    with jax.set_mesh(mesh):
-        measure(coarse, "coarse")
-        fine = expo_sweep.fine_factors(
-            sweep.best(coarse)["factor"], coarse, step=config.fine_step, reach=config.fine_reach
+    coarse = coarse_factors(config.factors)
+    bar = tqdm(total=0, desc="expo", unit="factor", disable=not sys.stderr.isatty())
+    with jax.set_mesh(mesh), bar:
+        measure(coarse)
+        fine = fine_factors(
+            choose(measured), coarse, step=config.fine_step, reach=config.fine_reach
         )
-        bar.total += len(fine)
-        measure(fine, "fine")
-        bar.close()
-        factor = sweep.best()["factor"]
-        factors = dict(zip(NAMES, (0.0, 1.0, factor), strict=True))
-        found = {name: items_of(f) for name, f in factors.items()}
-
-        # What came of it ------------------------------------------------------------------------
-        tested = None
-        if test:
-            tested = {
-                name: scored_items.make(test, score(f, test), model.scalar_weights())
-                for name, f in factors.items()
-            }
+        measure(fine)
+        factor = choose(measured)
+        factors = {"initial": 0.0, "trained": 1.0, "chosen": factor}
+        found = {name: {each: items_of(name, f) for each, f in factors.items()} for name in specs}
         model.params = None
         model.params = merge.merge(initial, trained, factor)
-    model.save(workdir / "model")
+    model.save(folder / "model")
+
+    # What came of it ----------------------------------------------------------------------------
+    margins = {f: _margins(items_of("validation", f)) for f in sorted(measured)}
+    rows = [row("", "", "factor", factor, headline=True)]
+    for name, by_model in found.items():
+        sides = {each: _margins(some) for each, some in by_model.items()}
+        rows += [r for each in sides for r in _rows(name, "", *sides[each], method=each)]
+        rows += _length_rows(name, by_model["trained"])
+        # Pairs that chose the factor cannot tell whether it gained anything.
+        verdict = {} if name == "validation" else {"reference": 0.0, "better": "higher"}
+        rows.append(gain(name, *sides["trained"], sides["chosen"][1], **verdict))
+    chosen_for = cross_validate({f: margins[f] for f in coarse if f > 0})
+    if chosen_for is not None:
+        group, own = margins[1.0]
+        mixed = np.array([margins[f][1][i] for i, f in enumerate(chosen_for)])
+        verdict = {"reference": 0.0, "better": "higher"}
+        rows.append(gain("held_out", group, own, mixed, **verdict))
+    for f, sides in margins.items():
+        rows += _rows("validation", f"factor/{f:g}", *sides)
     result = {
         "initial": config.initial,
         "trained": config.trained,
         "outputs": list(model.outputs),
         "weights": model.weights,
-        "dtype": dtype,
+        "dtype": np.dtype(model.dtype).name,
         "factor": factor,
         "at_edge": factor > 1 and factor >= max(coarse),
-        "validation": _summed_up(config.data, found),
-        "held_out": expo_sweep.held_out(coarse, items_of),
-        "test": tested and _summed_up(config.test, tested),
-        "curve": sweep.curve(),
-        "record": record.to_dict(),
-        "seconds": sum(row["seconds"] for row in sweep.curve()),
-        "environment": folder.environment(),
-        "config": config.to_dict(),
+        "fold_factors": None if chosen_for is None else sorted(set(chosen_for.tolist())),
+        "records": {name: record.to_dict() for name, record in records.items()},
+        "seconds": time.time() - started,
     }
-    if first:
-        (workdir / "items").mkdir(exist_ok=True)
-        for name in NAMES:
-            scored_items.write(workdir / "items" / f"{name}.jsonl", found[name])
-            if tested:
-                scored_items.write(workdir / "items" / f"test-{name}.jsonl", tested[name])
-        folder.write_json(workdir / "expo.json", result)
-        expo_report.write(workdir)
-    if jax.process_count() > 1:  # The others must not look for the results before they are there.
-        multihost_utils.sync_global_devices("expo")
-    return result
-
-
-def check(config) -> None:
-    """Raises ValueError or FileNotFoundError that names the config key."""
-    for key in ("initial", "trained", "data"):
-        if not config[key]:
-            raise ValueError(f"config.{key} is not set")
-    choices.check(config, {"dtype": choices.DTYPES, "on_error": loader.ON_ERROR})
-    for key in ("fine_step", "fine_reach", "max_tokens"):
-        if not 0 <= config[key] < math.inf:
-            raise ValueError(f"config.{key} is {config[key]}; it must be 0 or more")
-    for factor in config.factors:
-        if not (isinstance(factor, (int, float)) and 0 <= factor < math.inf):
-            raise ValueError(f"config.factors has {factor!r}; they must be numbers, 0 or more")
-    for key in ("data", "test"):
-        if config[key]:
-            corpora.read(config[key])  # Raises where there is no such format or file.
+    if workdir.is_first():
+        for name, by_model in found.items():
+            for each, some in by_model.items():
+                file = f"{each}.jsonl" if name == "validation" else f"{name}-{each}.jsonl"
+                scored_items.write(folder / "items" / file, some)
+    return workdir.finish(folder, config, result, rows)
 
 
 def read(config, spec: str, model: RewardModel, record: Record) -> loader.Prepared:
-    """The groups of a specification that have pairs, tokenised. Raises ValueError without any."""
+    """Tokenise the groups of a specification that have pairs. Raises ValueError without any."""
     groups = list(corpora.read(spec, on_error=config.on_error, record=record))
     longest = min(config.max_tokens or model.config.max_seq_len, model.config.max_seq_len)
     prepared = loader.prepare(
@@ -200,31 +185,130 @@ def read(config, spec: str, model: RewardModel, record: Record) -> loader.Prepar
     return prepared
 
 
-def _measured(factor: float, items: list[dict]) -> dict:
-    try:
-        found = statistics.preferences(items)
-    except ValueError as error:
-        raise ValueError(f"with factor {factor:g}: {error}") from error
-    return {name: found[name] for name in ("pairs", "accuracy", "interval", "margin", "loss")}
+# Factors ------------------------------------------------------------------------------------------
 
 
-def _summed_up(spec: str, items: dict[str, list[dict]]) -> dict:
-    """What a set says of the three models, and of the chosen one against the trained one."""
+def coarse_factors(factors: Sequence[float]) -> list[float]:
+    """Order factors as they are tried: the trained model, the initial one, and those asked for."""
+    return [1.0, 0.0, *sorted({float(factor) for factor in factors} - {0.0, 1.0})]
+
+
+def fine_factors(best: float, coarse: Sequence[float], *, step: float, reach: float) -> list[float]:
+    """Lay factors around the best of the coarse ones, without these; none where step is 0."""
+    if not step:
+        return []
+    count = math.floor(reach / step + 1e-9)
+    # Rounded, as 1.4 + 2 * 0.02 would be 1.44 and a little.
+    around = [round(best + i * step, 9) for i in range(-count, count + 1)]
+    return [factor for factor in around if factor > 0 and factor not in coarse]
+
+
+def choose(measured: Mapping[float, Mapping[str, float]]) -> float:
+    """Choose the factor of the highest accuracy; of equal ones that of the lowest loss, then that
+    which goes the least far from the trained model. Factor 0 cannot be chosen: it is the initial
+    model, there to be compared with."""
+    able = [factor for factor in measured if factor > 0]
+    return max(able, key=lambda f: (measured[f]["accuracy"], -measured[f]["loss"], -abs(f - 1)))
+
+
+def cross_validate(margins: Mapping[float, tuple[np.ndarray, np.ndarray]]) -> np.ndarray | None:
+    """Choose a factor for each pair [P] from the pairs of other folds of groups, FOLDS in all; None
+    with fewer groups. margins: by factor, the pairs' groups and margins (`_margins`).
+
+    Only the coarse factors should be candidates, as the finer ones lie where all pairs said.
+    """
+    group = margins[1.0][0]
+    groups = np.unique(group)
+    if len(groups) < FOLDS:
+        return None
+    fold = np.random.default_rng(0).permutation(len(groups)) % FOLDS
+    fold_of = fold[np.searchsorted(groups, group)]
+    chosen = np.empty(len(group))
+    for n in range(FOLDS):
+        others = fold_of != n
+        chosen[~others] = choose(
+            {f: summarize(group[others], margin[others]) for f, (_, margin) in margins.items()}
+        )
+    return chosen
+
+
+# Numbers ------------------------------------------------------------------------------------------
+
+
+def _margins(items: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """The group [P] and the margin of reward [P] of each pair."""
+    rows = [
+        (i, item["rewards"][chosen] - item["rewards"][rejected])
+        for i, item in enumerate(items)
+        for chosen, rejected, _ in item["pairs"]
+    ]
+    group, margin = zip(*rows, strict=True)
+    return np.array(group), np.array(margin)
+
+
+def summarize(group: np.ndarray, margin: np.ndarray) -> dict[str, float]:
+    """Measure accuracy by the strict rule, mean margin, and loss of the pairs."""
     return {
-        "data": spec,
-        **{name: statistics.preferences(some) for name, some in items.items()},
-        "gain": expo_sweep.compare(items["trained"], items["chosen"]),
+        "accuracy": float((margin > 0).mean()),
+        "margin": float(margin.mean()),
+        "loss": float(np.logaddexp(0.0, -margin).mean()),
     }
 
 
-def _fingerprint(initial: merge.Source, trained: merge.Source, prepared: loader.Prepared) -> str:
-    """A hash of what a sweep's results follow from, besides its config."""
-    digest = hashlib.sha256()
-    for source in (initial, trained):
-        for path, _ in jax.tree.leaves_with_path(source.shapes):
-            digest.update(checksum(source.leaf(sharding.path_name(path))).encode())
-    for example in prepared.examples:
-        for ids in (example.encoded.prompt, *example.encoded.responses):
-            digest.update(np.asarray(ids, "<i4").tobytes() + b"|")
-        digest.update(repr(example.pairs).encode())
-    return digest.hexdigest()[:32]
+def _rows(name: str, part: str, group: np.ndarray, margin: np.ndarray, **more) -> list[dict]:
+    """Make rows of a model's pairs."""
+    n, found = len(margin), summarize(group, margin)
+    share = statistics.share(margin > 0, group)
+    found["accuracy_ties_as_half"] = float(((margin > 0) + 0.5 * (margin == 0)).mean())
+    del found["accuracy"]
+    return [
+        row(name, part, "accuracy", share.value, share.interval, n, **more),
+        *(row(name, part, metric, value, n=n, **more) for metric, value in found.items()),
+    ]
+
+
+def _length_rows(name: str, items: Sequence[dict]) -> list[dict]:
+    """Make rows of what the longer and the shorter response of each pair would get."""
+    leads = [
+        (i, len(item["responses"][chosen]) - len(item["responses"][rejected]))
+        for i, item in enumerate(items)
+        for chosen, rejected, _ in item["pairs"]
+    ]
+    group, lead = np.array(leads).T
+    rules = {"longer_wins": lead > 0, "shorter_wins": lead < 0}
+    found = {metric: statistics.share(right, group) for metric, right in rules.items()}
+    return [row(name, "", metric, x.value, x.interval, len(lead)) for metric, x in found.items()]
+
+
+def gain(name: str, group: np.ndarray, trained: np.ndarray, other: np.ndarray, **verdict) -> dict:
+    """Make the row of how much more often margins [P] are right than the trained model's, on the
+    same pairs; p is McNemar's, exact, with one vote for each group."""
+    change = (other > 0) * 1.0 - (trained > 0)
+    found = statistics.interval(np.mean, (change,), group)
+    votes = np.bincount(group, weights=change)
+    differing = int((votes != 0).sum())
+    return row(
+        name,
+        "",
+        "gain",
+        found.value,
+        found.interval,
+        len(change),
+        against="trained",
+        p=float(binomtest(int((votes > 0).sum()), differing).pvalue) if differing else 1.0,
+        only_first=int((change < 0).sum()),
+        only_second=int((change > 0).sum()),
+        headline=bool(verdict),
+        **verdict,
+    )
+
+
+def _checksums(source: merge.Source) -> str:
+    paths = (sharding.path_name(path) for path, _ in jax.tree.leaves_with_path(source.shapes))
+    return "-".join(checksum(source.leaf(path)) for path in paths)
+
+
+def _tokens(prepared: loader.Prepared) -> list[np.ndarray]:
+    """All that outputs follow from besides the parameters."""
+    encoded = [example.encoded for example in prepared.examples]
+    return [ids for each in encoded for ids in (each.prompt, *each.responses)]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from hs2jax.evaluation import (
     evaluation_report,
-    expo_report,
     items,
     policy_report,
     report,
@@ -20,7 +19,7 @@ from hs2jax.evaluation.report import Section, Verdict
 from hs2jax.evaluation.tables import Table, listing, stage_tables
 from hs2jax.training import metrics
 
-RESULTS = ("evaluation.json", "expo.json")
+RESULTS = ("evaluation.json",)
 MADE = "result.json"
 ELSEWHERE = ("steering.json", "judge.json")  # Beside a page of their own.
 
@@ -37,7 +36,8 @@ def write(workdir: Path | str, stages: Sequence[Path] | None = None) -> Path:
         found = [path for name in every for path in workdir.glob(f"*/{name}")]
         found.sort(key=lambda path: (path.stat().st_mtime, path))
         stages = [path.parent for path in found] or [workdir]
-        if any((workdir / name).exists() for name in ("evaluation.json", MADE)):
+        recipe = (workdir / MADE).exists() and '"stages"' in (workdir / MADE).read_text()
+        if not recipe and any((workdir / name).exists() for name in ("evaluation.json", MADE)):
             stages = [workdir]  # Folders in it are comparisons.
     for stage in stages:
         if not any((stage / name).exists() for name in every):
@@ -47,9 +47,8 @@ def write(workdir: Path | str, stages: Sequence[Path] | None = None) -> Path:
             )
     if len(stages) == 1:
         (stage,) = stages
-        writers = {"evaluation": evaluation_report.write, "expo": expo_report.write}
-        if stage == workdir and (kind := kind_of(stage)) in writers:
-            return writers[kind](workdir)
+        if stage == workdir and kind_of(stage) == "evaluation":
+            return evaluation_report.write(workdir)
     sections = [section for stage in stages for section in _sections(stage)]
     return report.write_page(workdir, workdir.name, None, sections)
 
@@ -57,11 +56,13 @@ def write(workdir: Path | str, stages: Sequence[Path] | None = None) -> Path:
 def kind_of(folder: Path) -> str:
     """ "training", "policy", "evaluation", "expo", "made" or "elsewhere": what a finished folder
     holds."""
-    if (folder / "expo.json").exists():
-        return "expo"
     if (folder / MADE).exists():
         kind = json.loads((folder / MADE).read_text(encoding="utf-8")).get("kind")
-        return {"train_reward_model": "training", "train_policy": "policy"}.get(kind, "made")
+        return {
+            "train_reward_model": "training",
+            "train_policy": "policy",
+            "expo": "elsewhere",
+        }.get(kind, "made")
     if not (folder / "evaluation.json").exists():
         return "elsewhere"
     result = _result(folder)
@@ -87,7 +88,7 @@ def _sections(folder: Path) -> list[Section]:
     if kind == "elsewhere":
         table = Table("Report", ["", ""], [["its own page", f"{folder.name}/report.html"]])
         return [Section(folder.name, [], [], [], [table], [])]
-    said = [expo_report.section(folder)] if kind == "expo" else evaluation_report.sections(folder)
+    said = evaluation_report.sections(folder)
     return [section._replace(name=f"{folder.name}: {section.name}") for section in said]
 
 

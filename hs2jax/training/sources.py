@@ -23,7 +23,7 @@ def open_source(name: str, mesh=None) -> merge.Source:
     far, whose checkpoint's shards are read straight onto the mesh.
     """
     place = Path(name)
-    finished = workdir.finished(place) or (place / "expo.json").exists()
+    finished = workdir.finished(place)
     if finished and (place / "model" / "config.json").exists():
         return merge.open_source(str(place / "model"), mesh)
     if (place / "best").is_dir():

@@ -1,8 +1,8 @@
-"""Sweeps: arms x seeds of training runs, each in a process of its own, then one table.
+"""Sweeps: arms x seeds of training runs, each in a process of its own, as rows of one table.
 
-The run of an arm and a seed is WORKDIR/ARM/seed-N, as `hs2jax train` would leave it; sweep.md and
-sweep.csv beside them are written anew after every run. A process of its own gives memory back and
-is measured alone, and one that dies takes only its run with it. `sweep_plan` says what is to do.
+The run of an arm and a seed is WORKDIR/ARM/seed-N, as `hs2jax train` would leave it; the sweep's
+rows are written anew after each. A process of its own gives memory back and is measured alone, and
+one that dies takes only its run with it. `sweep_arms` says which runs there are.
 """
 
 import contextlib
@@ -15,13 +15,16 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
-from hs2jax import workdir as folders
-from hs2jax.evaluation import items, sweep_table
+from ml_collections import ConfigDict
+
+from hs2jax import configs, workdir
+from hs2jax.evaluation import items
 from hs2jax.training import loop
-from hs2jax.training.sweep_plan import Arm, Plan
+from hs2jax.training.sweep_arms import Arm, Arms, plan
+from hs2jax.training.sweep_rows import COSTS, Run, make_rows, measure
 
 log = logging.getLogger(__name__)
 
@@ -30,22 +33,26 @@ PROCESSES = multiprocessing.get_context("spawn")
 MOST_LETTERS = 500  # Of an error: compilers tell theirs with the whole program.
 
 
-def run(
-    plan: Plan, workdir: Path | str, prepare: Callable[[], None] | None = None
-) -> tuple[str, int]:
-    """Makes the runs that are not finished, one at a time. Returns the table and how many failed.
+class FailedRunsError(ValueError):
+    """Some runs of a sweep have failed; the rows of the others are written."""
 
-    `prepare` is called first in every process (a function of a module, for logging). A run that
-    fails is told and counted, and so is each that needs it; the others go on.
+
+def sweep(config: ConfigDict, folder: Path | str) -> list[dict]:
+    """Make the runs that are not finished, one at a time. Returns the rows of results.jsonl.
+
+    A run that fails is told, and so is each that starts from it; the others go on. Raises
+    ValueError before the first run for a config that cannot be, naming the arm and the key, and
+    FailedRunsError at the end.
     """
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    configs.check(config)
+    arms = plan(config, folder)
     failed: dict[tuple[str, int], str] = {}
     # Seed by seed, so that what is there at any time compares all arms.
-    todo = [(arm, seed) for seed in plan.seeds for arm in plan.arms]
+    todo = [(arm, seed) for seed in arms.seeds for arm in arms.arms]
     for number, (arm, seed) in enumerate(todo, 1):
-        place = plan.run_folder(arm, seed)
-        if _finished(place):
+        place = arms.run_folder(arm, seed)
+        if workdir.finished(place):
             log.info("%s is finished", place)
             continue
         broken = [name for name in arm.needs if (name, seed) in failed]
@@ -53,21 +60,26 @@ def run(
             why = f"it starts from {', '.join(broken)}, which failed"
         else:
             log.info("run %d of %d: %s, seed %d", number, len(todo), arm.name, seed)
-            why = _train(plan.run_config(arm, seed), place, prepare)
+            why = _train(arms.run_config(arm, seed), place)
         if why:
             failed[arm.name, seed] = why
             log.error("%s failed: %s", place, why)
-        write_table(plan, workdir, failed)
-    return write_table(plan, workdir, failed), len(failed)
+        _write(config, arms, folder, failed)
+    rows = _write(config, arms, folder, failed)
+    if failed:
+        text = f"{len(failed)} of {len(todo)} runs failed; the same command tries them again"
+        raise FailedRunsError(text)
+    return rows
 
 
 # One run ------------------------------------------------------------------------------------------
 
 
-def _train(config, place: Path, prepare: Callable[[], None] | None) -> str:
-    """Trains in a new process; returns why that failed, or ""."""
+def _train(config: ConfigDict, place: Path) -> str:
+    """Train in a new process; returns why that failed, or ""."""
     receive, send = PROCESSES.Pipe(duplex=False)
-    process = PROCESSES.Process(target=_work, args=(config, place, prepare, send))
+    levels = {name: logging.getLogger(name).level for name in ("hs2jax", "absl")}
+    process = PROCESSES.Process(target=_work, args=(config, place, levels, send))
     process.start()
     send.close()
     try:
@@ -86,13 +98,13 @@ def _train(config, place: Path, prepare: Callable[[], None] | None) -> str:
     return why
 
 
-def _work(config, place: Path, prepare: Callable[[], None] | None, send) -> None:
+def _work(config: ConfigDict, place: Path, levels: Mapping[str, int], send) -> None:
     # Whoever presses ^C means the sweep, which then ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    if prepare is not None:
-        logging.getLogger().handlers.clear()  # Imports have set one up, in another form.
-        prepare()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
     try:
         with _alone(place):
             loop.train(config, place)
@@ -113,7 +125,7 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _alone(place: Path):
-    """Holds a run's folder against other sweeps; waits for one that works on it."""
+    """Hold a run's folder against other sweeps; wait for one that works on it."""
     place.mkdir(parents=True, exist_ok=True)
     with (place / "lock").open("w") as file:
         try:
@@ -124,56 +136,56 @@ def _alone(place: Path):
         yield
 
 
-# The table ----------------------------------------------------------------------------------------
+# Rows ---------------------------------------------------------------------------------------------
 
 
-def write_table(plan: Plan, workdir: Path, failed: dict[tuple[str, int], str]) -> str:
-    """Writes sweep.md and sweep.csv of the runs that are finished; returns the former's text.
-
-    Runs of other seeds count too, as another sweep may be at work on them.
-    """
-    arms, notes = [], []
-    for arm in plan.arms:
-        runs = {}
-        for seed in _seeds_there(plan, arm):
-            place = plan.run_folder(arm, seed)
+def _write(config: ConfigDict, arms: Arms, folder: Path, failed: Mapping) -> list[dict]:
+    """Write the rows of the runs that are finished, those of other seeds too, as another sweep may
+    be at work on them. Nothing is claimed but the runs: seeds may be added to a sweep."""
+    runs, notes = {}, []
+    for arm in arms.arms:
+        runs[arm.name] = {}
+        for seed in _seeds_there(arms, arm):
+            place = arms.run_folder(arm, seed)
             try:
-                folders.claim(place, plan.run_config(arm, seed))
+                workdir.check_config(place, arms.run_config(arm, seed))
             except ValueError as error:
                 notes.append(f"Left out: {error}.")
-                continue
-            runs[seed] = _measured(place)
-        arms.append(sweep_table.Arm(arm.name, arm.settings, runs))
-        missing = [seed for seed in plan.seeds if seed not in runs]
+            else:
+                runs[arm.name][seed] = _read_run(place)
+        missing = [seed for seed in arms.seeds if seed not in runs[arm.name]]
         for seed in missing:
             if why := failed.get((arm.name, seed)):
                 notes.append(f"Missing: {arm.name}, seed {seed}: {' '.join(why.split())}.")
         if waiting := [str(seed) for seed in missing if (arm.name, seed) not in failed]:
             notes.append(f"Not yet run: {arm.name}, seed {', '.join(waiting)}.")
-    rows, more = sweep_table.make_rows(arms, plan.reference)
-    text = sweep_table.write_markdown(rows, plan.reference, [*notes, *more])
-    for name, content in (("sweep.md", text), ("sweep.csv", sweep_table.write_csv(rows))):
-        # Another name until it is whole, and one of this process: others may write the table too.
-        scratch = workdir / f"{name}.{os.getpid()}.tmp"
-        scratch.write_text(content, encoding="utf-8")
-        scratch.replace(workdir / name)
-    return text
+    rows, more = make_rows(runs, arms.reference)
+    result = {
+        "kind": config.kind,
+        "reference": arms.reference,
+        "arms": {
+            arm.name: {"settings": arm.settings, "seeds": sorted(runs[arm.name])}
+            for arm in arms.arms
+        },
+        "notes": [*notes, *more],
+        "config": config.to_dict(),
+    }
+    # Not by `workdir.finish`, which would take the device that the runs need.
+    workdir.write_json(folder / "config.json", config.to_dict())
+    workdir.write_rows(folder / "results.jsonl", rows)
+    workdir.write_json(folder / "result.json", result)
+    return rows
 
 
-def _finished(place: Path) -> bool:
-    return (place / "result.json").exists()
-
-
-def _seeds_there(plan: Plan, arm: Arm) -> list[int]:
+def _seeds_there(arms: Arms, arm: Arm) -> list[int]:
     found = [path.parent for path in arm.folder.glob("seed-*/result.json")]
     seeds = [place.name.removeprefix("seed-") for place in found]
     return sorted(int(seed) for seed in seeds if seed.isdecimal())
 
 
 @functools.cache  # A finished run does not change.
-def _measured(place: Path) -> sweep_table.Run:
-    outputs = folders.read_json(place / "result.json")["outputs"]
-    rows = folders.read_rows(place / "results.jsonl")
-    costs = {row["metric"]: row["value"] for row in rows if row["metric"] in sweep_table.COSTS}
-    found = items.read(place / "items" / "validation.jsonl")
-    return sweep_table.measure(found, outputs, costs)
+def _read_run(place: Path) -> Run:
+    rows = workdir.read_rows(place / "results.jsonl")
+    costs = {each["metric"]: each["value"] for each in rows if each["metric"] in COSTS}
+    outputs = workdir.read_json(place / "result.json")["outputs"]
+    return measure(items.read(place / "items" / "validation.jsonl"), outputs, costs)
