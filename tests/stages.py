@@ -1,4 +1,4 @@
-"""What the tests of alignment's stages share: tiny models, prompts, configs and rows."""
+"""Tiny models, prompts, configs and rows, shared by the tests of alignment's stages."""
 
 import json
 from pathlib import Path

@@ -19,7 +19,7 @@ def planted() -> dict:
 
 
 class Rows:
-    """What of a finished run a verdict needs."""
+    """A finished run, as far as a verdict needs it."""
 
     def __init__(self, policies):
         self.rows = planted_policies.results(policies)

@@ -1,4 +1,4 @@
-"""How closely a policy follows the attribute values that it is asked for, as rows.
+"""Measure how closely a policy follows the attribute values that it is asked for, as rows.
 
 A sweep asks for the values of one attribute in turn, all else as in a base, n samples of every
 prompt for each. A reward model measures what came. Samples of one prompt hang together, so every

@@ -1,4 +1,4 @@
-"""Who answers prompts: a language model of ours, or a file of what somebody else sampled.
+"""Sources of answers to prompts: a language model of ours, or a file of what somebody else sampled.
 
 A source has an `identity`, which its answers follow from, and two methods: `fitting` leaves out the
 prompts that it cannot answer, and `answer` gives the responses of each of some groups, a dict:

@@ -1,8 +1,11 @@
-"""How every verb of this room begins and ends, and how its models are loaded.
+"""The beginning and the end that every verb of this room has, and the loading of its models.
 
-@stage.verb
-def annotate(config, run): ...      # what it does; returns rows for results.jsonl
-annotate(config, workdir)           # checks, claims or resumes, works, finishes; returns rows
+A verb is written as what it does between the two, and called as any verb:
+
+    @stage.verb
+    def annotate(config, run): ...  # Returns rows for results.jsonl.
+
+    annotate(config, workdir)  # Checks, claims or resumes, works, finishes, and returns the rows.
 """
 
 import functools

@@ -1,8 +1,7 @@
-"""Steering: do policies follow the attribute values they are asked for?
-
-Policies answer the same prompts, asked for the values of one attribute in turn while the others
-stay as they are, and a reward model measures what came. The folder gets samples/NAME/ of each
-policy, as `hs2jax sample` makes it, and items/NAME.jsonl, which `following` reads:
+"""Steering: policies answer the same prompts, asked for the values of one attribute in turn while
+the others stay as they are, and a reward model measures what comes. The folder gets
+samples/NAME/ of each policy, as `hs2jax sample` makes it, and items/NAME.jsonl, which `following`
+reads:
 
     {"source": "file:line", "prompt": [turns], "condition": {"verbosity": 2, ...},
      "responses": [texts], "finished": [bool], "tokens": [int],
