@@ -221,13 +221,6 @@ def test_responses_are_never_cut():
     assert (record.too_long, record.truncated) == (1, 0)
 
 
-def test_an_unknown_way_with_long_groups_is_an_error():
-    with pytest.raises(ValueError, match="'drop'; it must be one of skip, truncate"):
-        prepare([], too_long="drop")
-    with pytest.raises(ValueError, match="on_error is 'drop'; it must be one of raise, skip"):
-        prepare([], on_error="drop")
-
-
 def test_a_refused_group_stops_the_run_or_is_left_out_and_counted(monkeypatch):
     refusing = "{% if 'no' in messages[0].content %}{{ raise_exception('not this') }}{% endif %}"
     monkeypatch.setattr(TOKENIZER, "chat_template", refusing + TOKENIZER.chat_template)

@@ -82,9 +82,12 @@ def llmbar_file(path: str) -> dict:
     return {"subset": f"adversarial-{name}" if adversarial else name.lower()}
 
 
-HELPSTEER = {"prompt": (rows.marked_turns, "prompt"), "responses": (rows.answers, "response")}
-RATINGS = {"ratings": (rows.rated, ATTRIBUTES, 0, 4, check_integer)}
-DISAGREEMENTS = {"ratings": (rows.rated, ATTRIBUTES, 0, 4, rows.check_mean)}
+HELPSTEER = {
+    "prompt": (rows.marked_turns, "prompt"),
+    "responses": (rows.response_columns, "response"),
+}
+RATINGS = {"ratings": (rows.rating_columns, ATTRIBUTES, 0, 4, check_integer)}
+DISAGREEMENTS = {"ratings": (rows.rating_columns, ATTRIBUTES, 0, 4, rows.check_mean)}
 
 FORMATS = {
     "helpsteer": Format(HELPSTEER | RATINGS, rows=None),
@@ -94,14 +97,14 @@ FORMATS = {
     "helpsteer2_preference": Format(
         {
             "prompt": (rows.marked_turns, "prompt"),
-            "responses": (rows.answers, "response_1", "response_2"),
+            "responses": (rows.response_columns, "response_1", "response_2"),
             "strength": (rows.strength, "preference_strength"),
         }
     ),
     "helpsteer3": Format(
         {
             "prompt": (rows.conversation, "context"),
-            "responses": (rows.answers, "response1", "response2"),
+            "responses": (rows.response_columns, "response1", "response2"),
             "strength": (rows.strength, "overall_preference"),
         }
     ),
@@ -111,14 +114,14 @@ FORMATS = {
     "instructions": Format(
         {
             "prompt": (rows.instruction, "instruction", "input"),
-            "responses": (rows.answer, "output", "response"),
+            "responses": (rows.response_or_list, "output", "response"),
         }
     ),
     "judge_bench": Format(
         {
             "prompt": (rows.conversation, "question"),
-            "responses": (rows.answers, "response_A", "response_B"),
-            "strength": (rows.better, "label", "A>B", "B>A"),
+            "responses": (rows.response_columns, "response_A", "response_B"),
+            "strength": (rows.winner, "label", "A>B", "B>A"),
             "about": (judge_bench_about,),
         },
         benchmark=True,
@@ -126,8 +129,8 @@ FORMATS = {
     "llmbar": Format(
         {
             "prompt": (rows.conversation, "input"),
-            "responses": (rows.answers, "output_1", "output_2"),
-            "strength": (rows.better, "label", 1, 2),
+            "responses": (rows.response_columns, "output_1", "output_2"),
+            "strength": (rows.winner, "label", 1, 2),
             "about": (rows.benchmark_place, "id", "subset"),
         },
         of_path=llmbar_file,
@@ -136,8 +139,8 @@ FORMATS = {
     "pandalm": Format(
         {
             "prompt": (rows.instruction, "instruction", "input"),
-            "responses": (rows.answers, "response1", "response2"),
-            "strength": (rows.votes, "annotator1", "annotator2", "annotator3"),
+            "responses": (rows.response_columns, "response1", "response2"),
+            "strength": (rows.majority, "annotator1", "annotator2", "annotator3"),
             "about": (rows.benchmark_place, "idx", "cmp_key"),
         }
     ),
@@ -145,8 +148,8 @@ FORMATS = {
     "ratings": Format(
         {
             "prompt": (rows.conversation, "prompt"),
-            "responses": (rows.answer, "responses", "response"),
-            "ratings": (rows.ratings, "ratings"),
+            "responses": (rows.response_or_list, "responses", "response"),
+            "ratings": (rows.rating_objects, "ratings"),
             "strength": (rows.number, "strength", -3, 3),
         }
     ),
@@ -157,8 +160,8 @@ FORMATS = {
     "reward_bench_2": Format(
         {
             "prompt": (rows.conversation, "prompt"),
-            "responses": (rows.right_and_wrong, "chosen", "rejected"),
-            "ratings": (rows.correct, "chosen", "rejected"),
+            "responses": (rows.right_then_wrong, "chosen", "rejected"),
+            "ratings": (rows.right_or_wrong, "chosen", "rejected"),
             "about": (whole_rows.reward_bench_2_place,),
         },
         benchmark=True,
@@ -167,8 +170,8 @@ FORMATS = {
     "rm_bench": Format(
         {
             "prompt": (rows.conversation, "prompt"),
-            "responses": (rows.right_and_wrong, "chosen", "rejected", 3),
-            "ratings": (rows.correct, "chosen", "rejected"),
+            "responses": (rows.right_then_wrong, "chosen", "rejected", 3),
+            "ratings": (rows.right_or_wrong, "chosen", "rejected"),
             "about": (rows.benchmark_place, "id", "domain", "domain"),
         },
         of_path=whole_rows.rm_bench_file,
@@ -178,8 +181,8 @@ FORMATS = {
     "summeval": Format(
         {
             "prompt": (rows.instruction, "article", "", SUMMARIZE),
-            "responses": (rows.answers, "summary"),
-            "ratings": (rows.rated, SUMMEVAL, 1, 5),
+            "responses": (rows.response_columns, "summary"),
+            "ratings": (rows.rating_columns, SUMMEVAL, 1, 5),
             "about": (rows.benchmark_place, "article_id"),
         },
         rows=None,

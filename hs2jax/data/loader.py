@@ -59,10 +59,6 @@ def prepare(
     it in `record`; "raise" raises ValueError with its source. policy: see `chat.encode`; only
     each response with its prompt has to fit into a row.
     """
-    if too_long not in TOO_LONG:
-        raise ValueError(f"too_long is {too_long!r}; it must be one of {', '.join(TOO_LONG)}")
-    if on_error not in ON_ERROR:
-        raise ValueError(f"on_error is {on_error!r}; it must be one of {', '.join(ON_ERROR)}")
     record = Record() if record is None else record
     bos = tokenizer.bos_token_id
     # A padded row is as many slots as the largest group has responses.
@@ -102,14 +98,12 @@ def with_pairs(prepared: Prepared) -> Prepared:
     return Prepared([prepared.groups[i] for i in kept], [prepared.examples[i] for i in kept])
 
 
-def _ratings(group: Group, attributes: Sequence[str]):
-    ratings = np.zeros((len(group.responses), len(attributes)), np.float32)
-    mask = np.zeros(ratings.shape, bool)
-    for i, given in enumerate(group.ratings):
-        for j, name in enumerate(attributes):
-            if name in given:
-                ratings[i, j], mask[i, j] = given[name], True
-    return ratings, mask
+def _ratings(group: Group, attributes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Put ratings into columns: f32 and, where there is one, True, both [responses, A]."""
+    known = group.ratings or [{}] * len(group.responses)
+    table = [[rating.get(name, np.nan) for name in attributes] for rating in known]
+    ratings = np.asarray(table, np.float32).reshape(len(known), len(attributes))
+    return np.nan_to_num(ratings), ~np.isnan(ratings)
 
 
 class Piece(NamedTuple):

@@ -143,7 +143,7 @@ def conversation(row: dict, field: str) -> Turns:
     return turns
 
 
-def ended(turns: Sequence[dict], field: str) -> tuple[Turns, str]:
+def split_last(turns: Sequence[dict], field: str) -> tuple[Turns, str]:
     """The turns before the assistant's last one, and what it says there."""
     if not turns or turns[-1]["role"] != "assistant":
         by = f"the last one is by {show(turns[-1]['role'])}" if turns else "there is no turn"
@@ -152,14 +152,14 @@ def ended(turns: Sequence[dict], field: str) -> tuple[Turns, str]:
     return tuple(turns[:-1]), turns[-1]["content"]
 
 
-def answered(row: dict, field: str, prompt: Turns | None = None) -> tuple[Turns, str]:
+def prompt_and_response(row: dict, field: str, prompt: Turns | None = None) -> tuple[Turns, str]:
     """The prompt (the given one, else that of the conversation) and the assistant's answer."""
     if isinstance(present(row, field), str):
         if prompt is None:
             what = f"is missing, needed where '{field}' is a text and not a conversation"
             raise FieldError("prompt", what, "missing field")
         return prompt, text(row, field)
-    before, last = ended(messages(row, field), field)
+    before, last = split_last(messages(row, field), field)
     if prompt is None:
         check_turns(before, field)
     elif before and before != prompt:
@@ -199,7 +199,7 @@ def transcript(row: dict, field: str) -> tuple[Turns, str]:
             turns[-1]["content"] += "\n\n" + content
         else:
             turns.append({"role": role, "content": content})
-    prompt, last = ended(turns, field)
+    prompt, last = split_last(turns, field)
     check_turns(prompt, field)
     return prompt, last
 
@@ -215,18 +215,20 @@ def instruction(row: dict, field: str, more: str = "", before: str = "") -> Turn
     return user_turn(content)
 
 
-def answers(row: dict, *fields: str) -> tuple[str, ...]:
+def response_columns(row: dict, *fields: str) -> tuple[str, ...]:
     """Responses, each in a column of its own."""
     return tuple(text(row, field) for field in fields)
 
 
-def answer(row: dict, usual: str, other: str) -> tuple[str, ...]:
+def response_or_list(row: dict, usual: str, other: str) -> tuple[str, ...]:
     """Responses in one of two columns, each a text or a list of texts."""
     field = either(row, usual, other)
     return texts(row, field) if field == "responses" else (text(row, field),)
 
 
-def rated(row: dict, fields: Sequence[str], low: int, high: int, check=check_number) -> tuple:
+def rating_columns(
+    row: dict, fields: Sequence[str], low: int, high: int, check=check_number
+) -> tuple:
     """Ratings of the one response, each in the column of its name."""
     return ({f: float(check(present(row, f), f, low, high)) for f in fields},)
 
@@ -238,7 +240,7 @@ def check_mean(values: object, field: str, low: int, high: int) -> float:
     return sum(each) / len(each)
 
 
-def ratings(row: dict, field: str) -> tuple[dict[str, float], ...]:
+def rating_objects(row: dict, field: str) -> tuple[dict[str, float], ...]:
     """Ratings of each response, an object from attribute to number or null (unknown)."""
     given = [row.get(field)] if "response" in row else list_of(row, field)
     for i, rating in enumerate(given):
@@ -250,7 +252,7 @@ def ratings(row: dict, field: str) -> tuple[dict[str, float], ...]:
     )
 
 
-def right_and_wrong(row: dict, right: str, wrong: str, of_each: int = 0) -> tuple[str, ...]:
+def right_then_wrong(row: dict, right: str, wrong: str, of_each: int = 0) -> tuple[str, ...]:
     """Responses in two lists, the right ones first; of_each: how many there must be, if not 0."""
     for field in (right, wrong):
         found = len(list_of(row, field))
@@ -260,7 +262,7 @@ def right_and_wrong(row: dict, right: str, wrong: str, of_each: int = 0) -> tupl
     return texts(row, right) + texts(row, wrong)
 
 
-def correct(row: dict, right: str, wrong: str) -> tuple[dict[str, float], ...]:
+def right_or_wrong(row: dict, right: str, wrong: str) -> tuple[dict[str, float], ...]:
     """Ratings that say which responses are right."""
     return ({"correct": 1.0},) * len(row[right]) + ({"correct": 0.0},) * len(row[wrong])
 
@@ -273,12 +275,12 @@ def strength(row: dict, field: str) -> float:
     return float(integer(row, field, -3, 3))
 
 
-def better(row: dict, field: str, first: object, second: object) -> float:
+def winner(row: dict, field: str, first: object, second: object) -> float:
     """A strength of 1 for the response that a column names."""
     return 1.0 if choice(row, field, (first, second)) == second else -1.0
 
 
-def votes(row: dict, *fields: str) -> float:
+def majority(row: dict, *fields: str) -> float:
     """A strength of 1 for the response that most annotators voted for, 1 or 2; else a tie."""
     found = [integer(row, field, 0, 2) for field in fields]
     return float((2 * found.count(2) > len(fields)) - (2 * found.count(1) > len(fields)))

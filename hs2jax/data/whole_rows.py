@@ -52,8 +52,8 @@ def preference(row: dict) -> Group:
     Without `prompt`, both conversations must hold the same one.
     """
     prompt = rows.conversation(row, "prompt") if "prompt" in row else None
-    prompt, chosen = rows.answered(row, "chosen", prompt)
-    prompt, rejected = rows.answered(row, "rejected", prompt)
+    prompt, chosen = rows.prompt_and_response(row, "chosen", prompt)
+    prompt, rejected = rows.prompt_and_response(row, "rejected", prompt)
     margin = rows.number(row, "strength", 0, 3, 1.0)
     if margin == 0:
         what = "expected a number above 0: a row of chosen and rejected cannot be a tie"
@@ -65,9 +65,9 @@ def responses(row: dict) -> Group:
     """Only what is to be scored: `messages` that end with the assistant's, or a `prompt` (text or
     messages) with a `response` or a list of `responses`."""
     if "messages" in row:
-        prompt, last = rows.answered(row, "messages")
+        prompt, last = rows.prompt_and_response(row, "messages")
         return Group(prompt=prompt, responses=(last,))
-    answers = rows.answer(row, "responses", "response")
+    answers = rows.response_or_list(row, "responses", "response")
     return Group(prompt=rows.conversation(row, "prompt"), responses=answers)
 
 
@@ -87,7 +87,7 @@ def conversations(row: dict) -> Group:
             what = f"expected one system text, found another one in {field}[0]"
             raise FieldError("system", what, "two of one field")
         turns.insert(0, {"role": "system", "content": check_text(system, "system")})
-    prompt, last = rows.ended(turns, field)
+    prompt, last = rows.split_last(turns, field)
     check_turns(prompt, field)
     label, at = row[field][-1].get("label"), f"{field}[{len(row[field]) - 1}].label"
     rating = () if label is None else (parse_label(label, at),)
