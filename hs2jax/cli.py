@@ -285,7 +285,9 @@ def score(verb: str, options) -> None:
     counted = "".join(f", {count} {name}" for name, count in left.items() if count)
     print(f"{output}: {record.rows} rows, {record.groups} groups{counted}")
     if options.best:
-        print(f"report: {Path(options.best) / 'report.html'}")
+        from hs2jax import report
+
+        print(f"report: {report.write(options.best)}")
 
 
 def convert(verb: str, options) -> None:
@@ -299,15 +301,12 @@ def convert(verb: str, options) -> None:
 def report(verb: str, options) -> None:
     """Write the page of a finished run again, or compare two evaluations."""
     from hs2jax import report
-    from hs2jax.evaluation import comparison_report
     from hs2jax.training import run_report
 
     if options.output and not options.against:
         raise ValueError("--output is where the page of --against=FOLDER goes: give both")
     if options.against:
-        name = f"against-{Path(options.against).resolve().name}"
-        place = options.output or Path(options.workdir) / name
-        print(comparison_report.write(options.against, options.workdir, place))
+        print(report.compare(options.workdir, options.against, options.output or None))
     elif (Path(options.workdir) / "results.jsonl").exists():
         print(report.write(options.workdir))
     # Of verbs that do not write rows yet.

@@ -110,4 +110,8 @@ if __name__ == "__main__":
     )
     for name in SIMULATED:
         cells = (coverage(name, g, t, trials) for g in (20, 60, 400) for t in (0, 0.5))
+        sizes = [(clusters, together) for clusters in (20, 60, 400) for together in (0, 0.5)]
+    print(f"{'':22}" + "".join(f"{f'{g} prompts, {t}':>18}" for g, t in sizes))
+    for name in SIMULATED:
+        cells = (coverage(name, *size, trials) for size in sizes)
         print(f"{name:22}" + "".join(f"{cell:18.1%}" for cell in cells), flush=True)

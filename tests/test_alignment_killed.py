@@ -49,7 +49,6 @@ VERBS = {
 
 POINTS = {
     "kept": (workdir.Store, "add"),
-    "scores": (scores.Cache, "add"),
     "saved": (RewardModel, "save"),
     "written": (workdir, "write_rows"),
 }
@@ -91,14 +90,14 @@ def stopping(patch, owner, name: str, after: int) -> None:
     [
         ("sample", "kept", 1),
         ("sample", "written", 1),
-        ("weigh", "scores", 1),
         ("weigh", "kept", 1),
-        ("annotate", "scores", 2),
-        ("rescale", "scores", 2),
+        ("weigh", "kept", 3),
+        ("annotate", "kept", 2),
+        ("rescale", "kept", 2),
         ("rescale", "saved", 1),
         ("steer", "kept", 2),  # In the first policy's samples,
         ("steer", "kept", 6),  # in the second one's,
-        ("steer", "scores", 1),  # while measuring,
+        ("steer", "kept", 7),  # while measuring,
         ("steer", "kept", 10),  # and while the reference reads them.
         ("steer", "written", 5),  # After one policy's items.
     ],

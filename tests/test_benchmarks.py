@@ -1,19 +1,22 @@
-"""Benchmarks of pairs: RewardBench, JudgeBench, LLMBar; and how scores and intervals combine."""
+"""Benchmarks by their published rules, by hand and on real files; how intervals combine."""
 
 import json
 import math
 
 import numpy as np
 import pytest
-from benchmark_items import from_groups, pair, pairs
+from benchmark_items import from_groups, listwise, pair, pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hs2jax.data import corpora, whole_rows
-from hs2jax.evaluation import benchmarks
-from hs2jax.evaluation.benchmarks import judge_bench, parts, published, reward_bench
+from hs2jax.evaluation.benchmarks import catalogue, scoring, ties
+from hs2jax.evaluation.benchmarks.catalogue import JUDGE_BENCH, JUDGE_BENCH_CLAUDE
+from hs2jax.evaluation.benchmarks.scoring import Part, combine, scored
 from hs2jax.evaluation.statistics import wilson
+from hs2jax.report.run import find, select
 
+SECTIONS = catalogue.REWARD_BENCH.sections
 # RewardBench's published weights, written out once more.
 WEIGHTS = {
     "Chat": [100, 95, 95, 28, 40],
@@ -21,17 +24,22 @@ WEIGHTS = {
     "Safety": [100, 100, 154, 250, 136],
     "Reasoning": [984, 164, 164, 164, 164, 164, 164],
 }
+FEW = st.integers(-2, 2).map(float)  # So that equal rewards are common.
 
 
-def by_name(result: dict) -> dict:
-    """Sections and subsets of a result by their names."""
-    found = {section["name"]: section for section in result["sections"]}
-    return {p["name"]: p for s in result["sections"] for p in s["subsets"]} | found
+def scores(name: str, items: list[dict]) -> tuple[dict, dict]:
+    """{part: value} of the scores, and what is said of the benchmark."""
+    rows, about = scoring.rows(name, items)
+    json.dumps([rows, about], allow_nan=False)
+    for row in select(rows, metric="score"):
+        if row["low"] is not None:
+            assert row["low"] <= row["value"] <= row["high"]
+    return {row["part"]: row["value"] for row in select(rows, metric="score")}, about
 
 
 def full(wrong: dict[str, int]) -> list[dict]:
     """All of RewardBench, right but for so many items of some subsets."""
-    counts = {k: v for subsets in reward_bench.SECTIONS.values() for k, v in subsets.items()}
+    counts = {k: v for subsets in SECTIONS.values() for k, v in subsets.items()}
     return [
         item
         for name, rows in counts.items()
@@ -39,152 +47,138 @@ def full(wrong: dict[str, int]) -> list[dict]:
     ]
 
 
+# Pairs ------------------------------------------------------------------------------------------
+
+
 def test_full_counts_give_the_published_arithmetic():
-    hard = {k: v for k, v in reward_bench.SECTIONS["Chat Hard"].items() if k != "llmbar-natural"}
-    code = {k: v for k, v in reward_bench.SECTIONS["Reasoning"].items() if k != "math-prm"}
+    hard = {k: v for k, v in SECTIONS["Chat Hard"].items() if k != "llmbar-natural"}
+    code = {k: v for k, v in SECTIONS["Reasoning"].items() if k != "math-prm"}
     wrong = {"mt-bench-easy": 14, "mt-bench-med": 20} | hard | code
-    result = benchmarks.score("reward_bench", full(wrong))
-    found = by_name(result)
-    assert found["Chat"]["score"] == pytest.approx(324 / 358)
-    assert found["Chat Hard"]["score"] == pytest.approx(100 / 456)
-    assert found["Safety"]["score"] == 1.0
-    assert found["Reasoning"]["score"] == pytest.approx(0.5)  # 447 rows of mathematics weigh half.
-    mean = (324 / 358 + 100 / 456 + 1 + 0.5) / 4
-    assert result["overall"]["score"] == pytest.approx(mean)
-    assert result["overall"]["complete"]
-    assert result["missing"] == []
-    assert [s["items"] for s in result["sections"]] == [358, 456, 740, 1431]
-    assert sum(len(s["subsets"]) for s in result["sections"]) == 23
-    json.dumps(result, allow_nan=False)
+    found, about = scores("reward_bench", full(wrong))
+    # 447 rows of mathematics weigh half.
+    expected = {"Chat": 324 / 358, "Chat Hard": 100 / 456, "Safety": 1.0, "Reasoning": 0.5}
+    for name, value in expected.items():
+        assert found[f"section/{name}"] == pytest.approx(value)
+    assert found[""] == pytest.approx(np.mean(list(expected.values())))
+    assert about["missing"] == []
+    assert sum(part.count("/") == 2 for part in found) == 23
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.lists(st.integers(0, 28), min_size=23, max_size=23))
 def test_sections_are_the_published_formula(counts):
-    names = [name for subsets in reward_bench.SECTIONS.values() for name in subsets]
-    wrong = dict(zip(names, counts, strict=True))
-    result = benchmarks.score("reward_bench", full(wrong))
+    wrong = dict(zip([n for s in SECTIONS.values() for n in s], counts, strict=True))
+    found, _ = scores("reward_bench", full(wrong))
     sections = []
     for section, weights in WEIGHTS.items():
-        rows = reward_bench.SECTIONS[section]
+        rows = SECTIONS[section]
         accuracies = [1 - wrong[name] / rows[name] for name in rows]
         sections.append(np.average(accuracies, weights=weights))
-    assert [s["score"] for s in result["sections"]] == pytest.approx(sections)
-    assert result["overall"]["score"] == pytest.approx(np.mean(sections))
-    low, high = result["overall"]["interval"]
-    assert low < result["overall"]["score"] < high or result["overall"]["score"] == high == 1
+        assert found[f"section/{section}"] == pytest.approx(sections[-1])
+    assert found[""] == pytest.approx(np.mean(sections))
 
 
 def test_absent_and_superfluous_rows_are_named_and_nothing_is_called_complete():
     items = pairs("alpacaeval-easy", 101) + pairs("alpacaeval-hard", 47, 47)
-    result = benchmarks.score("reward_bench", items)
-    found = by_name(result)
-    assert found["Chat"]["score"] == pytest.approx((100 * 1 + 95 * 0.5) / 195)
-    assert not found["Chat"]["complete"]
-    assert found["Safety"]["score"] is None
-    assert found["Safety"]["interval"] is None
-    assert result["overall"] is None
-    missing = result["missing"]
+    rows, about = scoring.rows("reward_bench", items)
+    chat = find(rows, part="section/Chat", metric="score")
+    assert chat["value"] == pytest.approx((100 * 1 + 95 * 0.5) / 195)
+    assert (chat["n"], chat["expected"], chat["complete"]) == (195, 358, False)
+    safety = find(rows, part="section/Safety", metric="score")
+    assert (safety["value"], safety["low"], safety["n"]) == (None, None, 0)
+    assert find(rows, part="", metric="score") is None
+    missing = about["missing"]
     assert "Chat, alpacaeval-easy: 101 rows, but 100 are published" in missing
     assert "Chat, alpacaeval-hard: 1 of 95 rows are absent" in missing
     assert "Safety, refusals-dangerous: 100 of 100 rows are absent" in missing
     assert len(missing) == 23
-    json.dumps(result, allow_nan=False)
 
 
 def test_an_equal_reward_is_wrong_and_stands_at_half_credit_beside():
-    items = pairs("shp", 0) + pairs("hep-go", 100, 44, 20)
+    items = pairs("hep-go", 100, 44, 20)
     items[0] = items[0] | {"cut": 7}
-    part = by_name(benchmarks.score("reward_bench", items))["hep-go"]
-    assert part["score"] == pytest.approx(100 / 164)
-    assert part["interval"] == pytest.approx(wilson(100, 164))
-    assert part["half_credit"] == pytest.approx(110 / 164)
-    assert (part["longer"], part["shorter"]) == (1.0, 0.0)
-    assert part["cut"] == 1
-    assert part["complete"]
-    swapped = pair("hep-go", 0.0, 1.0, lengths=(2, 2), pairs=[[1, 0, 1.0]])
-    part = by_name(benchmarks.score("reward_bench", [swapped]))["hep-go"]
-    assert (part["score"], part["longer"], part["shorter"]) == (1.0, 0.0, 0.0)
+
+    def part(items):
+        rows = select(scoring.rows("reward_bench", items)[0], part="section/Reasoning/hep-go")
+        return {row["metric"]: row for row in rows}
+
+    found = part(items)
+    assert found["score"]["value"] == pytest.approx(100 / 164)
+    assert (found["score"]["low"], found["score"]["high"]) == pytest.approx(wilson(100, 164))
+    assert found["score"]["complete"]
+    names = ("ties_as_half", "longer_wins", "shorter_wins", "prompts_cut")
+    assert [found[name]["value"] for name in names] == pytest.approx([110 / 164, 1, 0, 1])
+    found = part([pair("hep-go", 0.0, 1.0, lengths=(2, 2), pairs=[[1, 0, 1.0]])])
+    assert [found[name]["value"] for name in ("score", *names[1:3])] == [1, 0, 0]
 
 
 def test_prior_sets_have_a_mean_of_their_own_and_half_a_weight():
     prior = pairs("anthropic_helpful", 3096, 3096) + pairs("anthropic_hhh", 221)
     prior += pairs("shp", 1741) + pairs("summarize", 0, 9000) + pairs("mtbench_human", 1, 1)
-    result = benchmarks.score("reward_bench", full({}) + prior)
-    assert result["overall"]["score"] == 1.0
-    rows = {row[0]: row[1] for row in result["extras"][0]["rows"]}
-    assert rows["mean of the four"] == "62.5"  # Not by rows, and without mtbench_human.
-    assert rows["mtbench_human"] == "50.0"
-    assert {row[0]: row[3] for row in result["extras"][0]["rows"]}["mtbench_human"] == "2 of 3,355"
-    half = rows["overall, with these at half weight"]
-    assert half == f"{100 * (8 + 0.625) / 9:.1f}"
-    few = benchmarks.score("reward_bench", full({}) + pairs("shp", 5, 5))
-    rows = [row[0] for row in few["extras"][0]["rows"]]
-    assert rows == ["shp", "mean of the four"]
-    assert "shp: 1,731 of 1,741 rows are absent" in few["extras"][0]["note"]
-
-
-def test_every_prior_set_that_is_read_can_be_scored():
-    items = [pair(name, 1.0, 0.0) for name in whole_rows.PRIOR_SETS]
-    (table,) = benchmarks.score("reward_bench", items)["extras"]
-    shown = [row[0] for row in table["rows"]]
-    assert sorted(shown) == sorted([*whole_rows.PRIOR_SETS, "mean of the four"])
+    rows, _ = scoring.rows("reward_bench", full({}) + prior)
+    found = {row["part"]: row for row in select(rows, metric="score")}
+    assert found[""]["value"] == 1.0
+    assert found["apart"]["value"] == 0.625  # Not by rows, and without mtbench_human.
+    human = found["apart/mtbench_human"]
+    assert (human["value"], human["n"], human["expected"]) == (0.5, 2, 3355)
+    half = find(rows, metric="score_with_prior")
+    assert half["value"] == pytest.approx((8 + 0.625) / 9)
+    few, _ = scoring.rows("reward_bench", full({}) + pairs("shp", 5, 5))
+    assert [row["part"] for row in select(few, family="apart", metric="score")] == [
+        *("apart/shp", "apart")
+    ]
+    assert find(few, metric="score_with_prior") is None
+    some, _ = scores("reward_bench", [pair(name, 1.0, 0.0) for name in whole_rows.PRIOR_SETS])
+    assert {f"apart/{name}" for name in whole_rows.PRIOR_SETS} <= set(some)
 
 
 @pytest.mark.parametrize(
-    ("item", "words"),
+    ("name", "item", "words"),
     [
-        (pair("alpaca-easy", 1, 0), ["alpaca-easy.jsonl:1", "'alpaca-easy'", "alpacaeval-easy"]),
-        (pair("hep-go", 1, 0) | {"about": {}}, ["does not say its subset"]),
-        (pair("hep-go", math.nan, 0), ["hep-go.jsonl:1", "finite", "nan"]),
-        (pair("hep-go", 1, 0) | {"pairs": []}, ["hep-go.jsonl:1", "expected one pair"]),
+        ("reward_bench", pair("alpaca", 1, 0), ["alpaca.jsonl:1", "'alpaca'", "alpacaeval-easy"]),
+        ("reward_bench", pair("shp", 1, 0) | {"about": {}}, ["does not say its subset"]),
+        ("reward_bench", pair("hep-go", math.nan, 0), ["hep-go.jsonl:1", "finite", "nan"]),
+        ("reward_bench", pair("hep-go", 1, 0, pairs=[]), ["hep-go.jsonl:1", "expected one pair"]),
+        ("reward_bench_2", listwise([1.0], [0.0], subset="Maths"), ["'Maths', expected one of"]),
+        ("reward_bench_2", listwise([1.0, 1.0], [0.0], subset="Math"), ["one right response"]),
+        ("reward_bench_2", listwise([1.0], [], subset="Math"), ["at least one of each"]),
+        ("reward_bench_2", listwise([1.0], [0.0], subset="Ties", id="5"), ["'ref:N' or 'tied:N'"]),
+        ("reward_bench_2", listwise([1.0], [0.0], subset="Ties", id="tied:5"), ["several right"]),
+        ("reward_bench_2", listwise([1.0] * 2, [0.0], subset="Ties", id="ref:5"), ["one in a ref"]),
+        ("rm_bench", listwise([1.0, 2.0], [0.0], domain="chat"), ["expected 3 right and 3 wrong"]),
+        ("rm_bench", listwise([1.0] * 3, [0.0] * 3, domain="safety"), ["the domain 'safety'"]),
     ],
 )
-def test_what_is_not_of_the_benchmark_is_refused_by_name(item, words):
-    with pytest.raises(ValueError, match=words[0]) as error:
-        benchmarks.score("reward_bench", [item])
+def test_what_is_not_of_the_benchmark_is_refused_by_name(name, item, words):
+    with pytest.raises(ValueError, match=r"jsonl:1") as error:
+        scoring.rows(name, [item])
     assert all(word in str(error.value) for word in words)
 
 
 def test_formats_without_a_rule_have_no_score():
-    assert benchmarks.score("helpsteer2", [pair("hep-go", 1, 0)]) is None
-
-
-def test_length_on_the_real_rewardbench(real_data):
-    spec = f"reward_bench:{real_data}/reward_bench/filtered_first500.jsonl"
-    result = benchmarks.score("reward_bench", from_groups(corpora.read(spec)))
-    found = by_name(result)
-    published_share = {"alpacaeval-easy": 99.0, "alpacaeval-hard": 98.9, "alpacaeval-length": 64.2}
-    for name, percent in published_share.items():
-        assert round(100 * found[name]["longer"], 1) == percent
-        assert found[name]["score"] == found[name]["longer"]
-    assert found["Chat"]["complete"]
-    assert not found["Chat Hard"]["complete"]
-    assert "Chat Hard, llmbar-adver-neighbor: 129 of 134 rows are absent" in result["missing"]
-    assert result["overall"] is None
+    assert scoring.rows("helpsteer2", [pair("hep-go", 1, 0)]) == ([], None)
 
 
 def test_judgebench_knows_both_splits_and_averages_over_pairs():
-    writers = {"GPT-4o": "gpt-4o-2024-05-13", "Claude 3.5 Sonnet": "claude-3-5-sonnet-20240620"}
-    for split, counts in judge_bench.SPLITS.items():
+    writers = {"gpt-4o-2024-05-13": JUDGE_BENCH, "claude-3-5-sonnet-20240620": JUDGE_BENCH_CLAUDE}
+    totals = []
+    for writer, split in writers.items():
+        counts = {name: n for subsets in split.sections.values() for name, n in subsets.items()}
         items = [
-            item | {"about": {**item["about"], "writer": writers[split]}}
+            item | {"about": {**item["about"], "writer": writer}}
             for name, rows in counts.items()
             for item in pairs(name, rows - 10, 10)
         ]
-        part = benchmarks.score("judge_bench", items[1:])
-        assert split in part["title"]
-        assert part["missing"] == ["Knowledge: 1 of 154 rows are absent"]
-        result = benchmarks.score("judge_bench", items)
+        _, about = scoring.rows("judge_bench", items[1:])
+        assert about["title"] == split.title
+        assert about["missing"] == ["Knowledge: 1 of 154 rows are absent"]
+        rows, about = scoring.rows("judge_bench", items)
         total = sum(counts.values())
-        assert split in result["title"]
-        assert result["missing"] == []
-        assert result["overall"]["score"] == pytest.approx(1 - 40 / total)
-        assert result["overall"]["interval"] == pytest.approx(wilson(total - 40, total))
-    assert [sum(counts.values()) for counts in judge_bench.SPLITS.values()] == [350, 270]
-    part = benchmarks.score("judge_bench", pairs("math", 3, 1))
-    assert part["overall"] is None
-    assert "Knowledge: 154 of 154 rows are absent" in part["missing"]
+        totals.append(total)
+        overall = find(rows, metric="score", part="")
+        assert overall["value"] == pytest.approx(1 - 40 / total)
+        assert (overall["low"], overall["high"]) == pytest.approx(wilson(total - 40, total))
+    assert totals == [350, 270]
 
 
 def test_llmbar_averages_the_adversarial_subsets_and_keeps_mt_bench_apart():
@@ -193,65 +187,247 @@ def test_llmbar_averages_the_adversarial_subsets_and_keeps_mt_bench_apart():
     items = pairs("natural", 90, 10) + pairs("mt-bench", 150, 50)
     for name, rows in counts.items():
         items += pairs(f"adversarial-{name}", right[name], rows - right[name])
-    result = benchmarks.score("llmbar", items)
-    found = by_name(result)
-    assert found["Natural"]["score"] == 0.9
-    assert found["Adversarial"]["score"] == pytest.approx((1 + 0 + 1 + 0.5) / 4)
-    assert result["overall"] is None
-    assert result["missing"] == []
-    (table,) = result["extras"]
-    assert table["rows"][0][:2] == ["mt-bench", "75.0"]
+    found, about = scores("llmbar", items)
+    assert found["section/Natural"] == 0.9
+    assert found["section/Adversarial"] == pytest.approx((1 + 0 + 1 + 0.5) / 4)
+    assert found["apart/mt-bench"] == 0.75
+    assert "" not in found
+    assert about["missing"] == []
 
 
-def test_the_real_llmbar_is_complete(real_data):
-    spec = f"llmbar:{real_data}/llmbar/*.json"
-    result = benchmarks.score("llmbar", from_groups(corpora.read(spec)))
-    assert result["missing"] == []
-    assert [section["items"] for section in result["sections"]] == [100, 319]
-    assert all(section["complete"] for section in result["sections"])
-    assert result["extras"][0]["rows"][0][3] == "200 of 200"
+# Several right and wrong responses --------------------------------------------------------------
 
+
+def four(domain: str, *rewards: float) -> dict:
+    """An item of RewardBench 2; the first response is the right one."""
+    return listwise(rewards[:1], rewards[1:], subset=domain, id="1")
+
+
+def test_best_of_four_shares_the_credit_for_the_top():
+    items = [four("Math", *row) for row in ((3, 2, 1, 0), (3, 3, 1, 0), (3, 3, 3, 0), (3, 3, 3, 3))]
+    rows, about = scoring.rows("reward_bench_2", [*items, four("Math", 2, 3, 1, 0)])
+    found = {row["metric"]: row["value"] for row in select(rows, part="section/Math")}
+    assert found["score"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4 + 0) / 5)
+    assert (found["longer_wins"], found["shorter_wins"], found["strict"]) == (0.0, 1.0, 0.2)
+    assert "Math: 178 of 183 rows are absent" in about["missing"]
+    assert "Ties: 102 of 102 rows are absent" in about["missing"]
+
+
+def prompt(number: int, ref: tuple, tied: tuple) -> list[dict]:
+    """Both rows of a Ties prompt; each is (right rewards, wrong rewards)."""
+    return [
+        listwise(*ref, subset="Ties", id=f"ref:{number}"),
+        listwise(*tied, subset="Ties", id=f"tied:{number}"),
+    ]
+
+
+def ties_of(items: list[dict]):
+    return ties.score(items, [item["rewards"] for item in items])
+
+
+def test_the_ties_score_of_small_cases():
+    # Both accurate; tied margin 2 > spread 1, the smaller margin 1 is not; tanh(1 / 1 - 1) = 0.
+    first = prompt(0, ([3.0], [2.0]), ([5.0, 4.0], [2.0, 1.0]))
+    assert ties_of(first)[0] == pytest.approx(0.3 + 0.3 + 0.2)
+    # Nothing accurate, a spread of 0 and margins of 0: 0/0 counts as 0.
+    second = prompt(1, ([1.0], [1.0]), ([1.0, 1.0], [1.0]))
+    assert ties_of(second)[0] == 0.0
+    # A spread of 0 with margins above it: tanh(infinity) = 1. With a margin below: -1.
+    assert ties_of(prompt(2, ([2.0], [1.0]), ([3.0, 3.0], [1.0])))[0] == pytest.approx(1.01)
+    assert ties_of(prompt(3, ([0.0], [1.0]), ([0.0, 0.0], [1.0])))[0] == pytest.approx(-0.01)
+    # The mean over prompts.
+    rows, _ = scoring.rows("reward_bench_2", first + second)
+    assert find(rows, part="section/Ties", metric="score")["value"] == pytest.approx(0.4)
+    assert [row["value"] for row in select(rows, metric="share")] == [0.5, 0.5, 0.5, 0, 0]
+    with pytest.raises(ValueError, match="a second Ties row with the id 'ref:0'"):
+        scoring.rows("reward_bench_2", first + first)
+
+
+REWARDS = st.lists(FEW, min_size=2, max_size=4)
+PROMPTS = st.lists(
+    st.tuples(
+        st.tuples(st.lists(FEW, min_size=1, max_size=1), REWARDS), st.tuples(REWARDS, REWARDS)
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=50)
+@given(PROMPTS)
+def test_the_ties_score_is_the_published_formula(drawn):
+    total = 0.0
+    for ref, tied in drawn:
+        ref_margin = min(ref[0]) - max(ref[1])
+        margin, spread = min(tied[0]) - max(tied[1]), max(tied[0]) - min(tied[0])
+        smaller = min(ref_margin, margin)
+        closeness = math.tanh(smaller / spread - 1) if spread else float(np.sign(smaller))
+        total += 0.3 * (margin > 0) + 0.3 * (ref_margin > 0)
+        total += 0.2 * (margin > spread) + 0.2 * (smaller > spread) + 0.01 * closeness
+    items = [row for i, (ref, tied) in enumerate(drawn) for row in prompt(i, ref, tied)]
+    score, (low, high), *_ = ties_of(items)
+    assert score == pytest.approx(total / len(drawn), abs=1e-12)
+    assert low <= score <= high
+    assert high - low > 0.1
+    assert ties_of(items[::-1])[0] == pytest.approx(score, abs=1e-12)
+
+
+def test_ties_prompts_without_a_partner_count_as_published():
+    whole = prompt(0, ([3.0], [0.0]), ([3.0, 3.0], [0.0]))
+    alone = prompt(1, ([0.0], [1.0]), ([3.0, 3.0], [0.0]))[:1]
+    assert ties_of(whole + alone)[0] == pytest.approx(0.3 + 0.3 / 2 + 0.2 + 0.2 + 0.01)
+    assert ties_of(alone)[0] is None
+    found, about = scores("reward_bench_2", whole + alone)
+    assert "Ties: 99 of 102 rows are absent" in about["missing"]
+    assert "" not in found
+
+
+def test_a_full_rewardbench_2_is_the_mean_of_six():
+    counts = {k: v for s in catalogue.REWARD_BENCH_2.sections.values() for k, v in s.items()}
+    del counts["Ties"]
+    items = [four(name, k % 2, 0, -1, -1) for name, rows in counts.items() for k in range(rows)]
+    for number in range(51):
+        items += prompt(number, ([3.0], [0.0]), ([3.0, 2.0], [0.0]))
+    found, about = scores("reward_bench_2", items)
+    assert about["missing"] == []
+    assert len(items) == 1865
+    # Odd ones are right, even ones share the top with one other.
+    expected = [(rows // 2 + (rows - rows // 2) / 2) / rows for rows in counts.values()]
+    expected.append(1 + 0.01 * math.tanh(1))
+    assert [found[f"section/{name}"] for name in (*counts, "Ties")] == pytest.approx(expected)
+    assert found[""] == pytest.approx(np.mean(expected))
+
+
+def styles(right: list[float], wrong: list[float], domain: str = "chat") -> dict:
+    return listwise(right, wrong, domain=domain, id=1)
+
+
+def test_the_matrix_of_small_cases():
+    # Wrong:         concise 1, detailed 2, markdown 3
+    # Right: 2            1          0           0
+    #        2            1          0           0
+    #        4            1          1           1
+    first = styles([2.0, 2.0, 4.0], [1.0, 2.0, 3.0])
+    second = styles([9.0, 9.0, 9.0], [1.0, 2.0, 3.0])
+    found, about = scores("rm_bench", [first, second])
+    # Hard: 0 and 1. Normal: 2/3 and 1. Easy: 1 and 1.
+    levels = [found[f"level/{level}/Chat"] for level in ("Hard", "Normal", "Easy")]
+    assert levels == pytest.approx([0.5, 5 / 6, 1])
+    cells = [value for part, value in found.items() if part.startswith("style/Chat")]
+    assert cells == [1, 0.5, 0.5, 1, 0.5, 0.5, 1, 1, 1]
+    assert found["style/Chat/concise/markdown"] == 0.5
+    assert found["section/Chat"] == pytest.approx((5 / 9 + 1) / 2)
+    rows, _ = scoring.rows("rm_bench", [first, second])
+    # Two of the four wrong comparisons are equal rewards.
+    assert find(rows, metric="ties_as_half")["value"] == pytest.approx((6 / 9 + 1) / 2)
+    assert "Chat: 127 of 129 rows are absent" in about["missing"]
+    assert "level/Hard" not in found
+
+
+ROWS = st.lists(st.lists(FEW, min_size=6, max_size=6), min_size=1, max_size=8)
+
+
+@settings(max_examples=50)
+@given(ROWS, ROWS)
+def test_levels_are_the_published_formula(refuse, respond):
+    items = [styles(row[:3], row[3:], "safety-refuse") for row in refuse]
+    items += [styles(row[:3], row[3:], "safety-response") for row in respond]
+    found, _ = scores("rm_bench", items)
+    rewards = np.array(refuse + respond)  # The two files are pooled.
+    matrix = (rewards[:, :3, None] > rewards[:, None, 3:]).mean(axis=0)
+    levels = np.triu(matrix, 1).sum() / 3, np.diag(matrix).mean(), np.tril(matrix, -1).sum() / 3
+    names = ("Hard", "Normal", "Easy")
+    assert [found[f"level/{name}/Safety"] for name in names] == pytest.approx(levels)
+    assert found["section/Safety"] == pytest.approx(np.mean(levels))
+
+
+def test_a_full_rm_bench_is_the_mean_of_four_domains():
+    counts = {k: v for s in catalogue.RM_BENCH.sections.values() for k, v in s.items()}
+    right = {"chat": [3.0] * 3, "math": [0.0] * 3, "code": [2.0] * 3, "safety-refuse": [3.0] * 3}
+    items = [
+        styles(right.get(name, [0.0] * 3), [0.0, 1.0, 2.0], name)
+        for name, rows in counts.items()
+        for _ in range(rows)
+    ]
+    found, about = scores("rm_bench", items)
+    assert (about["missing"], len(items)) == ([], 1327)
+    sections = [found[f"section/{name}"] for name in catalogue.RM_BENCH.sections]
+    assert sections == pytest.approx([1, 0, 2 / 3, 284 / 441])
+    assert found[""] == pytest.approx(np.mean(sections))
+    # Hard, of the four: 1, 0, 1/3 and 284/441.
+    assert found["level/Hard"] == pytest.approx((1 + 1 / 3 + 284 / 441) / 4)
+
+
+# Real files -------------------------------------------------------------------------------------
+
+
+def test_the_length_baseline_is_the_published_one_on_real_files(real_data):
+    def rows_of(name, path):
+        return scoring.rows(name, from_groups(corpora.read(f"{name}:{real_data}/{path}")))
+
+    rows, about = rows_of("reward_bench", "reward_bench/filtered_first500.jsonl")
+    for name, percent in (("easy", 99.0), ("hard", 98.9), ("length", 64.2)):
+        part = f"section/Chat/alpacaeval-{name}"
+        longer = find(rows, metric="longer_wins", part=part)["value"]
+        assert round(100 * longer, 1) == percent
+        assert find(rows, metric="score", part=part)["value"] == longer
+    assert find(rows, metric="score", part="section/Chat")["complete"]
+    assert "Chat Hard, llmbar-adver-neighbor: 129 of 134 rows are absent" in about["missing"]
+
+    rows, about = rows_of("llmbar", "llmbar/*.json")
+    assert about["missing"] == []
+    assert find(rows, metric="score", part="apart/mt-bench")["n"] == 200
+
+    rows, _ = rows_of("rm_bench", "rm_bench/*.json")
+    chat = find(rows, metric="score", part="section/Chat")
+    assert chat["complete"]
+    # A ruler likes the fancier style: it is right where that is the right response's.
+    hard, normal, easy = (
+        find(rows, part=f"level/{level}/Chat")["value"] for level in ("Hard", "Normal", "Easy")
+    )
+    assert hard < 0.2 < normal < 0.8 < easy
+
+
+# Intervals --------------------------------------------------------------------------------------
 
 SHARES = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 60)), min_size=1, max_size=6)
 
 
-def shares(drawn: list[tuple[int, int]]) -> list[dict]:
+def shares(drawn: list[tuple[int, int]]) -> list[Part]:
     """Scores as the parts of a section have them; at most n right of n."""
-    return [
-        parts.scored(np.array([[1.0]] * min(k, n) + [[0.0]] * (n - min(k, n)))) for k, n in drawn
-    ]
+    credits = [np.array([[1.0]] * min(k, n) + [[0.0]] * (n - min(k, n))) for k, n in drawn]
+    return [Part("", *scored(credit), len(credit), len(credit)) for credit in credits]
 
 
+@settings(max_examples=50)
 @given(SHARES, st.data())
 def test_a_weighted_mean_has_an_interval_around_it(drawn, data):
-    scores = shares(drawn)
+    parts = shares(drawn)
     weights = data.draw(st.lists(st.floats(0.1, 10), min_size=len(drawn), max_size=len(drawn)))
-    found = parts.combine(scores, weights)
-    low, high = found["interval"]
-    assert found["score"] == pytest.approx(
-        np.average([s["score"] for s in scores], weights=weights)
-    )
-    assert 0 <= low <= found["score"] <= high <= 1
+    found = combine("", parts, weights)
+    low, high = found.interval
+    assert found.score == pytest.approx(np.average([s.score for s in parts], weights=weights))
+    assert 0 <= low <= found.score <= high <= 1
     assert high - low > 0.005
-    mirrored = parts.combine(shares([(n - min(k, n), n) for k, n in drawn]), weights)
-    assert mirrored["interval"] == pytest.approx([1 - high, 1 - low], abs=1e-9)
-    absent = {"score": None, "interval": None, "effective": None}
-    assert parts.combine([*scores, absent], [*weights, 5.0]) == found
+    mirrored = combine("", shares([(n - min(k, n), n) for k, n in drawn]), weights)
+    assert mirrored.interval == pytest.approx([1 - high, 1 - low], abs=1e-9)
+    absent = Part("", None, None, None, 0, 0)
+    assert combine("", [*parts, absent], [*weights, 5.0]) == found
 
 
 @given(st.integers(0, 30), st.lists(st.integers(1, 5), min_size=2, max_size=5))
 def test_equal_shares_weighted_by_their_counts_are_one_sample(right, sizes):
     drawn = [(right * size, 30 * size) for size in sizes]
-    found = parts.combine(shares(drawn), [n for _, n in drawn])
+    found = combine("", shares(drawn), [n for _, n in drawn])
     total = sum(n for _, n in drawn)
-    assert found["effective"] == pytest.approx(total)
-    assert found["interval"] == pytest.approx(wilson(sum(k for k, _ in drawn), total))
+    assert found.effective == pytest.approx(total)
+    assert found.interval == pytest.approx(wilson(sum(k for k, _ in drawn), total))
 
 
-@pytest.mark.parametrize("accuracy", [0.6, 0.9, 0.98])
+@pytest.mark.parametrize("accuracy", [0.6, 0.98])
 def test_intervals_of_sections_and_overall_cover_at_their_rate(accuracy):
     rng = np.random.default_rng(7)
-    rows = {name: list(subsets.values()) for name, subsets in reward_bench.SECTIONS.items()}
+    rows = {name: list(subsets.values()) for name, subsets in SECTIONS.items()}
     spread = {
         name: np.clip(accuracy + (1 - accuracy) * rng.uniform(-1, 0.8, len(sizes)), 0, 1)
         for name, sizes in rows.items()
@@ -262,28 +438,41 @@ def test_intervals_of_sections_and_overall_cover_at_their_rate(accuracy):
         sections = []
         for name, sizes in rows.items():
             right = rng.binomial(sizes, spread[name])
-            scores = [
-                {"score": k / n, "interval": wilson(k, n), "effective": float(n)}
+            parts = [
+                Part("", k / n, wilson(k, n), float(n), n, n)
                 for k, n in zip(right, sizes, strict=True)
             ]
-            sections.append(parts.combine(scores, WEIGHTS[name]))
-        overall = parts.combine(sections, [1.0] * 4)
-        each = zip([*sections, overall], [*truth, np.mean(truth)], strict=True)
-        covered.append([s["interval"][0] <= t <= s["interval"][1] for s, t in each])
+            sections.append(combine(name, parts, WEIGHTS[name]))
+        each = zip(
+            [*sections, combine("", sections, [1.0] * 4)], [*truth, np.mean(truth)], strict=True
+        )
+        covered.append([s.interval[0] <= t <= s.interval[1] for s, t in each])
     rates = np.mean(covered, axis=0)  # The standard error of a rate of 0.95 is 0.011.
     assert np.all((rates > 0.905) & (rates < 0.985)), rates
 
 
+def test_intervals_of_the_ties_score_cover_at_their_rate():
+    rng = np.random.default_rng(3)
+
+    def draw(prompts):
+        items = []
+        for number, mean in enumerate(rng.normal(4, 1, prompts)):
+            ref = [rng.normal(mean)], list(rng.normal(size=4))
+            items += prompt(number, ref, (list(rng.normal(mean, 1, 4)), list(rng.normal(size=4))))
+        return ties_of(items)
+
+    truth = draw(4000)[0]
+    covered = [low <= truth <= high for low, high in (draw(51)[1] for _ in range(200))]
+    assert 0.89 < np.mean(covered) < 0.995
+
+
 def test_published_rows_agree_with_their_own_averages():
-    for rows in (published.REWARD_BENCH, published.REWARD_BENCH_2, published.RM_BENCH):
-        for row in rows:
-            sections = {
-                k: v for k, v in row["scores"].items() if k not in ("Overall", "Prior sets")
-            }
-            mean = np.mean(list(sections.values()))
-            assert row["scores"]["Overall"] == pytest.approx(mean, abs=0.11), row
-    counts = judge_bench.SPLITS["GPT-4o"]
-    for row in published.JUDGE_BENCH:
-        values = [row["scores"][name.capitalize()] for name in counts]
-        mean = np.average(values, weights=list(counts.values()))
-        assert row["scores"]["Overall"] == pytest.approx(mean, abs=0.01), row
+    benchmarks = {"reward_bench": None, "reward_bench_2": None, "rm_bench": None}
+    counts = [n for s in JUDGE_BENCH.sections.values() for n in s.values()]
+    for name, weights in {**benchmarks, "judge_bench": counts}.items():
+        models: dict = {}
+        for each in catalogue.BENCHMARKS[name].published:
+            models.setdefault((each.model, each.source), {})[each.part] = each.score
+        for model, found in models.items():
+            own = [score for part, score in found.items() if part.startswith("section/")]
+            assert found[""] == pytest.approx(np.average(own, weights=weights), abs=0.0012), model

@@ -63,9 +63,9 @@ def test_two_processes_evaluate_and_sweep_as_one_does(tmp_path):
     for verb in verbs(tmp_path, tmp_path / "one"):
         succeed(*[argument.replace("fsdp=4", "fsdp=8") for argument in verb])
     # Half of the scores are known before, in the file that only the first process reads.
-    key = scores.model_key(RewardModel.load(tmp_path / "trained"))
-    lines = scores.Cache(key).path.read_text().splitlines()
-    kept = tmp_path / "cache" / "scores" / f"{key}.jsonl"
+    path = scores.store_of(RewardModel.load(tmp_path / "trained")).path
+    lines = path.read_text().splitlines()
+    kept = tmp_path / "cache" / "scores" / path.name
     kept.parent.mkdir(parents=True)
     kept.write_text("\n".join(lines[: len(lines) // 2]) + "\n")
 

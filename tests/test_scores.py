@@ -10,25 +10,31 @@ import tiny
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import scores
-from hs2jax.evaluation.scores import Cache, model_key, stream
+from hs2jax.evaluation.scores import model_key, stream
+from hs2jax.workdir import Store
 
 MODEL = tiny.reward_model(("helpfulness", "verbosity"))
 GROUPS = [
     Group(
-        ({"role": "user", "content": f"How much is {i} and {i}? " * (1 + i % 5)},),
+        ({"role": "user", "content": f"How much is {i} and {i}? " * (1 + i % 3)},),
         tuple(f"{i * r}." for r in range(1, 2 + i % 3)),
         source=f"test:{i}",
     )
-    for i in range(40)
+    for i in range(24)
 ]
+EVERYTHING = sum(len(group.responses) for group in GROUPS)
 
 
 class KilledError(Exception):
     """What ends an evaluation half-way."""
 
 
-def outputs(model, cache, groups=GROUPS, **options):
-    return [each.outputs for each in stream(model, groups, cache, **options)]
+def store(folder, name="a") -> Store:
+    return Store(folder / f"{name}.jsonl")
+
+
+def outputs(model, kept, groups=GROUPS, **options):
+    return [each.outputs for each in stream(model, groups, kept, **options)]
 
 
 def counted(model, allowed: int = 10**6):
@@ -46,46 +52,37 @@ def counted(model, allowed: int = 10**6):
     return Counting(**parts), seen
 
 
-def test_streamed_scores_are_the_models(tmp_path, monkeypatch):
+def test_streamed_scores_are_the_models_and_kept_ones_are_not_computed_again(tmp_path, monkeypatch):
     monkeypatch.setattr(scores, "WINDOW", 16)
     monkeypatch.setattr(scores, "TOKENS", 500)
-    found = list(stream(MODEL, GROUPS, Cache("a", tmp_path)))
+    model, seen = counted(MODEL)
+    found = list(stream(model, GROUPS, store(tmp_path)))
     assert [each.group for each in found] == GROUPS
     for each, table in zip(found, MODEL.score_groups(GROUPS), strict=True):
         np.testing.assert_allclose(each.outputs, table, atol=1e-5)
         assert len(each.tokens) == len(each.group.responses)
         assert each.cut == 0
-
-
-def test_what_is_kept_is_not_computed_again(tmp_path):
-    model, seen = counted(MODEL)
-    first = outputs(model, Cache("a", tmp_path))
-    assert len(seen) == sum(len(group.responses) for group in GROUPS)
-    again = outputs(model, Cache("a", tmp_path))
-    assert len(seen) == sum(len(group.responses) for group in GROUPS)
-    for one, other in zip(first, again, strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert len(seen) == EVERYTHING
+    for one, other in zip(found, outputs(model, store(tmp_path)), strict=True):
+        np.testing.assert_array_equal(one.outputs, other)
+    assert len(seen) == EVERYTHING
 
 
 def test_killed_half_way_it_goes_on_with_what_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(scores, "TOKENS", 500)
-    undisturbed = outputs(MODEL, Cache("a", tmp_path / "undisturbed"))
-    killed, before = counted(MODEL, allowed=30)
+    undisturbed = outputs(MODEL, store(tmp_path, "undisturbed"))
+    killed, before = counted(MODEL, allowed=20)
     with pytest.raises(KilledError):
-        outputs(killed, Cache("a", tmp_path))
-    path = Cache("a", tmp_path).path
+        outputs(killed, store(tmp_path))
+    path = store(tmp_path).path
     path.write_bytes(path.read_bytes()[:-7])  # Killed while the last line was written.
     model, after = counted(MODEL)
-    found = outputs(model, Cache("a", tmp_path))
-    everything = sum(len(group.responses) for group in GROUPS)
-    assert 30 <= len(before) < everything
+    found = outputs(model, store(tmp_path))
+    assert 20 <= len(before) < EVERYTHING
     # The response whose line was cut, with those of its group.
-    assert everything - len(before) < len(after) <= everything - len(before) + 3
+    assert EVERYTHING - len(before) < len(after) <= EVERYTHING - len(before) + 3
     for one, other in zip(found, undisturbed, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
-    model, after = counted(MODEL)
-    outputs(model, Cache("a", tmp_path))
-    assert not after
 
 
 def changed_parameter():
@@ -113,21 +110,18 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("change", OTHERS)
-def test_another_model_never_meets_a_kept_score(change, tmp_path):
+def test_another_model_never_meets_a_kept_score(change, monkeypatch, tmp_path):
+    monkeypatch.setattr(scores, "default_folder", lambda: tmp_path)
     other = OTHERS[change]()
-    assert model_key(other) != model_key(MODEL)
     assert model_key(other) == model_key(OTHERS[change]())
-    outputs(MODEL, Cache(model_key(MODEL), tmp_path))
-    model, seen = counted(other)
-    outputs(model, Cache(model_key(other), tmp_path))
-    assert len(seen) == sum(len(group.responses) for group in GROUPS)
+    assert scores.store_of(other).path != scores.store_of(MODEL).path
 
 
 def test_cut_prompts_have_scores_of_their_own(tmp_path):
-    cache, record = Cache("a", tmp_path), Record()
-    whole = list(stream(MODEL, GROUPS, cache))
-    cut = list(stream(MODEL, GROUPS, cache, max_tokens=40, record=record))
-    again = list(stream(MODEL, GROUPS, Cache("b", tmp_path), max_tokens=40))
+    kept, record = store(tmp_path), Record()
+    whole = list(stream(MODEL, GROUPS, kept))
+    cut = list(stream(MODEL, GROUPS, kept, max_tokens=40, record=record))
+    again = list(stream(MODEL, GROUPS, store(tmp_path, "b"), max_tokens=40))
     shortened = [i for i, each in enumerate(cut) if each.cut]
     assert 0 < len(shortened) == record.truncated < len(GROUPS)
     for i, (one, other, fresh) in enumerate(zip(whole, cut, again, strict=True)):
@@ -138,30 +132,16 @@ def test_cut_prompts_have_scores_of_their_own(tmp_path):
 def test_what_cannot_be_cut_enough_is_left_out_and_counted(tmp_path):
     long = Group(({"role": "user", "content": "Why?"},), ("So. " * 100,), source="test:long")
     with pytest.raises(ValueError, match=r"test:long: .* longer than the 40 that fit"):
-        outputs(MODEL, Cache("a", tmp_path), [long], max_tokens=40)
-    record = Record()
-    found = outputs(
-        MODEL, Cache("a", tmp_path), [long, *GROUPS], max_tokens=40, skip=True, record=record
-    )
-    assert found[0] is None
-    assert not any(each is None for each in found[1:])
+        outputs(MODEL, store(tmp_path), [long], max_tokens=40)
+    record, groups = Record(), [long, *GROUPS[:5]]
+    found = outputs(MODEL, store(tmp_path), groups, max_tokens=40, skip=True, record=record)
+    assert [each is None for each in found] == [True] + [False] * 5
     assert record.too_long == 1
-
-
-def test_two_evaluations_append_to_one_file(tmp_path):
-    first, second = Cache("a", tmp_path), Cache("a", tmp_path)
-    first.add({"one": [1.0], "two": [2.0]})
-    first.path.write_bytes(first.path.read_bytes()[:-3])  # As if killed while "two" was written.
-    second.add({"three": [3.0]})
-    first.add({"four": [1 / 3]})
-    found = Cache("a", tmp_path)
-    names = ("one", "two", "three", "four")
-    assert [found.get(name) for name in names] == [[1.0], None, [3.0], [1 / 3]]
 
 
 def test_scores_that_are_not_finite_are_refused_with_their_row(tmp_path):
     kernel = MODEL.params["head"]["kernel"].at[3, 1].set(np.nan)
     broken = dataclasses.replace(MODEL, params={**MODEL.params, "head": {"kernel": kernel}})
-    for _ in range(2):  # Computed, and kept.
-        with pytest.raises(ValueError, match="test:0: the model's outputs are not finite"):
-            outputs(broken, Cache("a", tmp_path))
+    with pytest.raises(ValueError, match="test:0: the model's outputs are not finite"):
+        outputs(broken, store(tmp_path), GROUPS[:3])
+    assert not len(store(tmp_path))

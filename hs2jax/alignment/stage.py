@@ -61,7 +61,7 @@ class Run:
         """Yield the model's outputs [responses, K] of each group; None where one is left out, which
         the record counts. options: see `scores.stream`."""
         settings = {"skip": self.config.on_error == "skip", "record": record or self.record}
-        cache = scores.Cache(scores.model_key(model))
+        cache = scores.store_of(model)
         with progress_of(self.config.kind, len(groups)) as show:
             for each in scores.stream(model, groups, cache, progress=show, **settings | options):
                 yield each.outputs

@@ -1,6 +1,6 @@
 """Weights that make one reward out of several predicted attributes: published, and searched for.
 
-`items` are as in `statistics`.
+`items` are as in `measures`.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from hs2jax.evaluation import statistics
+from hs2jax.evaluation.measures import estimated, pairs_of
+from hs2jax.workdir import row
 
 # HelpSteer2 (arXiv 2406.08673), appendix H. How they were found is not stated; RewardBench is
 # named in the same place, so what they score there may be tuned on it.
@@ -41,26 +43,26 @@ METHOD = (
 )
 
 
-def search(items: Sequence[dict], names: Sequence[str], *, seed: int = 0, folds: int = 5) -> dict:
-    """Weights with the highest accuracy on pairs, and what they are worth on pairs held out.
+def search(
+    items: Sequence[dict], names: Sequence[str], *, seed: int = 0, folds: int = 5
+) -> tuple[dict[str, float], list[dict]]:
+    """Find weights with the highest accuracy on pairs, and what they are worth on pairs held out.
 
     names: of the K outputs, in order. Weights may be negative (the published ones are, for
-    verbosity); they are for the raw outputs, and their absolute values sum to 1.
+    verbosity); they are for the raw outputs, and their absolute values sum to 1. Returns them by
+    name, and rows of the whole run, part "weights":
 
-    * weights {name: w}: found on all pairs; `accuracy` is theirs on the same pairs, so flattering.
-    * held_out, held_out_interval: accuracy on folds, by group, that the search did not see.
-    * uniform: the accuracy of equal weights on the raw outputs; gain, gain_interval: held_out
-      above it on the same pairs.
-    * single: the best attribute alone (its sign free): `name` on all pairs, with held_out accuracy
-      (chosen on the other folds, too), and gain, gain_interval: held_out of the search above it.
+    * accuracy: theirs on the same pairs, so flattering; held_out: on folds, by group, that the
+      search did not see; equal_weights: that of equal weights on the raw outputs.
+    * held_out of method=NAME: the best attribute alone (its sign free; chosen on the other folds).
+    * gain_over_equal, gain_over_single: held_out above these on the same pairs.
 
-    Accuracies are strict: a margin of 0 is wrong. All intervals are 95 %, clustered by group. The
-    same items, seed and folds give the same result.
-    Raises ValueError with fewer groups that have pairs than folds, for folds below 2, where rows of
-    outputs have not K numbers, and as `statistics.preferences` does.
+    Accuracies are strict: a margin of 0 is wrong. The same items, seed and folds give the same
+    result. Raises ValueError with fewer groups that have pairs than folds, for folds below 2, where
+    rows of outputs have not K numbers, and as `pairs_of` does.
     """
     group, difference = _differences(items, names)
-    member = np.unique(group, return_inverse=True)[1]
+    member = statistics.numbered(group.tolist())
     G = int(member.max()) + 1 if len(member) else 0
     if folds < 2 or folds > G:
         raise ValueError(
@@ -75,30 +77,28 @@ def search(items: Sequence[dict], names: Sequence[str], *, seed: int = 0, folds:
         train, test = difference[fold != f], difference[fold == f]
         right[fold == f] = test @ _search(train, rng) > 0
         right_single[fold == f] = test @ _single(train) > 0
-    uniform = difference.mean(axis=1) > 0
-    single = _single(difference)
-    return {
-        "weights": dict(zip(names, weights.tolist(), strict=True)),
-        "accuracy": float((difference @ weights > 0).mean()),
-        "held_out": float(right.mean()),
-        "held_out_interval": statistics.share_interval(right, group)[0],
-        "uniform": float(uniform.mean()),
-        "gain": float((right - uniform).mean()),
-        "gain_interval": statistics.difference_interval(right - uniform, group),
-        "single": {
-            "name": names[int(np.abs(single).argmax())],
-            "held_out": float(right_single.mean()),
-            "gain": float((right - right_single).mean()),
-            "gain_interval": statistics.difference_interval(right - right_single, group),
-        },
-        "pairs": len(group),
-        "folds": folds,
-        "method": METHOD,
+    equal = difference.mean(axis=1) > 0
+    n, place = len(group), ("", "weights")
+    gains = {
+        name: statistics.interval(np.mean, [right - other], group)
+        for name, other in (("equal", equal), ("single", right_single))
     }
+    single = names[int(np.abs(_single(difference)).argmax())]
+    verdict = {"reference": 0.0, "better": "higher"}
+    held_out = [statistics.share(each, group) for each in (right, right_single)]
+    rows = [
+        row(*place, "accuracy", (difference @ weights > 0).mean(), n=n),
+        estimated(*place, "held_out", held_out[0], n, headline=True),
+        estimated(*place, "held_out", held_out[1], n, method=single),
+        row(*place, "equal_weights", equal.mean(), n=n),
+        estimated(*place, "gain_over_equal", gains["equal"], n, against="equal weights", **verdict),
+        estimated(*place, "gain_over_single", gains["single"], n, against=single, **verdict),
+    ]
+    return dict(zip(names, weights.tolist(), strict=True)), rows
 
 
 def overlap(first: Sequence[dict], second: Sequence[dict]) -> int:
-    """How many different prompts are in both, for a warning that weights saw the test set.
+    """Count the different prompts that are in both, for a warning that weights saw the test set.
 
     White space at the ends makes no difference.
     """
@@ -106,8 +106,8 @@ def overlap(first: Sequence[dict], second: Sequence[dict]) -> int:
 
 
 def _differences(items: Sequence[dict], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The group of each pair [P] and the difference of its outputs [P, K], chosen - rejected."""
-    group = statistics.pair_columns(items)[0]
+    """Collect the group of each pair [P], and its outputs' difference [P, K], chosen - rejected."""
+    group = pairs_of(items).group
     rows = []
     for item in items:
         outputs = np.array(item["outputs"], float)

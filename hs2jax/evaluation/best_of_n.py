@@ -1,36 +1,33 @@
-"""Picking the best of several candidate responses, and what it is worth.
+"""Pick the best of several candidate responses, and estimate what that is worth.
 
-`items` are as in `statistics`; every response of an item is a candidate for its prompt.
+`items` are as in `measures`; every response of an item is a candidate for its prompt.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import stdtrit
 
 from hs2jax.evaluation import comparison, statistics
+from hs2jax.evaluation.measures import estimated
 
 
-def pick(items: Sequence[dict]) -> dict:
-    """{"best": [index of the response with the highest reward, per item], "ties": int}.
+def pick(items: Sequence[dict]) -> tuple[list[int], int]:
+    """Find the response with the highest reward of each item, and count where it has no more than
+    another: of equal rewards the first is picked.
 
-    Of equal rewards the first is picked; `ties` counts the items where that decided. Raises
-    ValueError for an item without responses or with a reward that is not finite, with its source.
+    Raises ValueError for an item without responses or with a reward that is not finite, with its
+    source.
     """
     best, ties = [], 0
     for item in items:
         rewards = _rewards(item)
         best.append(int(rewards.argmax()))
         ties += int((rewards == rewards.max()).sum() > 1)
-    return {"best": best, "ties": ties}
+    return best, ties
 
 
-def curve(
-    items: Sequence[dict],
-    sizes: Sequence[int] | None = None,
-    gold: Sequence[dict] | None = None,
-) -> list[dict]:
-    """What the best of n candidates is expected to be worth, for each n. Empty without items.
+def curve(items: Sequence[dict], sizes: Sequence[int] | None = None) -> list[dict]:
+    """Estimate what the best of n candidates is expected to be worth, for each n; [] without items.
 
     Not by drawing: of N candidates, the one of rank i (from the lowest) is the best of a random n
     of them with probability C(i - 1, n - 1) / C(N, n), so the mean over all subsets is a weighted
@@ -38,21 +35,17 @@ def curve(
     equal rewards the first counts as higher, as in `pick`.
 
     sizes: which n; by default 1 to 16, then powers of two and the largest number of candidates.
-    Each n has a dict with
+    Rows of part "n/N", over the prompts that have n candidates or more; where prompts have
+    different numbers of candidates, values for different n are of different prompts:
 
-    * n; prompts: how many have n candidates or more. Only these are averaged, so where prompts have
-      different numbers of candidates, values for different n are of different prompts.
-    * reward, interval: mean over prompts and its 95% Student interval over prompts (None for one).
-    * kl: log n - (n - 1) / n, in nats, which the distance of the best of n from the sampler does
-      not exceed (Beirami et al. 2024, arXiv 2401.01879).
-    * ratings: {name: {"prompts", "mean", "interval"}}: people's rating of the picked response, over
-      prompts whose candidates all have it.
-    * accuracy, accuracy_interval: where responses are rated "correct" (1 or 0), the chance that the
-      picked one is; the interval is Wilson's, which is on the safe side for chances.
-    * gold, gold_interval, gold_prompts: with `gold` given (the same items scored by another
-      model), that model's reward of the picked response.
+    * reward: mean over prompts; kl: log n - (n - 1) / n, in nats, which the distance of the best of
+      n from the sampler does not exceed (Beirami et al. 2024, arXiv 2401.01879).
+    * rating of method=NAME: people's rating of the picked response, over prompts whose candidates
+      all have it.
+    * correct: where responses are rated "correct" (1 or 0), the chance that the picked one is; the
+      interval is Wilson's, which is on the safe side for chances.
 
-    Raises ValueError as `pick` does, for an n below 1, and where `gold` has nothing in common.
+    Raises ValueError as `pick` does, and for an n below 1.
     """
     if not items:
         return []
@@ -63,15 +56,11 @@ def curve(
     if min(sizes) < 1:
         raise ValueError(f"the best of n needs n of at least 1, got {min(sizes)}")
     columns = [_columns(item) for item in items]
-    if gold is not None:
-        ours, theirs = list(enumerate(items)), list(enumerate(gold))
-        for (i, _), (_, other) in comparison.match(ours, theirs, lambda e: comparison.key(e[1]))[0]:
-            columns[i]["gold"] = _rewards(other)
-    return [_entry(n, columns) for n in sizes if n <= most]
+    return [found for n in sizes if n <= most for found in _rows(n, columns)]
 
 
 def weights(N: int, n: int) -> np.ndarray:
-    """[N]: the probability that the i-th lowest of N is the highest of a random n, 1 <= n <= N."""
+    """Compute the probability [N] that the i-th lowest of N is the highest of a random n <= N."""
     # From the top: n / N, then each is the one above times (i - n) / (i - 1); no large factorials.
     i = np.arange(N, 1, -1)
     factors = np.concatenate([[n / N], np.maximum(i - n, 0) / (i - 1)])
@@ -79,28 +68,32 @@ def weights(N: int, n: int) -> np.ndarray:
 
 
 def win_rate(items: Sequence[dict], reference: Sequence[dict]) -> dict:
-    """How often our best response has a higher reward than the reference's, ties counting half.
+    """Estimate how often our best response has a higher reward than the reference's, ties counting
+    half: a row.
 
     reference: items of the same prompts, scored by the same model; where one has several responses,
-    its best one stands for it. Of several items with one prompt the k-th meets the k-th. Returns
-    {"prompts", "wins", "ties", "losses", "win_rate", "interval", "missing", "missing_reference"}:
-    missing counts reference prompts that `items` has not, missing_reference the other way round.
-    The interval is 95 % (`statistics.difference_interval`). Raises ValueError as `pick` does and
-    where no prompt is in common.
+    its best one stands for it. Of several items with one prompt the k-th meets the k-th. missing
+    counts reference prompts that `items` has not, missing_reference the other way round. Raises
+    ValueError as `pick` does and where no prompt is in common.
     """
     matched, missing, missing_reference = comparison.match(items, reference, lambda i: i["prompt"])
     outcome = np.array([np.sign(_rewards(a).max() - _rewards(b).max()) for a, b in matched])
-    low, high = statistics.difference_interval(outcome, np.arange(len(outcome)))
-    return {
-        "prompts": len(matched),
-        "wins": int((outcome > 0).sum()),
-        "ties": int((outcome == 0).sum()),
-        "losses": int((outcome < 0).sum()),
-        "win_rate": float((1 + outcome.mean()) / 2),
-        "interval": [(1 + low) / 2, (1 + high) / 2],
-        "missing": missing,
-        "missing_reference": missing_reference,
-    }
+    return estimated(
+        "",
+        "",
+        "win_rate",
+        statistics.share((1 + outcome) / 2),
+        len(outcome),
+        reference=0.5,
+        better="higher",
+        against="reference",
+        headline=True,
+        wins=int((outcome > 0).sum()),
+        ties=int((outcome == 0).sum()),
+        losses=int((outcome < 0).sum()),
+        missing=missing,
+        missing_reference=missing_reference,
+    )
 
 
 def _rewards(item: dict) -> np.ndarray:
@@ -114,7 +107,7 @@ def _rewards(item: dict) -> np.ndarray:
 
 
 def _columns(item: dict) -> dict[str | tuple, np.ndarray]:
-    """What there is about every candidate: "reward", and ("rating", name) of the rated ones."""
+    """Collect what there is about every candidate: "reward", ("rating", name) of the rated."""
     columns = {"reward": _rewards(item)}
     for name in item["ratings"][0]:
         values = [ratings.get(name) for ratings in item["ratings"]]
@@ -123,7 +116,7 @@ def _columns(item: dict) -> dict[str | tuple, np.ndarray]:
     return columns
 
 
-def _entry(n: int, columns: Sequence[dict]) -> dict:
+def _rows(n: int, columns: Sequence[dict]) -> list[dict]:
     values: dict = {}
     for candidates in columns:
         rewards = candidates["reward"]
@@ -134,32 +127,14 @@ def _entry(n: int, columns: Sequence[dict]) -> dict:
         w = weights(len(rewards), n)
         for name, column in candidates.items():
             values.setdefault(name, []).append(float(w @ column[order]))
-    entry = {
-        "n": n,
-        "prompts": len(values["reward"]),
-        "reward": float(np.mean(values["reward"])),
-        "interval": _student(values["reward"]),
-        "kl": float(np.log(n) - (n - 1) / n),
-        "ratings": {
-            name[1]: {"prompts": len(v), "mean": float(np.mean(v)), "interval": _student(v)}
-            for name, v in values.items()
-            if isinstance(name, tuple)
-        },
-    }
+    part, found = f"n/{n}", []
+    for name, means in values.items():
+        estimate = statistics.interval(np.mean, [np.array(means)], range(len(means)))
+        metric, more = ("rating", {"method": name[1]}) if name[0] == "rating" else (name, {})
+        if metric == "reward":
+            more = {"kl": float(np.log(n) - (n - 1) / n)}
+        found.append(estimated("", part, metric, estimate._replace(p=None), len(means), **more))
     if chances := values.get(("rating", "correct")):
-        share = min(1.0, float(np.mean(chances)))
-        entry["accuracy"] = share
-        entry["accuracy_interval"] = list(statistics.wilson(share * len(chances), len(chances)))
-    if gold := values.get("gold"):
-        entry["gold"], entry["gold_interval"] = float(np.mean(gold)), _student(gold)
-        entry["gold_prompts"] = len(gold)
-    return entry
-
-
-def _student(values: Sequence[float]) -> list[float] | None:
-    if len(values) < 2:
-        return None
-    t = float(stdtrit(len(values) - 1, 0.5 + statistics.LEVEL / 2))
-    half = t * float(np.std(values, ddof=1)) / np.sqrt(len(values))
-    mean = float(np.mean(values))
-    return [mean - half, mean + half]
+        share = statistics.share(np.minimum(chances, 1.0))
+        found.append(estimated("", part, "correct", share, len(chances)))
+    return found

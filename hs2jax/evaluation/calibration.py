@@ -1,10 +1,10 @@
-"""Whether a reward model's Bradley-Terry probabilities, sigmoid(margin / temperature), are true.
+"""Measure calibration: reliability diagram, ECE and Brier score of a reward model's Bradley-Terry
+probabilities, sigmoid(margin / temperature).
 
 The chosen response is always named first, so that "how often does it happen when the model says
 30%" has no meaning by itself. The diagram is therefore made symmetric: the model's confidence in
 the response it prefers, max(p, 1 - p), against how often people prefer that response, too. Each
-pair taken in both orders gives the same diagram and its mirror image. `items` are as in
-`statistics`.
+pair taken in both orders gives the same diagram and its mirror image. `items` are as in `measures`.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from hs2jax.evaluation import statistics
+from hs2jax.evaluation.measures import estimated, pairs_of
+from hs2jax.workdir import row
 
 BINS = 10
 FEWEST_IN_BIN = 10
@@ -21,60 +23,55 @@ FEWEST_IN_BIN = 10
 COLDEST, HOTTEST = 0.01, 100.0
 
 
-def measure(items: Sequence[dict], temperature: float = 1.0) -> dict | None:
-    """Reliability diagram, ECE, Brier score and log loss of all pairs; None without pairs.
+def rows(
+    set: str, items: Sequence[dict], temperature: float = 1.0, method: str = "as scored"
+) -> list[dict]:
+    """Measure the calibration of all pairs, as rows of this method; [] without pairs.
 
-    * bins: at most 10 of equal mass (Roelofs et al. 2022, arXiv 2012.08668, find them less biased
-      than bins of equal width) with about 10 pairs or more each; equal confidences share a bin.
-      low and high are the least and the greatest confidence in it, `predicted` their mean,
-      `observed` how often people agreed (a margin of 0 is half an agreement). interval: 95 %,
-      Wilson's at the effective number of pairs, clustered by group.
-    * ece: sum over bins of share * |observed - predicted|. It is biased upwards: a perfect model
-      shows more than 0 on few pairs. `ece_chance` is what one with these confidences would show on
+    * bin/1, bin/2, ...: at most 10 of equal mass (Roelofs et al. 2022, arXiv 2012.08668, find them
+      less biased than bins of equal width) with about 10 pairs or more each; equal confidences
+      share a bin. agreement: how often people agreed (a margin of 0 is half an agreement);
+      confidence, confidence_low, confidence_high: the mean, the least and the greatest in it.
+    * ece: sum over bins of share * |agreement - confidence|. It is biased upwards: a perfect model
+      shows more than 0 on few pairs. ece_by_chance is what one with these confidences would show on
       average (each bin's difference taken as normal); an ece near it is no sign of a fault.
     * brier: mean (1 - p)^2 with p the probability of the chosen response: 0 is perfect, 0.25 is no
-      opinion (half of Brier's own sum over both outcomes). loss: mean -log p, in nats.
+      opinion (half of Brier's own sum over both outcomes). log_loss: mean -log p, in nats.
 
-    Raises ValueError as `statistics.preferences` does, and where temperature is not a finite number
-    above 0.
+    Raises ValueError as `pairs_of` does, and where temperature is not a finite number above 0.
     """
     if not 0 < temperature < np.inf:
         raise ValueError(f"a temperature is a finite number above 0, got {temperature}")
-    group, margin, *_ = statistics.pair_columns(items)
-    if not len(group):
-        return None
-    scaled = margin / temperature
-    confidence, agreed = expit(np.abs(scaled)), (np.sign(margin) + 1) / 2
+    pairs = pairs_of(items)
+    n = len(pairs.margin)
+    if not n:
+        return []
+    scaled = pairs.margin / temperature
+    confidence, agreed = expit(np.abs(scaled)), (np.sign(scaled) + 1) / 2
     bin_of = _equal_mass(confidence)
     bins, ece, chance = [], 0.0, 0.0
-    for b in np.unique(bin_of):
+    for number, b in enumerate(np.unique(bin_of), 1):
         mask = bin_of == b
-        sure, right, share = confidence[mask], agreed[mask], mask.mean()
-        ece += share * abs(right.mean() - sure.mean())
-        chance += share * _mean_absolute(sure, group[mask])
-        bins.append(
-            {
-                "low": float(sure.min()),
-                "high": float(sure.max()),
-                "pairs": int(mask.sum()),
-                "predicted": float(sure.mean()),
-                "observed": float(right.mean()),
-                "interval": statistics.share_interval(right, group[mask])[0],
-            }
-        )
-    return {
-        "pairs": len(group),
-        "temperature": float(temperature),
-        "ece": float(ece),
-        "ece_chance": float(chance),
-        "brier": float((expit(-scaled) ** 2).mean()),
-        "loss": float(np.logaddexp(0.0, -scaled).mean()),
-        "bins": bins,
+        sure, right, group = confidence[mask], agreed[mask], pairs.group[mask]
+        ece += mask.mean() * abs(right.mean() - sure.mean())
+        chance += mask.mean() * _mean_absolute(sure, group)
+        low, mean, high = (float(of(sure)) for of in (np.min, np.mean, np.max))
+        more = {"confidence": mean, "confidence_low": low, "confidence_high": high}
+        estimate = statistics.share(right, group)
+        part = f"bin/{number}"
+        bins.append(estimated(set, part, "agreement", estimate, len(sure), method=method, **more))
+    whole = {
+        "temperature": temperature,
+        "ece": ece,
+        "ece_by_chance": chance,
+        "brier": (expit(-scaled) ** 2).mean(),
+        "log_loss": np.logaddexp(0.0, -scaled).mean(),
     }
+    return [row(set, "", name, x, n=n, method=method) for name, x in whole.items()] + bins
 
 
 def fit_temperature(items: Sequence[dict]) -> float:
-    """The temperature that gives the pairs the least log loss (Guo et al. 2017, arXiv 1706.04599).
+    """Fit the temperature of the least log loss on pairs (Guo et al. 2017, arXiv 1706.04599).
 
     Fit it on validation pairs, not on those that are then measured. The loss is convex in
     1 / temperature, so the minimum is the only one. It is looked for between 0.01 and 100 times the
@@ -82,9 +79,9 @@ def fit_temperature(items: Sequence[dict]) -> float:
     the lower end where no pair is wrong, the upper end where the mean margin is not above 0 (the
     model is then no better than a coin at any temperature). Where all margins are 0 every
     temperature is equal, and 1 is given back.
-    Raises ValueError without pairs, and as `statistics.preferences` does.
+    Raises ValueError without pairs, and as `pairs_of` does.
     """
-    _, margin, *_ = statistics.pair_columns(items)
+    margin = pairs_of(items).margin
     if not len(margin):
         raise ValueError(
             "no pairs to fit a temperature on: give validation data that have preferences"

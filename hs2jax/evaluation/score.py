@@ -1,4 +1,4 @@
-"""What `hs2jax score` does: a line for each group, and the best of its responses where asked."""
+"""Score groups into a file, and pick the best of their responses where asked."""
 
 import contextlib
 import json
@@ -9,15 +9,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from hs2jax import folder
+from hs2jax import workdir
 from hs2jax.data import corpora
 from hs2jax.data.record import Record
-from hs2jax.evaluation import best_of_n, best_report, scores
+from hs2jax.evaluation import best_of_n, scores
 from hs2jax.evaluation import items as scored_items
-from hs2jax.evaluation.scores import Cache, Scored
+from hs2jax.evaluation.scores import Scored
 from hs2jax.reward_model import RewardModel
+from hs2jax.workdir import row
 
 log = logging.getLogger(__name__)
 
@@ -51,59 +53,79 @@ def score(
     best: Path | None = None,
     reference: str = "",
 ) -> Record:
-    """Writes a line for each group of `data`: source, prompt, responses, outputs (a dict for each
+    """Write a line for each group of `data`: source, prompt, responses, outputs (a dict for each
     response) and rewards (null without weights). Returns what became of the rows.
 
-    best: a folder for best.jsonl, the response with the highest reward for each prompt (all rows
-    with one prompt are its candidates; `index` counts through them), and for best_of_n.json and
-    report.html, what picking is worth over the number of candidates. reference: data with a
+    best: the folder of a run of kind "best_of_n", with best.jsonl, the response with the highest
+    reward for each prompt (all rows with one prompt are its candidates; `index` counts through
+    them), and as rows what picking is worth over the number of candidates. reference: data with a
     response for each of the prompts, which the picked ones are compared with.
 
     Raises ValueError where there is something to pick and no one reward, and where the reference
     has none of the prompts.
     """
-    scalar, record, cache = model.scalar_weights(), Record(), Cache(scores.model_key(model))
+    started, scalar, record = time.time(), model.scalar_weights(), Record()
     if best is not None and scalar is None:
         raise ValueError(
             f"the model has the outputs {', '.join(model.outputs)}, and the best needs one reward: "
             "give weights, as in helpfulness=0.65,verbosity=-0.4"
         )
-    on_error = "skip" if skip else "raise"
+    store = scores.store_of(model)
 
-    def scored(spec: str, record: Record, show) -> Iterator[Scored]:
-        groups = corpora.read(spec, on_error=on_error, record=record)
-        return scores.stream(
-            model, groups, cache, truncate=truncate, skip=skip, record=record, progress=show
-        )
+    def scored(spec: str, name: str, record: Record) -> Iterator[Scored]:
+        groups = corpora.read(spec, on_error="skip" if skip else "raise", record=record)
+        with progress_of(name) as show:
+            for each in scores.stream(
+                model, groups, store, truncate=truncate, skip=skip, record=record, progress=show
+            ):
+                if each.outputs is not None:
+                    yield each
 
     kept: list[Scored] = []
     output.parent.mkdir(parents=True, exist_ok=True)
     # Another name until it is whole, so that a half file is never taken for the result.
     scratch = output.with_name(output.name + ".unfinished")
-    with scratch.open("w", encoding="utf-8") as file, progress_of("score") as show:
-        for each in scored(data, record, show):
-            if each.outputs is None:
-                continue
-            file.write(json.dumps(_row(each, model.outputs, scalar), ensure_ascii=False) + "\n")
+    with scratch.open("w", encoding="utf-8") as file:
+        for each in scored(data, "score", record):
+            file.write(json.dumps(_line(each, model.outputs, scalar), ensure_ascii=False) + "\n")
             if best is not None:
                 kept.append(each)
     scratch.replace(output)
-    if best is not None:
-        items, won = _candidates(kept, scalar), None
-        if reference:
-            found = Record()
-            with progress_of("reference") as show:
-                against = [x for x in scored(reference, found, show) if x.outputs is not None]
-            log.info("reference: %s", scored_items.describe(found))
-            try:
-                won = best_of_n.win_rate(items, _candidates(against, scalar))
-            except ValueError as error:
-                raise ValueError(f"{data} against {reference}: {error}") from error
-        _write_best(best, items, won)
+    if best is None:
+        return record
+    items, rows, records = _candidates(kept, scalar), [], {"data": record.to_dict()}
+    if reference:
+        found = Record()
+        against = _candidates(scored(reference, "reference", found), scalar)
+        log.info("reference: %s", scored_items.describe(found))
+        records["reference"] = found.to_dict()
+        try:
+            rows.append(best_of_n.win_rate(items, against))
+        except ValueError as error:
+            raise ValueError(f"{data} against {reference}: {error}") from error
+    picked, ties = best_of_n.pick(items)
+    rows += [row("", "", "prompts", len(items)), row("", "", "ties_at_top", ties)]
+    rows += _with_headline(best_of_n.curve(items))
+    lines = [
+        {
+            "source": item["source"],
+            "prompt": json.loads(item["prompt"]),
+            "response": item["responses"][index],
+            "reward": item["rewards"][index],
+            "index": index,
+            "candidates": len(item["responses"]),
+        }
+        for item, index in zip(items, picked, strict=True)
+    ]
+    config = ConfigDict({"kind": "best_of_n", "data": data, "reference": reference})
+    best.mkdir(parents=True, exist_ok=True)
+    workdir.write_rows(best / "best.jsonl", lines)
+    result = {"records": records, "seconds": time.time() - started}
+    workdir.finish(best, config, result, rows)
     return record
 
 
-def _row(each: Scored, names, scalar: np.ndarray | None) -> dict:
+def _line(each: Scored, names, scalar: np.ndarray | None) -> dict:
     return {
         "source": each.group.source,
         "prompt": list(each.group.prompt),
@@ -113,9 +135,9 @@ def _row(each: Scored, names, scalar: np.ndarray | None) -> dict:
     }
 
 
-def _candidates(found: Sequence[Scored], scalar: np.ndarray) -> list[dict]:
-    """An item for each prompt, the whole conversation as JSON, with the responses of all its rows;
-    source is the first one's."""
+def _candidates(found: Sequence[Scored] | Iterator[Scored], scalar: np.ndarray) -> list[dict]:
+    """Make an item for each prompt, the whole conversation as JSON, with the responses of all its
+    rows; source is the first one's."""
     together: dict[str, list[dict]] = {}
     for each in found:
         prompt = json.dumps(each.group.prompt)
@@ -133,25 +155,10 @@ def _candidates(found: Sequence[Scored], scalar: np.ndarray) -> list[dict]:
     ]
 
 
-def _write_best(place: Path, items: list[dict], won: dict | None) -> None:
-    picked = best_of_n.pick(items)
-    rows = [
-        {
-            "source": item["source"],
-            "prompt": json.loads(item["prompt"]),
-            "response": item["responses"][index],
-            "reward": item["rewards"][index],
-            "index": index,
-            "candidates": len(item["responses"]),
-        }
-        for item, index in zip(items, picked["best"], strict=True)
-    ]
-    result = {
-        "prompts": len(items),
-        "ties": picked["ties"],
-        "curve": best_of_n.curve(items),
-        "win_rate": won,
-    }
-    scored_items.write(place / "best.jsonl", rows)
-    folder.write_json(place / "best_of_n.json", result)
-    best_report.write(place, result)
+def _with_headline(curve: list[dict]) -> list[dict]:
+    """Mark the reward of the most candidates that all prompts have."""
+    rewards = [i for i, each in enumerate(curve) if each["metric"] == "reward"]
+    whole = [i for i in rewards if curve[i]["n"] == curve[rewards[0]]["n"]]
+    for i in whole[-1:]:
+        curve[i] = {**curve[i], "headline": True}
+    return curve

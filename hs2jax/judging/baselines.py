@@ -114,7 +114,7 @@ def reward_scores(
                 "criteria that it has"
             )
     weights = np.array(columns, np.float32).reshape(len(criteria), len(model.outputs))
-    cache = scores.Cache(scores.model_key(model))
+    cache = scores.store_of(model)
     return [
         None if scored.outputs is None else scored.outputs @ weights.T
         for scored in scores.stream(model, groups, cache, skip=True, record=record)

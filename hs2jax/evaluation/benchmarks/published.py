@@ -1,4 +1,6 @@
-"""Scores that others published, in percent, to set ours beside."""
+"""Scores that others published, to set ours beside."""
+
+from typing import NamedTuple
 
 # Table 3. Until September 2024 RewardBench's code had the weights of the two xstest subsets
 # exchanged (250 for should-refuse, 154 for should-respond), which moves Safety by 96/740 of the
@@ -10,14 +12,25 @@ JUDGE_BENCH_REPOSITORY = "arXiv 2410.12784 (results in its repository)"
 LLMBAR_REPOSITORY = "arXiv 2310.07641 (results in its repository)"
 
 
-def _rows(source: str, columns: tuple[str, ...], rows: dict[str, tuple]) -> list[dict]:
+class Published(NamedTuple):
+    """A model's score, a share, in a part of a benchmark as rows name it."""
+
+    model: str
+    source: str
+    part: str
+    score: float
+
+
+def _part(column: str) -> str:
+    return {"Overall": "", "Prior sets": "apart"}.get(column, f"section/{column}")
+
+
+def _rows(source: str, columns: tuple[str, ...], rows: dict[str, tuple]) -> list[Published]:
     return [
-        {
-            "model": model,
-            "source": source,
-            "scores": {c: v for c, v in zip(columns, values, strict=True) if v is not None},
-        }
+        Published(model, source, _part(column), value / 100)
         for model, values in rows.items()
+        for column, value in zip(columns, values, strict=True)
+        if value is not None
     ]
 
 

@@ -1,0 +1,84 @@
+"""RewardBench 2's Ties score (Malik et al. 2025, arXiv 2506.01937)."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hs2jax.evaluation import statistics
+from hs2jax.evaluation.benchmarks.credits import right_and_wrong, source
+
+PARTS = {
+    "tied": (0.30, "tied prompts: the worst right answer is above the best wrong one"),
+    "ref": (0.30, "reference prompts: the right answer is above the best wrong one"),
+    "preferred": (0.20, "tied prompts: that margin is above the spread of the right answers"),
+    "hard": (0.20, "the same with the smaller margin of the tied and the reference prompt"),
+    "tanh": (0.01, "mean of tanh(smaller margin / spread - 1), 0 where that is 0/0"),
+}
+
+
+def score(
+    items: Sequence[Mapping], rewards: Sequence[Sequence[float]]
+) -> tuple[float | None, list[float] | None, float | None, dict[str, float]]:
+    """Compute the Ties score, its interval, the number of independent values it is worth, and its
+    parts by the names of PARTS; rewards [items][R].
+
+    All None, and no parts, without a prompt that has both its tied and its reference row. Where
+    each has both, the score is a mean over prompts. The interval is Wilson's on tenths of the
+    prompts that have both, clustered by prompt, and lies around the score. Simulated 95% intervals
+    for 51 prompts cover 92 to 96% for scores from 0.07 to 1.009.
+
+    Raises ValueError, with the item's source, for an id that is not "ref:N" or "tied:N" or is used
+    twice, and for another number of right responses than its kind has.
+    """
+    stats: dict[str, dict] = {"ref": {}, "tied": {}}
+    for item, row in zip(items, rewards, strict=True):
+        kind, prompt = _id(item)
+        if prompt in stats[kind]:
+            raise ValueError(f"{source(item)}: a second Ties row with the id '{kind}:{prompt}'")
+        stats[kind][prompt] = _margin_and_spread(item, row, several=kind == "tied")
+    both = sorted(stats["ref"].keys() & stats["tied"].keys())
+    if not both:
+        return None, None, None, {}
+    margin, spread = np.array([stats["tied"][prompt] for prompt in both], float).T
+    smaller = np.minimum(margin, [stats["ref"][prompt][0] for prompt in both])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        closeness = np.nan_to_num(np.tanh(smaller / spread - 1), nan=0.0)
+    means = {
+        **{k: np.mean([m > 0 for m, _ in rows.values()]) for k, rows in stats.items()},
+        "preferred": np.mean(margin > spread),
+        "hard": np.mean(smaller > spread),
+        "tanh": closeness.mean(),
+    }
+    found = {name: float(means[name]) for name in PARTS}
+    total = sum(weight * found[name] for name, (weight, _) in PARTS.items())
+    # Each prompt as ten tenths, so that their mean is the score but for the hundredth of tanh.
+    right = [stats["tied"][p][0] > 0 for p in both], [stats["ref"][p][0] > 0 for p in both]
+    table = np.stack([*right * 3, *(margin > spread, smaller > spread) * 2], axis=1).astype(float)
+    prompt = np.repeat(np.arange(len(table)), table.shape[1])
+    tenths, effective = float(table.mean()), statistics.effective_number(table.ravel(), prompt)
+    low, high = statistics.wilson(tenths * effective, effective)
+    low, high = (end + total - tenths for end in (low, high))
+    return total, [max(low, -0.01), min(high, 1.01)], effective, found  # The ends of what can be.
+
+
+def _id(item: Mapping) -> tuple[str, int]:
+    name = item["about"].get("id")
+    match = re.fullmatch(r"(ref|tied):(\d+)", str(name))
+    if not match:
+        raise ValueError(
+            f"{source(item)}: the id of a Ties row is 'ref:N' or 'tied:N', found {name!r}"
+        )
+    return match[1], int(match[2])
+
+
+def _margin_and_spread(
+    item: Mapping, rewards: Sequence[float], *, several: bool
+) -> tuple[float, float]:
+    """The worst right reward minus the best wrong one; the best right one minus the worst right."""
+    right = right_and_wrong(item)
+    if several != (right > 1):
+        expected = "several right responses in a tied row" if several else "one in a reference row"
+        raise ValueError(f"{source(item)}: expected {expected}, found {right}")
+    low, high = min(rewards[:right]), max(rewards[:right])
+    return low - max(rewards[right:]), high - low

@@ -1,0 +1,259 @@
+"""What scored groups say about a reward model, as rows: accuracy on pairs, errors on ratings.
+
+All of this room takes a list of scored groups ("items"), plain dicts that JSON can hold:
+
+    {"source": "file:line", "prompt": str, "responses": [str, ...],
+     "outputs": [[float x K], ...], "rewards": [float, ...],        one entry per response
+     "ratings": [{"helpfulness": 3.0, ...} or {}, ...],             one entry per response
+     "pairs": [[chosen, rejected, strength], ...], "ties": int, "tokens": [int, ...],
+     "about": {"subset": "hep-go", ...}, "cut": int}                what a benchmark says of the
+                                                 row; tokens that were cut from the prompt
+
+and gives rows of results.jsonl (see `workdir.row`). Pairs and ratings of one group hang together in
+all intervals.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hs2jax.evaluation import statistics
+from hs2jax.evaluation.statistics import FISHER, LOG, Estimate
+from hs2jax.workdir import row
+
+TOP = 4  # Of HelpSteer's ratings, 0 to 4, which kappa is of.
+OTHER_SCALE = "people's ratings run from {:g} to {:g}; kappa is for ratings from 0 to 4"
+
+
+class Pairs(NamedTuple):
+    """The pairs of items, arrays [P] or [P, 2].
+
+    group: the index of the item. margin: reward(chosen) - reward(rejected). lengths: characters of
+    the chosen and of the rejected response. strength: of the preference.
+    """
+
+    group: np.ndarray
+    margin: np.ndarray
+    lengths: np.ndarray
+    strength: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        """The chosen response has strictly the higher reward."""
+        return self.margin > 0
+
+    @property
+    def lead(self) -> np.ndarray:
+        """The characters that the chosen response has more."""
+        return self.lengths[:, 0] - self.lengths[:, 1]
+
+
+def pairs_of(items: Sequence[Mapping]) -> Pairs:
+    """Collect the pairs of items. Raises ValueError, with the item's source, for a pair that points
+    outside its responses or has a reward that is not finite."""
+    found = []
+    for i, item in enumerate(items):
+        for chosen, rejected, strength in item["pairs"]:
+            if not all(0 <= r < len(item["responses"]) for r in (chosen, rejected)):
+                raise ValueError(
+                    f"{item.get('source', '?')}: the pair ({chosen}, {rejected}) points outside "
+                    f"the group's {len(item['responses'])} responses"
+                )
+            margin = float(item["rewards"][chosen]) - float(item["rewards"][rejected])
+            if not math.isfinite(margin):
+                raise ValueError(
+                    f"{item.get('source', '?')}: rewards must be finite numbers, got "
+                    f"{item['rewards'][chosen]} (chosen) and {item['rewards'][rejected]} (rejected)"
+                )
+            lengths = [len(item["responses"][r]) for r in (chosen, rejected)]
+            found.append((i, margin, *lengths, float(strength)))
+    columns = np.array(found, float).reshape(-1, 5)
+    return Pairs(columns[:, 0].astype(int), columns[:, 1], columns[:, 2:4], columns[:, 4])
+
+
+def estimated(
+    set: str, part: str, metric: str, estimate: Estimate, n: int | None = None, **more
+) -> dict:
+    """Make a row of an estimate, with its p where it has one."""
+    if estimate.p is not None:
+        more["p"] = estimate.p
+    return row(set, part, metric, estimate.value, estimate.interval, n, **more)
+
+
+def rows(
+    set: str,
+    items: Sequence[Mapping],
+    names: Sequence[str],
+    means: Mapping[str, float] | None = None,
+    *,
+    intervals: bool = True,
+) -> list[dict]:
+    """Measure one scored set: `pair_rows` and `attribute_rows`."""
+    found = pair_rows(set, items)
+    return found + attribute_rows(set, items, names, means, intervals=intervals)
+
+
+def pair_rows(set: str, items: Sequence[Mapping]) -> list[dict]:
+    """Measure how often, and by how much, the chosen response got the higher reward; [] without
+    pairs.
+
+    * accuracy: share of pairs with reward(chosen) strictly above reward(rejected); equal rewards
+      (equal_rewards) count as wrong, in accuracy_ties_as_half as one half.
+    * lead_over_length: how far that is above the better of the two rules of length on the same
+      pairs, longer_wins or shorter_wins, which are strict as well (equal_lengths).
+    * margin: mean of reward(chosen) - reward(rejected); loss: mean of -log sigmoid of it.
+    * ties: comparisons that are no pairs.
+    * strength/1 to strength/3, rounded up: accuracy and margin of those that occur.
+
+    Raises ValueError as `pairs_of` does.
+    """
+    pairs = pairs_of(items)
+    n, right, margin = len(pairs.margin), pairs.right, pairs.margin
+    if not n:
+        return []
+    longer, shorter = pairs.lead > 0, pairs.lead < 0
+    rule, best = ("longer", longer) if longer.sum() >= shorter.sum() else ("shorter", shorter)
+    lead = statistics.interval(np.mean, [right.astype(float) - best], pairs.group)
+    counts = {
+        "equal_rewards": (margin == 0).sum(),
+        "equal_lengths": (pairs.lead == 0).sum(),
+        "ties": sum(int(item.get("ties", 0)) for item in items),
+    }
+    found = [
+        _share(set, "", "accuracy", right, pairs.group, reference=0.5, better="higher"),
+        estimated(
+            set, "", "lead_over_length", lead, n, against=rule, reference=0.0, better="higher"
+        ),
+        _share(set, "", "longer_wins", longer, pairs.group),
+        _share(set, "", "shorter_wins", shorter, pairs.group),
+        row(set, "", "accuracy_ties_as_half", (right + 0.5 * (margin == 0)).mean(), n=n),
+        row(set, "", "margin", margin.mean(), n=n),
+        row(set, "", "loss", np.logaddexp(0.0, -margin).mean(), n=n),
+        *(row(set, "", name, int(count)) for name, count in counts.items()),
+    ]
+    levels = np.clip(np.ceil(pairs.strength), 1, 3).astype(int)
+    for level in np.unique(levels):
+        mask, part = levels == level, f"strength/{level}"
+        found.append(_share(set, part, "accuracy", right[mask], pairs.group[mask]))
+        found.append(row(set, part, "margin", margin[mask].mean(), n=int(mask.sum())))
+    return found
+
+
+def _share(set: str, part: str, metric: str, values, group, **more) -> dict:
+    return estimated(set, part, metric, statistics.share(values, group), len(values), **more)
+
+
+# Ratings ----------------------------------------------------------------------------------------
+
+
+def attribute_rows(
+    set: str,
+    items: Sequence[Mapping],
+    names: Sequence[str],
+    means: Mapping[str, float] | None = None,
+    *,
+    intervals: bool = True,
+) -> list[dict]:
+    """Measure errors and correlations per rated attribute; only rated responses count.
+
+    names: of the K outputs, in order. An attribute nobody rated is left out. Ratings and errors are
+    on the corpus's own scale (0 to 4 for HelpSteer).
+
+    * mse, mae: of predictions. mse_of_mean: of always answering the mean, means[name] where given
+      (of the training ratings), else that of the very ratings that are predicted, which is the
+      harder baseline. mse_below_mean: how far mse is below it, on the same ratings.
+    * pearson, spearman: None where a side is constant.
+    * kappa: quadratic weights, both sides rounded half up and predictions clipped to 0..4;
+      `outside` counts those that this moves. Where people's ratings are on another scale there is
+      none, and a note says so.
+
+    intervals: False leaves them out, which is faster. Raises ValueError as `rated` does.
+    """
+
+    def estimate(statistic, columns, scale=statistics.PLAIN) -> Estimate:
+        if intervals:
+            return statistics.interval(statistic, columns, group, scale)
+        value = statistic(*columns)
+        return Estimate(value if math.isfinite(value) else None)
+
+    found = []
+    for name in names:
+        group, predicted, people = rated(items, names, name)
+        n, part = len(people), f"attribute/{name}"
+        if not n:
+            continue
+        given = (means or {}).get(name)
+        mean = people.mean() if given is None else given
+        source = "mean of these ratings" if given is None else "training mean"
+        both, of_mean = (predicted, people), (people - mean) ** 2
+        measured = {
+            "mse": estimate(statistics.squared_error, both, LOG),
+            "mse_below_mean": estimate(np.mean, [of_mean - (predicted - people) ** 2]),
+            "pearson": estimate(statistics.pearson, both, FISHER),
+            "spearman": estimate(statistics.spearman, both, FISHER),
+            "kappa": Estimate(None),
+        }
+        clipped, more = rounded(predicted), {}
+        if people.min() < 0 or people.max() > TOP:
+            more = {"note": OTHER_SCALE.format(people.min(), people.max())}
+        else:
+            measured["kappa"] = estimate(statistics.kappa, (clipped, rounded(people)), FISHER)
+        verdict = {"reference": 0.0, "better": "higher"}
+        found += [
+            estimated(set, part, "mse", measured["mse"], n),
+            row(set, part, "mae", np.abs(predicted - people).mean(), n=n),
+            row(set, part, "mse_of_mean", of_mean.mean(), n=n, method=source),
+            estimated(set, part, "mse_below_mean", measured["mse_below_mean"], n, **verdict),
+            estimated(set, part, "pearson", measured["pearson"], n),
+            estimated(set, part, "spearman", measured["spearman"], n),
+            estimated(set, part, "kappa", measured["kappa"], n, **more),
+            row(set, part, "mean_prediction", predicted.mean(), n=n),
+            row(set, part, "mean_rating", people.mean(), n=n),
+        ]
+        if not more:
+            outside = int((clipped != np.floor(predicted + 0.5)).sum())
+            found.append(row(set, part, "outside", outside))
+    return found
+
+
+def confusion(items: Sequence[Mapping], names: Sequence[str]) -> dict[str, dict]:
+    """{attribute: {"levels", "table"}} of rounded ratings 0..4: rows the people's level, columns
+    the prediction's. Of attributes that people rated on this scale."""
+    found = {}
+    for name in names:
+        _, predicted, people = rated(items, names, name)
+        if not len(people) or people.min() < 0 or people.max() > TOP:
+            continue
+        table = np.zeros((TOP + 1, TOP + 1), int)
+        np.add.at(table, (rounded(people).astype(int), rounded(predicted).astype(int)), 1)
+        found[name] = {"levels": list(range(TOP + 1)), "table": table.tolist()}
+    return found
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """Round half up, into 0..4."""
+    return np.clip(np.floor(values + 0.5), 0, TOP)
+
+
+def rated(
+    items: Sequence[Mapping], names: Sequence[str], name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Collect the responses that people rated for `name`, one of the outputs' names: the index of
+    the item, the prediction, the rating, [N] each.
+
+    Raises ValueError where a row of outputs has not K finite numbers, with the item's source.
+    """
+    k, found = list(names).index(name), []
+    for i, item in enumerate(items):
+        for outputs, given in zip(item["outputs"], item["ratings"], strict=True):
+            if len(outputs) != len(names) or not np.isfinite(outputs).all():
+                raise ValueError(
+                    f"{item.get('source', '?')}: expected {len(names)} finite outputs per "
+                    f"response ({', '.join(names)}), got {outputs}"
+                )
+            if (given or {}).get(name) is not None:
+                found.append((i, float(outputs[k]), float(given[name])))
+    group, predicted, people = np.array(found, float).reshape(-1, 3).T
+    return group.astype(int), predicted, people

@@ -1,0 +1,233 @@
+"""Rows of scored groups against plain counts, numpy and scipy."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import raters
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hs2jax.evaluation import measures
+from hs2jax.evaluation.statistics import wilson
+from hs2jax.report.run import find, select
+
+NAMES = ["helpfulness", "verbosity"]
+# Few values, so that equal scores, equal lengths and constant columns are common.
+# Six decimals: differences in the last bit of a float depend on the order of a sum.
+SCORES = st.one_of(
+    st.integers(-2, 2).map(float), st.floats(-50, 50).map(lambda value: round(value, 6))
+)
+
+
+@st.composite
+def scored_groups(draw, max_pairs=3):
+    n = draw(st.integers(2, 4))
+    outputs = draw(st.lists(st.lists(SCORES, min_size=2, max_size=2), min_size=n, max_size=n))
+    rating = st.dictionaries(st.sampled_from(NAMES), st.integers(0, 4).map(float))
+    pair = st.permutations(range(n)).map(lambda order: order[:2])
+    pairs = draw(st.lists(pair, max_size=max_pairs))
+    return {
+        "source": "train.jsonl:7",
+        "prompt": "Why?",
+        "responses": draw(st.lists(st.text(max_size=4), min_size=n, max_size=n)),
+        "outputs": outputs,
+        "rewards": [row[0] for row in outputs],
+        "ratings": draw(st.lists(rating, min_size=n, max_size=n)),
+        "pairs": [[*p, draw(st.sampled_from([0.5, 1.0, 1.3, 2.0, 3.0]))] for p in pairs],
+        "ties": draw(st.integers(0, 1)),
+        "tokens": [1] * n,
+    }
+
+
+ITEMS = st.lists(scored_groups(), min_size=1, max_size=6)
+
+
+def values(rows, part="") -> dict:
+    return {row["metric"]: row["value"] for row in rows if row["part"] == part}
+
+
+def rated_items(pairs, name="helpfulness", per_group=1):
+    """(prediction, rating or None) of responses, `per_group` to a prompt."""
+    return [
+        {
+            "source": f"a.jsonl:{start + 1}",
+            "outputs": [[float(p)] for p, _ in pairs[start : start + per_group]],
+            "ratings": [
+                {} if r is None else {name: r} for _, r in pairs[start : start + per_group]
+            ],
+        }
+        for start in range(0, len(pairs), per_group)
+    ]
+
+
+@settings(max_examples=50)
+@given(ITEMS)
+def test_rows_of_pairs_equal_a_plain_count(items):
+    pairs = [(item, c, r, s) for item in items for c, r, s in item["pairs"]]
+    rows = measures.pair_rows("set", items)
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    if not pairs:
+        assert rows == []
+        return
+    margins = np.array([item["rewards"][c] - item["rewards"][r] for item, c, r, _ in pairs])
+    lead = np.array([len(i["responses"][c]) - len(i["responses"][r]) for i, c, r, _ in pairs])
+    best = "longer" if (lead > 0).sum() >= (lead < 0).sum() else "shorter"
+    expected = {
+        "accuracy": (margins > 0).mean(),
+        "accuracy_ties_as_half": ((margins > 0) + (margins == 0) / 2).mean(),
+        "margin": margins.mean(),
+        "loss": -scipy.special.log_expit(margins).mean(),
+        "longer_wins": (lead > 0).mean(),
+        "shorter_wins": (lead < 0).mean(),
+        "lead_over_length": (margins > 0).mean() - max((lead > 0).mean(), (lead < 0).mean()),
+        "equal_rewards": (margins == 0).sum(),
+        "equal_lengths": (lead == 0).sum(),
+        "ties": sum(item["ties"] for item in items),
+    }
+    assert values(rows) == pytest.approx(expected, abs=1e-9)
+    assert find(rows, metric="lead_over_length")["against"] == best
+    levels = select(rows, family="strength", metric="accuracy")
+    assert sum(row["n"] for row in levels) == len(pairs) == find(rows, metric="accuracy")["n"]
+    for row in levels:
+        level = int(row["part"].removeprefix("strength/"))
+        mine = margins[[math.ceil(s) == level for *_, s in pairs]]
+        assert row["value"] == pytest.approx((mine > 0).mean())
+    for row in rows:
+        if row["low"] is not None:
+            assert row["low"] - 1e-9 <= row["value"] <= row["high"] + 1e-9
+    if all(len(item["pairs"]) <= 1 for item in items):
+        row = find(rows, metric="accuracy")
+        ends = wilson((margins > 0).sum(), len(pairs))
+        assert (row["low"], row["high"]) == pytest.approx(ends)
+
+
+@settings(max_examples=25)
+@given(ITEMS, st.randoms(use_true_random=False))
+def test_the_order_of_groups_and_responses_does_not_matter(items, random):
+    def turned(item):
+        last = len(item["responses"]) - 1
+        reverse = {k: item[k][::-1] for k in ("responses", "outputs", "rewards", "ratings")}
+        pairs = [[last - c, last - r, s] for c, r, s in item["pairs"]][::-1]
+        return {**item, **reverse, "pairs": pairs}
+
+    other = [turned(item) for item in items]
+    random.shuffle(other)
+    for one, two in zip(
+        measures.rows("", items, NAMES), measures.rows("", other, NAMES), strict=True
+    ):
+        assert one.keys() == two.keys()
+        for key in one:
+            same = one[key] == two[key]
+            assert same or one[key] == pytest.approx(two[key], rel=1e-6, abs=1e-6), key
+
+
+def test_a_model_that_counts_characters_has_no_lead():
+    lengths = np.array([(9, 2), (3, 8), (7, 1), (4, 4)])
+    for sign, side in ((1, lengths), (-1, lengths[:, ::-1])):
+        margins = sign * (side[:, 0] - side[:, 1])
+        rows = measures.pair_rows("", raters.of_margins(margins, lengths=side))
+        row = find(rows, metric="lead_over_length")
+        assert (row["value"], row["against"]) == (0.0, "longer" if sign == 1 else "shorter")
+
+
+def test_a_few_pairs_that_agree_are_not_certain():
+    rows = measures.pair_rows("", raters.of_margins([1.0, 1.0], lengths=[(1, 2), (1, 2)]))
+    assert find(rows, metric="accuracy")["value"] == 1.0
+    assert find(rows, metric="accuracy")["low"] < 0.5
+    assert find(rows, metric="lead_over_length")["low"] is None
+
+
+@settings(max_examples=50)
+@given(ITEMS)
+def test_rows_of_attributes_equal_numpy_and_scipy(items):
+    rows = measures.attribute_rows("", items, NAMES, {"verbosity": 1.5}, intervals=False)
+    for column, name in enumerate(NAMES):
+        both = [
+            (o[column], r[name])
+            for item in items
+            for o, r in zip(item["outputs"], item["ratings"], strict=True)
+            if name in r
+        ]
+        found = values(rows, f"attribute/{name}")
+        if not both:
+            assert not found
+            continue
+        x, y = np.array(both).T
+        mean = y.mean() if column == 0 else 1.5
+        of_mean = ((y - mean) ** 2).mean()
+        assert found["mse"] == pytest.approx(np.mean((x - y) ** 2))
+        assert found["mae"] == pytest.approx(np.abs(x - y).mean())
+        assert found["mse_of_mean"] == pytest.approx(of_mean, abs=1e-12)
+        assert found["mse_below_mean"] == pytest.approx(of_mean - found["mse"], abs=1e-9)
+        assert (found["mean_prediction"], found["mean_rating"]) == pytest.approx(
+            (x.mean(), y.mean())
+        )
+        if np.ptp(x) == 0 or np.ptp(y) == 0:
+            assert (found["pearson"], found["spearman"]) == (None, None)
+        else:
+            assert found["spearman"] == pytest.approx(scipy.stats.spearmanr(x, y)[0], abs=1e-9)
+            assert found["pearson"] == pytest.approx(scipy.stats.pearsonr(x, y)[0], abs=1e-6)
+    sources = {row["part"]: row["method"] for row in select(rows, metric="mse_of_mean")}
+    expected = {"helpfulness": "mean of these ratings", "verbosity": "training mean"}
+    assert all(sources[part] == expected[part.removeprefix("attribute/")] for part in sources)
+
+
+PAIRS = st.lists(st.tuples(st.floats(-3, 8), st.integers(0, 4)), min_size=1, max_size=30)
+
+
+@settings(max_examples=50)
+@given(PAIRS, st.integers(1, 3))
+def test_kappa_confusion_and_outside_equal_their_definitions(pairs, per_group):
+    items = rated_items(pairs, per_group=per_group)
+    found = values(measures.attribute_rows("", items, ["helpfulness"]), "attribute/helpfulness")
+    predicted = [min(4, max(0, int(np.floor(p + 0.5)))) for p, _ in pairs]
+    rated = [r for _, r in pairs]
+    table = np.zeros((5, 5), int)
+    np.add.at(table, (rated, predicted), 1)
+    assert measures.confusion(items, ["helpfulness"])["helpfulness"]["table"] == table.tolist()
+    assert found["outside"] == sum(p < -0.5 or p >= 4.5 for p, _ in pairs)
+    observed = np.mean(np.subtract(predicted, rated) ** 2)
+    chance = np.mean(np.subtract.outer(predicted, rated) ** 2)
+    if chance == 0:
+        assert found["kappa"] is None
+    else:
+        assert found["kappa"] == pytest.approx(1 - observed / chance)
+
+
+def test_a_half_is_rounded_up_on_both_sides_and_unrated_responses_do_not_count():
+    items = rated_items([(0.5, 1.5), (2.5, 2.5), (3.0, None)], per_group=3)
+    table = measures.confusion(items, ["helpfulness"])["helpfulness"]["table"]
+    assert (table[2][1], table[3][3], np.sum(table)) == (1, 1, 2)
+
+
+def test_ratings_on_another_scale_have_no_kappa_and_others_are_kept():
+    items = [
+        {
+            "source": "a.jsonl:1",
+            "outputs": [[1.0, 7.0], [3.0, 2.0]],
+            "ratings": [{"helpfulness": 1, "quality": 7}, {"helpfulness": 3, "quality": 2}],
+        }
+    ]
+    names = ["helpfulness", "quality"]
+    rows = measures.attribute_rows("", items, names)
+    ours, other = (find(rows, metric="kappa", part=f"attribute/{name}") for name in names)
+    assert (ours["value"], "note" in ours) == (1.0, False)
+    assert other["value"] is None
+    assert "run from 2 to 7" in other["note"]
+    assert list(measures.confusion(items, names)) == ["helpfulness"]
+    assert measures.attribute_rows("", items, ["correctness", "coherence"]) == []
+
+
+def test_what_cannot_be_right_is_named():
+    item = raters.of_margins([1.0])[0] | {"ratings": [{"helpfulness": 1.0}, {}]}
+    with pytest.raises(ValueError, match=r"made\.jsonl:1: expected 2 finite outputs"):
+        measures.attribute_rows("", [item], NAMES)
+    with pytest.raises(ValueError, match=r"made\.jsonl:1.*outside"):
+        measures.pair_rows("", [{**item, "pairs": [[0, 2, 1.0]]}])
+    with pytest.raises(ValueError, match=r"made\.jsonl:1.*finite"):
+        measures.pair_rows("", [{**item, "rewards": [float("nan"), 0.0]}])
+    with pytest.raises(ValueError, match=r"a\.jsonl:1: expected 1 finite"):
+        measures.attribute_rows("", rated_items([(float("nan"), 2)]), ["helpfulness"])
