@@ -23,10 +23,12 @@ from hs2jax.data.chat import Encoded
 from hs2jax.data.conversations import encode, group_conversations
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
-from hs2jax.models import hub, sampler, sharding
+from hs2jax.inference import response_log_probabilities
+from hs2jax.models import sampler, sharding
 from hs2jax.models.config import Config
+from hs2jax.models.hf import hub
+from hs2jax.models.hf.weights import gathered
 from hs2jax.models.next_token import Choice
-from hs2jax.prediction import gathered, response_log_probabilities
 
 
 class LogProbability(NamedTuple):

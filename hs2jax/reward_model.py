@@ -23,9 +23,11 @@ from hs2jax.data.conversations import encode, group_conversations
 from hs2jax.data.groups import Group
 from hs2jax.data.packing import Example
 from hs2jax.data.record import Record
-from hs2jax.models import heads, hub, sharding
+from hs2jax.inference import plan_rows, predict, run_batches, to_host
+from hs2jax.models import heads, sharding
 from hs2jax.models.config import Config
-from hs2jax.prediction import gathered, plan_rows, predict, run_batches, to_host
+from hs2jax.models.hf import hub
+from hs2jax.models.hf.weights import gathered
 
 log = logging.getLogger(__name__)
 

@@ -23,13 +23,14 @@ import numpy as np
 import tiny
 
 from hs2jax.data.conversations import unrated
+from hs2jax.inference import hidden_states, plan_rows
 from hs2jax.judging import criteria, judge, prompts, score_tokens
 from hs2jax.judging.judge import Judge
 from hs2jax.judging.prompts import Request
 from hs2jax.judging.score_tokens import Asked
-from hs2jax.models import decoder, hub
+from hs2jax.models import decoder
 from hs2jax.models.config import Config
-from hs2jax.prediction import hidden_states, plan_rows
+from hs2jax.models.hf import hub
 
 SEED = 0
 WORDS = " ".join(tiny.SENTENCES).split()

@@ -22,9 +22,9 @@ import safetensors.torch
 import torch
 import transformers
 
-from hs2jax.models import hub
 from hs2jax.models.decoder import Decoder, Probe
 from hs2jax.models.heads import logits, reward
+from hs2jax.models.hf import hub
 
 LENGTHS = (families.LONGEST, 57, 3 * families.WINDOW, 5, 1)
 

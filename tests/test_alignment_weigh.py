@@ -14,7 +14,7 @@ from hs2jax.alignment.sample import sample
 from hs2jax.config_rules import parse_condition
 from hs2jax.data import corpora, whole_rows
 from hs2jax.language_model import LanguageModel
-from hs2jax.models import hub
+from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
 
 LOGS = ("log_attribute", "log_prior", "log_proposal")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_judge import readings_of
 
-from hs2jax import prediction
+from hs2jax import inference
 from hs2jax.data import packing
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
@@ -65,13 +65,13 @@ def test_gpt_scores_do_not_depend_on_the_order(items, criteria):
 
 
 def test_a_prompt_is_computed_once_for_all_its_criteria(monkeypatch):
-    laid, plan = [], prediction.plan_rows
+    laid, plan = [], inference.plan_rows
 
     def spy(examples, **options):
         laid.extend(example.encoded for example in examples)
         return plan(examples, **options)
 
-    monkeypatch.setattr(prediction, "plan_rows", spy)
+    monkeypatch.setattr(inference, "plan_rows", spy)
     long = " ".join(["How do I bake bread?"] * 8)
     # One prompt's responses stand apart here.
     items = [(long, "Yes."), ("Hi", "Yes."), (long, "Mix flour and water.")]

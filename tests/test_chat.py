@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hs2jax.data import chat
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
-from hs2jax.models import reward_export
+from hs2jax.models.hf import reward_checkpoints
 
 CHATML, LLAMA = tiny.tokenizer(), tiny.bos_tokenizer()
 KINDS = pytest.mark.parametrize("tokenizer", [CHATML, LLAMA], ids=["chatml", "llama"])
@@ -236,7 +236,7 @@ def test_the_template_of_an_export_gives_our_ids(tokenizer, template, response, 
     group = ask(response)
     (encoded,) = chat.encode(tokenizer, [group], read)
     (ours,) = wholes(encoded)
-    exported = reward_export.prepare(tokenizer, (), len(tokenizer), read)
+    exported = reward_checkpoints.prepare(tokenizer, (), len(tokenizer), read)
     turns = [*group.prompt, {"role": "assistant", "content": response}]
     assert exported.apply_chat_template(turns, tokenize=True, return_dict=False) == ours
     assert exported.pad_token_id != ours[-1]

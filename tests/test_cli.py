@@ -14,7 +14,7 @@ from tensorboardX.proto import event_pb2
 
 from hs2jax.data import chat, corpora, packing
 from hs2jax.data.groups import pairs
-from hs2jax.models import hub
+from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
 
 ROW, MICRO_BATCH_SIZE, BATCH = 512, 8, 4

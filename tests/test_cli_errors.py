@@ -9,7 +9,7 @@ import tiny
 from command import fail, succeed
 
 from hs2jax.data import corpora
-from hs2jax.models import hub
+from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
 
 OUTPUTS = ("helpfulness", "verbosity")

@@ -16,14 +16,15 @@ from tiny_models import TINY, assert_same_bits, random_head
 
 from hs2jax.data import packing
 from hs2jax.data.chat import Encoded
-from hs2jax.models import checkpoint_files, decoder, hub, leaves, rope
+from hs2jax.inference import predict
+from hs2jax.models import decoder, rope
 from hs2jax.models.attention import Layout, attend
 from hs2jax.models.config import Config
 from hs2jax.models.decoder import Decoder
-from hs2jax.models.families import FAMILIES
 from hs2jax.models.heads import logits
+from hs2jax.models.hf import checkpoint_files, hub, weights
+from hs2jax.models.hf.families import FAMILIES
 from hs2jax.models.sharding import make_mesh, path_name, shardings
-from hs2jax.prediction import predict
 from hs2jax.training import optimizer
 
 LLAMA3 = rope.Scaling("llama3", 8.0, 1.0, 4.0, 32)
@@ -73,7 +74,7 @@ def parameters(config, seed=0):
         plain = path_name(path).endswith("norm") and not config.norm_plus_one
         return jnp.asarray(rng.normal(float(plain), 0.3, leaf.shape), jnp.float32)
 
-    return jax.tree.map_with_path(draw, leaves.shapes(config))
+    return jax.tree.map_with_path(draw, weights.shapes(config))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "frozen"))
@@ -127,16 +128,16 @@ def test_a_config_survives_config_json(config):
 
 @every_family
 def test_the_decoder_and_the_checkpoint_agree_on_the_tree(config):
-    assert leaves.shapes(config) == decoder.shapes(config)
+    assert weights.shapes(config) == decoder.shapes(config)
 
 
 @every_family
 def test_norms_and_biases_do_not_decay_and_all_else_does(config):
-    decays = jax.tree.leaves_with_path(optimizer.decays(leaves.shapes(config)))
+    decays = jax.tree.leaves_with_path(optimizer.decays(weights.shapes(config)))
     plain = {path_name(path) for path, decay in decays if not decay}
     assert plain == {
         path_name(path)
-        for path, leaf in jax.tree.leaves_with_path(leaves.shapes(config))
+        for path, leaf in jax.tree.leaves_with_path(weights.shapes(config))
         if re.search("norm|bias", path_name(path))
     }
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tiny_models import CHATML, TALK, TINY, assert_same_bits, random_params
 
-from hs2jax.models import hub, leaves
 from hs2jax.models.decoder import Decoder
-from hs2jax.models.gguf import NAMES, load_tokenizer, open_gguf, open_params
 from hs2jax.models.heads import logits
+from hs2jax.models.hf import hub, weights
+from hs2jax.models.hf.gguf import NAMES, load_tokenizer, open_gguf, open_params
 
 GGUF_NAMES = {theirs: ours for ours, theirs in NAMES.items()}
 Kind = gguf.GGMLQuantizationType
@@ -70,7 +70,7 @@ def write(path, config, params, *, quantise=None, change=None, rename=None):
         add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
         add |= {str: writer.add_string, list: writer.add_array, type(None): lambda *_: None}
         add[type(value)](key, value)
-    for tensor in leaves.unstack(params, config):
+    for tensor in weights.unstack(params, config):
         array = tensor.read().astype(np.float32)
         if "q_proj" in tensor.name:
             array = interleave(array, config.num_heads)
@@ -110,7 +110,7 @@ def test_quantised_tensors_are_near_what_they_were(tmp_path, kind):
     file = open_gguf(write(tmp_path / "x.gguf", config, params, quantise=kind))
     # Half a step of the coarsest kind; a wrong order of rows would be off by about 1.
     limit = 0.05 if kind in (Kind.Q8_0, Kind.BF16, Kind.F16) else 0.4
-    loaded = leaves.assemble(open_params(file), file.config)
+    loaded = weights.assemble(open_params(file), file.config)
     for part in ("q", "k", "v", "o"):
         got, want = loaded["layers"]["attention"][part], params["layers"]["attention"][part]
         assert np.max(np.abs(got - want)) < limit

@@ -13,8 +13,9 @@ from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given, settings
 from tiny_models import TINY, assert_same_bits, random_head, random_params
 
-from hs2jax.models import checkpoint_files, decoder, hub, leaves
+from hs2jax.models import decoder
 from hs2jax.models.config import Config
+from hs2jax.models.hf import checkpoint_files, hub, weights
 from hs2jax.models.sharding import make_mesh, shardings
 
 
@@ -50,7 +51,7 @@ def test_a_config_survives_config_json(config):
 @settings(max_examples=10)
 @given(configs())
 def test_the_decoder_and_the_checkpoint_agree_on_the_tree(config):
-    assert leaves.shapes(config) == decoder.shapes(config)
+    assert weights.shapes(config) == decoder.shapes(config)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_loading_into_shards_equals_loading_whole(tmp_path, axes):
     mesh = make_mesh(*axes)
     loaded = hub.load(tmp_path, lambda config, shapes: shardings(shapes, mesh)).params
     assert_same_bits(loaded, params)
-    wanted = shardings(leaves.shapes(TINY), mesh)
+    wanted = shardings(weights.shapes(TINY), mesh)
     assert jax.tree.map(lambda x: x.sharding, loaded) == wanted
 
 

@@ -10,8 +10,8 @@ from test_reward_model import pad_left
 
 from hs2jax.data import corpora, loader, packing
 from hs2jax.data.record import Record
+from hs2jax.inference import plan_evaluation, predict, run_batches
 from hs2jax.models import sharding
-from hs2jax.prediction import plan_evaluation, predict, run_batches
 from hs2jax.reward_model import RewardModel
 
 PAIRS = 100

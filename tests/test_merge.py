@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import assert_same_bits
 
-from hs2jax.models import merge, reward_export, sharding
+from hs2jax.models import merge, sharding
+from hs2jax.models.hf import reward_checkpoints
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import sources
 from hs2jax.training.convert import best_of_run
@@ -148,7 +149,7 @@ def on_first_device() -> int:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"layers": 2}, "layers: 3 and 2"),
+        ({"num_layers": 2}, "num_layers: 3 and 2"),
         ({"norm_epsilon": 1e-5}, "norm_epsilon: 1e-06 and 1e-05"),
         ({"outputs": ("a", "c")}, r"outputs: \('a', 'b'\) and \('a', 'c'\)"),
         ({"bias": False}, "the head's bias: True and False"),
@@ -280,6 +281,6 @@ def test_a_run_without_a_best_step_is_refused(run, tmp_path):
 
 def test_the_pad_that_an_export_adds_makes_no_difference(folders):
     source = merge.open_source(str(folders[0]))
-    assert reward_export.PAD in source.tokenizer.get_vocab()
-    assert reward_export.PAD not in tiny.tokenizer().get_vocab()
+    assert reward_checkpoints.PAD in source.tokenizer.get_vocab()
+    assert reward_checkpoints.PAD not in tiny.tokenizer().get_vocab()
     merge.check_alike(source, source._replace(tokenizer=tiny.tokenizer()))

@@ -10,8 +10,8 @@ from families import VARIANTS
 from tiny_models import TALK, chat_tokenizer
 from transformers import AutoTokenizer
 
-from hs2jax.models import hub
 from hs2jax.models.heads import reward
+from hs2jax.models.hf import hub
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

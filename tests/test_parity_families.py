@@ -14,10 +14,10 @@ from families import ONE_OF_EACH, VARIANTS
 
 from hs2jax.data import packing
 from hs2jax.data.chat import Encoded
-from hs2jax.models import hub
+from hs2jax.inference import predict
 from hs2jax.models.decoder import Decoder, Probe
 from hs2jax.models.heads import logits
-from hs2jax.prediction import predict
+from hs2jax.models.hf import hub
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -11,7 +11,7 @@ from tiny import tokenizer
 from hs2jax.judging import score_tokens
 from hs2jax.judging.judge import Judge
 from hs2jax.language_model import LanguageModel
-from hs2jax.models import hub
+from hs2jax.models.hf import hub
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -9,7 +9,7 @@ import pytest
 from hs2jax.data import packing
 from hs2jax.data.chat import Encoded
 from hs2jax.data.groups import Pair
-from hs2jax.models import hub
+from hs2jax.models.hf import hub
 from hs2jax.training import defaults, objectives, optimizer, step
 
 torch = pytest.importorskip("torch")

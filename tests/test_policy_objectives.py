@@ -11,8 +11,8 @@ import tiny_policies
 
 from hs2jax.data import chat, loader, packing
 from hs2jax.data.groups import Group
+from hs2jax.inference import token_log_probabilities
 from hs2jax.language_model import LanguageModel
-from hs2jax.prediction import token_log_probabilities
 from hs2jax.training import policy_objectives
 from hs2jax.training.policy_objectives import COLUMNS, Likelihood, SteerLM2
 

@@ -16,9 +16,9 @@ from hs2jax import configs, workdir
 from hs2jax.data import corpora, packing
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
+from hs2jax.inference import plan_evaluation
 from hs2jax.language_model import LanguageModel
 from hs2jax.models.sharding import path_name
-from hs2jax.prediction import plan_evaluation
 from hs2jax.training import loop, metrics, policy_task, tasks
 from hs2jax.training.convert import convert
 

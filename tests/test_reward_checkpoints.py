@@ -12,8 +12,8 @@ from test_chat import ask, wholes
 from tiny_models import assert_same_bits
 
 from hs2jax.data import chat
-from hs2jax.models import checkpoint_files, hub, reward_checkpoints
 from hs2jax.models.config import FAMILIES
+from hs2jax.models.hf import checkpoint_files, hub, reward_checkpoints
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import defaults, loop
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hs2jax.data import loader, packing
+from hs2jax.inference import plan_evaluation, predict, run_batches
 from hs2jax.models import sharding
-from hs2jax.prediction import plan_evaluation, predict, run_batches
 from hs2jax.reward_model import RewardModel, group_conversations
 
 MODEL = tiny.reward_model(("helpfulness", "verbosity"))

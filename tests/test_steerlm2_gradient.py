@@ -13,7 +13,7 @@ import tiny_policies
 
 from hs2jax import losses
 from hs2jax.data import packing
-from hs2jax.prediction import token_log_probabilities
+from hs2jax.inference import token_log_probabilities
 from hs2jax.training import step
 from hs2jax.training.policy_objectives import SteerLM2
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from hs2jax import prediction
+from hs2jax import inference
 from hs2jax.data import packing
 from hs2jax.training import defaults, loop, policy_task, tasks
 
@@ -47,7 +47,7 @@ def batches(prepared, layout="shared"):
     """Laid out, all examples in one batch."""
     slots = max(len(example.encoded.responses) for example in prepared.examples)
     length = 128 * slots if layout == "padded" else 512
-    planned = prediction.plan_evaluation(
+    planned = inference.plan_evaluation(
         prepared.examples, row_length=length, layout=layout, rows=32
     )
     (batch,) = (planned[i] for i in range(len(planned)))
@@ -92,7 +92,7 @@ def test_only_answers_are_learned_and_each_follows_its_own_ratings(task, prepare
 @pytest.mark.parametrize("layout", packing.LAYOUTS)
 def test_loss_and_gradient_are_those_of_answers_alone(task, prepared, layout):
     def loss(params, batch):
-        found = prediction.token_log_probabilities(
+        found = inference.token_log_probabilities(
             params, batch, task.model.config, layout=layout, dtype=task.model.dtype
         )
         return task.objective.loss(found, batch, task.objective.counts(batch))[0]

@@ -10,7 +10,7 @@ from test_gguf import write
 from tiny_models import CHATML, TALK, TINY, chat_tokenizer, random_head, random_params
 from transformers import AutoTokenizer
 
-from hs2jax.models import hub, template_dates
+from hs2jax.models.hf import hub, template_dates
 
 # As Llama 3.2's and Mistral's templates do it.
 LLAMA = (

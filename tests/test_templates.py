@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from hs2jax.data import chat, files, packing, rows, templates
 from hs2jax.data.groups import Group
-from hs2jax.models import hub
+from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
 
 MARKERS = ("<extra_id_0>", "<extra_id_1>", "<extra_id_2>")

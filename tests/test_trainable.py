@@ -8,10 +8,10 @@ import tiny
 from command import fail
 
 from hs2jax import configs
+from hs2jax.inference import forward
 from hs2jax.models import lora, sharding
 from hs2jax.models.checksum import checksum
 from hs2jax.models.sharding import path_name
-from hs2jax.prediction import forward
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import loop, trainable
 from hs2jax.training.convert import convert

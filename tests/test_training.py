@@ -9,8 +9,8 @@ import pytest
 import tiny
 
 from hs2jax.data import corpora, loader
+from hs2jax.inference import forward
 from hs2jax.models import sharding
-from hs2jax.prediction import forward
 from hs2jax.training import defaults, objectives, optimizer, step
 
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")

@@ -6,8 +6,9 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from hs2jax.models import hub, leaves, sharding
+from hs2jax.models import sharding
 from hs2jax.models.config import Config
+from hs2jax.models.hf import hub, weights
 from hs2jax.reward_model import RewardModel
 
 SENTENCES = (
@@ -99,7 +100,7 @@ def parameters(of: Config, seed: int = 0):
         around, scale = (1.0, 0.1) if path[-1].key == "norm" else (0.0, 0.2)
         return jnp.asarray(rng.normal(around, scale, leaf.shape), leaf.dtype)
 
-    shapes = leaves.shapes(of)
+    shapes = weights.shapes(of)
     head = {name: shapes.pop(name) for name in ("lm_head",) if name in shapes}
     # The head last, so that a tied model's parameters are the same.
     return jax.tree.map_with_path(draw, shapes) | jax.tree.map_with_path(draw, head)

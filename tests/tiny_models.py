@@ -5,8 +5,8 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from hs2jax.models import leaves
 from hs2jax.models.config import Config
+from hs2jax.models.hf import weights
 
 TINY = Config(
     vocab_size=300,
@@ -23,7 +23,7 @@ TINY = Config(
 def random_params(config, seed=0):
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda x: rng.normal(size=x.shape).astype(np.float32), leaves.shapes(config)
+        lambda x: rng.normal(size=x.shape).astype(np.float32), weights.shapes(config)
     )
 
 

@@ -7,7 +7,7 @@ import tiny
 
 from hs2jax.data.chat import Encoded
 from hs2jax.data.packing import Example
-from hs2jax.prediction import token_log_probabilities
+from hs2jax.inference import token_log_probabilities
 from hs2jax.training import step
 
 

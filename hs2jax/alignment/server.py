@@ -23,7 +23,7 @@ from hs2jax.alignment.sources import fitting
 from hs2jax.data import chat, templates
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
-from hs2jax.models import hub
+from hs2jax.models.hf import hub
 
 log = logging.getLogger(__name__)
 

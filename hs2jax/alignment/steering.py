@@ -17,7 +17,7 @@ from hs2jax.alignment import following, stage, weigh
 from hs2jax.alignment.sample import sample
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
-from hs2jax.models import hub
+from hs2jax.models.hf import hub
 from hs2jax.workdir import read_json, read_rows
 
 SAMPLING = ("seed", "data", "n", "temperature", "top_p", "max_new_tokens", "on_error")

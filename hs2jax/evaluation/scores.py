@@ -20,8 +20,8 @@ from hs2jax.data.conversations import in_parts
 from hs2jax.data.groups import Group
 from hs2jax.data.packing import Example
 from hs2jax.data.record import Record
-from hs2jax.models import hub
 from hs2jax.models.checksum import checksum
+from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
 from hs2jax.workdir import Store, content_key
 

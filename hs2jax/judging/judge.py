@@ -22,6 +22,7 @@ from hs2jax.data import packing
 from hs2jax.data.conversations import group_conversations, unrated
 from hs2jax.data.groups import Group, prompt_text
 from hs2jax.data.record import Record
+from hs2jax.inference import plan_evaluation, run_batches
 from hs2jax.judging import criteria as criteria_files
 from hs2jax.judging import lager, layer_weights, prompts, score_tokens, written
 from hs2jax.judging.criteria import Criterion
@@ -31,7 +32,6 @@ from hs2jax.models.attention import Layout
 from hs2jax.models.checksum import checksum
 from hs2jax.models.config import Config
 from hs2jax.models.decoder import Decoder, Probe, lens
-from hs2jax.prediction import plan_evaluation, run_batches
 
 TOKENS = 2048  # That are computed at a time, unless a row is longer.
 PACKED = 512  # Items up to so many tokens share rows of twice the length.

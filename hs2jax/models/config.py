@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from hs2jax.models import rope
-from hs2jax.models.families import FAMILIES, Family
-from hs2jax.models.hf_values import flag, positive, token_id, token_ids, unsupported, whole
+from hs2jax.models.hf.families import FAMILIES, Family
+from hs2jax.models.hf.fields import flag, positive, token_id, token_ids, unsupported, whole
 
 QUERY_SCALAR = "query_pre_attn_scalar"
 PARTIAL = "partial_rotary_factor"

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from hs2jax.models import hub, leaves, reward_export, sharding
+from hs2jax.models import sharding
 from hs2jax.models.config import Config
+from hs2jax.models.hf import hub, reward_checkpoints, weights
 
 
 class Source(NamedTuple):
@@ -87,7 +88,7 @@ def open_source(name: str, mesh=None) -> Source:
         raise ValueError(f"{name} has no reward head: it is a language model")
     if found.tokenizer is None:
         raise ValueError(f"{name}: there is no tokenizer beside the model")
-    leaves.check(tensors, found.config)
+    weights.check(tensors, found.config)
     shapes = reward_shapes(found.config, len(found.outputs), bias="bias" in found.head)
     where = places(shapes, mesh)
 
@@ -95,7 +96,7 @@ def open_source(name: str, mesh=None) -> Source:
         room, _, rest = path.partition("/")
         if room == "head":
             return put(found.head[rest], where[path])
-        return leaves.load_leaf(rest, tensors, found.config, where[path])
+        return weights.load_leaf(rest, tensors, found.config, where[path])
 
     return Source(
         name=name,
@@ -115,7 +116,7 @@ def reward_shapes(config: Config, outputs: int, *, bias: bool):
     head = {"kernel": jax.ShapeDtypeStruct((config.hidden_size, outputs), jnp.float32)}
     if bias:
         head["bias"] = jax.ShapeDtypeStruct((outputs,), jnp.float32)
-    return {"decoder": leaves.shapes(without_unembed(config)), "head": head}
+    return {"decoder": weights.shapes(without_unembed(config)), "head": head}
 
 
 def without_unembed(config: Config) -> Config:
@@ -159,7 +160,7 @@ def _differences(a: Source, b: Source) -> list[tuple[str, Any, Any]]:
     ]
     pairs.append(("the head's bias", "bias" in a.shapes["head"], "bias" in b.shapes["head"]))
     found = [pair for pair in pairs if pair[1] != pair[2]]
-    if reward_export.template_of(a.tokenizer) != reward_export.template_of(b.tokenizer):
+    if reward_checkpoints.template_of(a.tokenizer) != reward_checkpoints.template_of(b.tokenizer):
         found.append(("the text of the chat template", "one", "another"))
     if _vocabulary(a.tokenizer) != _vocabulary(b.tokenizer):
         found.append(("the tokenizer's vocabulary", "one", "another"))
@@ -168,5 +169,5 @@ def _differences(a: Source, b: Source) -> list[tuple[str, Any, Any]]:
 
 def _vocabulary(tokenizer) -> dict[str, int]:
     words = tokenizer.get_vocab()
-    words.pop(reward_export.PAD, None)  # Only in an export, and never in a text.
+    words.pop(reward_checkpoints.PAD, None)  # Only in an export, and never in a text.
     return words

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hs2jax.models.hf_values import positive, unsupported
+from hs2jax.models.hf.fields import positive, unsupported
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 ORIGINAL = "original_max_position_embeddings"

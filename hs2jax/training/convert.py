@@ -5,8 +5,8 @@ from pathlib import Path
 import ml_collections
 
 from hs2jax import workdir
-from hs2jax.models import hub
 from hs2jax.models.checksum import checksum
+from hs2jax.models.hf import hub
 from hs2jax.training import tasks, trainable
 from hs2jax.training.checkpoint import Checkpoints
 

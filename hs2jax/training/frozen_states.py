@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from hs2jax.data import loader
-from hs2jax.models import hub, sharding
+from hs2jax.inference import count_layers, plan_evaluation, to_host
+from hs2jax.models import sharding
 from hs2jax.models.attention import Layout
 from hs2jax.models.checksum import checksum
 from hs2jax.models.decoder import Decoder
-from hs2jax.prediction import count_layers, plan_evaluation, to_host
+from hs2jax.models.hf import hub
 from hs2jax.workdir import Store, content_key
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ import ml_collections
 from hs2jax import configs, workdir
 from hs2jax.data import loader
 from hs2jax.evaluation import items
+from hs2jax.inference import plan_evaluation
 from hs2jax.models import sharding
-from hs2jax.prediction import plan_evaluation
 from hs2jax.training import frozen_states, metrics, optimizer, step, tasks, trainable
 from hs2jax.training.run_state import RunState
 

@@ -38,7 +38,7 @@ class Likelihood:
 
     def loss(self, outputs, batch, counts):
         """This part's share of the whole batch's loss. outputs: [B, T], as of
-        `prediction.token_log_probabilities`. Returns (scalar, dict of metrics)."""
+        `inference.token_log_probabilities`. Returns (scalar, dict of metrics)."""
         return -jnp.sum(jnp.where(batch["loss_mask"], outputs, 0.0)) / jnp.maximum(counts, 1), {}
 
 
@@ -101,7 +101,7 @@ class SteerLM2(NamedTuple):
 
     def loss(self, outputs, batch, counts):
         """This part's share of the whole batch's loss and of its metrics. outputs: [B, T], as of
-        `prediction.token_log_probabilities`. batch: with "response_weights", which the method of
+        `inference.token_log_probabilities`. batch: with "response_weights", which the method of
         that name gives, where `needs_full_batch`. Returns (scalar, dict).
 
         Metrics, means over groups: distance, in nats and not divided by tokens; the effective

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hs2jax import configs, prediction
+from hs2jax import configs, inference
 from hs2jax.data import conversations, corpora, loader
 from hs2jax.data.groups import Group, prompt_text
 from hs2jax.data.record import Record
@@ -29,7 +29,7 @@ class PolicyTask:
     attribute values (SteerLM), or as a reward model's Beta distribution weighs samples
     (SteerLM 2.0)."""
 
-    forward = staticmethod(prediction.token_log_probabilities)
+    forward = staticmethod(inference.token_log_probabilities)
 
     def __init__(self, config, mesh):
         self.config, self.mesh = config, mesh
@@ -95,7 +95,7 @@ class PolicyTask:
             layout=batches.layout,
             dtype=self.model.dtype,
         )
-        tables = prediction.run_batches(run, batches, 3, self.mesh)
+        tables = inference.run_batches(run, batches, 3, self.mesh)
         found = [
             {
                 "source": group.source,
@@ -228,7 +228,7 @@ def together(prepared: loader.Prepared) -> loader.Prepared:
 def _of_responses(params, batch, config, layout: str, dtype):
     """[B, R, 3]: a response's log-probability; that of the tokens that are learned with it, which
     for a group's first response are also the prompt's; and how many these are."""
-    tokens = prediction.token_log_probabilities(params, batch, config, layout=layout, dtype=dtype)
+    tokens = inference.token_log_probabilities(params, batch, config, layout=layout, dtype=dtype)
 
     def of(name):
         return jnp.take_along_axis(batch[name], batch["end_positions"], axis=1)[:, :, None]

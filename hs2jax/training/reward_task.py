@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hs2jax import configs, prediction
+from hs2jax import configs, inference
 from hs2jax.config_rules import parse_weights
 from hs2jax.data import corpora, loader
 from hs2jax.data.record import Record
@@ -19,7 +19,7 @@ from hs2jax.workdir import row
 class RewardTask:
     """A reward model that learns from ratings, preferences or both."""
 
-    forward = staticmethod(prediction.forward)
+    forward = staticmethod(inference.forward)
 
     def __init__(self, config, mesh):
         self.config, self.mesh = config, mesh
@@ -99,13 +99,13 @@ class RewardTask:
     def evaluate(self, params, held_out: loader.Prepared, batches) -> tuple[list[dict], dict]:
         model = self.model
         run = functools.partial(
-            prediction.predict,
+            inference.predict,
             params,
             config=model.config,
             layout=batches.layout,
             dtype=model.dtype,
         )
-        outputs = prediction.run_batches(run, batches, len(model.outputs), self.mesh)
+        outputs = inference.run_batches(run, batches, len(model.outputs), self.mesh)
         found = scored.make(held_out, outputs, self.scalar)
         loss = objectives.loss_of_examples(self.objective, held_out.examples, outputs)
         return found, {"loss": loss, **_values(found, model.outputs)}

@@ -9,9 +9,10 @@ from jax.sharding import SingleDeviceSharding
 
 from hs2jax import workdir
 from hs2jax.data import templates
-from hs2jax.models import hub, leaves, merge, sharding
+from hs2jax.inference import count_layers
+from hs2jax.models import merge, sharding
 from hs2jax.models.checksum import checksum
-from hs2jax.prediction import count_layers
+from hs2jax.models.hf import hub, weights
 from hs2jax.training import trainable
 from hs2jax.training.checkpoint import Checkpoints
 
@@ -46,7 +47,7 @@ def open_run(place: Path, mesh=None) -> merge.Source:
         raise FileNotFoundError(f"{place} has no checkpoint of a best step yet")
     meta = checkpoints.read_meta(step)
     base, tensors = hub.open_model(config.model.name)
-    leaves.check(tensors, base.config)
+    weights.check(tensors, base.config)
     outputs = base.outputs or tuple(config.model.outputs)
     bias = config.model.bias if base.head is None else "bias" in base.head
     template, read = base.template, base.read
@@ -68,11 +69,11 @@ def open_run(place: Path, mesh=None) -> merge.Source:
         if name in trained:
             at = where_trained[name] or SingleDeviceSharding(jax.devices()[0])
             like = jax.ShapeDtypeStruct(trained[name], jnp.float32, sharding=at)
-            return jax.tree.leaves(checkpoints.restore_part(step, leaves.nest([(name, like)])))[0]
+            return jax.tree.leaves(checkpoints.restore_part(step, weights.nest([(name, like)])))[0]
         if name == "lora_scale":
             return jnp.float32(config.lora.alpha / config.lora.rank)
         path = name.replace("decoder/frozen/", "decoder/layers/")
-        x = leaves.load_leaf(path.removeprefix("decoder/"), tensors, base.config, where[path])
+        x = weights.load_leaf(path.removeprefix("decoder/"), tensors, base.config, where[path])
         if path != name:
             return x[:frozen]
         return x[frozen:] if name.startswith("decoder/layers/") else x
@@ -88,7 +89,7 @@ def open_run(place: Path, mesh=None) -> merge.Source:
         parts = [name for name in parts if name in trained or name in frozen]
         if any(name.startswith("lora/") for name in parts):
             parts.append("lora_scale")
-        tree = {"decoder": {}, "head": {}} | leaves.nest((name, piece(name)) for name in parts)
+        tree = {"decoder": {}, "head": {}} | weights.nest((name, piece(name)) for name in parts)
         (x,) = jax.tree.leaves(trainable.finish(tree))
         return merge.put(x, where[path])
 

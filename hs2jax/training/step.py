@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hs2jax.prediction import forward
+from hs2jax.inference import forward
 from hs2jax.training import trainable
 
 

@@ -1,26 +1,33 @@
-"""From batches to outputs: the forward passes of reward models and policies, and many batches.
+"""Inference: forward passes of reward models and policies, batches of them, and progress.
 
 Axis letters: B rows, T tokens of a row, R response slots, K outputs, D width,
 P tokens of a row whose probability is wanted.
 """
 
+import contextlib
 import functools
 import itertools
+import logging
+import sys
+import time
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from hs2jax.data import loader, packing
 from hs2jax.data.chat import Encoded
 from hs2jax.data.conversations import join, share
-from hs2jax.models import heads, leaves, lora, sharding
+from hs2jax.models import heads, lora, sharding
 from hs2jax.models.attention import Layout
 from hs2jax.models.config import Config
 from hs2jax.models.decoder import Decoder, pick
 from hs2jax.models.log_probability import log_probabilities
 from hs2jax.models.sharding import to_host
+
+log = logging.getLogger(__name__)
 
 
 def forward(params, batch, config: Config, *, layout: str, dtype, remat: bool = False):
@@ -219,32 +226,26 @@ def _wanted(batches: loader.Batches, i: int, last: np.ndarray, lengths, most: in
     return wanted.reshape(M, B, most), places
 
 
-class Spread:
-    """A stack of layers that several processes share, as much of an array as an export needs."""
+@contextlib.contextmanager
+def progress_of(name: str, total: int | None = None, unit: str = "group"):
+    """Show progress as a bar, or as lines of the log where there is no terminal.
 
-    def __init__(self, array):
-        self._array, self.shape = array, array.shape
-
-    def __getitem__(self, layer: int) -> np.ndarray:
-        """One layer on the host. All processes must ask for the same one."""
-        return to_host(self._array[layer])
-
-
-def gathered(decoder, config: Config):
-    """A decoder's parameters as an export needs them, on the first process; None on the others.
-
-    Where they are spread over several processes, all must call this. Layers are gathered one at a
-    time, as the export reads them, so that no host or device needs room for all.
+    Yields a function `show(items, tokens=0)` of what was done since it was called last.
     """
+    bar = tqdm(total=total, desc=name, unit=unit, disable=not sys.stderr.isatty())
+    begun, done = time.time(), {"items": 0, "tokens": 0}
 
-    def gather(path, x):
-        if x.is_fully_addressable:
-            return x
-        return Spread(x) if sharding.path_name(path).startswith("layers") else to_host(x)
+    def show(items: int, tokens: int = 0) -> None:
+        done["items"] += items
+        done["tokens"] += tokens
+        speed = f"{done['tokens'] / (time.time() - begun):.0f} tokens/s"
+        if done["tokens"]:
+            bar.set_postfix_str(speed)
+        bar.update(items)
+        if bar.disable and tokens:
+            log.info("%s: %d tokens, %s", name, done["tokens"], speed)
+        elif bar.disable and not done["tokens"]:
+            log.info("%s: %d %ss", name, done["items"], unit)
 
-    decoder = jax.tree.map_with_path(gather, decoder)
-    if jax.process_index() == 0:
-        return decoder
-    for tensor in leaves.unstack(decoder, config):
-        tensor.read()  # As the first process reads it, in the same order.
-    return None
+    with bar:
+        yield show

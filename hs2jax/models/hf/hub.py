@@ -22,15 +22,9 @@ import huggingface_hub
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hs2jax.models import (
-    checkpoint_files,
-    gguf,
-    leaves,
-    reward_checkpoints,
-    reward_export,
-    template_dates,
-)
 from hs2jax.models.config import Config
+from hs2jax.models.hf import checkpoint_files, gguf, reward_checkpoints, template_dates, weights
+from hs2jax.models.hf.reward_checkpoints import prepare, template_of
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +59,7 @@ class Loaded:
 
     `tokenizer` is None where the checkpoint has none. `hf_config` is its config.json. `template`
     names the chat template that the tokenizer holds, and `read` where a score is read: see
-    `reward_checkpoints.Way`.
+    `reward_checkpoints.ScoringConvention`.
     """
 
     config: Config
@@ -99,14 +93,14 @@ def load(name: str | Path, shardings: Callable[[Config, Any], Any] | None = None
     export, so that tokens and scores do not depend on the day.
     """
     found, tensors = open_model(name)
-    places = shardings and shardings(found.config, leaves.shapes(found.config))
-    params = leaves.assemble(tensors, found.config, places)
+    places = shardings and shardings(found.config, weights.shapes(found.config))
+    params = weights.assemble(tensors, found.config, places)
     return dataclasses.replace(found, params=params)
 
 
-def open_model(name: str | Path) -> tuple[Loaded, dict[str, leaves.Tensor]]:
-    """A model as `load` gives it but without parameters, and the tensors that `leaves` makes them
-    from, which are not read yet."""
+def open_model(name: str | Path) -> tuple[Loaded, dict[str, weights.Tensor]]:
+    """A model as `load` gives it but without parameters, and the tensors that `weights` makes
+    them from, which are not read yet."""
     name, lm_head = reward_checkpoints.split_name(str(name))
     path = resolve(name)
     if path.suffix == ".gguf":
@@ -174,12 +168,12 @@ def save(
             "outputs": list(outputs or ()),
             "weights": None if weights is None else dict(weights),
             "head_bias": None if bias is None else np.asarray(bias).tolist(),
-            "template": reward_export.template_of(tokenizer) if tokenizer is not None else None,
+            "template": template_of(tokenizer) if tokenizer is not None else None,
             "template_name": template,
             "read": read,
         }
         if tokenizer is not None:
-            tokenizer = reward_export.prepare(tokenizer, config.eos_ids, config.vocab_size, read)
+            tokenizer = prepare(tokenizer, config.eos_ids, config.vocab_size, read)
             config, params = _with_pad(config, params, tokenizer.pad_token_id)
 
     folder = Path(folder)
@@ -326,7 +320,7 @@ def _load_tokenizer(path: Path, hf_config: Mapping[str, Any]) -> Any:
         tokenizer = _convert_tokenizer(path)
     recorded = (hf_config.get("hs2jax") or {}).get("template")
     if recorded is not None:
-        # Our own export: the template as it was before `reward_export` changed it.
+        # Our own export: the template as it was before the export changed it.
         tokenizer.chat_template = recorded
     return _with_fixed_dates(path, tokenizer)
 

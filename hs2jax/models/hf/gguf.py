@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from hs2jax.models.config import Config
-from hs2jax.models.leaves import Tensor
+from hs2jax.models.hf.weights import Tensor
 
 # GGUF's tensor names and Hugging Face's (without "model.").
 NAMES = {
@@ -75,7 +75,7 @@ def open_gguf(path: Path | str) -> GgufFile:
 
 
 def open_params(file: GgufFile) -> dict[str, Tensor]:
-    """The tensors that `leaves.assemble` makes the parameters from, unread."""
+    """The tensors that `weights.assemble` makes the parameters from, unread."""
     tensors = {}
     for tensor in file.reader.tensors:
         name = _hf_name(file.path, tensor.name)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hs2jax.models.config import Config
+from hs2jax.models.sharding import path_name, to_host
 
 
 class Leaf(NamedTuple):
@@ -202,6 +203,37 @@ def _read_back(array, leaf: Leaf, config: Config, layer: int) -> np.ndarray:
     axes = leaf.theirs.replace(" ", "")
     order = [leaf.ours.index(axis) for axis in axes]
     return np.asarray(one).transpose(order).reshape(_their_shape(leaf, config))
+
+
+class Spread:
+    """A stack of layers that several processes share, as much of an array as an export needs."""
+
+    def __init__(self, array):
+        self._array, self.shape = array, array.shape
+
+    def __getitem__(self, layer: int) -> np.ndarray:
+        """One layer on the host. All processes must ask for the same one."""
+        return to_host(self._array[layer])
+
+
+def gathered(decoder, config: Config):
+    """A decoder's parameters as an export needs them, on the first process; None on the others.
+
+    Where they are spread over several processes, all must call this. Layers are gathered one at a
+    time, as the export reads them, so that no host or device needs room for all.
+    """
+
+    def gather(path, x):
+        if x.is_fully_addressable:
+            return x
+        return Spread(x) if path_name(path).startswith("layers") else to_host(x)
+
+    decoder = jax.tree.map_with_path(gather, decoder)
+    if jax.process_index() == 0:
+        return decoder
+    for tensor in unstack(decoder, config):
+        tensor.read()  # As the first process reads it, in the same order.
+    return None
 
 
 # Layout: from their axes to ours and back.

@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from hs2jax.models.config import Config
-from hs2jax.models.leaves import EMBED, UNEMBED, Tensor, unstack
+from hs2jax.models.hf.weights import EMBED, UNEMBED, Tensor, unstack
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -36,7 +36,7 @@ DTYPES = {
 def open_params(folder: Path | str, config: Config) -> tuple[dict[str, Tensor], Any]:
     """What a folder of safetensors holds: (tensors, head).
 
-    `leaves.assemble` makes the parameters from the tensors, which are not read yet. head:
+    `weights.assemble` makes the parameters from the tensors, which are not read yet. head:
     {"kernel": [D, outputs], "bias": [outputs] if there is one} in float32, or None.
     Raises ValueError for a file, tensor or shape that is not as it should be.
     """

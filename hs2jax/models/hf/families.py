@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hs2jax.models.hf_values import flag, unsupported, whole
+from hs2jax.models.hf.fields import flag, unsupported, whole
 from hs2jax.models.rope import FULL, SLIDING
 
 Windows = tuple[int | None, tuple[bool, ...]]
