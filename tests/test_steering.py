@@ -201,10 +201,10 @@ def test_a_response_that_says_nothing_has_its_log_ratio(here, tmp_path):
     said, ids = row["responses"][0], row["tokens"][0]
     row |= {"responses": ["", said], "tokens": [[2], ids], "log_proposal": [-1.0, -2.0]}
     run = stage.Run(stages.steering(here), tmp_path)
-    (found,) = steering._log_ratios(run, {"before": [row]})["before"]
+    steering._hold_against_reference(run, {"before": [row]})
     group = Group(tuple(row["prompt"]), ("", said), tokens=tuple(map(tuple, row["tokens"])))
     (tables,) = LanguageModel.load(here / "prior").log_probability_groups([group])
-    assert found == pytest.approx([-1 - tables[0].sum(), -2 - tables[1].sum()], abs=1e-3)
+    assert row["log_ratio"] == pytest.approx([-1 - tables[0].sum(), -2 - tables[1].sum()], abs=1e-3)
 
 
 @pytest.mark.parametrize(

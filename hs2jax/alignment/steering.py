@@ -21,7 +21,8 @@ from hs2jax.models.hf import hub
 from hs2jax.workdir import read_json, read_rows
 
 SAMPLING = ("seed", "data", "n", "temperature", "top_p", "max_new_tokens", "on_error")
-KEPT = ("source", "prompt", "condition", "responses", "finished")  # Of a sampled row.
+KEPT = ("source", "prompt", "condition", "responses", "finished", "tokens")  # Of a sampled row.
+MORE = ("measured", "rewards", "log_ratio")  # One for each response, too; None is unknown.
 
 
 @stage.verb
@@ -38,21 +39,10 @@ def steer(config, run: stage.Run) -> list[dict]:
         sample(_sampling(config, model), place)
         sampled[name] = read_rows(place / "samples.jsonl")
         run.records[f"{name}, sampled"] = read_json(place / "result.json")["records"]["data"]
-    measured = _measured(config, run, sampled)
-    ratios = _log_ratios(run, sampled) if config.reference else {}
-    items = {
-        name: [
-            {key: row[key] for key in KEPT}
-            | {"tokens": [len(ids) for ids in row["tokens"]], **of, "log_ratio": ratio}
-            for row, of, ratio in zip(
-                rows,
-                measured[name],
-                ratios.get(name) or [[None] * len(row["responses"]) for row in rows],
-                strict=True,
-            )
-        ]
-        for name, rows in sampled.items()
-    }
+    _measure(run, sampled)
+    if config.reference:
+        _hold_against_reference(run, sampled)
+    items = {name: [_item(row) for row in rows] for name, rows in sampled.items()}
     for name, rows in items.items():
         run.write(f"items/{name}.jsonl", rows)
     return results(config, items)
@@ -118,48 +108,43 @@ def _group(row: dict, some: Sequence[int]) -> Group:
     )
 
 
-def _measured(
-    config, run: stage.Run, sampled: Mapping[str, list[dict]]
-) -> dict[str, list[dict[str, list]]]:
-    """Measure the attributes and rewards of each row's responses, None where one says nothing (a
-    reward model reads no empty one) or is too long. Prompts that were cut to fit and responses that
-    did not are counted in the policy's record."""
-    model = run.reward_model(config.reward_model)
-    scalar, found = model.scalar_weights(), {}
+def _measure(run: stage.Run, sampled: Mapping[str, list[dict]]) -> None:
+    """Measure the attributes and rewards of each row's responses; they stay unknown where one says
+    nothing (a reward model reads no empty one) or is too long. Prompts that were cut to fit and
+    responses that did not are counted in the policy's record."""
+    model = run.reward_model(run.config.reward_model)
+    scalar = model.scalar_weights()
     for name, rows in sampled.items():
         saying = [[i for i, text in enumerate(row["responses"]) if text.strip()] for row in rows]
         groups = [_group(row, some) for row, some in zip(rows, saying, strict=True) if some]
         record = Record(rows=len(rows), groups=len(groups))
         outputs = run.rate(model, groups, record, skip=True)
-        found[name] = []
         for row, some in zip(rows, saying, strict=True):
-            measured, rewards = ([None] * len(row["responses"]) for _ in range(2))
+            row["measured"], row["rewards"] = ([None] * len(row["responses"]) for _ in range(2))
             table = next(outputs) if some else None
             for i, values in zip(some, () if table is None else table, strict=False):
-                measured[i] = dict(zip(model.outputs, map(float, values), strict=True))
-                rewards[i] = None if scalar is None else float(values @ scalar)
-            found[name].append({"measured": measured, "rewards": rewards})
+                row["measured"][i] = dict(zip(model.outputs, map(float, values), strict=True))
+                row["rewards"][i] = None if scalar is None else float(values @ scalar)
         run.records[f"{name}, measured"] = record.to_dict()
-    return found
 
 
-def _log_ratios(run: stage.Run, sampled: Mapping[str, list[dict]]) -> dict[str, list[list]]:
+def _hold_against_reference(run: stage.Run, sampled: Mapping[str, list[dict]]) -> None:
     """Find log Q(y|a,x) - log P(y|x) of each row's responses in nats, over the same tokens, of
     those that say nothing too: the policy is asked for attributes, the reference P for nothing.
-    None for rows that the reference cannot read, which are counted in the policy's record."""
-    groups = [
-        _group(row, range(len(row["responses"]))) for rows in sampled.values() for row in rows
-    ]
-    every = iter(weigh.log_probabilities(run, "reference", groups))
-    found = {}
+    Rows that the reference cannot read are counted in the policy's record."""
+    every = [row for rows in sampled.values() for row in rows]
+    groups = [_group(row, range(len(row["responses"]))) for row in every]
+    found = weigh.log_probabilities(run, "reference", groups)
+    for row, prior in zip(every, found, strict=True):
+        if prior is not None:
+            row["log_ratio"] = [q - p for q, p in zip(row["log_proposal"], prior, strict=True)]
     for name, rows in sampled.items():
-        record, found[name] = Record(rows=len(rows), groups=len(rows)), []
-        for row, priors in zip(rows, every, strict=False):
-            record.too_long += priors is None
-            found[name].append(
-                [None] * len(row["responses"])
-                if priors is None
-                else [q - p for q, p in zip(row["log_proposal"], priors, strict=True)]
-            )
+        too_long = sum("log_ratio" not in row for row in rows)
+        record = Record(rows=len(rows), groups=len(rows), too_long=too_long)
         run.records[f"{name}, reference"] = record.to_dict()
-    return found
+
+
+def _item(row: dict) -> dict:
+    unknown = [None] * len(row["responses"])
+    item = {key: row[key] for key in KEPT} | {key: row.get(key, unknown) for key in MORE}
+    return item | {"tokens": [len(ids) for ids in row["tokens"]]}
