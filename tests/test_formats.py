@@ -1,181 +1,25 @@
-"""Every format's rows are the groups that they say, and what is wrong in them is named.
-
-The rows here were written for the tests, in the form in which each set is published.
-"""
+"""Every format's rows are the groups that they say, and what is wrong in them is named."""
 
 import collections
 import copy
 import json
 import re
 
-import numpy as np
 import pytest
-import tiny
+from format_rows import FILES, GROUPS, ROWS, UNREAD, of, user, write
 from hypothesis import given
 from hypothesis import strategies as st
-from test_policy_chat import TEXTS, talk
+from test_policy_chat import talk
 
-from hs2jax.data import corpora, formats, loader, whole_rows
-from hs2jax.data.formats import ATTRIBUTES, FORMATS, SUMMEVAL
+from hs2jax.data import corpora, formats, whole_rows
+from hs2jax.data.formats import ATTRIBUTES, FORMATS
 from hs2jax.data.groups import DataError, FieldError, Group, Pair, pairs
 from hs2jax.data.record import Record
 from hs2jax.data.whole_rows import LOGS
 from hs2jax.judging import criteria
 from hs2jax.judging.judge import requests_of
 
-
-def user(content):
-    return ({"role": "user", "content": content},)
-
-
-RIGHT, WRONG = {"correct": 1.0}, {"correct": 0.0}
-# Of each format: the file's name, a row, and the group that it is.
-FILES = {
-    "helpsteer2_disagreements": "rows.jsonl",
-    "helpsteer3": "rows.jsonl",
-    "reward_bench": "data/filtered.jsonl",
-    "reward_bench_2": "data/test-00000-of-00001.jsonl",
-    "rm_bench": "data/math_filtered.json",
-    "judge_bench": "data/dataset=judgebench,response_model=gpt-4o-2024-05-13.jsonl",
-    "llmbar": "Dataset/LLMBar/Adversarial/GPTInst/dataset.json",
-    "pandalm": "data/testset-v1.json",
-    "instructions": "rows.json",
-    "summeval": "rows.jsonl",
-    "biggen": "rows.jsonl",
-    "conversations": "rows.jsonl",
-    "sampled": "rows.jsonl",
-}
-PUBLISHED = """
-{"prompt": "p", "response": "r", "helpfulness": [1, 2], "correctness": [0, 4], "coherence": [2],
- "complexity": [1, 1, 4], "verbosity": [3]}
-{"domain": "stem", "language": "english", "context": [{"role": "user", "content": "Hi"}],
- "response1": "a", "response2": "b", "overall_preference": 2,
- "individual_preference": [{"score": 2, "reasoning": "so"}]}
-{"prompt": "Name a gas.", "chosen": "Helium.", "chosen_model": "large", "rejected": "Iron.",
- "rejected_model": "small", "subset": "hep-go", "id": 30}
-{"id": "tied:12", "prompt": "Name a colour.", "chosen": ["Red.", "Blue."],
- "rejected": ["Two.", "Cat.", "Loud."], "num_correct": 2, "num_incorrect": 3,
- "total_completions": 5, "models": ["human", "human", "human", "human", "human"],
- "subset": "Ties", "additional_metadata": {"category": null, "index": 7.0}}
-{"id": 8, "prompt": "What is 2 + 2?", "subset": "gsm8k", "error": "a wrong sum",
- "chosen": ["4", "It is 4.", "**4**"], "rejected": ["5", "It is 5.", "**5**"]}
-{"pair_id": "81ec", "original_id": "10646", "source": "mmlu-pro-law", "question": "A tort?",
- "response_model": "gpt-4o", "response_A": "Theft.", "response_B": "Negligence.", "label": "B>A"}
-{"input": "Say hello.", "output_1": "Hello.", "output_2": "Goodbye.", "label": 1}
-{"idx": 3, "motivation_app": "Maps", "cmp_key": "bloom_llama", "instruction": "Shorten the text.",
- "input": "It is very cold.", "response1": "Cold.", "response2": "Hot.", "annotator1": 1,
- "annotator2": 1, "annotator3": 2}
-{"instruction": "Name a gas.", "input": "A light one.", "output": "Helium."}
-{"article_id": "A7", "summary_id": "S0", "article": "A long tale.", "summary": "A tale.",
- "coherence": 1.25, "consistency": 5, "fluency": 3.0, "relevance": 1}
-{"system_prompt": "You know gases.", "input": "Name a gas.", "response": "Helium.",
- "score_rubric": {"criteria": "Is it a gas?", "score1_description": "1 of 5",
-                  "score2_description": "2 of 5", "score3_description": "3 of 5",
-                  "score4_description": "4 of 5", "score5_description": "5 of 5"},
- "human_score": [4, 5, 2]}
-{"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"},
-              {"role": "assistant", "content": "Hello."}]}
-{"source": "prompts.jsonl:3", "prompt": [{"role": "user", "content": "Hi"}],
- "condition": {"helpfulness": 4, "verbosity": 0}, "responses": ["Yes.", "No."],
- "tokens": [[5, 6, 2], [7, 2]], "finished": [true, true], "log_proposal": [-2.5, -1.25],
- "predicted": [{"helpfulness": 3.1}, {}], "log_attribute": [-0.5, -27.0],
- "log_prior": [-3.0, 0.0]}
-"""
-PUBLISHED = "[" + PUBLISHED.strip().replace("}\n{", "},{") + "]"
-ROWS = dict(zip(FILES, json.loads(PUBLISHED), strict=True))
-GROUPS = {
-    "helpsteer2_disagreements": Group(
-        user("p"), ("r",), (dict(zip(ATTRIBUTES, (1.5, 2.0, 2.0, 2.0, 3.0), strict=True)),)
-    ),
-    "helpsteer3": Group(user("Hi"), ("a", "b"), strength=2.0),
-    "reward_bench": Group(
-        user("Name a gas."),
-        ("Helium.", "Iron."),
-        strength=-1.0,
-        about={"subset": "hep-go", "id": 30},
-    ),
-    "reward_bench_2": Group(
-        user("Name a colour."),
-        ("Red.", "Blue.", "Two.", "Cat.", "Loud."),
-        (RIGHT, RIGHT, WRONG, WRONG, WRONG),
-        about={"subset": "Ties", "id": "tied:12"},
-    ),
-    "rm_bench": Group(
-        user("What is 2 + 2?"),
-        ("4", "It is 4.", "**4**", "5", "It is 5.", "**5**"),
-        (RIGHT,) * 3 + (WRONG,) * 3,
-        about={"domain": "math", "id": 8},
-    ),
-    "judge_bench": Group(
-        user("A tort?"),
-        ("Theft.", "Negligence."),
-        strength=1.0,
-        about={"subset": "knowledge", "id": "81ec", "writer": "gpt-4o"},
-    ),
-    "llmbar": Group(
-        user("Say hello."),
-        ("Hello.", "Goodbye."),
-        strength=-1.0,
-        about={"subset": "adversarial-GPTInst"},
-    ),
-    "pandalm": Group(
-        user("Shorten the text.\n\nIt is very cold."),
-        ("Cold.", "Hot."),
-        strength=-1.0,
-        about={"subset": "bloom_llama", "id": 3},
-    ),
-    "instructions": Group(user("Name a gas.\n\nA light one."), ("Helium.",)),
-    "summeval": Group(
-        user("Summarize this article in a few sentences.\n\nA long tale."),
-        ("A tale.",),
-        (dict(zip(SUMMEVAL, (1.25, 5.0, 3.0, 1.0), strict=True)),),
-        about={"id": "A7"},
-    ),
-    "biggen": Group(
-        tuple(talk("Name a gas.", system="You know gases.")),
-        ("Helium.",),
-        ({"rubric": 11 / 3},),
-        about={"rubric": json.dumps(ROWS["biggen"]["score_rubric"])},
-    ),
-    "conversations": Group(tuple(talk("Hi", system="Be brief.")), ("Hello.",)),
-    "sampled": Group(
-        user("Hi"),
-        ("Yes.", "No."),
-        tuple(dict(zip(LOGS, x, strict=True)) for x in ((-0.5, -3, -2.5), (-27, 0, -1.25))),
-        condition={"helpfulness": 4, "verbosity": 0},
-        tokens=((5, 6, 2), (7, 2)),
-    ),
-}
-# Fields that a format does not read, or does not need.
-UNREAD = {
-    "helpsteer3": {"domain", "language", "individual_preference"},
-    "reward_bench": {"chosen_model", "rejected_model", "id"},
-    "reward_bench_2": {
-        *("num_correct", "num_incorrect", "total_completions", "models", "additional_metadata"),
-    },
-    "rm_bench": {"id", "subset", "error"},
-    "judge_bench": {"pair_id", "original_id", "response_model"},
-    "pandalm": {"idx", "motivation_app", "input"},
-    "instructions": {"input"},
-    "summeval": {"article_id", "summary_id"},
-    "biggen": {"system_prompt"},
-    "sampled": {"source", "condition", "tokens", "finished", "predicted", *LOGS},
-}
 FORMS = pytest.mark.parametrize("name", ROWS)
-
-
-def of(name, **fields):
-    """The group of a row, with some fields changed."""
-    return FORMATS[name].group({**ROWS[name], **fields, **FORMATS[name].of_path(FILES[name])})
-
-
-def write(folder, rows, name="rows.jsonl"):
-    """A file of rows in the form that its name says."""
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    path.write_text(json.dumps(rows, indent=1) if name.endswith(".json") else lines)
-    return path
 
 
 @FORMS
@@ -424,35 +268,29 @@ def test_a_row_may_bring_its_own_rubric():
 # What the names of files say ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("source", "category"),
-    [
-        ("mmlu-pro-computer science", "knowledge"),
-        ("livebench-reasoning", "reasoning"),
-        ("livebench-math", "math"),
-        ("livecodebench", "coding"),
-    ],
-)
-def test_judge_bench_has_four_categories(source, category):
-    assert of("judge_bench", source=source).about["subset"] == category
+def test_judge_bench_has_four_categories():
+    for source, category in {
+        "mmlu-pro-computer science": "knowledge",
+        "livebench-reasoning": "reasoning",
+        "livebench-math": "math",
+        "livecodebench": "coding",
+    }.items():
+        assert of("judge_bench", source=source).about["subset"] == category
 
 
-@pytest.mark.parametrize(
-    ("path", "subset"),
-    [
-        ("Dataset/LLMBar/Adversarial/GPTInst/dataset.json", "adversarial-GPTInst"),
-        ("LLMBar__Adversarial__GPTInst.json", "adversarial-GPTInst"),
-        ("folder/LLMBar__Adversarial__Neighbor.jsonl.gz", "adversarial-Neighbor"),
-        ("hf://datasets/o/n@main/LLMBar/Adversarial/Manual/dataset.json", "adversarial-Manual"),
-        ("Dataset/LLMBar/Natural/dataset.json", "natural"),
-        ("LLMBar__Natural.json", "natural"),
-        ("Dataset/Processed/MT-Bench/dataset.json", "mt-bench"),
-        ("Processed__MT-Bench.json", "mt-bench"),
-        ("mine.parquet", "mine"),
-    ],
-)
-def test_llmbar_subsets_are_named_by_files(path, subset):
-    assert formats.llmbar_file(path) == {"subset": subset}
+def test_llmbar_subsets_are_named_by_files():
+    for path, subset in {
+        "Dataset/LLMBar/Adversarial/GPTInst/dataset.json": "adversarial-GPTInst",
+        "LLMBar__Adversarial__GPTInst.json": "adversarial-GPTInst",
+        "folder/LLMBar__Adversarial__Neighbor.jsonl.gz": "adversarial-Neighbor",
+        "hf://datasets/o/n@main/LLMBar/Adversarial/Manual/dataset.json": "adversarial-Manual",
+        "Dataset/LLMBar/Natural/dataset.json": "natural",
+        "LLMBar__Natural.json": "natural",
+        "Dataset/Processed/MT-Bench/dataset.json": "mt-bench",
+        "Processed__MT-Bench.json": "mt-bench",
+        "mine.parquet": "mine",
+    }.items():
+        assert formats.llmbar_file(path) == {"subset": subset}
 
 
 def test_rm_bench_domains_are_named_by_files_or_rows(tmp_path):
@@ -480,137 +318,6 @@ def test_prior_sets_are_named_by_files_and_may_be_messages(tmp_path):
             assert whole_rows.reward_bench_file(path) == {"subset": name}
     for path in ("data/filtered-00000-of-00001.parquet", "my_shp.jsonl", "shp/rows.jsonl"):
         assert whole_rows.reward_bench_file(path) == {}
-
-
-# Rows for policies --------------------------------------------------------------------------------
-
-
-@st.composite
-def sampled_rows(draw):
-    turns = draw(st.lists(TEXTS, min_size=1, max_size=5).filter(lambda t: len(t) % 2))
-    n = draw(st.integers(1, 4))
-    of_each = lambda values: st.lists(values, min_size=n, max_size=n)  # noqa: E731
-    row = {
-        "prompt": talk(*turns, system=draw(st.none() | TEXTS)),
-        "condition": draw(st.dictionaries(st.sampled_from("abc"), st.integers(0, 4))),
-        "responses": draw(of_each(TEXTS)),
-    }
-    lists = {"tokens": of_each(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=4))}
-    lists |= {"finished": of_each(st.booleans())}
-    lists |= {name: of_each(st.floats(-1e6, 0)) for name in LOGS}
-    return row | draw(st.fixed_dictionaries({}, optional=lists))
-
-
-@given(row=sampled_rows())
-def test_a_sampled_row_comes_back_from_its_group(row):
-    group = whole_rows.sampled(json.loads(json.dumps(row)))
-    found = {
-        "prompt": list(group.prompt),
-        "condition": group.condition,
-        "responses": list(group.responses),
-        "tokens": [list(ids) for ids in group.tokens],
-    } | {name: [rating[name] for rating in group.ratings if name in rating] for name in LOGS}
-    lists = {name: [] for name in ("tokens", *LOGS)}
-    expected = {name: value for name, value in (lists | row).items() if name != "finished"}
-    assert found == expected
-    assert len(group.ratings) in (0, len(group.responses))
-
-
-def test_log_probabilities_become_the_loaders_columns():
-    prepared = loader.prepare(
-        [of("sampled")],
-        tiny.tokenizer(),
-        attributes=LOGS,
-        row_length=99,
-        max_tokens=99,
-        policy=True,
-    )
-    (example,) = prepared.examples
-    np.testing.assert_array_equal(example.ratings, [[-0.5, -3.0, -2.5], [-27.0, 0.0, -1.25]])
-    assert [ids.tolist() for ids in example.encoded.responses] == ROWS["sampled"]["tokens"]
-
-
-def said(*pairs, **more):
-    return {"conversations": [{"from": name, "value": value} for name, value in pairs], **more}
-
-
-TURNS = [("user", "Hi"), ("assistant", "Hello."), ("user", "Bye"), ("assistant", "Bye.")]
-TALKS = {
-    "messages": lambda turns: {"messages": [{"role": r, "content": c} for r, c in turns]},
-    "nemo": lambda turns: said(*((role.title(), text) for role, text in turns), mask="User"),
-    "sharegpt": lambda turns: said(
-        *(({"user": "human", "assistant": "gpt"}.get(role, role), text) for role, text in turns)
-    ),
-}
-EVERY_FORM = pytest.mark.parametrize("form", TALKS.values(), ids=TALKS)
-conversations = whole_rows.conversations
-
-
-@EVERY_FORM
-def test_every_form_of_a_conversation_is_the_same_group(form):
-    for system in (None, "Be brief."):
-        turns = ([("system", system)] if system else []) + TURNS
-        expected = Group(tuple(talk("Hi", "Hello.", "Bye", system=system)), ("Bye.",))
-        assert conversations(form(turns)) == expected
-    assert conversations(form(TURNS) | {"system": "Be brief."}) == expected
-    twice = form([("system", "Be kind."), *TURNS]) | {"system": "Be brief."}
-    with pytest.raises(FieldError, match="system: expected one system text"):
-        conversations(twice)
-
-
-@EVERY_FORM
-@pytest.mark.parametrize("system", ["", " \n"])
-def test_a_system_text_without_content_is_no_turn(form, system):
-    expected = conversations(form(TURNS))
-    assert conversations(form([("system", system), *TURNS])) == expected
-    assert conversations(form(TURNS) | {"system": system}) == expected
-
-
-def test_the_last_turns_label_is_its_ratings():
-    row = TALKS["nemo"](TURNS)
-    row["conversations"][1]["label"] = "helpfulness:0"
-    assert conversations(row).ratings == ()
-    row["conversations"][3]["label"] = "quality:4, helpfulness:2.5,toxicity:-1"
-    expected = {"quality": 4.0, "helpfulness": 2.5, "toxicity": -1.0}
-    assert conversations(row).ratings == (expected,)
-    row["conversations"][3]["label"] = None
-    assert conversations(row).ratings == ()
-
-
-@EVERY_FORM
-@pytest.mark.parametrize(
-    ("roles", "what"),
-    [
-        ("uau", "expected a last turn by the assistant, the last one is by 'user'"),
-        ("u", "expected a last turn by the assistant"),
-        ("s", "expected a last turn by the assistant"),
-        ("a", "expected a tuple of at least one turn"),
-        ("uua", "should be by 'assistant'"),
-        ("uaa", "the last turn should be by 'user'"),
-        ("sa", "should be by 'user'"),
-        ("aua", "should be by 'user'"),
-    ],
-)
-def test_turns_out_of_order_are_an_error(form, roles, what):
-    names = {"u": "user", "a": "assistant", "s": "system"}
-    with pytest.raises(FieldError, match=what):
-        conversations(form([(names[letter], "x") for letter in roles]))
-
-
-def test_a_conversation_that_ends_with_the_user_can_be_left_out(tmp_path):
-    path = write(tmp_path, [TALKS["nemo"](TURNS[:3]), TALKS["nemo"](TURNS)])
-    with pytest.raises(DataError, match="line 1, field 'conversations': expected a last turn"):
-        list(corpora.read(f"conversations:{path}"))
-    record = Record()
-    (kept,) = corpora.read(f"conversations:{path}", on_error="skip", record=record)
-    assert kept.responses == ("Bye.",)
-    assert record.skipped == {"no assistant answer": 1}
-
-
-def test_one_form_of_a_conversation_is_enough():
-    both = TALKS["messages"](TURNS) | TALKS["nemo"](TURNS)
-    with pytest.raises(FieldError, match="found both"):
-        conversations(both)
 
 
 # Real files ---------------------------------------------------------------------------------------

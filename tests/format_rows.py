@@ -1,0 +1,162 @@
+"""A row of each format as it is published, and the group that it is. Written for the tests."""
+
+import json
+
+from test_policy_chat import talk
+
+from hs2jax.data.formats import ATTRIBUTES, FORMATS, SUMMEVAL
+from hs2jax.data.groups import Group
+from hs2jax.data.whole_rows import LOGS
+
+
+def user(content):
+    return ({"role": "user", "content": content},)
+
+
+RIGHT, WRONG = {"correct": 1.0}, {"correct": 0.0}
+# Of each format: the file's name, a row, and the group that it is.
+FILES = {
+    "helpsteer2_disagreements": "rows.jsonl",
+    "helpsteer3": "rows.jsonl",
+    "reward_bench": "data/filtered.jsonl",
+    "reward_bench_2": "data/test-00000-of-00001.jsonl",
+    "rm_bench": "data/math_filtered.json",
+    "judge_bench": "data/dataset=judgebench,response_model=gpt-4o-2024-05-13.jsonl",
+    "llmbar": "Dataset/LLMBar/Adversarial/GPTInst/dataset.json",
+    "pandalm": "data/testset-v1.json",
+    "instructions": "rows.json",
+    "summeval": "rows.jsonl",
+    "biggen": "rows.jsonl",
+    "conversations": "rows.jsonl",
+    "sampled": "rows.jsonl",
+}
+PUBLISHED = """
+{"prompt": "p", "response": "r", "helpfulness": [1, 2], "correctness": [0, 4], "coherence": [2],
+ "complexity": [1, 1, 4], "verbosity": [3]}
+{"domain": "stem", "language": "english", "context": [{"role": "user", "content": "Hi"}],
+ "response1": "a", "response2": "b", "overall_preference": 2,
+ "individual_preference": [{"score": 2, "reasoning": "so"}]}
+{"prompt": "Name a gas.", "chosen": "Helium.", "chosen_model": "large", "rejected": "Iron.",
+ "rejected_model": "small", "subset": "hep-go", "id": 30}
+{"id": "tied:12", "prompt": "Name a colour.", "chosen": ["Red.", "Blue."],
+ "rejected": ["Two.", "Cat.", "Loud."], "num_correct": 2, "num_incorrect": 3,
+ "total_completions": 5, "models": ["human", "human", "human", "human", "human"],
+ "subset": "Ties", "additional_metadata": {"category": null, "index": 7.0}}
+{"id": 8, "prompt": "What is 2 + 2?", "subset": "gsm8k", "error": "a wrong sum",
+ "chosen": ["4", "It is 4.", "**4**"], "rejected": ["5", "It is 5.", "**5**"]}
+{"pair_id": "81ec", "original_id": "10646", "source": "mmlu-pro-law", "question": "A tort?",
+ "response_model": "gpt-4o", "response_A": "Theft.", "response_B": "Negligence.", "label": "B>A"}
+{"input": "Say hello.", "output_1": "Hello.", "output_2": "Goodbye.", "label": 1}
+{"idx": 3, "motivation_app": "Maps", "cmp_key": "bloom_llama", "instruction": "Shorten the text.",
+ "input": "It is very cold.", "response1": "Cold.", "response2": "Hot.", "annotator1": 1,
+ "annotator2": 1, "annotator3": 2}
+{"instruction": "Name a gas.", "input": "A light one.", "output": "Helium."}
+{"article_id": "A7", "summary_id": "S0", "article": "A long tale.", "summary": "A tale.",
+ "coherence": 1.25, "consistency": 5, "fluency": 3.0, "relevance": 1}
+{"system_prompt": "You know gases.", "input": "Name a gas.", "response": "Helium.",
+ "score_rubric": {"criteria": "Is it a gas?", "score1_description": "1 of 5",
+                  "score2_description": "2 of 5", "score3_description": "3 of 5",
+                  "score4_description": "4 of 5", "score5_description": "5 of 5"},
+ "human_score": [4, 5, 2]}
+{"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"},
+              {"role": "assistant", "content": "Hello."}]}
+{"source": "prompts.jsonl:3", "prompt": [{"role": "user", "content": "Hi"}],
+ "condition": {"helpfulness": 4, "verbosity": 0}, "responses": ["Yes.", "No."],
+ "tokens": [[5, 6, 2], [7, 2]], "finished": [true, true], "log_proposal": [-2.5, -1.25],
+ "predicted": [{"helpfulness": 3.1}, {}], "log_attribute": [-0.5, -27.0],
+ "log_prior": [-3.0, 0.0]}
+"""
+PUBLISHED = "[" + PUBLISHED.strip().replace("}\n{", "},{") + "]"
+ROWS = dict(zip(FILES, json.loads(PUBLISHED), strict=True))
+GROUPS = {
+    "helpsteer2_disagreements": Group(
+        user("p"), ("r",), (dict(zip(ATTRIBUTES, (1.5, 2.0, 2.0, 2.0, 3.0), strict=True)),)
+    ),
+    "helpsteer3": Group(user("Hi"), ("a", "b"), strength=2.0),
+    "reward_bench": Group(
+        user("Name a gas."),
+        ("Helium.", "Iron."),
+        strength=-1.0,
+        about={"subset": "hep-go", "id": 30},
+    ),
+    "reward_bench_2": Group(
+        user("Name a colour."),
+        ("Red.", "Blue.", "Two.", "Cat.", "Loud."),
+        (RIGHT, RIGHT, WRONG, WRONG, WRONG),
+        about={"subset": "Ties", "id": "tied:12"},
+    ),
+    "rm_bench": Group(
+        user("What is 2 + 2?"),
+        ("4", "It is 4.", "**4**", "5", "It is 5.", "**5**"),
+        (RIGHT,) * 3 + (WRONG,) * 3,
+        about={"domain": "math", "id": 8},
+    ),
+    "judge_bench": Group(
+        user("A tort?"),
+        ("Theft.", "Negligence."),
+        strength=1.0,
+        about={"subset": "knowledge", "id": "81ec", "writer": "gpt-4o"},
+    ),
+    "llmbar": Group(
+        user("Say hello."),
+        ("Hello.", "Goodbye."),
+        strength=-1.0,
+        about={"subset": "adversarial-GPTInst"},
+    ),
+    "pandalm": Group(
+        user("Shorten the text.\n\nIt is very cold."),
+        ("Cold.", "Hot."),
+        strength=-1.0,
+        about={"subset": "bloom_llama", "id": 3},
+    ),
+    "instructions": Group(user("Name a gas.\n\nA light one."), ("Helium.",)),
+    "summeval": Group(
+        user("Summarize this article in a few sentences.\n\nA long tale."),
+        ("A tale.",),
+        (dict(zip(SUMMEVAL, (1.25, 5.0, 3.0, 1.0), strict=True)),),
+        about={"id": "A7"},
+    ),
+    "biggen": Group(
+        tuple(talk("Name a gas.", system="You know gases.")),
+        ("Helium.",),
+        ({"rubric": 11 / 3},),
+        about={"rubric": json.dumps(ROWS["biggen"]["score_rubric"])},
+    ),
+    "conversations": Group(tuple(talk("Hi", system="Be brief.")), ("Hello.",)),
+    "sampled": Group(
+        user("Hi"),
+        ("Yes.", "No."),
+        tuple(dict(zip(LOGS, x, strict=True)) for x in ((-0.5, -3, -2.5), (-27, 0, -1.25))),
+        condition={"helpfulness": 4, "verbosity": 0},
+        tokens=((5, 6, 2), (7, 2)),
+    ),
+}
+# Fields that a format does not read, or does not need.
+UNREAD = {
+    "helpsteer3": {"domain", "language", "individual_preference"},
+    "reward_bench": {"chosen_model", "rejected_model", "id"},
+    "reward_bench_2": {
+        *("num_correct", "num_incorrect", "total_completions", "models", "additional_metadata"),
+    },
+    "rm_bench": {"id", "subset", "error"},
+    "judge_bench": {"pair_id", "original_id", "response_model"},
+    "pandalm": {"idx", "motivation_app", "input"},
+    "instructions": {"input"},
+    "summeval": {"article_id", "summary_id"},
+    "biggen": {"system_prompt"},
+    "sampled": {"source", "condition", "tokens", "finished", "predicted", *LOGS},
+}
+
+
+def of(name, **fields):
+    """The group of a row, with some fields changed."""
+    return FORMATS[name].group({**ROWS[name], **fields, **FORMATS[name].of_path(FILES[name])})
+
+
+def write(folder, rows, name="rows.jsonl"):
+    """A file of rows in the form that its name says."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_text(json.dumps(rows, indent=1) if name.endswith(".json") else lines)
+    return path
