@@ -119,7 +119,7 @@ def sets_of(data: str) -> list[tuple[str, str]]:
 def _expand(each: Spec, spec: str) -> list[Spec]:
     """A spec for each file that is meant. Raises FileNotFoundError where one is absent."""
     if each.is_dataset:
-        reading.check(each.path)
+        reading.open_built(each.path)
         return [each]
     try:
         return [each._replace(path=path) for path in files.expand(each.path)]
@@ -241,7 +241,7 @@ def _read_row(line: Line, spec: Spec, reader: Callable[[dict], T]) -> T:
         if isinstance(content, bytes):
             content.decode()
     except FieldError as error:
-        raise DataError(spec.path, number, error.field, error.what, error.reason) from None
+        raise error.at(spec.path, number) from None
     except UnicodeDecodeError as error:  # In a field that the format does not read.
         what = f"expected UTF-8, found {content[error.start]:#04x} at byte {error.start + 1}"
         raise DataError(spec.path, number, "row", what, "broken Unicode") from None

@@ -103,7 +103,7 @@ def parse_rows(path: str, rows: Iterable[object], parse: Callable[[dict, str], T
                 raise FieldError("row", f"expected an object, found {show(row)}", "wrong type")
             parsed.append(parse(row, f"{path}:{number}"))
         except FieldError as error:
-            raise DataError(path, number, error.field, error.what, error.reason) from None
+            raise error.at(path, number) from None
     if not parsed:
         raise DataError(path, 1, "file", "expected at least one row, found none", "empty list")
     return parsed

@@ -25,6 +25,10 @@ class FieldError(ValueError):
     def __str__(self) -> str:
         return f"{self.field}: {self.what}"
 
+    def at(self, file: str, line: int) -> "DataError":
+        """Say in which file and line the field is."""
+        return DataError(file, line, self.field, self.what, self.reason)
+
 
 class DataError(ValueError):
     """A malformed row: its `file` and `line` (from 1), and the rest as in FieldError.

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from hs2jax.data import files, jsonl, rows
-from hs2jax.data.groups import DataError, FieldError, check_integer, check_unicode, mistyped
+from hs2jax.data.groups import FieldError, check_integer, check_unicode, mistyped
 from hs2jax.data.tfds import catalogue
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     continue
                 example = {n: value_of(rows.present(row, n), n, kind) for n, kind in kinds.items()}
             except FieldError as error:
-                raise DataError(str(path), number, error.field, error.what, error.reason) from None
+                raise error.at(str(path), number) from None
             count += 1
             yield number, example
         log.log(

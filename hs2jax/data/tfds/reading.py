@@ -11,14 +11,14 @@ CHUNK = 100  # Rows read at once: array_record is slow one at a time.
 
 
 def make(name: str, data_dir: str | None = None):
-    """The builder of "NAME/CONFIG" in a folder: the given one, TFDS_DATA_DIR, or TFDS's default."""
+    """Make the builder of "NAME/CONFIG" for a folder, by default TFDS_DATA_DIR or TFDS's own."""
     dataset, _, config = catalogue.find(name)[0].partition("/")
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
     return catalogue.builder_class(dataset)(config=config or None, data_dir=data_dir)
 
 
-def check(path: str):
-    """The builder and the split of "tfds:NAME/CONFIG[SPLIT]".
+def open_built(path: str):
+    """Find the builder and the split of "tfds:NAME/CONFIG[SPLIT]".
 
     Raises FileNotFoundError unless the data set has been built.
     """
@@ -34,8 +34,8 @@ def check(path: str):
 
 
 def lines(path: str) -> Iterator[tuple[int, dict]]:
-    """The rows of "tfds:NAME/CONFIG[SPLIT]" with their indices, from 0."""
-    built, split = check(path)
+    """Read the rows of "tfds:NAME/CONFIG[SPLIT]" with their indices, from 0."""
+    built, split = open_built(path)
     source = built.as_data_source(split=split)
     for start in range(0, len(source), CHUNK):
         indices = range(start, min(start + CHUNK, len(source)))
