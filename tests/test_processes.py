@@ -8,7 +8,6 @@ import sys
 import time
 
 import numpy as np
-import pytest
 import tiny
 from safetensors.numpy import load_file
 
@@ -27,11 +26,11 @@ def get_config():
     config.evaluate_every = 2
     config.checkpoint_every = 2
     config.mesh.data = 2
-    {more}
-    return config
-"""
-PART = """config.trainable.last_layers = 2
+    # All of the last layers, with LoRA beside them.
+    config.trainable.last_layers = 2
+    config.trainable.paths = "."
     config.lora.rank = 2
+    return config
 """
 
 
@@ -64,15 +63,14 @@ def finish(running, said):
     )
 
 
-@pytest.mark.parametrize("more", ["", PART], ids=["all", "LoRA on the last layers"])
-def test_two_processes_train_what_one_trains(tmp_path, more):
+def test_two_processes_train_what_one_trains(tmp_path):
     tiny.language_model(tmp_path / "base")
     data, config = tmp_path / "pairs.jsonl", tmp_path / "config.py"
     with data.open("w") as file:
         for i in range(20):
             row = {"prompt": f"Is {i} odd?", "chosen": str(bool(i % 2)), "rejected": "I forgot."}
             file.write(json.dumps(row) + "\n")
-    config.write_text(CONFIG.format(base=str(tmp_path / "base"), data=data, more=more))
+    config.write_text(CONFIG.format(base=str(tmp_path / "base"), data=data))
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"

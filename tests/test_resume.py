@@ -22,7 +22,6 @@ import tiny
 from test_policy_training import sampled_rows, write
 
 from hs2jax import configs, workdir
-from hs2jax.language_model import LanguageModel
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import loop
 from hs2jax.training.checkpoint import Checkpoints
@@ -38,7 +37,7 @@ SETTINGS = {
     "checkpoint_every": 3,
 }
 PART = {
-    "trainable.last_layers": 2,
+    "trainable.last_layers": 1,
     "trainable.cache": True,
     "lora.rank": 2,
     "optimizer.mu_dtype": "bfloat16",
@@ -47,26 +46,10 @@ PART = {
 SPLIT = {"objective.kind": "steerlm2", "data.row_length": 96, "lora.rank": 2}
 
 
-def environment(cache: Path) -> dict:
-    """One device, and compiled programs kept, so that a start is short."""
-    return {
-        **os.environ,
-        "XLA_FLAGS": "",
-        "HS2JAX_CACHE": str(cache),
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
-
-def finish(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
-    tiny.language_model(folder / "base")
+    tiny.language_model(folder / "base", num_layers=2)
     # 17 to train: an epoch is three batches of five and two left over.
     rows = [
         {"prompt": f"Is {i} odd?", "chosen": str(bool(i % 2)), "rejected": "I forgot."}
@@ -167,13 +150,9 @@ def test_killed_at_every_point_that_matters(folder, undisturbed):
     for at, point in (
         (0, killed_at(Checkpoints, "save", saving="checkpoints")),
         (3, killed_at(Checkpoints, "save", saving="checkpoints", after=True)),
-        (3, killed_at(Checkpoints, "save", saving="best")),
         # The best step is there, and the checkpoint that names it is not.
         (3, killed_at(Checkpoints, "save", saving="best", after=True)),
-        (4, killed_at(Checkpoints, "save", saving="checkpoints", after=True)),
-        (8, killed_at(Checkpoints, "save", 2, saving="checkpoints", after=True)),
         (11, killed_at(RewardModel, "save")),
-        (11, killed_at(RewardModel, "save", after=True)),
     ):
         with point:
             train()
@@ -192,15 +171,9 @@ def test_killed_at_every_point_that_matters(folder, undisturbed):
 )
 def test_whatever_is_trained_is_gone_on_with(folder, kind, changes):
     of, places = config(folder, kind, **changes), [folder / f"{kind}-{n}" for n in (0, 1)]
-    model = RewardModel if kind == "train_reward_model" else LanguageModel
     loop.train(of, places[0])
-    for point in (
-        killed_at(Checkpoints, "save", 2, saving="checkpoints"),
-        killed_at(Checkpoints, "save", 2, saving="checkpoints", after=True),
-        killed_at(model, "save"),
-    ):
-        with point:
-            loop.train(of, places[1])
+    with killed_at(Checkpoints, "save", 2, saving="checkpoints"):
+        loop.train(of, places[1])
     loop.train(of, places[1])
     assert_same(places[1], places[0])
 

@@ -63,27 +63,29 @@ def plan(config: ConfigDict, folder: Path) -> Arms:
     Raises ValueError that names the arm and the key for what cannot be, also where a folder holds
     a run of another config.
     """
-    if isinstance(config.arms, ConfigDict):
-        raise ValueError("config.arms is a dict, which would lose its order; " + _ARMS)
+    if not isinstance(config.arms, tuple | list):
+        raise ValueError(f"config.arms is {config.arms!r}; {_ARMS}")
     folder = folder.absolute()  # The same run from wherever it is named.
-    arms = []
+    arms: dict[str, Arm] = {}
     for entry in config.arms:
         pair = isinstance(entry, tuple | list) and len(entry) == 2
         if not pair or not isinstance(entry[0], str) or not isinstance(entry[1], dict):
             raise ValueError(f"config.arms has {entry!r}; {_ARMS}")
         name, changes = entry
+        place = folder / _slug(name)
+        for other in arms.values():  # Some file systems do not tell capitals.
+            if other.folder.name.lower() == place.name.lower():
+                raise ValueError(f"the arms {other.name!r} and {name!r} would share a folder")
         changed = _changed(config.base, changes, f"arm {name!r}")
-        earlier = [arm.name for arm in arms]
-        needs = tuple(_needs(name, flatten_dict(changed.to_dict()).values(), earlier))
-        arms.append(Arm(name, folder / _slug(name), changed, needs, {}))
-    reference = config.reference or arms[0].name
-    _check_names(arms, reference)
-    found = Arms(_with_settings(arms), tuple(config.seeds), reference)
+        arms[name] = Arm(name, place, changed, _needs(name, changed, list(arms)), {})
+    reference = config.reference or next(iter(arms))
+    if reference not in arms:
+        raise ValueError(f"config.reference is {reference!r}, which is no arm")
+    found = Arms(_with_settings(list(arms.values())), tuple(config.seeds), reference)
     for arm, seed in itertools.product(found.arms, found.seeds):
-        place = found.run_folder(arm, seed)
         try:
             configs.check(found.run_config(arm, seed))
-            workdir.check_config(place, found.run_config(arm, seed))
+            workdir.check_config(found.run_folder(arm, seed), found.run_config(arm, seed))
         except (ValueError, OSError) as error:
             raise ValueError(f"arm {arm.name!r}: {error}") from error
     return found
@@ -97,26 +99,27 @@ def of_grid(base: ConfigDict, over: Sequence[str]) -> ConfigDict:
 
     base: a config for `hs2jax train`; its seed is the sweep's. Values are written as in Python, or
     as bare words without commas of their own: `regular,scaled`, `1e-5,3`, `("a", "b"),("c",)`.
-    Raises ValueError for a key that is not there or is named twice.
+    Raises ValueError for a key that is named twice.
     """
     if not over:
         raise ValueError("nothing to sweep over: give --over=KEY=VALUE,VALUE or a config with arms")
-    keys = [text.partition("=")[0].strip() for text in over]
-    choices = []
-    for key, text in zip(keys, over, strict=True):
-        if keys.count(key) > 1:
+    values = {}
+    for text in over:
+        key, _, listed = text.partition("=")
+        if key in values:
             raise ValueError(f"--over names {key} twice; give one list of values")
-        _, name = _place(base, key, f"--over={text}")
-        short = name if [each.split(".")[-1] for each in keys].count(name) == 1 else key
-        values = _values(text.partition("=")[2])
-        choices.append([(f"{short}={value}", key, value) for value in values])
-    config = configs.defaults("sweep").unlock()
+        values[key] = _values(listed)
+    last = [key.split(".")[-1] for key in values]
+    short = {
+        key: name if last.count(name) == 1 else key for key, name in zip(values, last, strict=True)
+    }
+    config = configs.defaults("sweep")
     config.base, config.seeds = base, (base.seed,)
     config.arms = tuple(
-        (", ".join(label for label, _, _ in choice), {key: value for _, key, value in choice})
-        for choice in itertools.product(*choices)
+        (", ".join(f"{short[key]}={value}" for key, value in choice), dict(choice))
+        for choice in itertools.product(*([(k, v) for v in of] for k, of in values.items()))
     )
-    return config.lock()
+    return config
 
 
 def _values(text: str) -> list[object]:
@@ -126,58 +129,35 @@ def _values(text: str) -> list[object]:
         return [word.strip() for word in text.split(",")]
 
 
-# Changes ------------------------------------------------------------------------------------------
-
-
 def _changed(base: ConfigDict, changes: dict[str, object], where: str) -> ConfigDict:
-    """A copy of the base with values by dotted key; ValueErrors name `where` and the key."""
-    config = base.copy_and_resolve_references().unlock()
+    """Copy the base with values by dotted key. Raises ValueError naming `where` and the key."""
+    config = base.copy_and_resolve_references().lock()
     for key, value in changes.items():
         if key == "seed":
             raise ValueError(f"{where}: config.seed cannot be an arm's; set the sweep's seeds")
-        node, name = _place(config, key, where)
-        # To ml_collections a bool is a number, but who writes one for a number errs.
-        as_bool = isinstance(value, bool) != isinstance(node[name], bool)
         try:
-            if as_bool:
-                raise TypeError
-            node[name] = value
+            config.update_from_flattened_dict({key: value})
+        except KeyError:
+            raise ValueError(f"{where}: {configs.unknown_key(config, key)}") from None
         except TypeError as error:
-            raise ValueError(
-                f"{where}: config.{key} is {value!r}; it must be of the kind of {node[name]!r}"
-            ) from error
-    return config.lock()
+            raise ValueError(f"{where}: config.{key} is {value!r}: {error}") from error
+    return config
 
 
-def _place(config: ConfigDict, key: str, where: str) -> tuple[ConfigDict, str]:
-    *parents, name = key.split(".")
-    node = config
-    for parent in parents:
-        node = node.get(parent) if isinstance(node, ConfigDict) else None
-    if not isinstance(node, ConfigDict) or name not in node:
-        raise ValueError(f"{where}: there is no config.{key}")
-    if isinstance(node[name], ConfigDict):
-        raise ValueError(f"{where}: config.{key} is a group of settings; name one, as {key}.KEY")
-    return node, name
-
-
-# Names --------------------------------------------------------------------------------------------
-
-
-def _needs(name: str, values, earlier: list[str]) -> list[str]:
+def _needs(name: str, config: ConfigDict, earlier: Sequence[str]) -> tuple[str, ...]:
     """Find the arms that "{ARM}" in an arm's texts names."""
     found = []
-    for value in values:
-        for other in re.findall(r"\{([^{}]+)\}", value) if isinstance(value, str) else ():
-            if re.fullmatch(r"\d*,?\d*", other):
-                continue  # A count in a regular expression.
-            if other not in earlier:
-                raise ValueError(
-                    f"arm {name!r}: {value!r} names no earlier arm; earlier are: "
-                    f"{', '.join(earlier) or 'none'}"
-                )
-            found.append(other)
-    return list(dict.fromkeys(found))
+    texts = [x for x in flatten_dict(config.to_dict()).values() if isinstance(x, str)]
+    for text, other in [(x, name) for x in texts for name in re.findall(r"\{([^{}]+)\}", x)]:
+        if re.fullmatch(r"\d*,?\d*", other):
+            continue  # A count in a regular expression.
+        if other not in earlier:
+            raise ValueError(
+                f"arm {name!r}: {text!r} names no earlier arm; earlier are: "
+                f"{', '.join(earlier) or 'none'}"
+            )
+        found.append(other)
+    return tuple(dict.fromkeys(found))
 
 
 def _slug(name: str) -> str:
@@ -185,17 +165,6 @@ def _slug(name: str) -> str:
     if not slug or re.fullmatch(r"\d*,?\d*", name):
         raise ValueError(f"an arm cannot be called {name!r}; use letters")
     return slug
-
-
-def _check_names(arms: Sequence[Arm], reference: str) -> None:
-    taken = {}
-    for arm in arms:
-        slug = arm.folder.name.lower()  # Some file systems do not tell capitals.
-        if slug in taken:
-            raise ValueError(f"the arms {taken[slug]!r} and {arm.name!r} would share a folder")
-        taken[slug] = arm.name
-    if reference not in [arm.name for arm in arms]:
-        raise ValueError(f"config.reference is {reference!r}, which is no arm")
 
 
 def _with_settings(arms: Sequence[Arm]) -> tuple[Arm, ...]:
