@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hs2jax import workdir
+from hs2jax.evaluation.measures import Pairs
 from hs2jax.models import merge
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import expo
@@ -107,8 +108,9 @@ def test_the_most_accurate_then_the_lowest_loss_then_the_nearest_to_1_is_chosen(
     assert all(rank(factor) <= rank(best) for factor in measured if factor > 0)
 
 
-def simulated(rng, groups: int, accuracy: float) -> tuple[np.ndarray, np.ndarray]:
-    return np.arange(groups), np.where(rng.random(groups) < accuracy, 1.0, -1.0)
+def simulated(rng, groups: int, accuracy: float) -> Pairs:
+    margin = np.where(rng.random(groups) < accuracy, 1.0, -1.0)
+    return Pairs(np.arange(groups), margin, np.ones((groups, 2)), np.ones(groups))
 
 
 def test_the_held_out_gain_is_honest_where_choosing_is_not():
@@ -116,9 +118,9 @@ def test_the_held_out_gain_is_honest_where_choosing_is_not():
     seen, held_out = [], []
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        margins = {factor: simulated(rng, 60, 0.6) for factor in factors}
-        right = {factor: (margin > 0) for factor, (_, margin) in margins.items()}
-        chosen = expo.cross_validate(margins)
+        pairs = {factor: simulated(rng, 60, 0.6) for factor in factors}
+        right = {factor: each.right for factor, each in pairs.items()}
+        chosen = expo.cross_validate(pairs)
         held_out.append(np.mean([right[f][i] for i, f in enumerate(chosen)]) - right[1.0].mean())
         seen.append(max(each.mean() for each in right.values()) - right[1.0].mean())
     assert np.mean(seen) > 0.06  # No factor is better, but the best of eleven seems to be.
@@ -127,15 +129,15 @@ def test_the_held_out_gain_is_honest_where_choosing_is_not():
 
 def test_the_held_out_gain_is_seen_where_there_is_one():
     rng = np.random.default_rng(0)
-    margins = {f: simulated(rng, 200, 0.9 if f == 1.5 else 0.6) for f in (1.0, 1.5, 2.0)}
-    assert (expo.cross_validate(margins) == 1.5).all()
-    group, trained = margins[1.0]
-    row = expo.gain("held_out", group, trained, margins[1.5][1], reference=0.0, better="higher")
-    assert row["value"] == np.mean(margins[1.5][1] > 0) - np.mean(trained > 0)
+    pairs = {f: simulated(rng, 200, 0.9 if f == 1.5 else 0.6) for f in (1.0, 1.5, 2.0)}
+    assert (expo.cross_validate(pairs) == 1.5).all()
+    row = expo.gain("held_out", pairs[1.0], pairs[1.5].right)
+    assert row["value"] == pytest.approx(pairs[1.5].right.mean() - pairs[1.0].right.mean())
     assert 0 < row["low"] < row["value"] < row["high"]
-    assert row["p"] < 0.001
+    assert row["p_mcnemar"] < 0.001
     assert row["only_second"] - row["only_first"] == round(200 * row["value"])
-    assert expo.cross_validate({f: (g[:4], m[:4]) for f, (g, m) in margins.items()}) is None
+    few = {f: Pairs(*(x[:4] for x in each)) for f, each in pairs.items()}
+    assert expo.cross_validate(few) is None
 
 
 # The command --------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ GAIN = (
     Column("points", "gain", "points"),
     Column("right only beyond", "gain", "count", "only_second"),
     Column("right only at 1", "gain", "count", "only_first"),
-    Column("McNemar's p", "gain", show="p"),
+    Column("McNemar's p", "gain", show="p_mcnemar"),
 )
 
 

@@ -17,15 +17,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from scipy.stats import binomtest
 from tqdm import tqdm
 
 from hs2jax import configs, workdir
 from hs2jax.config_rules import parse_weights
 from hs2jax.data import corpora, loader
 from hs2jax.data.record import Record
+from hs2jax.evaluation import comparison, measures
 from hs2jax.evaluation import items as scored_items
-from hs2jax.evaluation import statistics
 from hs2jax.models import merge, sharding
 from hs2jax.models.checksum import checksum
 from hs2jax.reward_model import RewardModel
@@ -99,7 +98,7 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     def measure(factors: Sequence[float]) -> None:
         bar.total += len(factors)
         for factor in factors:
-            measured[factor] = summarize(*_margins(items_of("validation", factor)))
+            measured[factor] = summarize(measures.pairs_of(items_of("validation", factor)))
             if bar.disable:
                 log.info("factor %g: %s", factor, metrics.one_line(measured[factor]))
             best = choose(measured)
@@ -122,23 +121,20 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     model.save(folder / "model")
 
     # What came of it ----------------------------------------------------------------------------
-    margins = {f: _margins(items_of("validation", f)) for f in sorted(measured)}
     rows = [row("", "", "factor", factor, headline=True)]
     for name, by_model in found.items():
-        sides = {each: _margins(some) for each, some in by_model.items()}
-        rows += [r for each in sides for r in _rows(name, "", *sides[each], method=each)]
-        rows += _length_rows(name, by_model["trained"])
-        # Pairs that chose the factor cannot tell whether it gained anything.
-        verdict = {} if name == "validation" else {"reference": 0.0, "better": "higher"}
-        rows.append(gain(name, *sides["trained"], sides["chosen"][1], **verdict))
-    chosen_for = cross_validate({f: margins[f] for f in coarse if f > 0})
+        for each, items in by_model.items():
+            rows += [r | {"method": each} for r in _rows(name, "", items, OF_MODELS)]
+        rows += _rows(name, "", by_model["trained"], OF_LENGTH)
+        trained, chosen = (measures.pairs_of(by_model[each]) for each in ("trained", "chosen"))
+        rows.append(gain(name, trained, chosen.right))
+    pairs = {f: measures.pairs_of(items_of("validation", f)) for f in coarse if f > 0}
+    chosen_for = cross_validate(pairs)
     if chosen_for is not None:
-        group, own = margins[1.0]
-        mixed = np.array([margins[f][1][i] for i, f in enumerate(chosen_for)])
-        verdict = {"reference": 0.0, "better": "higher"}
-        rows.append(gain("held_out", group, own, mixed, **verdict))
-    for f, sides in margins.items():
-        rows += _rows("validation", f"factor/{f:g}", *sides)
+        right = np.array([pairs[f].right[i] for i, f in enumerate(chosen_for)])
+        rows.append(gain("held_out", pairs[1.0], right))
+    for f in sorted(measured):
+        rows += _rows("validation", f"factor/{f:g}", items_of("validation", f), OF_MODELS)
     result = {
         "initial": config.initial,
         "trained": config.trained,
@@ -211,13 +207,13 @@ def choose(measured: Mapping[float, Mapping[str, float]]) -> float:
     return max(able, key=lambda f: (measured[f]["accuracy"], -measured[f]["loss"], -abs(f - 1)))
 
 
-def cross_validate(margins: Mapping[float, tuple[np.ndarray, np.ndarray]]) -> np.ndarray | None:
+def cross_validate(pairs: Mapping[float, measures.Pairs]) -> np.ndarray | None:
     """Choose a factor for each pair [P] from the pairs of other folds of groups, FOLDS in all; None
-    with fewer groups. margins: by factor, the pairs' groups and margins (`_margins`).
+    with fewer groups. pairs: by factor.
 
     Only the coarse factors should be candidates, as the finer ones lie where all pairs said.
     """
-    group = margins[1.0][0]
+    group = pairs[1.0].group
     groups = np.unique(group)
     if len(groups) < FOLDS:
         return None
@@ -227,80 +223,40 @@ def cross_validate(margins: Mapping[float, tuple[np.ndarray, np.ndarray]]) -> np
     for n in range(FOLDS):
         others = fold_of != n
         chosen[~others] = choose(
-            {f: summarize(group[others], margin[others]) for f, (_, margin) in margins.items()}
+            {f: summarize(each._replace(margin=each.margin[others])) for f, each in pairs.items()}
         )
     return chosen
 
 
 # Numbers ------------------------------------------------------------------------------------------
 
-
-def _margins(items: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
-    """The group [P] and the margin of reward [P] of each pair."""
-    rows = [
-        (i, item["rewards"][chosen] - item["rewards"][rejected])
-        for i, item in enumerate(items)
-        for chosen, rejected, _ in item["pairs"]
-    ]
-    group, margin = zip(*rows, strict=True)
-    return np.array(group), np.array(margin)
+OF_MODELS = ("accuracy", "accuracy_ties_as_half", "margin", "loss")
+OF_LENGTH = ("longer_wins", "shorter_wins")
 
 
-def summarize(group: np.ndarray, margin: np.ndarray) -> dict[str, float]:
-    """Measure accuracy by the strict rule, mean margin, and loss of the pairs."""
+def summarize(pairs: measures.Pairs) -> dict[str, float]:
+    """Measure accuracy by the strict rule, and the loss of the pairs."""
     return {
-        "accuracy": float((margin > 0).mean()),
-        "margin": float(margin.mean()),
-        "loss": float(np.logaddexp(0.0, -margin).mean()),
+        "accuracy": float(pairs.right.mean()),
+        "loss": float(np.logaddexp(0.0, -pairs.margin).mean()),
     }
 
 
-def _rows(name: str, part: str, group: np.ndarray, margin: np.ndarray, **more) -> list[dict]:
-    """Make rows of a model's pairs."""
-    n, found = len(margin), summarize(group, margin)
-    share = statistics.share(margin > 0, group)
-    found["accuracy_ties_as_half"] = float(((margin > 0) + 0.5 * (margin == 0)).mean())
-    del found["accuracy"]
-    return [
-        row(name, part, "accuracy", share.value, share.interval, n, **more),
-        *(row(name, part, metric, value, n=n, **more) for metric, value in found.items()),
-    ]
+def _rows(name: str, part: str, items: Sequence[dict], metrics: Sequence[str]) -> list[dict]:
+    """Take some rows of a scored set as those of a part."""
+    found = measures.pair_rows(name, items)
+    rows = [each for each in found if each["part"] == "" and each["metric"] in metrics]
+    return [each | {"part": part} for each in rows]
 
 
-def _length_rows(name: str, items: Sequence[dict]) -> list[dict]:
-    """Make rows of what the longer and the shorter response of each pair would get."""
-    leads = [
-        (i, len(item["responses"][chosen]) - len(item["responses"][rejected]))
-        for i, item in enumerate(items)
-        for chosen, rejected, _ in item["pairs"]
-    ]
-    group, lead = np.array(leads).T
-    rules = {"longer_wins": lead > 0, "shorter_wins": lead < 0}
-    found = {metric: statistics.share(right, group) for metric, right in rules.items()}
-    return [row(name, "", metric, x.value, x.interval, len(lead)) for metric, x in found.items()]
-
-
-def gain(name: str, group: np.ndarray, trained: np.ndarray, other: np.ndarray, **verdict) -> dict:
-    """Make the row of how much more often margins [P] are right than the trained model's, on the
-    same pairs; p is McNemar's, exact, with one vote for each group."""
-    change = (other > 0) * 1.0 - (trained > 0)
-    found = statistics.interval(np.mean, (change,), group)
-    votes = np.bincount(group, weights=change)
-    differing = int((votes != 0).sum())
-    return row(
-        name,
-        "",
-        "gain",
-        found.value,
-        found.interval,
-        len(change),
-        against="trained",
-        p=float(binomtest(int((votes > 0).sum()), differing).pvalue) if differing else 1.0,
-        only_first=int((change < 0).sum()),
-        only_second=int((change > 0).sum()),
-        headline=bool(verdict),
-        **verdict,
-    )
+def gain(name: str, trained: measures.Pairs, right: np.ndarray) -> dict:
+    """Make the row of how much more often pairs are right [P] than by the trained model. Those of
+    "validation", which chose the factor, cannot tell whether it gained anything."""
+    *_, found = comparison.pair_rows(name, "", np.stack([trained.right, right]), trained.group)
+    found |= {"metric": "gain", "against": "trained", "headline": name != "validation"}
+    if name == "validation":
+        del found["reference"], found["better"]
+    return found
 
 
 def _checksums(source: merge.Source) -> str:

@@ -10,10 +10,9 @@ from hs2jax.config_rules import parse_weights
 from hs2jax.data import corpora, loader
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items as scored
-from hs2jax.evaluation import statistics
+from hs2jax.evaluation import measures
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import objectives
-from hs2jax.workdir import row
 
 
 class RewardTask:
@@ -111,29 +110,18 @@ class RewardTask:
         return found, {"loss": loss, **_values(found, model.outputs)}
 
     def rows(self, start: Sequence[dict], best: Sequence[dict], notes: dict) -> list[dict]:
-        return _rows(best, self.model.outputs, notes["rating_means"])
+        found = measures.rows("validation", best, self.model.outputs, notes["rating_means"])
+        chief = "mse_below_mean" if self.config.objective.kind == "regression" else "accuracy"
+        for each in found:
+            if each["metric"] == chief and not each["part"].startswith("strength/"):
+                each["headline"] = True
+        return found
 
     def notes(self) -> dict:
         return {"weights": self.model.weights}
 
     def results(self) -> dict:
         return {"outputs": list(self.model.outputs)}
-
-
-def _rows(items: Sequence[dict], names: Sequence[str], means: dict) -> list[dict]:
-    rows, pairs = [], statistics.preferences(items)
-    if pairs:
-        held = {"reference": 0.5, "better": "higher", "headline": True}
-        value, n = pairs["accuracy"], pairs["pairs"]
-        rows.append(row("validation", "", "accuracy", value, pairs["interval"], n, **held))
-        rows += [row("validation", "", name, pairs[name], n=n) for name in ("margin", "loss")]
-    for name, found in statistics.attributes(items, names, means).items():
-        numbers = {key: found[key] for key in ("mse", "mse_of_mean", "pearson", "spearman")}
-        rows += [
-            row("validation", f"attribute/{name}", key, value, n=found["n"])
-            for key, value in numbers.items()
-        ]
-    return rows
 
 
 def _values(items: Sequence[dict], names: Sequence[str]) -> dict[str, float]:
