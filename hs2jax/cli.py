@@ -187,11 +187,7 @@ def run(verb: str, options) -> None:
     if kind == "sweep":
         return sweep(verb, options)
     more = (function,) if kind == "recipe" else ()
-    result = function(kind)(config, workdir, *more)
-    if isinstance(result, list):
-        show(config, result, workdir)
-    else:
-        show_old(kind, result, workdir)
+    show(config, function(kind)(config, workdir, *more), workdir)
 
 
 def show(config, rows: list[dict], workdir: Path) -> None:
@@ -212,23 +208,6 @@ def show(config, rows: list[dict], workdir: Path) -> None:
     for name in MADE:
         if found := [place / name for place in places if (place / name).exists()]:
             print(f"{'model' if name == 'model' else 'rows'}: {found[-1]}")
-
-
-def show_old(kind: str, result, workdir: Path) -> None:
-    """Print what verbs say that do not return rows yet."""
-    import jax
-
-    if jax.process_index() != 0:
-        return
-    if describe := getattr(importlib.import_module(f"hs2jax.{KINDS[kind][1]}"), "describe", None):
-        print(describe(result))
-    if kind == "expo":
-        print(f"factor: {result['factor']:g}")
-    if (workdir / "report.html").exists():
-        print(f"report: {workdir / 'report.html'}")
-    for name in MADE:
-        if (workdir / name).exists():
-            print(f"{'model' if name == 'model' else 'rows'}: {workdir / name}")
 
 
 def sweep(verb: str, options) -> None:
@@ -301,17 +280,13 @@ def convert(verb: str, options) -> None:
 def report(verb: str, options) -> None:
     """Write the page of a finished run again, or compare two evaluations."""
     from hs2jax import report
-    from hs2jax.training import run_report
 
     if options.output and not options.against:
         raise ValueError("--output is where the page of --against=FOLDER goes: give both")
     if options.against:
         print(report.compare(options.workdir, options.against, options.output or None))
-    elif (Path(options.workdir) / "results.jsonl").exists():
-        print(report.write(options.workdir))
-    # Of verbs that do not write rows yet.
     else:
-        print(run_report.write(options.workdir))
+        print(report.write(options.workdir))
 
 
 def prepare_logging() -> None:

@@ -1,268 +1,369 @@
-"""The report: whole, self-contained, escaped, and the same numbers in both files."""
+"""Pages of finished runs: the rule for verdicts, escaping, a small made-up run of every kind."""
 
+import html.parser
 import re
-from html.parser import HTMLParser
+from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from hs2jax.evaluation import plots, report
-from hs2jax.evaluation.statistics import summarize
+from hs2jax import report, workdir
+from hs2jax.evaluation import comparison
+from hs2jax.report import charts, format, page
+from hs2jax.report.page import Case, Cell, Figure, Section, Table, Verdict
+from hs2jax.report.run import Run, find, table_of
 
-NAMES = ["helpfulness", "verbosity"]
-EVIL = '<script>alert("x")</script> & </div>\n| a | `b` |'
-
-
-def scored(n=30, seed=0, rated=True, paired=True):
-    rng = np.random.default_rng(seed)
-    items = []
-    for i in range(n):
-        quality = rng.normal(size=2)
-        outputs = (quality[:, None] * [0.5, 0.3] + 2 + 0.2 * rng.normal(size=(2, 2))).tolist()
-        better = int(quality[1] > quality[0])
-        items.append(
-            {
-                "source": f"val.jsonl:{i + 1}",
-                "prompt": f"Question {i}?",
-                "responses": ["word " * int(k) for k in rng.integers(1, 9, 2)],
-                "outputs": outputs,
-                "rewards": [row[0] for row in outputs],
-                "ratings": [
-                    {name: float(np.clip(round(2 + q), 0, 4)) for name in NAMES} if rated else {}
-                    for q in quality
-                ],
-                "pairs": [[better, 1 - better, float(i % 3 + 1)]] if paired else [],
-                "ties": 0,
-                "tokens": [3, 4],
-            }
-        )
-    return items
+EVIL = '<script>alert("&")</script> $x_1$ | *b* \x00'
 
 
-def stage(name="Regression", **changes):
-    items = changes.pop("items", None) or scored()
-    summary = summarize(items, NAMES)
+def row(set_, part, metric, value, low=None, high=None, n=20, **more):
+    interval = None if low is None else (low, high)
+    return workdir.row(set_, part, metric, value, interval, n, **more)
+
+
+def make(folder: Path, kind: str, rows, items=None, metrics=(), **result) -> Path:
+    record = {"rows": 24, "groups": 24, "tokens": 12345, "skipped": {"no prompt": 2}, "padding": 0}
+    workdir.write_rows(folder / "results.jsonl", [{"kind": kind, **each} for each in rows])
+    head = {"kind": kind, "records": {"validation": record}, "seconds": 61.0}
+    head |= {"environment": {"device": "1 x cpu"}, "config": {"seed": 1, "a": {"b": 1e-5}}}
+    workdir.write_json(folder / "result.json", head | result)
+    for name, lines in (items or {}).items():
+        workdir.write_rows(folder / "items" / f"{name}.jsonl", lines)
+    workdir.write_rows(folder / "metrics.jsonl", metrics)
+    return folder
+
+
+def item(prompt="Why?", right=1.0, wrong=0.0, **more):
     return {
-        "name": name,
-        "config": {"seed": 1234, "optimizer": {"learning_rate": 1e-5, "betas": (0.9, 0.98)}},
-        "metrics": [{"kind": "train", "step": i + 1, "loss": 1 / (i + 1)} for i in range(20)],
-        "evaluations": [{"step": 10, "loss": 0.5, **summary}, {"step": 20, "loss": 0.4, **summary}],
-        "summary": summary,
-        "items": items,
-        "record": {"rows": 20324, "skipped": {"rating": 3}, "padding_fraction": 0.0432},
-        "seconds": 131.0,
-        "environment": {"device": "cpu"},
-        **changes,
-    }
+        "source": "data.jsonl:1",
+        "about": {},
+        "prompt": prompt,
+        "responses": ["Because.", "No."],
+        "outputs": [[right], [wrong]],
+        "rewards": [right, wrong],
+        "ratings": [{"helpfulness": 4.0}, {"helpfulness": 1.0}],
+        "pairs": [[0, 1, 2]],
+        "ties": 0,
+        "tokens": [3, 2],
+        "cut": 0,
+    } | more
 
 
-class Page(HTMLParser):
-    """Collects tags, attributes and text, and checks that every tag is closed in its turn."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.attributes, self.text, self.open = [], [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "title"):
-            self.text.append(data)
-
-
-def written(folder, *stages, title="A run", command="hs2jax run"):
-    path = report.write(folder, title=title, command=command, stages=list(stages))
-    assert path == folder / "report.html"
-    return path.read_text(encoding="utf-8"), (folder / "report.md").read_text(encoding="utf-8")
-
-
-def test_one_page_with_every_picture_and_nothing_from_elsewhere(tmp_path):
-    html, _ = written(tmp_path / "new" / "run", stage(), stage("Bradley-Terry"))
-    page = Page(html)
-    assert page.tags.count("svg") == 2 * (3 + len(NAMES))
-    labels = " ".join(value for key, value in page.attributes if key == "aria-label")
-    for title in (
-        "Loss over steps",
-        "Rewards of chosen",
-        "Accuracy on pairs",
-        "human verbosity",
-    ):
-        assert labels.count(title) == 2
-    assert page.tags.count("title") == 1 + page.tags.count("svg")
-    assert not {"link", "script", "img", "iframe", "object"} & set(page.tags)
-    assert not {"src", "href"} & {key for key, _ in page.attributes}
-    assert not re.search(r"https?:|url\(|@import", html)
-    # The verdict comes first: before the command, the pictures and the tables.
-    assert html.index('class="verdict') < min(html.index(t) for t in ("<pre", "<svg", "<table"))
-
-
-def test_text_from_data_is_escaped(tmp_path):
-    items = scored()
-    items[0] |= {
-        "prompt": EVIL,
-        "source": EVIL,
-        "responses": [EVIL, "\x00\ud800 null and lone surrogate"],
-        "rewards": [-9.0, 9.0],
-        "pairs": [[0, 1, 3.0]],
-    }
-    evil = stage(EVIL, items=items, config={EVIL: EVIL}, environment={"a": EVIL})
-    html, md = written(tmp_path, evil, title=EVIL, command=EVIL)
-    page = Page(html)
-    assert "script" not in page.tags
-    assert "\x00" not in html
-    assert "".join(page.text).count("<script>alert") >= 8
-    # In Markdown: escaped in running text and tables, or inside a block of indented lines.
-    for line in md.splitlines():
-        assert "<script>" not in line.replace("\\<script", "") or line.startswith("    ")
-    rows = [line for line in md.splitlines() if line.startswith("|")]
-    assert all(len(re.findall(r"(?<!\\)\|", row)) in (3, 4, 6, 7, 9) for row in rows)
-
-
-def test_both_files_have_the_same_numbers(tmp_path):
-    html, md = written(tmp_path, stage())
-    page = Page(html)
-    text = " ".join(page.text)
-    cells = [
-        cell.strip().replace("\\", "")
-        for line in md.splitlines()
-        if line.startswith("|") and "---" not in line
-        for cell in line.strip("|").split("|")
+def set_rows(name, accuracy=(0.8, 0.6, 0.9), lead=(0.3, 0.1, 0.5)):
+    chance = {"reference": 0.5, "better": "higher", "headline": True}
+    length = {"reference": 0.0, "better": "higher", "against": "longer"}
+    return [
+        row(name, "", "accuracy", *accuracy, **chance),
+        row(name, "", "lead_over_length", *lead, **length),
+        row(name, "", "longer_wins", 0.5, 0.3, 0.7),
+        row(name, "", "margin", 1.25),
+        row(name, "strength/1", "accuracy", 0.7, 0.4, 0.9, 8),
+        row(name, "strength/3", "accuracy", 0.9, 0.6, 0.99, 12),
+        row(name, "band/twice as long or more", "accuracy", 0.7, 0.4, 0.9, 8),
+        row(name, "bin/1", "agreement", 0.6, 0.4, 0.8, method="as scored", confidence=0.65),
+        row(name, "", "ece", 0.07, method="as scored"),
+        row(name, "attribute/helpfulness", "mse", 1.2, 1.0, 1.4),
+        row(name, "attribute/helpfulness", "mse_of_mean", 1.5, method="mean of these ratings"),
+        row(name, "attribute/helpfulness", "mse_below_mean", 0.3, 0.1, 0.5, reference=0.0),
     ]
-    assert len(cells) > 80
-    for cell in cells:
-        if cell not in ("", "value"):
-            assert cell in text
-    for verdict in re.findall(r"^\*\*Regression\.\*\* (.*)$", md, re.MULTILINE):
-        assert verdict in text
-    for expected in ("20,324", "1234", "0.9; 0.98", "optimizer.learning_rate", "2 min 11 s"):
-        assert expected in text
-    p = summarize(scored(), NAMES)["preferences"]
-    assert f"{100 * p['accuracy']:.1f}%" in text
-    assert f"{100 * p['interval'][0]:.1f} to {100 * p['interval'][1]:.1f}" in text
 
 
-@pytest.mark.parametrize("kind", ["pairs", "ratings", "nothing", "name only"])
-def test_what_is_missing_is_left_out(tmp_path, kind):
-    items = scored(rated=kind == "ratings", paired=kind == "pairs")
-    part = {"name": "Only"} if kind == "name only" else stage("Only", items=items)
-    html, md = written(tmp_path, part, command=None)
-    page = Page(html)
-    pictures = {"pairs": 3, "ratings": 1 + len(NAMES), "nothing": 1, "name only": 0}
-    assert page.tags.count("svg") == pictures[kind]
-    assert html.count('class="verdict') == (kind in ("pairs", "ratings"))
-    assert ("### Preferences" in md) == (kind == "pairs")
-    assert ("### Ratings" in md) == (kind == "ratings")
+def benchmark_rows():
+    ours = {"expected": 358, "complete": True}
+    return [
+        *set_rows("reward_bench"),
+        row("reward_bench", "section/Chat", "score", 0.9, 0.8, 0.95, 358, **ours),
+        row("reward_bench", "section/Chat/alpaca", "score", 0.9, 0.8, 0.95, 358, **ours),
+        row("reward_bench", "section/Chat/alpaca", "longer_wins", 0.4),
+        row("reward_bench", "section/Safety", "score", None, n=0, expected=740, complete=False),
+        row("reward_bench", "level/Hard/Chat", "score", 0.4),
+        row("reward_bench", "style/Chat/concise/detailed", "score", 0.4),
+        row("reward_bench", "section/Chat", "published", 0.96, method="GPT", source="a paper"),
+    ]
 
 
-def test_strengths_are_shown_only_where_they_differ(tmp_path):
-    html, md = written(tmp_path, stage())
-    assert "Accuracy by strength" in html
-    assert "much better" in html
-    assert "### By strength" in md
-    alike = [{**item, "pairs": [[c, r, 1.0] for c, r, _ in item["pairs"]]} for item in scored()]
-    html, md = written(tmp_path, stage(items=alike))
-    assert "slightly" not in html
-    assert "slightly" not in md
-    assert "Accuracy on pairs" in html
+def evaluation(folder: Path, name="models/a/model", **rows) -> Path:
+    benchmark = {"title": "RewardBench", "source": "a paper", "rule": "Means.", "chance": 0.5}
+    sets = {"own": {"data": "own.jsonl"}, "reward_bench": {"data": "b", "benchmark": benchmark}}
+    sets["own"]["confusion"] = {"helpfulness": {"levels": [0, 1], "table": [[3, 1], [0, 4]]}}
+    items = [item(f"{EVIL} {i}", right=0.1 * i, wrong=0.3) for i in range(9)]
+    made = [*set_rows("own", **rows), *benchmark_rows()]
+    made.append(row("", "attribute/helpfulness", "weight", 1.0))
+    return make(
+        folder,
+        "evaluate",
+        made,
+        {"own": items, "reward_bench": [item()]},
+        model={"name": name, "outputs": ["helpfulness"]},
+        sets=sets,
+    )
 
 
-def test_the_running_mean_averages_the_neighbours():
-    values = np.random.default_rng(0).normal(size=31)
-    expected = [values[max(0, i - 4) : i + 5].mean() for i in range(31)]
-    assert plots._running_mean(values, 4) == pytest.approx(expected)
+def training(folder: Path) -> Path:
+    lines = [{"kind": "train", "step": i, "loss": 1 / (i + 1)} for i in range(20)]
+    lines += [{"kind": "validation", "step": i, "loss": 0.9, "accuracy": 0.8} for i in (0, 20)]
+    rows = [*set_rows("validation"), row("", "", "peak_memory_bytes", 2**31)]
+    made = {"step": 20, "steps": 20, "objective": "preference", "outputs": ["helpfulness"]}
+    return make(
+        folder,
+        "train_reward_model",
+        rows,
+        {"validation": [item()]},
+        lines,
+        warnings=["cold"],
+        **made,
+    )
 
 
-def test_writing_again_gives_the_same_bytes(tmp_path):
-    assert written(tmp_path, stage()) == written(tmp_path, stage())
+def policy(folder: Path) -> Path:
+    change = {"reference": 0.0, "better": "lower", "against": "start"}
+    rows = [
+        row("validation", "", "loss", 1.5, 1.2, 1.8),
+        row("validation", "", "change of loss", -0.5, -0.8, -0.2, **change),
+        row("validation", "", "perplexity", 4.5),
+    ]
+    said = item(log_probability=[-3.0, -8.0], learned_tokens=[3, 2], condition={"helpfulness": 4})
+    made = {"step": 5, "steps": 9, "objective": "likelihood"}
+    return make(folder, "train_policy", rows, {"validation": [said]}, **made)
 
 
-def verdict_of(accuracy, interval, lead, lead_interval):
-    length = {"best": "longer", "accuracy": 0.55, "shorter_accuracy": 0.45}
-    length |= {"lead": lead, "lead_interval": lead_interval}
-    p = {"accuracy": accuracy, "interval": interval, "pairs": 250, "length_baseline": length}
-    return report.preference_verdict(p)
+def best_of_n(folder: Path) -> Path:
+    rows = [row("", f"n/{n}", "reward", n / 4, n / 5, n / 3, kl=0.1 * n) for n in (1, 2, 3)]
+    rows.append(row("", "", "win_rate", 0.2, 0.1, 0.4, reference=0.5, better="higher", ties=2))
+    return make(folder, "best_of_n", rows)
 
 
-def test_the_verdict_claims_no_more_than_the_intervals_do():
-    assert verdict_of(0.7, [0.64, 0.75], 0.15, [0.08, 0.22]).tone == "good"
-    unsure = verdict_of(0.62, [0.56, 0.68], 0.07, [-0.01, 0.15])
-    assert unsure.tone == "unsure"
-    assert "clearly above chance" in unsure.sentence
-    assert "but not surely" in unsure.sentence
-    short = verdict_of(0.53, [0.47, 0.59], -0.02, [-0.1, 0.06])
-    assert (short.tone, short.label) == ("bad", "No better than counting characters")
-    assert "the interval reaches it" in short.sentence
-    assert verdict_of(0.5, [0.44, 0.56], -0.05, [-0.1, 0.0]).label == "No better than chance"
+def sampled(folder: Path) -> Path:
+    rows = [row("", "", "responses", 40, headline=True)]
+    rows.append(row("", "attribute/helpfulness", "mean", 2.5, method="before"))
+    return make(folder, "sample", rows)
 
 
-def test_the_rating_verdict_names_what_is_not_better():
-    def verdict(**errors):
-        return report.rating_verdict(
-            {
-                n: {"mse": e, "mse_of_mean": 1.0, "mean_from": "training ratings"}
-                for n, e in errors.items()
-            }
-        )
-
-    assert "all 2 attributes" in verdict(helpfulness=0.9, verbosity=0.8).sentence
-    partly = verdict(helpfulness=0.9, verbosity=1.0)
-    assert (partly.tone, "1 of 2" in partly.sentence) == ("unsure", True)
-    assert "not on verbosity" in partly.sentence
-    assert verdict(verbosity=1.2).tone == "bad"
+def recipe(folder: Path) -> Path:
+    training(folder / "first"), policy(folder / "second")
+    return make(folder, "recipe", [], stages=["first", "second"])
 
 
-def test_the_worst_mistakes_come_first_and_right_pairs_never():
-    items = scored(60)
-    margins = sorted(i["rewards"][c] - i["rewards"][r] for i in items for c, r, _ in i["pairs"])
-    wrong = [margin for margin in margins if margin < 0]
-    found = report.worst_mistakes(items, most=3)
-    assert len(found) == min(3, len(wrong)) > 0
-    for mistake, margin in zip(found, wrong, strict=False):
-        assert f"{abs(margin):.2f}" in mistake.heading
-        assert [answer.role for answer in mistake.answers] == [
-            "People chose",
-            "The model preferred",
-        ]
+def text_of(folder: Path) -> str:
+    """The page, well-formed: every element that is opened is closed, every id is there once."""
+    text = report.write(folder).read_text(encoding="utf-8")
+    check(text)
+    return text
 
 
-NUMBERS = st.floats(-1e6, 1e6)
+def check(text: str) -> None:
+    opened, ids = [], []
+
+    class Parser(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            ids.extend(value for name, value in attributes if name == "id")
+            if tag not in ("meta", "!doctype"):
+                opened.append(tag)
+
+        def handle_startendtag(self, tag, attributes):
+            ids.extend(value for name, value in attributes if name == "id")
+
+        def handle_endtag(self, tag):
+            assert opened.pop() == tag
+
+    Parser().feed(text)
+    assert not opened
+    assert len(ids) == len(set(ids))
+    for target in re.findall(r'(?:url\(|href=")#([\w-]+)', text):
+        assert target in ids
 
 
-@settings(max_examples=60)
-@given(
-    st.lists(st.tuples(st.integers(0, 10**6), st.one_of(NUMBERS, st.just(float("nan"))))),
-    st.lists(st.tuples(st.integers(0, 10**6), NUMBERS)),
-    st.lists(st.tuples(NUMBERS, NUMBERS)),
-    st.lists(st.tuples(NUMBERS, st.integers(0, 4))),
+@pytest.mark.parametrize(
+    ("ends", "better", "side"),
+    [
+        ((0.55, 0.7), "higher", "better"),
+        ((0.3, 0.45), "higher", "worse"),
+        ((0.45, 0.7), "higher", "not shown"),
+        ((0.5, 0.7), "higher", "not shown"),  # It must exclude the reference.
+        ((0.3, 0.45), "lower", "better"),
+        ((0.55, 0.7), "lower", "worse"),
+        ((None, None), "higher", "not shown"),
+    ],
 )
-def test_any_numbers_can_be_drawn(train, validation, rewards, ratings):
-    pictures = [
-        plots.loss_curve(train, validation),
-        plots.reward_histograms([c for c, _ in rewards], [r for _, r in rewards]),
-        plots.predicted_against_rating("a", [p for p, _ in ratings], [r for _, r in ratings]),
+def test_a_verdict_needs_an_interval_that_excludes_the_reference(ends, better, side):
+    interval = None if ends[0] is None else ends
+    said = workdir.row("s", "", "accuracy", 0.5, interval, 9, reference=0.5, better=better)
+    assert page.side_of(said) == side
+    verdict = page.verdict_of({"chance": said}, "It is so.")
+    tone, label = {
+        "better": ("good", "Better than chance"),
+        "worse": ("bad", "Worse than chance"),
+        "not shown": ("unsure", "Not shown to be better than chance"),
+    }[side]
+    assert verdict == Verdict(tone, label, "It is so.")
+    assert page.verdict_over({"a": said}, "chance", "").tone == tone
+
+
+def test_one_verdict_of_several_claims():
+    above, below, open_ = (
+        workdir.row("s", "", "m", 0.0, ends, reference=0.0, better="higher")
+        for ends in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1))
+    )
+    label = page.verdict_of({"chance": above, "length": open_}, "").label
+    assert label == "Not shown to be better than length"
+    assert page.verdict_of({"chance": above, "length": below}, "").label == "Worse than length"
+    assert page.verdict_of({"chance": above, "length": None}, "").tone == "unsure"
+    some = page.verdict_over({"a": above, "b": open_, "c": below, "d": above}, "the mean", "")
+    assert some.label == "Better than the mean on a and d, worse on c, otherwise not shown"
+    assert page.verdict_over({"a": above, "b": above}, "x", "").label == "Better than x on all 2"
+    assert page.verdict_over({"a": open_, "b": below}, "x", "").tone == "bad"
+
+
+@pytest.mark.parametrize("kind", [evaluation, training, policy, best_of_n, sampled, recipe])
+def test_every_kind_has_a_whole_page(tmp_path, kind):
+    text = text_of(kind(tmp_path / "run"))
+    for section in ("How", "Settings", "1e-05", "12,345", "left out: no prompt"):
+        assert section in text
+    assert (tmp_path / "run" / "report.md").read_text(encoding="utf-8").startswith("# ")
+    # It loads nothing, has no script, and suits dark, paper and a phone.
+    assert not re.search(r"<script|\bsrc=|@import|url\((?!#)|<link|\bon\w+=", text)
+    assert not re.search(r'href="(?!#)', text)
+    for needed in ("prefers-color-scheme: dark", "@media print", "width=device-width"):
+        assert needed in text
+
+
+def test_an_evaluation_says_what_was_measured(tmp_path):
+    folder = evaluation(tmp_path / "run", accuracy=(0.2, 0.1, 0.4))
+    text = text_of(folder)
+    assert "Worse than chance" in text
+    assert "Incomplete. On what is here: better than chance and counting characters" in text
+    assert "358 of 1,098 items are here" in text
+    assert "Safety, absent" in text
+    for figure in ("Rewards", "Calibration", "Accuracy by strength", "Scores by section"):
+        assert f"<figcaption>{figure}" in text
+    said = (folder / "report.md").read_text(encoding="utf-8")
+    assert "| helpfulness | 20 | 1.200 (1.000 to 1.400) | 1.500 |" in said
+    assert "Margin −0.30, strength 2" in said  # The worst mistake.
+    assert format.line(Run(folder).rows[0]) == (
+        "own, accuracy: 20.0% (95% interval 10.0 to 40.0), n=20"
+    )
+
+
+def test_a_comparison_says_which_is_better(tmp_path, monkeypatch):
+    def rows(name, first, second, *outputs):
+        difference = {"reference": 0.0, "better": "higher", "p_mcnemar": 0.03, "p": 0.02}
+        counts = {"both": 5, "only_first": 1, "only_second": 8, "neither": 2}
+        said = [
+            row(name, "", "accuracy", x, method=m) for m, x in zip(sides, (0.4, 0.8), strict=True)
+        ]
+        said.append(row(name, "", "accuracy_difference", 0.4, 0.1, 0.6, **difference, **counts))
+        said.append(row(name, "", "common", len(first)))
+        margins = {"first_margin": 1.0, "second_margin": -1.0, "pair": [0, 1, 2]}
+        return said, [{**first[0], **margins}]
+
+    sides = ("first", "second")
+    monkeypatch.setattr(comparison, "rows", rows, raising=False)
+    one, two = evaluation(tmp_path / "one"), evaluation(tmp_path / "two", "models/b/model")
+    path = report.compare(two, one)
+    assert path == two / "against-one" / "report.html"
+    text = path.read_text(encoding="utf-8")
+    check(text)
+    assert "<h1>b against a</h1>" in text
+    assert "b is better" in text
+    assert "+40.0 points (95% interval +10.0 to +60.0)" in text
+    assert "Margin +1.00 by a, −1.00 by b" in text
+
+
+def test_trainings_say_what_was_learned(tmp_path):
+    assert "Better than at the start" in text_of(policy(tmp_path / "policy"))
+    text = text_of(training(tmp_path / "training"))
+    assert "<figcaption>Loss" in text
+    assert "2.0 GiB" in text
+    assert re.search(r"<strong>Warning</strong><p>cold\.", text)
+
+
+def test_text_of_data_is_escaped_everywhere():
+    svg = charts.intervals([charts.Track(EVIL, 0.5, 0.4, 0.6, EVIL, series=EVIL)])
+    curve = charts.curves({EVIL: [(0, 1), (1, 2)]}, EVIL, across={EVIL: 1.5})
+    answers = [page.Answer(EVIL, EVIL, EVIL), page.Answer("", "", "")]
+    table = Table(EVIL, [EVIL, EVIL], [[EVIL, Cell(EVIL, EVIL)]], EVIL, strong=[0])
+    figures = [Figure(EVIL, each, group=page.Group(EVIL, EVIL)) for each in (svg, curve)]
+    case = Case(EVIL, EVIL, answers)
+    section = Section(EVIL, [Verdict("good", EVIL, EVIL)], figures, [table], [case], EVIL)
+    text = page.render(EVIL, EVIL, [section] * 3)
+    assert "<script" not in text
+    assert "\x00" not in text
+    assert "$x_1$" in svg  # No formula.
+    check(text)
+    said = page.markdown(EVIL, EVIL, [section])
+    assert r"\<script\>" in said
+    for line in said.splitlines():
+        assert "<script>" not in line.replace(r"\<", "") or line.startswith("    ")
+        assert not line.startswith("|") or len(re.findall(r"(?<!\\)\|", line)) == 3
+
+
+def test_the_same_numbers_give_the_same_bytes(tmp_path):
+    first, second = evaluation(tmp_path / "a" / "run"), evaluation(tmp_path / "b" / "run")
+    assert report.write(first).read_bytes() == report.write(second).read_bytes()
+
+
+def test_charts_draw_with_the_page_s_colours_and_nothing_where_there_is_nothing():
+    drawn = [
+        charts.intervals([charts.Track("a", None), charts.Track("b", 0.1, -0.1, 0.3)], "points"),
+        charts.curves({"a": [(0, 1.0), (1, None), (2, 3.0)]}, diagonal="as asked"),
+        charts.curves({n: [(0, 1.0, 0.5, 1.5), (1, 2.0, None, None)] for n in "abcde"}),
+        charts.training_curve([(i, i % 7) for i in range(999)], [(0, 3.0), (999, float("nan"))]),
+        charts.histograms({"a": [1.0], "b": [1.0]}, "reward"),
+        charts.spread([1, 2, 3], [1, 3, 3], [0.5, 2.2, 9.0], "judge"),
+        charts.reliability({"a": [{"confidence": 0.6, "value": 1.0, "low": None, "high": None}]}),
+        charts.predicted_by_rating([1.0, 2.0, 3.0], [0.4, 3.0, 3.0]),
+        charts.confusion([0, 1], [[1, 0], [0, 0]]),
     ]
-    there = [any(v == v for _, v in train), bool(rewards), bool(ratings)]
-    assert [picture is not None for picture in pictures] == there
-    for picture in filter(None, pictures):
-        assert "nan" not in picture.replace("human", "")
-        assert "inf" not in picture
-        Page(picture)
-        numbers = re.findall(r' (?:[xy][12]?|c[xy])="([^"]*)"', picture)
-        numbers += re.findall(r"[-\d.e]+", " ".join(re.findall(r'points="([^"]*)"', picture)))
-        assert all(-1 <= float(number) <= 341 for number in numbers)
+    for svg in drawn:
+        assert svg.startswith("<svg")
+        assert svg.endswith("</svg>")
+        assert "var(--one)" in svg
+        # Whatever is coloured follows the page.
+        assert not re.search(r"#[0-9a-f]{6}\b", svg)
+    for nothing in (
+        charts.intervals([]),
+        charts.curves({"a": [(0, None)]}),
+        charts.training_curve([], [(0, 1.0)]),
+        charts.histograms({"a": []}, "x"),
+        charts.spread([1, 2], [1], [], "x"),
+        charts.reliability({}),
+        charts.predicted_by_rating([], []),
+        charts.confusion([], []),
+    ):
+        assert nothing == ""
+
+
+def test_a_table_of_rows_leaves_out_what_is_empty():
+    rows = [row("s", f"section/{x}", "score", 0.5, 0.4, 0.6) for x in "ab"]
+    rows.append(row("s", "section/c", "score", None, n=None))
+    table = table_of("T", rows, "leaf", ["score", "margin"], strong=["b"])
+    assert table.columns == ["", "score"]
+    assert [list(map(str, line)) for line in table.rows] == [
+        ["a", "50.0% (40.0 to 60.0)"],
+        ["b", "50.0% (40.0 to 60.0)"],
+    ]
+    assert table.strong == [1]
+    assert find(rows, part="section/c")["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [
+        (0.8176, "percent", "81.8%"),
+        (-0.032, "points", "−3.2"),
+        (1234.5, "number", "1,234"),
+        (-0.0714, "number", "−0.071"),
+        (1234567, "count", "1,234,567"),
+        (None, "percent", ""),
+        (1e-5, ".4g", "1e−05"),
+    ],
+)
+def test_numbers_read_well(value, form, text):
+    assert format.number(value, form) == text
+
+
+def test_what_is_not_finished_has_no_page(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        report.write(tmp_path)
+    with pytest.raises(ValueError, match="expected two evaluations"):
+        report.compare(sampled(tmp_path / "a"), evaluation(tmp_path / "b"))
+    assert Run(sampled(tmp_path / "c")).sets() == []
