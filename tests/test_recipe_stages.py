@@ -73,8 +73,8 @@ def titles(folder: Path) -> list[str]:
 def test_the_chosen_model_is_evaluated(ran):
     workdir, _ = ran
     assert titles(workdir)[0].startswith("expo")
-    assert "preference-pairs-8" in titles(workdir)[1]
-    result = json.loads((workdir / "evaluation" / "evaluation.json").read_text())
+    assert "evaluation: preference-pairs-8" in titles(workdir)
+    result = json.loads((workdir / "evaluation" / "result.json").read_text())
     assert result["model"]["name"] == str(workdir / "expo" / "model")
     chosen = item_files.read(workdir / "expo" / "items" / "chosen.jsonl")
     (file,) = (workdir / "evaluation" / "items").iterdir()
@@ -112,7 +112,8 @@ def test_every_kind_of_folder_has_its_report_written_again(ran, tmp_path):
     comparison = workdir / "evaluation" / "against-evaluation-of-another"
     compared = (comparison / "report.md").read_bytes()
     folders = [workdir, workdir / "expo", workdir / "evaluation"]
-    succeed("report", f"--workdir={workdir / 'expo'}")
+    for folder in folders[1:]:
+        succeed("report", f"--workdir={folder}")
     before = [(folder / "report.md").read_bytes() for folder in folders]
     for folder in folders:
         for name in ("report.md", "report.html"):

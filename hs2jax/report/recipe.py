@@ -12,9 +12,8 @@ def sections(run: Run, view: Callable[[Run], list[Section]]) -> list[Section]:
     said = []
     for name in run.result["stages"]:
         stage = Run(run.folder / name)
-        parts = view(stage)
-        for section in parts:
-            title = name if len(parts) == 1 else f"{name}: {section.title}"
+        for section in view(stage):
+            title = name if section.title == name else f"{name}: {section.title}"
             said.append(section._replace(title=title))
         said.append(made.making(stage)._replace(title=f"How {name} was made"))
     return said
