@@ -9,6 +9,7 @@ import pytest
 import tiny
 from command import fail, succeed
 
+from hs2jax.report.run import Run, find, select
 from hs2jax.reward_model import RewardModel
 
 SYSTEM = {"role": "system", "content": "Answer in one word."}
@@ -70,91 +71,82 @@ def command(folder: Path, out: Path, *options: str, data="candidates.jsonl") -> 
     ]
 
 
-def picked(folder: Path, out: Path, *options: str, **more) -> tuple[list[dict], dict]:
-    """best.jsonl and best_of_n.json of a command that ends well."""
+def picked(folder: Path, out: Path, *options: str, **more) -> tuple[list[dict], list[dict]]:
+    """best.jsonl and the rows of a command that ends well."""
     place = out / "best"
     printed = succeed(*command(folder, out, f"--best={place}", *options, **more))
     assert f"report: {place / 'report.html'}" in printed
     rows = [json.loads(line) for line in (place / "best.jsonl").read_text().splitlines()]
-    return rows, json.loads((place / "best_of_n.json").read_text())
+    return rows, Run(place).rows
 
 
-def test_the_response_with_the_highest_reward_is_picked(folder, tmp_path):
-    rows, result = picked(folder, tmp_path)
-    assert [row["prompt"] for row in rows] == PROMPTS
-    for i, (row, prompt, answers) in enumerate(zip(rows, PROMPTS, ANSWERS, strict=True)):
-        found = rewards(folder, prompt, answers)
+def curve(rows: list[dict]) -> dict[str, tuple[float, int]]:
+    return {row["part"]: (row["value"], row["n"]) for row in select(rows, metric="reward")}
+
+
+def test_the_response_with_the_highest_reward_is_picked_and_its_worth_told(folder, tmp_path):
+    best, rows = picked(folder, tmp_path)
+    tables = [rewards(folder, p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
+    assert [row["prompt"] for row in best] == PROMPTS
+    for i, (row, found, answers) in enumerate(zip(best, tables, ANSWERS, strict=True)):
         assert row["response"] == answers[row["index"]]
         assert row["index"] == int(np.argmax(found))
         assert row["reward"] == pytest.approx(max(found), abs=1e-5)
         assert row["candidates"] == len(answers)
         assert row["source"].endswith(f"candidates.jsonl:{i + 1}")
-    assert {row["index"] for row in rows} != {0}  # Else the first would always do.
-    assert (result["prompts"], result["ties"], result["win_rate"]) == (4, 0, None)
+    assert {row["index"] for row in best} != {0}  # Else the first would always do.
+    assert [find(rows, metric=m)["value"] for m in ("prompts", "ties_at_top")] == [4, 0]
+    assert find(rows, metric="win_rate") is None
     lines = (tmp_path / "scores.jsonl").read_text().splitlines()
     assert [json.loads(line)["responses"] for line in lines] == ANSWERS
-
-
-def test_the_curve_is_that_of_all_subsets(folder, tmp_path):
-    _, result = picked(folder, tmp_path)
-    tables = [rewards(folder, p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
-    assert [each["n"] for each in result["curve"]] == [1, 2, 3, 4, 5]
-    for each in result["curve"]:
-        n = each["n"]
-        best = [
-            np.mean([max(some) for some in itertools.combinations(found, n)])
-            for found in tables
-            if len(found) >= n
-        ]
-        assert each["prompts"] == len(best)
-        assert each["reward"] == pytest.approx(np.mean(best), abs=1e-5)
+    # The curve is that of all subsets.
+    assert list(curve(rows)) == [f"n/{n}" for n in range(1, 6)]
+    for n in range(1, 6):
+        able = [found for found in tables if len(found) >= n]
+        means = [np.mean([max(s) for s in itertools.combinations(x, n)]) for x in able]
+        value, prompts = curve(rows)[f"n/{n}"]
+        assert prompts == len(means)
+        assert value == pytest.approx(np.mean(means), abs=1e-5)
     # Only up to three candidates do all prompts have, so only so far can means be compared.
-    three = result["curve"][2]["reward"]
-    page = (tmp_path / "best" / "report.md").read_text()
-    assert f"The best of 3 candidates has a mean reward of {three:+.2f}" in page.replace("−", "-")
+    (headline,) = select(rows, headline=True)
+    assert headline["part"] == "n/3"
 
 
 def test_rows_of_one_prompt_are_its_candidates(folder, tmp_path):
-    rows = [
+    lines = [
         {"prompt": p, "response": a}
         for p, answers in zip(PROMPTS, ANSWERS, strict=True)
         for a in answers
     ]
-    write(tmp_path / "single.jsonl", rows)
+    write(tmp_path / "single.jsonl", lines)
     once, first = picked(folder, tmp_path / "once")
     again, second = picked(folder, tmp_path / "again", data=tmp_path / "single.jsonl")
     for one, other in zip(once, again, strict=True):
-        one, other = (
-            {name: x for name, x in row.items() if name not in ("source", "reward")}
-            for row in (one, other)
-        )
-        assert one == other
-    for one, other in zip(first["curve"], second["curve"], strict=True):
-        assert one["reward"] == pytest.approx(other["reward"], abs=1e-5)
+        names = ("prompt", "response", "index", "candidates")
+        assert [one[name] for name in names] == [other[name] for name in names]
+    for part, (value, _) in curve(first).items():
+        assert curve(second)[part][0] == pytest.approx(value, abs=1e-5)
 
 
 def test_the_win_rate_is_of_the_same_conversations(folder, tmp_path):
     reference = f"--reference=responses:{folder / 'reference.jsonl'}"
-    rows, result = picked(folder, tmp_path, reference)
+    best, rows = picked(folder, tmp_path / "a", reference)
     against = [rewards(folder, p, [r])[0] for p, r in zip(PROMPTS, REFERENCE, strict=True)]
-    wins = sum(row["reward"] > other for row, other in list(zip(rows, against, strict=True))[1:])
-    won = result["win_rate"]
-    assert (won["prompts"], won["wins"], won["losses"]) == (3, wins, 3 - wins)
-    assert won["win_rate"] == pytest.approx(wins / 3)
+    wins = sum(row["reward"] > other for row, other in list(zip(best, against, strict=True))[1:])
+    won = find(rows, metric="win_rate")
+    assert (won["n"], won["wins"], won["losses"]) == (3, wins, 3 - wins)
+    assert won["value"] == pytest.approx(wins / 3)
     assert (won["missing"], won["missing_reference"]) == (1, 1)
-    assert "Against the reference" in (tmp_path / "best" / "report.html").read_text()
-
-
-def test_what_picks_best_never_loses_against_its_own_candidates(folder, tmp_path):
-    reference = f"--reference=responses:{folder / 'candidates.jsonl'}"
-    _, result = picked(folder, tmp_path, reference)
-    assert (result["win_rate"]["ties"], result["win_rate"]["win_rate"]) == (4, 0.5)
+    # It never loses against its own candidates.
+    _, rows = picked(folder, tmp_path / "b", f"--reference=responses:{folder / 'candidates.jsonl'}")
+    won = find(rows, metric="win_rate")
+    assert (won["ties"], won["value"]) == (4, 0.5)
 
 
 def test_a_single_candidate_is_nothing_to_pick_from(folder, tmp_path):
-    rows, result = picked(folder, tmp_path, data="reference.jsonl")
-    assert [row["index"] for row in rows] == [0] * 4
-    assert [each["n"] for each in result["curve"]] == [1]
+    best, rows = picked(folder, tmp_path, data="reference.jsonl")
+    assert [row["index"] for row in best] == [0] * 4
+    assert list(curve(rows)) == ["n/1"]
     assert "nothing to pick from" in (tmp_path / "best" / "report.md").read_text()
 
 
