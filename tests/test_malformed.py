@@ -260,7 +260,7 @@ def cases():
 def test_2000_malformed_rows(cases, tmp_path):
     rng = random.Random(1)
     path = tmp_path / "rows.jsonl"
-    seen = collections.Counter()
+    seen, expected_of = collections.Counter(), {}
     for form, i, bad, field in cases:
         where = f"{form.__name__}, {field}: {bad[:200]!r}"
         spec = f"{form.__name__.removesuffix('_single')}:{path}"
@@ -283,8 +283,10 @@ def test_2000_malformed_rows(cases, tmp_path):
 
         record = Record()
         kept = list(corpora.read(spec, on_error="skip", record=record))
-        path.write_bytes(b"\n".join(line for unit in units for line in unit))
-        assert content(kept) == content(corpora.read(spec)), where
+        if (form, len(good)) not in expected_of:
+            path.write_bytes(b"\n".join(line for unit in units for line in unit))
+            expected_of[form, len(good)] = content(corpora.read(spec))
+        assert content(kept) == expected_of[form, len(good)], where
         assert len(kept) == len(good) == record.groups, where
         expected = {raised.value.reason: 1}
         if partner:
