@@ -62,7 +62,7 @@ def open_run(place: Path, mesh=None) -> merge.Source:
         for part in trainable.split(whole, config)
     )
     where, where_trained = merge.places(shapes, mesh), merge.places(whole, mesh)
-    frozen = count_layers(whole["decoder"].get("frozen"))
+    frozen_layers = count_layers(whole["decoder"].get("frozen"))
 
     def piece(name: str):
         """A leaf as it is trained, from the checkpoint or, where it is frozen, from the base."""
@@ -75,8 +75,8 @@ def open_run(place: Path, mesh=None) -> merge.Source:
         path = name.replace("decoder/frozen/", "decoder/layers/")
         x = weights.load_leaf(path.removeprefix("decoder/"), tensors, base.config, where[path])
         if path != name:
-            return x[:frozen]
-        return x[frozen:] if name.startswith("decoder/layers/") else x
+            return x[:frozen_layers]
+        return x[frozen_layers:] if name.startswith("decoder/layers/") else x
 
     if frozen:
         for name, expected in zip(frozen, meta["frozen"].split("-"), strict=True):
