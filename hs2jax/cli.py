@@ -178,16 +178,20 @@ def run(verb: str, options) -> None:
     kind = config.get("kind")
     if kind not in KINDS:
         raise ValueError(f"config.kind is {kind!r}; expected one of {', '.join(KINDS)}")
-    if verb == "sweep" and kind == "train_reward_model":
-        return sweep(verb, options)
+    if verb == "sweep" and kind in ("sweep", "train_reward_model"):
+        config, kind = sweep_of(config, options.over, options.seeds), "sweep"
     if KINDS[kind][0] != verb:
         raise ValueError(
             f"this config is of kind {kind!r}: it is one for `hs2jax {KINDS[kind][0]}`"
         )
-    if kind == "sweep":
-        return sweep(verb, options)
     more = (function,) if kind == "recipe" else ()
-    show(config, function(kind)(config, workdir, *more), workdir)
+    try:
+        rows = function(kind)(config, workdir, *more)
+    except ValueError:
+        if kind == "sweep" and (workdir / "results.jsonl").exists():  # Of the runs that went well.
+            show(config, [], workdir)
+        raise
+    show(config, rows, workdir)
 
 
 def show(config, rows: list[dict], workdir: Path) -> None:
@@ -202,41 +206,34 @@ def show(config, rows: list[dict], workdir: Path) -> None:
     for row in rows:
         if row.get("headline"):
             print(format.line(row))
-    folders = [workdir / name for name in config.get("stages", ())]
     print(f"report: {report.write(workdir)}")
-    places = [workdir, *folders]
+    places = [workdir, *(workdir / name for name in config.get("stages", ()))]
     for name in MADE:
         if found := [place / name for place in places if (place / name).exists()]:
             print(f"{'model' if name == 'model' else 'rows'}: {found[-1]}")
 
 
-def sweep(verb: str, options) -> None:
-    """Train every arm with every seed, and write one table of them, also where some fail."""
-    from hs2jax import report
-    from hs2jax.training import sweep, sweep_arms
+def sweep_of(config, over: list[str], seeds: str | None):
+    """Make a sweep of a training's config over a grid, or set the seeds of one."""
+    from hs2jax.training import sweep_arms
 
-    config, folder = options.config, Path(options.workdir)
-    if config.kind != "sweep":
-        config = sweep_arms.of_grid(config, options.over)
-    elif options.over:
+    if config.kind == "train_reward_model":
+        config = sweep_arms.of_grid(config, over)
+    elif over:
         raise ValueError("this config has arms of its own; --over is for a config without")
-    if options.seeds is not None:
+    if seeds is not None:
         try:
-            config.seeds = tuple(map(int, options.seeds.split(",")))
+            config.seeds = tuple(map(int, seeds.split(",")))
         except ValueError:
-            raise ValueError(f"--seeds={options.seeds}: it looks like --seeds=0,1,2") from None
-    try:
-        rows = sweep.sweep(config, folder)
-    except sweep.FailedRunsError:
-        report.write(folder)
-        raise
-    show(config, rows, folder)
+            raise ValueError(f"--seeds={seeds}: it looks like --seeds=0,1,2") from None
+    return config
 
 
 def score(verb: str, options) -> None:
     """Score groups, write a line for each, and pick the best of their responses where asked."""
     import jax
 
+    from hs2jax import report
     from hs2jax.config_rules import parse_weights
     from hs2jax.data import corpora
     from hs2jax.evaluation import items, score
@@ -264,8 +261,6 @@ def score(verb: str, options) -> None:
     counted = "".join(f", {count} {name}" for name, count in left.items() if count)
     print(f"{output}: {record.rows} rows, {record.groups} groups{counted}")
     if options.best:
-        from hs2jax import report
-
         print(f"report: {report.write(options.best)}")
 
 

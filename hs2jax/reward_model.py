@@ -243,14 +243,3 @@ class RewardModel:
             template=self.template,
             read=self.read,
         )
-
-
-def parse_weights(text: str) -> dict[str, float] | None:
-    """Weights as written in configs and on the command line, "helpfulness=0.65,verbosity=-0.4"."""
-    if not text:
-        return None
-    try:
-        pairs = [part.split("=") for part in text.split(",")]
-        return {name.strip(): float(value) for name, value in pairs}
-    except ValueError:
-        raise ValueError(f"weights are {text!r}; expected name=number,name=number") from None

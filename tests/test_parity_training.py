@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hs2jax import configs
 from hs2jax.data import packing
 from hs2jax.data.chat import Encoded
 from hs2jax.data.groups import Pair
 from hs2jax.models.hf import hub
-from hs2jax.training import defaults, objectives, optimizer, step
+from hs2jax.training import objectives, optimizer, step
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity
@@ -46,7 +47,7 @@ def our_steps(ours, examples):
     shape = packing.Shape(length=128, responses=4, pairs=2, attributes=len(families.OUTPUTS))
     batch = packing.lay([[a, b], [c], [d, e], [f]], shape, "shared")
     batch = {name: jnp.asarray(x.reshape(2, 2, *x.shape[1:])) for name, x in batch.items()}
-    settings = defaults.reward_model()
+    settings = configs.defaults("train_reward_model")
     settings.optimizer.update(SETTINGS)
     tx, _ = optimizer.make(settings.optimizer, STEPS)
     aim = objectives.make(settings.objective, ours.outputs)

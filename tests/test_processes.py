@@ -12,10 +12,10 @@ import tiny
 from safetensors.numpy import load_file
 
 CONFIG = """
-from hs2jax.training import defaults
+from hs2jax import configs
 
 def get_config():
-    config = defaults.reward_model()
+    config = configs.defaults("train_reward_model")
     config.model.name = {base!r}
     config.data.train = "preference:{data}[:-6]"
     config.data.validation = "preference:{data}[-6:]"

@@ -11,11 +11,12 @@ from command import fail, succeed
 from test_chat import ask, wholes
 from tiny_models import assert_same_bits
 
+from hs2jax import configs
 from hs2jax.data import chat
 from hs2jax.models.config import FAMILIES
 from hs2jax.models.hf import checkpoint_files, hub, reward_checkpoints
 from hs2jax.reward_model import RewardModel
-from hs2jax.training import defaults, loop
+from hs2jax.training import loop
 
 NEMOTRON = "Llama-3.1-Nemotron-70B-Reward-HF"
 TALKS = [
@@ -227,7 +228,7 @@ def test_what_has_no_such_row_is_refused(tmp_path):
 
 
 def test_training_goes_on_from_one_and_keeps_how_it_is_read(tmp_path):
-    settings = defaults.reward_model()
+    settings = configs.defaults("train_reward_model")
     settings.model.name = str(foreign(tmp_path / "theirs"))
     settings.model.outputs = ()
     settings.data.train = "helpsteer2_preference:mini/preference.jsonl[:8]"

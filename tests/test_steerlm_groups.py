@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tiny
 
-from hs2jax import inference
+from hs2jax import configs, inference
 from hs2jax.data import packing
-from hs2jax.training import defaults, loop, policy_task, tasks
+from hs2jax.training import loop, policy_task, tasks
 
 ANSWERS = ("Yes.", "No, never.", "It depends on who asks, and when.", "", "so so so")
 
@@ -30,7 +30,7 @@ def task(tmp_path_factory):
     # Twelve neighbours with one prompt, more than a row should hold.
     rows += [{**rows[2], "prompt": "Who are you?"}] * 4
     (folder / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = defaults.policy()
+    config = configs.defaults("train_policy")
     config.model.name = str(folder / "base")
     config.data.condition = "ratings"
     config.data.row_length = 512

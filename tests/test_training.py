@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tiny
 
+from hs2jax import configs
 from hs2jax.data import corpora, loader
 from hs2jax.inference import forward
 from hs2jax.models import sharding
-from hs2jax.training import defaults, objectives, optimizer, step
+from hs2jax.training import objectives, optimizer, step
 
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
@@ -58,7 +59,7 @@ def one_batch(path, model, micro_batch_size, layout="shared", row_length=512):
 
 
 def objective(kind, **changes):
-    config = defaults.reward_model().objective.to_dict() | {"kind": kind} | changes
+    config = configs.defaults("train_reward_model").objective.to_dict() | {"kind": kind} | changes
     return objectives.make(config, ATTRIBUTES)
 
 
@@ -147,7 +148,7 @@ def test_layouts_give_one_gradient(tmp_path, layout):
 @pytest.mark.parametrize("mesh", [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
 def test_eight_devices_do_what_one_does(tmp_path, mesh):
     path, aim = unequal(tmp_path), objective("joint", preference="scaled")
-    tx, _ = optimizer.make(defaults.reward_model().optimizer, 10)
+    tx, _ = optimizer.make(configs.defaults("train_reward_model").optimizer, 10)
 
     def two_steps(model, mesh):
         state = step.init_state(jax.tree.map(jnp.copy, model.params), tx)
@@ -179,7 +180,7 @@ def test_eight_devices_do_what_one_does(tmp_path, mesh):
 
 def test_nothing_changes_where_the_gradient_is_not_finite(tmp_path):
     model, path = tiny.reward_model(ATTRIBUTES), unequal(tmp_path)
-    tx, _ = optimizer.make(defaults.reward_model().optimizer, 10)
+    tx, _ = optimizer.make(configs.defaults("train_reward_model").optimizer, 10)
     state = step.init_state(model.params, tx)
     update = step.make(
         model.config, objective("regression"), tx, layout="shared", dtype=jnp.float32, remat=False
@@ -197,7 +198,7 @@ def test_nothing_changes_where_the_gradient_is_not_finite(tmp_path):
 
 
 def test_schedules():
-    settings = defaults.reward_model().optimizer
+    settings = configs.defaults("train_reward_model").optimizer
     rate = optimizer.schedule(settings, 100)
     rates = [float(rate(i)) for i in range(100)]
     np.testing.assert_allclose(rates[:10], 2e-6 * np.arange(1, 11) / 10, rtol=1e-5)
