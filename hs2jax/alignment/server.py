@@ -38,48 +38,42 @@ class ServerError(OSError):
     """The server cannot be reached, or refuses what it is asked."""
 
 
-@dataclasses.dataclass
-class Server:
-    """address: as in "http://localhost:8000/v1"."""
+def ask(address: str, path: str, body: Mapping[str, Any] | None = None) -> dict:
+    """Return the JSON that a server answers. Tries again where it is busy or not reached.
 
-    address: str
-
-    def ask(self, path: str, body: Mapping[str, Any] | None = None) -> dict:
-        """Return the JSON that the server answers. Tries again where it is busy or not reached.
-
-        Raises ServerError.
-        """
-        url = f"{self.address.rstrip('/')}/{path}"
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(KEY):
-            headers["Authorization"] = f"Bearer {key}"
-        content = None if body is None else json.dumps(body).encode()
-        for wait in (*WAITS, None):
-            try:
-                request = urllib.request.Request(url, content, headers)
-                with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-                    return json.load(answer)
-            except urllib.error.HTTPError as error:
-                why = f"{error.code} {error.reason}: {error.read(2000).decode(errors='replace')}"
-                if error.code < 500 and error.code not in BUSY:
-                    hint = f" (its key is read from {KEY})" if error.code in (401, 403) else ""
-                    raise ServerError(f"{url} refuses{hint}: {why}") from None
-                asked = error.headers.get("Retry-After", "")
-                if wait is not None and asked.isdigit():
-                    wait = max(wait, float(asked))
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                why = f"{type(error).__name__}: {error}"
-            if wait is not None:
-                log.warning("%s: %s; asked again in %g s", url, why, wait)
-                time.sleep(wait)
-        raise ServerError(f"{url} does not answer: {why}")
+    address: as in "http://localhost:8000/v1". Raises ServerError.
+    """
+    url = f"{address.rstrip('/')}/{path}"
+    headers = {"Content-Type": "application/json"}
+    if key := os.environ.get(KEY):
+        headers["Authorization"] = f"Bearer {key}"
+    content = None if body is None else json.dumps(body).encode()
+    for wait in (*WAITS, None):
+        try:
+            request = urllib.request.Request(url, content, headers)
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            why = f"{error.code} {error.reason}: {error.read(2000).decode(errors='replace')}"
+            if error.code < 500 and error.code not in BUSY:
+                hint = f" (its key is read from {KEY})" if error.code in (401, 403) else ""
+                raise ServerError(f"{url} refuses{hint}: {why}") from None
+            asked = error.headers.get("Retry-After", "")
+            if wait is not None and asked.isdigit():
+                wait = max(wait, float(asked))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            why = f"{type(error).__name__}: {error}"
+        if wait is not None:
+            log.warning("%s: %s; asked again in %g s", url, why, wait)
+            time.sleep(wait)
+    raise ServerError(f"{url} does not answer: {why}")
 
 
 @dataclasses.dataclass
 class ServerSource:
     """A model that a server runs, with the tokenizer of the same model here."""
 
-    server: Server
+    address: str
     model: str  # As the server calls it.
     tokenizer: Any
     read: str
@@ -89,8 +83,7 @@ class ServerSource:
     @classmethod
     def connect(cls, config) -> "ServerSource":
         """Connect to `config.server`, for `config.model`. Raises ServerError or ValueError."""
-        server = Server(config.server)
-        answer = server.ask("models")
+        answer = ask(config.server, "models")
         try:
             served = [each["id"] for each in answer["data"]]
         except (KeyError, TypeError):
@@ -112,11 +105,11 @@ class ServerSource:
         read = opened.read
         if config.model.template:
             opened.tokenizer.chat_template, read = templates.choose(config.model.template)
-        return cls(server, name, opened.tokenizer, read, opened.config.max_seq_len, config)
+        return cls(config.server, name, opened.tokenizer, read, opened.config.max_seq_len, config)
 
     @property
     def identity(self) -> str:
-        return f"{self.server.address} {self.model}"
+        return f"{self.address} {self.model}"
 
     def fitting(self, groups: Sequence[Group], record: Record) -> list[Group]:
         room = self.max_seq_len - self.config.max_new_tokens
@@ -145,10 +138,10 @@ class ServerSource:
             return list(threads.map(self._complete, bodies))
 
     def _complete(self, body: dict) -> dict:
-        choices = self.server.ask("completions", body).get("choices", [])
+        choices = ask(self.address, "completions", body).get("choices", [])
         if len(choices) != self.config.n:
             raise ServerError(
-                f"{self.server.address} gives {len(choices)} responses instead of the "
+                f"{self.address} gives {len(choices)} responses instead of the "
                 f"{self.config.n} of config.n"
             )
         # Half a surrogate pair is no text, and cannot be written.
