@@ -130,8 +130,8 @@ def _tables(rows, names: Sequence[str], own: Sequence[Sequence[Mapping]]) -> lis
     columns = [Column(name, "score", where={"model": name}) for name in names]
     note = "Each by the benchmark's own rule, over all that it scored."
     tables.append(table_of("The benchmark's own scores", scores, _part, columns, note=note))
-    counts = ("common", "missing_second", "missing_first")
-    tables.append(metrics_table("Items", rows, counts, by="part"))
+    counts = select(rows, metric=["common", "missing_second", "missing_first"])
+    tables.append(metrics_table("Items", counts))
     return tables
 
 

@@ -16,27 +16,11 @@ from hs2jax.report.page import (
     verdict_of,
     verdict_over,
 )
-from hs2jax.report.run import Column, Run, find, leaf, metrics_table, select, table_of
+from hs2jax.report.run import Column, Run, family_table, find, leaf, metrics_table, select, table_of
 
 MISTAKES = 5
 STRENGTHS = {"1": "slightly better", "2": "better", "3": "much better"}
 LENGTH = "counting characters"
-# Metrics of tables, in the order of their lines or columns.
-PREFERENCES = (
-    *("accuracy", "longer_wins", "shorter_wins", "lead_over_length", "accuracy_ties_as_half"),
-    *("accuracy_at_equal_length", "margin", "loss", "equal_rewards", "equal_lengths", "ties"),
-)
-LENGTHS = (
-    *("reward_length_pearson", "reward_length_spearman", "margin_length_pearson"),
-    "reward_of_twice_length",
-)
-CALIBRATION = ("temperature", "ece", "ece_by_chance", "brier", "log_loss")
-RATINGS = (
-    *("mse", "mse_of_mean", "mse_below_mean", "mae", "pearson", "spearman", "kappa"),
-    *("mean_prediction", "mean_rating", "outside"),
-)
-WEIGHTS = ("accuracy", "held_out", "equal_weights", "gain_over_equal", "gain_over_single")
-COUNTS = ("groups", "responses", "prompts_cut", "left_out")
 PREDICTED = Group(
     "Predicted against human ratings",
     "For each human rating: the median prediction (dot), the middle half (thick bar) and the 5th "
@@ -64,9 +48,7 @@ def _set(run: Run, name: str) -> Section:
     rows, items = select(run.rows, set=name), run.items(name)
     outputs = (run.result.get("model") or {}).get("outputs") or []
     section = set_section(name, rows, items, outputs, about.get("confusion") or {})
-    note = f"Read from {about['data']}." if about.get("data") else ""
-    whole = [row for row in rows if row["part"] == ""]
-    tables = [*section.tables, metrics_table("Data", whole, COUNTS, by="part", note=note)]
+    tables = list(section.tables)
     figures, verdicts = section.figures, section.verdicts
     if benchmark := about.get("benchmark"):
         tables = benchmark_tables(rows, benchmark) + tables
@@ -91,18 +73,8 @@ def set_section(
     confusion: {attribute: {"levels", "table"}}.
     """
     ratings = select(rows, family="attribute")
-    tables = []
-    if find(rows, metric="accuracy", part=""):
-        tables += preference_tables(rows)
-    if ratings:
-        tables.append(rating_table(ratings))
-    return Section(
-        name,
-        set_verdicts(rows),
-        [*pair_figures(rows, items), *rating_figures(ratings, items, outputs, confusion)],
-        tables,
-        worst_mistakes(items),
-    )
+    figures = [*pair_figures(rows, items), *rating_figures(ratings, items, outputs, confusion)]
+    return Section(name, set_verdicts(rows), figures, set_tables(rows), worst_mistakes(items))
 
 
 def set_verdicts(rows: Sequence[Mapping]) -> list[Verdict]:
@@ -157,25 +129,38 @@ def _left_out(rows: Sequence[Mapping]) -> str:
 # Pairs ------------------------------------------------------------------------------------------
 
 
-def preference_tables(rows: Sequence[Mapping]) -> list[Table]:
-    """The numbers of pairs: as a whole, by strength, by length, and how they are calibrated."""
-    whole = [row for row in rows if row["part"] == ""]
-    note = "Equal rewards and equal lengths count as wrong."
-    tables = [metrics_table("Preferences", whole, PREFERENCES, by="part", note=note)]
-    columns = [Column("pairs", "accuracy", show="n"), "accuracy", "longer_wins", "margin"]
-    strengths, bands = (select(rows, family=name) for name in ("strength", "band"))
+def set_tables(rows: Sequence[Mapping]) -> list[Table]:
+    """The numbers of a set: of pairs as a whole, by strength and by length, of how they are
+    calibrated, and of ratings."""
+    whole = select(rows, part="")
+    numbers = [row for row in whole if row.get("method") is None and row["metric"] != "score"]
+    note = (
+        "Equal rewards and equal lengths count as wrong." if select(rows, metric="accuracy") else ""
+    )
+    tables = [metrics_table("Numbers", numbers, note=note)]
+    strengths = [
+        {**row, "part": f"strength/{_strength(row)}"} for row in select(rows, family="strength")
+    ]
     if len({row["part"] for row in strengths}) > 1:  # Else the corpus has no strengths.
-        tables.append(table_of("By strength", strengths, _strength, columns, heading="strength"))
-    heading = "chosen against rejected"
-    tables.append(table_of("By length", bands, "leaf", columns, heading=heading))
-    tables.append(metrics_table("Length", whole, LENGTHS, by="part"))
+        tables.append(family_table("By strength", strengths, "strength"))
+    title = "By length of the chosen response against the rejected one"
+    tables.append(family_table(title, rows, "band"))
     note = (
         "Of the probability sigmoid(margin / temperature). A calibrated model shows more than no "
         "error on few pairs. One that says one half to everything has Brier score 0.25 and loss "
         "0.6931."
     )
-    methods = [row for row in whole if row.get("method")]
-    tables.append(metrics_table("Calibration", methods, CALIBRATION, note=note))
+    methods = [row for row in whole if row.get("method") and row["metric"] != "published"]
+    tables.append(metrics_table("Calibration", methods, note=note))
+    ratings = select(rows, family="attribute")
+    source = (find(ratings, metric="mse_of_mean") or {}).get("method") or "mean"
+    note = (
+        f"“Of the mean”: of always answering the {source}. Kappa: of rounded predictions, with "
+        "quadratic weights; predictions beyond the scale count as its ends."
+    )
+    notes = sorted({f"{leaf(row)}: {row['note']}." for row in ratings if row.get("note")})
+    note = " ".join([note, *notes])
+    tables.append(family_table("Ratings", rows, "attribute", heading="attribute", note=note))
     return tables
 
 
@@ -206,19 +191,6 @@ def _strength(row: Mapping) -> str:
 
 
 # Ratings ----------------------------------------------------------------------------------------
-
-
-def rating_table(rows: Sequence[Mapping]) -> Table:
-    """The errors of predicted ratings, an attribute in each line."""
-    columns = [Column("ratings", "mse", show="n"), *RATINGS]
-    source = (find(rows, metric="mse_of_mean") or {}).get("method") or "mean"
-    note = (
-        f"“Of the mean”: of always answering the {source}. Kappa: of rounded predictions, with "
-        "quadratic weights; predictions beyond the scale count as its ends."
-    )
-    notes = {f"{leaf(row)}: {row['note']}." for row in rows if row.get("note")}
-    note = " ".join([note, *sorted(notes)])
-    return table_of("Ratings", rows, "leaf", columns, heading="attribute", note=note)
 
 
 def rating_figures(
@@ -323,7 +295,7 @@ def _weights(rows: Sequence[Mapping]) -> Section | None:
             text = f"{sentence} Warning: {held_out['warning']}."
             verdict = verdict._replace(tone="bad", sentence=text)
         verdicts.append(verdict)
-        tables.append(metrics_table("What the weights are worth", searched, WEIGHTS))
+        tables.append(metrics_table("What the weights are worth", searched))
     if fitted := find(rows, metric="temperature"):
         where = f"{fitted['value']:.4g}, fitted on {format.count(fitted['n'], 'pair')}"
         note = f"Warning: {fitted['warning']}." if fitted.get("warning") else ""

@@ -99,7 +99,7 @@ def _verdict(run: Run) -> Verdict:
     where = (
         f"On {pairs} that had no say in the factor" if tested else f"In cross-validation ({pairs})"
     )
-    sentence = f"{where}, ExPO gains {format.value(row, 'points')} points of accuracy."
+    sentence = f"{where}, ExPO gains {format.value(row, 'points')} of accuracy."
     verdict = verdict_of({"the trained model": row}, sentence)
     return verdict._replace(label=f"Beyond the trained model: {verdict.label.lower()}")
 
@@ -115,7 +115,7 @@ def _seen(run: Run, curve: list[Mapping], gains: list[Mapping]) -> Verdict:
     tried = format.count(len(select(curve, metric="accuracy")), "factor")
     sentence = (
         f"Of {tried} tried, {factor:g} is the best: right on {accuracy} of "
-        f"{format.count(best['n'], 'validation pair')}, {format.value(seen, 'points')} points over "
+        f"{format.count(best['n'], 'validation pair')}, {format.value(seen, 'points')} over "
         "the trained model. The factor was chosen on these very pairs, so this is too high an "
         "estimate."
     )

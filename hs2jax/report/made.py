@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from hs2jax.report import format
 from hs2jax.report.page import Section, Table, Verdict
-from hs2jax.report.run import Column, Run, family, leaf, metrics_table, select, table_of
+from hs2jax.report.run import Run, family, family_table, metrics_table, select
 
 KINDS = {
     "train_reward_model": "Training of a reward model",
@@ -47,24 +47,10 @@ def subtitle(run: Run) -> str:
 
 def sections(run: Run) -> list[Section]:
     """Show all rows of a run, a table for each family of parts and one for the whole."""
-    tables = []
-    for name in dict.fromkeys(map(family, run.rows)):
-        rows = [row for row in run.rows if family(row) == name]
-        metrics = list(dict.fromkeys(row["metric"] for row in rows))
-        if name:
-            methods = list(dict.fromkeys(row.get("method") for row in rows))
-            columns = [
-                Column(
-                    ", ".join(filter(None, (format.words_of(m), method))),
-                    m,
-                    where={"method": method},
-                )
-                for m in metrics
-                for method in methods
-            ]
-            tables.append(table_of(name.capitalize(), rows, leaf, columns))
-        else:
-            tables.append(metrics_table("What it made", rows, metrics, by="set"))
+    whole = select(run.rows, part="")
+    tables = [metrics_table("What it made", whole, by="set")]
+    for name in dict.fromkeys(family(row) for row in run.rows if row["part"]):
+        tables.append(family_table(name.capitalize(), run.rows, name))
     return [Section(KINDS.get(run.kind, run.kind), warnings(run), tables=tables)]
 
 

@@ -112,13 +112,10 @@ def table_of(
     Columns without any value are left out, and so is a line without any.
     """
     columns = [Column(format.words_of(c), c) if isinstance(c, str) else c for c in columns]
-    name_of = {"leaf": leaf}.get(index, index) if isinstance(index, str) else index
-    if isinstance(name_of, str):
-        field = name_of
-
-        def name_of(row):
-            return str(row.get(field, ""))
-
+    if isinstance(index, str):
+        name_of = leaf if index == "leaf" else lambda row: str(row.get(index, ""))
+    else:
+        name_of = index
     lines: dict[str, list[Mapping]] = {}
     for row in rows:
         lines.setdefault(name_of(row), []).append(row)
@@ -135,26 +132,30 @@ def table_of(
     )
 
 
-def metrics_table(
-    title: str,
-    rows: Sequence[Mapping],
-    metrics: Sequence[str],
-    *,
-    by: str = "method",
-    note: str = "",
-    folded: bool = False,
-) -> Table:
-    """Make a table with a line for each metric, and a column for each value of the field `by`.
+def family_table(title: str, rows: Sequence[Mapping], family: str, **more) -> Table:
+    """Make a table with a line for each part of a family, and a column for each metric there is, of
+    each method where it has several. more: as in `table_of`."""
+    found = select(rows, family=family)
+    methods: dict[str, dict] = {}
+    for row in found:
+        methods.setdefault(row["metric"], {})[row.get("method")] = None
+    columns = [Column("n", metric, show="n") for metric in list(methods)[:1]]
+    for metric, names in methods.items():
+        for name in names:
+            words = [format.words_of(metric), *[name] * (len(names) > 1)]
+            columns.append(Column(", ".join(words), metric, where={"method": name}))
+    return table_of(title, found, "leaf", columns, **more)
 
-    Metrics without a row are left out.
-    """
-    across = list(dict.fromkeys(row.get(by) for row in rows if row["metric"] in metrics))
+
+def metrics_table(title: str, rows: Sequence[Mapping], by: str = "method", note: str = "") -> Table:
+    """Make a table with a line for each metric, and a column for each value of the field `by`."""
+    across = list(dict.fromkeys(row.get(by) for row in rows))
     lines = []
-    for metric in metrics:
+    for metric in dict.fromkeys(row["metric"] for row in rows):
         cells = [_cell(rows, Column("", metric, where={by: each})) for each in across]
-        if any(map(str, cells)):
-            lines.append([format.words_of(metric), *cells])
-    return Table(title, ["", *(each or "value" for each in across)], lines, note, folded)
+        lines.append([format.words_of(metric), *cells])
+    lines = [line for line in lines if any(map(str, line[1:]))]
+    return Table(title, ["", *(each or "value" for each in across)], lines, note)
 
 
 def _cell(rows: Sequence[Mapping], column: Column) -> str | Cell:

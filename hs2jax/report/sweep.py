@@ -26,7 +26,7 @@ def sections(run: Run) -> list[Section]:
     verdicts = []
     reference = run.result["reference"]
     for row in select(run.rows, metric="difference"):
-        sentence = f"{row['set']}: {format.value(row, 'points')} points of accuracy."
+        sentence = f"{row['set']}: {format.value(row, 'points')} of accuracy."
         verdicts.append(verdict_of({reference: row}, sentence))
     return [Section(run.name, verdicts, tables=tables(run))]
 

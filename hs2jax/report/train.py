@@ -7,8 +7,6 @@ from hs2jax.report.page import Answer, Case, Figure, Section, Table, verdict_of
 from hs2jax.report.run import Run, find, metrics_table, select
 
 SHOWN = 5  # Held-out groups that are furthest from what is learned.
-POLICY = ("loss", "change of loss", "perplexity", "learned_tokens", "effective_sample_size")
-POLICY += ("effective_fraction", "log_likelihood")
 LOSSES = {
     "likelihood": "Loss (nats per token)",
     "steerlm2": "Distance to the target, KL(w′‖b′) (nats)",
@@ -20,7 +18,7 @@ def sections(run: Run) -> list[Section]:
     rows, items = select(run.rows, set="validation"), run.items("validation")
     course = _course(run)
     if run.kind == "train_policy":
-        tables = [metrics_table("On held-out data", rows, POLICY, by="part"), _evaluations(run)]
+        tables = [metrics_table("On held-out data", rows), _evaluations(run)]
         cases, title = _cases(items, run.result["objective"])
         said = Section(run.name, [_verdict(run, rows)], course, tables, cases, title)
     else:
