@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_chat import TEXTS, ask, groups, wholes
 from transformers import AutoTokenizer
 
-from hs2jax.data import chat, files, packing, rows, templates
+from hs2jax.data import chat, packing, rows, templates
 from hs2jax.data.groups import Group
 from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
@@ -82,18 +82,6 @@ def test_a_flat_helpsteer_prompt_is_its_turns(contents):
     assert [turn["content"] for turn in turns] == contents
     answer = {"role": "assistant", "content": "Yes."}
     assert render([*turns, answer]) == render([{"role": "user", "content": flat}, answer])
-
-
-def test_the_mini_sets_prompts_are_their_turns():
-    answer = {"role": "assistant", "content": "Yes."}
-    longest = 0
-    for line in (files.MINI / "train.jsonl").read_text().splitlines():
-        prompt = json.loads(line)["prompt"]
-        turns = rows.marked_turns({"prompt": prompt}, "prompt")
-        longest = max(longest, len(turns))
-        flat = render([{"role": "user", "content": prompt}, answer])
-        assert render([*turns, answer]) == flat
-    assert longest > 1
 
 
 @TOKENIZERS
