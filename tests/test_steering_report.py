@@ -76,11 +76,11 @@ def test_following_by_length_alone_is_said():
 def test_the_page_has_figures_tables_and_samples(tmp_path, planted):
     html, markdown = shown(tmp_path, planted)
     assert html.count("<svg") == 5  # Two attributes by request, twice, and their correlations.
-    for title in ("How closely", "Differences on the same prompts", "What changes", "KL"):
+    for title in ("How closely", "Differences on the same prompts", "What changes", "kl"):
         assert title in html
         assert title in markdown
     assert "Samples side by side" in markdown
-    assert "log-ratio" in shown(tmp_path / "other", planted, temperature=0.7)[1]
+    assert "log ratio" in shown(tmp_path / "other", planted, temperature=0.7)[1]
 
 
 def test_texts_of_policies_are_escaped_and_long_ones_cut_with_a_mark(tmp_path):

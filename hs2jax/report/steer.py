@@ -12,22 +12,20 @@ SHOWN = 2  # prompts of which samples are shown, for each attribute
 MOST_CHARACTERS = 700  # of a sample that is shown
 CLOSELY = {"better": "more closely", "worse": "less closely", "not shown": "not surely otherwise"}
 NOTE = (
-    "Per unit: change of the measured attribute for each unit requested; 1 is as asked. Error: "
-    "mean absolute difference of measured and requested. Length: correlation of requested and "
-    "characters; given length: Pearson's of requested and measured among samples of equal length. "
-    "Intervals count prompts, not samples, as independent."
+    "Slope: change of the measured attribute for each unit requested; 1 is as asked. Error: mean "
+    "absolute difference of measured and requested. Length spearman: of requested and characters; "
+    "length partial: Pearson's of requested and measured among samples of equal length. Left out: "
+    "samples that are empty or too long. Intervals count prompts, not samples, as independent."
 )
 RATIO = (
-    "Means over all requests. KL from the reference, or where responses were not sampled at "
-    "temperature 1 and top-p 1 only the log-ratio: log Q(y|a,x) − log P(y|x), nats for a response; "
-    "the policy Q is asked for attributes and the reference P for nothing."
+    "KL from the reference in nats for a response, asked for nothing where the policy is asked for "
+    "attributes; log-ratio where responses were not sampled at temperature 1 and top-p 1."
 )
 
 
 def sections(run: Run) -> list[Section]:
-    verdicts = [verdict(run, policy) for policy in run.sets()]
-    title, cases_title = "Requested against measured", "Samples side by side"
-    return [Section(title, verdicts, figures(run), tables(run), list(cases(run)), cases_title)]
+    parts = [verdict(run, policy) for policy in run.sets()], figures(run), tables(run)
+    return [Section("Requested against measured", *parts, list(cases(run)), "Samples side by side")]
 
 
 def verdict(run: Run, policy: str) -> Verdict:
@@ -67,9 +65,7 @@ def figures(run: Run) -> list[Figure]:
         for row in select(run.rows, family="attribute", metric="spearman")
         if row["value"] is not None
     ]
-    svg = charts.intervals(
-        tracks, form=".2f", span=None, reference=0.0, reference_name="no correlation"
-    )
+    svg = charts.intervals(tracks, ".2f", reference=0.0, reference_name="no correlation")
     return [
         *(_by_request(run, name, "measured", f"Measured {name}", "as asked") for name in names),
         *(_by_request(run, name, "characters", f"Characters, asked for {name}") for name in names),
@@ -88,47 +84,37 @@ def _by_request(run: Run, name: str, metric: str, caption: str, diagonal: str = 
 
 
 def tables(run: Run) -> list[Table]:
-    rows, sets = select(run.rows, family="attribute"), run.sets()
-    closely = {"Spearman": "spearman", "Pearson": "pearson", "per unit": "slope", "error": "error"}
-    closely |= {"length": "length_spearman", "given length": "length_partial"}
-    measured = [Column(heading, metric, ".2f") for heading, metric in closely.items()]
-    measured += [Column("samples", "spearman", show="n")]
-    measured += [Column("left out: empty or too long", "left_out", format.COUNT)]
-    tests = []
-    for metric in ("spearman", "pearson"):
-        name = f"{metric}_difference"
-        tests += [Column(metric.title(), name, "+.3f"), Column("p", name, show="p")]
-    means = [Column(name, name, ".2f") for name in ("reward", "characters", "tokens")]
-    means += [Column("finished", "finished", format.PERCENT)]
-    means += [Column("KL", "kl", ".1f"), Column("log-ratio", "log_ratio", ".1f")]
-    means += [Column(name, name, format.COUNT) for name in ("prompts", "settings")]
-    change = [Column(name, "slope", "+.2f", where={"set": name}) for name in sets]
-    values = [
-        Column(f"{name}, {metric}", metric, form, where={"set": name})
-        for metric, form in (("measured", ".2f"), ("characters", ".0f"))
-        for name in sets
-    ]
-    against = [row for row in rows if row.get("against")]
+    rows = select(run.rows, family="attribute")
+    closely = _columns("spearman pearson slope error length_spearman length_partial", ".2f")
+    closely += _columns("left_out", format.COUNT)
+    means = _columns("reward characters tokens", ".2f") + _columns("finished", format.PERCENT)
+    means += _columns("kl log_ratio", ".1f") + _columns("prompts settings", format.COUNT)
+    differences = _columns("spearman_difference pearson_difference", "+.3f")
+    differences.insert(1, Column("p", "spearman_difference", show="p"))
+    tests = [row for row in rows if row.get("against")]
+    between = "Differences on the same prompts and requests"
     return [
-        table_of("How closely", rows, lambda r: f"{r['set']}, {leaf(r)}", measured, note=NOTE),
-        table_of(
-            "Differences on the same prompts and requests",
-            against,
-            lambda row: f"{row['set']} − {row['against']}, {leaf(row)}",
-            tests,
-        ),
+        table_of("How closely", rows, lambda r: f"{r['set']}, {leaf(r)}", closely, note=NOTE),
+        table_of(between, tests, lambda r: f"{r['set']} − {r['against']}, {leaf(r)}", differences),
         table_of("All requests together", select(run.rows, part=""), "set", means, note=RATIO),
-        table_of(
-            "What changes for each unit requested",
-            select(run.rows, family="change"),
-            lambda row: leaf(row).replace("/", ": "),
-            change,
-            heading="asked for: measured",
-        ),
-        table_of(
-            "By requested value", select(run.rows, family="requested"), "leaf", values, folded=True
+        _by_policy(run, "What changes for each unit requested", "change", {"slope": "+.2f"}),
+        _by_policy(
+            run, "By requested value", "requested", {"measured": ".2f", "characters": ".0f"}
         ),
     ]
+
+
+def _columns(metrics: str, form: str) -> list[Column]:
+    return [Column(name.replace("_", " "), name, form) for name in metrics.split()]
+
+
+def _by_policy(run: Run, title: str, family: str, forms: dict[str, str]) -> Table:
+    columns = [
+        Column(f"{policy}, {metric}", metric, form, where={"set": policy})
+        for metric, form in forms.items()
+        for policy in run.sets()
+    ]
+    return table_of(title, select(run.rows, family=family), "leaf", columns, folded=True)
 
 
 def cases(run: Run) -> Iterator[Case]:
