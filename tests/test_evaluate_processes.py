@@ -12,9 +12,9 @@ from command import succeed
 from test_expo import save_pair
 from test_processes import finish
 
-from hs2jax.evaluation import items as item_files
 from hs2jax.evaluation import scores
 from hs2jax.reward_model import RewardModel
+from hs2jax.workdir import read_rows
 
 PROGRAM = """
 import jax
@@ -80,7 +80,7 @@ def test_two_processes_evaluate_and_sweep_as_one_does(tmp_path):
     assert len(set(names)) == 40
     assert len(names) < 60, "what was kept is computed again"
     for part in ("evaluation/items/preference-pairs.jsonl", "expo/items/chosen.jsonl"):
-        one, two = (item_files.read(tmp_path / run / part) for run in ("one", "two"))
+        one, two = (read_rows(tmp_path / run / part) for run in ("one", "two"))
         for first, second in zip(one, two, strict=True):
             assert first["responses"] == second["responses"]
             np.testing.assert_allclose(first["rewards"], second["rewards"], atol=1e-5)

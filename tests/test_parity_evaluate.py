@@ -9,7 +9,7 @@ from command import succeed
 pytest.importorskip("torch")
 from transformers_scores import largest_difference
 
-from hs2jax.evaluation import items as item_files
+from hs2jax.workdir import read_rows
 
 pytestmark = pytest.mark.parity
 
@@ -22,7 +22,7 @@ def evaluated(tmp_path, data: str) -> list[dict]:
     flags = [f"--config={CONFIG}:{tmp_path / 'model'}", f"--workdir={tmp_path / 'run'}"]
     succeed("evaluate", *flags, f"--config.data={data}")
     (file,) = (tmp_path / "run" / "items").iterdir()
-    return item_files.read(file)
+    return read_rows(file)
 
 
 def test_bundled_ratings(tmp_path):

@@ -10,10 +10,10 @@ from command import fail, succeed
 from ml_collections import ConfigDict
 from test_expo import save_pair
 
-from hs2jax.evaluation import items as item_files
 from hs2jax.models import merge
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import recipe
+from hs2jax.workdir import read_rows
 
 RECIPE = """
 from hs2jax import configs
@@ -76,9 +76,9 @@ def test_the_chosen_model_is_evaluated(ran):
     assert "evaluation: preference-pairs-8" in titles(workdir)
     result = json.loads((workdir / "evaluation" / "result.json").read_text())
     assert result["model"]["name"] == str(workdir / "expo" / "model")
-    chosen = item_files.read(workdir / "expo" / "items" / "chosen.jsonl")
+    chosen = read_rows(workdir / "expo" / "items" / "chosen.jsonl")
     (file,) = (workdir / "evaluation" / "items").iterdir()
-    evaluated = item_files.read(file)
+    evaluated = read_rows(file)
     assert len(evaluated) == 8
     for one, other in zip(chosen[:8], evaluated, strict=True):
         assert one["responses"] == other["responses"]

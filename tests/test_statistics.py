@@ -1,72 +1,56 @@
-"""Evaluation statistics against brute force, scipy and their own definitions."""
+"""Intervals by simulation and by their definitions; correlations against scipy."""
 
-import json
 import math
 
+import coverage
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hs2jax.evaluation import statistics
 from hs2jax.evaluation.statistics import (
-    attributes,
-    one_line,
-    preferences,
-    summarize,
+    CORRELATIONS,
+    FISHER,
+    LOG,
+    difference,
+    interval,
+    share,
     wilson,
+    within,
 )
 
-NAMES = ["helpfulness", "verbosity"]
-# Few values, so that equal scores, equal lengths and constant columns are common.
-# Six decimals: differences in the last bit of a float depend on the order of a sum.
-SCORES = st.one_of(
-    st.integers(-2, 2).map(float), st.floats(-50, 50).map(lambda value: round(value, 6))
-)
+REFERENCES = {
+    "spearman": scipy.stats.spearmanr,
+    "pearson": scipy.stats.pearsonr,
+    "kendall": scipy.stats.kendalltau,
+}
+# Few values, so that ties and constant columns are common.
+VALUES = st.one_of(st.integers(1, 3).map(float), st.floats(-5, 5).map(lambda x: round(x, 6)))
+ROWS = st.lists(st.tuples(st.integers(1, 5), VALUES, VALUES, st.integers(0, 4)), max_size=30)
 
 
-@st.composite
-def scored_groups(draw, max_pairs=3):
-    n = draw(st.integers(2, 4))
-    outputs = draw(st.lists(st.lists(SCORES, min_size=2, max_size=2), min_size=n, max_size=n))
-    rating = st.dictionaries(st.sampled_from(NAMES), st.integers(0, 4).map(float))
-    pair = st.permutations(range(n)).map(lambda order: order[:2])
-    pairs = draw(st.lists(pair, max_size=max_pairs))
-    return {
-        "source": "train.jsonl:7",
-        "prompt": "Why?",
-        "responses": draw(st.lists(st.text(max_size=4), min_size=n, max_size=n)),
-        "outputs": outputs,
-        "rewards": [row[0] for row in outputs],
-        "ratings": draw(st.lists(rating, min_size=n, max_size=n)),
-        "pairs": [[*p, draw(st.sampled_from([0.5, 1.0, 1.3, 2.0, 3.0]))] for p in pairs],
-        "ties": draw(st.integers(0, 1)),
-        "tokens": [1] * n,
-    }
+def columns(rows):
+    found = [list(column) for column in zip(*rows, strict=True)] if rows else [[], [], [], []]
+    return [np.array(column, float) for column in found]
 
 
-ITEMS = st.lists(scored_groups(), min_size=1, max_size=6)
+# The longer table: `python tests/coverage.py`. Half of the widths of these: 0.03 at 400 trials.
+@pytest.mark.parametrize("together", [0.0, 0.5])
+@pytest.mark.parametrize("name", ["accuracy", "accuracy_difference", "mse", "kappa", "spearman"])
+def test_intervals_hold_the_truth_at_their_rate(name, together):
+    trials = 150 if name == "spearman" else 300
+    rate = coverage.coverage(name, 30, together, trials)
+    assert rate == pytest.approx(0.95, abs=0.02 + 2.5 * math.sqrt(0.05 * 0.95 / trials))
 
 
-def group(*pairs, lengths=(5, 5), ratings=({}, {}), outputs=None):
-    """A group of two responses with one entry (reward 0, reward 1) per pair 0 over 1."""
-    first, second = pairs[0] if pairs else (0.0, 0.0)
-    return {
-        "source": "a.jsonl:1",
-        "prompt": "p",
-        "responses": ["x" * lengths[0], "x" * lengths[1]],
-        "outputs": outputs or [[first], [second]],
-        "rewards": [first, second],
-        "ratings": list(ratings),
-        "pairs": [[0, 1, 1.0]] if pairs else [],
-        "ties": 0,
-        "tokens": [1, 1],
-    }
+# Wilson ---------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 2000), st.floats(0, 1), st.floats(0.5, 0.999))
-def test_wilson_contains_the_proportion_and_solves_its_equation(n, share, level):
-    successes = round(share * n)
+def test_wilson_contains_the_proportion_and_solves_its_equation(n, part, level):
+    successes = round(part * n)
     low, high = wilson(successes, n, level)
     p, z = successes / n, scipy.stats.norm.ppf(0.5 + level / 2)
     assert 0 <= low <= p <= high <= 1
@@ -74,21 +58,6 @@ def test_wilson_contains_the_proportion_and_solves_its_equation(n, share, level)
         assert abs(p - end) == pytest.approx(z * math.sqrt(end * (1 - end) / n), abs=1e-7)
     mirrored = wilson(n - successes, n, level)
     assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high), abs=1e-12)
-    wider = wilson(successes, n, (1 + level) / 2)
-    assert wider[0] <= low
-    assert wider[1] >= high
-    quadrupled = wilson(4 * successes, 4 * n, level)
-    assert quadrupled[1] - quadrupled[0] < high - low
-
-
-def test_wilson_covers_as_often_as_it_says():
-    n, truths = 40, np.linspace(0.05, 0.95, 37)
-    ends = np.array([wilson(k, n) for k in range(n + 1)])
-    chance = scipy.stats.binom.pmf(np.arange(n + 1)[:, None], n, truths)
-    inside = (ends[:, :1] <= truths) & (truths <= ends[:, 1:])
-    coverage = (chance * inside).sum(axis=0)
-    assert coverage.mean() == pytest.approx(0.95, abs=0.01)
-    assert coverage.min() > 0.9
 
 
 @pytest.mark.parametrize(("k", "n"), [(1, 0), (-1, 5), (6, 5), (float("nan"), 5)])
@@ -97,192 +66,140 @@ def test_wilson_refuses_what_is_no_proportion(k, n):
         wilson(k, n)
 
 
-@given(ITEMS)
-def test_preferences_equal_a_plain_count(items):
-    pairs = [(item, c, r, s) for item in items for c, r, s in item["pairs"]]
-    result = preferences(items)
-    if not pairs:
-        assert result is None
-        return
-    margins = [item["rewards"][c] - item["rewards"][r] for item, c, r, _ in pairs]
-    lead = [len(item["responses"][c]) - len(item["responses"][r]) for item, c, r, _ in pairs]
-    n = len(pairs)
-    right, equal = sum(m > 0 for m in margins), sum(m == 0 for m in margins)
-    assert result["pairs"] == n
-    assert result["ties"] == sum(item["ties"] for item in items)
-    assert result["equal"] == equal
-    assert result["accuracy"] == pytest.approx(right / n)
-    assert result["accuracy_half_credit"] == pytest.approx((right + equal / 2) / n)
-    assert result["margin"] == pytest.approx(sum(margins) / n)
-    losses = [-scipy.special.log_expit(m) for m in margins]
-    assert result["loss"] == pytest.approx(sum(losses) / n)
-    length = result["length_baseline"]
-    assert length["accuracy"] == pytest.approx(sum(d > 0 for d in lead) / n)
-    assert length["shorter_accuracy"] == pytest.approx(sum(d < 0 for d in lead) / n)
-    assert length["equal"] == sum(d == 0 for d in lead)
-    best = max(length["accuracy"], length["shorter_accuracy"])
-    assert length["lead"] == pytest.approx(right / n - best)
-    assert sum(level["pairs"] for level in result["by_strength"].values()) == n
-    for level, part in result["by_strength"].items():
-        mine = [m for m, (*_, s) in zip(margins, pairs, strict=True) if math.ceil(s) == int(level)]
-        assert part["accuracy"] == pytest.approx(sum(m > 0 for m in mine) / len(mine))
-        assert part["margin"] == pytest.approx(sum(mine) / len(mine))
+def test_a_share_is_wilsons_where_values_are_independent_and_wider_where_they_are_not():
+    right = np.random.default_rng(0).random(60) < 0.7
+    assert share(right).interval == share(right, range(60)).interval == wilson(right.sum(), 60)
+    copies, apart = share(np.repeat(right, 6), np.repeat(range(60), 6)), share(np.repeat(right, 6))
+    assert copies.value == apart.value == right.mean()
+    assert np.ptp(copies.interval) == pytest.approx(np.ptp(share(right).interval), rel=0.05)
+    assert np.ptp(apart.interval) < 0.5 * np.ptp(copies.interval)
+    # Nothing shows how values of a cluster hang together: each cluster counts as one, or less.
+    assert share(np.ones(20), np.repeat(range(4), 5)).interval[0] <= wilson(4, 4)[0]
+    assert share([]).value is None
 
 
-@given(ITEMS)
-def test_intervals_contain_what_they_are_of(items):
-    result = preferences(items)
-    assume(result is not None)
-    length = result["length_baseline"]
-    parts = [result, length, *result["by_strength"].values()]
-    for part in parts:
-        low, high = part["interval"]
-        assert 0 <= low <= part["accuracy"] + 1e-12
-        assert part["accuracy"] - 1e-12 <= high <= 1
-    assert length["lead_interval"][0] <= length["lead"] <= length["lead_interval"][1]
-    assert 1 - 1e-9 <= result["effective_pairs"] <= result["pairs"] + 1e-9
-    alone = all(len(item["pairs"]) <= 1 for item in items)
-    assert (result["interval_kind"] == "Wilson") == alone
-    if alone:
-        n, right = result["pairs"], round(result["accuracy"] * result["pairs"])
-        assert result["interval"] == pytest.approx(wilson(right, n))
+# The jackknife --------------------------------------------------------------------------------
 
 
-@given(ITEMS, st.randoms(use_true_random=False))
-def test_the_order_of_groups_and_responses_does_not_matter(items, random):
-    def turned(item):
-        last = len(item["responses"]) - 1
-        reverse = {k: item[k][::-1] for k in ("responses", "outputs", "rewards", "ratings")}
-        pairs = [[last - c, last - r, s] for c, r, s in item["pairs"]][::-1]
-        return {**item, **reverse, "pairs": pairs}
-
-    other = [turned(item) for item in items]
-    random.shuffle(other)
-    assert_close(summarize(other, NAMES), summarize(items, NAMES))
+def test_of_a_mean_of_independent_values_it_is_students():
+    values = np.random.default_rng(1).normal(size=50)
+    found = interval(np.mean, [values], range(50))
+    expected = scipy.stats.ttest_1samp(values, 0)
+    ends = expected.confidence_interval(0.95)
+    assert found.interval == pytest.approx((ends.low, ends.high))
+    assert found.p == pytest.approx(expected.pvalue)
 
 
-def test_pairs_of_one_group_count_less_than_independent_ones():
-    rng = np.random.default_rng(0)
-    covered, naive = [], []
-    for _ in range(300):
-        items = []
-        for right in rng.random(50) < 0.7:  # all six pairs of a group are right, or none is
-            item = group((1.0, 0.0) if right else (0.0, 1.0))
-            items.append({**item, "pairs": item["pairs"] * 6})
-        result = preferences(items)
-        low, high = result["interval"]
-        covered.append(low <= 0.7 <= high)
-        low, high = wilson(result["accuracy"] * 300, 300)
-        naive.append(low <= 0.7 <= high)
-    assert np.mean(covered) > 0.92
-    assert np.mean(naive) < 0.75
+@settings(max_examples=40)
+@given(ROWS, st.randoms(use_true_random=False))
+def test_neither_order_nor_names_of_clusters_matter_and_p_goes_with_the_interval(rows, random):
+    human, a, b, cluster = columns(rows)
+    shuffled = columns(random.sample(rows, len(rows)))
+    names = [f"prompt {c}" for c in shuffled[3]]
+    cases = (
+        (statistics.spearman, (human, a), shuffled[:2], FISHER),
+        (statistics.squared_error, (human, a), shuffled[:2], LOG),
+        (difference(statistics.pearson), (human, a, b), shuffled[:3], statistics.PLAIN),
+    )
+    for statistic, ours, theirs, scale in cases:
+        one = interval(statistic, ours, cluster, scale)
+        two = interval(statistic, theirs, names, scale)
+        assert one == two or one.value == pytest.approx(two.value, abs=1e-9)
+        if one.interval and two.interval:
+            assert one.interval == pytest.approx(two.interval, rel=1e-4, abs=1e-6)
+            assert one.interval[0] - 1e-9 <= one.value <= one.interval[1] + 1e-9
+            if one.p is not None and min(map(abs, one.interval)) > 1e-6:
+                assert (one.p < 0.05) == (one.interval[0] > 0 or one.interval[1] < 0)
 
 
-def test_a_model_that_counts_characters_has_no_lead():
-    lengths = [(9, 2), (3, 8), (7, 1), (4, 4)]
-    items = [group((float(a), float(b)), lengths=(a, b)) for a, b in lengths]
-    length = preferences(items)["length_baseline"]
-    assert (length["best"], length["lead"]) == ("longer", 0.0)
-    shorter = [group((-float(a), -float(b)), lengths=(b, a)) for a, b in lengths]
-    assert preferences(shorter)["length_baseline"]["best"] == "shorter"
+def test_copies_do_not_narrow_and_many_clusters_are_left_out_in_groups(monkeypatch):
+    people, first, _, cluster = coverage.rated(np.random.default_rng(4), 150, 0.3)
+
+    def width(columns, cluster):
+        return np.ptp(interval(statistics.spearman, columns, cluster, FISHER).interval)
+
+    once = width([people, first], cluster)
+    copied = [np.tile(each, 3) for each in (people, first, cluster)]
+    assert width(copied[:2], copied[2]) == pytest.approx(once)
+    assert width(copied[:2], range(len(copied[2]))) < 0.7 * once
+    many = coverage.rated(np.random.default_rng(5), 600, 0.3)
+    groups = width(many[:2], many[3])
+    monkeypatch.setattr(statistics, "MOST", 600)
+    assert groups == pytest.approx(width(many[:2], many[3]), rel=0.15)
 
 
-def test_a_few_pairs_that_agree_are_not_certain():
-    result = preferences([group((1.0, 0.0), lengths=(1, 2)), group((1.0, 0.0), lengths=(2, 1))])
-    assert result["accuracy"] == 1.0
-    assert result["interval"][0] < 0.5
-    assert result["length_baseline"]["lead_interval"][0] < 0
+def test_repetitions_widen_by_their_own_variance():
+    rng = np.random.default_rng(6)
+    errors = rng.normal([1.0, 1.6, 0.7], 1, size=(80, 3))
+    prompts = interval(np.mean, [errors], range(80))
+    both = interval(np.mean, [errors], range(80), between=errors.mean(axis=0))
+    assert both.value == prompts.value
+    assert np.ptp(both.interval) > 2 * np.ptp(prompts.interval)
+    same = interval(np.mean, [errors], range(80), between=[1.0, 1.0, 1.0])
+    assert same.interval == pytest.approx(prompts.interval)
 
 
-def test_equal_rewards_are_wrong_and_counted():
-    result = preferences([group((1.0, 1.0)), group((2.0, 1.0))])
-    assert (result["accuracy"], result["accuracy_half_credit"]) == (0.5, 0.75)
-    assert result["equal"] == 1
+def test_what_is_not_defined_is_none():
+    x, y = np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])
+    one = interval(statistics.spearman, [x, y], ["p"] * 3, FISHER)
+    assert one == (pytest.approx(0.5), None, None)  # One cluster.
+    assert interval(statistics.kendall, [x, x], range(3), FISHER) == (1.0, None, None)
+    assert interval(statistics.pearson, [x, 0 * x], range(3), FISHER) == (None, None, None)
+    assert interval(np.mean, [np.array([])], []) == (None, None, None)
+    # The same in another unit.
+    same = interval(difference(statistics.spearman), [y, x, 3 * x - 7], range(3))
+    assert same == (0.0, None, None)
+    with pytest.raises(ValueError, match="columns of 3, 2 rows, and 3 clusters"):
+        interval(statistics.pearson, [x, y[:2]], range(3))
 
 
-@settings(max_examples=200)
-@given(ITEMS)
-def test_attributes_equal_numpy_and_scipy(items):
-    result = attributes(items, NAMES)
-    for column, name in enumerate(NAMES):
-        both = [
-            (o[column], r[name])
-            for item in items
-            for o, r in zip(item["outputs"], item["ratings"], strict=True)
-            if name in r
-        ]
-        if not both:
-            assert name not in result
-            continue
-        x, y = np.array(both).T
-        a = result[name]
-        assert a["n"] == len(both)
-        assert a["mse"] == pytest.approx(np.mean((x - y) ** 2))
-        assert a["mse_of_mean"] == pytest.approx(np.var(y), abs=1e-12)
-        assert (a["mean_prediction"], a["mean_rating"]) == pytest.approx((x.mean(), y.mean()))
-        if np.ptp(x) == 0 or np.ptp(y) == 0:
-            assert a["pearson"] is None
-            assert a["spearman"] is None
+# Statistics -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=50)
+@given(ROWS)
+def test_correlations_are_scipys(rows):
+    human, scores, *_ = columns(rows)
+    for name, reference in REFERENCES.items():
+        found = CORRELATIONS[name](human, scores)
+        if len(set(human)) < 2 or len(set(scores)) < 2:
+            assert math.isnan(found)
         else:
-            assert a["spearman"] == pytest.approx(scipy.stats.spearmanr(x, y)[0], abs=1e-9)
-            assert a["pearson"] == pytest.approx(scipy.stats.pearsonr(x, y)[0], abs=1e-6)
+            assert found == pytest.approx(reference(human, scores)[0], abs=1e-9)
 
 
-def test_correlation_does_not_depend_on_the_scale_of_the_predictions():
-    ratings = ({"helpfulness": 1.0}, {"helpfulness": 3.0})
+def test_a_correlation_does_not_depend_on_the_scale():
     for scale in (1e-200, 1.0, 1e150):
-        items = [group(ratings=ratings, outputs=[[scale], [3 * scale]])]
-        assert attributes(items, ["helpfulness"])["helpfulness"]["pearson"] == pytest.approx(1)
+        found = statistics.pearson(scale * np.array([1.0, 3.0]), np.array([1.0, 3.0]))
+        assert found == pytest.approx(1)
 
 
-def test_the_mean_of_training_ratings_is_used_where_given():
-    ratings = ({"helpfulness": 1.0}, {"helpfulness": 3.0})
-    items = [group(ratings=ratings, outputs=[[2.0], [2.0]])]
-    own = attributes(items, ["helpfulness"])["helpfulness"]
-    assert (own["mse_of_mean"], own["mean_from"]) == (1.0, "these ratings")
-    given_mean = attributes(items, ["helpfulness"], {"helpfulness": 4.0})["helpfulness"]
-    assert (given_mean["mse_of_mean"], given_mean["mean_from"]) == (5.0, "training ratings")
-    assert own["pearson"] is None
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        ([(0, 0), (4, 4), (2, 2)], 1.0),
+        ([(0, 4), (4, 0)], -1.0),
+        ([(0, 0), (0, 4), (4, 0), (4, 4)], 0.0),
+        # Observed (0 + 1 + 0 + 1) / 4; by chance both sides are 0, 1 or 2 with 1/4, 1/2, 1/4 and
+        # 1/2, 0, 1/2: (2 * (1/8 * 4) + 1/4 + 1/4) / 1.
+        ([(0, 0), (1, 0), (2, 2), (1, 2)], 1 - 0.5 / 1.5),
+        # A textbook case: agreement 2/3 where chance gives 4/9 and all disagreements are one step.
+        ([(1, 1), (2, 2), (1, 2)], 1 - (1 / 3) / (5 / 9)),
+        # One side constant: no better than chance.
+        ([(2, 0), (2, 4), (2, 2)], 0.0),
+        ([(2, 2), (2, 2)], math.nan),
+    ],
+)
+def test_kappa_by_hand(pairs, expected):
+    assert statistics.kappa(*np.array(pairs, float).T) == pytest.approx(expected, nan_ok=True)
 
 
-def test_what_cannot_be_right_is_named():
-    item = group((1.0, 0.0), ratings=({"helpfulness": 1.0}, {}))
-    with pytest.raises(ValueError, match=r"a\.jsonl:1.*1 outputs.*2 names"):
-        attributes([item], NAMES)
-    with pytest.raises(ValueError, match=r"a\.jsonl:1.*outside"):
-        preferences([{**item, "pairs": [[0, 2, 1.0]]}])
-    with pytest.raises(ValueError, match=r"a\.jsonl:1.*finite"):
-        preferences([{**item, "rewards": [float("nan"), 0.0]}])
-
-
-@given(ITEMS)
-def test_a_summary_survives_json(items):
-    summary = summarize(iter(items), NAMES)
-    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    assert summary["groups"] == len(items)
-    assert summary["responses"] == sum(len(item["responses"]) for item in items)
-    assert "\n" not in one_line(summary)
-
-
-def test_one_line():
-    rated = ({"helpfulness": 1.0}, {"helpfulness": 3.0})
-    summary = summarize([group((2.0, 1.0), lengths=(1, 3), ratings=rated)], ["helpfulness"])
-    assert one_line(summary) == (
-        "accuracy 100.0% [20.7, 100.0] on 1 pair (longer wins: 0.0%), margin 1.00, loss 0.313; "
-        "helpfulness mse 2.500 (mean: 1.000, r -1.00)"
-    )
-    assert (
-        one_line(summarize([group()], ["reward"])) == "2 responses scored, no pairs and no ratings"
-    )
-
-
-def assert_close(a, b):
-    """Nested equality, with floats to 1e-7: sums in another order differ in the last digits."""
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_close(a[key], b[key])
-    elif isinstance(a, list | float):
-        assert a == pytest.approx(b, rel=1e-7, abs=1e-7)
-    else:
-        assert a == b
+def test_the_mean_of_criteria_does_not_see_their_levels():
+    people, a, *_ = coverage.rated(np.random.default_rng(5), 60, 0.3)
+    criterion = np.arange(len(people)) % 2
+    moved = a + 10 * criterion  # Of two criteria one is scored far higher.
+    found = within(statistics.spearman)(people, moved, criterion)
+    each = [scipy.stats.spearmanr(people[criterion == k], a[criterion == k])[0] for k in (0, 1)]
+    assert found == pytest.approx(np.mean(each))
+    assert statistics.spearman(people, moved) < found - 0.1
+    assert math.isnan(within(statistics.spearman)(people, np.where(criterion, a, 1.0), criterion))

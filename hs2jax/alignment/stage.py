@@ -20,7 +20,7 @@ from hs2jax import configs, workdir
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import scores
-from hs2jax.evaluation.score import progress_of
+from hs2jax.inference import progress_of
 from hs2jax.language_model import LanguageModel
 from hs2jax.models import sharding
 from hs2jax.models.checksum import checksum

@@ -20,7 +20,7 @@ from hs2jax.data.record import Record
 from hs2jax.evaluation import attribute_weights, calibration, length, measures, scores
 from hs2jax.evaluation import items as scored_items
 from hs2jax.evaluation.benchmarks import scoring
-from hs2jax.evaluation.score import progress_of
+from hs2jax.inference import progress_of
 from hs2jax.models import sharding
 from hs2jax.reward_model import RewardModel
 from hs2jax.workdir import row

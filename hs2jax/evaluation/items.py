@@ -1,8 +1,6 @@
 """Scored groups as plain dicts: what statistics and reports are made from."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -73,22 +71,6 @@ def rescore(items: Sequence[dict], scalar: np.ndarray) -> None:
     """Gives the items other rewards: of their outputs by other weights [K]."""
     for each in items:
         each["rewards"] = [float(np.float32(row) @ scalar) for row in each["outputs"]]
-
-
-def write(path: Path, items: Sequence[dict]) -> None:
-    """JSON lines; whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
-    with scratch.open("w", encoding="utf-8") as file:
-        for item in items:
-            file.write(json.dumps(item, ensure_ascii=False) + "\n")
-    scratch.replace(path)
-
-
-def read(path: Path) -> list[dict]:
-    """The items of a file that `write` wrote."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
 
 
 def rating_means(prepared: Prepared, names: Sequence[str]) -> dict[str, float]:

@@ -1,16 +1,13 @@
 """Score groups into a file, and pick the best of their responses where asked."""
 
-import contextlib
 import json
 import logging
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from hs2jax import workdir
 from hs2jax.data import corpora
@@ -18,29 +15,11 @@ from hs2jax.data.record import Record
 from hs2jax.evaluation import best_of_n, scores
 from hs2jax.evaluation import items as scored_items
 from hs2jax.evaluation.scores import Scored
+from hs2jax.inference import progress_of
 from hs2jax.reward_model import RewardModel
 from hs2jax.workdir import row
 
 log = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def progress_of(name: str, groups: int | None = None):
-    """A bar, or lines of the log where there is no terminal, to be given to `scores.stream`."""
-    bar = tqdm(total=groups, desc=name, unit="group", disable=not sys.stderr.isatty())
-    begun, done = time.time(), 0
-
-    def show(tokens: int, groups: int) -> None:
-        nonlocal done
-        done += tokens
-        rate = done / (time.time() - begun)
-        bar.set_postfix_str(f"{rate:.0f} tokens/s")
-        bar.update(groups)
-        if tokens and bar.disable:
-            log.info("%s: %d tokens scored, %.0f tokens/s", name, done, rate)
-
-    with bar:
-        yield show
 
 
 def score(

@@ -79,7 +79,7 @@ def stream(
     truncate: bool = True,
     skip: bool = False,
     record: Record | None = None,
-    progress: Callable[[int, int], None] = lambda tokens, groups: None,
+    progress: Callable[..., None] = lambda groups, tokens=0: None,
 ) -> Iterator[Scored]:
     """Score groups as they come, a window at a time, in their order; what is kept is not
     computed.
@@ -94,7 +94,7 @@ def stream(
             some, max_tokens=max_tokens, truncate=truncate, skip=skip, record=record
         )
         _score_unknown(model, list(itertools.chain(*parts)), store, progress)
-        progress(0, len(some))
+        progress(len(some))
         for group, examples in zip(some, parts, strict=True):
             if not examples:
                 yield Scored(group, None, [], 0)
@@ -141,4 +141,4 @@ def _score_unknown(model, examples: Sequence[Example], store: Store, progress) -
                 for name, row in zip(names[i], table, strict=True)
             }
         )
-        progress(sum(costs[i] for i in step), 0)
+        progress(0, sum(costs[i] for i in step))

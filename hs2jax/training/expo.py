@@ -151,7 +151,7 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         for name, by_model in found.items():
             for each, some in by_model.items():
                 file = f"{each}.jsonl" if name == "validation" else f"{name}-{each}.jsonl"
-                scored_items.write(folder / "items" / file, some)
+                workdir.write_rows(folder / "items" / file, some)
     return workdir.finish(folder, config, result, rows)
 
 

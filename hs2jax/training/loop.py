@@ -149,11 +149,11 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
                 out.write("validation", run.step, values)
                 out.say(f"step {run.step}: {metrics.one_line(values)}")
                 if run.step == 0 and first:
-                    items.write(folder / "items" / "start.jsonl", found)
+                    workdir.write_rows(folder / "items" / "start.jsonl", found)
                 elif run.step and better(values, run.best, config.select):
                     run.save_best(state["params"], {"values": values, **task.notes()})
                     if first:
-                        items.write(folder / "items" / "validation.jsonl", found)
+                        workdir.write_rows(folder / "items" / "validation.jsonl", found)
                     saves = True  # So that a checkpoint that names this step is next.
             if saves:
                 run.save(state, batch_iterator)
@@ -179,7 +179,9 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     out.close()
     rows = []
     if first:
-        start, best = (items.read(folder / "items" / f"{x}.jsonl") for x in ("start", "validation"))
+        start, best = (
+            workdir.read_rows(folder / "items" / f"{x}.jsonl") for x in ("start", "validation")
+        )
         costs = {"trained_parameters": trained_parameters}
         rows = task.rows(start, best, notes) + _cost_rows(folder, run, record.tokens, costs)
     result = {"step": run.best["step"], "steps": steps, "values": run.best["values"], **notes}

@@ -21,7 +21,6 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from hs2jax import configs, workdir
-from hs2jax.evaluation import items
 from hs2jax.training import loop
 from hs2jax.training.sweep_arms import Arm, Arms, plan
 from hs2jax.training.sweep_rows import COSTS, Run, make_rows, measure
@@ -188,4 +187,4 @@ def _read_run(place: Path) -> Run:
     rows = workdir.read_rows(place / "results.jsonl")
     costs = {each["metric"]: each["value"] for each in rows if each["metric"] in COSTS}
     outputs = workdir.read_json(place / "result.json")["outputs"]
-    return measure(items.read(place / "items" / "validation.jsonl"), outputs, costs)
+    return measure(workdir.read_rows(place / "items" / "validation.jsonl"), outputs, costs)
