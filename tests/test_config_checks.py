@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 from hs2jax import cli, configs
 from hs2jax.evaluation import attribute_weights
 from hs2jax.judging import lager, layer_weights, prompts
-from hs2jax.training import objectives, policy_objectives
 
 MINI = "helpsteer2:mini/validation.jsonl"
 
@@ -255,8 +254,6 @@ def test_a_recipe_is_checked_as_a_whole(here):
 
 def test_choices_are_what_their_rooms_know():
     for kind, key, known in (
-        ("train_reward_model", "objective.kind", objectives.KINDS),
-        ("train_policy", "objective.kind", policy_objectives.KINDS),
         ("evaluate", "model.weights", ("search", *attribute_weights.PUBLISHED)),
         ("judge", "preset", lager.PRESETS),
         ("judge", "condition", prompts.FORMS),

@@ -169,11 +169,3 @@ def test_a_policy_s_group_may_be_longer_than_a_row_but_no_response_of_it():
     assert prepare(*some, policy=True) == 1
     assert prepare(*some, long, policy=True) == 0
     assert prepare(*some, policy=True, row_length=500, max_tokens=20) == 0
-
-
-def test_kinds():
-    make = policy_objectives.make_policy
-    assert isinstance(make({"kind": "likelihood", "normalize_tokens": False}), Likelihood)
-    assert make({"kind": "steerlm2", "normalize_tokens": True}) == SteerLM2(True)
-    with pytest.raises(ValueError, match=r"config\.objective\.kind is 'dpo'; .* likelihood, steer"):
-        make({"kind": "dpo", "normalize_tokens": False})

@@ -115,7 +115,8 @@ def test_a_run_learns_the_same_in_long_rows_short_ones_and_separate_ones(task, t
         config.data.update(row_length=row_length, layout=layout, validation=config.data.train)
         config.update(batch_size=2, micro_batch_size=8, epochs=1, evaluate_every=99)
         config.optimizer.learning_rate = 1e-3
-        result = loop.train(config, tmp_path / f"{layout}{row_length}")
-        assert result["step"] == 3  # Five groups, two at a time.
-        ended.append(result["summary"]["loss"])
+        rows = loop.train(config, tmp_path / f"{layout}{row_length}")
+        values = {row["metric"]: row["value"] for row in rows}
+        assert values["step"] == 3  # Five groups, two at a time.
+        ended.append(values["loss"])
     np.testing.assert_allclose(ended, ended[0], rtol=1e-4)

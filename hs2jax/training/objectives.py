@@ -1,4 +1,10 @@
-"""What is minimised: from a batch and the model's outputs to a loss.
+"""Losses of reward models: from a batch and the model's outputs to a loss and metrics.
+
+Of the published recipes (HelpSteer2, HelpSteer2-Preference, NeMo-Aligner) these are not here: the
+four attributes that NeMo's heads have and never train; the mean of micro-batches' means, which
+weighs entries by how many are missing beside them (here sums are divided once, by the whole batch's
+counts); comparisons of strength 0, which NeMo's regular and margin losses count for the second
+response and which are no pairs here; and the Pairwise Justifier, a generative model.
 
 Axis letters: B rows, R response slots, K outputs (and as many columns of ratings), P pair slots.
 """
@@ -12,11 +18,9 @@ import numpy as np
 from hs2jax import losses
 from hs2jax.data.packing import Example
 
-KINDS = ("regression", "bradley_terry", "joint")
-
 
 class Counts(NamedTuple):
-    """What the parts of the loss are divided by: rated entries and pairs of the whole batch."""
+    """The rated entries and the pairs of the whole batch, which its losses are divided by."""
 
     rated: jnp.ndarray
     paired: jnp.ndarray
@@ -37,16 +41,16 @@ class Objective(NamedTuple):
     preference_weight: float
 
     def counts(self, batch) -> Counts:
-        """Counts of a batch with any leading axes, to be passed to `loss` for each of its parts."""
+        """Count for a batch with any leading axes what `loss` needs for each of its parts."""
         return Counts(jnp.sum(batch["rating_mask"]), jnp.sum(batch["strength"] > 0))
 
     def needs_full_batch(self, batch) -> bool:
-        """Whether a part's loss needs to know the other parts. Pairs lie in one row."""
+        """Tell whether a part's loss depends on the other parts. Pairs lie in one row."""
         return False
 
     def loss(self, outputs, batch, counts: Counts):
-        """This part's share of the whole batch's loss, and of its metrics: the sum of the shares
-        over the micro-batches of a batch is its loss and are its metrics.
+        """Compute this part's share of the whole batch's loss and metrics, which are the sums of
+        their shares over its micro-batches.
 
         outputs: [B, R, K]; batch: as `data.packing.lay` makes it. Returns (scalar, dict).
         """
@@ -92,33 +96,19 @@ class Objective(NamedTuple):
 
 
 def make(settings: Mapping, outputs: Sequence[str]) -> Objective:
-    """An Objective from `config.objective`. Raises ValueError naming the config key."""
-    if settings["kind"] not in KINDS:
-        raise ValueError(
-            f"config.objective.kind is {settings['kind']!r}; it must be one of {', '.join(KINDS)}"
-        )
-    if settings["preference"] not in losses.reward.KINDS:
-        raise ValueError(
-            f"config.objective.preference is {settings['preference']!r}; it must be one of "
-            f"{', '.join(losses.reward.KINDS)}"
-        )
+    """Make the objective of `config.objective` for a model with these outputs. Raises ValueError
+    where there is no output of the name that it compares."""
     name = settings["output"] or outputs[0]
     if name not in outputs:
         raise ValueError(
             f"config.objective.output is {name!r}; the model's outputs are {', '.join(outputs)}"
         )
-    return Objective(
-        kind=settings["kind"],
-        output=list(outputs).index(name),
-        preference=settings["preference"],
-        label_smoothing=settings["label_smoothing"],
-        centering=settings["centering"],
-        preference_weight=settings["preference_weight"],
-    )
+    own = {key: settings[key] for key in Objective._fields}
+    return Objective(**own | {"output": list(outputs).index(name)})
 
 
 def metrics_of(objective: Objective) -> tuple[str, ...]:
-    """The metrics that mean something for this objective."""
+    """Name the metrics that mean something for this objective."""
     return {
         "regression": ("mse",),
         "bradley_terry": ("accuracy", "margin"),
@@ -129,7 +119,7 @@ def metrics_of(objective: Objective) -> tuple[str, ...]:
 def loss_of_examples(
     objective: Objective, examples: Sequence[Example], outputs: Sequence[np.ndarray]
 ) -> float:
-    """The objective over a whole set, from outputs [responses, K] of each example."""
+    """Compute the objective over a whole set, from outputs [responses, K] of each example."""
     firsts = np.cumsum([0, *(len(table) for table in outputs)])
     pairs = [
         (first + pair.chosen, first + pair.rejected, pair.strength)

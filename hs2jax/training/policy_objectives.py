@@ -1,4 +1,4 @@
-"""What is minimised when a policy is trained: the likelihood of given responses, or SteerLM 2.0.
+"""Losses of policies: the likelihood of given responses, and SteerLM 2.0.
 
 The interface is that of `training.objectives`, with the log-probabilities of tokens as outputs.
 
@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from hs2jax import losses
 
-KINDS = ("likelihood", "steerlm2")
 # Columns of a batch's ratings for SteerLM 2.0: log P(a|x,y), log P(y|x) and log Q'(y|a,x), in nats.
 COLUMNS = ("log_attribute", "log_prior", "log_proposal")
 METRICS = (
@@ -27,17 +26,20 @@ METRICS = (
 
 class Likelihood:
     """-log p of a token, in nats, averaged over the learned tokens of the whole batch: supervised
-    fine-tuning, and with conditions in the prompts SteerLM (arXiv 2310.05344)."""
+    fine-tuning, and with conditions in the prompts SteerLM (arXiv 2310.05344).
+
+    Not here: NeMo's mean of micro-batches' means, which weighs tokens by their neighbours.
+    """
 
     def counts(self, batch):
-        """How many tokens of a batch with any leading axes are learned."""
+        """Count the learned tokens of a batch with any leading axes."""
         return jnp.sum(batch["loss_mask"])
 
     def needs_full_batch(self, batch) -> bool:
         return False
 
     def loss(self, outputs, batch, counts):
-        """This part's share of the whole batch's loss. outputs: [B, T], as of
+        """Compute this part's share of the whole batch's loss. outputs: [B, T], as of
         `inference.token_log_probabilities`. Returns (scalar, dict of metrics)."""
         return -jnp.sum(jnp.where(batch["loss_mask"], outputs, 0.0)) / jnp.maximum(counts, 1), {}
 
@@ -50,23 +52,25 @@ class SteerLM2(NamedTuple):
 
         -1 / groups * sum_i (w'_i - b'_i) log Q(y_i|a,x),   weights without gradient,
 
-    which is the distance's own. normalize_tokens: divides each group's distance by the group's mean
-    number of response tokens, as NeMo-Aligner does and the paper does not.
+    which is the distance's own. Not here: sampling while training; a round's samples come from the
+    policy that it begins with, and w' and b' are recomputed at every step with the current one.
+    normalize_tokens: divides each group's distance by the group's mean number of response tokens,
+    as NeMo-Aligner does and the paper does not.
     """
 
     normalize_tokens: bool = False
 
     def counts(self, batch):
-        """How many groups there are in a batch with any leading axes, numbered from 0."""
+        """Count the groups of a batch with any leading axes, numbered from 0."""
         return jnp.max(batch["group_ids"]) + 1
 
     def needs_full_batch(self, batch) -> bool:
-        """Whether groups lie in several rows, so that their weights must be known before the first
-        gradient is taken. Known without the batch's values."""
+        """Tell whether groups lie in several rows, so that their weights must be known before the
+        first gradient is taken. Known without the batch's values."""
         return "parts" in batch
 
     def response_sums(self, outputs, batch):
-        """What is needed of each response to weigh its group: arrays [B, R]. outputs: [B, T]."""
+        """Sum up each response as its group's weights need it: arrays [B, R]. outputs: [B, T]."""
         mine = _of_slots(batch)
         return {
             # Not a product: on accelerators that would be in lower precision.
@@ -75,7 +79,7 @@ class SteerLM2(NamedTuple):
         }
 
     def response_weights(self, seen, batch):
-        """Each response's part in the loss and the metrics: arrays of batch["group_ids"]'s shape,
+        """Weigh each response for the loss and the metrics: arrays of batch["group_ids"]'s shape,
         which holds all slots of each of its groups. seen: of `response_sums`, the same shape."""
         shape = batch["group_ids"].shape
         group = batch["group_ids"].reshape(-1)
@@ -100,7 +104,7 @@ class SteerLM2(NamedTuple):
         return {name: x.reshape(shape) for name, x in weights.items()}
 
     def loss(self, outputs, batch, counts):
-        """This part's share of the whole batch's loss and of its metrics. outputs: [B, T], as of
+        """Compute this part's share of the whole batch's loss and metrics. outputs: [B, T], as of
         `inference.token_log_probabilities`. batch: with "response_weights", which the method of
         that name gives, where `needs_full_batch`. Returns (scalar, dict).
 
@@ -134,11 +138,6 @@ def _of_slots(batch):
 
 
 def make_policy(settings: Mapping) -> Likelihood | SteerLM2:
-    """The objective of `config.objective`. Raises ValueError naming the config key."""
-    if settings["kind"] == "likelihood":
-        return Likelihood()
-    if settings["kind"] == "steerlm2":
-        return SteerLM2(settings["normalize_tokens"])
-    raise ValueError(
-        f"config.objective.kind is {settings['kind']!r}; it must be one of {', '.join(KINDS)}"
-    )
+    """Make the objective of `config.objective`."""
+    kinds = {"likelihood": Likelihood, "steerlm2": lambda: SteerLM2(settings["normalize_tokens"])}
+    return kinds[settings["kind"]]()
