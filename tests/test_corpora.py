@@ -254,8 +254,9 @@ def test_bundled_files_are_found_in_the_package():
         ("preference:rows.jsonl[]", "slice"),
         ("preference:rows.jsonl[a:b]", "slice"),
         ("preference:rows.jsonl[1:2:3]", "slice"),
-        ("helpsteer2:rows.jsonl[train]", "no split"),
-        ("preference:rows.jsonl[train][val]", "format:path"),
+        ("helpsteer2:rows.jsonl[train]", "where rows name theirs"),
+        ("preference:rows.jsonl[train][val]", "selector"),
+        ("preference:rows.jsonl[:1][2:][3:]", "format:path"),
     ],
 )
 def test_a_wrong_spec_is_refused_at_once(spec, expected):

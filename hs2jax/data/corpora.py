@@ -80,24 +80,37 @@ def split(spec: str) -> list[str]:
 
 def parse(spec: str) -> list[Spec]:
     """Parse a specification into its files. Raises ValueError for what cannot be understood."""
-    found = []
-    for part in split(spec):
-        if part.startswith(catalogue.PREFIX):
-            found.append(_dataset(part))
-            continue
-        match = re.fullmatch(r"(\w+):([^\[\]]+)(?:\[([^\[\]]*)\])?", part.strip())
-        if not match:
-            raise ValueError(f"data spec '{part}' is not format:path or format:path[selector]")
-        name, path, selector = match.groups()
-        if name not in FORMATS:
-            known = ", ".join(FORMATS)
-            raise ValueError(f"unknown data format '{name}' in '{part}', expected one of: {known}")
-        if selector in ("train", "val") and FORMATS[name].rows != 1:
-            raise ValueError(f"rows of format '{name}' name no split, in '{part}'")
-        if selector not in (None, "train", "val") and not SLICE.fullmatch(selector):
-            raise ValueError(_unknown(selector, part, "[train] or [val]"))
-        found.append(Spec(name, path, selector or ""))
-    return found
+    return [_parse_part(part) for part in split(spec)]
+
+
+def _parse_part(part: str) -> Spec:
+    match = re.fullmatch(r"(\w+):([^\[\]]+)((?:\[[^\[\]]*\]){0,2})", part)
+    if not match:
+        forms = "format:path, format:path[selector] or tfds:name/config[split][slice]"
+        raise ValueError(f"data spec '{part}' is not {forms}")
+    name, path, brackets = match.groups()
+    selectors = re.findall(r"\[(.*?)\]", brackets)
+    split, splits = next(iter(selectors), ""), []
+    if name == "tfds":
+        path, source = catalogue.find(path)
+        name, splits = source.format, list(source.files)
+        split = "validation" if split == "val" else split
+        path = f"{catalogue.PREFIX}{path}[{split if split in splits else splits[0]}]"
+        selectors = selectors[split in splits :]
+    elif name not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise ValueError(f"unknown data format '{name}' in '{part}', expected one of: {known}")
+    elif FORMATS[name].rows == 1:
+        splits = ["train", "val"]
+        if selectors == [split] and split in splits:
+            return Spec(name, path, split)
+    if len(selectors) > 1 or not all(map(SLICE.fullmatch, selectors)):
+        or_split = " or ".join(f"[{each}]" for each in splits) or "where rows name theirs"
+        raise ValueError(
+            f"unknown selector [{selectors[0]}] in '{part}': expected a slice of groups such as "
+            f"[:100], [-50:] or [10%:90%], or a split, {or_split}"
+        )
+    return Spec(name, path, next(iter(selectors), ""))
 
 
 def sets_of(data: str) -> list[tuple[str, str]]:
@@ -125,30 +138,6 @@ def _expand(each: Spec, spec: str) -> list[Spec]:
         return [each._replace(path=path) for path in files.expand(each.path)]
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error} (data spec '{spec}')") from None
-
-
-def _dataset(part: str) -> Spec:
-    """Parse "tfds:NAME/CONFIG[SPLIT][SLICE]", of which all but the name may be absent."""
-    match = re.fullmatch(r"tfds:([^\[\]]+)((?:\[[^\[\]]*\]){0,2})", part)
-    if not match:
-        raise ValueError(f"data spec '{part}' is not tfds:name/config[split][slice]")
-    name, source = catalogue.find(match[1])
-    selectors = re.findall(r"\[(.*?)\]", match[2])
-    split = next(iter(source.files))
-    named = "validation" if selectors[:1] == ["val"] else next(iter(selectors), "")
-    if named in source.files:
-        split, selectors = named, selectors[1:]
-    if len(selectors) > 1 or (selectors and not SLICE.fullmatch(selectors[0])):
-        raise ValueError(_unknown(selectors[0], part, " or ".join(f"[{s}]" for s in source.files)))
-    path = f"{catalogue.PREFIX}{name}[{split}]"
-    return Spec(source.format, path, selectors[0] if selectors else "")
-
-
-def _unknown(selector: str, part: str, splits: str) -> str:
-    return (
-        f"unknown selector [{selector}] in '{part}': expected a slice of groups such as [:100], "
-        f"[-50:] or [10%:90%], or a split, {splits}"
-    )
 
 
 def _groups(spec: Spec, on_error: str, record: Record) -> Iterator[Group]:
