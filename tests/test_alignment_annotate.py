@@ -68,7 +68,7 @@ def test_the_rows_hold_what_the_model_says_and_are_read_as_ratings(here, data, l
         rated, part = [row["ratings"][0][name] for row in annotated], f"attribute/{name}"
         assert stages.value(last, "mean", part) == np.mean(rated)
         for level in range(5):
-            assert stages.value(last, "responses", f"value/{name}/{level}") == rated.count(level)
+            assert stages.value(last, f"rated_{level}", part) == rated.count(level)
 
 
 def test_only_the_wanted_attributes_are_written(here, data, last):

@@ -56,8 +56,7 @@ def test_the_saved_model_rates_as_people_do_in_mean_and_spread(here, model, tmp_
         ]
         assert told == pytest.approx([before[:, at].mean(), after[:, at].std()], abs=1e-3)
         for v in range(5):
-            count = stages.value(rows, "responses", f"value/{name}/{v}", method="people")
-            assert count == rated.count(v)
+            assert stages.value(rows, f"rated_{v}", part, method="people") == rated.count(v)
     # What was not named stays as it is.
     assert {row["part"].split("/")[1] for row in rows} == {"verbosity", "helpfulness"}
     np.testing.assert_allclose(after[:, 2], before[:, 2], atol=1e-5)

@@ -71,9 +71,8 @@ def results(annotated: list[dict], names: Iterable[str]) -> list[dict]:
     n = len(rated)
     rows = [row("", "", "rows", len(annotated)), row("", "", "responses", n, headline=True)]
     for name in names:
-        values = [rating[name] for rating in rated]
-        rows.append(row("", f"attribute/{name}", "mean", np.mean(values), n=n, headline=True))
+        values, part = [rating[name] for rating in rated], f"attribute/{name}"
+        rows.append(row("", part, "mean", np.mean(values), n=n, headline=True))
         for value in range(HIGHEST + 1):
-            count = values.count(value)
-            rows.append(row("", f"value/{name}/{value}", "responses", count, n=n))
+            rows.append(row("", part, f"rated_{value}", values.count(value), n=n))
     return rows

@@ -98,7 +98,7 @@ def spread(name: str, method: str, values: np.ndarray) -> list[dict]:
         row("", part, "mean", np.mean(values), n=n, method=method, **shown),
         row("", part, "std", np.std(values), n=n, method=method, **shown),
         *(
-            row("", f"value/{name}/{value}", "responses", count, n=n, method=method)
+            row("", part, f"rated_{value}", count, n=n, method=method)
             for value, count in enumerate(np.bincount(whole, minlength=HIGHEST + 1))
         ),
     ]
