@@ -38,7 +38,7 @@ class Record:
     padding: int = 0
 
     def skip(self, reason: str, rows: int = 1, example: str | None = None) -> None:
-        """Count rows left out for a reason, and keeps the example if there are few yet."""
+        """Count rows left out for a reason, and keep the example if there are few yet."""
         self.skipped[reason] = self.skipped.get(reason, 0) + rows
         if example is not None:
             self._keep(example)

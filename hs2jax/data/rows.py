@@ -26,7 +26,7 @@ Turns = tuple[dict, ...]
 
 
 def present(row: dict, field: str) -> object:
-    """The value of a field that must be there."""
+    """Read the value of a field that must be there."""
     if field not in row:
         what = f"is missing; the row has {', '.join(map(show, sorted(row)[:12])) or 'no fields'}"
         raise FieldError(field, what, "missing field")
@@ -34,24 +34,24 @@ def present(row: dict, field: str) -> object:
 
 
 def text(row: dict, field: str) -> str:
-    """A text that says something."""
+    """Read a text that says something."""
     return check_text(present(row, field), field)
 
 
 def number(
     row: dict, field: str, low: float, high: float, default: float | None = None
 ) -> float | None:
-    """A finite number from low to high, or the default where the row has none."""
+    """Read a finite number from low to high, or the default where the row has none."""
     return check_number(row[field], field, low, high) if field in row else default
 
 
 def integer(row: dict, field: str, low: int, high: int) -> int:
-    """An integer from low to high."""
+    """Read an integer from low to high."""
     return check_integer(present(row, field), field, low, high)
 
 
 def choice(row: dict, field: str, choices: Sequence) -> object:
-    """One of the choices."""
+    """Read one of the choices."""
     value = present(row, field)
     if isinstance(value, bool) or value not in choices:
         what = f"expected one of {', '.join(map(str, choices))}, found {show(value)}"
@@ -60,12 +60,12 @@ def choice(row: dict, field: str, choices: Sequence) -> object:
 
 
 def split(row: dict) -> str:
-    """The row's split, train or val."""
+    """Read the row's split, train or val."""
     return choice(row, "split", ("train", "val"))
 
 
 def list_of(row: dict, field: str) -> list:
-    """A list that is not empty."""
+    """Read a list that is not empty."""
     value = present(row, field)
     if not isinstance(value, list):
         raise mistyped(field, "a list", value)
@@ -75,7 +75,7 @@ def list_of(row: dict, field: str) -> list:
 
 
 def of_each(row: dict, field: str, responses: int) -> list:
-    """A list with an entry for each response, or [] where the row has none."""
+    """Read a list with an entry for each response, or [] where the row has none."""
     values = list_of(row, field) if field in row else []
     if field in row and len(values) != responses:
         what = f"expected one for each of the {responses} responses, found {len(values)}"
@@ -84,12 +84,12 @@ def of_each(row: dict, field: str, responses: int) -> list:
 
 
 def texts(row: dict, field: str) -> tuple[str, ...]:
-    """A list of at least one text."""
+    """Read a list of at least one text."""
     return tuple(check_text(t, f"{field}[{i}]") for i, t in enumerate(list_of(row, field)))
 
 
 def either(row: dict, usual: str, other: str) -> str:
-    """The name of the one of two fields that the row has; of the usual one where it has none."""
+    """Name the one of two fields that the row has; the usual one where it has none."""
     if usual in row and other in row:
         what = f"expected either '{usual}' or '{other}', found both"
         raise FieldError(other, what, "two of one field")
@@ -97,7 +97,7 @@ def either(row: dict, usual: str, other: str) -> str:
 
 
 def user_turn(content: str) -> Turns:
-    """A prompt of one turn."""
+    """Make a prompt of one turn."""
     return ({"role": "user", "content": content},)
 
 
@@ -112,7 +112,7 @@ def messages(
     what: str = "content",
     roles: Mapping[str, str] = ROLES,
 ) -> Turns:
-    """A list of messages, in any order of roles; a first one of the system that is blank is none.
+    """Read a list of messages, in any order of roles; a blank system message at the start is none.
 
     who, what: the messages' fields that name the speaker and hold the text. roles: by the names
     that speakers have, in lower case.
@@ -135,7 +135,7 @@ def messages(
 
 
 def conversation(row: dict, field: str) -> Turns:
-    """The turns of a prompt that is a text (one user turn) or a list of messages."""
+    """Read the turns of a prompt that is a text (one user turn) or a list of messages."""
     if isinstance(present(row, field), str):
         return user_turn(text(row, field))
     turns = messages(row, field)
@@ -144,7 +144,7 @@ def conversation(row: dict, field: str) -> Turns:
 
 
 def split_last(turns: Sequence[dict], field: str) -> tuple[Turns, str]:
-    """The turns before the assistant's last one, and what it says there."""
+    """Split turns into those before the assistant's last one, and what it says there."""
     if not turns or turns[-1]["role"] != "assistant":
         by = f"the last one is by {show(turns[-1]['role'])}" if turns else "there is no turn"
         what = f"expected a last turn by the assistant, {by}"
@@ -153,7 +153,7 @@ def split_last(turns: Sequence[dict], field: str) -> tuple[Turns, str]:
 
 
 def prompt_and_response(row: dict, field: str, prompt: Turns | None = None) -> tuple[Turns, str]:
-    """The prompt (the given one, else that of the conversation) and the assistant's answer."""
+    """Read the prompt (the given one, else that of the conversation) and the assistant's answer."""
     if isinstance(present(row, field), str):
         if prompt is None:
             what = f"is missing, needed where '{field}' is a text and not a conversation"
@@ -169,7 +169,7 @@ def prompt_and_response(row: dict, field: str, prompt: Turns | None = None) -> t
 
 
 def marked_turns(row: dict, field: str) -> Turns:
-    """The turns of a HelpSteer prompt, whose later turns follow marker lines."""
+    """Read the turns of a HelpSteer prompt, whose later turns follow marker lines."""
     first, *rest = MARKER.split(text(row, field))
     turns = [{"role": "user", "content": first}]
     for speaker, content in zip(rest[::2], rest[1::2], strict=True):
@@ -182,7 +182,7 @@ def marked_turns(row: dict, field: str) -> Turns:
 
 
 def transcript(row: dict, field: str) -> tuple[Turns, str]:
-    """The prompt's turns and the assistant's last turn of a Human/Assistant transcript.
+    """Read the prompt's turns and the assistant's last turn of a Human/Assistant transcript.
 
     Some transcripts give one speaker several turns on end: they are joined, since chat templates
     know only turns that alternate.
@@ -208,7 +208,7 @@ def transcript(row: dict, field: str) -> tuple[Turns, str]:
 
 
 def instruction(row: dict, field: str, more: str = "", before: str = "") -> Turns:
-    """A prompt that is one user turn, with the text of another field behind it if there is any."""
+    """Read a prompt of one user turn, with the text of another field behind it if there is any."""
     content, extra = before + text(row, field), row.get(more)
     if extra is not None and not is_blank(extra):
         content += "\n\n" + check_text(extra, more)
@@ -216,12 +216,12 @@ def instruction(row: dict, field: str, more: str = "", before: str = "") -> Turn
 
 
 def response_columns(row: dict, *fields: str) -> tuple[str, ...]:
-    """Responses, each in a column of its own."""
+    """Read responses, each in a column of its own."""
     return tuple(text(row, field) for field in fields)
 
 
 def response_or_list(row: dict, usual: str, other: str) -> tuple[str, ...]:
-    """Responses in one of two columns, each a text or a list of texts."""
+    """Read responses in one of two columns, each a text or a list of texts."""
     field = either(row, usual, other)
     return texts(row, field) if field == "responses" else (text(row, field),)
 
@@ -229,19 +229,19 @@ def response_or_list(row: dict, usual: str, other: str) -> tuple[str, ...]:
 def rating_columns(
     row: dict, fields: Sequence[str], low: int, high: int, check=check_number
 ) -> tuple:
-    """Ratings of the one response, each in the column of its name."""
+    """Read ratings of the one response, each in the column of its name."""
     return ({f: float(check(present(row, f), f, low, high)) for f in fields},)
 
 
 def check_mean(values: object, field: str, low: int, high: int) -> float:
-    """The mean of a list of integers, one by each annotator."""
+    """Return the mean of a list of integers, one by each annotator."""
     values = list_of({field: values}, field)
     each = [check_integer(v, f"{field}[{i}]", low, high) for i, v in enumerate(values)]
     return sum(each) / len(each)
 
 
 def rating_objects(row: dict, field: str) -> tuple[dict[str, float], ...]:
-    """Ratings of each response, an object from attribute to number or null (unknown)."""
+    """Read ratings of each response, an object from attribute to number or null (unknown)."""
     given = [row.get(field)] if "response" in row else list_of(row, field)
     for i, rating in enumerate(given):
         if not isinstance(rating, dict):
@@ -253,7 +253,7 @@ def rating_objects(row: dict, field: str) -> tuple[dict[str, float], ...]:
 
 
 def right_then_wrong(row: dict, right: str, wrong: str, of_each: int = 0) -> tuple[str, ...]:
-    """Responses in two lists, the right ones first; of_each: how many there must be, if not 0."""
+    """Read responses in two lists, the right ones first. of_each: the number in each, if not 0."""
     for field in (right, wrong):
         found = len(list_of(row, field))
         if of_each and found != of_each:
@@ -263,12 +263,12 @@ def right_then_wrong(row: dict, right: str, wrong: str, of_each: int = 0) -> tup
 
 
 def right_or_wrong(row: dict, right: str, wrong: str) -> tuple[dict[str, float], ...]:
-    """Ratings that say which responses are right."""
+    """Read ratings that say which responses are right."""
     return ({"correct": 1.0},) * len(row[right]) + ({"correct": 0.0},) * len(row[wrong])
 
 
 def strength(row: dict, field: str) -> float:
-    """A strength from -3 to 3, above 0 where the second response is better."""
+    """Read a strength from -3 to 3, above 0 where the second response is better."""
     if row.get(field) == NEITHER_VALID:
         what = f"{NEITHER_VALID} says that neither response is valid, expected -3 to 3"
         raise FieldError(field, what, "neither response valid")
@@ -276,17 +276,17 @@ def strength(row: dict, field: str) -> float:
 
 
 def winner(row: dict, field: str, first: object, second: object) -> float:
-    """A strength of 1 for the response that a column names."""
+    """Read a strength of 1 for the response that a column names."""
     return 1.0 if choice(row, field, (first, second)) == second else -1.0
 
 
 def majority(row: dict, *fields: str) -> float:
-    """A strength of 1 for the response that most annotators voted for, 1 or 2; else a tie."""
+    """Read a strength of 1 for the response that most annotators voted for, 1 or 2; else a tie."""
     found = [integer(row, field, 0, 2) for field in fields]
     return float((2 * found.count(2) > len(fields)) - (2 * found.count(1) > len(fields)))
 
 
 def benchmark_place(row: dict, id: str, column: str = "", name: str = "subset") -> dict:
-    """The place of a row in its benchmark: the text of its subset, and an id where it has one."""
+    """Read the place of a row in its benchmark: the text of its subset, and an id if it has one."""
     found = {name: text(row, column)} if column else {}
     return found if row.get(id) is None else {**found, "id": check_label(row[id], id)}

@@ -30,7 +30,7 @@ FEATURES = {
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Builds a data set of the catalogue, from files in the manual folder or from the hub.
+    """Builder of a data set of the catalogue, from files in the manual folder or from the hub.
 
     Rows keep their order, since neighbours of HelpSteer2 belong together. A builder sees that each
     field is there and of its kind; anything else that is wrong with a row is found when it is read,

@@ -1,5 +1,5 @@
-"""Makes `tfds.builder("helpsteer2")` work once hs2jax is imported, without importing TFDS before it
-is used: a provider of builders is put on TFDS's list as soon as the module with that list is there.
+"""Make `tfds.builder("helpsteer2")` work once hs2jax is imported, without importing TFDS before it is
+used: a provider of builders is put on TFDS's list as soon as the module with that list is there.
 """
 
 import importlib.abc
@@ -12,7 +12,7 @@ PROVIDERS = "tensorflow_datasets.core.registered"  # The module that holds the l
 
 
 class Provider:
-    """Gives tensorflow_datasets the builders of the catalogue, each imported when asked for."""
+    """Provider for tensorflow_datasets of the builders of the catalogue, each imported when asked for."""
 
     def has_dataset(self, name: str) -> bool:
         return name in catalogue.DATASETS
@@ -22,7 +22,7 @@ class Provider:
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Adds the provider at the end of the import of PROVIDERS, and is not used again."""
+    """Import hook that adds the provider at the end of the import of PROVIDERS, and is not used again."""
 
     def find_spec(self, name, path=None, target=None):
         if name != PROVIDERS:
@@ -40,7 +40,7 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 def register() -> None:
-    """Called once, when hs2jax is imported."""
+    """Make the builders known. Called once, when hs2jax is imported."""
     if PROVIDERS in sys.modules:
         sys.modules[PROVIDERS].add_dataset_builder_provider(Provider(), index=0)
     else:
