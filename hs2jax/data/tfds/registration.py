@@ -1,5 +1,6 @@
-"""Make `tfds.builder("helpsteer2")` work once hs2jax is imported, without importing TFDS before it is
-used: a provider of builders is put on TFDS's list as soon as the module with that list is there.
+"""Make `tfds.builder("helpsteer2")` work once hs2jax is imported, without importing TFDS.
+
+A provider of builders is put on TFDS's list as soon as the module with that list is there.
 """
 
 import importlib.abc
@@ -12,7 +13,7 @@ PROVIDERS = "tensorflow_datasets.core.registered"  # The module that holds the l
 
 
 class Provider:
-    """Provider for tensorflow_datasets of the builders of the catalogue, each imported when asked for."""
+    """Provider of the catalogue's builders for TFDS, each imported when it is asked for."""
 
     def has_dataset(self, name: str) -> bool:
         return name in catalogue.DATASETS
@@ -22,7 +23,7 @@ class Provider:
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Import hook that adds the provider at the end of the import of PROVIDERS, and is not used again."""
+    """Import hook that adds the provider once, at the end of the import of PROVIDERS."""
 
     def find_spec(self, name, path=None, target=None):
         if name != PROVIDERS:
