@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 import tiny
-from command import succeed
+from command import fail, succeed
 from ml_collections import ConfigDict
 
 from hs2jax import cli, configs, sizes
@@ -139,6 +139,9 @@ def test_runlocal_trains_to_a_report(tmp_path, language_model, name, monkeypatch
     if "expo" in config.get("stages", ()):
         model = json.loads((tmp_path / "evaluation" / "result.json").read_text())["model"]["name"]
         assert model == str(tmp_path / "expo" / "model")
+        config = f"--config=configs/evaluate.py:{tmp_path / 'expo'}"
+        monkeypatch.undo()
+        assert f"its model is {model}" in fail("evaluate", config, f"--workdir={tmp_path / 'e'}")
 
 
 class PlannedError(Exception):
