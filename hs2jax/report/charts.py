@@ -154,7 +154,9 @@ def curves(
             shift = step * (i - (len(lines) - 1) / 2) if bars else 0.0
             dotted = dots if dots is not None else bool(bars) or len(line) <= 12
             at, y = _columns(line)
-            axes.plot(at + shift, y, marker="o" * dotted, ms=6, zorder=3, **series(i))
+            axes.plot(
+                at + shift, y, marker="o" * dotted, ms=6, zorder=3, clip_on=False, **series(i)
+            )
             for point in bars:
                 axes.vlines(point[0] + shift, *point[2:4], colors=series(i)["color"], lw=1.5)
             if len(lines) > 1 or diagonal:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from hs2jax.report import charts, format, made
-from hs2jax.report.page import Figure, Section, Table, Verdict, verdict_of
+from hs2jax.report.page import Figure, Section, Table, Verdict, side_of, verdict_of
 from hs2jax.report.run import Column, Run, find, leaf, select, table_of
 
 GAINS = {
@@ -11,84 +11,72 @@ GAINS = {
     "held_out": "cross-validation over coarse factors",
     "test": "test pairs",
 }
+LABELS = {
+    "better": "Going beyond the trained model helps",
+    "worse": "Going beyond the trained model harms",
+    "not shown": "Going beyond the trained model: no more than noise",
+}
+RULES = {"longer_wins": "longer response wins", "shorter_wins": "shorter response wins"}
 MODELS = (
-    Column("accuracy", "accuracy", "percent"),
-    Column("ties of rewards as half", "accuracy_ties_as_half", "percent", "plain"),
-    Column("margin", "margin", "signed", "plain"),
-    Column("loss", "loss", ".4f", "plain"),
+    *("accuracy", "accuracy_ties_as_half", "margin", "loss"),
     Column("pairs", "accuracy", show="n"),
 )
 GAIN = (
-    Column("points", "gain", "points"),
+    Column("points", "gain"),
     Column("right only beyond", "gain", "count", "only_second"),
     Column("right only at 1", "gain", "count", "only_first"),
-    Column("McNemar's p", "gain", show="p_mcnemar"),
+    Column("McNemar's p", "gain", ".3f", "p_mcnemar"),
 )
 
 
 def sections(run: Run) -> list[Section]:
     """Say whether going beyond the trained model helps, by pairs that had no say in how far."""
     curve = select(run.rows, set="validation", family="factor")
-    factor = run.result["factor"]
-    tables = [
-        _models_table(run, name, f"On the {name} pairs")
-        for name in run.sets()
-        if name != "held_out"
-    ]
-    gains = select(run.rows, metric="gain")
+    factor, gains = run.result["factor"], select(run.rows, metric="gain")
+    tables = [_models_table(run, name) for name in run.sets() if name != "held_out"]
     note = "Points are of accuracy, on the same pairs; p is two-sided, with a vote for each prompt."
     if folds := run.result["fold_factors"]:
         note += f" The folds chose {format.listed(f'{each:g}' for each in folds)}."
-    tables.append(
-        table_of("Gain over the trained model", gains, lambda r: GAINS[r["set"]], GAIN, note=note)
-    )
+    title = "Gain over the trained model"
+    tables.append(table_of(title, gains, lambda row: GAINS[row["set"]], GAIN, note=note))
     note = (
         "0 is the initial model, which cannot be chosen, and 1 the trained one. The highest "
         "accuracy is chosen, and of equal ones the lowest loss."
     )
-    chosen = (f"{factor:g}",)
-    tables.append(
-        table_of("All factors", curve, "leaf", MODELS, heading="factor", note=note, strong=chosen)
-    )
-    longer = find(run.rows, set="validation", metric="longer_wins")
-    across = {"the longer wins": longer["value"]} if longer else {}
+    strong = {"strong": [f"{factor:g}"], "note": note}
+    tables.append(table_of("All factors", curve, "leaf", MODELS, heading="factor", **strong))
     points = {
         metric: [
-            (float(leaf(row)), row["value"], *ends)
+            (float(leaf(row)), row["value"], row["low"], row["high"])
             for row in select(curve, metric=metric)
-            for ends in [(row["low"], row["high"]) if row["low"] is not None else ()]
         ]
         for metric in ("accuracy", "loss")
     }
-    drawn = {
-        "Accuracy over the factor": charts.curves(
-            {"accuracy": points["accuracy"]}, "factor", "percent", across=across, whole=False
-        ),
-        "Loss over the factor": charts.curves({"loss": points["loss"]}, "factor", whole=False),
-    }
+    longer = find(run.rows, set="validation", metric="longer_wins")
+    style = {"across": {"longer wins": longer["value"]} if longer else {}, "whole": False}
+    accuracy = charts.curves({"": points["accuracy"]}, "factor", format.PERCENT, **style)
     figures = [
-        Figure(caption, svg, chief=i == 0) for i, (caption, svg) in enumerate(drawn.items()) if svg
+        Figure("Accuracy over the factor", accuracy, chief=True),
+        Figure("Loss", charts.curves({"": points["loss"]}, "factor", whole=False)),
     ]
-    verdicts = [_verdict(run), _seen(run, curve, gains), *made.warnings(run)]
+    verdicts = [_verdict(run.rows), _seen(run, curve), *made.warnings(run)]
     return [Section(f"Factor {factor:g}", verdicts, figures, tables)]
 
 
-def _models_table(run: Run, name: str, title: str) -> Table:
-    rows = select(run.rows, set=name, part="")
-    rows = [row for row in rows if row["metric"] != "gain"]
-    rules = {"longer_wins": "longer response wins", "shorter_wins": "shorter response wins"}
-    lines = [
-        row | {"method": rules[row["metric"]], "metric": "accuracy"}
-        if row["metric"] in rules
-        else row | {"method": f"{row['method']} model"}
-        for row in rows
+def _models_table(run: Run, name: str) -> Table:
+    """The three models, and the rules of length as two more."""
+    rows = [row for row in select(run.rows, set=name, part="") if row["metric"] != "gain"]
+    rules = [
+        {**row, "method": RULES[row["metric"]], "metric": "accuracy"}
+        for row in select(rows, metric=list(RULES))
     ]
-    return table_of(title, lines, "method", MODELS)
+    models = [row for row in rows if row["metric"] not in RULES]
+    return table_of(f"On the {name} pairs", models + rules, "method", MODELS, heading="model")
 
 
-def _verdict(run: Run) -> Verdict:
-    tested = find(run.rows, set="test", metric="gain")
-    row = tested or find(run.rows, set="held_out", metric="gain")
+def _verdict(rows: list[Mapping]) -> Verdict:
+    tested = find(rows, set="test", metric="gain")
+    row = tested or find(rows, set="held_out", metric="gain")
     if row is None:
         sentence = (
             "There are too few groups to tell whether going beyond the trained model helps; name "
@@ -96,26 +84,21 @@ def _verdict(run: Run) -> Verdict:
         )
         return Verdict("unsure", "Not known", sentence)
     pairs = format.count(row["n"], "pair")
-    where = (
-        f"On {pairs} that had no say in the factor" if tested else f"In cross-validation ({pairs})"
-    )
-    sentence = f"{where}, ExPO gains {format.value(row, 'points')} of accuracy."
-    verdict = verdict_of({"the trained model": row}, sentence)
-    return verdict._replace(label=f"Beyond the trained model: {verdict.label.lower()}")
+    where = f"{pairs} that had no say in the factor" if tested else f"{pairs}, by cross-validation"
+    sentence = f"On {where}, ExPO gains {format.value(row, format.POINTS)} of accuracy."
+    return verdict_of({"the trained model": row}, sentence)._replace(label=LABELS[side_of(row)])
 
 
-def _seen(run: Run, curve: list[Mapping], gains: list[Mapping]) -> Verdict:
+def _seen(run: Run, curve: list[Mapping]) -> Verdict:
     """Say what the pairs that chose the factor saw."""
-    factor, seen = run.result["factor"], find(gains, set="validation")
-    best, start = (
-        find(run.rows, set="validation", method=each, metric="accuracy")
-        for each in ("chosen", "initial")
-    )
-    accuracy = format.number(best["value"], "percent")
+    factor, whole = run.result["factor"], select(run.rows, set="validation", part="")
+    gain, accuracies = find(whole, metric="gain"), select(whole, metric="accuracy")
+    best, start = (find(accuracies, method=each) for each in ("chosen", "initial"))
+    accuracy, initial = (format.number(row["value"], format.PERCENT) for row in (best, start))
     tried = format.count(len(select(curve, metric="accuracy")), "factor")
     sentence = (
         f"Of {tried} tried, {factor:g} is the best: right on {accuracy} of "
-        f"{format.count(best['n'], 'validation pair')}, {format.value(seen, 'points')} over "
+        f"{format.count(best['n'], 'validation pair')}, {format.value(gain, format.POINTS)} over "
         "the trained model. The factor was chosen on these very pairs, so this is too high an "
         "estimate."
     )
@@ -124,6 +107,5 @@ def _seen(run: Run, curve: list[Mapping], gains: list[Mapping]) -> Verdict:
     if run.result["at_edge"]:
         sentence += " It lies at the end of the range: try larger ones (config.factors)."
     if start["value"] > best["value"]:
-        initial = format.number(start["value"], "percent")
         sentence += f" The initial model is better than any of them: {initial}."
     return Verdict("unsure", "On the pairs that chose it", sentence)

@@ -8,8 +8,8 @@ from hs2jax.report.run import Run, find, metrics_table, select
 
 SHOWN = 5  # Held-out groups that are furthest from what is learned.
 LOSSES = {
-    "likelihood": "Loss (nats per token)",
-    "steerlm2": "Distance to the target, KL(w′‖b′) (nats)",
+    "likelihood": ("Loss", "nats per token"),
+    "steerlm2": ("Distance to the target, KL(w′‖b′)", "nats"),
 }
 
 
@@ -31,13 +31,13 @@ def sections(run: Run) -> list[Section]:
 
 def _verdict(run: Run, rows: Sequence[Mapping]):
     loss, change = (find(rows, metric=metric) for metric in ("loss", "change of loss"))
-    what = LOSSES[run.result["objective"]].partition(" (")[0].lower()
-    start = loss["value"] - change["value"] if change else None
+    what, unit = LOSSES[run.result["objective"]]
+    start = format.number(loss["value"] - change["value"], ".4f")
     sentence = (
-        f"On {format.count(loss['n'], 'held-out group')} the {what} went from "
-        f"{format.number(start, '.4f')} to {format.number(loss['value'], '.4f')} nats"
-        f"{', a change of ' + format.value(change, '+.4f') if change else ''}; step "
-        f"{run.result['step']:,} of {run.result['steps']:,} is the best."
+        f"{what} on {format.count(loss['n'], 'held-out group')} went from {start} to "
+        f"{format.number(loss['value'], '.4f')} {unit}, a change of "
+        f"{format.value(change, '+.4f')}; step {run.result['step']:,} of {run.result['steps']:,} "
+        "is the best."
     )
     return verdict_of({"at the start": change}, sentence)
 
@@ -48,7 +48,8 @@ def _course(run: Run) -> list[Figure]:
         for kind in ("train", "validation")
     )
     svg = charts.training_curve(train, validation)
-    caption = LOSSES.get(run.result.get("objective"), "Loss")
+    what, *unit = LOSSES.get(run.result["objective"], ("Loss",))
+    caption = " ".join([what, *(f"({each})" for each in unit)])
     return [Figure(caption, svg)]
 
 
