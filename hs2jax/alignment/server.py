@@ -24,6 +24,7 @@ from hs2jax.data import chat, templates
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.models.hf import hub
+from hs2jax.workdir import from_first, is_first
 
 log = logging.getLogger(__name__)
 
@@ -134,8 +135,10 @@ class ServerSource:
             }
             for i, ids in enumerate(prompts)
         ]
+        if not is_first():
+            return from_first(None)
         with ThreadPoolExecutor(AT_ONCE) as threads:
-            return list(threads.map(self._complete, bodies))
+            return from_first(list(threads.map(self._complete, bodies)))
 
     def _complete(self, body: dict) -> dict:
         choices = ask(self.address, "completions", body).get("choices", [])
