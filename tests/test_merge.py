@@ -16,8 +16,7 @@ from tiny_models import assert_same_bits
 from hs2jax.models import merge, sharding
 from hs2jax.models.hf import reward_checkpoints
 from hs2jax.reward_model import RewardModel
-from hs2jax.training import sources
-from hs2jax.training.convert import best_of_run
+from hs2jax.training.convert import open_run, open_source
 
 NUMBERS = st.floats(-1e4, 1e4, width=32)
 FACTORS = st.floats(-2, 3, width=32)
@@ -240,7 +239,7 @@ def run(folders, tmp_path_factory):
 def test_a_run_is_read_as_its_export_is(run, folders, way, on):
     mesh = sharding.make_mesh(fsdp=4, tensor=2) if on == "a mesh" else None
     initial = merge.open_source(str(folders[0]), mesh)
-    running, exported = sources.open_run(run(way), mesh), sources.open_source(str(run(way)), mesh)
+    running, exported = open_run(run(way), mesh), open_source(str(run(way)), mesh)
     merge.check_alike(initial, running)
     assert exported.name.endswith("model")
     assert running.weights == exported.weights == {"a": 1.0}
@@ -257,26 +256,20 @@ def test_a_run_is_read_as_its_export_is(run, folders, way, on):
     assert changed["decoder"]["layers"]["attention"]["q"] == (way != "head")
 
 
-def test_a_run_is_read_as_its_best_step_is(run):
-    folder = run("last layers")
-    source = sources.open_run(folder)
-    assert_same_bits(merge.merge(source, source, 1.0), best_of_run(folder).params)
-
-
 def test_a_run_whose_base_has_changed_is_refused(run, folders, tmp_path):
     config = json.loads((run("LoRA") / "config.json").read_text())
     config["model"]["name"] = str(folders[1])
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "best").symlink_to(run("LoRA") / "best")
     with pytest.raises(ValueError, match="is another model than the one that the run"):
-        sources.open_source(str(tmp_path))
+        open_source(str(tmp_path))
 
 
 def test_a_run_without_a_best_step_is_refused(run, tmp_path):
     (tmp_path / "best").mkdir()
     (tmp_path / "config.json").write_text((run("all") / "config.json").read_text())
     with pytest.raises(FileNotFoundError, match="no checkpoint of a best step yet"):
-        sources.open_source(str(tmp_path))
+        open_source(str(tmp_path))
 
 
 def test_the_pad_that_an_export_adds_makes_no_difference(folders):

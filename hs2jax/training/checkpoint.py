@@ -31,7 +31,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state, meta: dict) -> None:
-        """Begins to save."""
+        """Begin to save."""
         state = dict(state)
         items = {"params": ocp.args.StandardSave(state.pop("params"))}
         if state:
@@ -39,8 +39,8 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)))
 
     def restore(self, step: int, like):
-        """The state of a step onto the shardings of `like` (arrays or ShapeDtypeStructs), and its
-        meta. With only "params" in `like`, nothing else is read."""
+        """Restore the state of a step onto the shardings of `like` (arrays or ShapeDtypeStructs),
+        and its meta. With only "params" in `like`, nothing else is read."""
         rest = {name: x for name, x in like.items() if name != "params"}
         items = {"params": ocp.args.StandardRestore(_abstract(like["params"]))}
         if rest:
@@ -51,40 +51,26 @@ class Checkpoints:
         state = {"params": restored["params"], **(restored["rest"] if rest else {})}
         return state, restored["meta"]
 
-    def restore_part(self, step: int, like):
-        """Some of a step's params, and nothing else of them is read. `like` has only those leaves,
-        as ShapeDtypeStructs with shardings. Raises KeyError where one is not there."""
-        arguments = ocp.args.PyTreeRestore(
-            like,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(like),
-            partial_restore=True,
-        )
-        part = self._manager.restore(step, args=ocp.args.Composite(params=arguments))["params"]
-        for path, x in jax.tree.leaves_with_path(part):
-            if not isinstance(x, jax.Array):
-                raise KeyError(f"{self.folder}: no {jax.tree_util.keystr(path)}")
-        return part
-
     def read_meta(self, step: int) -> dict:
-        """The meta of a step alone."""
+        """Read the meta of a step alone."""
         return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
             "meta"
         ]
 
     def forget_after(self, step: int) -> None:
-        """Deletes checkpoints of later steps, which a run that goes on from `step` makes anew."""
+        """Delete checkpoints of later steps, which a run that goes on from `step` makes anew."""
         for later in self._manager.all_steps():
             if later > step:
                 self._manager.delete(later)
 
     def forget_before(self, step: int) -> None:
-        """Deletes checkpoints of earlier steps."""
+        """Delete checkpoints of earlier steps."""
         for earlier in self._manager.all_steps():
             if earlier < step:
                 self._manager.delete(earlier)
 
     def wait(self) -> None:
-        """Until what is being saved is there under its name."""
+        """Wait until what is being saved is there under its name."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:

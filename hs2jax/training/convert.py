@@ -1,21 +1,27 @@
-"""Models from one place and form to a folder that `transformers` and this package load."""
+"""Models from one place and form to another: folders, GGUF files, hub names, and runs.
+
+Of a run that goes on or was stopped, it is the best step so far.
+"""
 
 from pathlib import Path
 
+import jax
 import ml_collections
 
 from hs2jax import workdir
+from hs2jax.models import merge
 from hs2jax.models.checksum import checksum
 from hs2jax.models.hf import hub
+from hs2jax.models.sharding import path_name
 from hs2jax.training import tasks, trainable
 from hs2jax.training.checkpoint import Checkpoints
 
 
 def convert(model: str, output: Path | str, *, dtype: str = "float32") -> None:
-    """Writes safetensors, config and tokenizer.
+    """Write safetensors, config and tokenizer as a folder that `transformers` loads.
 
-    model: anything that can be loaded (a GGUF file becomes safetensors), or the folder of a run,
-    also of one that was stopped: then its best step so far. dtype: float32 or bfloat16.
+    model: anything that can be loaded (a GGUF file becomes safetensors), or the folder of a run.
+    dtype: float32 or bfloat16.
     """
     run = Path(model)
     if (run / "best").is_dir():
@@ -40,20 +46,53 @@ def convert(model: str, output: Path | str, *, dtype: str = "float32") -> None:
     )
 
 
-def best_of_run(run: Path) -> tasks.Task:
-    """What a run trains, with the parameters of its best step so far.
+def best_of_run(run: Path, mesh=None) -> tasks.Task:
+    """Load what a run trains, with the parameters of its best step so far.
 
-    Raises FileNotFoundError where there is none yet.
+    Raises FileNotFoundError where there is none yet, and ValueError where the model that the run
+    starts from is another one now.
     """
     config = ml_collections.ConfigDict(workdir.read_json(run / "config.json"))
     checkpoints = Checkpoints(run / "best", read_only=True)
     if checkpoints.latest is None:
         raise FileNotFoundError(f"{run} has no checkpoint of a best step yet")
-    task = tasks.make(config, None)
-    params = trainable.begin(task.params, config)
+    task = tasks.make(config, mesh)
+    params = trainable.begin(task.params, config, mesh)
     trained, frozen = trainable.split(params, config)
     state, meta = checkpoints.restore(checkpoints.latest, {"params": trained})
     checkpoints.close()
     trainable.check_frozen(checksum(frozen), meta["frozen"], config.model.name, run)
     task.params = trainable.finish(trainable.join(state["params"], frozen))
     return task
+
+
+def open_source(name: str, mesh=None) -> merge.Source:
+    """Open a reward model by name: what `merge.open_source` opens, or the folder of a run.
+
+    Of a finished run it is the exported model, read leaf by leaf; another one's best step is held
+    in memory. Raises as these two do, and ValueError where the run is one of a policy.
+    """
+    place = Path(name)
+    if workdir.finished(place) and (place / "model" / "config.json").exists():
+        return merge.open_source(str(place / "model"), mesh)
+    return open_run(place, mesh) if (place / "best").is_dir() else merge.open_source(name, mesh)
+
+
+def open_run(run: Path, mesh=None) -> merge.Source:
+    """Open the best step of a run so far. Raises as `open_source` does."""
+    task = best_of_run(run, mesh)
+    if "head" not in task.params:
+        raise ValueError(f"{run} is the run of a policy, and ExPO is of two reward models")
+    model = task.model
+    leaves = {path_name(path): x for path, x in jax.tree.leaves_with_path(task.params)}
+    return merge.Source(
+        name=str(run),
+        config=model.config,
+        outputs=model.outputs,
+        weights=model.weights,
+        template=model.template,
+        read=model.read,
+        tokenizer=model.tokenizer,
+        shapes=jax.eval_shape(lambda: task.params),
+        leaf=leaves.__getitem__,
+    )

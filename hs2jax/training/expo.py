@@ -28,7 +28,8 @@ from hs2jax.evaluation import items as scored_items
 from hs2jax.models import merge, sharding
 from hs2jax.models.checksum import checksum
 from hs2jax.reward_model import RewardModel
-from hs2jax.training import metrics, sources
+from hs2jax.training import metrics
+from hs2jax.training.convert import open_source
 from hs2jax.workdir import row
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
 
     # Models and data ----------------------------------------------------------------------------
     mesh = sharding.make_mesh(**config.mesh)
-    initial, trained = (sources.open_source(x, mesh) for x in (config.initial, config.trained))
+    initial, trained = (open_source(x, mesh) for x in (config.initial, config.trained))
     merge.check_alike(initial, trained)
     own = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     model = RewardModel(
