@@ -15,7 +15,8 @@ import ml_collections
 import numpy as np
 
 from hs2jax import configs, workdir
-from hs2jax.data import corpora, files
+from hs2jax.config_rules import CROSS_VALIDATE, parse_names
+from hs2jax.data import corpora
 from hs2jax.data.groups import prompt_text
 from hs2jax.data.record import Record
 from hs2jax.judging import (
@@ -40,8 +41,6 @@ from hs2jax.workdir import row
 
 log = logging.getLogger(__name__)
 
-CROSS_VALIDATE = "cross-validate"
-
 
 def judge(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     """Judge, and return the rows of results.jsonl.
@@ -49,14 +48,14 @@ def judge(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     Raises ValueError or FileNotFoundError for a config that cannot be, naming the key.
     """
     configs.check(config)
-    find_inputs(config)
+    chosen = load_criteria(config)
     folder, started = Path(folder), time.time()
     if workdir.claim(folder, config) is not None:
         return workdir.read_rows(folder / "results.jsonl")
     mesh, dtype = sharding.mesh_of(config.mesh), configs.dtype(config.model.dtype)
     one = Judge.load(config.model.name, mesh=mesh, dtype=dtype)
     readings = Readings(one, folder / "readings.jsonl")
-    rows, result = TASKS[config.task](config, readings, folder)
+    rows, result = (score if config.task == "scores" else use)(config, readings, folder, chosen)
     model = {
         "name": config.model.name,
         "checksum": checksum(one.model.params),
@@ -67,33 +66,16 @@ def judge(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     return workdir.finish(folder, config, result, rows)
 
 
-def find_inputs(config) -> None:
-    """Look for the files that a config names, before a model is loaded.
-
-    Raises ValueError or FileNotFoundError naming the key.
-    """
-    if config.weights not in ("", CROSS_VALIDATE) and not Path(config.weights).is_file():
-        raise FileNotFoundError(
-            f"config.weights is {config.weights!r}: there is no such file; expected the "
-            f'weights.json of another run, "{CROSS_VALIDATE}", or "" for even weights'
-        )
-    if config.task in ("emotions", "knowledge"):
-        files.expand(config.data)  # Raises where there is no such file.
-        return
-    for spec in filter(None, (config.data, config.validation)):
-        corpora.read(spec)  # Raises where there is no such format or file.
+def load_criteria(config) -> tuple[Criterion, ...]:
+    """Load what responses are judged by, on one scale. Raises ValueError naming the key."""
     try:
         if config.task == "pairs":
-            criteria.find(config.criteria)
-        else:
-            prompts.scale_of(criteria.load(config.criteria))
+            return (criteria.find(config.criteria),)
+        chosen = criteria.load(config.criteria)
+        prompts.scale_of(chosen)
     except ValueError as error:
         raise ValueError(f"config.criteria: {error}") from None
-
-
-def names_of(text: str) -> list[str]:
-    """Split names that are joined with ","."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+    return chosen
 
 
 def given_weights(config, judge: Judge, *, any_template: bool = False) -> np.ndarray | None:
@@ -107,58 +89,40 @@ def given_weights(config, judge: Judge, *, any_template: bool = False) -> np.nda
         raise ValueError(f"config.weights: {error}") from None
 
 
-# Pairs and the downstream uses ------------------------------------------------------------------
-# The paper fits weights once for a model, and uses them with every prompt and scale.
-
-
-def _compare(config, readings: Readings, folder: Path) -> tuple[list[dict], dict]:
+def use(
+    config, readings: Readings, folder: Path, chosen: Sequence[Criterion]
+) -> tuple[list[dict], dict]:
+    """Compare pairs, or put the judge to one of the paper's downstream uses."""
     record = Record()
-    groups = list(corpora.read(config.data, on_error=config.on_error, record=record))
+    # The paper fits weights once for a model, and uses them with every prompt and scale.
     weights = given_weights(config, readings.judge, any_template=True)
-    criterion = criteria.find(config.criteria)
-    preset = lager.PRESETS[config.preset]
-    rows = pairwise.pair_rows(readings, groups, criterion, record, preset=preset, weights=weights)
-    return rows, {"records": {"pairs": record.to_dict()}, "weights_from": config.weights}
-
-
-def _select(config, readings: Readings, folder: Path) -> tuple[list[dict], dict]:
-    record = Record()
-    rows = selection.select(
-        readings,
-        config.data,
-        folder,
-        record,
-        preset=lager.PRESETS[config.preset],
-        weights=given_weights(config, readings.judge, any_template=True),
-        fraction=config.fraction,
-        max_tokens=config.max_tokens,
-        on_error=config.on_error,
-        seed=config.seed,
-    )
-    return rows, {"records": {"selection": record.to_dict()}, "weights_from": config.weights}
-
-
-def _use(config, readings: Readings, folder: Path) -> tuple[list[dict], dict]:
-    record = Record()
-    rows = {"emotions": uses.emotions, "knowledge": uses.knowledge}[config.task](
-        readings,
-        config.data,
-        record,
-        preset=lager.PRESETS[config.preset],
-        weights=given_weights(config, readings.judge, any_template=True),
-        recipe=config.recipe,
-        seed=config.seed,
-    )
-    weights_from = config.weights or CROSS_VALIDATE
-    return rows, {"records": {config.task: record.to_dict()}, "weights_from": weights_from}
+    options = {"preset": lager.PRESETS[config.preset], "weights": weights}
+    if config.task == "pairs":
+        groups = list(corpora.read(config.data, on_error=config.on_error, record=record))
+        rows = pairwise.pair_rows(readings, groups, chosen[0], record, **options)
+    elif config.task == "selection":
+        for key in ("fraction", "max_tokens", "on_error", "seed"):
+            options[key] = config[key]
+        rows = selection.select(readings, config.data, folder, record, **options)
+    else:
+        options |= {"recipe": config.recipe, "seed": config.seed}
+        function = {"emotions": uses.emotions, "knowledge": uses.knowledge}[config.task]
+        rows = function(readings, config.data, record, **options)
+    fitted = config.task in ("emotions", "knowledge") and weights is None
+    return rows, {
+        "records": {config.task: record.to_dict()},
+        "weights_from": CROSS_VALIDATE if fitted else config.weights,
+    }
 
 
 # Scores -----------------------------------------------------------------------------------------
 
 
-def _score(config, readings: Readings, folder: Path) -> tuple[list[dict], dict]:
+def score(
+    config, readings: Readings, folder: Path, chosen: Sequence[Criterion]
+) -> tuple[list[dict], dict]:
     """Judge responses by criteria."""
-    chosen, wanted = criteria.load(config.criteria), names_of(config.baselines)
+    wanted = parse_names(config.baselines)
     preset, judge, reward_model = lager.PRESETS[config.preset], readings.judge, None
     if config.reward_model:
         reward_model = RewardModel.load(config.reward_model, mesh=judge.model.mesh)
@@ -378,13 +342,3 @@ def set_rows(
             made = agreement.correlation_rows(*about, found, some.clusters)
             rows += [r | {"preset": preset} for r in made if r["metric"] == "spearman"]
     return rows, scores
-
-
-# By config.task: functions of (config, readings, folder) to rows and what else is in result.json.
-TASKS = {
-    "scores": _score,
-    "pairs": _compare,
-    "selection": _select,
-    "emotions": _use,
-    "knowledge": _use,
-}

@@ -6,10 +6,8 @@ and the rows with the highest mean are chosen. Beside it, what simpler ways woul
 
 import itertools
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,20 +21,10 @@ from hs2jax.judging.judge import requests_of
 from hs2jax.judging.lager import Preset
 from hs2jax.judging.prompts import Request
 from hs2jax.judging.readings import Readings
-from hs2jax.workdir import is_first, row
+from hs2jax.workdir import is_first, row, write_rows
 
 CRITERIA = criteria.load("data_selection")
 BLOCK = 256  # Rows that are scored at a time.
-
-
-class Judged(NamedTuple):
-    """What is kept in memory of a row: its source, the characters of its prompt and response, and
-    its mean score by each aggregation."""
-
-    source: str
-    prompt: int
-    response: int
-    means: dict[str, float]
 
 
 def select(
@@ -54,10 +42,9 @@ def select(
 ) -> list[dict]:
     """Choose the rows of data whose mean score over the seven criteria is highest.
 
-    Writes into the folder, each file whole or not at all: selected.jsonl, the chosen rows with the
-    fields they have in the source, in its order; scores.jsonl, a line for each row that was judged:
-    source, characters (of the response), scores (by criterion) and means (over criteria, by
-    aggregation).
+    Writes into the folder selected.jsonl, the chosen rows with the fields they have in the source,
+    in its order; and scores.jsonl, a line for each row that was judged: source, characters (of the
+    response), scores (by criterion) and means (over criteria, by aggregation).
 
     Args:
         data: a data spec of rows with one response, such as "instructions:alpaca.json".
@@ -66,59 +53,54 @@ def select(
         weights: [L']; with them rows are chosen by "lager_w", else by "lager_wo".
         max_tokens: rows whose prompt and response, with the task's explanation, have more tokens
             are left out, as those that do not fit the model's positions. 0: no limit.
-        on_error: "raise" or "skip", for malformed rows.
         seed: which of equally good rows are chosen, and the random choice to compare with.
 
-    Beside what was used, the rows say what other ways would have chosen: other aggregations, the
-    longest responses, the longest prompts, and chance. response and prompt: mean characters of what
-    one chooses; overlap: share of it that was selected; spearman: with the way that was used, over
-    all rows; tied: rows that are as good as the last one it chooses, between which chance decides
-    (0 where it chooses all of those).
+    Rows are also of what other ways would have chosen: other aggregations, the longest responses,
+    the longest prompts, and chance. response, prompt: mean characters of what one chooses; overlap:
+    share of it that was selected; spearman: with the way that was used, over all rows; tied: rows
+    that are as good as the last one it chooses (0 where it chooses all of those).
     Raises ValueError where no row could be judged, and DataError for a malformed row or one with
     several responses.
     """
     names = ["lager_w"] * (weights is not None) + ["lager_wo", "e_score", "direct"]
-    folder.mkdir(parents=True, exist_ok=True)
     asked = _selectable(readings, data, on_error, max_tokens, record)
-    scratch = folder / "scores.tmp" if is_first() else Path(os.devnull)
-    judged, by_criterion = [], []
-    with scratch.open("w", encoding="utf-8") as file:
-        for group, scores in _scored(readings, asked, record, preset, weights):
-            means = {name: float(scores[name].mean()) for name in names}
-            sizes = len(prompt_text(group)), len(group.responses[0])
-            judged.append(Judged(group.source, *sizes, means))
-            by_criterion.append(scores[names[0]])
-            each = {c.name: float(x) for c, x in zip(CRITERIA, scores[names[0]], strict=True)}
-            line = {"source": group.source, "characters": sizes[1], "scores": each, "means": means}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    if not judged:
+    lines, prompts = [], []
+    for group, scores in _scored(readings, asked, record, preset, weights):
+        each = {c.name: float(x) for c, x in zip(CRITERIA, scores[names[0]], strict=True)}
+        means = {name: float(scores[name].mean()) for name in names}
+        size = len(group.responses[0])
+        lines.append({"source": group.source, "characters": size, "scores": each, "means": means})
+        prompts.append(len(prompt_text(group)))
+    if not lines:
         left = {"too long": record.too_long, **record.skipped}
         counted = ", ".join(f"{count} {reason}" for reason, count in left.items())
         raise ValueError(f"{data}: no row could be judged: {counted}")
-    keys = {name: np.array([each.means[name] for each in judged]) for name in names}
-    keys["longest response"] = np.array([each.response for each in judged], float)
-    keys["longest prompt"] = np.array([each.prompt for each in judged], float)
-    keys["chance"] = np.random.default_rng(seed).random(len(judged))
-    size = max(1, round(fraction * len(judged)))
+    n, prompts = len(lines), np.array(prompts, float)
+    responses = np.array([line["characters"] for line in lines], float)
+    keys = {name: np.array([line["means"][name] for line in lines]) for name in names}
+    keys |= {"longest response": responses, "longest prompt": prompts}
+    keys["chance"] = np.random.default_rng(seed).random(n)
+    size = max(1, round(fraction * n))
     chosen = {name: _top(key, size, seed) for name, key in keys.items()}
     used = chosen[names[0]]
     if is_first():
-        scratch.replace(folder / "scores.jsonl")
-        _write_selected(folder / "selected.jsonl", data, {judged[i].source for i in used})
-    found = [row("selection", "", "rows", len(judged)), row("selection", "", "selected", size)]
-    for each, column in zip(CRITERIA, np.array(by_criterion).T, strict=True):
-        part = f"criterion/{each.name}"
-        about = {"n": len(judged), "method": names[0]}
-        found.append(row("selection", part, "mean", column.mean(), **about))
-        found.append(row("selection", part, "sd", column.std(), **about))
+        write_rows(folder / "scores.jsonl", lines)
+        _write_selected(folder / "selected.jsonl", data, {lines[i]["source"] for i in used})
+    found = [row("selection", "", "rows", n), row("selection", "", "selected", size)]
+    for each in CRITERIA:
+        column = np.array([line["scores"][each.name] for line in lines])
+        about = {"n": n, "method": names[0]}
+        for metric, value in (("mean", column.mean()), ("sd", column.std())):
+            found.append(row("selection", f"criterion/{each.name}", metric, value, **about))
     for name, key in keys.items():
-        equal = key == key[chosen[name]].min()
+        of = chosen[name]
+        equal = key == key[of].min()
         values = {
-            "response": np.mean([judged[i].response for i in chosen[name]]),
-            "prompt": np.mean([judged[i].prompt for i in chosen[name]]),
-            "overlap": len(np.intersect1d(chosen[name], used)) / size,
+            "response": responses[of].mean(),
+            "prompt": prompts[of].mean(),
+            "overlap": len(np.intersect1d(of, used)) / size,
             "spearman": statistics.spearman(keys[names[0]], key),
-            "tied": equal.sum() if equal.sum() > equal[chosen[name]].sum() else 0,
+            "tied": equal.sum() if equal.sum() > equal[of].sum() else 0,
         }
         found += [
             row("selection", "", metric, value, method=name, headline=metric == "overlap")

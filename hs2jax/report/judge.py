@@ -1,97 +1,66 @@
-"""The page of a judge: how well its scores follow people's, and whether all layers do better than
-the last one. `judge_uses` has the other tasks."""
+"""The page of a judge: whether all layers do better than the last one, and how well scores follow
+people's. `judge_uses` has the tasks other than scores."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from scipy.stats import rankdata
 
 from hs2jax.judging import lager
 from hs2jax.report import charts, format, judge_uses
+from hs2jax.report.judge_uses import MEASURES, NORMS
 from hs2jax.report.page import Answer, Case, Figure, Group, Section, Table, Verdict
 from hs2jax.report.run import Column, Run, find, select, table_of
 
-SHOWN = ("lager_w", "lager_wo")  # Whose scores are drawn: the first that is there.
-NORMS = {"none": "as they are", "final": "after the final norm"}
 CASES = 10  # Of the worst disagreements.
-# Spearman and Pearson in LAGER (arXiv 2508.03550), Tables 1 and 5, HelpSteer without reasoning.
-PUBLISHED_METHODS = ("direct", "e_score", "lager_wo", "lager_w")
+# LAGER (arXiv 2508.03550), Table 1, HelpSteer without reasoning: Spearman.
 PUBLISHED = {
-    "Llama-3.1-8B, Spearman": (0.374, 0.464, 0.520, 0.515),
-    "Llama-3.1-8B, Pearson": (0.376, 0.427, 0.483, 0.486),
-    "Qwen2.5-14B, Spearman": (0.420, 0.447, 0.433, 0.443),
-    "Qwen2.5-14B, Pearson": (0.428, 0.448, 0.430, 0.443),
-    "Llama-3.3-70B, Spearman": (0.435, 0.444, 0.506, 0.504),
-    "Llama-3.3-70B, Pearson": (0.435, 0.444, 0.506, 0.503),
+    "Llama-3.1-8B": {"direct": 0.374, "e_score": 0.464, "lager_wo": 0.520, "lager_w": 0.515},
+    "Qwen2.5-14B": {"direct": 0.420, "e_score": 0.447, "lager_wo": 0.433, "lager_w": 0.443},
+    "Llama-3.3-70B": {"direct": 0.435, "e_score": 0.444, "lager_wo": 0.506, "lager_w": 0.504},
 }
 
 
 def sections(run: Run) -> list[Section]:
     """A section for each set of scores, or the one of another task."""
     if run.result["task"] != "scores":
-        return judge_uses.sections(run)
+        return [judge_uses.section(run)]
     return [_section(run, name) for name in run.sets()]
 
 
 def _section(run: Run, name: str) -> Section:
-    rows = select(run.rows, set=name)
-    own = select(rows, preset=None)
-    alone, items = select(own, part="", against=None), run.items(name)
-    methods = list(dict.fromkeys(r["method"] for r in select(alone, metric="sd")))[:]
-    shown = next(method for method in SHOWN if method in methods)
+    rows, items = select(run.rows, set=name, preset=None), run.items(name)
+    shown = next(m for m in lager.CROSS_LAYER if find(rows, metric="mean", method=m))
     scored = [item for item in items if item["scores"].get(shown) is not None]
     rated = [item for item in scored if item["human"] is not None]
-    found = select(alone, metric="spearman")
-    figures = judge_uses.agreement_figures(own) if found else []
-    spread = charts.spread(
-        run.result["scale"],
-        [item["human"] for item in rated],
-        [item["scores"][shown] for item in scored],
-        shown,
-    )
+    people, scores = ([item["human"] for item in rated], [i["scores"][shown] for i in scored])
+    figures = judge_uses.agreement_figures(rows) if rated else []
+    spread = charts.spread(run.result["scale"], people, scores, shown)
     figures.append(Figure(f"Scores by {shown}", spread))
     by_rating = Group(f"{shown} by people's rating", "Median, middle half, and 90% of the scores.")
     for criterion in dict.fromkeys(item["criterion"] for item in rated):
         some = [item for item in rated if item["criterion"] == criterion]
-        drawn = charts.predicted_by_rating(
-            [item["scores"][shown] for item in some], [item["human"] for item in some]
-        )
-        figures.append(Figure(criterion, drawn, group=by_rating))
-    return Section(
-        name,
-        _verdicts(own, len(scored)),
-        figures,
-        _tables(run, rows, own),
-        _worst(rated, shown),
-        f"Where {shown} is farthest from people",
-    )
-
-
-def _verdicts(own: list[dict], scored: int) -> list[Verdict]:
-    if not select(own, part="", metric="spearman", against=None):
+        sides = [item["scores"][shown] for item in some], [item["human"] for item in some]
+        figures.append(Figure(criterion, charts.predicted_by_rating(*sides), group=by_rating))
+    verdicts = [judge_uses.layers_verdict(rows), judge_uses.agreement_verdict(rows)]
+    if not rated:
         sentence = (
-            f"{format.count(scored, 'score')}; without people's ratings nothing can be said of how "
-            "good they are."
+            f"{format.count(len(scored), 'score')}; without people's ratings nothing can be said "
+            "of how good they are."
         )
-        return [Verdict("unsure", "Scored, not judged", sentence)]
-    return [
-        verdict
-        for verdict in (judge_uses.layers_verdict(own), judge_uses.agreement_verdict(own))
-        if verdict
-    ]
+        verdicts = [Verdict("unsure", "Scored, not judged", sentence)]
+    tables, title = _tables(run, name, rows), f"Where {shown} is farthest from people"
+    return Section(name, list(filter(None, verdicts)), figures, tables, _worst(rated, shown), title)
 
 
-def _tables(run: Run, rows: list[dict], own: list[dict]) -> list[Table]:
-    measures = [
+def _tables(run: Run, name: str, rows: list[dict]) -> list[Table]:
+    columns = [
         Column("Spearman", "spearman"),
         Column("within criteria", "spearman_within"),
-        Column("Pearson", "pearson", show="plain"),
-        Column("Kendall", "kendall", show="plain"),
-        Column("KL", "kl", show="plain"),
-        Column("MSE", "mse", show="plain"),
-        Column("mean", "mean", ".2f", show="plain"),
-        Column("sd", "sd", ".2f", show="plain"),
+        *(Column(metric.title(), metric, show="plain") for metric in ("pearson", "kendall")),
+        *(Column(metric.upper(), metric, show="plain") for metric in ("kl", "mse")),
+        *(Column(metric, metric, ".2f", "plain") for metric in ("mean", "sd")),
         Column("ratings", "spearman", show="n"),
     ]
     note = (
@@ -99,51 +68,45 @@ def _tables(run: Run, rows: list[dict], own: list[dict]) -> list[Table]:
         "the mean of Spearman within each criterion does not count it. KL and MSE: distance of the "
         "scores' distribution from people's. Intervals are 95%, over prompts."
     )
-    alone = select(own, part="", against=None)
-    tables = [table_of("Agreement with people", alone, "method", measures, note=note)]
-    parts = list(dict.fromkeys(row["part"] for row in select(own, family="criterion")))
-    parts = [part for part in parts if part.count("/") == 1]
-    if len(parts) > 1:
-        columns = [
-            Column(part.partition("/")[2], "spearman", where={"part": part, "against": None})
-            for part in parts
-        ]
-        tables.append(table_of("Spearman by criterion", own, "method", columns))
-        columns = [
-            Column(part.partition("/")[2], "mean", ".2f", "plain", {"part": part}) for part in parts
-        ]
-        tables.append(table_of("Mean scores", own, "method", columns, folded=True))
-    tables.append(judge_uses.paired_table(select(own, part="")))
-    others = [row for row in rows if row["part"] == "" and row.get("preset")]
+    alone = select(rows, part="", against=None)
+    parts = dict.fromkeys(r["part"] for r in select(rows, family="criterion", metric="mean"))
+    of_each = {part.partition("/")[2]: {"part": part, "against": None} for part in parts}
     used = run.config["preset"]
-    others += [row | {"preset": used} for row in select(alone, metric="spearman")]
-    columns = [Column(m, "spearman", where={"method": m}) for m in lager.CROSS_LAYER]
-    title = "Spearman by preset, the ways to read the method"
-    tables.append(table_of(title, others, "preset", columns, strong=[used]))
-    if re.search(r"helpsteer(?![0-9])", run.config["data"], re.IGNORECASE):  # Not its successors.
-        tables.append(_published_table(alone))
-    tables += [judge_uses.layers_table(own), judge_uses.methods_table(own, run)]
-    return [table for table in tables if table.rows]
-
-
-def _published_table(alone: list[dict]) -> Table:
-    lines = [
-        [f"this run, {metric.title()}", *(_value(alone, metric, m) for m in PUBLISHED_METHODS)]
-        for metric in ("spearman", "pearson")
+    presets = [row for row in select(run.rows, set=name, part="") if row.get("preset")]
+    presets += [row | {"preset": used} for row in select(alone, metric="spearman")]
+    layers = [Column(w, "spearman", show="plain", where={"method": n}) for n, w in NORMS.items()]
+    layers.append(Column("weight", "weight", show="plain", where={"fold": None}))
+    return [
+        table_of("Agreement with people", alone, "method", columns, note=note),
+        table_of(
+            "Spearman by criterion",
+            rows,
+            "method",
+            [Column(words, "spearman", where=where) for words, where in of_each.items()],
+        ),
+        table_of(
+            "Mean scores by criterion",
+            rows,
+            "method",
+            [Column(words, "mean", ".2f", "plain", where) for words, where in of_each.items()],
+            folded=True,
+        ),
+        judge_uses.paired_table(rows, MEASURES | {"within criteria": ("", "spearman_within")}),
+        table_of(
+            "Spearman by preset, the ways to read the method",
+            presets,
+            "preset",
+            [Column(m, "spearman", where={"method": m}) for m in lager.CROSS_LAYER],
+            strong=[used],
+        ),
+        *(
+            [judge_uses.published_table("HelpSteer, Spearman", alone, "spearman", PUBLISHED)]
+            if re.search("helpsteer(?![0-9])", run.config["data"])  # Not its successors.
+            else []
+        ),
+        table_of("By layer", select(rows, family="layer"), "leaf", layers, folded=True),
+        judge_uses.methods_table(rows, run),
     ]
-    lines += [[name, *(f"{x:.3f}" for x in values)] for name, values in PUBLISHED.items()]
-    note = (
-        "LAGER, Tables 1 and 5 (arXiv 2508.03550), HelpSteer without reasoning. Other models, "
-        "other prompts and other data (2,001 ratings of its validation split): how methods "
-        "compare, not what to expect here."
-    )
-    columns = ["", *PUBLISHED_METHODS]
-    return Table("Published for HelpSteer", columns, lines, note, strong=(0, 1))
-
-
-def _value(rows: Sequence[Mapping], metric: str, method: str) -> str:
-    row = find(rows, metric=metric, method=method)
-    return format.number(row["value"]) if row else ""
 
 
 def _worst(items: list[dict], method: str) -> list[Case]:
@@ -152,25 +115,21 @@ def _worst(items: list[dict], method: str) -> list[Case]:
     Places (shares of lower scores, of the same criterion) rather than scores: a judge that never
     leaves 2.9 to 3.1 disagrees as well.
     """
-    found = []
+    found: list[tuple[float, float, Mapping]] = []
     for name in dict.fromkeys(item["criterion"] for item in items):
         here = [item for item in items if item["criterion"] == name]
         human = (rankdata([item["human"] for item in here]) - 0.5) / len(here)
         judge = (rankdata([item["scores"][method] for item in here]) - 0.5) / len(here)
         found += zip(np.abs(judge - human), judge, here, strict=True)
-    cases, seen = [], set()
+    cases = {}
     for gap, place, item in sorted(found, key=lambda entry: -entry[0]):
-        text = (item["prompt"], item["response"])
-        if gap == 0 or len(cases) == CASES:
-            break
-        if text in seen:
-            continue
-        seen.add(text)
-        facts = [f"{key} {x:.2f}" for key, x in item["scores"].items() if x is not None]
-        heading = (
-            f"{item['criterion']}: people {item['human']:g}, judge {item['scores'][method]:.2f} "
-            f"(above {place:.0%} of its scores), {item['source']}"
-        )
-        answer = Answer("Response", ", ".join(facts), item["response"])
-        cases.append(Case(heading, item["prompt"], [answer]))
-    return cases
+        if gap > 0 and len(cases) < CASES:
+            facts = [f"{key} {x:.2f}" for key, x in item["scores"].items() if x is not None]
+            heading = (
+                f"{item['criterion']}: people {item['human']:g}, judge "
+                f"{item['scores'][method]:.2f} (above {place:.0%} of its scores), {item['source']}"
+            )
+            answer = Answer("Response", ", ".join(facts), item["response"])
+            case = Case(heading, item["prompt"], [answer])
+            cases.setdefault((item["prompt"], item["response"]), case)
+    return list(cases.values())
