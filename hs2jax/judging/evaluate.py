@@ -150,6 +150,7 @@ def score(
         chances = np.asarray(lager.distribution(each.logits, preset, weights))
         items[name] = _items(each, chosen, scores, chances)
     template = prompts.key(judge.model.tokenizer.chat_template or "")
+    model_checksum = checksum(judge.model.params)  # Of all processes' parts.
     if workdir.is_first():
         for name, each in items.items():
             workdir.write_rows(folder / "items" / f"{name}.jsonl", each)
@@ -158,7 +159,7 @@ def score(
                 folder / "weights.json",
                 fitted,
                 model=config.model.name,
-                checksum=checksum(judge.model.params),
+                checksum=model_checksum,
                 template=template,
                 preset=preset,
                 scale=chosen[0].scale,
