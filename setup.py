@@ -18,7 +18,7 @@ setup(
     package_data={
         "hs2jax.data": ["mini/*"],
         "hs2jax.judging": ["criteria/*.json"],
-        "hs2jax.report": ["*.j2"],
+        "hs2jax.report": ["*.j2", "*.mplstyle"],
         "hs2jax.data.tfds": [
             "*/README.md",
             "*/CITATIONS.bib",

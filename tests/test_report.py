@@ -284,12 +284,12 @@ def test_text_of_data_is_escaped_everywhere():
     figures = [Figure(EVIL, each, group=page.Group(EVIL, EVIL)) for each in (svg, curve)]
     case = Case(EVIL, EVIL, answers)
     section = Section(EVIL, [Verdict("good", EVIL, EVIL)], figures, [table], [case], EVIL)
-    text = page.render(EVIL, EVIL, [section] * 3)
+    text = page.render("html", EVIL, EVIL, [section] * 3)
     assert "<script" not in text
     assert "\x00" not in text
     assert "$x_1$" in svg  # No formula.
     check(text)
-    said = page.markdown(EVIL, EVIL, [section])
+    said = page.render("md", EVIL, EVIL, [section])
     assert r"\<script\>" in said
     for line in said.splitlines():
         assert "<script>" not in line.replace(r"\<", "") or line.startswith("    ")

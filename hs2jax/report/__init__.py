@@ -56,9 +56,8 @@ def sections(run: Run) -> list[Section]:
 def write_page(folder: Path, title: str, subtitle: str, parts: list[Section]) -> Path:
     """Write report.html and report.md of sections into a folder, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [section.without_empty() for section in parts]
-    for name, set_as in (("report.md", page.markdown), ("report.html", page.render)):
-        scratch = folder / f"{name}.tmp"
-        scratch.write_text(set_as(title, subtitle, parts), encoding="utf-8")
-        scratch.replace(folder / name)
+    for name in ("md", "html"):
+        scratch = folder / f"report.{name}.tmp"
+        scratch.write_text(page.render(name, title, subtitle, parts), encoding="utf-8")
+        scratch.replace(folder / f"report.{name}")
     return folder / "report.html"

@@ -16,7 +16,7 @@ from hs2jax.report.page import (
     verdict_of,
     verdict_over,
 )
-from hs2jax.report.run import Column, Run, find, leaf, metrics_table, select, table_of
+from hs2jax.report.run import Column, Run, family_table, find, leaf, metrics_table, select
 
 
 def sections(first: Run, second: Run) -> list[Section]:
@@ -91,48 +91,39 @@ def _verdict(rows: Sequence[Mapping], names: Sequence[str]) -> Verdict:
 
 def _tables(rows, names: Sequence[str], own: Sequence[Sequence[Mapping]]) -> list[Table]:
     """The pairs, the ratings, the benchmark's own scores, and how many items were compared."""
-    sides = list(zip(names, ("first", "second"), strict=True))
-    who_is_right = {
+    sides = {"first": names[0], "second": names[1], None: None}
+    rows = [{**row, "method": sides[row.get("method")]} for row in rows]
+    pairs = [{**row, "part": f"subset/{_part(row)}"} for row in select(rows, family=["", "subset"])]
+    counts = [
+        row for row in pairs if row["metric"] in ("common", "missing_second", "missing_first")
+    ]
+    fields = {
         "both right": "both",
         f"only {names[0]} right": "only_first",
         f"only {names[1]} right": "only_second",
         "neither right": "neither",
     }
-    columns = [
-        Column("pairs", "accuracy_difference", show="n"),
-        *(Column(name, "accuracy", where={"method": side}) for name, side in sides),
-        "accuracy_difference",
-        Column("p, McNemar", "accuracy_difference", ".3f", "p_mcnemar"),
-        Column("p", "accuracy_difference", show="p"),
-        *(Column(words, "accuracy_difference", COUNT, key) for words, key in who_is_right.items()),
-    ]
-    pairs = select(rows, family=["", "subset"])
+    columns = [Column("p, McNemar", "accuracy_difference", ".3f", "p_mcnemar")]
+    columns += [Column(words, "accuracy_difference", COUNT, name) for words, name in fields.items()]
     note = (
         "Equal rewards count as wrong. Of many subsets some differ by chance: their p-values are "
         "not corrected for that."
     )
-    whole = {"strong": ["all pairs"], "note": note}
-    tables = [table_of("Right on pairs", pairs, _part, columns, **whole)]
-    columns = [
-        Column("ratings", "mse_difference", show="n"),
-        *(Column(name, "mse", where={"method": side}) for name, side in sides),
-        "mse_difference",
-        Column("p", "mse_difference", show="p"),
-    ]
-    note = f"Squared errors; a difference below 0 is for {names[1]}."
-    tables.append(table_of("Ratings", select(rows, family="attribute"), "leaf", columns, note=note))
+    right = [row for row in pairs if row not in counts]
     scores = [
-        {**row, "model": name}
+        {**row, "method": name, "part": f"section/{_part(row)}"}
         for name, found in zip(names, own, strict=True)
         for row in select(found, metric="score", family=["", "section"])
         if row["part"].count("/") < 2
     ]
-    columns = [Column(name, "score", where={"model": name}) for name in names]
-    note = "Each by the benchmark's own rule, over all that it scored."
-    tables.append(table_of("The benchmark's own scores", scores, _part, columns, note=note))
-    counts = select(rows, metric=["common", "missing_second", "missing_first"])
-    tables.append(metrics_table("Items", counts))
-    return tables
+    better = f"A difference below 0 is for {names[1]}."
+    by_rule = "Each by the benchmark's own rule, over all that it scored."
+    return [
+        family_table("Right on pairs", right, "subset", columns, note=note, strong=["all pairs"]),
+        family_table("Ratings", rows, "attribute", note=better),
+        family_table("The benchmark's own scores", scores, "section", note=by_rule),
+        metrics_table("Items", counts),
+    ]
 
 
 def _part(row: Mapping) -> str:

@@ -16,7 +16,7 @@ from hs2jax.report.page import (
     verdict_of,
     verdict_over,
 )
-from hs2jax.report.run import Column, Run, family_table, find, leaf, metrics_table, select, table_of
+from hs2jax.report.run import Run, family_table, find, leaf, metrics_table, select, table_of
 
 MISTAKES = 5
 STRENGTHS = {"1": "slightly better", "2": "better", "3": "much better"}
@@ -54,8 +54,6 @@ def _set(run: Run, name: str) -> Section:
         tables = benchmark_tables(rows, benchmark) + tables
         figures = benchmark_figures(rows, benchmark) + figures
         verdicts = [benchmark_verdict(rows, benchmark, verdicts[0]), *verdicts[1:]]
-    if left := _left_out(rows):
-        verdicts[0] = verdicts[0]._replace(sentence=f"{verdicts[0].sentence} {left}")
     title = benchmark["title"] if benchmark else name
     return section._replace(title=title, verdicts=verdicts, figures=figures, tables=tables)
 
@@ -113,17 +111,6 @@ def lead_sentence(rows: Sequence[Mapping]) -> str:
         f" The better rule of length, always preferring the {lead['against']} response, agrees on "
         f"{format.number(rule['value'], PERCENT)}: a difference of {format.value(lead, POINTS)}."
     )
-
-
-def _left_out(rows: Sequence[Mapping]) -> str:
-    words = {"left_out": "left out", "prompts_cut": "cut from the left to fit"}
-    counts = {text: find(rows, metric=metric, part="") for metric, text in words.items()}
-    parts = [
-        f"{format.count(int(row['value']), 'prompt')} {text}"
-        for text, row in counts.items()
-        if row and row["value"]
-    ]
-    return f"{format.listed(parts)}." if parts else ""
 
 
 # Pairs ------------------------------------------------------------------------------------------
@@ -265,14 +252,8 @@ def source(item: Mapping) -> str:
 def overview(rows: Sequence[Mapping]) -> Table:
     """A line for each set, beside its length baselines."""
     columns = [
-        "score",
-        Column("pairs", "accuracy", show="n"),
-        Column("right on pairs", "accuracy"),
-        Column("lead over length, points", "lead_over_length"),
-        Column("longer wins", "longer_wins", show="plain"),
-        Column("shorter wins", "shorter_wins", show="plain"),
-        Column("at equal length", "accuracy_at_equal_length"),
-        "prompts_cut",
+        *("score", "accuracy", "lead_over_length", "longer_wins", "shorter_wins"),
+        *("accuracy_at_equal_length", "groups", "left_out", "prompts_cut"),
     ]
     note = "The score of a benchmark is its own, given only where all of its items are here."
     whole = [row for row in rows if row["part"] == "" and row["set"]]

@@ -158,22 +158,24 @@ def verdict_over(rows: Mapping[str, Mapping | None], than: str, sentence: str) -
     return Verdict("unsure" if better else "bad", label, sentence)
 
 
-# HTML -------------------------------------------------------------------------------------------
+# Pages ------------------------------------------------------------------------------------------
 
 
-def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """Set a page as HTML that loads nothing. Every text in it is escaped, figures are taken as
+def render(name: str, title: str, subtitle: str, sections: Sequence[Section]) -> str:
+    """Set a page by a template, "html" or "md": with every text in it escaped, and figures taken as
     they are."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
+        autoescape=name == "html",
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=lambda value: format.clean(value) if type(value) is str else value,
     )
     numbers = itertools.count(1)
     environment.filters["inline"] = lambda svg: Markup(_with_own_ids(svg, next(numbers)))
-    template = environment.get_template("template.html.j2")
+    environment.filters |= {"plain": _plain, "quoted": _quoted}
+    template = environment.get_template(f"template.{name}.j2")
+    sections = [section.without_empty() for section in sections]
     return template.render(title=title, subtitle=subtitle, sections=sections)
 
 
@@ -182,40 +184,8 @@ def _with_own_ids(svg: str, figure: int) -> str:
     return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>f{figure}-", svg)
 
 
-# Markdown ---------------------------------------------------------------------------------------
-
-
-def markdown(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """Set the same verdicts, tables and cases as text to quote."""
-    parts = [f"# {_plain(title)}", _plain(subtitle)]
-    for section in sections:
-        parts += [
-            f"**{_plain(section.title)}: {_plain(verdict.label)}.** {_plain(verdict.sentence)}"
-            for verdict in section.verdicts
-        ]
-    for section in sections:
-        parts.append(f"## {_plain(section.title)}")
-        for table in section.tables:
-            parts += [f"### {_plain(table.title)}", _rows(table), _plain(table.note)]
-        parts += [f"### {_plain(section.cases_title)}"] * bool(section.cases)
-        for case in section.cases:
-            parts += [f"**{_plain(case.heading)}**", "Prompt:", _quoted(case.prompt)]
-            for answer in case.answers:
-                facts = f" ({_plain(answer.facts)})" if answer.facts else ""
-                parts += [f"{_plain(answer.role)}{facts}:", _quoted(answer.text)]
-    return format.clean("\n\n".join(filter(None, parts)) + "\n")
-
-
-def _rows(table: Table) -> str:
-    lines = [[_plain(str(cell)) for cell in row] for row in (table.columns, *table.rows)]
-    for row in table.strong:
-        lines[row + 1] = [cell and f"**{cell}**" for cell in lines[row + 1]]
-    lines.insert(1, ["---"] * len(table.columns))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _plain(text: str) -> str:
-    """Text that cannot end a table cell or begin markup."""
+    """Text that cannot end a table cell of Markdown or begin markup."""
     return re.sub(r"([\\|<>`*\[\]])", r"\\\1", " ".join(text.split()))
 
 

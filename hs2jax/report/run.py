@@ -132,19 +132,21 @@ def table_of(
     )
 
 
-def family_table(title: str, rows: Sequence[Mapping], family: str, **more) -> Table:
+def family_table(
+    title: str, rows: Sequence[Mapping], family: str, columns: Sequence[Column] = (), **more
+) -> Table:
     """Make a table with a line for each part of a family, and a column for each metric there is, of
-    each method where it has several. more: as in `table_of`."""
+    each method where it has several. columns: further ones. more: as in `table_of`."""
     found = select(rows, family=family)
     methods: dict[str, dict] = {}
     for row in found:
         methods.setdefault(row["metric"], {})[row.get("method")] = None
-    columns = [Column("n", metric, show="n") for metric in list(methods)[:1]]
+    made = [Column("n", metric, show="n") for metric in list(methods)[:1]]
     for metric, names in methods.items():
         for name in names:
             words = [format.words_of(metric), *[name] * (len(names) > 1)]
-            columns.append(Column(", ".join(words), metric, where={"method": name}))
-    return table_of(title, found, "leaf", columns, **more)
+            made.append(Column(", ".join(words), metric, where={"method": name}))
+    return table_of(title, found, "leaf", [*made, *columns], **more)
 
 
 def metrics_table(title: str, rows: Sequence[Mapping], by: str = "method", note: str = "") -> Table:

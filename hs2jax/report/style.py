@@ -7,6 +7,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import matplotlib
 from markupsafe import escape
@@ -17,46 +18,14 @@ from hs2jax.report import format
 
 WIDTH, HEIGHT = 340, 250  # SVG units; about the pixels of a phone.
 
-# Stand-ins, for matplotlib wants to know colours; on the page they are variables.
+# Stand-ins, for matplotlib wants to know colours; on the page they are variables. chart.mplstyle
+# has them too.
 NAMES = ("ink", "soft", "rule", "card", "one", "two", "three", "four")
 COLOURS = {name: f"#10fe{i:02x}" for i, name in enumerate(NAMES)}
 INK, SOFT, RULE, CARD, *SERIES = COLOURS.values()
 DOTTED = (0, (1, 1.5))
 DASHES = ("-", (0, (6, 3)), (0, (1.5, 2)), (0, (6, 2, 1.5, 2)))
-SETTINGS = {
-    "svg.hashsalt": "hs2jax",  # The same numbers give the same bytes.
-    "svg.fonttype": "none",  # Labels stay text.
-    "text.parse_math": False,  # A "$" in a name is a "$".
-    "figure.constrained_layout.use": True,
-    "font.size": 11.5,
-    "legend.fontsize": 11,
-    "legend.frameon": False,
-    "legend.handlelength": 1.6,
-    "legend.handletextpad": 0.5,
-    "legend.columnspacing": 1.1,
-    "legend.borderpad": 0.1,
-    "text.color": INK,
-    "axes.labelcolor": SOFT,
-    "axes.edgecolor": SOFT,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.facecolor": "none",
-    "axes.xmargin": 0.01,
-    "grid.color": RULE,
-    "grid.linewidth": 1,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "lines.linewidth": 2.2,
-    "lines.solid_capstyle": "round",
-}
+SETTINGS = Path(__file__).with_name("chart.mplstyle")
 
 
 class Drawing:
@@ -107,7 +76,7 @@ class Drawing:
 @contextlib.contextmanager
 def drawing(height: float = HEIGHT, place: Sequence[float] | None = None) -> Iterator[Drawing]:
     """Begin a chart; all of it, `svg` included, happens within."""
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context(fname=SETTINGS):
         yield Drawing(height, place)
 
 

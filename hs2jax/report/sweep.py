@@ -74,7 +74,7 @@ def tables(run: Run) -> list[Table]:
 
 def write(run: Run) -> None:
     """Write sweep.md and sweep.csv into a sweep's folder, each whole or not at all."""
-    text = page.markdown(run.name, "", [Section(run.name, tables=tables(run))])
+    text = page.render("md", run.name, "", [Section(run.name, tables=tables(run))])
     for name, content in (("sweep.md", text), ("sweep.csv", csv_of(run))):
         scratch = Path(run.folder) / f"{name}.tmp"
         scratch.write_text(content, encoding="utf-8")
