@@ -17,6 +17,7 @@ setup(
     packages=find_packages(include=["hs2jax", "hs2jax.*"]),
     package_data={
         "hs2jax.data": ["mini/*"],
+        "hs2jax.evaluation.benchmarks": ["*.json"],
         "hs2jax.judging": ["criteria/*.json"],
         "hs2jax.report": ["*.j2", "*.mplstyle"],
         "hs2jax.data.tfds": [

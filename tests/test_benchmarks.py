@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hs2jax.data import corpora, whole_rows
-from hs2jax.evaluation.benchmarks import catalogue, scoring, ties
-from hs2jax.evaluation.benchmarks.catalogue import JUDGE_BENCH, JUDGE_BENCH_CLAUDE
+from hs2jax.evaluation.benchmarks import scoring, ties
+from hs2jax.evaluation.benchmarks.catalogue import BENCHMARKS
 from hs2jax.evaluation.benchmarks.scoring import Part, combine, scored
 from hs2jax.evaluation.statistics import wilson
 from hs2jax.report.run import find, select
 
-SECTIONS = catalogue.REWARD_BENCH.sections
+SECTIONS = BENCHMARKS["reward_bench"].sections
+JUDGE_BENCH, JUDGE_BENCH_CLAUDE = BENCHMARKS["judge_bench"], BENCHMARKS["judge_bench_claude"]
 # RewardBench's published weights, written out once more.
 WEIGHTS = {
     "Chat": [100, 95, 95, 28, 40],
@@ -283,7 +284,7 @@ def test_ties_prompts_without_a_partner_count_as_published():
 
 
 def test_a_full_rewardbench_2_is_the_mean_of_six():
-    counts = {k: v for s in catalogue.REWARD_BENCH_2.sections.values() for k, v in s.items()}
+    counts = {k: v for s in BENCHMARKS["reward_bench_2"].sections.values() for k, v in s.items()}
     del counts["Ties"]
     items = [four(name, k % 2, 0, -1, -1) for name, rows in counts.items() for k in range(rows)]
     for number in range(51):
@@ -342,7 +343,7 @@ def test_levels_are_the_published_formula(refuse, respond):
 
 
 def test_a_full_rm_bench_is_the_mean_of_four_domains():
-    counts = {k: v for s in catalogue.RM_BENCH.sections.values() for k, v in s.items()}
+    counts = {k: v for s in BENCHMARKS["rm_bench"].sections.values() for k, v in s.items()}
     right = {"chat": [3.0] * 3, "math": [0.0] * 3, "code": [2.0] * 3, "safety-refuse": [3.0] * 3}
     items = [
         styles(right.get(name, [0.0] * 3), [0.0, 1.0, 2.0], name)
@@ -351,7 +352,7 @@ def test_a_full_rm_bench_is_the_mean_of_four_domains():
     ]
     found, about = scores("rm_bench", items)
     assert (about["missing"], len(items)) == ([], 1327)
-    sections = [found[f"section/{name}"] for name in catalogue.RM_BENCH.sections]
+    sections = [found[f"section/{name}"] for name in BENCHMARKS["rm_bench"].sections]
     assert sections == pytest.approx([1, 0, 2 / 3, 284 / 441])
     assert found[""] == pytest.approx(np.mean(sections))
     # Hard, of the four: 1, 0, 1/3 and 284/441.
@@ -471,7 +472,7 @@ def test_published_rows_agree_with_their_own_averages():
     counts = [n for s in JUDGE_BENCH.sections.values() for n in s.values()]
     for name, weights in {**benchmarks, "judge_bench": counts}.items():
         models: dict = {}
-        for each in catalogue.BENCHMARKS[name].published:
+        for each in BENCHMARKS[name].published:
             models.setdefault((each.model, each.source), {})[each.part] = each.score
         for model, found in models.items():
             own = [score for part, score in found.items() if part.startswith("section/")]

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hs2jax.evaluation import statistics
-from hs2jax.evaluation.benchmarks import catalogue, credits, ties
-from hs2jax.evaluation.benchmarks.catalogue import Benchmark
+from hs2jax.evaluation.benchmarks import credits, ties
+from hs2jax.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, benchmark_of
 from hs2jax.workdir import row
 
 SHRINK = 2.0
@@ -54,7 +54,7 @@ def rows(set: str, items: Sequence[Mapping]) -> tuple[list[dict], dict | None]:
 
     Raises ValueError, with the item's source, for an item that is not of the benchmark.
     """
-    benchmark = catalogue.benchmark_of(set, items)
+    benchmark = benchmark_of(set, items)
     if benchmark is None:
         return [], None
     names = [name for subsets in benchmark.sections.values() for name in subsets]
@@ -79,9 +79,9 @@ def rows(set: str, items: Sequence[Mapping]) -> tuple[list[dict], dict | None]:
         verdict = {"reference": benchmark.chance, "better": "higher", "headline": True}
         said.insert(0, _score(set, "", overall, **verdict))
     said += _apart(set, benchmark, sections, found)
-    if benchmark is catalogue.REWARD_BENCH_2:
+    if set == "reward_bench_2":
         said += _ties(set, found["Ties"])
-    if benchmark is catalogue.RM_BENCH:
+    if set == "rm_bench":
         said += _styles(set, sections, found)
     said += [
         row(set, each.part, "published", each.score, method=each.model, source=each.source)
@@ -89,6 +89,10 @@ def rows(set: str, items: Sequence[Mapping]) -> tuple[list[dict], dict | None]:
     ]
     about = {key: getattr(benchmark, key) for key in ("title", "source", "rule", "chance")}
     return said, about | {"missing": lines}
+
+
+def _rule(benchmark: Benchmark) -> credits.Rule:
+    return getattr(credits, benchmark.credit)
 
 
 def by_name(items: Iterable[Mapping], field: str, names: Iterable[str]) -> dict[str, list[Mapping]]:
@@ -170,7 +174,7 @@ def combine(name: str, parts: Sequence[Part], weights: Sequence[float] | None = 
 
 def _part(benchmark: Benchmark, name: str, items: Sequence[Mapping], expected: int) -> Part:
     found = ties.score(items, own(items))[:3] if _is_ties(items) else None
-    found = found or scored(table(items, own(items), benchmark.credit))
+    found = found or scored(table(items, own(items), _rule(benchmark)))
     weight = benchmark.weight(name, expected, len(items))
     return Part(name, *found, len(items), expected, weight)
 
@@ -186,7 +190,7 @@ def _score(set: str, place: str, part: Part, metric: str = "score", **more) -> d
 
 def _beside(set: str, place: str, benchmark: Benchmark, items: Sequence[Mapping]) -> list[dict]:
     """The rows of what stands beside the score of a subset."""
-    n, rule = len(items), benchmark.credit
+    n, rule = len(items), _rule(benchmark)
     baselines = {"longer_wins": lengths(items), "shorter_wins": lengths(items, -1)}
     if _is_ties(items):
         values = {name: ties.score(items, rewards)[0] for name, rewards in baselines.items()}
@@ -206,7 +210,7 @@ def _overall(benchmark: Benchmark, sections: Sequence[Part], found: Mapping) -> 
     if benchmark.overall == "mean":
         return combine("overall", sections)
     items = [item for some in found.values() for item in some]
-    credit = table(items, own(items), benchmark.credit)
+    credit = table(items, own(items), _rule(benchmark))
     return Part("overall", *scored(credit), len(items), len(items))
 
 
@@ -253,7 +257,7 @@ def _styles(set: str, sections: Sequence[Part], found: Mapping) -> list[dict]:
     complete; and every style of the right response against each of the wrong one. Rows of one
     domain count the same, whatever their file."""
     tables = {}
-    for name, subsets in catalogue.RM_BENCH.sections.items():
+    for name, subsets in BENCHMARKS["rm_bench"].sections.items():
         items = [item for sub in subsets for item in found[sub]]
         if items:
             tables[name] = table(items, own(items), credits.nine)
