@@ -225,47 +225,16 @@ def histograms(sides: Mapping[str, Sequence[float]], xlabel: str) -> str:
     bins = 4 + min(24, int(2 * math.sqrt(max(map(len, sides.values())))))
     with drawing() as chart:
         for i, (name, values) in enumerate(sides.items()):
-            counts, edges = np.histogram(values, bins, (low, high))
-            _outline(chart, i, name, counts, edges)
+            outline = np.histogram(values, bins, (low, high))
+            chart.axes.stairs(*outline, fill=True, color=SERIES[i], alpha=0.15, lw=0)
+            chart.axes.stairs(*outline, lw=2, **series(i))
+            chart.key(name, **series(i))
             chart.axes.axvline(values.mean(), lw=1.5, **series(i))
         label = f"{xlabel} (vertical lines: means)"
         chart.axes.set(xlim=(low, high), ylim=(0, None), xlabel=label)
         chart.axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         said = [f"{name}: mean {x.mean():.2f} of {len(x)}." for name, x in sides.items()]
         return chart.svg(" ".join(said))
-
-
-def spread(
-    scale: Sequence[int], people: Sequence[float], scores: Sequence[float], name: str
-) -> str:
-    """Draw how often people gave each value of a scale, and scores on it in finer bins.
-
-    Both as shares per step of the scale, so that equal areas are equally many; scores beyond the
-    scale count at its ends.
-    """
-    if not len(scores):
-        return ""
-    low, high = scale[0] - 0.5, scale[-1] + 0.5
-    steps = round(high - low)
-    with drawing() as chart:
-        for i, (side, values, bins) in enumerate(
-            (("people", people, steps), (name, scores, 4 * steps))
-        ):
-            if len(values):
-                shares = np.histogram(np.clip(values, low, high), bins, (low, high), density=True)
-                _outline(chart, i, side, *shares)
-        label = "score (height: share per step)"
-        chart.axes.set(xlim=(low, high), ylim=(0, None), xticks=scale, xlabel=label)
-        percent = FuncFormatter(lambda value, _: tick(value, format.PERCENT))
-        chart.axes.yaxis.set_major_formatter(percent)
-        return chart.svg(f"{name}: mean {np.mean(scores):.2f} of {len(scores)} scores.")
-
-
-def _outline(chart, i: int, name: str, heights: np.ndarray, edges: np.ndarray) -> None:
-    """Draw one of several histograms that lie over one another."""
-    chart.axes.stairs(heights, edges, fill=True, color=SERIES[i], alpha=0.15, lw=0)
-    chart.axes.stairs(heights, edges, lw=2, **series(i))
-    chart.key(name, **series(i))
 
 
 def reliability(bins: Mapping[str, Sequence[Mapping]]) -> str:

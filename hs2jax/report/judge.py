@@ -36,7 +36,7 @@ def _section(run: Run, name: str) -> Section:
     rated = [item for item in scored if item["human"] is not None]
     people, scores = ([item["human"] for item in rated], [i["scores"][shown] for i in scored])
     figures = judge_uses.agreement_figures(rows) if rated else []
-    spread = charts.spread(run.result["scale"], people, scores, shown)
+    spread = charts.histograms({"people": people, shown: scores}, "score")
     figures.append(Figure(f"Scores by {shown}", spread))
     by_rating = Group(f"{shown} by people's rating", "Median, middle half, and 90% of the scores.")
     for criterion in dict.fromkeys(item["criterion"] for item in rated):

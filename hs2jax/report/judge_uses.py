@@ -194,7 +194,7 @@ def pairs(run: Run) -> Section:
         (lead,) = [r for r in rows if r.get("against") and r["method"] == name]
         sentence = (
             f"{words}, {name} agrees with people on {format.value(own, 'percent')} of "
-            f"{format.count(own['n'], 'pair')}, {format.value(lead, 'points')} points more than "
+            f"{format.count(own['n'], 'pair')}, {format.value(lead, 'points')} more than "
             f"the rule that the {lead['against']} response wins."
         )
         if both:
