@@ -114,10 +114,6 @@ def test_gpt_scores_that_are_kept_are_not_computed_again(monkeypatch, tmp_path):
     assert not any(conversation in first for conversation in made[4:])
 
 
-def test_nothing_has_no_gpt_score():
-    assert baselines.gpt_score(MODEL, [], CRITERIA).shape == (0, 2)
-
-
 GROUPS = [
     Group(({"role": "user", "content": "Hi"},), ("Yes.", "No."), source="a:1"),
     Group(({"role": "user", "content": "Where is Paris?"},), ("In France.",), source="a:2"),
@@ -133,13 +129,6 @@ def test_reward_scores_are_the_output_of_the_criterions_name_or_the_one_reward()
     for table, outputs in zip(found, model.score_groups(GROUPS), strict=True):
         np.testing.assert_allclose(table[:, 0], outputs[:, 1], atol=1e-5)
         np.testing.assert_allclose(table[:, 1], outputs @ [2.0, -0.5], atol=1e-5)
-
-
-def test_reward_scores_by_name(tmp_path):
-    saved = tiny.save(tmp_path / "model", outputs=("reward",))
-    found = baselines.reward_scores(str(tmp_path / "model"), GROUPS, [OTHER])
-    for table, outputs in zip(found, saved.score_groups(GROUPS), strict=True):
-        np.testing.assert_allclose(table, outputs, atol=1e-5)
 
 
 def test_reward_scores_need_an_output_or_one_reward():
@@ -273,22 +262,6 @@ def test_features_that_are_constant_say_nothing():
     )
 
 
-def test_the_seed_draws_the_folds():
-    states, target, clusters = planted()
-    one, again, other = (
-        baselines.ridge_probe(states, target, clusters, seed=seed) for seed in (0, 0, 1)
-    )
-    np.testing.assert_array_equal(one.scores, again.scores)
-    assert (one.fold != other.fold).any()
-
-
-def test_half_precision_states_are_enough():
-    states, target, clusters = planted()
-    states -= 1000
-    found = baselines.ridge_probe(states.astype(np.float16), target, clusters)
-    assert correlation(found.scores, target) > 0.9
-
-
 def test_what_cannot_be_probed():
     states, target, clusters = planted()
     with pytest.raises(ValueError, match="a target and a cluster for each"):
@@ -297,8 +270,6 @@ def test_what_cannot_be_probed():
         baselines.ridge_probe(states, target, clusters % 2)
     with pytest.raises(ValueError, match="at least 3 folds"):
         baselines.ridge_probe(states, target, clusters, folds=2)
-    with pytest.raises(ValueError, match="there are 0 clusters"):
-        baselines.ridge_probe(states[:0], target[:0], clusters[:0])
     with pytest.raises(ValueError, match="targets of a probe must be finite"):
         baselines.ridge_probe(states, np.where(target > 0, target, np.nan), clusters)
     states[0, 1, 0] = np.inf

@@ -40,15 +40,6 @@ def test_the_bundled_sets_are_complete():
         assert len({c.name for c in found}) == len({c.definition for c in found}) == len(found)
 
 
-def test_every_token_of_a_criterion_costs_a_token_of_every_item():
-    for name in criteria.bundled():
-        for each in criteria.load(name):
-            assert len(each.definition.split()) <= 25, each.name
-            assert len(set(each.levels)) == len(each.levels) == (len(each.scale) == 5) * 5
-            for level in each.levels:
-                assert len(level.split()) <= 12, level
-
-
 def test_one_criterion_is_found_by_its_name():
     assert criteria.find("verbosity") == criteria.load("helpsteer")[-1]
     assert criteria.find("flask/logical robustness") == criteria.load("flask")[0]
@@ -86,24 +77,16 @@ def test_what_is_written_is_what_is_read(tmp_path_factory, found):
     ("change", "field", "what"),
     [
         ({"name": ""}, "name", "empty"),
-        ({"name": None}, "name", "expected a text"),
         ({"name": "a/b"}, "name", "without '/'"),
         ({"name": "all"}, "name", "other than 'all'"),
         ({"name": "wit"}, "name", "another criterion is named 'wit'"),
-        ({"definition": 3}, "definition", "expected a text, found 3"),
         ({"definition": "\ud800"}, "definition", "Unicode"),
-        ({"levels": []}, "levels", "at least one"),
         ({"levels": "abcde"}, "levels", "expected a list"),
         ({"levels": list("abcd")}, "levels", "expected 5 texts.*found 4"),
-        ({"levels": [*"abcd", " "]}, r"levels\[4\]", "empty"),
         ({"scale": [1, 2]}, "levels", "expected 2 texts"),
-        ({"scale": [1]}, "scale", "at least two increasing"),
         ({"scale": [1, 3, 2]}, "scale", "increasing"),
-        ({"scale": [1, 1, 2]}, "scale", "increasing"),
         ({"scale": [1, 2.5]}, r"scale\[1\]", "integer"),
-        ({"scale": [True, 2]}, r"scale\[0\]", "number"),
         ({"scale": [0, 10**9]}, r"scale\[1\]", "1000"),
-        ({"scale": "1..5"}, "scale", "expected a list"),
         ({"level": []}, "level", "unknown, expected name, definition, levels, scale"),
     ],
 )
@@ -113,22 +96,10 @@ def test_a_malformed_field_is_named_with_its_place(write, change, field, what):
         criteria.load(path)
 
 
-@pytest.mark.parametrize("missing", ["name", "definition"])
-def test_a_missing_field_is_named(write, missing):
-    path = write([{name: value for name, value in GOOD.items() if name != missing}])
-    with pytest.raises(DataError, match=f"row 1, field '{missing}': is missing"):
-        criteria.load(path)
-
-
 @pytest.mark.parametrize("content", ["", "[]", "[1]", "[{]", "nonsense"])
 def test_a_file_that_holds_no_criteria(write, content):
     with pytest.raises(DataError, match=r"mine\.json, row 1, field '(file|row)'"):
         criteria.load(write(content))
-
-
-def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="absent"):
-        criteria.load(str(tmp_path / "absent.json"))
 
 
 def test_a_rubric_of_biggen_bench():

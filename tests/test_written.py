@@ -88,10 +88,6 @@ def test_a_text_that_leaves_no_room_to_write_is_left_out():
     assert record.skipped == {written.NO_SCORE: 1}
 
 
-def test_conditions_ask_otherwise():
-    assert len({prompts.question(CRITERIA[0], each) for each in prompts.FORMS}) == 3
-
-
 def test_a_run_whose_judge_writes(tmp_path, monkeypatch):
     prepare(tmp_path)
     monkeypatch.setattr(

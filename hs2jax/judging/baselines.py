@@ -16,9 +16,10 @@ from hs2jax.data.conversations import in_parts
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import scores
+from hs2jax.inference import progress_of
 from hs2jax.judging import layer_weights
 from hs2jax.judging.criteria import Criterion
-from hs2jax.judging.readings import Readings, progress_of
+from hs2jax.judging.readings import Readings
 from hs2jax.language_model import LanguageModel
 from hs2jax.reward_model import RewardModel
 
@@ -50,7 +51,7 @@ def gpt_score(
     # Neighbours share what they begin with: the prompt, and then the criterion.
     places.sort(key=lambda place: (first[items[place[0]][0]], place[1], place[0]))
     table = np.full((len(items), len(criteria)), np.nan, np.float32)
-    with progress_of("gpt_score", len(places)) as show:
+    with progress_of("gpt_score", len(places), "item") as show:
         for part in in_parts(places, PART):
             conversations = [
                 [

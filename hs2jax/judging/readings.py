@@ -4,26 +4,21 @@ Each is kept under a hash of what it follows from: the model to the last bit, it
 template, and the texts. So another model or prompt never meets it, and data may change.
 """
 
-import contextlib
 import dataclasses
 import json
-import logging
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from hs2jax.data.conversations import in_parts
 from hs2jax.data.record import Record
+from hs2jax.inference import progress_of
 from hs2jax.judging import written
 from hs2jax.judging.judge import Judge, Reading
 from hs2jax.judging.prompts import Request
 from hs2jax.models.checksum import checksum
 from hs2jax.workdir import Store, content_key
-
-log = logging.getLogger(__name__)
 
 VERSION = 2  # To be raised when the way of reading changes.
 CHUNK = 64  # Requests that are read, and kept, at a time.
@@ -58,7 +53,7 @@ class Readings:
             return [reading and reading._asdict() for reading in found]
 
         about = [states, condition, written.LONGEST.get(condition)]
-        with progress_of(name, total) as show:
+        with progress_of(name, total, "item") as show:
             for part in in_parts(requests, CHUNK):
                 texts = [[about, request._replace(source="")] for request in part]
                 found = self.recall(texts, ask)
@@ -95,20 +90,3 @@ def judge_key(judge: Judge) -> str:
         backend.to_str() if backend else vocabulary,  # Added tokens and BOS included.
         str(np.dtype(model.dtype)),
     )
-
-
-@contextlib.contextmanager
-def progress_of(name: str, total: int | None = None):
-    """Show progress as a bar, or as lines of the log where there is no terminal; yields a function
-    that is told how many more are done."""
-    with tqdm(total=total, desc=name, unit="item", disable=not sys.stderr.isatty()) as bar:
-        done = 0
-
-        def show(items: int) -> None:
-            nonlocal done
-            done += items
-            bar.update(items)
-            if bar.disable:
-                log.info("%s: %d items read", name, done)
-
-        yield show
