@@ -8,6 +8,7 @@
 Of several processes, which must see the same folder, the first one writes.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -167,11 +168,12 @@ class Store:
 
     def __init__(self, path: Path):
         self.path, self._bytes = path, path.with_name(path.name + ".bin")
+        self._lock = path.with_name(path.name + ".lock")
         self._entries: dict[str, object] = {}
         self._reads = 0  # Of the file, whose end others may have moved.
         self._mapped: np.ndarray | None = None
         if is_first() and path.exists():
-            with self._locked():
+            with _locked(self._lock):
                 self._read()
 
     def __contains__(self, key: str) -> bool:
@@ -196,7 +198,7 @@ class Store:
             self._entries |= kept
             return refused
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._locked():
+        with _locked(self._lock):
             self._read()
             lines = [self._line(key, value) for key, value in kept.items()]
             with self.path.open("ab") as file:
@@ -218,7 +220,7 @@ class Store:
         """Take the files away, where they only served to make another one."""
         self._entries = {}
         if is_first():
-            for path in (self.path, self._bytes, self.path.with_name(self.path.name + ".lock")):
+            for path in (self.path, self._bytes, self._lock):
                 path.unlink(missing_ok=True)
 
     def _line(self, key: str, value) -> bytes:
@@ -266,22 +268,13 @@ class Store:
             self._mapped = np.memmap(self._bytes, np.uint8, "r")
         return self._mapped[start:end].view(dtype).reshape(shape)
 
-    def _locked(self):
-        return _Lock(self.path.with_name(self.path.name + ".lock"))
 
-
-class _Lock:
-    """Held by one process of this machine at a time."""
-
-    def __init__(self, path: Path):
-        self._path = path
-
-    def __enter__(self):
-        self._file = self._path.open("a")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_):
-        self._file.close()
+@contextlib.contextmanager
+def _locked(path: Path):
+    """Let one process of this machine in at a time."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _is_finite(value) -> bool:
