@@ -19,24 +19,26 @@ from hs2jax.data.chat import Encoded
 from hs2jax.inference import predict
 from hs2jax.models import decoder, rope
 from hs2jax.models.attention import Layout, attend
-from hs2jax.models.config import Config
+from hs2jax.models.config import FULL, SLIDING
 from hs2jax.models.decoder import Decoder
 from hs2jax.models.heads import logits
 from hs2jax.models.hf import checkpoint_files, hub, weights
+from hs2jax.models.hf.config import read_config, write_config
 from hs2jax.models.hf.families import FAMILIES
+from hs2jax.models.hf.fields import flag, positive_or_none
 from hs2jax.models.sharding import make_mesh, path_name, shardings
 from hs2jax.training import optimizer
 
 LLAMA3 = rope.Scaling("llama3", 8.0, 1.0, 4.0, 32)
-ALTERNATING = (True, False, True)
+ALTERNATING = (SLIDING, FULL, SLIDING)
 SHAPES = {
     "llama": {"rope_scaling": LLAMA3, "qkv_bias": True, "o_bias": True, "mlp_bias": True},
-    "mistral": {"sliding_window": 5, "sliding": (True,) * 3},
-    "qwen2": {"sliding_window": 4, "sliding": (False, True, True)},
+    "mistral": {"sliding_window": 5, "layer_types": (SLIDING,) * 3},
+    "qwen2": {"sliding_window": 4, "layer_types": (FULL, SLIDING, SLIDING)},
     "qwen3": {"tied": True},
     "gemma2": {
         "sliding_window": 4,
-        "sliding": ALTERNATING,
+        "layer_types": ALTERNATING,
         "query_pre_attn_scalar": 12,
         "attn_logit_softcap": 3.0,
         "final_logit_softcap": 2.0,
@@ -44,7 +46,7 @@ SHAPES = {
     },
     "gemma3_text": {
         "sliding_window": 3,
-        "sliding": ALTERNATING,
+        "layer_types": ALTERNATING,
         "query_pre_attn_scalar": 8,
         "rope_base": 1e6,
         "rope_local_base": 1e4,
@@ -100,30 +102,31 @@ def configs(draw):
             st.integers(1, 9999),
         )
     )
-    for fields in family.flags.values():
-        changes |= dict.fromkeys(fields, draw(st.booleans()))
-    for field in family.numbers.values():
-        changes[field] = draw(st.none() | scaling)
-    sliding = tuple(draw(st.lists(st.booleans(), min_size=layers, max_size=layers)))
+    kinds = {flag: st.booleans(), positive_or_none: st.none() | scaling}
+    for _, fields, kind in family.fields:
+        if kind in kinds:
+            changes |= dict.fromkeys(fields, draw(kinds[kind]))
+    types = st.sampled_from([FULL, SLIDING])
+    sliding = tuple(draw(st.lists(types, min_size=layers, max_size=layers)))
     if name == "mistral":
-        sliding = (True,) * layers
+        sliding = (SLIDING,) * layers
     unwindowed = name in ("mistral", "qwen2", "qwen3") and draw(st.booleans())
     if family.windows is None or unwindowed:
-        changes |= {"sliding_window": None, "sliding": ()}
+        changes |= {"sliding_window": None, "layer_types": ()}
     else:
-        changes |= {"sliding_window": draw(st.integers(1, 9999)), "sliding": sliding}
+        changes |= {"sliding_window": draw(st.integers(1, 9999)), "layer_types": sliding}
     return config_of(name, **changes)
 
 
 @given(configs())
 def test_a_config_survives_config_json(config):
-    written = json.loads(json.dumps(config.to_hf()))
-    assert Config.from_hf(written) == config
+    written = json.loads(json.dumps(write_config(config)))
+    assert read_config(written) == config
     # As version 4 sees it, and as version 5 does where the file has only its own keys.
     old = {key: value for key, value in written.items() if key != "rope_parameters"}
     flat = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")
     new = {key: value for key, value in written.items() if key not in flat}
-    assert Config.from_hf(old) == Config.from_hf(new) == config
+    assert read_config(old) == read_config(new) == config
 
 
 @every_family
@@ -268,41 +271,41 @@ def test_llama3_scaling_keeps_short_waves_and_stretches_long_ones():
 
 
 def hf_of(family, **changes):
-    return CONFIGS[family].to_hf() | changes
+    return write_config(CONFIGS[family]) | changes
 
 
 def test_an_internlm3_is_a_llama_by_other_keys():
     base = dataclasses.replace(TINY, rope_base=5e7, rope_scaling=rope.Scaling("dynamic", 6.0))
-    hf = base.to_hf() | {"model_type": "internlm3", "architectures": ["InternLM3ForCausalLM"]}
+    hf = write_config(base) | {"model_type": "internlm3", "architectures": ["InternLM3ForCausalLM"]}
     del hf["attention_bias"], hf["mlp_bias"]
     hf["auto_map"] = {"AutoConfig": "configuration_internlm3.InternLM3Config"}
-    assert Config.from_hf(hf | {"qkv_bias": False, "bias": False}) == base
+    assert read_config(hf | {"qkv_bias": False, "bias": False}) == base
     with_bias = dataclasses.replace(base, qkv_bias=True, o_bias=True, mlp_bias=True)
-    assert Config.from_hf(hf | {"qkv_bias": True, "bias": True}) == with_bias
-    assert Config.from_hf(hf | {"attention_bias": True, "mlp_bias": True}) == with_bias
+    assert read_config(hf | {"qkv_bias": True, "bias": True}) == with_bias
+    assert read_config(hf | {"attention_bias": True, "mlp_bias": True}) == with_bias
     # No code of the checkpoint is needed for what is written.
-    assert "auto_map" not in with_bias.to_hf()
+    assert "auto_map" not in write_config(with_bias)
     with pytest.raises(ValueError, match="qkv_bias True, bias False differ"):
-        Config.from_hf(hf | {"qkv_bias": True, "bias": False})
+        read_config(hf | {"qkv_bias": True, "bias": False})
     with pytest.raises(ValueError, match="the same by another name"):
-        Config.from_hf(hf | {"qkv_bias": True, "attention_bias": False})
+        read_config(hf | {"qkv_bias": True, "attention_bias": False})
 
 
 def test_what_older_files_leave_out_has_the_family_s_value():
     gemma2 = hf_of("gemma2", num_hidden_layers=4)
     for key in ("layer_types", "sliding_window", "attn_logit_softcapping", "tie_word_embeddings"):
         del gemma2[key]
-    config = Config.from_hf(gemma2)
+    config = read_config(gemma2)
     assert config.sliding == (True, False, True, False)
     assert (config.sliding_window, config.attn_logit_softcap, config.tied) == (4096, 50.0, True)
     gemma3 = hf_of("gemma3_text", num_hidden_layers=7)
     del gemma3["layer_types"], gemma3["sliding_window_pattern"]
-    assert Config.from_hf(gemma3).sliding == (True,) * 5 + (False, True)
+    assert read_config(gemma3).sliding == (True,) * 5 + (False, True)
     qwen = hf_of("qwen2", layer_types=None, max_window_layers=0)
-    assert Config.from_hf(qwen).sliding == (True,) * 3
-    unused = Config.from_hf(qwen | {"use_sliding_window": False})
+    assert read_config(qwen).sliding == (True,) * 3
+    unused = read_config(qwen | {"use_sliding_window": False})
     assert (unused.sliding_window, unused.sliding) == (None, ())
-    assert Config.from_hf(hf_of("mistral", sliding_window=None)).sliding == ()
+    assert read_config(hf_of("mistral", sliding_window=None)).sliding == ()
 
 
 @pytest.mark.parametrize("key", ["rope_percent", "rope_percentage", "rope_pct"])
@@ -310,12 +313,12 @@ def test_a_nemotron_s_rotated_part_by_its_older_names(key):
     hf = hf_of("nemotron")
     hf["rope_parameters"] = {"rope_type": "default"}
     del hf["partial_rotary_factor"]
-    assert Config.from_hf(hf | {key: 0.25, "head_dim": 16}).rotary_fraction == 0.25
-    assert Config.from_hf(hf | {key: None}).rotary_fraction == 0.5
+    assert read_config(hf | {key: 0.25, "head_dim": 16}).rotary_fraction == 0.25
+    assert read_config(hf | {key: None}).rotary_fraction == 0.5
     both = {key: 0.25, "partial_rotary_factor": 0.25, "head_dim": 16}
-    assert Config.from_hf(hf | both).rotary_fraction == 0.25
+    assert read_config(hf | both).rotary_fraction == 0.25
     with pytest.raises(ValueError, match=rf"partial_rotary_factor is 0.25 and {key}.* is 0.5"):
-        Config.from_hf(hf | both | {key: 0.5})
+        read_config(hf | both | {key: 0.5})
 
 
 def test_two_older_names_must_agree():
@@ -324,19 +327,19 @@ def test_two_older_names_must_agree():
     block = {"rope_parameters": {"partial_rotary_factor": 0.25}}
     for other in ({"rope_percentage": 0.25}, block):
         with pytest.raises(ValueError, match="the same by another name"):
-            Config.from_hf(hf | {"rope_percent": 0.5} | other)
+            read_config(hf | {"rope_percent": 0.5} | other)
 
 
 def test_dynamic_scaling_may_say_the_model_s_length_again():
     dynamic = {"rope_type": "dynamic", "factor": 6.0, "original_max_position_embeddings": 2048}
     config = dataclasses.replace(TINY, rope_scaling=rope.Scaling("dynamic", 6.0))
-    hf = config.to_hf()
+    hf = write_config(config)
     assert hf["max_position_embeddings"] == 2048
     del hf["rope_parameters"]
-    assert Config.from_hf(hf | {"rope_scaling": dynamic}) == config
+    assert read_config(hf | {"rope_scaling": dynamic}) == config
     # Shorter, it would change sequences that are allowed.
     with pytest.raises(ValueError, match="original_max_position_embeddings is 1024"):
-        Config.from_hf(hf | {"rope_scaling": dynamic | {"original_max_position_embeddings": 1024}})
+        read_config(hf | {"rope_scaling": dynamic | {"original_max_position_embeddings": 1024}})
 
 
 @pytest.mark.parametrize(
@@ -367,7 +370,7 @@ def test_dynamic_scaling_may_say_the_model_s_length_again():
 )
 def test_what_a_family_asks_for_in_vain_is_named(family, change, named):
     with pytest.raises(ValueError, match=r"config\.json") as error:
-        Config.from_hf(hf_of(family, **change))
+        read_config(hf_of(family, **change))
     assert named in str(error.value)
 
 
@@ -395,6 +398,6 @@ LLAMA3_KEYS = {
 )
 def test_what_rope_scaling_asks_for_in_vain_is_named(change, named):
     with pytest.raises(ValueError, match=r"config\.json") as error:
-        Config.from_hf(hf_of("llama", rope_scaling=LLAMA3_KEYS | change))
+        read_config(hf_of("llama", rope_scaling=LLAMA3_KEYS | change))
     assert named in str(error.value)
-    assert Config.from_hf(hf_of("llama", rope_scaling=LLAMA3_KEYS)) == CONFIGS["llama"]
+    assert read_config(hf_of("llama", rope_scaling=LLAMA3_KEYS)) == CONFIGS["llama"]

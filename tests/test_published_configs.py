@@ -6,7 +6,7 @@ part are left out.
 
 import pytest
 
-from hs2jax.models.config import Config
+from hs2jax.models.hf.config import read_config, write_config
 from hs2jax.models.rope import Scaling
 
 SIZES = (
@@ -251,8 +251,8 @@ PUBLISHED = {
 def test_a_published_config_is_read_as_what_it_is(name):
     sizes, keys, fields = PUBLISHED[name]
     published = dict(zip(SIZES, sizes, strict=True)) | keys
-    config = Config.from_hf(published)
+    config = read_config(published)
     assert tuple(getattr(config, field) for field in FIELDS) == sizes
     assert {field: getattr(config, field) for field in fields} == fields
     outputs = None if config.language_head else ["reward"]
-    assert Config.from_hf(config.to_hf(outputs=outputs)) == config
+    assert read_config(write_config(config, outputs=outputs)) == config

@@ -13,8 +13,8 @@ from tiny_models import assert_same_bits
 
 from hs2jax import configs
 from hs2jax.data import chat
-from hs2jax.models.config import FAMILIES
 from hs2jax.models.hf import checkpoint_files, hub, reward_checkpoints
+from hs2jax.models.hf.families import FAMILIES
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import loop
 

@@ -16,6 +16,7 @@ from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.language_model import LanguageModel, Sample
 from hs2jax.models import sampler, sharding
+from hs2jax.models.config import FULL, SLIDING
 
 MODEL = tiny_model()
 QUESTIONS = ("Where is Paris?", "How do I bake bread, and how long does it take?", "Hi", "Why?")
@@ -92,13 +93,13 @@ def test_log_probabilities_are_those_of_the_scorer():
     [
         {
             "sliding_window": 8,
-            "sliding": (True, False, True),
+            "layer_types": (SLIDING, FULL, SLIDING),
             "attn_logit_softcap": 5.0,
             "final_logit_softcap": 3.0,
         },
         {
             "sliding_window": 8,
-            "sliding": (True, True, False),
+            "layer_types": (SLIDING, SLIDING, FULL),
             "rope_local_base": 100.0,
             "tied": False,
         },

@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from hs2jax.models.config import Config
+from hs2jax.models.hf.config import write_config
 from hs2jax.models.hf.weights import EMBED, UNEMBED, Tensor, unstack
 
 WEIGHTS = "model.safetensors"
@@ -82,7 +83,7 @@ def save_params(
         for t in unstack(params, config)
     ]
     tensors += [(tensor, "F32") for tensor in _head_tensors(head, outputs, config)]
-    hf = config.to_hf(outputs=outputs, dtype=dtype) | dict(extra or {})
+    hf = write_config(config, outputs=outputs, dtype=dtype) | dict(extra or {})
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

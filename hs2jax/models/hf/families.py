@@ -5,13 +5,21 @@ A family is a row of `FAMILIES`, all data: the decoder and the checkpoint's read
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from hs2jax.models.hf.fields import flag, unsupported, whole
-from hs2jax.models.rope import FULL, SLIDING
+from hs2jax.models.config import FULL, SLIDING
+from hs2jax.models.hf.fields import flag, positive, positive_or_none, unsupported, whole
 
-Windows = tuple[int | None, tuple[bool, ...]]
-"""The window in tokens, and for each layer whether it has it; (None, ()) where none could."""
+Windows = tuple[int | None, tuple[str, ...]]
+"""The window in tokens, and the type of each layer; (None, ()) where none could have it."""
+
+
+class Field(NamedTuple):
+    """A key of `config.json`, the fields of `Config` that it sets, and how its value is read."""
+
+    key: str
+    fields: tuple[str, ...]
+    kind: Callable[[Mapping[str, Any], str], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,16 +33,12 @@ class Family:
     """What keys of `config.json` mean where they are absent."""
     fixed: Mapping[str, Sequence[Any]]
     """Keys of `config.json` that may have these values only, the default first; null is it too."""
+    fields: Sequence[Field]
+    """Keys that not all families have."""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Fields of `Config` that are the same in all models of the family."""
-    flags: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
-    """Keys that are true or false, and the fields of `Config` that each sets."""
-    numbers: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Keys that are a positive number or null, and the field of `Config` that each sets."""
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Keys that some files have under other names: the other name and ours."""
-    norm_epsilon: str = "rms_norm_eps"
-    """The key of the norms' epsilon."""
     windows: "Callable[[Mapping[str, Any], int], Windows] | None" = None
     """From the file's contents and the number of layers."""
     window_keys: "Callable[[Windows], dict[str, Any]] | None" = None
@@ -47,10 +51,21 @@ class Family:
     """The `model_type` that is written instead: one that is the same model."""
 
 
+def _classes(name: str) -> dict[str, str]:
+    return {
+        "causal": f"{name}ForCausalLM",
+        "classifier": f"{name}ForSequenceClassification",
+        "backbone": f"{name}Model",
+    }
+
+
+# Windows ------------------------------------------------------------------------------------------
+
+
 def _every_layer(hf: Mapping[str, Any], layers: int) -> Windows:
     if hf.get("sliding_window") is None:
         return None, ()
-    return whole(hf, "sliding_window"), (True,) * layers
+    return whole(hf, "sliding_window"), (SLIDING,) * layers
 
 
 def _every_layer_keys(windows: Windows) -> dict[str, Any]:
@@ -61,10 +76,10 @@ def _last_layers(hf: Mapping[str, Any], layers: int) -> Windows:
     # Qwen's files name a window that is not used unless they say so.
     used = flag(hf, "use_sliding_window") and hf.get("sliding_window") is not None
     first = whole(hf, "max_window_layers", least=0) if used else layers
-    sliding = _layer_types(hf, tuple(i >= first for i in range(layers)))
+    kinds = _layer_types(hf, tuple(SLIDING if i >= first else FULL for i in range(layers)))
     if used:
-        return whole(hf, "sliding_window"), sliding
-    if any(sliding):
+        return whole(hf, "sliding_window"), kinds
+    if SLIDING in kinds:
         raise ValueError(
             f"config.json: layer_types has {SLIDING!r}, but use_sliding_window is "
             f"{hf.get('use_sliding_window')!r} and sliding_window {hf.get('sliding_window')!r}"
@@ -73,11 +88,11 @@ def _last_layers(hf: Mapping[str, Any], layers: int) -> Windows:
 
 
 def _last_layers_keys(windows: Windows) -> dict[str, Any]:
-    window, sliding = windows
+    window, kinds = windows
     keys: dict[str, Any] = {"use_sliding_window": window is not None, "sliding_window": window}
     if window is not None:
-        first = sliding.index(True) if any(sliding) else len(sliding)
-        keys |= {"max_window_layers": first, "layer_types": _type_names(sliding)}
+        first = kinds.index(SLIDING) if SLIDING in kinds else len(kinds)
+        keys |= {"max_window_layers": first, "layer_types": list(kinds)}
     return keys
 
 
@@ -87,19 +102,19 @@ def _pattern(hf: Mapping[str, Any], layers: int) -> Windows:
 
 
 def _pattern_keys(windows: Windows) -> dict[str, Any]:
-    window, sliding = windows
-    every = sliding.index(False) + 1 if False in sliding else len(sliding) + 1
-    keys = {"sliding_window": window, "layer_types": _type_names(sliding)}
-    if sliding == _repeated(every, len(sliding)):
+    window, kinds = windows
+    every = kinds.index(FULL) + 1 if FULL in kinds else len(kinds) + 1
+    keys = {"sliding_window": window, "layer_types": list(kinds)}
+    if kinds == _repeated(every, len(kinds)):
         keys["sliding_window_pattern"] = every  # All that Gemma 3's first release knew.
     return keys
 
 
-def _repeated(every: int, layers: int) -> tuple[bool, ...]:
-    return tuple(bool((i + 1) % every) for i in range(layers))
+def _repeated(every: int, layers: int) -> tuple[str, ...]:
+    return tuple(SLIDING if (i + 1) % every else FULL for i in range(layers))
 
 
-def _layer_types(hf: Mapping[str, Any], default: tuple[bool, ...]) -> tuple[bool, ...]:
+def _layer_types(hf: Mapping[str, Any], default: tuple[str, ...]) -> tuple[str, ...]:
     kinds = hf.get("layer_types")
     if kinds is None:
         return default
@@ -110,12 +125,10 @@ def _layer_types(hf: Mapping[str, Any], default: tuple[bool, ...]) -> tuple[bool
             f"config.json: layer_types has {len(kinds)} entries; "
             f"num_hidden_layers is {len(default)}"
         )
-    return tuple(kind == SLIDING for kind in kinds)
+    return tuple(kinds)
 
 
-def _type_names(sliding: Sequence[bool]) -> list[str]:
-    return [SLIDING if each else FULL for each in sliding]
-
+# Families -----------------------------------------------------------------------------------------
 
 # What no family here has. Keys that are not listed anywhere do not change the result.
 ABSENT = {
@@ -135,7 +148,16 @@ LLAMA = {
     "max_position_embeddings": 2048,
     "tie_word_embeddings": False,
 }
-BIASES = {"attention_bias": ("qkv_bias", "o_bias"), "mlp_bias": ("mlp_bias",)}
+RMS_NORM = Field("rms_norm_eps", ("norm_epsilon",), positive)
+ATTENTION_BIAS = Field("attention_bias", ("qkv_bias", "o_bias"), flag)
+BIASES = (ATTENTION_BIAS, Field("mlp_bias", ("mlp_bias",), flag))
+FINAL_CAP = Field("final_logit_softcapping", ("final_logit_softcap",), positive_or_none)
+GEMMA_FIELDS = (
+    RMS_NORM,
+    ATTENTION_BIAS,
+    FINAL_CAP,
+    Field("query_pre_attn_scalar", ("query_pre_attn_scalar",), whole),
+)
 QWEN = LLAMA | {
     "max_position_embeddings": 32768,
     "use_sliding_window": False,
@@ -168,56 +190,47 @@ GEMMA_SETTINGS = {
 
 FAMILIES = {
     "llama": Family(
-        causal="LlamaForCausalLM",
-        classifier="LlamaForSequenceClassification",
-        backbone="LlamaModel",
+        **_classes("Llama"),
         defaults=LLAMA,
         fixed=SILU,
-        flags=BIASES,
+        fields=(RMS_NORM, *BIASES),
     ),
     "mistral": Family(
-        causal="MistralForCausalLM",
-        classifier="MistralForSequenceClassification",
-        backbone="MistralModel",
+        **_classes("Mistral"),
         defaults=LLAMA
         | {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096},
         fixed=SILU | {"layer_types": (None,)},
+        fields=(RMS_NORM,),
         windows=_every_layer,
         window_keys=_every_layer_keys,
     ),
     "qwen2": Family(
-        causal="Qwen2ForCausalLM",
-        classifier="Qwen2ForSequenceClassification",
-        backbone="Qwen2Model",
+        **_classes("Qwen2"),
         defaults=QWEN | {"num_key_value_heads": 32},
         fixed=SILU,
+        fields=(RMS_NORM,),
         settings={"qkv_bias": True},
         windows=_last_layers,
         window_keys=_last_layers_keys,
     ),
     "qwen3": Family(
-        causal="Qwen3ForCausalLM",
-        classifier="Qwen3ForSequenceClassification",
-        backbone="Qwen3Model",
+        **_classes("Qwen3"),
         defaults=QWEN | {"num_key_value_heads": 32, "head_dim": 128},
         fixed=SILU,
+        fields=(RMS_NORM, ATTENTION_BIAS),
         settings={"qk_norm": True},
-        flags={"attention_bias": ("qkv_bias", "o_bias")},
         windows=_last_layers,
         window_keys=_last_layers_keys,
     ),
     "gemma2": Family(
-        causal="Gemma2ForCausalLM",
-        classifier="Gemma2ForSequenceClassification",
-        backbone="Gemma2Model",
+        **_classes("Gemma2"),
         defaults=GEMMA | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
         fixed=GEMMA_FIXED,
+        fields=(
+            *GEMMA_FIELDS,
+            Field("attn_logit_softcapping", ("attn_logit_softcap",), positive_or_none),
+        ),
         settings=GEMMA_SETTINGS,
-        flags={"attention_bias": ("qkv_bias", "o_bias")},
-        numbers={
-            "attn_logit_softcapping": "attn_logit_softcap",
-            "final_logit_softcapping": "final_logit_softcap",
-        },
         windows=_pattern,
         window_keys=_pattern_keys,
     ),
@@ -235,17 +248,14 @@ FAMILIES = {
         },
         # Gemma 3's attention has no cap; the key is a left-over that transformers does not read.
         fixed=GEMMA_FIXED | {"attn_logit_softcapping": (None,)},
+        fields=GEMMA_FIELDS,
         settings=GEMMA_SETTINGS | {"qk_norm": True},
-        flags={"attention_bias": ("qkv_bias", "o_bias")},
-        numbers={"final_logit_softcapping": "final_logit_softcap"},
         windows=_pattern,
         window_keys=_pattern_keys,
         two_bases=True,
     ),
     "nemotron": Family(
-        causal="NemotronForCausalLM",
-        classifier="NemotronForSequenceClassification",
-        backbone="NemotronModel",
+        **_classes("Nemotron"),
         defaults={
             "norm_eps": 1e-5,
             "rope_theta": 10000.0,
@@ -254,29 +264,30 @@ FAMILIES = {
             "tie_word_embeddings": False,
         },
         fixed={"hidden_act": ("relu2",)} | ABSENT,
+        fields=(Field("norm_eps", ("norm_epsilon",), positive), *BIASES),
         settings={
             "activation": "relu2",
             "gated": False,
             "layer_norm": True,
             "norm_plus_one": True,
         },
-        flags=BIASES,
         # Of older conversions. transformers reads only our name, and would rotate the default part.
         renamed=dict.fromkeys(
             ("rope_percent", "rope_percentage", "rope_pct"), "partial_rotary_factor"
         ),
-        norm_epsilon="norm_eps",
         partial_rotary=True,
     ),
     # A Llama whose two keys for biases have other names. It is written as one, so that every
     # version of transformers loads it without code from the checkpoint.
     "internlm3": Family(
-        causal="InternLM3ForCausalLM",
-        classifier="InternLM3ForSequenceClassification",
-        backbone="InternLM3Model",
+        **_classes("InternLM3"),
         defaults=LLAMA | {"rms_norm_eps": 1e-5, "max_position_embeddings": 32768},
         fixed=SILU,
-        flags={"qkv_bias": ("qkv_bias",), "bias": ("o_bias", "mlp_bias")},
+        fields=(
+            RMS_NORM,
+            Field("qkv_bias", ("qkv_bias",), flag),
+            Field("bias", ("o_bias", "mlp_bias"), flag),
+        ),
         renamed={"attention_bias": "qkv_bias", "mlp_bias": "bias"},
         written_as="llama",
     ),

@@ -1,16 +1,13 @@
-"""Single values of a `config.json`, checked. Errors name the key, the value and what is needed.
-
-A key that is null counts as absent wherever a default is given.
-"""
+"""Single values of a `config.json`, checked. Errors name the key, the value and what is needed."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def whole(hf: Mapping[str, Any], key: str, default: int | None = None, *, least: int = 1) -> int:
+def whole(hf: Mapping[str, Any], key: str, *, least: int = 1) -> int:
     """A whole number, by default a positive one."""
-    value = hf.get(key) if hf.get(key) is not None else default
+    value = hf.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         kind = "positive whole" if least == 1 else "whole"
         raise ValueError(f"config.json: {key} is {value!r}; a {kind} number is needed")
@@ -24,6 +21,11 @@ def positive(hf: Mapping[str, Any], key: str, *, where: str = "") -> float:
     if not number or not math.isfinite(value) or value <= 0:
         raise ValueError(f"config.json: {where}{key} is {value!r}; a positive number is needed")
     return float(value)
+
+
+def positive_or_none(hf: Mapping[str, Any], key: str) -> float | None:
+    """A positive number; null stays null."""
+    return None if hf.get(key) is None else positive(hf, key)
 
 
 def flag(hf: Mapping[str, Any], key: str) -> bool:

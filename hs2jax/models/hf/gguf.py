@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from hs2jax.models.config import Config
+from hs2jax.models.hf.config import read_config
 from hs2jax.models.hf.weights import Tensor
 
 # GGUF's tensor names and Hugging Face's (without "model.").
@@ -68,7 +69,7 @@ def open_gguf(path: Path | str) -> GgufFile:
         raise ValueError(f"{path}: not a GGUF file, or cut short ({error})") from error
     hf_config = _hf_config(path, reader)
     try:
-        config = Config.from_hf(hf_config)
+        config = read_config(hf_config)
     except ValueError as error:
         raise ValueError(f"{path}: as a {error}") from error
     return GgufFile(path, reader, config, hf_config)

@@ -24,6 +24,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hs2jax.models.config import Config
 from hs2jax.models.hf import checkpoint_files, gguf, reward_checkpoints, template_dates, weights
+from hs2jax.models.hf.config import read_config
 from hs2jax.models.hf.reward_checkpoints import prepare, template_of
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def open_model(name: str | Path) -> tuple[Loaded, dict[str, weights.Tensor]]:
 
     hf_config = _read_json(path / "config.json")
     try:
-        config = Config.from_hf(hf_config)
+        config = read_config(hf_config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     tensors, head = checkpoint_files.open_params(path, config)

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from hs2jax.models.config import FAMILIES, Config
+from hs2jax.models.config import Config
 from hs2jax.models.hf import checkpoint_files
+from hs2jax.models.hf.families import FAMILIES
 from hs2jax.models.hf.weights import EMBED, UNEMBED
 
 LM_HEAD = "#lm_head[0]"  # Behind a model's name: its reward is in that row.
