@@ -143,7 +143,7 @@ def test_a_few_pairs_that_agree_are_not_certain():
 @settings(max_examples=50)
 @given(ITEMS)
 def test_rows_of_attributes_equal_numpy_and_scipy(items):
-    rows = measures.attribute_rows("", items, NAMES, {"verbosity": 1.5}, intervals=False)
+    rows = measures.attribute_rows("", items, NAMES, {"verbosity": 1.5})
     for column, name in enumerate(NAMES):
         both = [
             (o[column], r[name])

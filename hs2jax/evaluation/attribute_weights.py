@@ -10,26 +10,14 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from hs2jax.evaluation import statistics
-from hs2jax.evaluation.measures import estimated, pairs_of
-from hs2jax.workdir import row
+from hs2jax.evaluation.measures import OVER_ZERO, pairs_of, rows_of
 
 # HelpSteer2 (arXiv 2406.08673), appendix H. How they were found is not stated; RewardBench is
 # named in the same place, so what they score there may be tuned on it.
+_ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 PUBLISHED = {
-    "llama3_70b": {
-        "helpfulness": 0.65,
-        "correctness": 0.8,
-        "coherence": 0.45,
-        "complexity": 0.55,
-        "verbosity": -0.4,
-    },
-    "nemotron4_340b": {
-        "helpfulness": 0.3,
-        "correctness": 0.74,
-        "coherence": 0.46,
-        "complexity": 0.47,
-        "verbosity": -0.33,
-    },
+    "llama3_70b": dict(zip(_ATTRIBUTES, (0.65, 0.8, 0.45, 0.55, -0.4), strict=True)),
+    "nemotron4_340b": dict(zip(_ATTRIBUTES, (0.3, 0.74, 0.46, 0.47, -0.33), strict=True)),
 }
 DRAWS = 2048
 ROUNDS = 6
@@ -78,22 +66,19 @@ def search(
         right[fold == f] = test @ _search(train, rng) > 0
         right_single[fold == f] = test @ _single(train) > 0
     equal = difference.mean(axis=1) > 0
-    n, place = len(group), ("", "weights")
-    gains = {
-        name: statistics.interval(np.mean, [right - other], group)
-        for name, other in (("equal", equal), ("single", right_single))
-    }
     single = names[int(np.abs(_single(difference)).argmax())]
-    verdict = {"reference": 0.0, "better": "higher"}
-    held_out = [statistics.share(each, group) for each in (right, right_single)]
-    rows = [
-        row(*place, "accuracy", (difference @ weights > 0).mean(), n=n),
-        estimated(*place, "held_out", held_out[0], n, headline=True),
-        estimated(*place, "held_out", held_out[1], n, method=single),
-        row(*place, "equal_weights", equal.mean(), n=n),
-        estimated(*place, "gain_over_equal", gains["equal"], n, against="equal weights", **verdict),
-        estimated(*place, "gain_over_single", gains["single"], n, against=single, **verdict),
-    ]
+    place, rows = ("", "weights", len(group)), []
+    held_out, alone = ({"held_out": statistics.share(x, group)} for x in (right, right_single))
+    rows += rows_of(*place, {"accuracy": (difference @ weights > 0).mean()})
+    rows += rows_of(*place, held_out, headline=True)
+    rows += rows_of(*place, alone, method=single)
+    rows += rows_of(*place, {"equal_weights": equal.mean()})
+    for metric, other, against in (
+        ("gain_over_equal", equal, "equal weights"),
+        ("gain_over_single", right_single, single),
+    ):
+        gain = {metric: statistics.interval(np.mean, [right - other], group)}
+        rows += rows_of(*place, gain, against=against, **OVER_ZERO)
     return dict(zip(names, weights.tolist(), strict=True)), rows
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hs2jax.evaluation import comparison, statistics
-from hs2jax.evaluation.measures import estimated
+from hs2jax.evaluation.measures import OVER_HALF, rows_of
 
 
 def pick(items: Sequence[dict]) -> tuple[list[int], int]:
@@ -78,22 +78,15 @@ def win_rate(items: Sequence[dict], reference: Sequence[dict]) -> dict:
     """
     matched, missing, missing_reference = comparison.match(items, reference, lambda i: i["prompt"])
     outcome = np.array([np.sign(_rewards(a).max() - _rewards(b).max()) for a, b in matched])
-    return estimated(
-        "",
-        "",
-        "win_rate",
-        statistics.share((1 + outcome) / 2),
-        len(outcome),
-        reference=0.5,
-        better="higher",
-        against="reference",
-        headline=True,
-        wins=int((outcome > 0).sum()),
-        ties=int((outcome == 0).sum()),
-        losses=int((outcome < 0).sum()),
-        missing=missing,
-        missing_reference=missing_reference,
+    counts = {
+        name: int((outcome == k).sum()) for name, k in (("wins", 1), ("ties", 0), ("losses", -1))
+    }
+    won = {"win_rate": statistics.share((1 + outcome) / 2)}
+    more = {"missing": missing, "missing_reference": missing_reference, "headline": True}
+    (found,) = rows_of(
+        "", "", len(outcome), won, against="reference", **OVER_HALF, **counts, **more
     )
+    return found
 
 
 def _rewards(item: dict) -> np.ndarray:
@@ -133,8 +126,8 @@ def _rows(n: int, columns: Sequence[dict]) -> list[dict]:
         metric, more = ("rating", {"method": name[1]}) if name[0] == "rating" else (name, {})
         if metric == "reward":
             more = {"kl": float(np.log(n) - (n - 1) / n)}
-        found.append(estimated("", part, metric, estimate._replace(p=None), len(means), **more))
+        found += rows_of("", part, len(means), {metric: estimate._replace(p=None)}, **more)
     if chances := values.get(("rating", "correct")):
         share = statistics.share(np.minimum(chances, 1.0))
-        found.append(estimated("", part, "correct", share, len(chances)))
+        found += rows_of("", part, len(chances), {"correct": share})
     return found

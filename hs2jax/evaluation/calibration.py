@@ -14,8 +14,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from hs2jax.evaluation import statistics
-from hs2jax.evaluation.measures import estimated, pairs_of
-from hs2jax.workdir import row
+from hs2jax.evaluation.measures import pairs_of, rows_of
 
 BINS = 10
 FEWEST_IN_BIN = 10
@@ -55,11 +54,10 @@ def rows(
         sure, right, group = confidence[mask], agreed[mask], pairs.group[mask]
         ece += mask.mean() * abs(right.mean() - sure.mean())
         chance += mask.mean() * _mean_absolute(sure, group)
-        low, mean, high = (float(of(sure)) for of in (np.min, np.mean, np.max))
-        more = {"confidence": mean, "confidence_low": low, "confidence_high": high}
-        estimate = statistics.share(right, group)
-        part = f"bin/{number}"
-        bins.append(estimated(set, part, "agreement", estimate, len(sure), method=method, **more))
+        sides = {"confidence": np.mean, "confidence_low": np.min, "confidence_high": np.max}
+        more = {name: float(of(sure)) for name, of in sides.items()}
+        agreement = {"agreement": statistics.share(right, group)}
+        bins += rows_of(set, f"bin/{number}", len(sure), agreement, method=method, **more)
     whole = {
         "temperature": temperature,
         "ece": ece,
@@ -67,7 +65,7 @@ def rows(
         "brier": (expit(-scaled) ** 2).mean(),
         "log_loss": np.logaddexp(0.0, -scaled).mean(),
     }
-    return [row(set, "", name, x, n=n, method=method) for name, x in whole.items()] + bins
+    return rows_of(set, "", n, whole, method=method) + bins
 
 
 def fit_temperature(items: Sequence[dict]) -> float:

@@ -9,8 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from hs2jax.evaluation import statistics
-from hs2jax.evaluation.measures import estimated, pairs_of, rated
-from hs2jax.workdir import row
+from hs2jax.evaluation.measures import OVER_ZERO, pairs_of, rated, rows_of
 
 SHOWN = 20
 
@@ -85,12 +84,8 @@ def rows(
         mask = np.array([each == name for each in subset])
         found += pair_rows(set, f"subset/{name}", margins[:, mask] > 0, group[mask])
     found += _attribute_rows(set, ours, theirs, first_names, second_names)
-    counts = {
-        "common": len(matched),
-        "missing_first": missing_first,
-        "missing_second": missing_second,
-    }
-    found += [row(set, "", name, count) for name, count in counts.items()]
+    counts = {"missing_first": missing_first, "missing_second": missing_second}
+    found += rows_of(set, "", None, {"common": len(matched), **counts})
     return found, _disagreements(ours, margins, shown)
 
 
@@ -109,22 +104,12 @@ def pair_rows(set: str, part: str, right: np.ndarray, group: np.ndarray) -> list
         "neither": ~first & ~second,
     }
     more = {name: int(mask.sum()) for name, mask in counts.items()}
-    difference = statistics.interval(np.mean, [change], group)
+    more |= {"p_mcnemar": mcnemar(int((sums < 0).sum()), int((sums > 0).sum()))}
+    difference = {"accuracy_difference": statistics.interval(np.mean, [change], group)}
     return [
-        row(set, part, "accuracy", first.mean(), n=n, method="first"),
-        row(set, part, "accuracy", second.mean(), n=n, method="second"),
-        estimated(
-            set,
-            part,
-            "accuracy_difference",
-            difference,
-            n,
-            against="first",
-            reference=0.0,
-            better="higher",
-            p_mcnemar=mcnemar(int((sums < 0).sum()), int((sums > 0).sum())),
-            **more,
-        ),
+        *rows_of(set, part, n, {"accuracy": first.mean()}, method="first"),
+        *rows_of(set, part, n, {"accuracy": second.mean()}, method="second"),
+        *rows_of(set, part, n, difference, against="first", **OVER_ZERO, **more),
     ]
 
 
@@ -151,11 +136,9 @@ def _attribute_rows(set: str, ours, theirs, first_names, second_names) -> list[d
         errors = (np.stack([first, second]) - people) ** 2
         difference = statistics.interval(np.mean, [errors[1] - errors[0]], group)
         verdict = {"against": "first", "reference": 0.0, "better": "lower"}
-        found += [
-            row(set, part, "mse", errors[0].mean(), n=n, method="first"),
-            row(set, part, "mse", errors[1].mean(), n=n, method="second"),
-            estimated(set, part, "mse_difference", difference, n, **verdict),
-        ]
+        for side, method in enumerate(("first", "second")):
+            found += rows_of(set, part, n, {"mse": errors[side].mean()}, method=method)
+        found += rows_of(set, part, n, {"mse_difference": difference}, **verdict)
     return found
 
 

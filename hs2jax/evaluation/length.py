@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from hs2jax.evaluation import statistics
-from hs2jax.evaluation.measures import Pairs, estimated, pairs_of
+from hs2jax.evaluation.measures import OVER_HALF, Pairs, pairs_of, rows_of
 from hs2jax.evaluation.statistics import Estimate
-from hs2jax.workdir import row
 
 FEWEST_GROUPS = 50  # With pairs. Below this the fit's own noise pulls towards 50%.
 FOLDS = 10
@@ -51,20 +50,20 @@ def rows(set: str, items: Sequence[dict], seed: int = 0) -> list[dict]:
     rewards, characters = _responses(items)
     if not len(rewards):
         return []
-    pairs, n = pairs_of(items), len(rewards)
-    found = [
-        row(set, "", "reward_length_pearson", statistics.pearson(rewards, characters), n=n),
-        row(set, "", "reward_length_spearman", statistics.spearman(rewards, characters), n=n),
-    ]
-    if not len(pairs.margin):
+    correlations = {
+        "reward_length_pearson": statistics.pearson(rewards, characters),
+        "reward_length_spearman": statistics.spearman(rewards, characters),
+    }
+    found, pairs = rows_of(set, "", len(rewards), correlations), pairs_of(items)
+    n = len(pairs.margin)
+    if not n:
         return found
-    n, correlation = len(pairs.margin), statistics.pearson(pairs.margin, pairs.lead)
-    found.append(row(set, "", "margin_length_pearson", correlation, n=n))
+    correlation = {"margin_length_pearson": statistics.pearson(pairs.margin, pairs.lead)}
+    found += rows_of(set, "", n, correlation)
     if len(np.unique(pairs.group)) >= FEWEST_GROUPS:
         estimate, twice = controlled(pairs, float(np.median(characters)), seed)
-        verdict = {"reference": 0.5, "better": "higher"}
-        found.append(estimated(set, "", "accuracy_at_equal_length", estimate, n, **verdict))
-        found.append(row(set, "", "reward_of_twice_length", twice, n=n))
+        found += rows_of(set, "", n, {"accuracy_at_equal_length": estimate}, **OVER_HALF)
+        found += rows_of(set, "", n, {"reward_of_twice_length": twice})
     return found + _bands(set, pairs)
 
 
@@ -123,12 +122,11 @@ def _bands(set: str, pairs: Pairs) -> list[dict]:
     below, above = np.searchsorted(EDGES, ratio), np.searchsorted(EDGES, ratio, side="right")
     band, found = np.where(ratio < 1, below, above), []
     for index, name in enumerate(BANDS):
-        mask, part = band == index, f"band/{name}"
-        n = int(mask.sum())
-        if n:
-            share = statistics.share(pairs.right[mask], pairs.group[mask])
-            found.append(estimated(set, part, "accuracy", share, n))
-            found.append(row(set, part, "longer_wins", (pairs.lead[mask] > 0).mean(), n=n))
+        mask = band == index
+        if mask.any():
+            accuracy = statistics.share(pairs.right[mask], pairs.group[mask])
+            values = {"accuracy": accuracy, "longer_wins": (pairs.lead[mask] > 0).mean()}
+            found += rows_of(set, f"band/{name}", int(mask.sum()), values)
     return found
 
 

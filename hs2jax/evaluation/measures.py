@@ -73,13 +73,21 @@ def pairs_of(items: Sequence[Mapping]) -> Pairs:
     return Pairs(columns[:, 0].astype(int), columns[:, 1], columns[:, 2:4], columns[:, 4])
 
 
-def estimated(
-    set: str, part: str, metric: str, estimate: Estimate, n: int | None = None, **more
-) -> dict:
-    """Make a row of an estimate, with its p where it has one."""
-    if estimate.p is not None:
-        more["p"] = estimate.p
-    return row(set, part, metric, estimate.value, estimate.interval, n, **more)
+# What carries a verdict: the interval is held against a value.
+OVER_HALF = {"reference": 0.5, "better": "higher"}
+OVER_ZERO = {"reference": 0.0, "better": "higher"}
+
+
+def rows_of(
+    set: str, part: str, n: int | None, values: Mapping[str, Estimate | float], **more
+) -> list[dict]:
+    """Make a row of each value or estimate, by its metric; with its p where it has one."""
+    found = []
+    for metric, value in values.items():
+        estimate = value if isinstance(value, Estimate) else Estimate(value)
+        p = {} if estimate.p is None else {"p": estimate.p}
+        found.append(row(set, part, metric, estimate.value, estimate.interval, n, **p, **more))
+    return found
 
 
 def rows(
@@ -87,12 +95,9 @@ def rows(
     items: Sequence[Mapping],
     names: Sequence[str],
     means: Mapping[str, float] | None = None,
-    *,
-    intervals: bool = True,
 ) -> list[dict]:
     """Measure one scored set: `pair_rows` and `attribute_rows`."""
-    found = pair_rows(set, items)
-    return found + attribute_rows(set, items, names, means, intervals=intervals)
+    return pair_rows(set, items) + attribute_rows(set, items, names, means)
 
 
 def pair_rows(set: str, items: Sequence[Mapping]) -> list[dict]:
@@ -113,36 +118,34 @@ def pair_rows(set: str, items: Sequence[Mapping]) -> list[dict]:
     n, right, margin = len(pairs.margin), pairs.right, pairs.margin
     if not n:
         return []
-    longer, shorter = pairs.lead > 0, pairs.lead < 0
+    group, longer, shorter = pairs.group, pairs.lead > 0, pairs.lead < 0
     rule, best = ("longer", longer) if longer.sum() >= shorter.sum() else ("shorter", shorter)
-    lead = statistics.interval(np.mean, [right.astype(float) - best], pairs.group)
+    lead = statistics.interval(np.mean, [right.astype(float) - best], group)
+    means = {
+        "longer_wins": statistics.share(longer, group),
+        "shorter_wins": statistics.share(shorter, group),
+        "accuracy_ties_as_half": (right + 0.5 * (margin == 0)).mean(),
+        "margin": margin.mean(),
+        "loss": np.logaddexp(0.0, -margin).mean(),
+    }
     counts = {
         "equal_rewards": (margin == 0).sum(),
         "equal_lengths": (pairs.lead == 0).sum(),
         "ties": sum(int(item.get("ties", 0)) for item in items),
     }
     found = [
-        _share(set, "", "accuracy", right, pairs.group, reference=0.5, better="higher"),
-        estimated(
-            set, "", "lead_over_length", lead, n, against=rule, reference=0.0, better="higher"
-        ),
-        _share(set, "", "longer_wins", longer, pairs.group),
-        _share(set, "", "shorter_wins", shorter, pairs.group),
-        row(set, "", "accuracy_ties_as_half", (right + 0.5 * (margin == 0)).mean(), n=n),
-        row(set, "", "margin", margin.mean(), n=n),
-        row(set, "", "loss", np.logaddexp(0.0, -margin).mean(), n=n),
-        *(row(set, "", name, int(count)) for name, count in counts.items()),
+        *rows_of(set, "", n, {"accuracy": statistics.share(right, group)}, **OVER_HALF),
+        *rows_of(set, "", n, {"lead_over_length": lead}, against=rule, **OVER_ZERO),
+        *rows_of(set, "", n, means),
+        *rows_of(set, "", None, counts),
     ]
     levels = np.clip(np.ceil(pairs.strength), 1, 3).astype(int)
     for level in np.unique(levels):
-        mask, part = levels == level, f"strength/{level}"
-        found.append(_share(set, part, "accuracy", right[mask], pairs.group[mask]))
-        found.append(row(set, part, "margin", margin[mask].mean(), n=int(mask.sum())))
+        mask = levels == level
+        accuracy = statistics.share(right[mask], group[mask])
+        values = {"accuracy": accuracy, "margin": margin[mask].mean()}
+        found += rows_of(set, f"strength/{level}", int(mask.sum()), values)
     return found
-
-
-def _share(set: str, part: str, metric: str, values, group, **more) -> dict:
-    return estimated(set, part, metric, statistics.share(values, group), len(values), **more)
 
 
 # Ratings ----------------------------------------------------------------------------------------
@@ -153,8 +156,6 @@ def attribute_rows(
     items: Sequence[Mapping],
     names: Sequence[str],
     means: Mapping[str, float] | None = None,
-    *,
-    intervals: bool = True,
 ) -> list[dict]:
     """Measure errors and correlations per rated attribute; only rated responses count.
 
@@ -169,15 +170,8 @@ def attribute_rows(
       `outside` counts those that this moves. Where people's ratings are on another scale there is
       none, and a note says so.
 
-    intervals: False leaves them out, which is faster. Raises ValueError as `rated` does.
+    Raises ValueError as `rated` does.
     """
-
-    def estimate(statistic, columns, scale=statistics.PLAIN) -> Estimate:
-        if intervals:
-            return statistics.interval(statistic, columns, group, scale)
-        value = statistic(*columns)
-        return Estimate(value if math.isfinite(value) else None)
-
     found = []
     for name in names:
         group, predicted, people = rated(items, names, name)
@@ -187,34 +181,27 @@ def attribute_rows(
         given = (means or {}).get(name)
         mean = people.mean() if given is None else given
         source = "mean of these ratings" if given is None else "training mean"
-        both, of_mean = (predicted, people), (people - mean) ** 2
-        measured = {
-            "mse": estimate(statistics.squared_error, both, LOG),
-            "mse_below_mean": estimate(np.mean, [of_mean - (predicted - people) ** 2]),
-            "pearson": estimate(statistics.pearson, both, FISHER),
-            "spearman": estimate(statistics.spearman, both, FISHER),
-            "kappa": Estimate(None),
+        both, of_mean, clipped = (predicted, people), (people - mean) ** 2, rounded(predicted)
+        mse = statistics.interval(statistics.squared_error, both, group, LOG)
+        found += rows_of(set, part, n, {"mse": mse, "mae": np.abs(predicted - people).mean()})
+        found += rows_of(set, part, n, {"mse_of_mean": of_mean.mean()}, method=source)
+        below = statistics.interval(np.mean, [of_mean - (predicted - people) ** 2], group)
+        found += rows_of(set, part, n, {"mse_below_mean": below}, **OVER_ZERO)
+        values = {
+            name: statistics.interval(statistics.CORRELATIONS[name], both, group, FISHER)
+            for name in ("pearson", "spearman")
         }
-        clipped, more = rounded(predicted), {}
+        values |= {"mean_prediction": predicted.mean(), "mean_rating": people.mean()}
+        found += rows_of(set, part, n, values)
         if people.min() < 0 or people.max() > TOP:
-            more = {"note": OTHER_SCALE.format(people.min(), people.max())}
-        else:
-            measured["kappa"] = estimate(statistics.kappa, (clipped, rounded(people)), FISHER)
-        verdict = {"reference": 0.0, "better": "higher"}
-        found += [
-            estimated(set, part, "mse", measured["mse"], n),
-            row(set, part, "mae", np.abs(predicted - people).mean(), n=n),
-            row(set, part, "mse_of_mean", of_mean.mean(), n=n, method=source),
-            estimated(set, part, "mse_below_mean", measured["mse_below_mean"], n, **verdict),
-            estimated(set, part, "pearson", measured["pearson"], n),
-            estimated(set, part, "spearman", measured["spearman"], n),
-            estimated(set, part, "kappa", measured["kappa"], n, **more),
-            row(set, part, "mean_prediction", predicted.mean(), n=n),
-            row(set, part, "mean_rating", people.mean(), n=n),
-        ]
-        if not more:
-            outside = int((clipped != np.floor(predicted + 0.5)).sum())
-            found.append(row(set, part, "outside", outside))
+            note = OTHER_SCALE.format(people.min(), people.max())
+            found += rows_of(set, part, n, {"kappa": None}, note=note)
+            continue
+        levels = clipped, rounded(people)
+        kappa = statistics.interval(statistics.kappa, levels, group, FISHER)
+        found += rows_of(set, part, n, {"kappa": kappa})
+        outside = (clipped != np.floor(predicted + 0.5)).sum()
+        found += rows_of(set, part, None, {"outside": outside})
     return found
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from hs2jax.evaluation import statistics
 from hs2jax.evaluation.benchmarks import credits, ties
 from hs2jax.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, benchmark_of
+from hs2jax.evaluation.measures import rows_of
 from hs2jax.workdir import row
 
 SHRINK = 2.0
@@ -190,7 +191,7 @@ def _score(set: str, place: str, part: Part, metric: str = "score", **more) -> d
 
 def _beside(set: str, place: str, benchmark: Benchmark, items: Sequence[Mapping]) -> list[dict]:
     """The rows of what stands beside the score of a subset."""
-    n, rule = len(items), _rule(benchmark)
+    rule = _rule(benchmark)
     baselines = {"longer_wins": lengths(items), "shorter_wins": lengths(items, -1)}
     if _is_ties(items):
         values = {name: ties.score(items, rewards)[0] for name, rewards in baselines.items()}
@@ -200,7 +201,7 @@ def _beside(set: str, place: str, benchmark: Benchmark, items: Sequence[Mapping]
         if rule is credits.best:
             values["strict"] = (table(items, own(items), rule) == 1.0).mean()
     values["prompts_cut"] = sum(item.get("cut", 0) > 0 for item in items)
-    return [row(set, place, name, value, n=n) for name, value in values.items()]
+    return rows_of(set, place, len(items), values)
 
 
 def _overall(benchmark: Benchmark, sections: Sequence[Part], found: Mapping) -> Part | None:
