@@ -5,10 +5,10 @@ one method follows them than another.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+from scipy.stats import gaussian_kde
 
 from hs2jax.evaluation import statistics
 from hs2jax.judging import lager
-from hs2jax.judging.score_distribution import distances
 from hs2jax.workdir import row
 
 
@@ -81,29 +81,55 @@ def compared(methods: Iterable[str]) -> list[tuple[str, str]]:
     return found + ([tuple(ours)] if len(ours) == 2 else [])
 
 
-def mean_rows(name: str, part: str, scores: Mapping[str, np.ndarray]) -> list[dict]:
-    """Make rows of means and standard deviations of scores [N]."""
+def spread_rows(
+    name: str,
+    part: str,
+    scores: Mapping[str, np.ndarray],
+    human: np.ndarray | None = None,
+    scale: Sequence[int] = (),
+) -> list[dict]:
+    """Make rows of how scores [N] are spread: means, standard deviations, and beside people's
+    ratings [N] on the same scale `distances` from their distribution."""
     rows = []
-    for method, score in scores.items():
+    people = {} if human is None else {"human": human}
+    for method, score in {**people, **scores}.items():
         there = score[np.isfinite(score)].astype(float)
         if len(there):
-            rows.append(row(name, part, "mean", there.mean(), n=len(there), method=method))
-            rows.append(row(name, part, "sd", there.std(), n=len(there), method=method))
+            found = {"mean": there.mean(), "sd": there.std()}
+            both = np.isfinite(score) if human is None else np.isfinite(score) & np.isfinite(human)
+            if scale and method in lager.AGGREGATIONS and both.any():
+                found |= distances(human[both], score[both], scale[0], scale[-1])
+            rows += [
+                row(name, part, metric, value, n=len(there), method=method)
+                for metric, value in found.items()
+            ]
     return rows
 
 
-def distance_rows(
-    name: str, part: str, human: np.ndarray, scores: Mapping[str, np.ndarray], values: Sequence[int]
-) -> list[dict]:
-    """Make rows of how far the distributions of scores on the scale `values` are from people's."""
-    rows = []
-    for method, score in scores.items():
-        there = np.isfinite(human) & np.isfinite(score)
-        if method in lager.AGGREGATIONS and there.any():
-            found = distances(human[there], score[there], values[0], values[-1])
-            about = {"n": there.sum(), "method": method}
-            rows += [row(name, part, metric, value, **about) for metric, value in found.items()]
-    return rows
+def distances(human: np.ndarray, scores: np.ndarray, low: float, high: float) -> dict:
+    """Measure how far scores [N] are from being spread like people's [M]: {"kl", "mse"} of their
+    densities (LAGER, its table of score distributions). Correlation does not see it: a judge that
+    gives nearly everything the same score may still order it well.
+
+    Both sides are mapped so that the scale's ends become 0 and 1. (Not their own least and
+    greatest: a judge that only says 4.9 to 5.0 would look like people who use the whole scale.)
+    Densities are Gaussian kernel estimates with Silverman's bandwidth (1986, Density Estimation,
+    4.3.2), at 501 points from 0 to 1, with the mean 1 there, so that what kernels spill over the
+    ends does not count. kl: KL(human || scores), in nats, very large where people use scores that
+    the judge never comes near. mse: of the densities. The paper's own grid is not known, so
+    published numbers show the order of methods at most. Both are None where a side has fewer than
+    two scores or is constant but for rounding.
+    """
+    sides = [(np.asarray(side, float) - low) / (high - low) for side in (human, scores)]
+    if any(len(side) < 2 or np.ptp(side) < 1e-9 for side in sides):
+        return {"kl": None, "mse": None}
+    # In logarithms nothing is ever quite 0.
+    logs = [gaussian_kde(side, "silverman").logpdf(np.linspace(0, 1, 501)) for side in sides]
+    people, judge = (log - np.logaddexp.reduce(log) + np.log(len(log)) for log in logs)
+    return {
+        "kl": max(0.0, float((np.exp(people) * (people - judge)).mean())),
+        "mse": float(((np.exp(people) - np.exp(judge)) ** 2).mean()),
+    }
 
 
 def layer_rows(

@@ -298,24 +298,21 @@ def set_rows(
     beside: scores of baselines. weights: [L'] for the weighted aggregations; where they are
     cross-validated instead, they are fitted to the ratings of the other folds.
     """
-    values, rated = chosen[0].scale, np.isfinite(one.human)
-    scores = lager.scores(one.logits, values, lager.PRESETS[config.preset], weights)
-    others, folds = {}, ()
+    scale, rated = chosen[0].scale, np.isfinite(one.human)
+    by_preset, folds, some = {}, (), one.rated()
     for preset, each in lager.PRESETS.items():
-        found = {"lager_wo": np.asarray(lager.aggregate(one.logits, values, "lager_wo", each))}
+        given = weights if preset == config.preset else None
+        by_preset[preset] = scores = lager.scores(one.logits, scale, each, given)
         if config.weights == CROSS_VALIDATE and rated.any():
-            some = one.rated()
             options = {"folds": config.folds, "recipe": config.recipe, "seed": config.seed}
-            arguments = (some.logits, some.human, some.clusters, values, each)
+            arguments = (some.logits, some.human, some.clusters, scale, each)
             fitted = layer_weights.cross_validate(*arguments, **options)
             for method, score in fitted.on_one_level().items():
-                found[method] = np.full(len(rated), np.nan, np.float32)
-                found[method][rated] = score
+                scores[method] = np.full(len(rated), np.nan, np.float32)
+                scores[method][rated] = score
             if preset == config.preset:
                 weights, folds = fitted.mean, fitted.weights
-                scores |= {method: found[method] for method in lager.WEIGHTED}
-        if preset != config.preset:
-            others[preset] = found
+    scores = by_preset.pop(config.preset)
     scores = {each: scores[each] for each in lager.AGGREGATIONS if each in scores} | dict(beside)
     rows = agreement.weight_rows(name, weights, folds)
     rows.append(row(name, "", "responses", len(one.human) // len(chosen)))
@@ -325,20 +322,18 @@ def set_rows(
     for part, places in parts.items():
         some = one.take(places)
         here = {method: score[places] for method, score in scores.items()}
-        rows += agreement.mean_rows(name, part, {"human": some.human, **here})
+        rows += agreement.spread_rows(name, part, here, some.human, scale)
         if not np.isfinite(some.human).any():
             continue
         about = (name, part, some.human)
-        compared = agreement.compared(here)
-        by = {"criterion": some.criterion}
-        found = agreement.correlation_rows(*about, here, some.clusters, **by, compared=compared)
+        options = {"criterion": some.criterion, "compared": agreement.compared(here)}
+        found = agreement.correlation_rows(*about, here, some.clusters, **options)
         for each in found:  # The terminal's lines.
-            headline = part == "" and each["metric"] == "spearman" and "against" not in each
-            each |= {"headline": True} if headline else {}
+            if part == "" and each["metric"] == "spearman" and "against" not in each:
+                each["headline"] = True
         rows += found
-        rows += agreement.distance_rows(*about, here, values)
-        rows += agreement.layer_rows(*about, some.logits, values)
-        for preset, each in others.items():
+        rows += agreement.layer_rows(*about, some.logits, scale)
+        for preset, each in by_preset.items():
             found = {m: each[m][places] for m in lager.CROSS_LAYER if m in each}
             made = agreement.correlation_rows(*about, found, some.clusters)
             rows += [r | {"preset": preset} for r in made if r["metric"] == "spearman"]

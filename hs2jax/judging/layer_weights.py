@@ -16,7 +16,7 @@ import numpy as np
 
 from hs2jax import workdir
 from hs2jax.data import jsonl
-from hs2jax.data.groups import FieldError, check_number, check_text, show
+from hs2jax.data.groups import FieldError, check_number, check_text, mistyped, show
 from hs2jax.judging import lager, weight_recipes
 from hs2jax.judging.lager import Preset
 from hs2jax.judging.weight_recipes import FitData
@@ -171,11 +171,8 @@ def save(
     scale: Sequence[int],
     data: str,
 ) -> None:
-    """Write weights to a small JSON file, with all that says where they may be used.
-
-    model, checksum: the model's name, and its parameters' (`models.checksum`). template: the name
-    of the prompts' template. scale: `values` of the fit. data: in words, what they were fitted on.
-    """
+    """Write weights to a small JSON file, with all that says where they may be used: the model's
+    name and checksum, the name of the prompts' template, the scale and data of the fit."""
     content = {
         "model": {"name": model, "checksum": checksum},
         "template": template,
@@ -243,11 +240,11 @@ def _parse(row: dict) -> dict:
         outer, _, name = field.rpartition(".")
         inside = row.get(outer) if outer else row
         if not isinstance(inside, dict):
-            raise FieldError(outer, f"expected an object, found {show(inside)}", "wrong type")
+            raise mistyped(outer, "an object", inside)
         saved[field] = check_text(inside.get(name), field)
     weights = row.get("weights")
     if not isinstance(weights, list):
-        raise FieldError("weights", f"expected a list, found {show(weights)}", "wrong type")
+        raise mistyped("weights", "a list", weights)
     saved["weights"] = [check_number(w, f"weights[{i}]", 0, 1) for i, w in enumerate(weights)]
     if saved["layers"] != len(weights):
         what = f"expected {show(saved['layers'])} numbers, as 'layers' says, found {len(weights)}"

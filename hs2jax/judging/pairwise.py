@@ -179,22 +179,15 @@ def pair_rows(
         for name in lager.AGGREGATIONS:
             if weights is None and name in lager.WEIGHTED:
                 continue
+            part = f"way/{way}"
             margin = margins(logits[way], criterion, way, name, preset, weights)
-            rows += _accuracy_rows(f"way/{way}", name, margin, prompt)
-            lead = (margin > 0).astype(float) - (rules[best] > 0)
-            about = {"method": name, "against": best, "reference": 0.0, "better": "higher"}
-            found = statistics.interval(np.mean, [lead], prompt)
-            rows.append(row("pairs", f"way/{way}", "accuracy", *found[:2], len(lead), **about))
+            rows += _accuracy_rows(part, name, margin, prompt, best, rules[best])
             if way == "question":
                 said = np.sign(np.subtract(*letters(logits[way], name, preset, weights)))
-                habits = {
-                    "consistency": (said[:, 0] * said[:, 1] < 0).mean(),
-                    "says_a": (said > 0).mean(),
-                }
-                rows += [
-                    row("pairs", f"way/{way}", metric, value, n=len(said), method=name)
-                    for metric, value in habits.items()
-                ]
+                same, says_a = (said[:, 0] * said[:, 1] < 0).mean(), (said > 0).mean()
+                about = {"n": len(said), "method": name}
+                rows.append(row("pairs", part, "consistency", same, **about))
+                rows.append(row("pairs", part, "says_a", says_a, **about))
     return rows
 
 
@@ -223,18 +216,22 @@ def _read_both_ways(
     }, places
 
 
-def _accuracy_rows(part: str, method: str, margin: np.ndarray, prompt: np.ndarray) -> list[dict]:
-    right, equal = margin > 0, margin == 0
-    marks = {"method": method, "reference": 0.5, "better": "higher"}
-    accuracy = row(
-        "pairs", part, "accuracy", *statistics.share(right, prompt)[:2], len(right), **marks
-    )
-    half = (right + 0.5 * equal).mean()
-    return [
-        accuracy | {"headline": True},
-        row("pairs", part, "accuracy_half_credit", half, n=len(right), method=method),
-        row("pairs", part, "equal", equal.sum(), n=len(right), method=method),
+def _accuracy_rows(part: str, method: str, margin, prompt, against=None, other=None) -> list[dict]:
+    """Of margins [P], and of their lead over a rule's."""
+    right, equal, about = margin > 0, margin == 0, {"n": len(margin), "method": method}
+    value, interval, _ = statistics.share(right, prompt)
+    marks = {"reference": 0.5, "better": "higher", "headline": True}
+    rows = [
+        row("pairs", part, "accuracy", value, interval, **about, **marks),
+        row("pairs", part, "accuracy_half_credit", (right + 0.5 * equal).mean(), **about),
+        row("pairs", part, "equal", equal.sum(), **about),
     ]
+    if against:
+        lead = right.astype(float) - (other > 0)
+        value, interval, _ = statistics.interval(np.mean, [lead], prompt)
+        marks = {"against": against, "reference": 0.0, "better": "higher"}
+        rows.append(row("pairs", part, "accuracy", value, interval, **about, **marks))
+    return rows
 
 
 def _check(way: str) -> None:

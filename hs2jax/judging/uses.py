@@ -99,7 +99,7 @@ def emotions(
     counts = {"questions": len(items), "dialogues": len({item.text for item in items})}
     return [
         *agreement.correlation_rows("emotions", "", human, scores, clusters, compared=COMPARED),
-        *agreement.mean_rows("emotions", "", {"human": human, **scores}),
+        *agreement.spread_rows("emotions", "", scores, human),
         *agreement.weight_rows("emotions", used),
         *(row("emotions", "", metric, value) for metric, value in counts.items()),
     ]
@@ -263,7 +263,7 @@ def knowledge(
             found.append(agreement.measure_row(*about, reference=least, scale=scale))
     return [
         *found,
-        *agreement.mean_rows("knowledge", "", scores),
+        *agreement.spread_rows("knowledge", "", scores),
         *agreement.weight_rows("knowledge", used),
     ]
 
