@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def forward(params, batch, config: Config, *, layout: str, dtype, remat: bool = False):
-    """Outputs [B, R, K] in float32 of a batch as `data.packing.lay` makes it.
+    """Compute outputs [B, R, K] in float32 of a batch as `data.packing.lay` makes it.
 
     params: {"decoder", "head"}, and what else `hidden_states` takes. Empty slots hold numbers that
     mean nothing.
@@ -88,7 +88,7 @@ def hidden_states(params, batch, config: Config, *, layout: str, dtype, remat: b
 
 
 def count_layers(stack) -> int:
-    """How many layers a stack of parameters holds; 0 for None."""
+    """Count the layers in a stack of parameters; 0 for None."""
     return 0 if stack is None else jax.tree.leaves(stack)[0].shape[0]
 
 
@@ -116,7 +116,7 @@ def choose_row_length(costs: Sequence[int]) -> int:
 
 
 def plan_evaluation(examples, *, row_length, layout, rows, mesh=None):
-    """Batches of every tokenised group once, in order, for `run_batches`."""
+    """Plan batches of every tokenised group once, in order, for `run_batches`."""
     return loader.plan(
         examples,
         row_length=row_length,
@@ -143,7 +143,7 @@ def plan_rows(examples, *, layout, rows: int | None = None, mesh=None) -> loader
 
 
 def run_batches(run, batches: loader.Batches, outputs: int, mesh=None) -> list[np.ndarray]:
-    """Runs `run` (a micro-batch to outputs [B, R, K]) over all batches.
+    """Run `run` (a micro-batch to outputs [B, R, K]) over all batches.
 
     Returns outputs [responses, K] of each example, on every process.
     """
@@ -210,7 +210,7 @@ def _most_wanted(batches: loader.Batches, lengths: Sequence[Sequence[int]]) -> i
 
 
 def _wanted(batches: loader.Batches, i: int, last: np.ndarray, lengths, most: int):
-    """Where in batch i the responses' own tokens lie, and where the numbers for them will.
+    """Find where in batch i the responses' tokens lie, and where the numbers for them will.
 
     last: [M, B, R] of the batch. Returns indices int32 [M, B, P], 0 where nothing is wanted, and
     (example, response, row, start, stop) for each response.

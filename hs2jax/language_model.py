@@ -75,7 +75,7 @@ class LanguageModel:
 
     @classmethod
     def load(cls, name, *, template: str = "", mesh=None, dtype=None) -> "LanguageModel":
-        """Loads a folder, a GGUF file, a hub id or a short name.
+        """Load a folder, a GGUF file, a hub id or a short name.
 
         template: one of `data.templates`; "" is what belongs to the checkpoint. dtype: of the
         computation; None is float32 on CPU and bfloat16 elsewhere. Of a reward model that still has
@@ -196,7 +196,7 @@ class LanguageModel:
         return [list(itertools.islice(samples, n)) for _ in groups]
 
     def _ends(self) -> tuple[tuple[int, ...], ...]:
-        """What ends a response: the end of turn, and the model's EOS."""
+        """The ends of a response: the end of turn, and the model's EOS."""
         own = chat.end_of_turn(self.tokenizer, self.read)
         return (own, *((id,) for id in self.config.eos_ids if (id,) != own))
 
@@ -265,7 +265,7 @@ class LanguageModel:
         return found
 
     def save(self, folder) -> None:
-        """Exports weights, config and tokenizer as a folder that `transformers` loads, and `load`.
+        """Export weights, config and tokenizer as a folder that `transformers` loads, and `load`.
 
         Where the parameters are spread over several processes, see `RewardModel.save`.
         """
@@ -290,7 +290,7 @@ class LanguageModel:
         skip: bool = False,
         record: Record | None = None,
     ) -> list[LogProbability | None]:
-        """How likely the response of each conversation is, after all that comes before it.
+        """Score how likely the response of each conversation is, after all that comes before it.
 
         conversations: each a list of messages that ends with the assistant's, the response.
         Neighbours share what their prompts begin with, where that is less work. rows: how many
@@ -350,7 +350,7 @@ def _check_settings(n, temperature, top_p, top_k, max_new_tokens, stop, rows, se
 
 
 def _stopped(tokenizer, stop: Sequence[str], ids: np.ndarray) -> int | None:
-    """How many of the tokens it takes to write one of the texts `stop`; None if they do not."""
+    """Count the tokens it takes to write one of the texts `stop`; None if they do not."""
 
     def written(count: int) -> bool:
         text = _decode(tokenizer, ids[:count].tolist())

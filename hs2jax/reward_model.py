@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class Score(NamedTuple):
-    """What a response scores: each output by name, and one scalar, None without weights for it."""
+    """A response's score: each output by name, and one scalar, None without weights for it."""
 
     outputs: dict[str, float]
     reward: float | None
@@ -73,7 +73,7 @@ class RewardModel:
         mesh=None,
         dtype=None,
     ) -> "RewardModel":
-        """Loads a reward model, or a language model with a new head.
+        """Load a reward model, or a language model with a new head.
 
         name: a folder, a GGUF file, a hub id or a short name; with "#lm_head[0]" behind it, a
         language model whose row 0 of lm_head gives the reward. outputs: names of a new head's
@@ -127,7 +127,7 @@ class RewardModel:
         return model
 
     def scalar_weights(self, weights: Mapping[str, float] | None = None) -> np.ndarray | None:
-        """Weights [K] that make the outputs one reward: given, recorded, or 1 for a lone output."""
+        """Find weights [K] that make the outputs one reward: given, recorded, or 1 of one."""
         weights = self.weights if weights is None else weights
         if weights is None:
             return np.ones(1, np.float32) if len(self.outputs) == 1 else None
@@ -146,7 +146,7 @@ class RewardModel:
         truncate: bool = False,
         record: Record | None = None,
     ) -> list[Score]:
-        """Scores conversations, each a list of messages that ends with the assistant's.
+        """Score conversations, each a list of messages that ends with the assistant's.
 
         Neighbours with the same prompt share its computation. rows: how many rows of tokens are
         computed at a time, None for what fits; scores do not depend on it. truncate: cut prompts
@@ -180,7 +180,7 @@ class RewardModel:
         skip: bool = False,
         record: Record | None = None,
     ) -> list[np.ndarray | None]:
-        """Outputs [responses, K] of each group; see `score`.
+        """Compute outputs [responses, K] of each group; see `score`.
 
         skip: None for a group with a conversation that is too long or that the chat template
         refuses, counted in `record`, instead of raising ValueError.
@@ -198,7 +198,7 @@ class RewardModel:
         skip: bool = False,
         record: Record | None = None,
     ) -> list[list[Example]]:
-        """Groups as tokens, as `data.conversations.encode` makes them. See `score_groups`.
+        """Turn groups into tokens, as `data.conversations.encode` makes them. See `score_groups`.
 
         max_tokens: of a conversation; None: the model's positions.
         """
@@ -213,7 +213,7 @@ class RewardModel:
         )
 
     def predict(self, examples: Sequence[Example], *, layout="shared", rows: int | None = None):
-        """Outputs [responses, K] of each tokenised group, a list of numpy arrays."""
+        """Compute outputs [responses, K] of each tokenised group, a list of numpy arrays."""
         if not examples:
             return []
         batches = plan_rows(examples, layout=layout, rows=rows, mesh=self.mesh)
@@ -223,7 +223,7 @@ class RewardModel:
         return run_batches(run, batches, len(self.outputs), self.mesh)
 
     def save(self, folder) -> None:
-        """Exports weights, config and tokenizer as a folder that `transformers` loads.
+        """Export weights, config and tokenizer as a folder that `transformers` loads.
 
         Where the parameters are spread over several processes, all must call this; the first one
         writes.

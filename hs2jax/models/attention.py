@@ -18,7 +18,7 @@ POSITIONS = {"k": 3, "v": 2}
 
 
 class Layout(NamedTuple):
-    """Who may see whom. Each is int32 [B, T].
+    """The tree of conversations in a row, which says who sees whom. Each is int32 [B, T].
 
     segment_ids: the group that a token belongs to, from 1; 0 is padding.
     branch_ids: 0 in the prompt, r in the r-th response of the group.

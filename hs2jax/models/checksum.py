@@ -1,4 +1,4 @@
-"""Whether two trees of parameters are the same, to the last bit."""
+"""Checksums of parameters, to see that two trees are the same to the last bit."""
 
 import jax
 import jax.numpy as jnp

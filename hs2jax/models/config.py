@@ -71,32 +71,32 @@ class Config:
 
     @property
     def sliding(self) -> tuple[bool, ...]:
-        """Whether each layer has the window; empty where no layer could have one."""
+        """True for each layer with the window; empty where no layer could have one."""
         return tuple(kind == SLIDING for kind in self.layer_types)
 
     @property
     def has_lm_head(self) -> bool:
-        """Whether the parameters hold a leaf `lm_head`, output weights of their own."""
+        """True where the parameters hold a leaf `lm_head`, output weights of their own."""
         return self.language_head and not self.tied
 
     @property
     def gate_bias(self) -> bool:
-        """Whether the feed-forward layer's gate has a bias."""
+        """True where the feed-forward layer's gate has a bias."""
         return self.mlp_bias and self.gated
 
     @property
     def pre_norms(self) -> bool:
-        """Whether norms stand before attention and the feed-forward layer only."""
+        """True where norms stand before attention and the feed-forward layer only."""
         return not self.post_norms
 
     @property
     def rotary_size(self) -> int:
-        """How many of a head's numbers are rotated, from the first."""
+        """The number of a head's elements that are rotated, from the first."""
         return int(self.head_dim * self.rotary_fraction)
 
     @property
     def attention_scale(self) -> float:
-        """What attention's logits are multiplied by."""
+        """The factor of attention's logits."""
         return (self.query_pre_attn_scalar or self.head_dim) ** -0.5
 
     def frequencies(self) -> np.ndarray:

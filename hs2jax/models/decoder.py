@@ -126,7 +126,7 @@ def linear(module, name, axes, x, shape, bias=False):
 
 
 class Probe(NamedTuple):
-    """What is looked at in every layer, at chosen positions, so that no layer's states are kept.
+    """Positions and columns to read in every layer, so that no layer's states are kept.
 
     at: int32 [B, P]. columns: [S, D], the unembedding's rows of the tokens whose logits are wanted;
     None: the states themselves. norm: the final norm's parameters {"norm" [D], "norm_bias" [D] if
@@ -139,7 +139,7 @@ class Probe(NamedTuple):
 
 
 def look(config: Config, x, probe: Probe | None):
-    """What the probe sees in the residual stream x [B, T, D]: its states [B, P, D], or logits
+    """Read the residual stream x [B, T, D] with a probe: its states [B, P, D], or logits
     [2, B, P, S] (see `lens`); None without a probe."""
     if probe is None:
         return None
@@ -319,7 +319,7 @@ class Decoder(nn.Module):
 
 
 def enter(config: Config, embed, tokens, dtype):
-    """What enters the first layer [B, T, D]: the tokens' embeddings, in `dtype`."""
+    """Embed tokens as they enter the first layer [B, T, D], in `dtype`."""
     x = constrain_rows(jnp.take(embed, tokens, axis=0).astype(dtype))
     if config.scaled_embedding:
         # In bfloat16 the factor is rounded too, as it was when the weights were made.

@@ -1,4 +1,4 @@
-"""What is read off the decoder's hidden states: rewards and vocabulary logits, in float32.
+"""Heads on the decoder's hidden states: rewards and vocabulary logits, in float32.
 
 Axis letters: B rows, R response slots, D width, K outputs, T tokens, V vocabulary.
 """

@@ -1,4 +1,4 @@
-"""How likely tokens are, without ever holding the logits of the whole vocabulary.
+"""Log-probabilities of tokens, without ever holding the logits of the whole vocabulary.
 
 Axis letters: B rows, T tokens, D width, V vocabulary, C a chunk of it.
 """
@@ -80,7 +80,7 @@ def _product(axes, x, y):
 
 
 def _over_chunks(add, seen, lm_head, chunk):
-    """Scans `add(seen, rows [C, D], first)` over the vocabulary; the last chunk may be shorter.
+    """Scan `add(seen, rows [C, D], first)` over the vocabulary; the last chunk may be shorter.
 
     Returns what was seen, and the chunks' results as one array, None where they are None.
     """

@@ -100,7 +100,7 @@ def open_source(name: str, mesh=None) -> Source:
 
     return Source(
         name=name,
-        config=without_unembed(found.config),
+        config=without_lm_head(found.config),
         outputs=found.outputs,
         weights=(found.hf_config.get("hs2jax") or {}).get("weights"),
         template=found.template,
@@ -116,16 +116,16 @@ def reward_shapes(config: Config, outputs: int, *, bias: bool):
     head = {"kernel": jax.ShapeDtypeStruct((config.hidden_size, outputs), jnp.float32)}
     if bias:
         head["bias"] = jax.ShapeDtypeStruct((outputs,), jnp.float32)
-    return {"decoder": weights.shapes(without_unembed(config)), "head": head}
+    return {"decoder": weights.shapes(without_lm_head(config)), "head": head}
 
 
-def without_unembed(config: Config) -> Config:
+def without_lm_head(config: Config) -> Config:
     """The config of a decoder without the vocabulary's output weights, which no reward needs."""
     return dataclasses.replace(config, language_head=False) if config.has_lm_head else config
 
 
 def places(shapes, mesh) -> dict[str, Any]:
-    """Where each leaf lives, by its path: a NamedSharding, or None without a mesh."""
+    """Map each leaf's path to its place: a NamedSharding, or None without a mesh."""
     return {
         sharding.path_name(path): mesh
         and NamedSharding(mesh, sharding.spec_for(sharding.path_name(path), x.shape, mesh))
@@ -139,7 +139,7 @@ def put(x, where):
 
 
 def check_alike(initial: Source, trained: Source) -> None:
-    """Raises ValueError that names all in which two models differ besides their parameters."""
+    """Raise ValueError that names all in which two models differ besides their parameters."""
     found = _differences(initial, trained)
     if found:
         listed = "".join(f"\n  {what}: {a!r} and {b!r}" for what, a, b in found)

@@ -1,4 +1,4 @@
-"""How the next token is drawn from logits: greedy, or by chance, of all tokens or the likely ones.
+"""Drawing the next token from logits: greedy, or by chance, of all tokens or the likely ones.
 
 Nothing is sorted. A token is drawn of all; whether it is one of the likely ones (top-p) is a
 question of how much probability lies above it, one sum. If it is not, neither is what lies below
@@ -18,8 +18,8 @@ COLUMNS = 256
 
 
 class Choice(NamedTuple):
-    """What a program is compiled for. greedy: the likeliest token. top_k: of so many likeliest, 0
-    for all. nucleus: of the likeliest that have top_p of the probability together."""
+    """Settings that a program is compiled for. greedy: the likeliest token. top_k: of so many
+    likeliest, 0 for all. nucleus: of the likeliest that have top_p of the probability together."""
 
     greedy: bool = False
     top_k: int = 0

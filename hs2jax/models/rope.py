@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """How the frequencies differ from the plain ones; `kind` is "linear", "dynamic" or "llama3".
+    """A change of the plain frequencies; `kind` is "linear", "dynamic" or "llama3".
 
     `original` is the length in tokens that the unscaled model was made for.
     """

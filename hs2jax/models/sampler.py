@@ -58,7 +58,7 @@ class Completion(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """How tokens are drawn and what ends a sample. ends: sequences of token ids."""
+    """The way tokens are drawn, and ends of samples. ends: sequences of token ids."""
 
     choice: Choice
     ends: tuple[tuple[int, ...], ...]
@@ -67,9 +67,9 @@ class Drawing:
 
 
 class Rows(NamedTuple):
-    """Where each row is. token [B]: the last one, at position [B], not in the cache yet. count [B]:
-    new tokens so far; longest [B]: as many as may be. live bool [B]. key uint32 [B, 2]. tail
-    [B, W]: the last W tokens, -1 before the first new one."""
+    """The state of each row. token [B]: the last one, at position [B], not in the cache yet.
+    count [B]: new tokens so far; longest [B]: as many as may be. live bool [B]. key uint32
+    [B, 2]. tail [B, W]: the last W tokens, -1 before the first new one."""
 
     token: jax.Array
     position: jax.Array
@@ -81,7 +81,7 @@ class Rows(NamedTuple):
 
 
 def keys(seed: int, prompts: Sequence[int], samples: Sequence[int]) -> np.ndarray:
-    """Random keys uint32 [jobs, 2] of samples by their numbers and their prompts' numbers."""
+    """Random keys uint32 [requests, 2] of samples by their numbers and their prompts' numbers."""
     made = _keys(seed, np.asarray(prompts, np.int32), np.asarray(samples, np.int32))
     return np.asarray(jax.random.key_data(made))
 
@@ -97,7 +97,7 @@ def sample(
     params,
     config: Config,
     prompts: Sequence[np.ndarray],
-    jobs: Sequence[SampleRequest],
+    requests: Sequence[SampleRequest],
     drawing: Drawing,
     *,
     rows: int | None = None,
@@ -105,55 +105,55 @@ def sample(
     dtype=jnp.float32,
     stopped: Callable[[np.ndarray], int | None] = lambda tokens: None,
 ) -> list[Completion]:
-    """What each of the jobs draws, in their order.
+    """Draw a completion for each request, in their order.
 
-    params: a language model's, as `leaves` has them. prompts: token ids, at least one each; jobs of
-    one prompt should be neighbours. rows: samples computed at a time, None for ROWS on each device
+    params: a language model's. prompts: token ids, at least one each; requests of one prompt should
+    be neighbours. rows: samples computed at a time, None for ROWS on each device
     among which rows are divided. stopped: is given a sample's tokens and says how many of them to
     keep where they are enough, else None.
     """
-    if not jobs:
+    if not requests:
         return []
     rows = rows or ROWS * sharding.row_devices(mesh)
-    B = sharding.fit_rows(min(rows, len(jobs)), mesh)
-    batch = _Batch(params, config, prompts, jobs, drawing, B, mesh, dtype)
+    B = sharding.fit_rows(min(rows, len(requests)), mesh)
+    batch = _Batch(params, config, prompts, requests, drawing, B, mesh, dtype)
     # Those with long prompts last, since the cache is as long as its longest row.
-    order = sorted(range(len(jobs)), key=lambda job: len(prompts[jobs[job].prompt]))
+    order = sorted(range(len(requests)), key=lambda request: len(prompts[requests[request].prompt]))
     waiting = collections.deque(order)
-    inside: list[int | None] = [None] * B  # Which job is in each row.
-    tokens: list[list[np.ndarray]] = [[] for _ in jobs]
-    scores: list[list[np.ndarray]] = [[] for _ in jobs]
-    taken: list[Completion | None] = [None] * len(jobs)
-    while waiting or any(job is not None for job in inside):
+    inside: list[int | None] = [None] * B  # Which request is in each row.
+    tokens: list[list[np.ndarray]] = [[] for _ in requests]
+    scores: list[list[np.ndarray]] = [[] for _ in requests]
+    completions: list[Completion | None] = [None] * len(requests)
+    while waiting or any(request is not None for request in inside):
         free = [row for row in range(B) if inside[row] is None]
         entering = [(row, waiting.popleft()) for row in free[: len(waiting)]]
         if entering:
             batch.enter(entering)
-            for row, job in entering:
-                inside[row] = job
+            for row, request in entering:
+                inside[row] = request
         found = batch.run(patience=max(1, B // 8) if waiting else B)
-        for row, job in enumerate(inside):
-            if job is None:
+        for row, request in enumerate(inside):
+            if request is None:
                 continue
             new = found.tokens[row] >= 0
-            tokens[job].append(found.tokens[row][new])
-            scores[job].append(found.log_probabilities[row][new])
-            so_far = np.concatenate(tokens[job])
+            tokens[request].append(found.tokens[row][new])
+            scores[request].append(found.log_probabilities[row][new])
+            so_far = np.concatenate(tokens[request])
             enough = stopped(so_far)
             if enough is not None:
                 batch.rows.live[row] = False
             if not batch.rows.live[row]:
-                taken[job] = Completion(
+                completions[request] = Completion(
                     so_far[:enough],
-                    np.concatenate(scores[job])[:enough],
+                    np.concatenate(scores[request])[:enough],
                     enough is not None or bool(found.ended[row]),
                 )
                 inside[row] = None
-    return taken
+    return completions
 
 
 class _Found(NamedTuple):
-    """What a run of the loop gives: tokens int32 [B, STEPS], -1 where a row was not live; their
+    """The result of a run of the loop: tokens int32 [B, STEPS], -1 where a row was not live; their
     log-probabilities; which rows came to an end."""
 
     tokens: np.ndarray
@@ -164,9 +164,9 @@ class _Found(NamedTuple):
 class _Batch:
     """The rows, with their cache on the device, and the prompts whose samples wait."""
 
-    def __init__(self, params, config, prompts, jobs, drawing, B, mesh, dtype):
+    def __init__(self, params, config, prompts, requests, drawing, B, mesh, dtype):
         self.params, self.config, self.dtype = params, config, dtype
-        self.prompts, self.jobs, self.drawing, self.mesh = prompts, jobs, drawing, mesh
+        self.prompts, self.requests, self.drawing, self.mesh = prompts, requests, drawing, mesh
         self.top, self.layers = _unstack(params, config.num_layers, dtype)
         W = max(map(len, drawing.ends), default=1)
         self.rows = Rows(
@@ -176,34 +176,34 @@ class _Batch:
         self.cache = None
         # Of a prompt: keys and values, with those of other prompts, and which of them are its own.
         self.computed: dict[int, tuple[Any, int]] = {}
-        self.uses = collections.Counter(job.prompt for job in jobs)
+        self.uses = collections.Counter(request.prompt for request in requests)
 
     def enter(self, entering: Sequence[tuple[int, int]]) -> None:
-        """Puts samples into rows: (row, job) each."""
-        of = {row: self.jobs[job] for row, job in entering}
-        new = dict.fromkeys(job.prompt for job in of.values())
+        """Put requests into rows: (row, request) each."""
+        of = {row: self.requests[request] for row, request in entering}
+        new = dict.fromkeys(request.prompt for request in of.values())
         self._compute([prompt for prompt in new if prompt not in self.computed])
-        for row, job in of.items():
-            prompt = self.prompts[job.prompt]
+        for row, request in of.items():
+            prompt = self.prompts[request.prompt]
             self.rows.token[row], self.rows.position[row] = prompt[-1], len(prompt) - 1
-            self.rows.count[row], self.rows.longest[row] = 0, job.longest
-            self.rows.live[row], self.rows.key[row], self.rows.tail[row] = True, job.key, -1
+            self.rows.count[row], self.rows.longest[row] = 0, request.longest
+            self.rows.live[row], self.rows.key[row], self.rows.tail[row] = True, request.key, -1
         self._grow()
         for source in {id(self.computed[p][0]): self.computed[p][0] for p in new}.values():
             B = len(self.rows.live)
             indices, targets = np.zeros(B, np.int32), np.full(B, B, np.int32)
-            for row, job in of.items():
-                computed, index = self.computed[job.prompt]
+            for row, request in of.items():
+                computed, index = self.computed[request.prompt]
                 if computed is source:
                     indices[row], targets[row] = index, row
             self.cache = _copy(self.cache, source, indices, targets)
-        for job in of.values():
-            self.uses[job.prompt] -= 1
-            if not self.uses[job.prompt]:
-                del self.computed[job.prompt]
+        for request in of.values():
+            self.uses[request.prompt] -= 1
+            if not self.uses[request.prompt]:
+                del self.computed[request.prompt]
 
     def _compute(self, numbers: Sequence[int]) -> None:
-        """Keys and values of the prompts of these numbers, those of like length together."""
+        """Compute keys and values of prompts by their numbers, those of like length together."""
         by_length = collections.defaultdict(list)
         for number in numbers:
             by_length[bucket(len(self.prompts[number]))].append(number)
@@ -276,8 +276,8 @@ def _unstack(params, layers, dtype):
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def _prefill(params, tokens, config: Config, dtype):
-    """Keys and values {"k" [L, P, K, H, S], "v" [L, P, K, S, H]} of prompts [P, S], whatever
-    follows their ends."""
+    """Compute keys and values {"k" [L, P, K, H, S], "v" [L, P, K, S, H]} of prompts [P, S],
+    whatever follows their ends."""
     position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
         _, changed = Decoder(config, dtype=dtype).apply(
@@ -353,7 +353,7 @@ def _loop(
 
 
 def _ends(tail, ends):
-    """Whether rows [B] are at one of the ends with their last tokens [B, W]."""
+    """Find the rows [B] whose last tokens [B, W] are one of the ends."""
     found = jnp.zeros(len(tail), bool)
     for end in ends:
         found |= jnp.all(tail[:, tail.shape[1] - len(end) :] == jnp.asarray(end), axis=1)

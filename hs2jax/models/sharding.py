@@ -1,4 +1,4 @@
-"""Where arrays live: a mesh of three axes, and rules from parameter paths to axes.
+"""Placement of arrays: a mesh of three axes, and rules from parameter paths to axes.
 
 data: copies of the model, each with its own rows. fsdp: rows and parameters are both split.
 tensor: heads, hidden units and vocabulary are split. The layer axis is never split.
@@ -95,7 +95,7 @@ def constrain_rows(x):
 
 
 def place_rows(batch, mesh, axis: int = 0):
-    """Puts a batch (a dict of numpy arrays, the same on every process) onto the mesh, split over
+    """Put a batch (a dict of numpy arrays, the same on every process) onto the mesh, split over
     `axis`. Without a mesh it goes to the default device."""
     if mesh is None:
         return jax.tree.map(jax.numpy.asarray, batch)

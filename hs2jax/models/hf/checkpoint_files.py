@@ -35,7 +35,7 @@ DTYPES = {
 
 
 def open_params(folder: Path | str, config: Config) -> tuple[dict[str, Tensor], Any]:
-    """What a folder of safetensors holds: (tensors, head).
+    """Open a folder of safetensors: (tensors, head).
 
     `weights.assemble` makes the parameters from the tensors, which are not read yet. head:
     {"kernel": [D, outputs], "bias": [outputs] if there is one} in float32, or None.
@@ -65,7 +65,7 @@ def save_params(
     dtype: str = "float32",
     max_shard_bytes: float = 5e9,
 ) -> dict[str, Any]:
-    """Writes weights and config.json, which it returns. The reverse of `open_params`.
+    """Write weights and config.json, which it returns. The reverse of `open_params`.
 
     With `head` the folder is the family's SequenceClassification and `outputs` names the head's
     outputs; the vocabulary's output weights are left out, since that class has none. `extra` is
@@ -126,7 +126,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _pickled(folder: Path) -> str:
-    """What to do where the weights are in PyTorch's older files; "" where there are none."""
+    """Say what to do with weights in PyTorch's older files; "" where there are none."""
     found = sorted(path.name for path in folder.glob("*.bin"))
     if not found:
         return ""

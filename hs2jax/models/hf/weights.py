@@ -1,4 +1,4 @@
-"""Where each of our parameters lies in a checkpoint that uses Hugging Face's tensor names.
+"""A table of where each of our parameters lies among Hugging Face's tensors, and its use.
 
 `LEAVES` says, for each leaf of our tree, which tensors hold it and how their axes lie. Reading
 and writing both follow that table, so they cannot disagree.
@@ -125,7 +125,7 @@ def assemble(tensors: Mapping[str, Tensor], config: Config, shardings: Any = Non
 
 
 def check(tensors: Mapping[str, Tensor], config: Config) -> None:
-    """Raises what `assemble` raises; nothing is read."""
+    """Raise what `assemble` raises; nothing is read."""
     wanted = {name: leaf for leaf in leaves_of(config) for name in _names(leaf, config)}
     for name, leaf in wanted.items():
         shape = _their_shape(leaf, config)
