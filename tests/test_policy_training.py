@@ -209,11 +209,10 @@ def test_layouts_and_split_groups_are_evaluated_alike(data):
 @pytest.mark.parametrize(
     ("changes", "trained"),
     [
-        ({"lora.rank": 2, "lora.targets": "attention/(q|v)$"}, "layers/attention/(q|v)"),
         ({"trainable.last_layers": 1, "trainable.cache": True}, "layers/.*|norm"),
         ({"objective.kind": "steerlm2", "trainable.paths": "^decoder/embed"}, "embed"),
     ],
-    ids=["LoRA", "last layer", "embedding"],
+    ids=["last layer", "embedding"],
 )
 def test_what_is_trained_changes_and_nothing_else(data, tmp_path, monkeypatch, changes, trained):
     monkeypatch.setenv("HS2JAX_CACHE", str(tmp_path / "cache"))

@@ -49,7 +49,7 @@ def start(config, workdir, devices, said, join=""):
 
 def finish(running, said):
     """Waits for all. Where one fails the others would wait for it: all are ended, and told."""
-    end = time.time() + 300
+    end = time.time() + 600
     while any(process.poll() is None for process in running) and time.time() < end:
         if any(process.poll() for process in running):
             break

@@ -18,6 +18,7 @@ from command import fail, hs2jax
 from test_policy_training import write
 
 from hs2jax import configs, workdir
+from hs2jax.evaluation.measures import pairs_of
 from hs2jax.training import metrics, sweep, sweep_arms, sweep_rows
 
 CONFIG = """
@@ -238,7 +239,7 @@ def item(source, margins, ratings=(), outputs=()):
 
 
 def run(items):
-    return sweep_rows.measure(items, ["help"], {"seconds_per_step": 2.0})
+    return sweep_rows.Run(items, ["help"], {"seconds_per_step": 2.0})
 
 
 def right(*groups):
@@ -268,7 +269,7 @@ def test_rows_are_means_over_seeds_and_differences_are_paired():
     }
     rows, notes = rows_of(runs | {"none": {}}, "a")
     assert notes == []
-    accuracy = {arm: [(r.pairs.model > 0).mean() for r in runs[arm].values()] for arm in runs}
+    accuracy = {arm: [pairs_of(r.items).right.mean() for r in runs[arm].values()] for arm in runs}
     for arm, found in accuracy.items():
         row = rows[arm, "", "accuracy"]
         assert row["value"] == pytest.approx(np.mean(found))

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from command import fail
 
 from hs2jax import configs
 from hs2jax.inference import forward
@@ -249,9 +248,8 @@ def test_states_computed_once_train_the_same_model(tmp_path, source, monkeypatch
     files = list((tmp_path / "cache" / "states").glob("*.bin"))
     assert len(files) == 2
     times = {path: path.stat().st_mtime_ns for path in files}
-    run(tmp_path / "other", source, **changes, **{"trainable.cache": True, "seed": 1})
     # Also for what was trained from it: the layers below are the same, its vocabulary is not.
-    again = {"trainable.cache": True, "model.outputs": ()}
+    again = {"trainable.cache": True, "model.outputs": (), "seed": 1}
     run(tmp_path / "later", tmp_path / "plain" / "model", **changes, **again)
     assert {path: path.stat().st_mtime_ns for path in files} == times, "they were computed again"
     assert len(list((tmp_path / "cache" / "states").glob("*.bin"))) == 2
@@ -273,23 +271,14 @@ def test_a_run_with_another_base_model_does_not_go_on(tmp_path, source):
 
 
 @pytest.mark.parametrize(
-    ("flag", "told"),
+    ("key", "value", "told"),
     [
-        ("--config.trainable.last_layers=9", "config.trainable.last_layers is 9"),
-        ("--config.trainable.last_layers=3", "or -1 for all"),
-        ("--config.trainable.paths=nothing_here", "config.trainable.paths is 'nothing_here'"),
-        ("--config.trainable.paths=(", "a regular expression"),
-        ("--config.trainable.cache=True", "config.trainable.last_layers"),
-        ("--config.lora.rank=-1", "config.lora"),
+        ("trainable.last_layers", 9, "config.trainable.last_layers is 9"),
+        ("trainable.last_layers", 3, "or -1 for all"),
+        ("trainable.paths", "nothing_here", "config.trainable.paths is 'nothing_here'"),
     ],
 )
-def test_settings_that_cannot_be_are_told(tmp_path, source, flag, told):
-    assert told in fail(
-        "train",
-        "--config=configs/hh_helpful.py",
-        f"--workdir={tmp_path}/run",
-        f"--config.model.name={source}",
-        "--config.data.train=helpsteer2_preference:mini/preference.jsonl[train]",
-        "--config.data.validation=helpsteer2_preference:mini/preference.jsonl[val]",
-        flag,
-    )
+def test_settings_that_do_not_suit_the_model_are_told(key, value, told):
+    settings = config(**{key: value})
+    with pytest.raises(ValueError, match=told):
+        trainable.split(trainable.begin(tiny.reward_model().params, settings), settings)

@@ -266,6 +266,6 @@ def _checksums(source: merge.Source) -> str:
 
 
 def _tokens(prepared: loader.Prepared) -> list[np.ndarray]:
-    """All that outputs follow from besides the parameters."""
+    """List the token ids that outputs follow from."""
     encoded = [example.encoded for example in prepared.examples]
     return [ids for each in encoded for ids in (each.prompt, *each.responses)]

@@ -196,7 +196,7 @@ def better(values: dict, best: dict | None, select: str) -> bool:
 
 
 def _cost_rows(folder: Path, run: RunState, tokens: int, costs: dict) -> list[dict]:
-    """What a run took, as rows; of steps the median, as the first ones compile."""
+    """Make rows of what a run took; of steps the median, as the first ones compile."""
     seconds = [row["seconds"] for row in metrics.read(folder / "metrics.jsonl", "train")]
     values = {
         "step": run.best["step"],

@@ -10,8 +10,8 @@ from hs2jax.models.sharding import path_name
 
 
 def schedule(settings: Mapping, steps: int) -> optax.Schedule:
-    """The learning rate at each step, from 0: linear warm-up over `warmup` steps, then constant or
-    a cosine down to `final` times the peak at the run's end."""
+    """Make the learning rate of each step, from 0: linear warm-up over `warmup` steps, then
+    constant or a cosine down to `final` times the peak at the run's end."""
     peak, warmup = settings["learning_rate"], settings["warmup"]
     if settings["schedule"] == "constant":
         after = optax.constant_schedule(peak)
@@ -25,14 +25,14 @@ def schedule(settings: Mapping, steps: int) -> optax.Schedule:
 
 
 def decays(params):
-    """True where weight decay applies: everywhere but norms and biases."""
+    """Mark where weight decay applies: everywhere but norms and biases."""
     return jax.tree.map_with_path(
         lambda path, _: not re.search(r"(^|/)(\w+_)?(norm|bias)$", path_name(path)), params
     )
 
 
 def make(settings: Mapping, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer of `config.optimizer` and its schedule. Clipping is by the global norm.
+    """Make the optimizer of `config.optimizer` and its schedule. Clipping is by the global norm.
 
     `mu_dtype` is the type in which the first moment is kept.
     """

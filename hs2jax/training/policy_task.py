@@ -189,7 +189,7 @@ def _check_sampled(spec: str, prepared: loader.Prepared, record: Record) -> None
 
 
 def conditioned(groups: Sequence[Group], record: Record) -> list[Group]:
-    """Each rated response as a group of its own that is asked for the response's ratings, put
+    """Make each rated response a group of its own that is asked for the response's ratings, put
     between 0 and 4 and rounded, halves to even as NeMo-Aligner does. Others are counted as left
     out. Raises ValueError for a group that has a condition already."""
     found = []
@@ -211,8 +211,8 @@ def conditioned(groups: Sequence[Group], record: Record) -> list[Group]:
 
 
 def together(prepared: loader.Prepared) -> loader.Prepared:
-    """Neighbours that answer the same prompt, each behind its own condition, as one group, so that
-    the prompt is computed once. Their conditions are then in the responses, and are not learned."""
+    """Join neighbours that answer the same prompt, each behind its own condition, to one group, so
+    that the prompt is computed once. Their conditions are in the responses, and are not learned."""
     found = loader.Prepared([], [])
     pairs = zip(prepared.groups, prepared.examples, strict=True)
     for _, neighbours in itertools.groupby(pairs, key=lambda pair: pair[0].prompt):

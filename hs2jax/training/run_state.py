@@ -1,4 +1,4 @@
-"""How far a run has got: its latest checkpoint, its best step, and what it does not train.
+"""Keep how far a run has got: its latest checkpoint, its best step, what it does not train.
 
 A run may be killed between any two writes and must end with the same bits. So the order is fixed:
 the best step's parameters are whole before a checkpoint names that step, and the best step that
@@ -48,7 +48,7 @@ class RunState:
         return time.time() - self._began
 
     def restore(self, like, batches):
-        """The state on the devices, in the places of `like`; puts the iterator `batches` there."""
+        """Restore the state, in the places of `like`, and the place of the iterator `batches`."""
         state, _ = self._latest.restore(self.step, like)
         batches.set_state(self._meta["loader"])
         return state
@@ -71,7 +71,7 @@ class RunState:
         self._latest.close()
 
     def restore_best(self, like):
-        """The trained parameters of the best step, in the places of `like`."""
+        """Restore the trained parameters of the best step, in the places of `like`."""
         self._best.forget_before(self.best["step"])  # The latest checkpoint names this one.
         state, _ = self._best.restore(self.best["step"], {"params": like})
         self._best.close()

@@ -16,7 +16,7 @@ from hs2jax.training import trainable
 
 
 def init_state(params, optimizer: optax.GradientTransformation):
-    """The state before the first step."""
+    """Make the state before the first step."""
     return {
         "params": params,
         "optimizer": optimizer.init(params),
@@ -26,7 +26,7 @@ def init_state(params, optimizer: optax.GradientTransformation):
 
 
 def gradients(params, batch, objective, apply):
-    """Loss, metrics and gradients of a batch [M, B, ...], one micro-batch at a time.
+    """Compute loss, metrics and gradients of a batch [M, B, ...], one micro-batch at a time.
 
     Each micro-batch's loss is its share of the whole batch's, divided by the whole batch's counts:
     so accumulated gradients equal those of the full batch, however unequal the parts are.
@@ -54,7 +54,7 @@ def gradients(params, batch, objective, apply):
 
 
 def _gather_response_sums(params, batch, objective, apply):
-    """What the objective sees in all micro-batches, [M, B, ...]: one more forward pass."""
+    """Sum up the responses of all micro-batches, [M, B, ...], in an extra forward pass."""
 
     def part(m):
         micro = _take(batch, m)
@@ -77,8 +77,8 @@ def _used(batch):
 
 
 def make(config, objective, optimizer, *, layout, dtype, remat, forward=forward, shardings=None):
-    """The jitted step: (state, frozen, batch) -> (state, metrics). `frozen` are the parameters that
-    are not trained. `forward` gives what the objective takes. The state is donated."""
+    """Make the jitted step: (state, frozen, batch) -> (state, metrics). `frozen` are the parameters
+    that are not trained. `forward` gives what the objective takes. The state is donated."""
 
     def step(state, frozen, batch):
         def apply(trained, micro):

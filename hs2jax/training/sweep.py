@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from hs2jax import configs, workdir
 from hs2jax.training import loop
 from hs2jax.training.sweep_arms import Arm, Arms, plan
-from hs2jax.training.sweep_rows import COSTS, Run, make_rows, measure
+from hs2jax.training.sweep_rows import COSTS, Run, make_rows
 
 log = logging.getLogger(__name__)
 
@@ -187,4 +187,4 @@ def _read_run(place: Path) -> Run:
     rows = workdir.read_rows(place / "results.jsonl")
     costs = {each["metric"]: each["value"] for each in rows if each["metric"] in COSTS}
     outputs = workdir.read_json(place / "result.json")["outputs"]
-    return measure(workdir.read_rows(place / "items" / "validation.jsonl"), outputs, costs)
+    return Run(workdir.read_rows(place / "items" / "validation.jsonl"), outputs, costs)

@@ -1,4 +1,4 @@
-"""The numbers of a sweep's arms as rows: means over seeds, and differences on the same pairs."""
+"""Make rows of a sweep's arms: means over seeds, and differences on the same pairs."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -6,48 +6,19 @@ from typing import NamedTuple
 import numpy as np
 
 from hs2jax.evaluation import statistics
+from hs2jax.evaluation.measures import pairs_of, rated
+from hs2jax.evaluation.statistics import FISHER, LOG, Estimate
 from hs2jax.workdir import row
 
 COSTS = ("seconds_per_step", "tokens_per_second", "peak_memory_bytes", "trained_parameters")
 
 
-class Table(NamedTuple):
-    """Values of a run that people's are held against: `keys` tell the rows apart, the first of each
-    is the prompt's; `model` [N] is what the model gave, `other` [N] what is known without it."""
-
-    keys: list[tuple]
-    model: np.ndarray
-    other: np.ndarray
-
-
 class Run(NamedTuple):
-    """A finished run: margins and leads in characters of the pairs, predicted and given ratings by
-    attribute, and costs by name."""
+    """A finished run: its scored groups, the names of its outputs, and what it cost by name."""
 
-    pairs: Table
-    ratings: dict[str, Table]
-    costs: dict[str, float]
-
-
-def measure(items: Sequence[dict], outputs: Sequence[str], costs: Mapping[str, float]) -> Run:
-    """Make the tables of a run's scored groups. outputs: names of the K outputs."""
-    pairs, ratings = [], {name: [] for name in outputs}
-    for item in items:
-        source, rewards, texts = item["source"], item["rewards"], item["responses"]
-        for c, r, _ in item["pairs"]:
-            lead = len(texts[c]) - len(texts[r])
-            pairs.append(((source, c, r), rewards[c] - rewards[r], lead))
-        for i, (row_of, given) in enumerate(zip(item["outputs"], item["ratings"], strict=True)):
-            for name, predicted in zip(outputs, row_of, strict=True):
-                if name in given:
-                    ratings[name].append(((source, i), predicted, given[name]))
-    tables = {name: _table(rows) for name, rows in ratings.items() if rows}
-    return Run(_table(pairs), tables, dict(costs))
-
-
-def _table(rows: Sequence[tuple]) -> Table:
-    keys, model, other = zip(*rows, strict=True) if rows else ((), (), ())
-    return Table(list(keys), np.array(model, float), np.array(other, float))
+    items: list[dict]
+    outputs: Sequence[str]
+    costs: Mapping[str, float]
 
 
 def make_rows(
@@ -61,24 +32,24 @@ def make_rows(
     Raises ValueError where the runs of one arm were judged on different data.
     """
     rows, notes = [], []
+    base = runs[reference]
     for arm, of in runs.items():
         rows += [each | {"seeds": sorted(of)} for each in _measured(arm, list(of.values()))]
-        if arm == reference or not any(run.pairs.keys for run in of.values()):
+        if arm == reference or not any(_known(run, "pairs") for run in of.values()):
             continue
-        shared = sorted(of.keys() & runs[reference].keys())
-        ours, theirs = ([runs[name][seed].pairs for seed in shared] for name in (arm, reference))
-        if not runs[reference] or not shared or ours[0].keys != theirs[0].keys:
+        shared = sorted(of.keys() & base.keys())
+        why = "" if base else "it has no finished run"
+        why = why or ("" if shared else "they have no seed in common")
+        if not why and _known(of[shared[0]], "pairs") != _known(base[shared[0]], "pairs"):
             why = "they were judged on different pairs"
-            why = why if shared else "they have no seed in common"
-            why = why if runs[reference] else "it has no finished run"
+        if why:
             notes.append(f"No difference of “{arm}” from “{reference}”: {why}.")
             continue
-        change = np.stack(
-            [(a.model > 0) * 1.0 - (b.model > 0) for a, b in zip(ours, theirs, strict=True)]
-        )
-        found = _mean(change, ours[0].keys)
-        kind = {"against": reference, "reference": 0.0, "better": "higher", "seeds": shared}
-        rows.append(_row(arm, "", "difference", found, change.mean(axis=1), ours[0], **kind))
+        ours, theirs = (_right([each[seed] for seed in shared]) for each in (of, base))
+        change = ours.astype(float) - theirs
+        found = _mean(change, _prompts(of[shared[0]]))
+        more = {"against": reference, "reference": 0.0, "better": "higher", "seeds": shared}
+        rows.append(_row(arm, "", "difference", found, change, **more))
         if len(shared) < len(of):
             seeds = ", ".join(map(str, shared))
             notes.append(f"The difference of “{arm}” is over seed {seeds}.")
@@ -91,55 +62,69 @@ def make_rows(
 
 def _measured(arm: str, runs: Sequence[Run]) -> list[dict]:
     """Make rows of the numbers of one arm from the runs of its seeds."""
+    if any(_known(run, "pairs", "ratings") != _known(runs[0], "pairs", "ratings") for run in runs):
+        raise ValueError(
+            f"arm {arm!r}: its seeds were judged on different data; has a file been changed in "
+            "between? Give another --workdir"
+        )
     rows = []
-    for name in ("", *(runs[0].ratings if runs else ())):
-        tables = [run.ratings.get(name) if name else run.pairs for run in runs]
-        if any(each is None or each.keys != tables[0].keys for each in tables):
-            raise ValueError(
-                f"arm {arm!r}: its seeds were judged on different data; has a file been changed "
-                "in between? Give another --workdir"
-            )
-        if not tables or not tables[0].keys:
+    if runs and len(prompts := _prompts(runs[0])):
+        pairs = [pairs_of(run.items) for run in runs]
+        right, margin = _right(runs), np.stack([each.margin for each in pairs])
+        share = statistics.share(right.mean(axis=0), prompts, between=right.mean(axis=1))
+        longer = statistics.share(pairs[0].lead > 0, prompts)
+        rows = [
+            _row(arm, "", "accuracy", share, right, headline=True),
+            _row(arm, "", "margin", _mean(margin, prompts), margin),
+            row(arm, "", "longer_wins", longer.value, longer.interval, len(prompts)),
+        ]
+    for name in runs[0].outputs if runs else ():
+        found = [rated(run.items, run.outputs, name) for run in runs]
+        group, _, people = found[0]
+        if not len(people):
             continue
-        table, model = tables[0], np.stack([each.model for each in tables])
-        prompts = [key[0] for key in table.keys]
-        if not name:
-            right = model > 0
-            seeds = right.mean(axis=1)
-            found = statistics.share(right.mean(axis=0), prompts, between=seeds)
-            rows.append(_row(arm, "", "accuracy", found, seeds, table, headline=True))
-            rows.append(_row(arm, "", "margin", _mean(model, table.keys), model.mean(1), table))
-            longer = statistics.share(table.other > 0, prompts)
-            rows.append(_row(arm, "", "longer_wins", longer, (), table))
-            continue
-        part, errors = f"attribute/{name}", (model - table.other) ** 2
-        found = _mean(errors, table.keys, statistics.LOG)
-        rows.append(_row(arm, part, "mse", found, errors.mean(axis=1), table))
-        seeds = [_pearson(each, table.other) for each in model]
-        found = statistics.interval(
-            lambda other, *each: np.mean([_pearson(x, other) for x in each]),
-            (table.other, *model),
+        prompts = [runs[0].items[g]["source"] for g in group]
+        predicted = np.stack([each for _, each, _ in found])
+        errors = (predicted - people) ** 2
+        seeds = [statistics.pearson(each, people) for each in predicted]
+        pearson = statistics.interval(
+            lambda people, *sides: np.mean([statistics.pearson(each, people) for each in sides]),
+            (people, *predicted),
             prompts,
-            statistics.FISHER,
+            FISHER,
             between=seeds,
         )
-        rows.append(_row(arm, part, "pearson", found, seeds, table))
+        part = f"attribute/{name}"
+        rows.append(_row(arm, part, "mse", _mean(errors, prompts, LOG), errors))
+        rows.append(_row(arm, part, "pearson", pearson, np.array(seeds)[:, None], n=len(people)))
     return rows
 
 
-def _row(arm: str, part: str, metric: str, found, by_seed, table: Table, **more) -> dict:
-    deviation = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None
-    n = len(table.keys)
-    return row(arm, part, metric, found.value, found.interval, n, deviation=deviation, **more)
+def _known(run: Run, *names: str) -> list[tuple]:
+    """Tell what the scored groups are, but for the model: their sources, pairs and ratings."""
+    items = run.items if "ratings" in names else [item for item in run.items if item["pairs"]]
+    return [(item["source"], *(item[name] for name in names)) for item in items]
 
 
-def _mean(values: np.ndarray, keys: Sequence[tuple], scale=statistics.PLAIN):
-    """Estimate the mean over seeds and rows of values [S, N]."""
-    prompts = [key[0] for key in keys]
+def _prompts(run: Run) -> list[str]:
+    """The source of each pair: a group that is listed twice is one prompt."""
+    return [item["source"] for item in run.items for _ in item["pairs"]]
+
+
+def _right(runs: Sequence[Run]) -> np.ndarray:
+    """bool [seeds, pairs]."""
+    return np.stack([pairs_of(run.items).right for run in runs])
+
+
+def _row(arm, part, metric, found: Estimate, values: np.ndarray, n: int = 0, **more) -> dict:
+    """values: [seeds, N], of whose means over N the row says how they deviate."""
+    seeds, size = values.shape
+    deviation = float(values.mean(axis=1).std(ddof=1)) if seeds > 1 else None
+    more["deviation"] = deviation
+    return row(arm, part, metric, found.value, found.interval, n or size, **more)
+
+
+def _mean(values: np.ndarray, prompts: Sequence[str], scale=statistics.PLAIN) -> Estimate:
+    """Estimate the mean over seeds and rows of values [seeds, N]."""
     between = values.mean(axis=1)
     return statistics.interval(np.mean, (values.mean(axis=0),), prompts, scale, between=between)
-
-
-def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """The correlation; NaN where a side is constant."""
-    return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) and np.ptp(y) else np.nan

@@ -1,4 +1,4 @@
-"""What the loop trains: a reward model or a policy, each with all that is its own.
+"""Declare what the loop trains: a reward model or a policy, each with all that is its own.
 
 The loop knows only what is declared here.
 """

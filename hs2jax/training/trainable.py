@@ -1,4 +1,4 @@
-"""What of a model is trained: all of it, its last layers, some paths, or LoRA; and its head.
+"""Split a model into what is trained, all of it, its last layers, some paths or LoRA, and the rest.
 
 While it trains, a model's parameters are two nested dicts with different leaves: `trained`, which
 has gradients, an optimizer state and checkpoints, and `frozen`, which has none of these and is read
@@ -20,8 +20,8 @@ LORA = ("lora", "lora_scale")  # What stands beside a decoder's parameters while
 
 
 def begin(params, config, mesh=None):
-    """The parameters as they are trained: frozen first layers as a stack of their own, and fresh
-    LoRA leaves where they are asked for.
+    """Lay parameters out for training: frozen first layers as a stack of their own, and fresh LoRA
+    leaves where they are asked for.
 
     config: the whole config, of which `trainable`, `lora` and `seed` are read. mesh: where the
     parameters live. Raises ValueError naming the key.
@@ -53,8 +53,8 @@ def begin(params, config, mesh=None):
 
 
 def split(params, config):
-    """(trained, frozen). A head and LoRA are always trained; LoRA's scale, frozen layers and an
-    embedding below frozen layers never, even where it also gives the logits. Of the rest,
+    """Split into (trained, frozen). A head and LoRA are always trained; LoRA's scale, frozen layers
+    and an embedding below frozen layers never, even where it also gives the logits. Of the rest,
     `config.trainable.paths` decides."""
     pattern = config.trainable.paths or ("^$" if config.lora.rank else "")
     never = "^lora_scale$|^decoder/frozen/"
@@ -75,7 +75,7 @@ def split(params, config):
 
 
 def join(trained, frozen):
-    """The two back together."""
+    """Put the two back together."""
     if not isinstance(trained, Mapping):
         return trained
     both = {**frozen, **trained}
@@ -87,7 +87,7 @@ def join(trained, frozen):
 
 @jax.jit
 def finish(params):
-    """The plain parameters again, {"decoder", ...}: LoRA merged, layers in one stack."""
+    """Restore the plain parameters, {"decoder", ...}: LoRA merged, layers in one stack."""
     decoder = dict(params["decoder"])
     others = {name: x for name, x in params.items() if name not in ("decoder", *LORA)}
     if "lora" in params:
@@ -114,12 +114,12 @@ def check_frozen(found: str, expected: str, name: str, workdir) -> None:
 
 
 def count(params) -> int:
-    """How many numbers there are in a tree."""
+    """Count the numbers in a tree."""
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
 
 
 def _make(function, mesh, prefix: str = ""):
-    """What `function()` gives, computed in its place on the mesh; paths start with `prefix`."""
+    """Compute `function()` in its place on the mesh; paths start with `prefix`."""
     if mesh is None:
         return jax.jit(function)()
     places = jax.tree.map_with_path(
