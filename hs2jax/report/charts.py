@@ -162,11 +162,14 @@ def curves(
             if len(lines) > 1 or diagonal:
                 chart.key(name, **series(i))
         if diagonal:
-            axes.plot(x[[0, -1]], x[[0, -1]], color=SOFT, lw=1.2, ls=DOTTED)
+            ends = [0.5 if x[0] >= 0.5 else 0, 1] if form == format.PERCENT else x[[0, -1]]
+            axes.plot(ends, ends, color=SOFT, lw=1.2, ls=DOTTED)
             chart.key(diagonal, SOFT, ls=DOTTED)
         for level in across.values():
             axes.axhline(level, color=SOFT, lw=1.2, ls=DOTTED, zorder=1)
         axes.margins(y=0.08)
+        if form == format.PERCENT:
+            axes.set_ylim(top=min(axes.get_ylim()[1], 1.02))
         axes.set_xlabel(xlabel)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
         axes.yaxis.set_major_locator(MaxNLocator(5))
