@@ -105,6 +105,7 @@ def stream(
                     f"{group.source}: the model's outputs are not finite numbers. Are its "
                     "parameters whole, and does its dtype suffice?"
                 )
+            record.tokens += sum(packing.cost(each.encoded, "shared") for each in examples)
             outputs = np.array(known, np.float32)
             yield Scored(
                 group,
