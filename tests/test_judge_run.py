@@ -358,22 +358,6 @@ def test_rows_are_judged_by_their_own_rubrics(here, tmp_path):
     assert {item["criterion"] for item in items} == {"rubric"}
 
 
-def test_the_mini_set_by_its_five_attributes(here, tmp_path):
-    data = "helpsteer2:mini/validation.jsonl[:2]"
-    rows = run(here, tmp_path, data=data, criteria="helpsteer")
-    names = [each.name for each in criteria.load("helpsteer")]
-    assert values(rows, "responses")[None] == 4
-    expected = [
-        rating[name] + 1
-        for group in corpora.read(data)
-        for rating in group.ratings
-        for name in names
-    ]
-    items = items_of(tmp_path, rows[0]["set"])
-    assert people(items).tolist() == expected
-    assert [item["criterion"] for item in items] == names * 4
-
-
 def test_what_is_too_long_or_malformed_is_counted_and_left_out(here, tmp_path):
     rows = rated_rows(5)
     rows[1]["responses"][0] = "No. " * 4000
@@ -467,15 +451,11 @@ def test_pairs_and_rows_are_judged(here, foreign, tmp_path):
 
 BAD = {
     "a reward model": ({"model.name": "HERE/reward"}, "is a reward model"),
-    "no such file": ({"data": "ratings:nowhere.jsonl"}, "nowhere.jsonl"),
-    "no such format": ({"data": "guesses:x.jsonl"}, "unknown data format 'guesses'"),
     "unknown criteria": ({"criteria": "virtues"}, "config.criteria: there are no criteria"),
-    "no criteria file": ({"criteria": "gone.json"}, "gone.json"),
     "criteria of two scales": (
         {"criteria": [CRITERIA[0], CRITERIA[1] | {"levels": ["x", "y"], "scale": [0, 1]}]},
         "config.criteria: criterion 'verbosity' has the scale 0..1",
     ),
-    "malformed criteria": ({"criteria": [CRITERIA[0], {"name": "x"}]}, "field 'definition'"),
     "a scale of one token": (
         {"criteria": [CRITERIA[0] | {"scale": [1, 10]}]},
         "begin with the same token in this tokenizer",
@@ -485,7 +465,6 @@ BAD = {
         {"baselines": "reward_model", "reward_model": "HERE/model"},
         "HERE/model",
     ),
-    "no such weights": ({"weights": "gone.json"}, "gone.json"),
     "weights fitted to nothing": (
         {"weights": "cross-validate", "data": "responses:HERE/own.jsonl"},
         "config.data: nobody has rated responses:",
@@ -506,7 +485,6 @@ BAD = {
         {"task": "selection", "data": "ratings:HERE/rated.jsonl"},
         "expected one response in a row to choose, found 2",
     ),
-    "no such questions": ({"task": "knowledge", "data": "gone.json"}, "gone.json"),
     "questions of another kind": (
         {"task": "emotions", "data": "HERE/criteria.json"},
         "JSON object",

@@ -180,30 +180,6 @@ def test_only_what_a_preset_names_is_read(reading):
             assert np.isnan(again(other_last)).all()
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_second_softmax_flattens(seed):
-    rng, values = np.random.default_rng(seed), np.arange(1, 6)
-    logits = rng.normal(size=(50, 2, 4, 5)) * 3
-    plain = PRESETS["paper"]
-    double = dataclasses.replace(plain, double_softmax=True)
-    w = weights_for(logits, plain, seed)
-    sharp, flat = (
-        np.asarray(lager.aggregate(logits, values, "prob_weighted_agg_e", p, w))
-        for p in (plain, double)
-    )
-    # Probabilities differ by 1 at most, so after a softmax by a factor e at most.
-    assert np.abs(flat - 3).max() < np.abs(sharp - 3).max()
-    assert flat.std() < 0.5 * sharp.std()
-    bound = (np.e * 5 + 1 + 2 + 3 + 4) / (np.e + 4)
-    assert (flat < bound).all()
-    # The uniform variant takes the softmax of a sum, which is less flat than that of the mean.
-    summed = np.asarray(lager.aggregate(logits, values, "prob_agg_e", double))
-    mean = np.asarray(
-        lager.aggregate(logits, values, "prob_weighted_agg_e", double, np.full(4, 0.25))
-    )
-    assert summed.std() > 1.5 * mean.std()
-
-
 def test_huge_logits_stay_finite_and_keep_their_decimals():
     rng, values = np.random.default_rng(0), np.arange(1, 6)
     logits = rng.normal(size=(20, 2, 31, 5)) * 20_000

@@ -262,23 +262,6 @@ def test_losses_are_as_defined_and_weights_a_distribution(case, recipe, seed):
     np.testing.assert_array_equal(again.weights, found.weights)
 
 
-def test_the_published_first_step_is_adams():
-    """Adam's first step moves every parameter by the rate, whatever the size of the gradient."""
-    rng = np.random.default_rng(3)
-    logits, targets = noise(rng, 4, entries=6), np.array([1.0, 2.5, 4.0, 5.0])
-    found = layer_weights.fit(logits, targets, VALUES, PAPER, recipe="published")
-    assert found.steps == 1
-    step = np.log(found.weights.astype(float))
-    step -= (step.max() + step.min()) / 2
-    np.testing.assert_allclose(np.abs(step), 0.01, atol=1e-5)
-    for layer in range(6):
-        up, down = (softmax(sign * 1e-3 * np.eye(6)[layer]) for sign in (1, -1))
-        slope = mean_loss(logits, targets, VALUES, PAPER, up) - mean_loss(
-            logits, targets, VALUES, PAPER, down
-        )
-        assert np.sign(step[layer]) == -np.sign(slope)
-
-
 @pytest.mark.parity
 def test_the_published_recipe_is_pytorchs_adam():
     torch = pytest.importorskip("torch")
@@ -324,7 +307,7 @@ def test_fractions_count_whole_in_the_repository_and_are_shared_out_elsewhere():
         assert (one.before == other.before) == preset.whole_targets
 
 
-@pytest.mark.parametrize("spread", [50.0, 2_000.0, 20_000.0])
+@pytest.mark.parametrize("spread", [50.0, 20_000.0])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_huge_noise_stays_finite_and_the_small_informative_layer_is_found(spread, recipe):
     logits, targets, clusters = planted(np.random.default_rng(7), 200, spread=spread)

@@ -275,11 +275,6 @@ def test_auc_f1_and_the_best_threshold_equal_their_definitions(pairs):
     assert best >= plain_f1(np.ones(len(there)), there) - 1e-12
 
 
-def test_the_published_threshold_is_three_quarters_of_the_way():
-    assert uses.published_threshold(np.array([5.0, 1.0, 3.0])) == 4.0
-    assert uses.published_threshold(np.array([2.0, 2.4])) == pytest.approx(2.3)
-
-
 def test_a_judge_with_one_layer_that_knows_what_can_be_answered(write, tmp_path):
     judge = PlantedJudge(knows_answers, noise=(3.0, 3.0, 0.2, 3.0))
     rows = known(judge, write(questions(300)), tmp_path)

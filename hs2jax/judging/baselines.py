@@ -123,9 +123,8 @@ def reward_scores(
 
 
 class Probe(NamedTuple):
-    """scores: f32 [N], each sample's by the folds that do not hold it. layers: int [folds], the
-    entry of the L + 1 that was chosen for each fold, penalties: f32 [folds], the penalty. fold:
-    int [N], where each sample was held out."""
+    """scores: f32 [N], each sample's by the folds that do not hold it; fold: int [N], its own.
+    layers, penalties: [folds], those that were chosen for each fold."""
 
     scores: np.ndarray
     layers: np.ndarray

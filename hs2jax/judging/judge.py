@@ -137,11 +137,7 @@ class Judge:
         ]
 
     def load_weights(
-        self,
-        path: Path | str,
-        preset: lager.Preset,
-        *,
-        any_template: bool = False,
+        self, path: Path | str, preset: lager.Preset, *, any_template: bool = False
     ) -> np.ndarray:
         """The weights [L'] in a file that `layer_weights.save` wrote for this judge.
 
@@ -198,13 +194,10 @@ class Judge:
                     f"has {model.config.max_seq_len} positions"
                 )
         for tokens, places in fitting.items():
-            tables = self._tables(
-                [unrated(every[i].encoded.prompt, every[i].encoded.responses) for i in places],
-                tokens,
-                states,
-                layout,
-                rows,
-            )
+            examples = [
+                unrated(every[i].encoded.prompt, every[i].encoded.responses) for i in places
+            ]
+            tables = self._tables(examples, tokens, states, layout, rows)
             for i, table in zip(places, tables, strict=True):
                 found[i] = self._reading(table, tokens, states)
         return found
@@ -230,14 +223,8 @@ class Judge:
     def _tables(self, examples, tokens, states, layout, rows) -> list[np.ndarray]:
         """`forward`'s numbers for each branch of each example, [Q, ...] flat."""
         model, costs = self.model, [packing.cost(e.encoded, layout) for e in examples]
-        ask = functools.partial(
-            run,
-            model.params,
-            columns=self.columns(tokens),
-            config=model.config,
-            dtype=model.dtype,
-            states=states,
-        )
+        how = {"config": model.config, "dtype": model.dtype, "states": states}
+        ask = functools.partial(run, model.params, columns=self.columns(tokens), **how)
         across = model.config.hidden_size if states else 2 * len(tokens)
         tables = [None] * len(examples)
         for length, places in _lengths(costs).items():

@@ -336,26 +336,15 @@ def _answers(
 
 
 def _all_scores(
-    logits: np.ndarray,
-    targets: np.ndarray,
-    clusters: np.ndarray,
-    values: Sequence[int],
-    *,
-    preset: Preset,
-    weights,
-    recipe: str,
-    seed: int,
+    logits, targets, clusters, values, *, preset: Preset, weights, recipe: str, seed: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """All ten aggregations of logits [N, 2, L + 1, S], and the weights [L'] behind the weighted.
-
-    Without given weights they are fitted to the targets [N] (on the scale), and each sample is
-    scored by the weights of the folds that do not hold its cluster, on one level in all folds; the
-    weights that are handed back are the mean over folds.
+    """All ten aggregations of logits [N, 2, L + 1, S], and the weights [L'] behind the weighted: as
+    given, or fitted to the targets [N] on the scale of `values`, so that each sample is scored by
+    the weights of the folds that do not hold its cluster; then the mean over folds.
     """
     if weights is not None:
         return lager.scores(logits, values, preset, weights), np.asarray(weights)
-    fitted = layer_weights.cross_validate(
-        logits, targets, clusters, values, preset, recipe=recipe, seed=seed
-    )
+    options = {"recipe": recipe, "seed": seed}
+    fitted = layer_weights.cross_validate(logits, targets, clusters, values, preset, **options)
     every = {**lager.scores(logits, values, preset), **fitted.on_one_level()}
     return {name: every[name] for name in lager.AGGREGATIONS}, fitted.mean
