@@ -1,4 +1,4 @@
-"""Scored groups as plain dicts: what statistics and reports are made from."""
+"""Scored groups as plain dicts, which measures and reports are made from."""
 
 from collections.abc import Sequence
 
@@ -11,29 +11,37 @@ from hs2jax.evaluation.scores import Scored
 
 
 def make(prepared: Prepared, outputs: Sequence[np.ndarray], scalar: np.ndarray) -> list[dict]:
-    """An item for each prepared group. outputs: [responses, K] each; scalar: see `item`."""
-    return [
-        item(
-            group,
-            table,
-            scalar,
-            pairs=example.pairs,
-            ties=example.ties,
-            tokens=[len(ids) for ids in example.encoded.responses],
-            cut=example.cut,
-        )
-        for group, example, table in zip(prepared.groups, prepared.examples, outputs, strict=True)
-    ]
+    """Make an item of each prepared group. outputs: [responses, K] each; scalar: see `item`."""
+    found = []
+    for group, each, table in zip(prepared.groups, prepared.examples, outputs, strict=True):
+        tokens = [len(ids) for ids in each.encoded.responses]
+        found.append(item(group, table, scalar, each.pairs, each.ties, tokens, each.cut))
+    return found
+
+
+def of(scored: Scored, scalar: np.ndarray, derive: str | None = None) -> dict:
+    """Make the item of a group that has been scored. derive: see `data.groups.pairs`; where a
+    benchmark says which responses are "correct", and nothing else, that makes its pairs."""
+    group, table, tokens, cut = scored
+    if group.ratings and all(rating.keys() == {"correct"} for rating in group.ratings):
+        derive = "correct"
+    return item(group, table, scalar, *pairs(group, derive), tokens, cut)
 
 
 def item(
-    group: Group, table: np.ndarray, scalar: np.ndarray, *, pairs, ties: int, tokens, cut: int
+    group: Group,
+    table: np.ndarray,
+    scalar: np.ndarray,
+    better: Sequence,
+    ties: int,
+    tokens,
+    cut: int,
 ) -> dict:
-    """A scored group: source, about, prompt (`prompt_text`), responses, outputs, rewards, ratings,
-    pairs (chosen, rejected, strength), ties, tokens (of each response) and cut (how many tokens its
-    prompt lost).
+    """Make the item of a group, as in `measures`.
 
-    table: outputs [responses, K]; scalar: weights [K] that make the outputs one reward.
+    table: outputs [responses, K]; scalar: weights [K] that make the outputs one reward; better:
+    pairs (chosen, rejected, strength); tokens: of each response; cut: how many tokens its prompt
+    lost.
     """
     return {
         "source": group.source,
@@ -43,38 +51,21 @@ def item(
         "outputs": [[float(x) for x in row] for row in table],
         "rewards": [float(row @ scalar) for row in table],
         "ratings": [dict(rating) for rating in group.ratings or [{}] * len(table)],
-        "pairs": [list(pair) for pair in pairs],
+        "pairs": [list(pair) for pair in better],
         "ties": ties,
         "tokens": list(tokens),
         "cut": cut,
     }
 
 
-def of(scored: Scored, scalar: np.ndarray, derive: str | None = None) -> dict:
-    """The item of a group that has been scored. derive: see `data.groups.pairs`; where a benchmark
-    says which responses are "correct", and nothing else, that makes its pairs."""
-    if scored.group.ratings and all(r.keys() == {"correct"} for r in scored.group.ratings):
-        derive = "correct"
-    better, ties = pairs(scored.group, derive)
-    return item(
-        scored.group,
-        scored.outputs,
-        scalar,
-        pairs=better,
-        ties=ties,
-        tokens=scored.tokens,
-        cut=scored.cut,
-    )
-
-
 def rescore(items: Sequence[dict], scalar: np.ndarray) -> None:
-    """Gives the items other rewards: of their outputs by other weights [K]."""
+    """Give the items other rewards: of their outputs by other weights [K]."""
     for each in items:
         each["rewards"] = [float(np.float32(row) @ scalar) for row in each["outputs"]]
 
 
 def rating_means(prepared: Prepared, names: Sequence[str]) -> dict[str, float]:
-    """The mean rating of each attribute that is rated at all: the simplest predictor."""
+    """Compute the mean rating of each attribute that is rated at all: the simplest predictor."""
     if not prepared.examples:
         return {}
     ratings = np.concatenate([example.ratings for example in prepared.examples])
@@ -87,13 +78,13 @@ def rating_means(prepared: Prepared, names: Sequence[str]) -> dict[str, float]:
 
 
 def left_out(record: dict) -> dict[str, int]:
-    """How much of a record's data (as `Record.to_dict` gives it) was left out, by reason."""
+    """Count what of a record's data (as `Record.to_dict` gives it) was left out, by reason."""
     counts = {"too long": record["too_long"], "refused by the chat template": record["refused"]}
     return {name: count for name, count in {**counts, **record["skipped"]}.items() if count}
 
 
 def describe(record: Record) -> str:
-    """A line for people about what was read and what was left out."""
+    """Say in a line what was read and what was left out."""
     data = record.to_dict()
     text = f"{data['rows']} rows, {data['groups']} groups, {data['pairs']} pairs"
     left = {"ties": data["ties"], "truncated": data["truncated"], **left_out(data)}

@@ -1,4 +1,4 @@
-"""How much of a reward model's accuracy is the length of responses.
+"""Measure how much of a reward model's accuracy is the length of responses.
 
 Length is counted in characters. `items` are as in `measures`.
 """

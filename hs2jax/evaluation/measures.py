@@ -1,4 +1,4 @@
-"""What scored groups say about a reward model, as rows: accuracy on pairs, errors on ratings.
+"""Rows of what scored groups say about a reward model: accuracy on pairs, errors on ratings.
 
 All of this room takes a list of scored groups ("items"), plain dicts that JSON can hold:
 

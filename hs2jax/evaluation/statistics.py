@@ -1,4 +1,4 @@
-"""How sure a number is: one answer for every statistic of values that hang together in clusters.
+"""Intervals: one answer to how sure a number is, for values that hang together in clusters.
 
 A cluster is what was drawn independently: a prompt, with all its responses, pairs and ratings.
 `interval` leaves each cluster out in turn (the delete-one jackknife: Tukey 1958; Efron & Stein
@@ -37,7 +37,7 @@ class Estimate(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """Where a statistic is near normal, and the way back."""
+    """A scale on which a statistic is near normal, and the way back."""
 
     to: Callable
     back: Callable
