@@ -39,7 +39,7 @@ setup(
         "importlib_resources>=6.0",  # tensorflow-datasets 4.9.10 needs it and does not say so.
         "jax>=0.10,<0.13",
         "jinja2>=3.1",  # Chat templates and reports; transformers needs it and does not say so.
-        "matplotlib>=3.9",
+        "matplotlib>=3.10",  # Its SVG text has sizes apart from fonts.
         "ml-collections>=1.0",
         "numpy>=2.0",
         "optax>=0.2.6",

@@ -15,5 +15,5 @@ def sections(run: Run, view: Callable[[Run], list[Section]]) -> list[Section]:
         for section in view(stage):
             title = name if section.title == name else f"{name}: {section.title}"
             said.append(section._replace(title=title))
-        said.append(made.making(stage)._replace(title=f"How {name} was made"))
+        said.append(made.making(stage)._replace(title=f"{name}: how it was made"))
     return said
