@@ -161,11 +161,14 @@ def _counts(name: str, items: Sequence[dict], record: Record) -> list[dict]:
 
 def _with_headline(rows: list[dict], scored: bool) -> list[dict]:
     """Mark a set's chief numbers, where a benchmark's own score does not stand for them: its
-    accuracy, and of ratings without pairs the errors."""
-    chief = "accuracy" if any(each["metric"] == "accuracy" for each in rows) else "mse_below_mean"
+    accuracy beside the length baseline, and of ratings without pairs the errors."""
+    pairs = any(each["metric"] == "accuracy" for each in rows)
+    chief = ("accuracy", "lead_over_length") if pairs else ("mse_below_mean",)
     return [
         {**each, "headline": True}
-        if not scored and each["metric"] == chief and not each["part"].startswith("strength")
+        if not scored
+        and each["metric"] in chief
+        and not each["part"].startswith(("strength", "band"))
         else each
         for each in rows
     ]

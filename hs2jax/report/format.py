@@ -122,7 +122,13 @@ def value(row: Mapping, form: str = NUMBER) -> str:
 def line(row: Mapping) -> str:
     """Write a row as the terminal shows it."""
     parts = row["part"].split("/")[1:]
-    names = [row.get("stage"), row["set"], *parts, row.get("method"), words_of(row["metric"])]
+    names = [
+        row.get("stage"),
+        row["set"],
+        *parts,
+        row.get("method"),
+        words_of(row["metric"]).removesuffix(", points"),
+    ]
     said = value(row, form_of(row["metric"])) or "none"
     return f"{', '.join(filter(None, names))}: {said}" + (f", n={row['n']:,}" if row["n"] else "")
 

@@ -111,9 +111,10 @@ class RewardTask:
 
     def rows(self, start: Sequence[dict], best: Sequence[dict], notes: dict) -> list[dict]:
         found = measures.rows("validation", best, self.model.outputs, notes["rating_means"])
-        chief = "mse_below_mean" if self.config.objective.kind == "regression" else "accuracy"
+        regresses = self.config.objective.kind == "regression"
+        chief = ("mse_below_mean",) if regresses else ("accuracy", "lead_over_length")
         for each in found:
-            if each["metric"] == chief and not each["part"].startswith("strength/"):
+            if each["metric"] in chief and not each["part"].startswith(("strength", "band")):
                 each["headline"] = True
         return found
 
