@@ -149,25 +149,6 @@ def test_what_nothing_measures_is_warned_of(here, weighed, tmp_path):
     assert not any("does not rate" in each for each in warnings)
 
 
-def test_texts_from_elsewhere_are_scored_to_their_end_of_turn(here, tmp_path):
-    row = {
-        "prompt": "Why?",
-        "condition": ASKED,
-        "responses": ["So.", "The sea."],
-        "finished": [True, True],
-    }
-    data = f"sampled:{stages.write(tmp_path / 'samples.jsonl', [row])}"
-    weigh.weigh(stages.weighing(here, data, proposal=str(here / "policy")), tmp_path / "run")
-    (found,) = stages.read(tmp_path / "run" / "groups.jsonl")
-    prior = LanguageModel.load(here / "prior")
-    talks = [
-        [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": text}]
-        for text in row["responses"]
-    ]
-    expected = [each.total for each in prior.log_probability(talks)]
-    assert found["log_prior"] == pytest.approx(expected, abs=1e-3)
-
-
 def test_groups_that_are_too_small_or_too_long_are_counted(here, tmp_path):
     def row(text, *responses):
         return {"prompt": text, "condition": ASKED, "responses": [*responses]}
