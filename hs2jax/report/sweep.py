@@ -5,15 +5,15 @@ import io
 from pathlib import Path
 
 from hs2jax.report import format, page
-from hs2jax.report.page import Section, Table, verdict_of
+from hs2jax.report.page import Cell, Section, Table, verdict_of
 from hs2jax.report.run import Column, Run, find, leaf, select, table_of
 
-COSTS = (
-    Column("seconds per step", "seconds_per_step", ".3g"),
-    Column("tokens per second", "tokens_per_second", ",.0f"),
-    Column("peak memory, bytes", "peak_memory_bytes", ",.3g"),
-    Column("trained parameters", "trained_parameters", ",.0f"),
-)
+COSTS = {
+    "seconds_per_step": ("seconds per step", "{:.3g}".format),
+    "tokens_per_second": ("tokens per second", "{:,.0f}".format),
+    "peak_memory_bytes": ("peak memory", lambda size: format.memory(int(size))),
+    "trained_parameters": ("trained parameters", "{:,.0f}".format),
+}
 HOW = (
     "Means over seeds with 95% intervals that count the doubt from few held-out prompts (jackknife "
     "over prompts) and from few seeds (their variance), with Student's t; with one seed they "
@@ -26,9 +26,10 @@ def sections(run: Run) -> list[Section]:
     verdicts = []
     reference = run.result["reference"]
     for row in select(run.rows, metric="difference"):
-        sentence = f"{row['set']}: {format.value(row, 'points')} of accuracy."
-        verdicts.append(verdict_of({reference: row}, sentence))
-    return [Section(run.name, verdicts, tables=tables(run))]
+        sentence = f"{format.value(row, 'points')} of accuracy on {format.count(row['n'], 'pair')}."
+        verdict = verdict_of({reference: row}, sentence)
+        verdicts.append(verdict._replace(label=f"{row['set']}: {verdict.label.lower()}"))
+    return [Section("Arms", verdicts, tables=tables(run))]
 
 
 def tables(run: Run) -> list[Table]:
@@ -36,7 +37,7 @@ def tables(run: Run) -> list[Table]:
     reference, arms = run.result["reference"], run.result["arms"]
     columns = [
         Column("accuracy", "accuracy", "percent"),
-        Column("sd over seeds", "accuracy", ".3f", "deviation"),
+        Column("sd over seeds", "accuracy", "percent", "deviation"),
         Column(f"over {reference}, points", "difference", "points"),
         Column("margin", "margin", "signed"),
         Column("pairs", "accuracy", show="n"),
@@ -56,7 +57,8 @@ def tables(run: Run) -> list[Table]:
     if longer := find(run.rows, metric="longer_wins"):
         empty = [""] * (len(keys) + 1)
         rest = [""] * (len(numbers.columns) - 2)
-        lines.append(["(longer response wins)", *empty, format.value(longer, "percent"), *rest])
+        cell = Cell(format.number(longer["value"], "percent"), format.interval(longer, "percent"))
+        lines.append(["(longer response wins)", *empty, cell, *rest])
     heads = ["arm", *keys, "seeds", *numbers.columns[1:]]
     note = " ".join([*run.result["notes"], HOW])
     rated = select(run.rows, family="attribute")
@@ -66,15 +68,24 @@ def tables(run: Run) -> list[Table]:
         for heading, metric in (("squared error", "mse"), ("Pearson", "pearson"))
     ]
     return [
-        Table("Arms", heads, lines, note),
+        Table("Held-out pairs", heads, lines, note),
         *([table_of("Ratings", rated, "set", ratings, heading="arm")] if rated else []),
-        table_of("Costs", run.rows, "set", COSTS, heading="arm"),
+        _costs(run),
     ]
+
+
+def _costs(run: Run) -> Table:
+    lines = []
+    for arm in run.result["arms"]:
+        found = {name: find(run.rows, set=arm, metric=name) for name in COSTS}
+        shown = {x: COSTS[x][1](each["value"]) for x, each in found.items() if each}
+        lines.append([arm, *(shown.get(name, "") for name in COSTS)])
+    return Table("Costs", ["arm", *(heading for heading, _ in COSTS.values())], lines)
 
 
 def write(run: Run) -> None:
     """Write sweep.md and sweep.csv into a sweep's folder, each whole or not at all."""
-    text = page.render("md", run.name, "", [Section(run.name, tables=tables(run))])
+    text = page.render("md", run.name, "", [Section("Arms", tables=tables(run))])
     for name, content in (("sweep.md", text), ("sweep.csv", csv_of(run))):
         scratch = Path(run.folder) / f"{name}.tmp"
         scratch.write_text(content, encoding="utf-8")
