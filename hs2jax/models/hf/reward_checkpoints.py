@@ -10,7 +10,7 @@ A score that we read at "last" is read as `transformers` does: text and pad toke
 """
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,51 +43,32 @@ class ScoringConvention(NamedTuple):
     skips_pads: bool = False
 
 
-class Row(NamedTuple):
-    """A kind of checkpoint: `fits(name, config.json's content)` says whether one is of it."""
+# SequenceClassification (Skywork-Reward, Skywork-Reward-V2, RM-Mistral and others like them) and a
+# reward in row 0 of lm_head are both used with the tokenizer's own chat template and exactly one
+# BOS, and read at the last token of the text, also where that is a line break behind the end of the
+# turn (ChatML, Gemma).
+CLASSIFIER = ScoringConvention(read="last", head="score", skips_pads=True)
+LANGUAGE_MODEL = ScoringConvention()
+LM_HEAD_ROW = ScoringConvention(read="last", head="lm_head")
+# Checkpoints that only their name tells from a language model. HelpSteer2-Preference's released
+# model: its card reads the first logit of one generated step for a conversation without generation
+# prompt, which is row 0 of lm_head times the last token's state.
+NAMED = {"llama-3.1-nemotron-70b-reward-hf": LM_HEAD_ROW}
 
-    what: str
-    fits: Callable[[str, Mapping[str, Any]], bool]
-    convention: ScoringConvention
 
-
-def is_classifier(name: str, hf_config: Mapping[str, Any]) -> bool:
+def is_classifier(hf_config: Mapping[str, Any]) -> bool:
     """Say whether the class is one of the families' SequenceClassification."""
     classifiers = {family.classifier for family in FAMILIES.values()}
     return not classifiers.isdisjoint(hf_config.get("architectures") or ())
 
 
-def is_called(wanted: str) -> Callable[[str, Mapping[str, Any]], bool]:
-    """For checkpoints that only their name tells from a language model: on the hub, of a folder, or
-    in the hub's cache (models--OWNER--NAME/snapshots/REVISION)."""
-
-    def fits(name: str, hf_config: Mapping[str, Any]) -> bool:
-        parts = Path(name).absolute().parts
-        if parts[-2:-1] == ("snapshots",):
-            parts = parts[:-2]
-        return parts[-1].split("--")[-1].lower() == wanted.lower()
-
-    return fits
-
-
-# The first row that fits. Both kinds are used with the tokenizer's own chat template and exactly
-# one BOS, and read at the last token of the text, also where that is a line break behind the end of
-# the turn (ChatML, Gemma).
-TABLE = (
-    # Skywork-Reward, Skywork-Reward-V2, RM-Mistral and others like them.
-    Row(
-        "SequenceClassification",
-        is_classifier,
-        ScoringConvention(read="last", head="score", skips_pads=True),
-    ),
-    # HelpSteer2-Preference's released model. Its card reads the first logit of one generated step
-    # for a conversation without generation prompt, which is this row times the last token's state.
-    Row(
-        "a reward in row 0 of lm_head",
-        is_called("Llama-3.1-Nemotron-70B-Reward-HF"),
-        ScoringConvention(read="last", head="lm_head"),
-    ),
-)
+def _short_name(name: str) -> str:
+    """The last part of a name on the hub, of a folder, or of one in the hub's cache
+    (models--OWNER--NAME/snapshots/REVISION)."""
+    parts = Path(name).absolute().parts
+    if parts[-2:-1] == ("snapshots",):
+        parts = parts[:-2]
+    return parts[-1].split("--")[-1].lower()
 
 
 def split_name(name: str) -> tuple[str, bool]:
@@ -103,9 +84,9 @@ def find(name: str, hf_config: Mapping[str, Any], *, lm_head: bool = False) -> S
     """
     recorded = hf_config.get("hs2jax")
     if lm_head:
-        if is_classifier(name, hf_config):
+        if is_classifier(hf_config):
             raise ValueError(f"{name} has a reward head of its own: leave out {LM_HEAD!r}")
-        return ScoringConvention(read="last", head="lm_head")
+        return LM_HEAD_ROW
     if recorded is not None:
         convention = ScoringConvention(
             recorded.get("template_name", "own"), recorded.get("read", "end_of_turn")
@@ -116,7 +97,7 @@ def find(name: str, hf_config: Mapping[str, Any], *, lm_head: bool = False) -> S
                 f"{', '.join(READS)}"
             )
         return convention._replace(head="score", skips_pads=convention.read == "last")
-    return next((row.convention for row in TABLE if row.fits(name, hf_config)), ScoringConvention())
+    return CLASSIFIER if is_classifier(hf_config) else NAMED.get(_short_name(name), LANGUAGE_MODEL)
 
 
 def lm_head_row(folder: Path, config: Config):
