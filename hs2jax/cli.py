@@ -98,9 +98,10 @@ def define(verb: str, arguments: list[str]) -> flags.FlagValues:
         config_flags.DEFINE_config_file(
             "config", flag_values=values, lock_config=True, sys_argv=["hs2jax", *arguments]
         )
-        switch("distributed", "Join the other hosts of a pod first.")
     if verb in (*CONFIGURED, "report"):
         text("workdir", None, "Folder of the run.")
+    if verb in CONFIGURED and verb != "sweep":
+        switch("distributed", "Join the other hosts of a pod first.")
     if verb == "sweep":
         grid = "KEY=VALUE,VALUE: values to try for a key of the config; several give a grid."
         flags.DEFINE_multi_string("over", [], grid, flag_values=values)
