@@ -33,17 +33,21 @@ def weigh(config, run: stage.Run) -> list[dict]:
 
     One model is in memory at a time.
     """
-    rows = read(config, run.record)
-    rows = _with(rows, "predicted", _predicted(config, run, rows))
+    rows = _rated(run, read(config, run.record))
     for name, model in (("log_prior", "prior"), ("log_proposal", "proposal")):
         if config[model]:
             groups = [each.group for each in rows]
             if name == "log_prior":
                 groups = [dataclasses.replace(group, condition={}) for group in groups]
-            rows = _with(rows, name, log_probabilities(run, model, groups), run.record)
+            for each, nats in zip(rows, log_probabilities(run, model, groups), strict=True):
+                each.row[name] = nats
+            fitting = [each for each in rows if each.row[name] is not None]
+            run.record.too_long += len(rows) - len(fitting)
+            rows = fitting
     if not rows:
         raise ValueError(f"config.data: nothing of {config.data} fits the models")
-    rows = _with(rows, "log_attribute", _log_attribute(rows))
+    for each, nats in zip(rows, _log_attribute(rows), strict=True):
+        each.row["log_attribute"] = nats
     run.write("groups.jsonl", [each.row for each in rows])
     columns = [np.array([each.row[name] for name in whole_rows.LOGS], "f4").T for each in rows]
     run.result["warnings"] = [*_unrated(config, rows), *steerlm.collapse(columns)]
@@ -96,43 +100,31 @@ def _check(config, each: Sampled) -> None:
         )
 
 
-def _with(
-    rows: Sequence[Sampled], name: str, values: Sequence, record: Record | None = None
-) -> list[Sampled]:
-    """Give the rows one more field; leave out those that get None, which the record counts."""
-    found = [
-        each._replace(row=each.row | {name: value})
-        for each, value in zip(rows, values, strict=True)
-        if value is not None
-    ]
-    if record is not None:
-        record.too_long += len(rows) - len(found)
-    return found
-
-
 # Models -------------------------------------------------------------------------------------------
 
 
-def _predicted(config, run: stage.Run, rows: Sequence[Sampled]) -> list[list[dict] | None]:
-    """Rate the responses of each row, [{attribute: value}]; None for those that do not fit.
+def _rated(run: stage.Run, rows: Sequence[Sampled]) -> list[Sampled]:
+    """Rate the responses of each row, "predicted": [{attribute: value}], and leave out those that
+    do not fit, which are counted.
 
     Raises ValueError for a row of which nothing that it asks for is rated.
     """
-    model = run.reward_model(config.reward_model)
+    name = run.config.reward_model
+    model = run.reward_model(name)
     for each in rows:
         if not set(each.group.condition) & set(model.outputs):
             raise ValueError(
-                f"config.reward_model: {config.reward_model} has the outputs "
-                f"{', '.join(model.outputs)}, and none of {', '.join(each.group.condition)}, "
-                f"which {each.group.source} asks for"
+                f"config.reward_model: {name} has the outputs {', '.join(model.outputs)}, and none "
+                f"of {', '.join(each.group.condition)}, which {each.group.source} asks for"
             )
+    found = []
     rated = run.rate(model, [each.group for each in rows], truncate=False)
-    return [
-        outputs
-        if outputs is None
-        else [dict(zip(model.outputs, values, strict=True)) for values in outputs.tolist()]
-        for outputs in rated
-    ]
+    for each, outputs in zip(rows, rated, strict=True):
+        if outputs is not None:
+            named = [dict(zip(model.outputs, line, strict=True)) for line in outputs.tolist()]
+            each.row["predicted"] = named
+            found.append(each)
+    return found
 
 
 def log_probabilities(
