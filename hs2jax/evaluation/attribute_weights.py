@@ -22,13 +22,6 @@ PUBLISHED = {
 DRAWS = 2048
 ROUNDS = 6
 PER_ROUND = 256
-METHOD = (
-    "Outputs are divided by their spread within pairs. Candidates: equal weights, each attribute "
-    f"alone with either sign, the logistic fit of the preferences, {DRAWS} draws from the simplex "
-    f"(Dirichlet) with random signs, then {ROUNDS} rounds of {PER_ROUND} draws ever closer around "
-    "the best. The most accurate wins; equally accurate ones by log loss. Held out: each fold's "
-    "groups are judged by weights searched on the other folds."
-)
 
 
 def search(
@@ -110,7 +103,13 @@ def _differences(items: Sequence[dict], names: Sequence[str]) -> tuple[np.ndarra
 
 
 def _search(difference: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[P, K] -> weights [K] for the raw outputs."""
+    """Find weights [K] for the raw outputs, from differences [P, K].
+
+    Outputs are divided by their spread within pairs. Candidates: equal weights, each attribute
+    alone with either sign, the logistic fit of the preferences, draws from the simplex (Dirichlet)
+    with random signs, then rounds of draws ever closer around the best. The most accurate wins;
+    equally accurate ones by log loss.
+    """
     K = difference.shape[1]
     spread = np.sqrt((difference**2).mean(axis=0))
     if not spread.any():

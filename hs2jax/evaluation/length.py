@@ -23,14 +23,6 @@ BANDS = [
     "longer (125 to 200% as long)",
     "twice as long or more",
 ]
-METHOD = (
-    "Linear regression of the margin on what length can add to it (characters, their square, and a "
-    "spline in log characters with knots at the quartiles) with an intercept; the part of length "
-    "is subtracted and the pair is right where the rest is above 0. The question is that of "
-    "length-controlled AlpacaEval (arXiv 2404.04475): what if both were equally long? Each pair is "
-    f"judged by a fit on the other of {FOLDS} folds, by group. "
-    "Where a reward grows much faster than the square of length, the accuracy is too near to 50%."
-)
 
 
 def rows(set: str, items: Sequence[dict], seed: int = 0) -> list[dict]:
@@ -69,7 +61,13 @@ def rows(set: str, items: Sequence[dict], seed: int = 0) -> list[dict]:
 
 def controlled(pairs: Pairs, median: float, seed: int = 0) -> tuple[Estimate, float]:
     """Estimate the accuracy that is left where the effect of length is taken out, and what a
-    response twice as long as the median one gains in reward. See METHOD.
+    response twice as long as the median one gains in reward.
+
+    A linear regression of the margin on what length can add to it (characters, their square, and a
+    spline in log characters with knots at the quartiles) with an intercept; the part of length is
+    subtracted and the pair is right where the rest is above 0. The question is that of
+    length-controlled AlpacaEval (arXiv 2404.04475): what if both were equally long? Each pair is
+    judged by a fit on the other folds, by group.
 
     The intercept stands for what the model sees in the chosen response beyond its length, so it
     stays: a model that ignores length keeps its accuracy however much longer the chosen responses
