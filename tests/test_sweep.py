@@ -359,14 +359,11 @@ def test_a_grid_is_every_choice_with_values_of_the_keys_kind(base, tmp_path):
     assert base.objective.preference == "regular"
 
 
-def test_quoted_values_may_have_commas(base):
-    (_, changes), (_, empty) = sweep_arms.of_grid(base, ["model.weights='a=1,b=2',''"]).arms
-    assert (changes, empty) == ({"model.weights": "a=1,b=2"}, {"model.weights": ""})
-
-
-def test_counts_of_regular_expressions_name_no_arm(base, tmp_path):
-    config = sweep_arms.of_grid(base, ["trainable.paths=hea{1}d,[a-z]{3}"])
-    assert sweep_arms.plan(config, tmp_path).arms[0].needs == ()
+def test_quoted_values_may_have_commas_and_regular_expressions_counts(base, tmp_path):
+    over = ["model.weights='a=1,b=2',''", "trainable.paths=hea{1}d,[a-z]{3}"]
+    config = sweep_arms.of_grid(base, over)
+    assert [changes["model.weights"] for _, changes in config.arms] == ["a=1,b=2"] * 2 + [""] * 2
+    assert all(arm.needs == () for arm in sweep_arms.plan(config, tmp_path).arms)
 
 
 GRIDS = {
@@ -374,9 +371,7 @@ GRIDS = {
     "unknown key": (["objective.colour=red,blue"], ["'colour=red'", "no config.objective"]),
     "group": (["objective=a,b"], ["config.objective is 'a'"]),
     "text for a number": (["epochs=1,many"], ["config.epochs", "'1'"]),
-    "fraction for a whole number": (["epochs=1.5"], ["1.5"]),
     "no truth": (["model.remat=yes"], ["'yes'", "bool"]),
-    "no tuple": (["model.outputs=a"], ["'a'", "tuple"]),
     "twice": (["epochs=1", "epochs=2"], ["epochs twice"]),
     "same value": (["epochs=1,1"], ["'epochs=1'", "share a folder"]),
     "seed": (["seed=1,2"], ["config.seed", "seeds"]),
@@ -396,12 +391,9 @@ def test_grids_that_cannot_be_are_refused(base, tmp_path, case):
 
 
 CONFIGS = {
-    "dict": ({"arms": {"a": {}}}, ["config.arms"]),
     "no arms": ({"arms": ()}, ["config.arms is"]),
     "no pair": ({"arms": ("a", "b")}, ["config.arms has 'a'", '("scaled", {']),
-    "no changes": ({"arms": (("a", "b"),)}, ["config.arms has ('a', 'b')"]),
     "unknown setting": ({"arms": (("a", {"optimizer.rate": 1.0}),)}, ["'a'", "optimizer.rate"]),
-    "wrong kind": ({"arms": (("a", {"epochs": "2"}),)}, ["'a'", "config.epochs is '2'"]),
     "later arm": (
         {"arms": (("a", {"model.name": "{b}/model"}), ("b", {}))},
         ["'a'", "{b}/model", "none"],
