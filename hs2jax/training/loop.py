@@ -151,7 +151,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
                 if run.step == 0 and first:
                     workdir.write_rows(folder / "items" / "start.jsonl", found)
                 elif run.step and better(values, run.best, config.select):
-                    run.save_best(state["params"], {"values": values, **task.notes()})
+                    run.save_best(state["params"], values)
                     if first:
                         workdir.write_rows(folder / "items" / "validation.jsonl", found)
                     saves = True  # So that a checkpoint that names this step is next.

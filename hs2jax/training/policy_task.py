@@ -159,9 +159,6 @@ class PolicyTask:
             found = {"perplexity": np.exp(loss), "learned_tokens": count.sum()}
         return rows + [row("validation", "", name, x, n=len(best)) for name, x in found.items()]
 
-    def notes(self) -> dict:
-        return {}
-
     def results(self) -> dict:
         return {}
 

@@ -118,11 +118,8 @@ class RewardTask:
                 each["headline"] = True
         return found
 
-    def notes(self) -> dict:
-        return {"weights": self.model.weights}
-
     def results(self) -> dict:
-        return {"outputs": list(self.model.outputs)}
+        return {"outputs": list(self.model.outputs), "weights": self.model.weights}
 
 
 def _values(items: Sequence[dict], names: Sequence[str]) -> dict[str, float]:

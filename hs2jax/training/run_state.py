@@ -20,7 +20,7 @@ class RunState:
     Attributes:
         step: how many batches were learned from.
         restored: the step of the checkpoint that this process goes on from, None at a start.
-        best: {"step", "values", ...} of the best step so far, None before there is one.
+        best: {"step", "values", "frozen"} of the best step so far, None before there is one.
         seconds: how long the run has taken, all its processes together.
     """
 
@@ -53,9 +53,9 @@ class RunState:
         batches.set_state(self._meta["loader"])
         return state
 
-    def save_best(self, params, best: dict) -> None:
+    def save_best(self, params, values: dict) -> None:
         """Begin to save the parameters of a new best step. `save` must be next, to name it."""
-        self.best = {"step": self.step, "frozen": self._frozen, **best}
+        self.best = {"step": self.step, "frozen": self._frozen, "values": values}
         self._latest.wait()  # One at a time: on several hosts two would meet at the same barriers.
         self._best.save(self.step, {"params": params}, self.best)
 

@@ -46,9 +46,6 @@ class Task(Protocol):
         """Make rows of results.jsonl from the items of the first evaluation and of the best one,
         and the notes of `prepare_training`."""
 
-    def notes(self) -> dict:
-        """Say what an export of the model needs to know, ready for JSON, for checkpoints."""
-
     def results(self) -> dict:
         """Say what result.json holds of this kind of run beside what it holds of all."""
 
