@@ -206,27 +206,17 @@ def test_of_several_templates_the_default_is_exported(tmp_path):
     assert exported.apply_chat_template(TALK, tokenize=False).endswith("Yes. \n<|im_end|>")
 
 
-def test_two_outputs_may_not_share_a_name(tmp_path):
-    with pytest.raises(ValueError, match="one name"):
-        hub.save(
-            tmp_path,
-            config=TINY,
-            params=random_params(TINY),
-            head=random_head(TINY),
-            outputs=["a", "a"],
-        )
-
-
-def test_weights_must_name_outputs(tmp_path):
-    with pytest.raises(ValueError, match=r"weights for \['c'\], but the outputs are \['a', 'b'\]"):
-        hub.save(
-            tmp_path,
-            config=TINY,
-            params=random_params(TINY),
-            head=random_head(TINY),
-            outputs=["a", "b"],
-            weights={"c": 1.0},
-        )
+@pytest.mark.parametrize(
+    ("outputs", "weights", "said"),
+    [
+        (["a", "a"], None, "one name"),
+        (["a", "b"], {"c": 1.0}, r"weights for \['c'\], but the outputs are \['a', 'b'\]"),
+    ],
+)
+def test_outputs_and_weights_must_be_named_well(tmp_path, outputs, weights, said):
+    options = {"params": random_params(TINY), "head": random_head(TINY), "weights": weights}
+    with pytest.raises(ValueError, match=said):
+        hub.save(tmp_path, config=TINY, outputs=outputs, **options)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 import tiny
-from command import fail, succeed
 from test_chat import ask, wholes
 from tiny_models import assert_same_bits
 
@@ -17,6 +16,7 @@ from hs2jax.models.hf import checkpoint_files, hub, reward_checkpoints
 from hs2jax.models.hf.families import FAMILIES
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import loop
+from hs2jax.training.convert import convert
 
 NEMOTRON = "Llama-3.1-Nemotron-70B-Reward-HF"
 TALKS = [
@@ -190,22 +190,11 @@ def test_row_0_of_lm_head_is_a_head(tmp_path, tied):
     np.testing.assert_array_equal(rewards(again), expected)
 
 
-def test_the_command_line_takes_it(tmp_path):
-    folder = foreign(tmp_path / "model", tiny.bos_tokenizer, outputs=())
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in TALKS))
-    name = f"{folder}#lm_head[0]"
-    succeed("convert", f"--model={name}", f"--output={tmp_path / 'out'}")
-    tables = []
-    for model in (name, tmp_path / "out"):
-        output = tmp_path / "scores.jsonl"
-        succeed("score", f"--model={model}", f"--data=responses:{rows}", f"--output={output}")
-        lines = output.read_text().splitlines()
-        tables.append([json.loads(line)["rewards"][0] for line in lines])
-    np.testing.assert_allclose(tables[0], rewards(RewardModel.load(name)), rtol=0, atol=2e-6)
-    np.testing.assert_allclose(tables[1], tables[0], rtol=0, atol=2e-6)
-    said = fail("score", f"--model={folder}", f"--data=responses:{rows}", f"--output={output}")
-    assert "has no reward head" in said
+def test_converting_it_keeps_its_scores(tmp_path):
+    name = f"{foreign(tmp_path / 'model', tiny.bos_tokenizer, outputs=())}#lm_head[0]"
+    convert(name, tmp_path / "out")
+    converted, model = RewardModel.load(tmp_path / "out"), RewardModel.load(name)
+    np.testing.assert_allclose(rewards(converted), rewards(model), rtol=0, atol=2e-6)
 
 
 def test_what_has_no_such_row_is_refused(tmp_path):
