@@ -78,7 +78,6 @@ def test_what_is_written_is_what_is_read(tmp_path_factory, found):
     [
         ({"name": ""}, "name", "empty"),
         ({"name": "a/b"}, "name", "without '/'"),
-        ({"name": "all"}, "name", "other than 'all'"),
         ({"name": "wit"}, "name", "another criterion is named 'wit'"),
         ({"definition": "\ud800"}, "definition", "Unicode"),
         ({"levels": "abcde"}, "levels", "expected a list"),

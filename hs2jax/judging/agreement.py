@@ -1,5 +1,5 @@
-"""How well scores follow people's ratings, as rows of results: correlations, and how much better
-one method follows them than another.
+"""Agreement of scores with people's ratings, as rows: correlations, paired differences,
+distributions, layers.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

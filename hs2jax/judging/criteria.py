@@ -1,4 +1,4 @@
-"""What a response is judged by: criteria with a definition, a scale and a rubric, as data."""
+"""Criteria that a response is judged by, as data: a definition, a scale and a rubric."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -35,12 +35,12 @@ ROWS_OWN = Criterion("rubric", "What the row's own rubric says.")
 
 
 def bundled() -> list[str]:
-    """The names of the sets that come with hs2jax."""
+    """List the names of the sets that come with hs2jax."""
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def load(name: str) -> tuple[Criterion, ...]:
-    """A set of criteria by its name, or from a file of one's own.
+    """Load a set of criteria by its name, or from a file of one's own.
 
     Args:
         name: "helpsteer" (its five attributes; people's ratings 0..4 and 1 more are on this scale),
@@ -72,8 +72,8 @@ def load(name: str) -> tuple[Criterion, ...]:
 
 
 def find(name: str) -> Criterion:
-    """One criterion of a set that `load` knows: "SET/NAME" as in "flask/factuality"; NAME alone is
-    one of HelpSteer's. Raises ValueError with the names that there are, and what `load` raises."""
+    """Find a criterion of a set that `load` knows: "SET/NAME" as in "flask/factuality"; NAME alone
+    is one of HelpSteer's. Raises ValueError with the names that there are, and as `load` does."""
     criteria, _, wanted = name.rpartition("/")
     found = load(criteria or "helpsteer")
     for criterion in found:
@@ -134,8 +134,8 @@ def _criterion(row: dict) -> Criterion:
             what = f"expected {len(scale)} texts, one for each value of the scale, found "
             raise FieldError("levels", f"{what}{len(levels)}", "wrong number of levels")
     name = rows.text(row, "name")
-    if "/" in name or name == "all":
-        what = f"expected a name without '/' and other than 'all', found {show(name)}"
+    if "/" in name:
+        what = f"expected a name without '/', found {show(name)}"
         raise FieldError("name", what, "malformed name")
     return Criterion(name, rows.text(row, "definition"), levels, scale)
 

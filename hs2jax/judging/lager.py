@@ -96,7 +96,7 @@ PRESETS = {
 
 
 def used_layers(logits, preset: Preset):
-    """What a preset aggregates: logits [..., 2, L + 1, S] -> f32 [..., L', S].
+    """Select what a preset aggregates: logits [..., 2, L + 1, S] -> f32 [..., L', S].
 
     L' is L + 1, or L without the last. Raises ValueError for another shape.
     """
@@ -105,7 +105,7 @@ def used_layers(logits, preset: Preset):
 
 
 def aggregate(logits, values, aggregation: str, preset: Preset, weights=None):
-    """The score of each reading: logits [..., 2, L + 1, S] and values [S] -> f32 [...].
+    """Score each reading: logits [..., 2, L + 1, S] and values [S] -> f32 [...].
 
     Formulas of LAGER, section 3.2 and Table 2. values: what each candidate stands for, such as 1
     to 5. aggregation: one of `AGGREGATIONS`; "e_score" and "direct" read the last entry, whatever

@@ -1,4 +1,4 @@
-"""How much each layer counts: weights fitted to human scores, cross-validated, kept in a file.
+"""Weights of the layers, fitted to human scores, cross-validated, kept in a file.
 
 LAGER (arXiv 2508.03550), section 3.3: one free parameter per used layer, the weights their softmax,
 fitted on a validation set while the model stays as it is. `weight_recipes` has the loss and the two

@@ -1,4 +1,4 @@
-"""Which of two responses a judge finds better, asked in two ways.
+"""The better of two responses by a judge, asked in two ways.
 
 "pointwise": each response is scored by itself, and the higher score wins. "question": the judge is
 shown both and says which is better, A or B, in both orders, so that what it likes about a place or

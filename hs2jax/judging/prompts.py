@@ -1,4 +1,4 @@
-"""What a judge is asked: the item first, then the question, so that all questions share the item.
+"""Questions to a judge: the item first, then the question, so that all questions share the item.
 
 A text is the user's message; the assistant's turn is made to start with the prefix, and the answer
 is the next token, or the assistant writes its answer itself. Written for this project; the parts

@@ -21,8 +21,8 @@ NO_SCORE = "the judge wrote no score, or had no room to"
 def answered(
     model: LanguageModel, requests: Sequence[Request], condition: str
 ) -> list[list[Request | None]]:
-    """For each question of each request, a request of its own whose prefix is what the judge wrote
-    up to its score; None where it wrote none, or where the model has no room for the text."""
+    """Make for each question of each request a request of its own whose prefix is what the judge
+    wrote up to its score; None where it wrote none, or where the model has no room for the text."""
     asked = [
         (i, question, Group(_user(request.item + question), ("-",), source=request.source))
         for i, request in enumerate(requests)
@@ -47,8 +47,8 @@ def answered(
 
 
 def place_of_score(text: str, answers: Sequence[str]) -> int | None:
-    """Where in a text the score begins: the answer right behind the last "Score:", else the last
-    answer that stands alone, as in the repository; None where there is none."""
+    """Find where in a text the score begins: the answer right behind the last "Score:", else the
+    last answer that stands alone, as in the repository; None where there is none."""
     answer = "|".join(map(re.escape, sorted(answers, key=len, reverse=True)))
     alone = rf"(?<![\w.-])({answer})(?![\w]|\.\d)"
     named = list(re.finditer(rf"score\W{{0,9}}?{alone}", text, re.IGNORECASE))

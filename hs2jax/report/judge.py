@@ -110,7 +110,7 @@ def _tables(run: Run, name: str, rows: list[dict]) -> list[Table]:
 
 
 def _worst(items: list[dict], method: str) -> list[Case]:
-    """Where the judge's place for an item is farthest from people's, a text only once.
+    """The items where the judge's place is farthest from people's, a text only once.
 
     Places (shares of lower scores, of the same criterion) rather than scores: a judge that never
     leaves 2.9 to 3.1 disagrees as well.

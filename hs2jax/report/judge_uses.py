@@ -146,7 +146,7 @@ def paired_table(rows: list[dict], measures: Mapping[str, tuple[str, str]]) -> T
 
 
 def published_table(title: str, rows: list[dict], metric: str, others: dict[str, dict]) -> Table:
-    """What the paper has for the same methods."""
+    """The paper's numbers for the same methods."""
     names = list(next(iter(others.values())))
     here = {row["method"]: row["value"] for row in select(rows, metric=metric)}
     lines = [
@@ -179,7 +179,7 @@ def methods_table(rows: list[dict], run: Run) -> Table:
 
 
 def pairs(run: Run) -> Section:
-    """Which of two responses is better."""
+    """The page of pairs: the better of two responses."""
     asked = {
         "question": "Asked which of two is better, in both orders",
         "pointwise": "Scoring each response by itself",
@@ -223,7 +223,7 @@ def pairs(run: Run) -> Section:
 
 
 def emotions(run: Run) -> Section:
-    """How strongly somebody feels."""
+    """The page of feelings in dialogues."""
     rows, alone = run.rows, select(run.rows, part="", against=None)
     columns = [Column(words, metric) for words, (_, metric) in MEASURES.items()]
     columns += [Column(metric, metric, ".2f", "plain") for metric in ("mean", "sd")]
@@ -241,7 +241,7 @@ def emotions(run: Run) -> Section:
 
 
 def knowledge(run: Run) -> Section:
-    """Whether a question can be answered at all."""
+    """The page of questions that can be answered or not."""
     rows = run.rows
     found = select(rows, part="", metric="auc", against=None)
     top = best_of(found)
@@ -281,7 +281,7 @@ def knowledge(run: Run) -> Section:
 
 
 def selection(run: Run) -> Section:
-    """Which rows of data to train on."""
+    """The page of rows to train on."""
     ways, by_criterion = select(run.rows, part=""), select(run.rows, family="criterion")
     name = by_criterion[0]["method"]
     overlaps = select(ways, metric="overlap")
