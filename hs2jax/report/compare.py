@@ -119,7 +119,9 @@ def _tables(rows, names: Sequence[str], own: Sequence[Sequence[Mapping]]) -> lis
     better = f"A difference below 0 is for {names[1]}."
     by_rule = "Each by the benchmark's own rule, over all that it scored."
     return [
-        family_table("Right on pairs", right, "subset", columns, note=note, strong=["all pairs"]),
+        family_table(
+            "Right on pairs", right, "subset", further=columns, note=note, strong=["all pairs"]
+        ),
         family_table("Ratings", rows, "attribute", note=better),
         family_table("The benchmark's own scores", scores, "section", note=by_rule),
         metrics_table("Items", counts),

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from hs2jax.report import charts, format, made
-from hs2jax.report.page import Figure, Section, Table, Verdict, side_of, verdict_of
-from hs2jax.report.run import Column, Run, find, leaf, select, table_of
+from hs2jax.report.page import Figure, Section, Verdict, side_of, verdict_of
+from hs2jax.report.run import Column, Run, find, leaf, metrics_table, select, table_of
 
 GAINS = {
     "validation": "validation pairs, which chose it",
@@ -16,13 +16,7 @@ LABELS = {
     "worse": "Going beyond the trained model harms",
     "not shown": "Going beyond the trained model: no more than noise",
 }
-RULES = {"longer_wins": "longer response wins", "shorter_wins": "shorter response wins"}
-MODELS = (
-    *("accuracy", "accuracy_ties_as_half", "margin", "loss"),
-    Column("pairs", "accuracy", show="n"),
-)
-GAIN = (
-    Column("points", "gain"),
+VOTES = (
     Column("right only beyond", "gain", "count", "only_second"),
     Column("right only at 1", "gain", "count", "only_first"),
     Column("McNemar's p", "gain", ".3f", "p_mcnemar"),
@@ -33,18 +27,21 @@ def sections(run: Run) -> list[Section]:
     """Say whether going beyond the trained model helps, by pairs that had no say in how far."""
     curve = select(run.rows, set="validation", family="factor")
     factor, gains = run.result["factor"], select(run.rows, metric="gain")
-    tables = [_models_table(run, name) for name in run.sets() if name != "held_out"]
+    tables = []
+    for name in run.sets():
+        models = [row for row in select(run.rows, set=name, part="") if row["metric"] != "gain"]
+        tables.append(metrics_table(f"On the {name} pairs", models))
     note = "Points are of accuracy, on the same pairs; p is two-sided, with a vote for each prompt."
     if folds := run.result["fold_factors"]:
         note += f" The folds chose {format.listed(f'{each:g}' for each in folds)}."
     title = "Gain over the trained model"
-    tables.append(table_of(title, gains, lambda row: GAINS[row["set"]], GAIN, note=note))
+    tables.append(table_of(title, gains, lambda row: GAINS[row["set"]], further=VOTES, note=note))
     note = (
         "0 is the initial model, which cannot be chosen, and 1 the trained one. The highest "
         "accuracy is chosen, and of equal ones the lowest loss."
     )
     strong = {"strong": [f"{factor:g}"], "note": note}
-    tables.append(table_of("All factors", curve, "leaf", MODELS, heading="factor", **strong))
+    tables.append(table_of("All factors", curve, "leaf", heading="factor", **strong))
     points = {
         metric: [
             (float(leaf(row)), row["value"], row["low"], row["high"])
@@ -61,17 +58,6 @@ def sections(run: Run) -> list[Section]:
     ]
     verdicts = [_verdict(run.rows), _seen(run, curve), *made.warnings(run)]
     return [Section(f"Factor {factor:g}", verdicts, figures, tables)]
-
-
-def _models_table(run: Run, name: str) -> Table:
-    """The three models, and the rules of length as two more."""
-    rows = [row for row in select(run.rows, set=name, part="") if row["metric"] != "gain"]
-    rules = [
-        {**row, "method": RULES[row["metric"]], "metric": "accuracy"}
-        for row in select(rows, metric=list(RULES))
-    ]
-    models = [row for row in rows if row["metric"] not in RULES]
-    return table_of(f"On the {name} pairs", models + rules, "method", MODELS, heading="model")
 
 
 def _verdict(rows: list[Mapping]) -> Verdict:

@@ -75,8 +75,22 @@ METRICS = {
     "reward": ("mean reward", SIGNED),
     "rating": ("mean rating", ".2f"),
     "correct": ("picked one is correct", PERCENT),
+    "finished": ("finished", PERCENT),
+    # judges
+    "auc": ("AUC", NUMBER),
+    "f1": ("F1", NUMBER),
+    "kl": ("KL", NUMBER),
+    "kendall": ("Kendall", NUMBER),
+    "spearman_within": ("Spearman, mean within criteria", NUMBER),
+    "consistency": ("same in both orders", PERCENT),
+    "says_a": ("says A", PERCENT),
+    "overlap": ("the same rows", PERCENT),
 }
-COUNTED = ("responses", "rows", "tokens", "unfinished", "steps", "collapsed")
+COUNTED = (
+    *("responses", "rows", "tokens", "unfinished", "steps", "collapsed", "characters", "prompts"),
+    *("selected", "tied", "equal", "questions", "dialogues", "unanswerable", "read", "settings"),
+    *("prompt", "response"),
+)
 
 
 def words_of(metric: str) -> str:
@@ -84,9 +98,10 @@ def words_of(metric: str) -> str:
     return METRICS.get(metric, (metric.replace("_", " "), ""))[0]
 
 
-def form_of(metric: str) -> str:
-    """Say how a metric's values are written."""
-    return METRICS.get(metric, ("", COUNT if metric in COUNTED else NUMBER))[1]
+def form_of(metric: str, difference: bool = False) -> str:
+    """Say how a metric's values, or differences of them, are written."""
+    form = METRICS.get(metric, ("", COUNT if metric in COUNTED else NUMBER))[1]
+    return {PERCENT: POINTS, NUMBER: "+.3f"}.get(form, form) if difference else form
 
 
 def number(value: float | None, form: str = NUMBER) -> str:

@@ -98,8 +98,10 @@ def table_of(
     title: str,
     rows: Sequence[Mapping],
     index: str | Callable[[Mapping], str],
-    columns: Sequence[Column | str],
+    columns: Sequence[Column | str] | None = None,
     *,
+    across: str = "method",
+    further: Sequence[Column] = (),
     heading: str = "",
     note: str = "",
     folded: bool = False,
@@ -108,14 +110,15 @@ def table_of(
     """Make a table with a line for each value of `index`, in the order of the rows.
 
     index: a field's name, "leaf", or a function of a row. columns: a metric's name is a column with
-    its own words. heading: of the first column. strong: the lines' names that sum up others.
+    its own words; by default all metrics, each for every value of the field `across`, and then
+    `further` ones. heading: of the first column. strong: the lines' names that sum up others.
     Columns without any value are left out, and so is a line without any.
     """
+    name_of = index if callable(index) else leaf if index == "leaf" else lambda r: str(r.get(index))
+    if columns is None:
+        columns = columns_of(rows, "" if across == index else across)
+    columns = [*columns, *further]
     columns = [Column(format.words_of(c), c) if isinstance(c, str) else c for c in columns]
-    if isinstance(index, str):
-        name_of = leaf if index == "leaf" else lambda row: str(row.get(index, ""))
-    else:
-        name_of = index
     lines: dict[str, list[Mapping]] = {}
     for row in rows:
         lines.setdefault(name_of(row), []).append(row)
@@ -132,21 +135,24 @@ def table_of(
     )
 
 
-def family_table(
-    title: str, rows: Sequence[Mapping], family: str, columns: Sequence[Column] = (), **more
-) -> Table:
-    """Make a table with a line for each part of a family, and a column for each metric there is, of
-    each method where it has several. columns: further ones. more: as in `table_of`."""
-    found = select(rows, family=family)
-    methods: dict[str, dict] = {}
-    for row in found:
-        methods.setdefault(row["metric"], {})[row.get("method")] = None
-    made = [Column("n", metric, show="n") for metric in list(methods)[:1]]
-    for metric, names in methods.items():
+def columns_of(rows: Sequence[Mapping], across: str = "method") -> list[Column]:
+    """Make a column of each metric that rows have, of each value of a field where it has several,
+    with p beside what was tested; before all of them, the number of values of a line's first."""
+    values: dict[str, dict] = {}
+    for row in rows:
+        values.setdefault(row["metric"], {})[row.get(across)] = None
+    made = [Column("n", "", show="n")]
+    for metric, names in values.items():
         for name in names:
-            words = [format.words_of(metric), *[name] * (len(names) > 1)]
-            made.append(Column(", ".join(words), metric, where={"method": name}))
-    return table_of(title, found, "leaf", [*made, *columns], **more)
+            words = ", ".join([format.words_of(metric), *[str(name)] * (len(names) > 1)])
+            made.append(Column(words, metric, where={across: name}))
+            made.append(Column("p", metric, show="p", where={across: name}))
+    return made
+
+
+def family_table(title: str, rows: Sequence[Mapping], family: str, **more) -> Table:
+    """Make a table with a line for each part of a family. more: as in `table_of`."""
+    return table_of(title, select(rows, family=family), "leaf", **more)
 
 
 def metrics_table(title: str, rows: Sequence[Mapping], by: str = "method", note: str = "") -> Table:
@@ -161,12 +167,12 @@ def metrics_table(title: str, rows: Sequence[Mapping], by: str = "method", note:
 
 
 def _cell(rows: Sequence[Mapping], column: Column) -> str | Cell:
-    row = find(rows, metric=column.metric, **column.where)
+    row = find(rows, metric=column.metric, **column.where) if column.metric else rows[0]
     if row is None:
         return ""
     if callable(column.show):
         return column.show(row)
-    form = column.form or format.form_of(column.metric)
+    form = column.form or format.form_of(column.metric, difference="against" in row)
     if column.show == "value":
         return Cell(format.number(row["value"], form), format.interval(row, form))
     if column.show == "p":

@@ -6,7 +6,7 @@ from hs2jax import config_rules
 from hs2jax.data.groups import Group, prompt_text
 from hs2jax.report import charts, format
 from hs2jax.report.page import Answer, Case, Figure, Section, Table, Verdict, side_of, verdict_over
-from hs2jax.report.run import Column, Run, leaf, select, table_of
+from hs2jax.report.run import Run, family_table, leaf, select, table_of
 
 SHOWN = 2  # prompts of which samples are shown, for each attribute
 MOST_CHARACTERS = 700  # of a sample that is shown
@@ -59,62 +59,36 @@ def _by_length(rows: list[dict], row: dict) -> str:
 
 
 def figures(run: Run) -> list[Figure]:
-    names = run.config["attributes"]
-    tracks = [
-        charts.track(row, f"{row['set']}, {leaf(row)}")
-        for row in select(run.rows, family="attribute", metric="spearman")
-        if row["value"] is not None
-    ]
-    svg = charts.intervals(tracks, ".2f", reference=0.0, reference_name="no correlation")
-    return [
-        *(_by_request(run, name, "measured", f"Measured {name}", "as asked") for name in names),
-        *(_by_request(run, name, "characters", f"Characters, asked for {name}") for name in names),
-        Figure("Correlation of requested and measured (Spearman)", svg),
-    ]
-
-
-def _by_request(run: Run, name: str, metric: str, caption: str, diagonal: str = "") -> Figure:
-    lines: dict[str, list] = {}
-    for row in select(run.rows, family="requested", metric=metric):
+    """Measured attributes and lengths by what was requested, and how they are correlated."""
+    lines: dict[tuple[str, str], dict[str, list]] = {}
+    for row in select(run.rows, family="requested", metric=("measured", "characters")):
         attribute, value = leaf(row).split("/")
-        if attribute == name:
-            point = (int(value), row["value"], row["low"], row["high"])
-            lines.setdefault(row["set"], []).append(point)
-    return Figure(caption, charts.curves(lines, f"requested {name}", diagonal=diagonal))
+        of = lines.setdefault((row["metric"], attribute), {})
+        point = (int(value), row["value"], row["low"], row["high"])
+        of.setdefault(row["set"], []).append(point)
+    drawn = []
+    for (metric, name), of in lines.items():
+        diagonal = "as asked" if metric == "measured" else ""
+        svg = charts.curves(of, f"requested {name}", diagonal=diagonal)
+        drawn.append(Figure(f"{metric.capitalize()}, asked for {name}", svg))
+    found = select(run.rows, family="attribute", metric="spearman")
+    tracks = [charts.track(row, f"{row['set']}, {leaf(row)}") for row in found]
+    svg = charts.intervals(tracks, ".2f", reference=0.0, reference_name="no correlation")
+    return [*drawn, Figure("Correlation of requested and measured (Spearman)", svg)]
 
 
 def tables(run: Run) -> list[Table]:
     rows = select(run.rows, family="attribute")
-    closely = _columns("spearman pearson slope error length_spearman length_partial", ".2f")
-    closely += _columns("left_out", format.COUNT)
-    means = _columns("reward characters tokens", ".2f") + _columns("finished", format.PERCENT)
-    means += _columns("kl log_ratio", ".1f") + _columns("prompts settings", format.COUNT)
-    differences = _columns("spearman_difference pearson_difference", "+.3f")
-    differences.insert(1, Column("p", "spearman_difference", show="p"))
-    tests = [row for row in rows if row.get("against")]
+    alone, tests = select(rows, against=None), [row for row in rows if row.get("against")]
     between = "Differences on the same prompts and requests"
+    by_policy = {"across": "set", "folded": True}
     return [
-        table_of("How closely", rows, lambda r: f"{r['set']}, {leaf(r)}", closely, note=NOTE),
-        table_of(between, tests, lambda r: f"{r['set']} − {r['against']}, {leaf(r)}", differences),
-        table_of("All requests together", select(run.rows, part=""), "set", means, note=RATIO),
-        _by_policy(run, "What changes for each unit requested", "change", {"slope": "+.2f"}),
-        _by_policy(
-            run, "By requested value", "requested", {"measured": ".2f", "characters": ".0f"}
-        ),
+        table_of("How closely", alone, lambda r: f"{r['set']}, {leaf(r)}", note=NOTE),
+        table_of(between, tests, lambda r: f"{r['set']} − {r['against']}, {leaf(r)}"),
+        table_of("All requests together", select(run.rows, part=""), "set", note=RATIO),
+        family_table("What changes for each unit requested", run.rows, "change", **by_policy),
+        family_table("By requested value", run.rows, "requested", **by_policy),
     ]
-
-
-def _columns(metrics: str, form: str) -> list[Column]:
-    return [Column(name.replace("_", " "), name, form) for name in metrics.split()]
-
-
-def _by_policy(run: Run, title: str, family: str, forms: dict[str, str]) -> Table:
-    columns = [
-        Column(f"{policy}, {metric}", metric, form, where={"set": policy})
-        for metric, form in forms.items()
-        for policy in run.sets()
-    ]
-    return table_of(title, select(run.rows, family=family), "leaf", columns, folded=True)
 
 
 def cases(run: Run) -> Iterator[Case]:
