@@ -152,10 +152,17 @@ def unfit_override(verb: str, arguments: list[str], error: Exception) -> str:
     """Say which override has no key in its config, or what else is wrong with one."""
     from hs2jax import configs
 
+    keys = re.findall(r"^--?config\.([\w.]+)", "\n".join(arguments), re.MULTILINE)
     file = [each for each in arguments if re.match("--?config=", each)]
     options = define(verb, file)
-    options([f"hs2jax {verb}", *file])
-    for key in re.findall(r"^--?config\.([\w.]+)", "\n".join(arguments), re.MULTILINE):
+    try:
+        options([f"hs2jax {verb}", *file])
+    except (AttributeError, KeyError, TypeError):  # The config file itself raises it.
+        said, _, _ = str(error.args[0]).partition(" Other fields present")
+        olds = {old.split(".")[-1]: new for old, new in configs.OLD_KEYS.items()}
+        now = [f" It is now config.{new}." for old, new in olds.items() if f'"{old}"' in said]
+        return f"the config file fails: {said}{''.join(now)}"
+    for key in keys:
         place = options.config
         for name in key.split("."):
             if name not in (place if hasattr(place, "keys") else ()):

@@ -11,7 +11,7 @@ import difflib
 import re
 
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from hs2jax import config_rules as rules
@@ -293,15 +293,8 @@ def defaults(kind: str) -> ConfigDict:
     """
     if kind not in SETTINGS:
         raise ValueError(f"config.kind is {kind!r}; expected one of {', '.join(SETTINGS)}")
-    config = ConfigDict({"kind": kind})
-    for key, (value, _) in SETTINGS[kind].items():
-        *parents, name = key.split(".")
-        place = config
-        for parent in parents:
-            if parent not in place:
-                place[parent] = ConfigDict()
-            place = place[parent]
-        place[name] = value
+    values = {key: value for key, (value, _) in SETTINGS[kind].items()}
+    config = ConfigDict(unflatten_dict({"kind": kind, **values}, sep="."))
     return config if kind in ("recipe", "sweep") else config.lock()
 
 
@@ -389,12 +382,14 @@ OLD_KEYS: dict[str, str] = {
 
 def unknown_key(config: ConfigDict, key: str, where: str = "config") -> str:
     """Say that a config has no such key (dotted), and which one may be meant."""
-    name, _, rest = key.partition(".")
-    if config.kind in ("recipe", "sweep") and isinstance(config.get(name), ConfigDict):
-        known, where, key = SETTINGS[config[name].kind], f"{where}.{name}", rest
-    else:
-        known = SETTINGS[config.kind]
-    if new := OLD_KEYS.get(key) or (key.startswith("config.") and key.removeprefix("config.")):
-        return f"there is no {where}.{key}; it is now {where}.{new}"
-    (near,) = difflib.get_close_matches(key, known, 1, cutoff=0)
-    return f"there is no {where}.{key}; the nearest is {where}.{near}"
+    parts = {f"{name}.": part for name, part in config.items() if isinstance(part, ConfigDict)}
+    kinds = {start: part.get("kind") for start, part in {"": config, **parts}.items()}
+    start = next((x for x in kinds if x and key.startswith(x) and kinds[x] in SETTINGS), "")
+    rest = key.removeprefix(start)
+    new = rest.removeprefix("config.")  # Stages had a verb and a config.
+    new = OLD_KEYS.get(new, new)
+    if new != rest:
+        return f"there is no {where}.{key}; it is now {where}.{start}{new}"
+    known = [start + each for start, kind in kinds.items() for each in SETTINGS.get(kind, ())]
+    near = difflib.get_close_matches(key, known, 1, cutoff=0)
+    return f"there is no {where}.{key}" + "".join(f"; the nearest is {where}.{x}" for x in near)

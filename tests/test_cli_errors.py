@@ -47,6 +47,9 @@ def folder(tmp_path_factory) -> Path:
     tiny.save(folder / "reward", outputs=OUTPUTS, bias=True, max_seq_len=2048)
     (folder / "train.py").write_text(CONFIG.format(base=str(folder / "base")))
     (folder / "recipe.py").write_text(RECIPE)
+    (folder / "old.py").write_text(
+        CONFIG.format(base="").replace("batch_size = 2", "micro_rows = 2", 1)
+    )
     write(
         folder / "broken.jsonl",
         [{"prompt": "One?", "response": "1."}, {"prompt": "Two?", "responses": ["2.", 2]}, {}],
@@ -203,6 +206,11 @@ REFUSED = {
     "config of a run": ("run --config={folder}/train.py --workdir={out}", "`hs2jax train`"),
     "recipe for train": ("train --config={folder}/recipe.py --workdir={out}", "`hs2jax run`"),
     "no such stage": ("run --config={folder}/recipe.py --workdir={out}", "first"),
+    "old key in a file": (
+        "train --config={folder}/old.py --workdir={out}",
+        "micro_rows|is now config.micro_batch_size",
+    ),
+    "key of nothing": ("train --config={folder}/empty.py --config.a=1 --workdir={out}", "config.a"),
     "config of nothing": ("train --config={folder}/empty.py --workdir={out}", "kind"),
     "no run": ("report --workdir={out}", "no finished run|{out}"),
     "report of nothing": ("report", "--workdir"),

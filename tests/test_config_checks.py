@@ -250,6 +250,10 @@ def test_a_recipe_is_checked_as_a_whole(here):
     assert said == "there is no config.second.config.max_tokens; it is now config.second.max_tokens"
     said = configs.unknown_key(recipe, "first.optimizer.clip")
     assert said.endswith("it is now config.first.optimizer.max_grad_norm")
+    said = configs.unknown_key(recipe, "second.config.micro_rows")
+    assert said.endswith("it is now config.second.micro_batch_size")
+    said = configs.unknown_key(recipe, "fist.optimizer.warmup")
+    assert said.endswith("the nearest is config.first.optimizer.warmup")
 
 
 def test_choices_are_what_their_rooms_know():

@@ -55,7 +55,7 @@ def sections(run: Run) -> list[Section]:
 
 
 def warnings(run: Run) -> list[Verdict]:
-    """What a run warned of."""
+    """Say what a run warned of."""
     return [Verdict("bad", "Warning", f"{text}.") for text in run.result.get("warnings", ())]
 
 
