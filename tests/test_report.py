@@ -308,7 +308,7 @@ def test_charts_draw_with_the_page_s_colours_and_nothing_where_there_is_nothing(
         charts.curves({n: [(0, 1.0, 0.5, 1.5), (1, 2.0, None, None)] for n in "abcde"}),
         charts.training_curve([(i, i % 7) for i in range(999)], [(0, 3.0), (999, float("nan"))]),
         charts.histograms({"a": [1.0], "b": [1.0]}, "reward"),
-        charts.reliability({"a": [{"confidence": 0.6, "value": 1.0, "low": None, "high": None}]}),
+        charts.reliability({"a": [(0.6, 1.0, None, None)]}),
         charts.predicted_by_rating([1.0, 2.0, 3.0], [0.4, 3.0, 3.0]),
         charts.confusion([0, 1], [[1, 0], [0, 0]]),
     ]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from hs2jax.report import charts, format
 from hs2jax.report.format import PERCENT
-from hs2jax.report.page import Cell, Figure, Table, Verdict, verdict_of
+from hs2jax.report.page import Figure, Table, Verdict, verdict_of
 from hs2jax.report.run import Column, find, leaf, select, table_of
 
 
@@ -56,83 +56,63 @@ def benchmark_figures(rows: Sequence[Mapping], benchmark: Mapping) -> list[Figur
 
 def benchmark_tables(rows: Sequence[Mapping], benchmark: Mapping) -> list[Table]:
     """The scores of sections and subsets, what they are made of, and what others published."""
-    tables = [_scores(rows, benchmark)]
-    if missing := benchmark.get("missing"):
-        title = f"What is missing ({len(missing):,})"
-        tables.append(Table(title, ["missing"], [[text] for text in missing], folded=True))
-    levels = [_split(row, "level", "domain") for row in select(rows, family="level")]
-    tables.append(_matrix("By difficulty", levels, "domain", "level"))
-    styles = [_split(row, "domain", "right", "wrong") for row in select(rows, family="style")]
-    for domain in dict.fromkeys(row["domain"] for row in styles):
-        title = f"{domain}: style of the right response, against that of the wrong one"
-        found = select(styles, domain=domain)
-        tables.append(_matrix(title, found, "right", "wrong")._replace(folded=True))
-    columns = [
-        "share",
-        Column("weight", "share", ".2f", "weight"),
-        Column("", "share", show=lambda row: row.get("note") or ""),
+    missing = [[text] for text in benchmark.get("missing") or ()]
+    styles = select(rows, family="style")
+    shares = [Column("weight", "share", ".2f", "weight")]
+    shares.append(Column("", "share", show=lambda row: row.get("note") or ""))
+    return [
+        _scores(rows, benchmark),
+        Table(f"What is missing ({len(missing):,})", ["missing"], missing, folded=True),
+        _matrix("By difficulty", select(rows, family="level")),
+        _matrix("Style of the right response, against that of the wrong one", styles),
+        table_of("What the score is made of", select(rows, metric="share"), _name, further=shares),
+        _published(rows),
     ]
-    title = "What the score of ties is made of"
-    tables.append(table_of(title, select(rows, metric="share"), _name, columns))
-    tables.append(_published(rows))
-    return tables
 
 
 def _scores(rows: Sequence[Mapping], benchmark: Mapping) -> Table:
     absent = [r["part"] for r in rows if r["part"].count("/") > 1 and r["n"] == 0]
-    rows = [
-        row
-        for row in rows
-        if row["part"].split("/")[0] in ("", "section", "apart") and row["part"] not in absent
-    ]
-    columns = [
-        "score",
-        Column("items", "score", show=_of),
-        *("longer_wins", "shorter_wins", "ties_as_half", "strict", "prompts_cut"),
-    ]
-    scored = [row for row in rows if "/" in row["part"] or row["metric"] == "score"]
-    parts = {row["part"]: _name(row) for row in select(scored, metric="score")}
-    strong = [part for part in parts if part.count("/") < 2]
+    found = [row for row in select(rows, family=["section", "apart"]) if row["part"] not in absent]
+    found += select(rows, part="", metric=["score", "score_with_prior"])
+    parts = {row["part"]: _name(row) for row in select(found, metric="score")}
+    found = [row for row in found if row["metric"] not in ("published", "share")]
+    strong = [name for part, name in parts.items() if part.count("/") < 2]
     note = f"{benchmark['rule']} Source: {benchmark['source']}."
-    table = table_of("Scores by subset", scored, "part", columns, note=note, strong=strong)
-    lines = [[parts[line[0]], *line[1:]] for line in table.rows]
-    if prior := find(rows, metric="score_with_prior"):
-        score = Cell(format.number(prior["value"], PERCENT), format.interval(prior, PERCENT))
-        lines.append(["Overall with the prior sets", score, *[""] * (len(table.columns) - 2)])
-    return table._replace(rows=lines)
+    items = [Column("of", "score", format.COUNT, "expected")]
+
+    def named(row: Mapping) -> str:
+        return parts.get(row["part"], _name(row))
+
+    return table_of("Scores by subset", found, named, further=items, note=note, strong=strong)
 
 
-def _split(row: Mapping, *names: str) -> dict:
-    """A row with the names of its part as fields; "all" where there are fewer."""
-    found = [*leaf(row).split("/"), *["all"] * len(names)]
-    return {**row, **dict(zip(names, found, strict=False))}
-
-
-def _matrix(title: str, rows: Sequence[Mapping], index: str, across: str) -> Table:
-    values = dict.fromkeys(row[across] for row in rows)
-    columns = [Column(value, "score", where={across: value}) for value in values]
-    return table_of(title, rows, index, columns)
+def _matrix(title: str, rows: Sequence[Mapping]) -> Table:
+    """A table with a line for the first names of a part, and a column for its last."""
+    split = [{**row, "across": leaf(row).split("/")[-1]} for row in rows]
+    return table_of(title, split, lambda row: leaf(row).rpartition("/")[0], across="across")
 
 
 def _published(rows: Sequence[Mapping]) -> Table:
     """This model first, then what papers report, as published."""
     published = select(rows, metric="published")
-    parts = list(dict.fromkeys(row["part"] for row in published))
-    ours = []
-    for part in parts:
-        score = find(rows, metric="score", part=part)
-        text = format.number(score["value"], PERCENT) if score else ""
-        ours.append(f"{text} (part)" if text and not score.get("complete") else text)
+    parts = dict.fromkeys(row["part"] for row in published)
+    ours = [
+        {**row, "metric": "published", "method": f"this model{_partly(row)}"}
+        for row in select(rows, metric="score", part=list(parts))
+    ]
     columns = [Column(_name({"part": part}), "published", where={"part": part}) for part in parts]
-    columns.append(Column("source", "published", show=lambda row: row["source"]))
+    columns.append(Column("source", "published", show=lambda row: row.get("source") or ""))
     note = (
         "As published by their authors, not measured here. A score over a part of the items is not "
         "comparable with a published one: other items may be easier or harder."
     )
     title = "Published scores"
-    table = table_of(title, published, "method", columns, heading="model", note=note, folded=True)
-    lines = [["this model", *ours, ""], *table.rows] if published else []
-    return table._replace(rows=lines, strong=[0])
+    found = ours + published
+    return table_of(title, found, "method", columns, heading="model", note=note, folded=True)
+
+
+def _partly(row: Mapping) -> str:
+    return "" if row.get("complete") else ", on a part of the items"
 
 
 def _is_top(row: Mapping) -> bool:

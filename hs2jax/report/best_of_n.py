@@ -24,20 +24,13 @@ def sections(run: Run) -> list[Section]:
     points = [(int(leaf(row)), row["value"], row["low"], row["high"]) for row in rewards]
     svg = charts.curves({"reward": points}, "n, candidates for each prompt", dots=True)
     figures = [Figure("Reward of the best of n", svg)] if len(points) > 1 else []
-    names = dict.fromkeys(row["method"] for row in select(curve, metric="rating"))
-    columns = [
-        Column("prompts", "reward", show="n"),
-        "reward",
-        Column("KL at most", "reward", ".2f", "kl"),
-        "correct",
-        *(Column(name, "rating", where={"method": name}) for name in names),
-    ]
+    kl = [Column("KL at most", "reward", ".2f", "kl")]
     note = (
         "Over all subsets of n candidates, without drawing (unbiased). Only prompts with n "
         "candidates count. KL: log n − (n − 1)/n, which the distance from the sampler does not "
         "exceed, in nats."
     )
-    table = table_of("Best of n", curve, "leaf", columns, heading="n", note=note)
+    table = table_of("Best of n", curve, "leaf", further=kl, heading="of", note=note)
     return [Section("Best of n", verdicts, figures, [table])]
 
 

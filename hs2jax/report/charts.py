@@ -240,19 +240,15 @@ def histograms(sides: Mapping[str, Sequence[float]], xlabel: str) -> str:
         return chart.svg(" ".join(said))
 
 
-def reliability(bins: Mapping[str, Sequence[Mapping]]) -> str:
+def reliability(bins: Mapping[str, Sequence[Sequence[float]]]) -> str:
     """Draw how often a model is right over how sure it is; a calibrated one lies on the diagonal.
 
-    bins: by name, such as "as scored", rows with `confidence`, value, low and high.
+    bins: by name, such as "as scored", points (confidence, value, low, high).
     """
-    lines = {}
-    for name, rows in bins.items():
-        # The intervals of several would hide each other.
-        ends = 2 if lines else 4
-        points = [(row["confidence"], row["value"], row["low"], row["high"]) for row in rows]
-        lines[name] = [point[:ends] for point in points]
+    # The intervals of several would hide each other.
+    lines = {name: [p[: 2 if i else 4] for p in bins[name]] for i, name in enumerate(bins)}
     sure = "how sure the model is"
-    return curves(lines, sure, format.PERCENT, diagonal="calibrated", whole=False, dots=True)
+    return curves(lines, sure, format.PERCENT, diagonal="calibrated", whole=False)
 
 
 def predicted_by_rating(predicted: Sequence[float], ratings: Sequence[float]) -> str:

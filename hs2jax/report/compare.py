@@ -16,7 +16,7 @@ from hs2jax.report.page import (
     verdict_of,
     verdict_over,
 )
-from hs2jax.report.run import Column, Run, family_table, find, leaf, metrics_table, select
+from hs2jax.report.run import Column, Run, family_table, find, leaf, metrics_table, select, table_of
 
 
 def sections(first: Run, second: Run) -> list[Section]:
@@ -93,37 +93,30 @@ def _tables(rows, names: Sequence[str], own: Sequence[Sequence[Mapping]]) -> lis
     """The pairs, the ratings, the benchmark's own scores, and how many items were compared."""
     sides = {"first": names[0], "second": names[1], None: None}
     rows = [{**row, "method": sides[row.get("method")]} for row in rows]
-    pairs = [{**row, "part": f"subset/{_part(row)}"} for row in select(rows, family=["", "subset"])]
-    counts = [
-        row for row in pairs if row["metric"] in ("common", "missing_second", "missing_first")
-    ]
-    fields = {
-        "both right": "both",
-        f"only {names[0]} right": "only_first",
-        f"only {names[1]} right": "only_second",
-        "neither right": "neither",
-    }
+    pairs = select(rows, family=["", "subset"])
+    right = [row for row in pairs if "accuracy" in row["metric"]]
+    counts = [row for row in pairs if row not in right]
     columns = [Column("p, McNemar", "accuracy_difference", ".3f", "p_mcnemar")]
-    columns += [Column(words, "accuracy_difference", COUNT, name) for words, name in fields.items()]
-    note = (
-        "Equal rewards count as wrong. Of many subsets some differ by chance: their p-values are "
-        "not corrected for that."
-    )
-    right = [row for row in pairs if row not in counts]
+    for name in ("both", "only_first", "only_second", "neither"):
+        words = f"{name.replace('first', names[0]).replace('second', names[1])} right"
+        columns.append(Column(words.replace("_", " "), "accuracy_difference", COUNT, name))
     scores = [
-        {**row, "method": name, "part": f"section/{_part(row)}"}
+        {**row, "method": name}
         for name, found in zip(names, own, strict=True)
         for row in select(found, metric="score", family=["", "section"])
         if row["part"].count("/") < 2
     ]
+    many = (
+        "Equal rewards count as wrong. Of many subsets some differ by chance: their p-values are "
+        "not corrected for that."
+    )
     better = f"A difference below 0 is for {names[1]}."
     by_rule = "Each by the benchmark's own rule, over all that it scored."
+    strong = {"strong": ["all pairs"]}
     return [
-        family_table(
-            "Right on pairs", right, "subset", further=columns, note=note, strong=["all pairs"]
-        ),
+        table_of("Right on pairs", right, _part, further=columns, note=many, **strong),
         family_table("Ratings", rows, "attribute", note=better),
-        family_table("The benchmark's own scores", scores, "section", note=by_rule),
+        table_of("The benchmark's own scores", scores, _part, note=by_rule),
         metrics_table("Items", counts),
     ]
 
@@ -144,18 +137,12 @@ def _case(each: Mapping, names: Sequence[str]) -> Case:
 
 
 def _making(first: Run, second: Run, names: Sequence[str], shared: Sequence[str]) -> list[Table]:
-    """The models and their settings side by side: what differs, and what is the same."""
+    """The models and their settings side by side, as far as they differ."""
     sides = []
     for run in (first, second):
         facts = {"folder": str(run.folder), "model": run.result["model"], "config": run.config}
         facts["sets of its own, not compared"] = [n for n in run.sets() if n not in shared]
         sides.append(dict(format.listing(facts | {"environment": run.result["environment"]})))
-    lines = [
-        [key, *(side.get(key, "") for side in sides)]
-        for key in dict.fromkeys([*sides[0], *sides[1]])
-    ]
-    different, same = ([line for line in lines if (line[1] != line[2]) == d] for d in (True, False))
-    return [
-        Table("What differs between them", ["", *names], different),
-        Table("What is the same", ["", ""], [line[:2] for line in same], folded=True),
-    ]
+    lines = [[key, *(side.get(key, "") for side in sides)] for key in {**sides[0], **sides[1]}]
+    different = [line for line in lines if line[1] != line[2]]
+    return [Table("What differs between them", ["", *names], different)]

@@ -19,8 +19,20 @@ from hs2jax.report.page import (
 from hs2jax.report.run import Run, family_table, find, leaf, metrics_table, select, table_of
 
 MISTAKES = 5
-STRENGTHS = {"1": "slightly better", "2": "better", "3": "much better"}
 LENGTH = "counting characters"
+CALIBRATION = (
+    "Of the probability sigmoid(margin / temperature). A calibrated model shows more than no error "
+    "on few pairs. One that says one half to everything has Brier score 0.25 and loss 0.6931."
+)
+FAMILIES = {
+    "strength": ("By strength", "1: slightly better, 2: better, 3: much better."),
+    "band": ("By length of the chosen response against the rejected one", ""),
+    "attribute": (
+        "Ratings",
+        "“Of the mean”: of always answering it. Kappa: of rounded predictions, with quadratic "
+        "weights; predictions beyond the scale count as its ends.",
+    ),
+}
 PREDICTED = Group(
     "Predicted against human ratings",
     "For each human rating: the median prediction (dot), the middle half (thick bar) and the 5th "
@@ -70,8 +82,7 @@ def set_section(
     rows: of this set. items: its scored groups. outputs: the names of the model's, in order.
     confusion: {attribute: {"levels", "table"}}.
     """
-    ratings = select(rows, family="attribute")
-    figures = [*pair_figures(rows, items), *rating_figures(ratings, items, outputs, confusion)]
+    figures = set_figures(rows, items, outputs, confusion)
     return Section(name, set_verdicts(rows), figures, set_tables(rows), worst_mistakes(items))
 
 
@@ -113,88 +124,59 @@ def lead_sentence(rows: Sequence[Mapping]) -> str:
     )
 
 
-# Pairs ------------------------------------------------------------------------------------------
+# Numbers and pictures ---------------------------------------------------------------------------
 
 
 def set_tables(rows: Sequence[Mapping]) -> list[Table]:
-    """The numbers of a set: of pairs as a whole, by strength and by length, of how they are
-    calibrated, and of ratings."""
-    whole = select(rows, part="")
-    numbers = [row for row in whole if row.get("method") is None and row["metric"] != "score"]
-    note = (
-        "Equal rewards and equal lengths count as wrong." if select(rows, metric="accuracy") else ""
-    )
-    tables = [metrics_table("Numbers", numbers, note=note)]
-    strengths = [
-        {**row, "part": f"strength/{_strength(row)}"} for row in select(rows, family="strength")
+    """The numbers of a set: of pairs as a whole, of how they are calibrated, and by part."""
+    whole = [row for row in select(rows, part="") if row["metric"] not in ("score", "published")]
+    methods = [row for row in whole if row.get("method")]
+    numbers = [row for row in whole if row not in methods]
+    paired = "Equal rewards and equal lengths count as wrong." * bool(find(rows, metric="accuracy"))
+    tables = [
+        metrics_table("Numbers", numbers, note=paired),
+        metrics_table("Calibration", methods, note=CALIBRATION),
     ]
-    if len({row["part"] for row in strengths}) > 1:  # Else the corpus has no strengths.
-        tables.append(family_table("By strength", strengths, "strength"))
-    title = "By length of the chosen response against the rejected one"
-    tables.append(family_table(title, rows, "band"))
-    note = (
-        "Of the probability sigmoid(margin / temperature). A calibrated model shows more than no "
-        "error on few pairs. One that says one half to everything has Brier score 0.25 and loss "
-        "0.6931."
-    )
-    methods = [row for row in whole if row.get("method") and row["metric"] != "published"]
-    tables.append(metrics_table("Calibration", methods, note=note))
-    ratings = select(rows, family="attribute")
-    source = (find(ratings, metric="mse_of_mean") or {}).get("method") or "mean"
-    note = (
-        f"“Of the mean”: of always answering the {source}. Kappa: of rounded predictions, with "
-        "quadratic weights; predictions beyond the scale count as its ends."
-    )
-    notes = sorted({f"{leaf(row)}: {row['note']}." for row in ratings if row.get("note")})
-    note = " ".join([note, *notes])
-    tables.append(family_table("Ratings", rows, "attribute", heading="attribute", note=note))
+    for family, (title, note) in FAMILIES.items():
+        found = select(rows, family=family)
+        # One strength is what a corpus without strengths has.
+        if family == "attribute" or len({row["part"] for row in found}) > 1:
+            said = sorted({f"{leaf(row)}: {row['note']}." for row in found if row.get("note")})
+            tables.append(table_of(title, found, "leaf", note=" ".join([note, *said])))
     return tables
 
 
-def pair_figures(rows: Sequence[Mapping], items: Sequence[Mapping]) -> list[Figure]:
-    """Pictures of rewards, of how sure the model is, and of accuracy by strength and by length."""
-    pairs = [(item["rewards"], c, r) for item in items for c, r, _ in item.get("pairs") or []]
-    sides = {"chosen": [x[c] for x, c, _ in pairs], "rejected": [x[r] for x, _, r in pairs]}
-    drawn = [Figure("Rewards", charts.histograms(sides, "reward"))]
-    bins: dict[str, list] = {}
-    for row in select(rows, family="bin", metric="agreement"):
-        bins.setdefault(row.get("method") or "as scored", []).append(row)
-    drawn.append(Figure("Calibration", charts.reliability(bins)))
-    for caption, name, name_of in (("strength", "strength", _strength), ("length", "band", leaf)):
-        parts = select(rows, family=["", name], metric="accuracy")
-        tracks = []
-        for row in parts if len(parts) > 2 else []:
-            longer = find(rows, metric="longer_wins", part=row["part"])
-            marks = [longer["value"]] if longer and longer["value"] is not None else []
-            tracks.append(charts.track(row, name_of(row) or "all pairs", marks=marks))
-        svg = charts.intervals(tracks, span=(0, 1), reference=0.5, mark_name="longer wins")
-        drawn.append(Figure(f"Accuracy by {caption}", svg))
-    return drawn
-
-
-def _strength(row: Mapping) -> str:
-    level = leaf(row)
-    return f"{level} ({STRENGTHS[level]})" if level in STRENGTHS else level
-
-
-# Ratings ----------------------------------------------------------------------------------------
-
-
-def rating_figures(
+def set_figures(
     rows: Sequence[Mapping],
     items: Sequence[Mapping],
     outputs: Sequence[str],
     confusion: Mapping[str, Mapping],
 ) -> list[Figure]:
-    """Pictures of predicted against human ratings, one for each attribute that is predicted."""
-    drawn = []
-    for name in dict.fromkeys(map(leaf, rows)):
-        k = list(outputs).index(name) if name in outputs else None
+    """Pictures of rewards, of how sure the model is, of accuracy by part, and of predicted against
+    human ratings."""
+    pairs = [(item["rewards"], c, r) for item in items for c, r, _ in item.get("pairs") or []]
+    sides = {"chosen": [x[c] for x, c, _ in pairs], "rejected": [x[r] for x, _, r in pairs]}
+    drawn = [Figure("Rewards", charts.histograms(sides, "reward"))]
+    bins: dict[str, list] = {}
+    for row in select(rows, family="bin", metric="agreement"):
+        point = (row["confidence"], row["value"], row["low"], row["high"])
+        bins.setdefault(row.get("method") or "as scored", []).append(point)
+    drawn.append(Figure("Calibration", charts.reliability(bins)))
+    for family, name in (("strength", "strength"), ("band", "length")):
+        parts = select(rows, family=["", family], metric="accuracy")
+        tracks = []
+        for row in parts if len(parts) > 2 else []:
+            longer = find(rows, metric="longer_wins", part=row["part"])
+            marks = [longer["value"]] if longer and longer["value"] is not None else []
+            tracks.append(charts.track(row, leaf(row) or "all pairs", marks=marks))
+        svg = charts.intervals(tracks, span=(0, 1), reference=0.5, mark_name="longer wins")
+        drawn.append(Figure(f"Accuracy by {name}", svg))
+    for k, name in enumerate(outputs):
         rated = [
             (values[k], rating[name])
             for item in items
-            for values, rating in zip(item["outputs"], item["ratings"], strict=True)
-            if k is not None and (rating or {}).get(name) is not None
+            for values, rating in zip(item["outputs"], item["ratings"] or [], strict=False)
+            if (rating or {}).get(name) is not None
         ]
         svg = charts.predicted_by_rating([p for p, _ in rated], [r for _, r in rated])
         drawn.append(Figure(name, svg, group=PREDICTED))
@@ -262,24 +244,24 @@ def overview(rows: Sequence[Mapping]) -> Table:
 
 def _weights(rows: Sequence[Mapping]) -> Section | None:
     """The weights that make one reward of the outputs; where they were searched, their worth."""
-    weights = select(rows, metric="weight", family="attribute")
-    searched = select(rows, part="weights")
-    lines = [[leaf(row), format.number(row["value"], "+.3f")] for row in weights]
-    tables = [Table("Weights of the attributes", ["", "weight"], lines)]
-    verdicts = []
+    searched, verdicts = select(rows, part="weights"), []
     if held_out := find(searched, metric="held_out", method=None):
-        right = format.value(held_out, PERCENT)
-        sentence = f"With the weights found, {right} of held-out pairs are right."
-        gain = find(searched, metric="gain_over_equal")
-        verdict = verdict_of({"equal weights": gain}, sentence)
-        if held_out.get("warning"):
-            text = f"{sentence} Warning: {held_out['warning']}."
-            verdict = verdict._replace(tone="bad", sentence=text)
-        verdicts.append(verdict)
-        tables.append(metrics_table("What the weights are worth", searched))
-    if fitted := find(rows, metric="temperature"):
-        where = f"{fitted['value']:.4g}, fitted on {format.count(fitted['n'], 'pair')}"
-        note = f"Warning: {fitted['warning']}." if fitted.get("warning") else ""
-        tables.append(Table("Temperature", ["", ""], [["temperature", where]], note))
+        sentence = (
+            f"With the weights found, {format.value(held_out, PERCENT)} of held-out pairs are "
+            "right."
+        )
+        verdicts = [
+            verdict_of({"equal weights": find(searched, metric="gain_over_equal")}, sentence)
+        ]
+    for row in rows:
+        if row.get("warning"):
+            text = f"{format.words_of(row['metric'])}: {row['warning']}."
+            verdicts.append(Verdict("bad", "Warning", text))
+    weights = select(rows, metric="weight", family="attribute")
+    tables = [
+        family_table("Weights of the attributes", weights, "attribute"),
+        metrics_table("What the weights are worth", searched),
+        table_of("Temperature", select(rows, metric="temperature"), "metric"),
+    ]
     some = any(table.rows for table in tables)
     return Section("Weights and temperature", verdicts, tables=tables) if some else None

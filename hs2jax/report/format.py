@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 
 PERCENT, POINTS, NUMBER, SIGNED, COUNT = "percent", "points", "number", "signed", "count"
+MEMORY = "memory"
 # Metrics whose words are not just their names, or that are not numbers with three decimals.
 METRICS = {
     # pairs
@@ -67,6 +68,7 @@ METRICS = {
     # trainings
     "step": ("best step", COUNT),
     "change of loss": ("change of the loss since the start", "+.4f"),
+    "peak_memory_bytes": ("most memory used", MEMORY),
     "perplexity": ("perplexity", ".4g"),
     "learned_tokens": ("tokens that are learned", COUNT),
     "effective_sample_size": ("effective samples", ".2f"),
@@ -89,7 +91,7 @@ METRICS = {
 COUNTED = (
     *("responses", "rows", "tokens", "unfinished", "steps", "collapsed", "characters", "prompts"),
     *("selected", "tied", "equal", "questions", "dialogues", "unanswerable", "read", "settings"),
-    *("prompt", "response"),
+    *("prompt", "response", "trained_parameters", "tokens_per_second"),
 )
 
 
@@ -108,13 +110,15 @@ def number(value: float | None, form: str = NUMBER) -> str:
     """Write a value; "" where there is none.
 
     form: "percent" (of a share: 81.8%), "points" (of a difference of shares: +3.2), "number" (three
-    decimals), "signed" (two decimals with the sign), "count" (1,234), or a format specification of
-    Python's, as ".4g".
+    decimals), "signed" (two decimals with the sign), "count" (1,234), "memory" (of bytes: 2.0 GiB),
+    or a format specification of Python's, as ".4g".
     """
     if value is None:
         return ""
     if form in (PERCENT, POINTS):
         value *= 100
+    if form == MEMORY:
+        return memory(int(value))
     decimals = ",.3f" if abs(value) < 1000 else ",.0f"
     known = {PERCENT: ".1f", POINTS: "+.1f", NUMBER: decimals, SIGNED: "+.2f", COUNT: ",.0f"}
     text = format(value, known.get(form, form)).replace("-", "−")

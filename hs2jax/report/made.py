@@ -30,7 +30,10 @@ COUNTS = {
     "refused": "left out: refused by the chat template",
     "unlearned_turns": "assistant turns in prompts that are not learned",
 }
-NUMBERS = ("trained_parameters", "step", "steps", "seconds_per_step", "tokens_per_second")
+NUMBERS = (
+    *("trained_parameters", "step", "steps", "seconds_per_step", "tokens_per_second"),
+    "peak_memory_bytes",
+)
 
 
 def title(run: Run) -> str:
@@ -65,13 +68,9 @@ def making(run: Run) -> Section:
     facts = []
     if isinstance(model := run.result.get("model"), Mapping):
         facts += format.listing({"model": model})
-    numbers = {row["metric"]: row["value"] for row in select(run.rows, set="", part="")}
-    for metric in NUMBERS:
-        if numbers.get(metric) is not None:
-            form = format.NUMBER if metric == "seconds_per_step" else format.COUNT
-            facts.append([format.words_of(metric), format.number(numbers[metric], form)])
-    if numbers.get("peak_memory_bytes"):
-        facts.append(["most memory used", format.memory(numbers["peak_memory_bytes"])])
+    for row in select(run.rows, set="", part="", metric=NUMBERS):
+        said = format.number(row["value"], format.form_of(row["metric"]))
+        facts.append([format.words_of(row["metric"]), said])
     if run.result.get("seconds") is not None:
         facts.append(["wall time", format.duration(run.result["seconds"])])
     facts += format.listing(run.result.get("environment") or {})
@@ -82,24 +81,18 @@ def making(run: Run) -> Section:
 
 def record_table(records: Mapping[str, Mapping]) -> Table:
     """Say what became of the data of each set: what was read, and what was left out and why."""
-    reasons = list(dict.fromkeys(r for each in records.values() for r in each.get("skipped", {})))
+    every = list(records.values())
     lines = [
-        [words, *(f"{each.get(key, 0):,}" for each in records.values())]
+        [words, *(f"{each.get(key, 0):,}" for each in every)]
         for key, words in {**ALWAYS, **COUNTS}.items()
-        if any(each.get(key) for each in records.values()) or key in ("rows", "groups")
+        if any(each.get(key) for each in every) or key in ("rows", "groups")
     ]
-    lines += [
-        [
-            f"left out: {reason}",
-            *(f"{each['skipped'].get(reason, 0):,}" for each in records.values()),
-        ]
-        for reason in reasons
-    ]
-    if any(each.get("padding") for each in records.values()):
-        shares = (
-            format.number(each.get("padding_fraction"), format.PERCENT) for each in records.values()
-        )
+    for reason in dict.fromkeys(reason for each in every for reason in each.get("skipped", {})):
+        counts = (each.get("skipped", {}).get(reason, 0) for each in every)
+        lines.append([f"left out: {reason}", *(f"{count:,}" for count in counts)])
+    if any(each.get("padding") for each in every):
+        shares = (format.number(each.get("padding_fraction"), format.PERCENT) for each in every)
         lines.append(["padding, of all positions", *shares])
-    examples = [text for each in records.values() for text in each.get("skipped_examples", ())]
+    examples = [text for each in every for text in each.get("skipped_examples", ())]
     note = f"The first of what was left out: {'; '.join(examples)}" if examples else ""
     return Table("Data", ["", *records], lines if records else [], note)
