@@ -17,18 +17,7 @@ END_OF_TURN = {id(CHATML): "<|im_end|>", id(LLAMA): "<|eot|>"}
 
 # Texts with what could upset a template: special tokens' texts, white space, other scripts.
 PIECES = st.sampled_from(
-    [
-        "<|im_end|>",
-        "<|im_start|>",
-        "<|begin|>",
-        "<|eot|>",
-        "<|end|>",
-        "\n",
-        " ",
-        "\t",
-        "é😀",
-        "Paris",
-    ]
+    [*"\n \té😀", "<|im_end|>", "<|im_start|>", "<|begin|>", "<|eot|>", "<|end|>", "Paris"]
 )
 TEXTS = (
     st.lists(PIECES | st.text(max_size=8), min_size=1, max_size=5).map("".join).filter(str.strip)
@@ -66,18 +55,8 @@ def by_the_template(tokenizer, group, response):
 def test_prompt_and_response_are_the_whole_conversation(tokenizer, group):
     (encoded,) = chat.encode(tokenizer, [group])
     expected = [by_the_template(tokenizer, group, response) for response in group.responses]
-    assert wholes(encoded) == expected
-
-
-@KINDS
-@given(group=groups())
-def test_every_response_has_tokens_of_its_own_and_ends_with_the_end_of_turn(tokenizer, group):
-    (encoded,) = chat.encode(tokenizer, [group])
-    end = tokenizer.convert_tokens_to_ids(END_OF_TURN[id(tokenizer)])
-    for response in encoded.responses:
-        assert response.dtype == encoded.prompt.dtype == np.int32
-        assert len(response) > 0
-        assert response[-1] == end
+    assert wholes(encoded) == expected  # With one BOS, although LLAMA and its template add one.
+    assert all(response.size and response.dtype == np.int32 for response in encoded.responses)
 
 
 @KINDS
@@ -92,21 +71,6 @@ def test_the_prompt_is_what_the_conversations_share(tokenizer, group):
     # These two tokenizers merge nothing across the special tokens and lines of a header, except
     # line ends with a response that starts with one.
     assert len(header) - len(encoded.prompt) <= 2
-
-
-@given(group=groups())
-def test_one_bos_where_tokenizer_and_template_both_add_one(group):
-    twice = LLAMA(LLAMA.apply_chat_template(list(group.prompt), tokenize=False))["input_ids"]
-    assert twice[:2] == [LLAMA.bos_token_id] * 2  # The trap is there.
-    (encoded,) = chat.encode(LLAMA, [group])
-    for whole in wholes(encoded):
-        assert whole[0] == LLAMA.bos_token_id
-        assert whole[1] == LLAMA.convert_tokens_to_ids("<|header|>")
-
-
-def test_no_bos_where_neither_adds_one():
-    (encoded,) = chat.encode(CHATML, [ask("Paris.")])
-    assert CHATML.decode(encoded.prompt).startswith("<|im_start|>user\n")
 
 
 def test_bos_is_added_where_only_the_tokenizer_does():
@@ -150,21 +114,6 @@ def test_equal_responses_do_not_become_part_of_the_prompt():
     (encoded,) = chat.encode(CHATML, [ask("Paris.", "Paris.")])
     assert CHATML.decode(encoded.prompt).endswith("<|im_start|>assistant\n")
     assert [CHATML.decode(r) for r in encoded.responses] == ["Paris.<|im_end|>"] * 2
-
-
-def test_a_missing_template_is_an_error():
-    tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = None
-    with pytest.raises(ValueError, match="no chat template"):
-        chat.encode(tokenizer, [ask("Paris.")])
-
-
-def test_a_template_that_refuses_names_the_group():
-    tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = "{{ raise_exception('no system turns here') }}"
-    group = Group(({"role": "user", "content": "Hi"},), ("Hello",), source="rows.jsonl:7")
-    with pytest.raises(ValueError, match=r"rows\.jsonl:7.*no system turns here"):
-        chat.encode(tokenizer, [group])
 
 
 def test_a_refused_group_can_be_left_out_and_is_counted():

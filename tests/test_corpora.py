@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hs2jax.data import corpora, files
+from hs2jax.data import corpora
 from hs2jax.data.groups import DataError, FieldError, Group, Pair, pairs
 from hs2jax.data.record import Record
 
@@ -148,12 +148,6 @@ def test_preference_forms_are_the_same_group(write, system):
         )
 
 
-def test_preference_with_a_text_prompt_has_strength_one(write):
-    (group,) = corpora.read(f"preference:{write(preferences(1))}")
-    assert group.prompt == say("p0")
-    assert group.strength == -1
-
-
 def test_ratings_forms(write):
     path = write(
         [
@@ -173,15 +167,6 @@ def test_ratings_forms(write):
     assert pairs(double, "x") == ([], 1), "a given strength decides, also when it is a tie"
 
 
-def test_strengths_derived_from_four_responses():
-    scores = (1, 4, None, 1)
-    ratings = tuple({} if s is None else {"helpfulness": s} for s in scores)
-    group = Group(prompt=(USER,), responses=tuple("abcd"), ratings=ratings)
-    assert pairs(group, "helpfulness") == ([Pair(1, 0, 3.0), Pair(1, 3, 3.0)], 1)
-    assert pairs(group, "tone") == ([], 0)
-    assert pairs(group) == ([], 0)
-
-
 @given(st.lists(st.none() | st.integers(0, 4), min_size=1, max_size=6))
 def test_derived_pairs_and_ties_cover_every_comparison_once(scores):
     ratings = tuple({} if s is None else {"helpfulness": float(s)} for s in scores)
@@ -189,6 +174,7 @@ def test_derived_pairs_and_ties_cover_every_comparison_once(scores):
     found, ties = pairs(group, "helpfulness")
     n = sum(s is not None for s in scores)
     assert len(found) + ties == n * (n - 1) // 2
+    assert pairs(group) == pairs(group, "tone") == ([], 0)
     assert len({frozenset(pair[:2]) for pair in found}) == len(found)
     for chosen, rejected, strength in found:
         assert 0 < strength == min(scores[chosen] - scores[rejected], 3)
@@ -228,6 +214,7 @@ def test_several_files_compressed_or_not(write):
     gz = write(preferences(3), "one+two.jsonl.gz")
     ratings = write([{"prompt": "p", "response": "a", "ratings": {}}], "three.jsonl")
     groups = list(corpora.read(f"preference:{gz}[1:] + ratings:{ratings}"))
+    assert (groups[0].prompt, groups[0].strength) == (say("p1"), -1)
     assert [g.source for g in groups] == [f"{gz}:2", f"{gz}:3", f"{ratings}:1"]
 
 
@@ -238,11 +225,6 @@ def test_a_damaged_gz_file_is_never_skipped(write, tmp_path):
         (tmp_path / "rows.jsonl.gz").write_bytes(damaged)
         with pytest.raises(DataError, match="damaged"):
             list(corpora.read(f"preference:{path}", on_error="skip", record=Record()))
-
-
-def test_bundled_files_are_found_in_the_package():
-    assert str(files.locate("mini/train.jsonl")) == str(files.MINI / "train.jsonl")
-    assert str(files.locate("./mini/train.jsonl")) != str(files.MINI / "train.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -303,12 +285,6 @@ def test_errors_survive_pickling():
     for error in (DataError("f", 3, "prompt", "is odd", "turn order"), FieldError("x", "y", "z")):
         again = pickle.loads(pickle.dumps(error))
         assert (str(again), again.reason) == (str(error), error.reason)
-
-
-def test_record_is_json():
-    record = Record(tokens=3, padding=1)
-    assert json.loads(json.dumps(record.to_dict()))["padding_fraction"] == 0.25
-    assert Record().padding_fraction == 0
 
 
 def test_real_hh_rlhf(real_data):

@@ -199,10 +199,12 @@ def test_too_long_groups_are_skipped_and_counted(layout):
 
 @pytest.mark.parametrize("layout", packing.LAYOUTS)
 def test_prompts_are_cut_to_fit_just_so_and_counted(layout):
-    prepared, record = prepare([LONG, SHORT], layout=layout, too_long="truncate")
+    whole_is_too_long = ask("Why?", "word " * 100)  # Responses are never cut.
+    groups = [LONG, whole_is_too_long, SHORT]
+    prepared, record = prepare(groups, layout=layout, too_long="truncate")
     whole, _ = prepare([LONG, SHORT], layout=layout, row_length=10_000)
     assert prepared.groups == [LONG, SHORT]
-    assert (record.too_long, record.truncated) == (0, 1)
+    assert (record.too_long, record.truncated) == (1, 1)
     cut, full = prepared.examples[0].encoded, whole.examples[0].encoded
     for a, b in zip(cut.responses, full.responses, strict=True):
         assert a.tolist() == b.tolist()
@@ -212,13 +214,6 @@ def test_prompts_are_cut_to_fit_just_so_and_counted(layout):
     limit = 100 if layout == "padded" else 200
     assert limit - 1 <= packing.cost(cut, layout) <= limit
     assert plan(prepared.examples, layout=layout, row_length=200)[0]["tokens"].any()
-
-
-def test_responses_are_never_cut():
-    group = ask("Why?", "word " * 100)
-    prepared, record = prepare([group], too_long="truncate")
-    assert prepared.groups == []
-    assert (record.too_long, record.truncated) == (1, 0)
 
 
 def test_a_refused_group_stops_the_run_or_is_left_out_and_counted(monkeypatch):

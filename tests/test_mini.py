@@ -4,12 +4,11 @@ What is read is the package's own files, through the names that a config uses fo
 """
 
 import json
-from collections import Counter
 
 import numpy as np
 import pytest
 
-from hs2jax.data import corpora, files
+from hs2jax.data import corpora
 from hs2jax.data.formats import ATTRIBUTES
 from hs2jax.data.groups import pairs
 from hs2jax.data.record import Record
@@ -23,11 +22,6 @@ def preferences(split):
     return list(corpora.read(f"{PREFERENCES}[{split}]"))
 
 
-def all_preference_rows():
-    lines = (files.MINI / "preference.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
 @pytest.mark.parametrize("split", SIZES)
 def test_counts(split):
     record = Record()
@@ -35,13 +29,6 @@ def test_counts(split):
     assert len(rated) == len(preferences(split)) == SIZES[split]
     assert (record.rows, record.groups) == (2 * SIZES[split], SIZES[split])
     assert sum(len(group.prompt) > 1 for group in rated) >= SIZES[split] / 4
-
-
-@pytest.mark.parametrize("split", SIZES)
-def test_both_formats_hold_the_same_texts_in_the_same_order(split):
-    for rated, preferred in zip(corpora.read(RATINGS[split]), preferences(split), strict=True):
-        assert rated.prompt == preferred.prompt
-        assert rated.responses == preferred.responses
 
 
 def test_nothing_is_there_twice():
@@ -64,6 +51,7 @@ def test_ratings_are_whole_numbers_that_use_the_scale(split):
 def test_strengths_agree_with_helpfulness(split):
     differences, strengths = [], []
     for rated, preferred in zip(corpora.read(RATINGS[split]), preferences(split), strict=True):
+        assert (rated.prompt, rated.responses) == (preferred.prompt, preferred.responses)
         first, second = (rating["helpfulness"] for rating in rated.ratings)
         differences.append(second - first)
         strengths.append(preferred.strength)
@@ -84,16 +72,3 @@ def test_neither_length_nor_place_tells_the_better_one(split, low, high):
             first.append(chosen == 0)
     assert low <= np.mean(longer) <= high
     assert low <= np.mean(first) <= high
-
-
-def test_the_readme_tells_the_numbers():
-    readme = (files.MINI / "README.md").read_text(encoding="utf-8")
-    for split, column in (("train", 0), ("val", 1)):
-        found = [pair for group in preferences(split) for pair in pairs(group)[0]]
-        row = next(line for line in readme.splitlines() if line.startswith("| pairs |"))
-        assert int(row.split("|")[2 + column]) == len(found)
-        first = sum(pair.chosen == 0 for pair in found)
-        row = next(line for line in readme.splitlines() if line.startswith("| the first response"))
-        assert int(row.split("|")[2 + column].split()[0]) == first
-    splits = Counter(row["split"] for row in all_preference_rows())
-    assert f"{splits['train']} `train`, {splits['val']} `val`" in readme

@@ -166,12 +166,6 @@ def test_the_end_of_a_turn_ends_every_response(kind):
     assert all(tuple(response[-len(ids) :]) == ids for response in encoded.responses)
 
 
-def test_the_end_of_a_turn_is_eos_where_the_template_has_none():
-    tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
-    assert chat.end_of_turn(tokenizer) == (tokenizer.eos_token_id,)
-
-
 # Texts that hold no piece of a template, so that turns can be told apart by decoding.
 WORDS = st.sampled_from(["Paris.", "é😀", "One.\n\nTwo.", "Why?", "(a, b)", "7"])
 
@@ -222,6 +216,7 @@ def test_an_answer_without_an_end_of_its_own_is_learned_to_its_line_end():
     group = Group(tuple(talk("Hi", "Yes?", "Bye")), ("Bye.",))
     (encoded,) = chat.encode(tokenizer, [group], policy=True)
     assert learned(tokenizer, encoded) == ["Yes?\n"]
+    assert chat.end_of_turn(tokenizer) == (tokenizer.eos_token_id,)
 
 
 def test_a_template_without_a_place_for_a_condition_is_an_error():
@@ -297,11 +292,8 @@ def test_rows_say_which_tokens_are_learned(layout):
     learned = batch["tokens"][batch["loss_mask"]]
     own = [ids for example in examples for ids in example.encoded.responses]
     assert len(learned) == len(earlier) + sum(map(len, own))
-
-
-def test_without_a_policy_no_row_says_what_is_learned():
-    (example, *_) = prepare(MANY).examples
-    assert "loss_mask" not in packing.lay([[example], []], Shape(200, 2, 1, 0), "shared")
+    plain = [[example] for example in prepare(MANY, layout=layout).examples]
+    assert "loss_mask" not in packing.lay(plain, Shape(400, 5, 1, 0), layout)
 
 
 def test_a_conversations_first_token_is_not_learned():

@@ -111,10 +111,7 @@ def test_what_a_builder_says_of_itself(name, built):
     assert info.file_format == tfds.core.FileFormat.ARRAY_RECORD
     assert info.description == (dummy(name).parent / "README.md").read_text().strip()
     assert "@misc{" in info.citation
-    assert info.homepage.endswith(catalogue.DATASETS[info.name].repository)
     assert info.as_proto.redistribution_info.license in ("CC-BY-4.0", "MIT", "ODC-BY-1.0")
-    published = [rows for _, rows in catalogue.find(name)[1].files.values()]
-    assert all(f"{rows:,}" in info.description for rows in published)
     assert all(f"`{field}`" in info.description for field in info.features)
 
 
@@ -172,15 +169,8 @@ def test_a_set_that_is_not_built_is_refused_with_the_command_that_builds_it(tmp_
         corpora.read("tfds:helpsteer2")
 
 
-def test_order_is_kept(own):
-    rows = ratings_rows(600)
-    own(rows)
-    groups = list(corpora.read("tfds:helpsteer2"))
-    assert [r for g in groups for r in g.responses] == [row["response"] for row in rows]
-
-
 def test_what_the_reader_refuses_is_built_and_refused_alike(own):
-    rows = ratings_rows(8)
+    rows = ratings_rows(600)
     rows[1]["helpfulness"] = 5
     rows[4]["response"] = " "
     rows[7]["prompt"] = "of no other row"
@@ -189,7 +179,8 @@ def test_what_the_reader_refuses_is_built_and_refused_alike(own):
     for spec in (f"helpsteer2:{path}", "tfds:helpsteer2"):
         records[spec] = Record()
         groups = list(corpora.read(spec, on_error="skip", record=records[spec]))
-        assert [g.responses for g in groups] == [("r2", "r3")]
+        kept = [("r2", "r3"), *((f"r{i}", f"r{i + 1}") for i in range(8, 600, 2))]
+        assert [g.responses for g in groups] == kept  # In their order.
         records[spec].skipped_examples = []
     assert len(set(map(str, records.values()))) == 1
     with pytest.raises(DataError, match=r"tfds:helpsteer2/ratings\[train\], index 1, field 'help"):
