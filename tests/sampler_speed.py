@@ -8,6 +8,7 @@ Rates are new tokens per second, those up to a sample's end.
 """
 
 import argparse
+import functools
 import json
 import os
 import tempfile
@@ -15,7 +16,6 @@ import time
 from pathlib import Path
 
 import jax.numpy as jnp
-import numpy as np
 import torch
 import transformers
 
@@ -39,10 +39,7 @@ def ours(model: LanguageModel, prompts, tokens: int, seed: int) -> int:
 
 def theirs(model, tokenizer, prompts, tokens: int, seed: int) -> int:
     torch.manual_seed(seed)
-    texts = [
-        tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        for prompt in prompts
-    ]
+    texts = tokenizer.apply_chat_template(prompts, tokenize=False, add_generation_prompt=True)
     batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
     with torch.no_grad():
         found = model.generate(
@@ -73,32 +70,20 @@ def main() -> None:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         for name in ("float32", "bfloat16"):
             model = LanguageModel.load(folder, dtype=jnp.dtype(name))
-            runs["hs2jax", name] = lambda seed, model=model: ours(
-                model, prompts, flags.tokens, seed
-            )
+            runs["hs2jax", name] = functools.partial(ours, model, prompts, flags.tokens)
             other = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=name).eval()
-            runs["transformers", name] = lambda seed, model=other: theirs(
-                model, tokenizer, prompts, flags.tokens, seed
+            runs["transformers", name] = functools.partial(
+                theirs, other, tokenizer, prompts, flags.tokens
             )
         rates = {key: [] for key in runs}
         for repeat in range(flags.repeats + 1):
             for key, run in runs.items():
-                start, used = time.perf_counter(), time.process_time()
+                start = time.perf_counter()
                 count = run(repeat)
-                taken, used = time.perf_counter() - start, time.process_time() - used
-                said = f"{' '.join(key)}: {count} tokens in {taken:.2f} s, {used:.2f} s of CPU time"
-                if repeat == 0:
-                    said = f"first, with compilation: {said}"
-                else:
-                    rates[key].append(count / taken)
-                print(said, flush=True)
-    best = {key: np.max(of) for key, of in rates.items()}
-    for (who, name), rate in best.items():
-        print(f"{who} {name}: {rate:.0f} new tokens per second")
-    for mine in ("float32", "bfloat16"):
-        for other in ("float32", "bfloat16"):
-            ratio = best["hs2jax", mine] / best["transformers", other]
-            print(f"hs2jax {mine} / transformers {other}: {ratio:.2f}")
+                if repeat:  # The first is with compilation.
+                    rates[key].append(count / (time.perf_counter() - start))
+    for (who, name), each in rates.items():
+        print(f"{who} {name}: {max(each):.0f} new tokens per second", flush=True)
 
 
 if __name__ == "__main__":

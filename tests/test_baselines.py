@@ -35,14 +35,8 @@ ITEMS = list(itertools.product(("Where is Paris?", "Hi", "Bake bread."), ("Yes."
 
 def by_hand(item, criterion):
     prompt, response = item
-    (found,) = MODEL.log_probability(
-        [
-            [
-                {"role": "user", "content": baselines.asked(prompt, criterion)},
-                {"role": "assistant", "content": response},
-            ]
-        ]
-    )
+    asked = {"role": "user", "content": baselines.asked(prompt, criterion)}
+    (found,) = MODEL.log_probability([[asked, {"role": "assistant", "content": response}]])
     return found.total / len(found.tokens)
 
 
@@ -129,9 +123,6 @@ def test_reward_scores_are_the_output_of_the_criterions_name_or_the_one_reward()
     for table, outputs in zip(found, model.score_groups(GROUPS), strict=True):
         np.testing.assert_allclose(table[:, 0], outputs[:, 1], atol=1e-5)
         np.testing.assert_allclose(table[:, 1], outputs @ [2.0, -0.5], atol=1e-5)
-
-
-def test_reward_scores_need_an_output_or_one_reward():
     with pytest.raises(ValueError, match="no output 'style' and no weights"):
         baselines.reward_scores(tiny.reward_model(("quality", "length")), GROUPS, [OTHER])
 
@@ -161,19 +152,6 @@ def planted(seed=0, noise=0.5, clusters=80):
 
 def correlation(a, b):
     return np.corrcoef(a, b)[0, 1]
-
-
-def test_a_planted_direction_is_found_in_its_layer():
-    states, target, clusters = planted()
-    found = baselines.ridge_probe(states, target, clusters)
-    assert correlation(found.scores, target) > 0.9
-    assert found.layers.tolist() == [LAYER] * 5
-    assert found.scores.dtype == np.float32
-    assert set(found.penalties.tolist()) <= set(np.float32(baselines.PENALTIES).tolist())
-    # A noisier target asks for a stronger penalty, and has a worse score.
-    noisy = baselines.ridge_probe(*planted(noise=8))
-    assert noisy.penalties.mean() > found.penalties.mean()
-    assert correlation(noisy.scores, planted(noise=8)[1]) < 0.5
 
 
 def test_permuted_labels_give_no_correlation_out_of_fold():
@@ -219,6 +197,8 @@ def test_nothing_of_a_fold_reaches_its_own_scores(held):
 def test_scores_are_those_of_a_ridge_regression_written_out():
     states, target, clusters = planted()
     found = baselines.ridge_probe(states, target, clusters, seed=3)
+    assert found.layers.tolist() == [LAYER] * 5
+    assert correlation(found.scores, target) > 0.9
     for f in range(5):
         train = found.fold != f
         x = states[:, found.layers[f]].astype(np.float64)

@@ -184,10 +184,8 @@ REFUSED = {
     "unknown flag": (TRAIN + "--colour=red", "colour"),
     "stray word": (TRAIN + "fast", "fast"),
     "unknown key": (TRAIN + "--config.epoch=1", "no config.epoch; the nearest is config.epochs"),
-    "unknown nested key": (TRAIN + "--config.optimizer.rate=1", "no config.optimizer.rate"),
     "old key": (TRAIN + "--config.micro_rows=1", "it is now config.micro_batch_size"),
     "text for an integer": (TRAIN + "--config.epochs=many", "config.epochs|many"),
-    "text for a number": (TRAIN + "--config.optimizer.warmup=slow", "warmup|slow"),
     "a value of the checker": (TRAIN + "--config.select=luck", "config.select|luck|accuracy"),
     "other outputs": (TRAIN + "--config.model.name={folder}/reward", "helpfulness|verbosity"),
     "no model": (TRAIN + "--config.model.name=gone", "gone"),
@@ -205,14 +203,12 @@ REFUSED = {
     "no config file": ("train --config=gone.py --workdir={out}", "gone.py"),
     "config of a run": ("run --config={folder}/train.py --workdir={out}", "`hs2jax train`"),
     "recipe for train": ("train --config={folder}/recipe.py --workdir={out}", "`hs2jax run`"),
-    "no such stage": ("run --config={folder}/recipe.py --workdir={out}", "first"),
     "old key in a file": (
         "train --config={folder}/old.py --workdir={out}",
         "micro_rows|is now config.micro_batch_size",
     ),
     "key of nothing": ("train --config={folder}/empty.py --config.a=1 --workdir={out}", "config.a"),
     "config of nothing": ("train --config={folder}/empty.py --workdir={out}", "kind"),
-    "no run": ("report --workdir={out}", "no finished run|{out}"),
     "report of nothing": ("report", "--workdir"),
     "output of no comparison": ("report --workdir=x --output={out}", "--output|--against"),
     "convert nothing": ("convert --model=gone --output={out}", "gone"),
@@ -261,17 +257,11 @@ def one_bad_row(folder, tmp_path) -> list[str]:
     bad = tokenizer.convert_tokens_to_ids("~")
     params["embed"] = params["embed"].at[bad].set(np.nan)
     hub.save(tmp_path / "base", config=config, params=params, tokenizer=tokenizer)
-    data = write(
-        tmp_path / "ratings.jsonl",
-        [
-            {
-                "prompt": "~" if i == 3 else f"{i}?",
-                "response": "Yes.",
-                "ratings": {"helpfulness": i},
-            }
-            for i in range(6)
-        ],
-    )
+    rows = [
+        {"prompt": f"{i}?", "response": "Yes.", "ratings": {"helpfulness": i}} for i in range(6)
+    ]
+    rows[3]["prompt"] = "~"
+    data = write(tmp_path / "ratings.jsonl", rows)
     return [
         "train",
         f"--config={folder / 'train.py'}",

@@ -85,8 +85,7 @@ def test_planted_weights_are_recovered_from_sampled_scores(preset):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
-@pytest.mark.parametrize("at", [0, 6])
+@pytest.mark.parametrize(("preset", "at"), [(OURS, 0), (PAPER, 6), (REPOSITORY, 6)], ids=PRESETS)
 def test_the_informative_layer_is_found_among_noise(recipe, preset, at):
     rng = np.random.default_rng(1)
     logits, targets, clusters = planted(rng, 400, at=at)
@@ -99,14 +98,8 @@ def test_the_informative_layer_is_found_among_noise(recipe, preset, at):
     tuned = spearman(result.scores["lager_w"], targets)
     assert tuned > spearman(untuned(logits, preset), targets) + 0.05
     assert result.after < result.before
-    # The noise of other samples is as good as one's own; the informative layer's is not.
-    order = rng.permutation(len(targets))
-    others = logits[order]
-    others[:, :, at] = logits[:, :, at]
-    again = layer_weights.fit(others, targets, VALUES, preset, clusters=clusters, recipe=recipe)
-    assert again.weights.argmax() == at
-    lost = logits.copy()
-    lost[:, :, at] = logits[order][:, :, at]
+    lost = logits.copy()  # Without that layer nothing is left to be found.
+    lost[:, :, at] = logits[rng.permutation(len(targets))][:, :, at]
     without = layer_weights.cross_validate(
         lost, targets, clusters, VALUES, preset, recipe=recipe, folds=3
     )
@@ -156,28 +149,6 @@ def test_a_judge_that_knows_nothing_is_not_ordered_against_people():
     error = np.std(level, ddof=1) / np.sqrt(len(level))
     assert abs(np.mean(level)) < 3 * error
     assert np.mean(raw) < np.mean(level) - 3 * error
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_fold_does_not_see_its_own_scores(recipe):
-    logits, targets, clusters = planted(np.random.default_rng(2), 90)
-    fractions = np.clip(targets + 0.25, 1, 5)
-
-    def run(scores):
-        return layer_weights.cross_validate(
-            logits, scores, clusters, VALUES, OURS, folds=3, recipe=recipe
-        )
-
-    first = run(fractions)
-    for f in range(3):
-        held = first.fold == f
-        changed = np.where(held, 6 - fractions, fractions)
-        second = run(changed)
-        np.testing.assert_array_equal(second.weights[f], first.weights[f])
-        for name, scores in first.scores.items():
-            np.testing.assert_array_equal(second.scores[name][held], scores[held])
-            if "max" not in name:
-                assert (second.scores[name][~held] != scores[~held]).any()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -295,22 +266,9 @@ def test_layers_have_no_order(recipe):
     np.testing.assert_allclose(other.weights, one.weights[order], atol=1e-3)
 
 
-def test_fractions_count_whole_in_the_repository_and_are_shared_out_elsewhere():
-    logits, targets, clusters = planted(np.random.default_rng(6), 60)
-    fractions = np.where(targets < 5, targets + 2 / 3, targets)
-    for preset in PRESETS.values():
-        one, other = (
-            layer_weights.fit(logits, x, VALUES, preset, clusters=clusters)
-            for x in (targets, fractions)
-        )
-        assert (one.weights == other.weights).all() == preset.whole_targets
-        assert (one.before == other.before) == preset.whole_targets
-
-
-@pytest.mark.parametrize("spread", [50.0, 20_000.0])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_huge_noise_stays_finite_and_the_small_informative_layer_is_found(spread, recipe):
-    logits, targets, clusters = planted(np.random.default_rng(7), 200, spread=spread)
+def test_huge_noise_stays_finite_and_the_small_informative_layer_is_found(recipe):
+    logits, targets, clusters = planted(np.random.default_rng(7), 200, spread=20_000.0)
     found = layer_weights.fit(logits, targets, VALUES, PAPER, clusters=clusters, recipe=recipe)
     assert np.isfinite([*found.weights, found.before, found.after]).all()
     assert found.weights.argmax() == 3

@@ -9,45 +9,21 @@ import pytest
 from hs2jax.models.hf.config import read_config, write_config
 from hs2jax.models.rope import Scaling
 
-SIZES = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "vocab_size",
-    "max_position_embeddings",
-)
-FIELDS = (
-    "hidden_size",
-    "intermediate_size",
-    "num_layers",
-    "num_heads",
-    "num_kv_heads",
-    "vocab_size",
-    "max_seq_len",
-)
-
-
-def scaled(factor):
-    """Llama 3's `rope_scaling`."""
-    ends = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    return {
-        "rope_type": "llama3",
-        "factor": factor,
-        "original_max_position_embeddings": 8192,
-        **ends,
-    }
-
-
-LLAMA = {"model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5}
-LLAMA2 = LLAMA | {"architectures": ["LlamaForCausalLM"], "pretraining_tp": 1, "rope_scaling": None}
-LLAMA3 = LLAMA2 | {"attention_bias": False, "mlp_bias": False, "rope_theta": 500000.0}
-LLAMA31 = LLAMA3 | {
-    "rope_scaling": scaled(8.0),
-    "bos_token_id": 128000,
-    "eos_token_id": [128001, 128008, 128009],
+# Name of a size in config.json: name in Config.
+SIZES = {
+    **{name: name for name in ("hidden_size", "intermediate_size")},
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "num_key_value_heads": "num_kv_heads",
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "max_seq_len",
 }
+LLAMA2 = {"model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5}
+LLAMA2 |= {"architectures": ["LlamaForCausalLM"], "pretraining_tp": 1, "rope_scaling": None}
+ROPE = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}
+ROPE |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA31 = LLAMA2 | {"attention_bias": False, "mlp_bias": False, "rope_theta": 500000.0}
+LLAMA31 |= {"eos_token_id": [128001, 128008, 128009], "tie_word_embeddings": False}
 MISTRAL = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "hidden_act": "silu"}
 MISTRAL |= {"rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2}
 QWEN = {"rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "use_sliding_window": False}
@@ -67,7 +43,7 @@ PUBLISHED = {
     ),
     "Llama-3.1-8B-Instruct": (
         (4096, 14336, 32, 32, 8, 128256, 131072),
-        LLAMA31 | {"tie_word_embeddings": False},
+        LLAMA31 | {"rope_scaling": ROPE, "bos_token_id": 128000},
         {
             "head_dim": 128,
             "rope_base": 5e5,
@@ -75,29 +51,6 @@ PUBLISHED = {
             "eos_ids": (128001, 128008, 128009),
             "qkv_bias": False,
         },
-    ),
-    "Skywork-Reward-Llama-3.1-8B": (
-        (4096, 14336, 32, 32, 8, 128256, 131072),
-        LLAMA31
-        | {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}},
-        {
-            "language_head": False,
-            "tied": False,
-            "rope_scaling": Scaling("llama3", 8.0, 1.0, 4.0, 8192),
-        },
-    ),
-    "SmolLM2-135M": (
-        (576, 1536, 30, 9, 3, 49152, 8192),
-        LLAMA2
-        | {
-            "rope_theta": 100000,
-            "rope_interleaved": False,
-            "is_llama_config": True,
-            "tie_word_embeddings": True,
-            "bos_token_id": 0,
-            "eos_token_id": 0,
-        },
-        {"head_dim": 64, "rope_base": 1e5, "tied": True, "bos_id": 0, "eos_ids": (0,)},
     ),
     "Mistral-7B-v0.1": (
         (4096, 14336, 32, 32, 8, 32000, 32768),
@@ -252,7 +205,6 @@ def test_a_published_config_is_read_as_what_it_is(name):
     sizes, keys, fields = PUBLISHED[name]
     published = dict(zip(SIZES, sizes, strict=True)) | keys
     config = read_config(published)
-    assert tuple(getattr(config, field) for field in FIELDS) == sizes
+    assert tuple(getattr(config, field) for field in SIZES.values()) == sizes
     assert {field: getattr(config, field) for field in fields} == fields
-    outputs = None if config.language_head else ["reward"]
-    assert read_config(write_config(config, outputs=outputs)) == config
+    assert read_config(write_config(config, outputs=None)) == config

@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import planted_judge
 import pytest
 from planted_judge import TOO_LONG, PlantedJudge, readings_of, values
 
@@ -216,24 +215,16 @@ def test_data_that_cannot_be_chosen_from(write, tmp_path):
         choose(PlantedJudge(likes), data, tmp_path)
 
 
-def test_a_language_model_judges_rows(write, tmp_path):
-    judge, data = planted_judge.random_judge(tmp_path / "model"), write(rows(6))
-    assert counts(choose(judge, data, tmp_path, fraction=0.5)) == (6, 3)
-    means = [line["means"]["lager_wo"] for line in lines(tmp_path / "scores.jsonl")]
-    assert len(set(means)) == 6
-    assert all(1 < mean < 9 for mean in means)
-
-
 def test_a_file_of_real_instructions(real_data, tmp_path):
-    data = f"instructions:{real_data}/gpteacher/roleplay.json"
+    data = f"instructions:{real_data}/gpteacher/roleplay.json[:300]"
 
     def short(request, q):
         return 9 - 8 * min(len(request.item) / 4000, 1)
 
     found = choose(PlantedJudge(short, QUIET), data, tmp_path)
-    assert counts(found) == (1923, 192)
+    assert counts(found) == (300, 30)
     chosen = lines(tmp_path / "selected.jsonl")
-    assert len(chosen) == 192
+    assert len(chosen) == 30
     assert {tuple(row) for row in chosen} == {("instruction", "input", "response")}
     assert values(found, "spearman")["longest response"] < -0.5
     assert values(found, "overlap")["longest response"] == 0

@@ -4,7 +4,6 @@ the truth."""
 import json
 
 import numpy as np
-import planted_judge
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -215,12 +214,6 @@ def test_given_weights_are_used_and_nothing_is_fitted(write, tmp_path):
     assert {len(request.questions) for request in judge.asked} == {4}
 
 
-def test_questions_about_one_dialogue_hang_together(write, tmp_path):
-    path = write([dialogue(f"Ann: It is {i // 3}!", n=i) for i in range(30)])
-    rows = felt(PlantedJudge(knows_intensities(path)), path, tmp_path)
-    assert (values(rows, "questions")[None], values(rows, "dialogues")[None]) == (30, 10)
-
-
 def test_what_cannot_be_read_is_left_out_and_counted(write, tmp_path):
     path = write([dialogue(f"Ann: It is {i}! {TOO_LONG * (i == 3)}", n=i) for i in range(9)])
     belief, record = knows_intensities(path), Record()
@@ -235,19 +228,6 @@ def test_what_cannot_be_read_is_left_out_and_counted(write, tmp_path):
     path = write([dialogue(f"Ann: {TOO_LONG}")])
     with pytest.raises(ValueError, match=r"none of the questions of emotions: 4 too long"):
         felt(PlantedJudge(broken), path, tmp_path)
-
-
-def test_a_language_model_judges_dialogues_and_questions(write, tmp_path):
-    judge = planted_judge.random_judge(tmp_path / "model")
-    path = write([dialogue(f"Ann: It is {i}!", n=i) for i in range(6)])
-    for rows, n, top in (
-        (felt(judge, path, tmp_path), 24, 9),
-        (known(judge, write(questions(20)), tmp_path), 20, 5),
-    ):
-        means = select(rows, metric="mean", method=list(lager.AGGREGATIONS))
-        assert all(1 <= row["value"] <= top and row["n"] == n for row in means)
-        assert len(weights(rows)) == 4
-        assert values(rows, "sd")["lager_wo"] > 0
 
 
 # Knowledge --------------------------------------------------------------------------------------
