@@ -26,7 +26,7 @@ from hs2jax.report.style import (
     tick,
 )
 
-MOST_POINTS = 300  # Of a curve; more cannot be told apart at this size.
+MOST_POINTS = 60  # Of a curve; single steps are too noisy to be told apart.
 TRACK = 44  # Height of a named value, in SVG units.
 LETTERS = 48  # Characters that fit over a track.
 
@@ -133,7 +133,7 @@ def curves(
 ) -> str:
     """Draw lines through points (x, y) or (x, y, low, high), by the name of each.
 
-    across: named levels, as dotted lines whose names stand at the right. faint: lines without a
+    across: named levels, as lines. faint: lines without a
     name, in the first one's colour. diagonal: the name of the line where y is x, and both have the
     same form. whole: x takes whole numbers only. dots: at each point; by default where there are
     few or they have intervals. A line is interrupted where y is None or not finite.
@@ -141,7 +141,6 @@ def curves(
     numbers = {name: [p for p in line if is_number(p[1])] for name, line in lines.items()}
     if not any(numbers.values()):
         return ""
-    across = across or {}
     with drawing() as chart:
         axes = chart.axes
         for line in faint:
@@ -159,14 +158,15 @@ def curves(
             )
             for point in bars:
                 axes.vlines(point[0] + shift, *point[2:4], colors=series(i)["color"], lw=1.5)
-            if len(lines) > 1 or diagonal:
+            if name and (len(lines) > 1 or diagonal or across):
                 chart.key(name, **series(i))
         if diagonal:
             ends = [0.5 if x[0] >= 0.5 else 0, 1] if form == format.PERCENT else x[[0, -1]]
             axes.plot(ends, ends, color=SOFT, lw=1.2, ls=DOTTED)
             chart.key(diagonal, SOFT, ls=DOTTED)
-        for level in across.values():
-            axes.axhline(level, color=SOFT, lw=1.2, ls=DOTTED, zorder=1)
+        for i, (name, level) in enumerate((across or {}).items(), len(lines)):
+            axes.axhline(level, zorder=1, **{**series(i), "lw": 1.5})
+            chart.key(name, **series(i))
         axes.margins(y=0.08)
         if form == format.PERCENT:
             axes.set_ylim(top=min(axes.get_ylim()[1], 1.02))
@@ -175,48 +175,23 @@ def curves(
         axes.yaxis.set_major_locator(MaxNLocator(5))
         for axis in [axes.yaxis, *[axes.xaxis] * bool(diagonal)] if form else []:
             axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value, form)))
-        _name_levels(axes, across)
         said = [f"{name}: {p[0][1]:.3g} to {p[-1][1]:.3g}." for name, p in numbers.items() if p]
-        said += [f"{name}: {level:.3g}." for name, level in across.items()]
+        said += [f"{name}: {level:.3g}." for name, level in (across or {}).items()]
         return chart.svg(" ".join(said))
-
-
-def _name_levels(axes, across: Mapping[str, float]) -> None:
-    """Write names of levels at the right, as near to them as they can be without touching."""
-    low, high = axes.get_ylim()
-    gap, y, places = 0.075 * (high - low), -math.inf, {}
-    for name in sorted(across, key=across.get):
-        places[name] = y = max(across[name], y + gap)
-    y = high + gap
-    for name in reversed(places):
-        places[name] = y = min(places[name], y - gap)
-    for name, y in places.items():
-        style = {"color": SOFT, "fontsize": 10.5, "va": "center"}
-        at = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
-        axes.annotate(name, (1, y), (5, 0), **at, **style)
 
 
 def training_curve(
     train: Iterable[Sequence[float]], validation: Iterable[Sequence[float]], xlabel: str = "step"
 ) -> str:
-    """Draw the course of a training, points (step, value): logged steps faint, their running mean
-    solid, validation as dots."""
+    """Draw the course of a training, points (step, value): means of some logged steps each, and
+    validation as dots."""
     train = np.array(sorted(p for p in train if is_number(p[1])), float)
     validation = sorted(p for p in validation if is_number(p[1]))
     if not len(train):
         return ""
     parts = np.array_split(train, min(len(train), MOST_POINTS))
-    steps, values = np.array([part.mean(axis=0) for part in parts]).T
-    window = np.ones(2 * max(1, len(values) // 12) + 1)[: len(values)]
-    smooth = np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
-    # A few wild steps must not flatten the rest: they are cut at the edge.
-    shown = [*smooth, *(y for _, y in validation)]
-    low, high = np.quantile(values, [0.01, 0.99])
-    rest = np.clip(values, min(low, *shown), max(high, *shown))
-    lines = {"training": np.column_stack([steps, smooth])}
-    if validation:
-        lines["validation"] = validation
-    return curves(lines, xlabel, faint=[np.column_stack([steps, rest])])
+    lines = {"training": [part.mean(axis=0) for part in parts]}
+    return curves({**lines, "validation": validation} if validation else lines, xlabel)
 
 
 def histograms(sides: Mapping[str, Sequence[float]], xlabel: str) -> str:

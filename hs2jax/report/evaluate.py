@@ -20,6 +20,10 @@ from hs2jax.report.run import Run, family_table, find, leaf, metrics_table, sele
 
 MISTAKES = 5
 LENGTH = "counting characters"
+OVERVIEW = (
+    *("score", "accuracy", "lead_over_length", "longer_wins", "shorter_wins"),
+    *("accuracy_at_equal_length", "groups", "left_out", "prompts_cut"),
+)
 CALIBRATION = (
     "Of the probability sigmoid(margin / temperature). A calibrated model shows more than no error "
     "on few pairs. One that says one half to everything has Brier score 0.25 and loss 0.6931."
@@ -49,7 +53,10 @@ def sections(run: Run) -> list[Section]:
     """All sets at a glance, each set, and the weights of the attributes."""
     said = [_set(run, name) for name in run.sets()]
     if len(said) > 1:
-        said.insert(0, Section("All sets", tables=[overview(run.rows)]))
+        note = "The score of a benchmark is its own, given only where all of its items are here."
+        whole = select(run.rows, part="", metric=OVERVIEW)
+        table = table_of("Scores at a glance", whole, "set", OVERVIEW, heading="set", note=note)
+        said.insert(0, Section("All sets", tables=[table]))
     if weights := _weights(select(run.rows, set="")):
         said.append(weights)
     return said
@@ -94,8 +101,15 @@ def set_verdicts(rows: Sequence[Mapping]) -> list[Verdict]:
     if accuracy:
         sentence = (
             f"The model agrees with people on {format.value(accuracy, PERCENT)} of "
-            f"{format.count(accuracy['n'], 'pair')}.{lead_sentence(rows)}"
+            f"{format.count(accuracy['n'], 'pair')}."
         )
+        if lead:
+            rule = find(rows, metric=f"{lead['against']}_wins", part="")
+            sentence += (
+                f" The better rule of length, always preferring the {lead['against']} response, "
+                f"agrees on {format.number(rule['value'], PERCENT)}: a difference of "
+                f"{format.value(lead, POINTS)}."
+            )
         said.append(verdict_of({"chance": accuracy, LENGTH: lead}, sentence))
     if gains := {leaf(row): row for row in select(rows, metric="mse_below_mean")}:
         worse = [name for name, row in gains.items() if row["value"] <= 0]
@@ -110,18 +124,6 @@ def set_verdicts(rows: Sequence[Mapping]) -> list[Verdict]:
         sentence = "Without pairs or ratings nothing can be said of how good the scores are."
         said.append(Verdict("unsure", "Scored, not judged", sentence))
     return said
-
-
-def lead_sentence(rows: Sequence[Mapping]) -> str:
-    """Say how far a model is above the better rule of length; begins with a space."""
-    lead = find(rows, metric="lead_over_length", part="")
-    if lead is None:
-        return ""
-    rule = find(rows, metric=f"{lead['against']}_wins", part="")
-    return (
-        f" The better rule of length, always preferring the {lead['against']} response, agrees on "
-        f"{format.number(rule['value'], PERCENT)}: a difference of {format.value(lead, POINTS)}."
-    )
 
 
 # Numbers and pictures ---------------------------------------------------------------------------
@@ -197,19 +199,14 @@ def worst_mistakes(items: Sequence[Mapping], most: int = MISTAKES) -> list[Case]
         margins = [(item["rewards"][c] - item["rewards"][r], c, r, s) for c, r, s in item["pairs"]]
         if margins and min(margins)[0] < 0:
             wrong.append((*min(margins), item))
-    wrong.sort(key=lambda entry: entry[0])
-    return [
-        Case(
-            f"Margin {format.number(margin, SIGNED)}"
-            f"{f', strength {strength:g}' if strength != 1 else ''}, {source(item)}",
-            item["prompt"],
-            [
-                answer("Marked better", item, chosen),
-                answer("The model preferred", item, rejected),
-            ],
-        )
-        for margin, chosen, rejected, strength, item in wrong[:most]
-    ]
+    cases = []
+    for margin, chosen, rejected, strength, item in sorted(wrong, key=lambda each: each[0])[:most]:
+        heading = f"Margin {format.number(margin, SIGNED)}"
+        heading += f", strength {strength:g}" * (strength != 1) + f", {source(item)}"
+        roles = {"Marked better": chosen, "The model preferred": rejected}
+        answers = [answer(role, item, r) for role, r in roles.items()]
+        cases.append(Case(heading, item["prompt"], answers))
+    return cases
 
 
 def answer(role: str, item: Mapping, r: int) -> Answer:
@@ -226,20 +223,6 @@ def source(item: Mapping) -> str:
     """Name where an item is from: file, line and subset."""
     subset = (item.get("about") or {}).get("subset")
     return f"{item.get('source', '?')}, {subset}" if subset else item.get("source", "?")
-
-
-# The whole run ----------------------------------------------------------------------------------
-
-
-def overview(rows: Sequence[Mapping]) -> Table:
-    """A line for each set, beside its length baselines."""
-    columns = [
-        *("score", "accuracy", "lead_over_length", "longer_wins", "shorter_wins"),
-        *("accuracy_at_equal_length", "groups", "left_out", "prompts_cut"),
-    ]
-    note = "The score of a benchmark is its own, given only where all of its items are here."
-    whole = [row for row in rows if row["part"] == "" and row["set"]]
-    return table_of("Scores at a glance", whole, "set", columns, heading="set", note=note)
 
 
 def _weights(rows: Sequence[Mapping]) -> Section | None:

@@ -42,16 +42,13 @@ def sections(run: Run) -> list[Section]:
     )
     strong = {"strong": [f"{factor:g}"], "note": note}
     tables.append(table_of("All factors", curve, "leaf", heading="factor", **strong))
-    points = {
-        metric: [
-            (float(leaf(row)), row["value"], row["low"], row["high"])
-            for row in select(curve, metric=metric)
-        ]
-        for metric in ("accuracy", "loss")
-    }
+    points: dict[str, list] = {}
+    for row in curve:
+        point = (float(leaf(row)), row["value"], row["low"], row["high"])
+        points.setdefault(row["metric"], []).append(point)
     longer = find(run.rows, set="validation", metric="longer_wins")
     style = {"across": {"longer wins": longer["value"]} if longer else {}, "whole": False}
-    accuracy = charts.curves({"": points["accuracy"]}, "factor", format.PERCENT, **style)
+    accuracy = charts.curves({"ExPO": points["accuracy"]}, "factor", format.PERCENT, **style)
     figures = [
         Figure("Accuracy over the factor", accuracy, chief=True),
         Figure("Loss", charts.curves({"": points["loss"]}, "factor", whole=False)),
@@ -78,20 +75,18 @@ def _verdict(rows: list[Mapping]) -> Verdict:
 def _seen(run: Run, curve: list[Mapping]) -> Verdict:
     """Say what the pairs that chose the factor saw."""
     factor, whole = run.result["factor"], select(run.rows, set="validation", part="")
-    gain, accuracies = find(whole, metric="gain"), select(whole, metric="accuracy")
-    best, start = (find(accuracies, method=each) for each in ("chosen", "initial"))
-    accuracy, initial = (format.number(row["value"], format.PERCENT) for row in (best, start))
+    best, start = (find(whole, metric="accuracy", method=each) for each in ("chosen", "initial"))
     tried = format.count(len(select(curve, metric="accuracy")), "factor")
     sentence = (
-        f"Of {tried} tried, {factor:g} is the best: right on {accuracy} of "
-        f"{format.count(best['n'], 'validation pair')}, {format.value(gain, format.POINTS)} over "
-        "the trained model. The factor was chosen on these very pairs, so this is too high an "
-        "estimate."
+        f"Of {tried} tried, {factor:g} is the best: right on "
+        f"{format.number(best['value'], format.PERCENT)} of "
+        f"{format.count(best['n'], 'validation pair')}, "
+        f"{format.value(find(whole, metric='gain'), format.POINTS)} over the trained model. The "
+        "factor was chosen on these very pairs, so this is too high an estimate."
     )
-    if factor == 1:
-        sentence = f"Of {tried} tried, none beats 1, the trained model as it is: {accuracy}."
     if run.result["at_edge"]:
         sentence += " It lies at the end of the range: try larger ones (config.factors)."
     if start["value"] > best["value"]:
+        initial = format.number(start["value"], format.PERCENT)
         sentence += f" The initial model is better than any of them: {initial}."
     return Verdict("unsure", "On the pairs that chose it", sentence)

@@ -82,7 +82,7 @@ def drawing(height: float = HEIGHT, place: Sequence[float] | None = None) -> Ite
 
 def series(i: int) -> dict:
     """The colour and dashes of the i-th of several lines."""
-    return {"color": SERIES[i % len(SERIES)], "ls": DASHES[i % len(DASHES)]}
+    return {"color": SERIES[i % len(SERIES)], "ls": DASHES[(i + i // len(SERIES)) % len(DASHES)]}
 
 
 def is_number(value: float | None) -> bool:

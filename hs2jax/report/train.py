@@ -67,33 +67,27 @@ def _cases(items: Sequence[Mapping], objective: str) -> tuple[list[Case], str]:
     """Held-out groups that are furthest from what is learned, and what they are called."""
     if objective == "steerlm2":
         furthest = sorted(items, key=lambda item: -sum(item["distance"]))[:SHOWN]
-        return [_far(item) for item in furthest], "Held-out groups furthest from the target"
+        cases = [_case(sum(item["distance"]), "nats", item) for item in furthest]
+        return cases, "Held-out groups furthest from the target"
     losses = [
-        (-item["log_probability"][r] / item["tokens"][r], item, r)
+        (-item["log_probability"][r] / item["tokens"][r], "nats per token", item, r)
         for item in items
         for r in range(len(item["responses"]))
     ]
     losses.sort(key=lambda entry: -entry[0])
-    cases = [
-        Case(
-            f"{loss:.2f} nats per token, {_where(item)}",
-            item["prompt"],
-            [Answer("Response", format.count(item["tokens"][r], "token"), item["responses"][r])],
-        )
-        for loss, item, r in losses[:SHOWN]
-    ]
-    return cases, "Held-out responses that are least likely"
+    return [_case(*each) for each in losses[:SHOWN]], "Held-out responses that are least likely"
 
 
-def _far(item: Mapping) -> Case:
+def _case(distance: float, unit: str, item: Mapping, only: int | None = None) -> Case:
+    """Show all responses of a group, or one of them, with what is wanted and had of each."""
     answers = []
-    for role, name in (("The target prefers", "target"), ("The policy prefers", "baseline")):
-        r = item[name].index(max(item[name]))
-        facts = f"w′ {item['target'][r]:.3f}, b′ {item['baseline'][r]:.3f}"
-        facts += f", {format.count(item['tokens'][r], 'token')}"
-        answers.append(Answer(role, facts, item["responses"][r]))
-    heading = f"Distance {sum(item['distance']):.2f} nats, {_where(item)}"
-    return Case(heading, item["prompt"], answers)
+    for r, text in enumerate(item["responses"]):
+        facts = [format.count(item["tokens"][r], "token")]
+        if "target" in item:
+            facts.append(f"w′ {item['target'][r]:.3f}, b′ {item['baseline'][r]:.3f}")
+        if only in (None, r):
+            answers.append(Answer("Response", ", ".join(facts), text))
+    return Case(f"{distance:.2f} {unit}, {_where(item)}", item["prompt"], answers)
 
 
 def _where(item: Mapping) -> str:
