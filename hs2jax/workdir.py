@@ -291,8 +291,8 @@ def _is_finite(value) -> bool:
 
 
 def write_json(path: Path, value) -> None:
-    """Write a file whole or not at all."""
-    _replace(path, json.dumps(value, indent=2) + "\n")
+    """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: Path):
@@ -301,7 +301,7 @@ def read_json(path: Path):
 
 def write_rows(path: Path, rows: Iterable[Mapping]) -> None:
     """Write JSON lines, whole or not at all."""
-    _replace(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -309,7 +309,8 @@ def read_rows(path: Path) -> list[dict]:
         return [json.loads(line) for line in file]
 
 
-def _replace(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".tmp")
     scratch.write_text(text, encoding="utf-8")

@@ -11,6 +11,7 @@ from hs2jax.report import best_of_n, evaluate, expo, judge, made, page, recipe, 
 from hs2jax.report import compare as comparison
 from hs2jax.report.page import Section
 from hs2jax.report.run import Run
+from hs2jax.workdir import write_text
 
 VIEWS: dict[str, Callable[[Run], list[Section]]] = {
     "train_reward_model": train.sections,
@@ -55,9 +56,7 @@ def sections(run: Run) -> list[Section]:
 
 def write_page(folder: Path, title: str, subtitle: str, parts: list[Section]) -> Path:
     """Write report.html and report.md of sections into a folder, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name in ("md", "html"):
-        scratch = folder / f"report.{name}.tmp"
-        scratch.write_text(page.render(name, title, subtitle, parts), encoding="utf-8")
-        scratch.replace(folder / f"report.{name}")
+        text = page.render(name, title, subtitle, parts)
+        write_text(folder / f"report.{name}", text)
     return folder / "report.html"

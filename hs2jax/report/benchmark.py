@@ -74,16 +74,15 @@ def _scores(rows: Sequence[Mapping], benchmark: Mapping) -> Table:
     absent = [r["part"] for r in rows if r["part"].count("/") > 1 and r["n"] == 0]
     found = [row for row in select(rows, family=["section", "apart"]) if row["part"] not in absent]
     found += select(rows, part="", metric=["score", "score_with_prior"])
-    parts = {row["part"]: _name(row) for row in select(found, metric="score")}
+    names = {row["part"]: _name(row) for row in found}
+    parts = names | {row["part"]: _name(row) for row in select(found, metric="score")}
     found = [row for row in found if row["metric"] not in ("published", "share")]
-    strong = [name for part, name in parts.items() if part.count("/") < 2]
+    strong = [part for part in parts if part.count("/") < 2]
     note = f"{benchmark['rule']} Source: {benchmark['source']}."
     items = [Column("of", "score", format.COUNT, "expected")]
-
-    def named(row: Mapping) -> str:
-        return parts.get(row["part"], _name(row))
-
-    return table_of("Scores by subset", found, named, further=items, note=note, strong=strong)
+    # By part, for sections may have subsets of one name.
+    table = table_of("Scores by subset", found, "part", further=items, note=note, strong=strong)
+    return table._replace(rows=[[parts[line[0]], *line[1:]] for line in table.rows])
 
 
 def _matrix(title: str, rows: Sequence[Mapping]) -> Table:

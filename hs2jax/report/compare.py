@@ -97,9 +97,13 @@ def _tables(rows, names: Sequence[str], own: Sequence[Sequence[Mapping]]) -> lis
     right = [row for row in pairs if "accuracy" in row["metric"]]
     counts = [row for row in pairs if row not in right]
     columns = [Column("p, McNemar", "accuracy_difference", ".3f", "p_mcnemar")]
-    for name in ("both", "only_first", "only_second", "neither"):
-        words = f"{name.replace('first', names[0]).replace('second', names[1])} right"
-        columns.append(Column(words.replace("_", " "), "accuracy_difference", COUNT, name))
+    fields = {
+        "both right": "both",
+        f"only {names[0]} right": "only_first",
+        f"only {names[1]} right": "only_second",
+        "neither right": "neither",
+    }
+    columns += [Column(words, "accuracy_difference", COUNT, name) for words, name in fields.items()]
     scores = [
         {**row, "method": name}
         for name, found in zip(names, own, strict=True)

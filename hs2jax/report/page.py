@@ -55,18 +55,6 @@ class Table(NamedTuple):
     def is_listing(self) -> bool:
         return len(self.columns) == 2 and not any(self.columns)
 
-    def width(self) -> float:
-        """Estimate how wide it is when nothing is next to anything, in rem: the narrowest at which
-        it need not be scrolled."""
-        total = 0.0
-        for i, column in enumerate(self.columns):
-            words = [word for word in re.split(r"\s", column) if word] or [""]
-            cells = [row[i] for row in self.rows]
-            texts = [part for c in cells for part in (c if isinstance(c, Cell) else (c,))]
-            longest = max(map(len, [*words, *texts]), default=0)
-            total += 0.5 * min(longest, 14) if i == 0 else 0.5 * longest + 1.5
-        return total
-
 
 class Answer(NamedTuple):
     """A response; `facts` are its reward, ratings, length and the like."""

@@ -80,7 +80,8 @@ def find(rows: Sequence[Mapping], **fields) -> dict | None:
 
 
 class Column(NamedTuple):
-    """A column of a table of rows: a metric, or another field of the row that has it.
+    """A column of a table of rows: a metric, or another field of the row that has it; without a
+    metric that of the line.
 
     form: how it is written, by default as `format.METRICS` says.
     show: "value" (with the interval), "plain" (without), a field's name ("n", "p", "reference"), or
@@ -137,7 +138,8 @@ def table_of(
 
 def columns_of(rows: Sequence[Mapping], across: str = "method") -> list[Column]:
     """Make a column of each metric that rows have, of each value of a field where it has several,
-    with p beside what was tested; before all of them, the number of values of a line's first."""
+    with p beside differences; before all of them, the number of values of a line's first."""
+    tested = {r["metric"] for r in rows if r.get("against") or r["metric"].endswith("difference")}
     values: dict[str, dict] = {}
     for row in rows:
         values.setdefault(row["metric"], {})[row.get(across)] = None
@@ -146,7 +148,8 @@ def columns_of(rows: Sequence[Mapping], across: str = "method") -> list[Column]:
         for name in names:
             words = ", ".join([format.words_of(metric), *[str(name)] * (len(names) > 1)])
             made.append(Column(words, metric, where={across: name}))
-            made.append(Column("p", metric, show="p", where={across: name}))
+            if metric in tested:
+                made.append(Column("p", metric, show="p", where={across: name}))
     return made
 
 
@@ -157,22 +160,19 @@ def family_table(title: str, rows: Sequence[Mapping], family: str, **more) -> Ta
 
 def metrics_table(title: str, rows: Sequence[Mapping], by: str = "method", note: str = "") -> Table:
     """Make a table with a line for each metric, and a column for each value of the field `by`."""
-    across = list(dict.fromkeys(row.get(by) for row in rows))
-    lines = []
-    for metric in dict.fromkeys(row["metric"] for row in rows):
-        cells = [_cell(rows, Column("", metric, where={by: each})) for each in across]
-        lines.append([format.words_of(metric), *cells])
-    lines = [line for line in lines if any(map(str, line[1:]))]
-    return Table(title, ["", *(each or "value" for each in across)], lines, note)
+    across = dict.fromkeys(row.get(by) for row in rows)
+    columns = [Column(each or "value", "", where={by: each}) for each in across]
+    return table_of(title, rows, lambda row: format.words_of(row["metric"]), columns, note=note)
 
 
 def _cell(rows: Sequence[Mapping], column: Column) -> str | Cell:
-    row = find(rows, metric=column.metric, **column.where) if column.metric else rows[0]
+    metric = {"metric": column.metric} if column.metric else {}
+    row = find(rows, **metric, **column.where)
     if row is None:
         return ""
     if callable(column.show):
         return column.show(row)
-    form = column.form or format.form_of(column.metric, difference="against" in row)
+    form = column.form or format.form_of(row["metric"], difference="against" in row)
     if column.show == "value":
         return Cell(format.number(row["value"], form), format.interval(row, form))
     if column.show == "p":

@@ -2,8 +2,8 @@
 
 import csv
 import io
-from pathlib import Path
 
+from hs2jax import workdir
 from hs2jax.report import format, page
 from hs2jax.report.page import Section, Table, verdict_of
 from hs2jax.report.run import Column, Run, leaf, select, table_of
@@ -58,10 +58,8 @@ def _settings(run: Run) -> dict[str, dict[str, str]]:
 def write(run: Run) -> None:
     """Write sweep.md and sweep.csv into a sweep's folder, each whole or not at all."""
     text = page.render("md", run.name, "", [Section("Arms", tables=tables(run))])
-    for name, content in (("sweep.md", text), ("sweep.csv", csv_of(run))):
-        scratch = Path(run.folder) / f"{name}.tmp"
-        scratch.write_text(content, encoding="utf-8")
-        scratch.replace(scratch.with_suffix(""))
+    workdir.write_text(run.folder / "sweep.md", text)
+    workdir.write_text(run.folder / "sweep.csv", csv_of(run))
 
 
 def csv_of(run: Run) -> str:
