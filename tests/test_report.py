@@ -277,7 +277,7 @@ def test_trainings_say_what_was_learned(tmp_path):
 
 
 def test_text_of_data_is_escaped_everywhere():
-    svg = charts.intervals([charts.Track(EVIL, 0.5, 0.4, 0.6, EVIL, series=EVIL)])
+    svg = charts.intervals([charts.Track(EVIL, 0.5, 0.4, 0.6, EVIL)])
     curve = charts.curves({EVIL: [(0, 1), (1, 2)]}, EVIL, across={EVIL: 1.5})
     answers = [page.Answer(EVIL, EVIL, EVIL), page.Answer("", "", "")]
     table = Table(EVIL, [EVIL, EVIL], [[EVIL, Cell(EVIL, EVIL)]], EVIL, strong=[0])
@@ -308,7 +308,6 @@ def test_charts_draw_with_the_page_s_colours_and_nothing_where_there_is_nothing(
         charts.curves({n: [(0, 1.0, 0.5, 1.5), (1, 2.0, None, None)] for n in "abcde"}),
         charts.training_curve([(i, i % 7) for i in range(999)], [(0, 3.0), (999, float("nan"))]),
         charts.histograms({"a": [1.0], "b": [1.0]}, "reward"),
-        charts.reliability({"a": [(0.6, 1.0, None, None)]}),
         charts.predicted_by_rating([1.0, 2.0, 3.0], [0.4, 3.0, 3.0]),
         charts.confusion([0, 1], [[1, 0], [0, 0]]),
     ]
@@ -323,7 +322,6 @@ def test_charts_draw_with_the_page_s_colours_and_nothing_where_there_is_nothing(
         charts.curves({"a": [(0, None)]}),
         charts.training_curve([], [(0, 1.0)]),
         charts.histograms({"a": []}, "x"),
-        charts.reliability({}),
         charts.predicted_by_rating([], []),
         charts.confusion([], []),
     ):

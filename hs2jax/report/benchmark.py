@@ -79,7 +79,7 @@ def _scores(rows: Sequence[Mapping], benchmark: Mapping) -> Table:
     found = [row for row in found if row["metric"] not in ("published", "share")]
     strong = [part for part in parts if part.count("/") < 2]
     note = f"{benchmark['rule']} Source: {benchmark['source']}."
-    items = [Column("of", "score", format.COUNT, "expected")]
+    items = [Column("items in all", "score", format.COUNT, "expected")]
     # By part, for sections may have subsets of one name.
     table = table_of("Scores by subset", found, "part", further=items, note=note, strong=strong)
     return table._replace(rows=[[parts[line[0]], *line[1:]] for line in table.rows])

@@ -35,7 +35,7 @@ class Track(NamedTuple):
     """A named value with its interval, on a scale that it shares with others.
 
     note: beside the value, such as how many it is made from. marks: what others have, as short
-    lines. hollow: what cannot be compared with the rest. series: which of several it belongs to.
+    lines. hollow: what cannot be compared with the rest.
     """
 
     name: str
@@ -45,7 +45,6 @@ class Track(NamedTuple):
     note: str = ""
     marks: Sequence[float] = ()
     hollow: bool = False
-    series: str = ""
 
 
 def track(row: Mapping, name: str, **more) -> Track:
@@ -83,16 +82,13 @@ def intervals(
         for label, at in zip(axes.get_xticklabels(), ticks, strict=True):
             share = (at - low) / (high - low)
             label.set_ha("left" if share < 0.05 else "right" if share > 0.95 else "center")
-        kinds = list(dict.fromkeys(each.series for each in tracks))
         for i, each in enumerate(tracks):
-            _track(axes, each, -i, series(kinds.index(each.series))["color"], form)
+            _track(axes, each, -i, form)
             y = -i - 0.72
             # Short, so that no line runs through a name.
             axes.vlines(ticks, y - 0.1, y + 0.1, colors=RULE, lw=1, zorder=1)
             if reference is not None:
                 axes.vlines(reference, y - 0.2, y + 0.2, colors=SOFT, lw=1.5, ls=DOTTED)
-        for name in filter(None, kinds):
-            chart.key(name, series(kinds.index(name))["color"], marker="o")
         if mark_name and any(each.marks for each in tracks):
             chart.key(mark_name, SERIES[1], marker="|", ms=10, mew=2, ls="")
         if reference is not None:
@@ -101,7 +97,7 @@ def intervals(
         return chart.svg(" ".join(said))
 
 
-def _track(axes, each: Track, top: float, colour: str, form: str) -> None:
+def _track(axes, each: Track, top: float, form: str) -> None:
     text = {"va": "center", "transform": axes.get_yaxis_transform()}
     name = short(each.name, LETTERS - len(each.note) - 8)
     axes.text(0, top - 0.28, name, ha="left", **text)
@@ -114,10 +110,10 @@ def _track(axes, each: Track, top: float, colour: str, form: str) -> None:
     axes.vlines(each.marks, y - 0.16, y + 0.16, colors=SERIES[1], lw=2, alpha=0.6)
     if each.low is not None and each.high is not None:
         dashes = DOTTED if each.hollow else "-"
-        axes.plot([each.low, each.high], [y, y], color=colour, lw=3, ls=dashes)
+        axes.plot([each.low, each.high], [y, y], color=SERIES[0], lw=3, ls=dashes)
     if each.value is not None:
-        face = CARD if each.hollow else colour
-        axes.plot(each.value, y, "o", ms=9, color=colour, mfc=face, mew=2, clip_on=False)
+        face = CARD if each.hollow else SERIES[0]
+        axes.plot(each.value, y, "o", ms=9, color=SERIES[0], mfc=face, mew=2, clip_on=False)
 
 
 def curves(
@@ -213,17 +209,6 @@ def histograms(sides: Mapping[str, Sequence[float]], xlabel: str) -> str:
         chart.axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         said = [f"{name}: mean {x.mean():.2f} of {len(x)}." for name, x in sides.items()]
         return chart.svg(" ".join(said))
-
-
-def reliability(bins: Mapping[str, Sequence[Sequence[float]]]) -> str:
-    """Draw how often a model is right over how sure it is; a calibrated one lies on the diagonal.
-
-    bins: by name, such as "as scored", points (confidence, value, low, high).
-    """
-    # The intervals of several would hide each other.
-    lines = {name: [p[: 2 if i else 4] for p in bins[name]] for i, name in enumerate(bins)}
-    sure = "how sure the model is"
-    return curves(lines, sure, format.PERCENT, diagonal="calibrated", whole=False)
 
 
 def predicted_by_rating(predicted: Sequence[float], ratings: Sequence[float]) -> str:

@@ -161,9 +161,13 @@ def set_figures(
     drawn = [Figure("Rewards", charts.histograms(sides, "reward"))]
     bins: dict[str, list] = {}
     for row in select(rows, family="bin", metric="agreement"):
-        point = (row["confidence"], row["value"], row["low"], row["high"])
+        # The intervals of several would hide each other.
+        ends = (row["low"], row["high"]) if row.get("method") in (None, "as scored") else ()
+        point = (row["confidence"], row["value"], *ends)
         bins.setdefault(row.get("method") or "as scored", []).append(point)
-    drawn.append(Figure("Calibration", charts.reliability(bins)))
+    diagonal = {"diagonal": "calibrated", "whole": False}
+    svg = charts.curves(bins, "how sure the model is", PERCENT, **diagonal)
+    drawn.append(Figure("Calibration", svg))
     for family, name in (("strength", "strength"), ("band", "length")):
         parts = select(rows, family=["", family], metric="accuracy")
         tracks = []

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from hs2jax.report import charts, format, made
 from hs2jax.report.page import Figure, Section, Verdict, side_of, verdict_of
-from hs2jax.report.run import Column, Run, find, leaf, metrics_table, select, table_of
+from hs2jax.report.run import Column, Run, find, leaf, select, table_of
 
 GAINS = {
     "validation": "validation pairs, which chose it",
@@ -30,7 +30,7 @@ def sections(run: Run) -> list[Section]:
     tables = []
     for name in run.sets():
         models = [row for row in select(run.rows, set=name, part="") if row["metric"] != "gain"]
-        tables.append(metrics_table(f"On the {name} pairs", models))
+        tables.append(table_of(f"On the {name} pairs", models, _model, across=""))
     note = "Points are of accuracy, on the same pairs; p is two-sided, with a vote for each prompt."
     if folds := run.result["fold_factors"]:
         note += f" The folds chose {format.listed(f'{each:g}' for each in folds)}."
@@ -55,6 +55,10 @@ def sections(run: Run) -> list[Section]:
     ]
     verdicts = [_verdict(run.rows), _seen(run, curve), *made.warnings(run)]
     return [Section(f"Factor {factor:g}", verdicts, figures, tables)]
+
+
+def _model(row: Mapping) -> str:
+    return row.get("method") or "rules of length"
 
 
 def _verdict(rows: list[Mapping]) -> Verdict:
