@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import tiny
 import tiny_models
-from command import succeed
 from hypothesis import given
 from hypothesis import strategies as st
 from test_chat import TEXTS, ask, groups, wholes
 from transformers import AutoTokenizer
 
+from hs2jax import configs
 from hs2jax.data import chat, packing, rows, templates
 from hs2jax.data.groups import Group
 from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
+from hs2jax.training import loop
 
 MARKERS = ("<extra_id_0>", "<extra_id_1>", "<extra_id_2>")
 ROLES = {"System": "system", "User": "user", "Assistant": "assistant"}
@@ -185,24 +186,12 @@ def test_another_template_than_the_recorded_one_can_be_asked_for(tmp_path):
 
 def test_training_keeps_it(tmp_path):
     base_model(tmp_path / "base", tiny.tokenizer())
-    config = tmp_path / "config.py"
-    config.write_text(
-        "from hs2jax import configs\n\n\ndef get_config():\n"
-        '    return configs.defaults("train_reward_model")\n'
-    )
-    succeed(
-        "train",
-        f"--config={config}",
-        f"--config.model.name={tmp_path / 'base'}",
-        "--config.model.template=extra_id",
-        "--config.model.remat=False",
-        "--config.data.train=helpsteer2_preference:mini/preference.jsonl[:2]",
-        "--config.data.validation=helpsteer2_preference:mini/preference.jsonl[14:16]",
-        "--config.data.row_length=1024",
-        "--config.micro_batch_size=8",
-        "--config.epochs=1",
-        f"--workdir={tmp_path / 'run'}",
-    )
+    config = configs.defaults("train_reward_model")
+    config.model.update(name=str(tmp_path / "base"), template="extra_id", remat=False)
+    preferences = "helpsteer2_preference:mini/preference.jsonl"
+    config.data.update(train=f"{preferences}[:2]", validation=f"{preferences}[14:16]")
+    config.data.row_length = 1024
+    loop.train(config, tmp_path / "run")
     record = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["hs2jax"]
     assert (record["template_name"], record["read"]) == ("extra_id", "last")
     assert record["template"] == templates.EXTRA_ID
