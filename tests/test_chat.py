@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from hs2jax.data import chat
 from hs2jax.data.groups import Group
-from hs2jax.data.record import Record
 from hs2jax.models.hf import reward_checkpoints
 
 CHATML, LLAMA = tiny.tokenizer(), tiny.bos_tokenizer()
@@ -93,9 +92,8 @@ def test_eos_is_added_where_the_template_ends_no_turn():
     assert tokenizer.decode(whole[:-1]).endswith("Paris. \n\n")
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_many_groups_at_once_give_what_each_gives(count):
-    several = [ask("Paris.", "Lyon.", prompt="Where? " * i) for i in range(1, count + 1)]
+def test_many_groups_at_once_give_what_each_gives():
+    several = [ask("Paris.", "Lyon.", prompt="Where? " * i) for i in range(1, 4)]
     together = chat.encode(CHATML, several)
     alone = [chat.encode(CHATML, [group])[0] for group in several]
     assert [wholes(e) for e in together] == [wholes(e) for e in alone]
@@ -114,24 +112,6 @@ def test_equal_responses_do_not_become_part_of_the_prompt():
     (encoded,) = chat.encode(CHATML, [ask("Paris.", "Paris.")])
     assert CHATML.decode(encoded.prompt).endswith("<|im_start|>assistant\n")
     assert [CHATML.decode(r) for r in encoded.responses] == ["Paris.<|im_end|>"] * 2
-
-
-def test_a_refused_group_can_be_left_out_and_is_counted():
-    tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = (
-        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-        + tiny.CHATML
-    )
-    good, other, record = ask("Paris.", "Lyon."), ask("Nice."), Record()
-    system = ({"role": "system", "content": "Be short."}, *good.prompt)
-    refused = Group(system, ("Paris.", "Lyon."), source="rows.jsonl:7")
-    encoded = chat.encode(tokenizer, [refused, good, refused, other], skipped=record)
-    assert encoded[0] is encoded[2] is None
-    expected = chat.encode(tokenizer, [good, other])
-    assert [wholes(e) for e in encoded if e] == [wholes(e) for e in expected]
-    assert (record.refused, record.skipped) == (2, {})
-    assert all("rows.jsonl:7" in example for example in record.skipped_examples)
-    assert chat.encode(tokenizer, [refused], skipped=record) == [None]
 
 
 @pytest.mark.parametrize("read", chat.READS)

@@ -85,12 +85,10 @@ def score(folder, data, output, *options) -> list[dict]:
     return read_lines(output)
 
 
-@pytest.mark.parametrize("weights", [None, {"helpfulness": 0.65, "verbosity": -0.4}])
-def test_scores_of_ratings_are_the_models(folder, tmp_path, weights):
-    options = []
-    if weights:
-        options = ["--weights=" + ",".join(f"{name}={w}" for name, w in weights.items())]
-    rows = score(folder, f"{VALIDATION}[:4]", tmp_path / "scores.jsonl", *options)
+def test_scores_of_ratings_are_the_models(folder, tmp_path):
+    weights = {"helpfulness": 0.65, "verbosity": -0.4}
+    option = "--weights=" + ",".join(f"{name}={w}" for name, w in weights.items())
+    rows = score(folder, f"{VALIDATION}[:4]", tmp_path / "scores.jsonl", option)
     groups = list(corpora.read(f"{VALIDATION}[:4]"))
     model = RewardModel.load(folder / "reward")
     assert [row["source"] for row in rows] == [f"mini/validation.jsonl:{i}" for i in (1, 3, 5, 7)]
@@ -99,10 +97,7 @@ def test_scores_of_ratings_are_the_models(folder, tmp_path, weights):
         talks = [[*group.prompt, {"role": "assistant", "content": r}] for r in group.responses]
         for i, expected in enumerate(model.score(talks, weights=weights)):
             assert row["outputs"][i] == pytest.approx(expected.outputs, abs=1e-5)
-            if weights:
-                assert row["rewards"][i] == pytest.approx(expected.reward, abs=1e-5)
-        if not weights:
-            assert row["rewards"] is None
+            assert row["rewards"][i] == pytest.approx(expected.reward, abs=1e-5)
 
 
 def test_scores_of_responses_are_the_models_in_every_form(folder, tmp_path):
@@ -127,6 +122,7 @@ def test_scores_of_responses_are_the_models_in_every_form(folder, tmp_path):
     )
     expected = [[first], [second], [first], [first, second], [third]]
     for row, outputs in zip(rows, expected, strict=True):
+        assert row["rewards"] is None  # Without weights two outputs are no reward.
         for found, wanted in zip(row["outputs"], outputs, strict=True):
             assert found == pytest.approx(wanted, abs=1e-5)
     assert first["helpfulness"] != pytest.approx(third["helpfulness"], abs=1e-3)

@@ -13,9 +13,7 @@ from ml_collections import ConfigDict
 
 from hs2jax import cli, configs, sizes
 from hs2jax.data import loader
-from hs2jax.language_model import LanguageModel
 from hs2jax.models import sharding
-from hs2jax.reward_model import RewardModel
 from hs2jax.training import loop, recipe, step, trainable
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -115,7 +113,7 @@ def language_model(tmp_path_factory):
     return folder
 
 
-def test_runlocal_trains_to_a_report(tmp_path, language_model, monkeypatch):
+def test_runlocal_trains_to_a_report(tmp_path, language_model):
     config, flags = read(TRAINED, "runlocal"), []
     for stage in config.stages:
         if config[stage] in trained(config):
@@ -124,19 +122,10 @@ def test_runlocal_trains_to_a_report(tmp_path, language_model, monkeypatch):
             if "{" not in config[stage].model.name:
                 flags.append(f"{prefix}.model.name={language_model}")
     command = ("run", f"--config=configs/{TRAINED}.py:runlocal", f"--workdir={tmp_path}", *flags)
-    said, page = succeed(*command), tmp_path / "report.md"
-    assert f"report: {tmp_path / 'report.html'}" in said
-    before = page.read_bytes()
-    for model in (RewardModel, LanguageModel):
-        monkeypatch.setattr(model, "load", lambda *_, **__: pytest.fail("worked on again"))
-    assert succeed(*command) == said
-    page.unlink()
-    succeed("report", f"--workdir={tmp_path}")
-    assert page.read_bytes() == before
+    assert f"report: {tmp_path / 'report.html'}" in succeed(*command)
     model = json.loads((tmp_path / "evaluation" / "result.json").read_text())["model"]["name"]
     assert model == str(tmp_path / "expo" / "model")
     config = f"--config=configs/evaluate.py:{tmp_path / 'expo'}"
-    monkeypatch.undo()
     assert f"its model is {model}" in fail("evaluate", config, f"--workdir={tmp_path / 'e'}")
 
 

@@ -95,14 +95,6 @@ def test_readings_do_not_depend_on_company_order_or_layout(order, rows, layout):
     assert_same(found, [alone()[i] for i in order])
 
 
-def test_a_question_does_not_see_the_others():
-    both = JUDGE.ask(REQUESTS)
-    for q in range(2):
-        alone = JUDGE.ask([r._replace(questions=r.questions[q : q + 1]) for r in REQUESTS])
-        for a, b in zip(alone, both, strict=True):
-            np.testing.assert_allclose(a.logits[0], b.logits[q], atol=2e-5)
-
-
 def test_eight_devices_read_as_one():
     mesh = sharding.make_mesh(fsdp=4, tensor=2)
     assert_same(

@@ -224,6 +224,9 @@ def test_a_refused_group_stops_the_run_or_is_left_out_and_counted(monkeypatch):
         prepare([SHORT, refused])
     prepared, record = prepare([refused, SHORT], on_error="skip")
     assert prepared.groups == [SHORT]
+    ids = [response.tolist() for response in prepared.examples[0].encoded.responses]
+    alone = prepare([SHORT])[0].examples[0].encoded
+    assert ids == [response.tolist() for response in alone.responses]
     assert (record.refused, record.pairs, record.too_long) == (1, 1, 0)
     assert "rows.jsonl:3" in record.skipped_examples[0]
 

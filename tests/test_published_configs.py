@@ -57,11 +57,6 @@ PUBLISHED = {
         MISTRAL | {"rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": False},
         {"head_dim": 128, "rope_base": 1e4, "sliding_window": 4096, "sliding": (True,) * 32},
     ),
-    "Mistral-7B-v0.3": (
-        (4096, 14336, 32, 32, 8, 32768, 32768),
-        MISTRAL | {"rope_theta": 1000000.0, "sliding_window": None, "tie_word_embeddings": False},
-        {"head_dim": 128, "rope_base": 1e6, "sliding_window": None, "sliding": ()},
-    ),
     "Qwen2-7B": (
         (3584, 18944, 28, 28, 4, 152064, 131072),
         QWEN2 | {"max_window_layers": 28, "sliding_window": 131072, "tie_word_embeddings": False},

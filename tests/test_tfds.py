@@ -250,14 +250,7 @@ assert tfds.builder("mnist").name == "mnist"
 assert "tensorflow" not in sys.modules
 """
     environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
 # Where builders find their files ------------------------------------------------------------------
