@@ -195,8 +195,8 @@ def run(verb: str, options) -> None:
     more = (function,) if kind == "recipe" else ()
     try:
         rows = function(kind)(config, workdir, *more)
-    except ValueError:
-        if kind == "sweep" and (workdir / "results.jsonl").exists():  # Of the runs that went well.
+    except ValueError as error:
+        if getattr(error, "written", False):  # Of a sweep's runs that went well.
             show(config, [], workdir)
         raise
     show(config, rows, workdir)

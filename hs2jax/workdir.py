@@ -53,7 +53,8 @@ def claim(workdir: Path, config) -> dict | None:
 def check_config(workdir: Path, config) -> None:
     """See that no run of another config has settled in a folder. Uses no device."""
     path = workdir / "config.json"
-    if path.exists() and ((workdir / "run.json").exists() or finished(workdir)):
+    marks = ("run.json", "result.json", "checkpoints/[0-9]*")  # The last of earlier versions.
+    if path.exists() and any(found for mark in marks for found in workdir.glob(mark)):
         old, new = (_flat(x) for x in (read_json(path), json.loads(config.to_json_best_effort())))
         changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         if changed:

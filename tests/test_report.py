@@ -360,6 +360,11 @@ def test_numbers_read_well(value, form, text):
 def test_what_is_not_finished_has_no_page(tmp_path):
     with pytest.raises(FileNotFoundError, match="no finished run"):
         report.write(tmp_path)
+    for number, text in enumerate(("{}", '{"kind":')):  # Of an earlier version; cut off.
+        workdir.write_rows(tmp_path / str(number) / "rows", [])
+        (tmp_path / str(number) / "result.json").write_text(text)
+        with pytest.raises(ValueError, match=r"result\.json is no whole result"):
+            report.write(tmp_path / str(number))
     with pytest.raises(ValueError, match="expected two evaluations"):
         report.compare(sampled(tmp_path / "a"), evaluation(tmp_path / "b"))
     assert Run(sampled(tmp_path / "c")).sets() == []

@@ -160,6 +160,7 @@ def test_a_finished_sweep_starts_no_process(folder, swept, caplog):
     said = fail("sweep", config, f"--workdir={folder / 'out'}", "--config.base.epochs=3")
     assert "arm 'regular'" in said
     assert "different: epochs" in said
+    assert "report:" not in said
 
 
 def test_a_run_that_is_killed_ends_only_itself(base, tmp_path):

@@ -115,6 +115,13 @@ def test_a_folder_takes_another_config_until_something_is_made(tmp_path):
         workdir.claim(tmp_path, config(data="c"))
 
 
+def test_a_folder_with_checkpoints_of_an_earlier_version_takes_no_other_config(tmp_path):
+    workdir.write_json(tmp_path / "config.json", {"data": "a"})
+    (tmp_path / "checkpoints" / "20").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"different: kind"):
+        workdir.claim(tmp_path, config())
+
+
 def test_a_finished_run_gives_its_result_again(tmp_path):
     workdir.claim(tmp_path, config())
     rows = [workdir.row("mini", "", "accuracy", 0.75, (0.5, 0.875), 8, reference=0.5)]

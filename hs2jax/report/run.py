@@ -19,7 +19,8 @@ class Run:
     """
 
     def __init__(self, folder: Path | str):
-        """Raises FileNotFoundError where the folder holds no finished run."""
+        """Raises FileNotFoundError where the folder holds no finished run, and ValueError where its
+        result cannot be read."""
         self.folder = Path(folder)
         self.name = self.folder.resolve().name
         path = self.folder / "result.json"
@@ -28,8 +29,11 @@ class Run:
                 f"no finished run in {folder}: there is no result.json (does it still go on? The "
                 "same command that made it finishes it)"
             )
-        self.result = workdir.read_json(path)
-        self.kind, self.config = self.result["kind"], self.result.get("config") or {}
+        try:
+            self.result = workdir.read_json(path)
+            self.kind, self.config = self.result["kind"], self.result.get("config") or {}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no whole result of this version: {error!r}") from error
         self.rows = self._read("results.jsonl")
 
     def sets(self) -> list[str]:
@@ -47,7 +51,10 @@ class Run:
 
     def _read(self, name: str) -> list[dict]:
         path = self.folder / name
-        return workdir.read_rows(path) if path.exists() else []
+        try:
+            return workdir.read_rows(path) if path.exists() else []
+        except ValueError as error:
+            raise ValueError(f"{path} is not whole: {error}") from error
 
 
 def family(row: Mapping) -> str:

@@ -33,10 +33,14 @@ def run(recipe: ConfigDict, folder: Path | str, verb_of: Callable[[str], Verb]) 
     for name, config in stages.items():
         log.info("stage %s", name)
         made = verb_of(config.kind)(config, places[name])
-        # Those that do not return rows yet write a result of their own.
-        rows += [{**row, "stage": name} for row in made] if isinstance(made, list) else []
-    done = [workdir.read_json(x / "result.json") for x in places.values() if workdir.finished(x)]
-    result = {"stages": list(recipe.stages), "seconds": sum(each["seconds"] for each in done)}
+        rows += [{**row, "stage": name} for row in made]
+    done = [workdir.read_json(place / "result.json") for place in places.values()]
+    result = {
+        "stages": list(recipe.stages),
+        "seconds": sum(each.get("seconds", 0) for each in done),
+    }
+    if workdir.is_first():
+        workdir.write_json(folder / "config.json", recipe.to_dict())
     return workdir.finish(folder, recipe, result, rows)
 
 

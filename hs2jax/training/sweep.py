@@ -35,6 +35,8 @@ MOST_LETTERS = 500  # Of an error: compilers tell theirs with the whole program.
 class FailedRunsError(ValueError):
     """Some runs of a sweep have failed; the rows of the others are written."""
 
+    written = True
+
 
 def sweep(config: ConfigDict, folder: Path | str) -> list[dict]:
     """Make the runs that are not finished, one at a time. Returns the rows of results.jsonl.
