@@ -214,6 +214,12 @@ def test_given_weights_are_used_and_nothing_is_fitted(write, tmp_path):
     assert {len(request.questions) for request in judge.asked} == {4}
 
 
+def test_questions_about_one_dialogue_hang_together(write, tmp_path):
+    path = write([dialogue(f"Ann: It is {i // 3}!", n=i) for i in range(30)])
+    rows = felt(PlantedJudge(knows_intensities(path)), path, tmp_path)
+    assert (values(rows, "questions")[None], values(rows, "dialogues")[None]) == (30, 10)
+
+
 def test_what_cannot_be_read_is_left_out_and_counted(write, tmp_path):
     path = write([dialogue(f"Ann: It is {i}! {TOO_LONG * (i == 3)}", n=i) for i in range(9)])
     belief, record = knows_intensities(path), Record()
