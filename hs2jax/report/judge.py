@@ -128,7 +128,12 @@ def _held(rows: Sequence[Mapping], metric: str, shown: str) -> list[Verdict]:
     """Hold the method that is shown against chance, and whatever else there is."""
     said = []
     for part in _main_parts(rows):
-        held = {"chance": find(rows, part=part, metric=metric, method=shown, against=None)}
+        own = find(rows, part=part, metric=metric, method=shown, against=None)
+        if own is None or own["value"] is None:
+            sentence = "All ratings or all scores are equal: nothing follows from them."
+            said.append(Verdict("unsure", "Scored, not judged", sentence))
+            continue
+        held = {"chance": own}
         for than, where in HELD.items():
             if row := find(rows, **{"part": part, "method": shown, **where}):
                 held[than] = row
@@ -137,9 +142,8 @@ def _held(rows: Sequence[Mapping], metric: str, shown: str) -> list[Verdict]:
             if row["reference"] or not row.get("against")
             else f"{format.value(row, format.POINTS)} over preferring the {row['against']} response"
             for row in held.values()
-            if row
         ]
-        own, way = held["chance"], f"{WAYS[part]}: " if part else ""
+        way = f"{WAYS[part]}: " if part else ""
         sentence = f"{way}{shown} has {'; '.join(numbers)}; on {own['n']:,} in all."
         said.append(verdict_of(held, sentence))
     return said

@@ -84,7 +84,7 @@ def _case(distance: float, unit: str, item: Mapping, only: int | None = None) ->
     for r, text in enumerate(item["responses"]):
         facts = [format.count(item["tokens"][r], "token")]
         if "target" in item:
-            facts.append(f"w′ {item['target'][r]:.3f}, b′ {item['baseline'][r]:.3f}")
+            facts.append(f"target {item['target'][r]:.3f}, policy {item['baseline'][r]:.3f}")
         if only in (None, r):
             answers.append(Answer("Response", ", ".join(facts), text))
     return Case(f"{distance:.2f} {unit}, {_where(item)}", item["prompt"], answers)
