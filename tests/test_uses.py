@@ -190,6 +190,7 @@ def test_a_layer_that_knows_feelings_is_found_where_the_last_one_does_not(write,
     value = values(rows, "spearman")
     assert list(value) == list(lager.AGGREGATIONS)
     assert value["lager_w"] > max(0.9, value["e_score"] + 0.1)
+    assert [row["method"] for row in select(rows, headline=True)] == list(value)
     assert np.argmax(weights(rows)) == 2
     test = find(rows, metric="spearman", method="lager_w", against="e_score")
     assert test["value"] == pytest.approx(value["lager_w"] - value["e_score"])
@@ -266,6 +267,7 @@ def test_a_judge_with_one_layer_that_knows_what_can_be_answered(write, tmp_path)
     rows = known(judge, write(questions(300)), tmp_path)
     auc = values(rows, "auc")
     assert list(auc) == list(lager.AGGREGATIONS)
+    assert [row["method"] for row in select(rows, headline=True)] == list(auc)
     assert auc["lager_w"] > 0.99
     assert 0.5 < auc["e_score"] < 0.95
     assert np.argmax(weights(rows)) == 2

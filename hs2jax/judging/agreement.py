@@ -72,6 +72,16 @@ def measure_row(
     return row(name, part, metric, found.value, found.interval, len(clusters), **more)
 
 
+def with_headlines(rows: Iterable[dict]) -> list[dict]:
+    """Mark the terminal's lines: each method's chief measure of all of a set."""
+    return [
+        {**each, "headline": True}
+        if each["part"] == "" and each["metric"] in ("spearman", "auc") and "against" not in each
+        else each
+        for each in rows
+    ]
+
+
 def compared(methods: Iterable[str]) -> list[tuple[str, str]]:
     """List what is compared: the cross-layer scores with the last layer's and every baseline."""
     methods = list(methods)

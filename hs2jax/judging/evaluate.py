@@ -315,7 +315,8 @@ def set_rows(
     scores = by_preset.pop(config.preset)
     scores = {each: scores[each] for each in lager.AGGREGATIONS if each in scores} | dict(beside)
     rows = agreement.weight_rows(name, weights, folds)
-    rows.append(row(name, "", "responses", len(one.human) // len(chosen)))
+    unrated = not np.isfinite(one.human).any()  # There is nothing else to say then.
+    rows.append(row(name, "", "responses", len(one.human) // len(chosen), headline=unrated))
     parts = {"": np.arange(len(one.human))}
     for k, each in enumerate(chosen):
         parts[f"criterion/{each.name}"] = np.flatnonzero(one.criterion == k)
@@ -328,10 +329,7 @@ def set_rows(
         about = (name, part, some.human)
         options = {"criterion": some.criterion, "compared": agreement.compared(here)}
         found = agreement.correlation_rows(*about, here, some.clusters, **options)
-        for each in found:  # The terminal's lines.
-            if part == "" and each["metric"] == "spearman" and "against" not in each:
-                each["headline"] = True
-        rows += found
+        rows += agreement.with_headlines(found)
         rows += agreement.layer_rows(*about, some.logits, scale)
         for preset, each in by_preset.items():
             found = {m: each[m][places] for m in lager.CROSS_LAYER if m in each}

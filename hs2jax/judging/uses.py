@@ -97,8 +97,9 @@ def emotions(
     fit = {"preset": preset, "weights": weights, "recipe": recipe, "seed": seed}
     scores, used = _all_scores(logits, targets, clusters, INTENSITIES, **fit)
     counts = {"questions": len(items), "dialogues": len({item.text for item in items})}
+    found = agreement.correlation_rows("emotions", "", human, scores, clusters, compared=COMPARED)
     return [
-        *agreement.correlation_rows("emotions", "", human, scores, clusters, compared=COMPARED),
+        *agreement.with_headlines(found),
         *agreement.spread_rows("emotions", "", scores, human),
         *agreement.weight_rows("emotions", used),
         *(row("emotions", "", metric, value) for metric, value in counts.items()),
@@ -262,7 +263,7 @@ def knowledge(
             scale = statistics.LOGIT
             found.append(agreement.measure_row(*about, reference=least, scale=scale))
     return [
-        *found,
+        *agreement.with_headlines(found),
         *agreement.spread_rows("knowledge", "", scores),
         *agreement.weight_rows("knowledge", used),
     ]
