@@ -62,6 +62,7 @@ def main(argv=None) -> None:
     try:
         options = parse(verb, rest)
         if options.help:
+            print(*(line for line in __doc__.splitlines() if f" hs2jax {verb} " in line), sep="\n")
             print(options)
             return
         prepare_logging()

@@ -168,7 +168,10 @@ def test_without_a_known_verb_the_verbs_are_listed(arguments):
 
 
 def test_help_is_no_failure():
-    assert "--workdir" in succeed("train", "--help")
+    said = succeed("train", "--help")
+    assert "--workdir" in said
+    assert "hs2jax train    --config" in said
+    assert "hs2jax judge" not in said
     assert "hs2jax convert" in succeed("help")
 
 
