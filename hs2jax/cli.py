@@ -47,7 +47,7 @@ KINDS = {
 CONFIGURED = tuple(dict.fromkeys(verb for verb, _, _ in KINDS.values()))
 VERBS = (*CONFIGURED, "score", "convert", "report")
 NEEDED = ("config", "workdir", "model", "data", "output")
-MADE = ("samples.jsonl", "annotated.jsonl", "groups.jsonl", "sweep.md", "model")
+MADE = ("samples.jsonl", "annotated.jsonl", "groups.jsonl", "selected.jsonl", "sweep.md", "model")
 
 
 def main(argv=None) -> None:

@@ -204,8 +204,12 @@ def _scores(run: Run, name: str, shown: str, rated: Sequence[Mapping]) -> list[F
 
 def _tables(run: Run, name: str, rows: Sequence[Mapping]) -> list[Table]:
     task, methods = run.result["task"], [row for row in rows if row.get("method")]
-    alone, tests = select(methods, against=None), [row for row in rows if row.get("against")]
-    tests = [row for row in tests if not row["part"].startswith("criterion")]
+    alone = select(methods, against=None)
+    tests = [
+        {**row, "of": row["part"] or None, "pair": f"{row['method']}\u00a0−\u00a0{row['against']}"}
+        for row in rows
+        if row.get("against")
+    ]
     tables = []
     for part in ["", *WAYS]:
         note = "" if part else NOTES[task]
@@ -217,11 +221,12 @@ def _tables(run: Run, name: str, rows: Sequence[Mapping]) -> list[Table]:
         found, title = select(of_each, metric=metric), f"{format.words_of(metric)} by criterion"
         across = {"across": "criterion", "folded": metric != "spearman"}
         tables.append(table_of(title.capitalize(), found, "method", **across))
-    between = [
-        {**row, "of": row["part"] or None, "pair": f"{row['method']}\u00a0−\u00a0{row['against']}"}
-        for row in tests
-    ]
+    between = [row for row in tests if not row["part"].startswith("criterion/")]
     tables.append(table_of("Paired differences", between, "pair", across="of", note=PAIRED))
+    found = select(tests, family="criterion", metric="spearman")
+    found = [{**row, "criterion": leaf(row)} for row in found]
+    title = "Paired differences of Spearman by criterion"
+    tables.append(table_of(title, found, "pair", across="criterion", folded=True))
     used = run.config["preset"]
     presets = [row for row in select(run.rows, set=name, part="") if row.get("preset")]
     if presets:
