@@ -112,18 +112,28 @@ def set_verdicts(rows: Sequence[Mapping]) -> list[Verdict]:
             )
         said.append(verdict_of({"chance": accuracy, LENGTH: lead}, sentence))
     if gains := {leaf(row): row for row in select(rows, metric="mse_below_mean")}:
-        worse = [name for name, row in gains.items() if row["value"] <= 0]
-        source = find(rows, metric="mse_of_mean")["method"]
-        sentence = (
-            f"Predicted ratings are closer to people's than always answering the {source} on "
-            f"{len(gains) - len(worse)} of {format.count(len(gains), 'attribute')}"
-            f"{f' (not on {format.listed(worse)})' if worse else ''}."
-        )
+        sentence = _closer(gains, find(rows, metric="mse_of_mean")["method"])
         said.append(verdict_over(gains, "the mean", sentence))
     if not said:
         sentence = "Without pairs or ratings nothing can be said of how good the scores are."
         said.append(Verdict("unsure", "Scored, not judged", sentence))
     return said
+
+
+def _closer(gains: Mapping[str, Mapping], source: str) -> str:
+    """Say how far predicted ratings are closer to people's than the mean is, by attribute."""
+    if len(gains) == 1:
+        ((name, gain),) = gains.items()
+        return (
+            f"The squared error of predicted {name} is below that of always answering the {source} "
+            f"by {format.value(gain, '+.3f')}, on {format.count(gain['n'], 'response')}."
+        )
+    worse = [name for name, row in gains.items() if row["value"] <= 0]
+    return (
+        f"Predicted ratings are closer to people's than always answering the {source} on "
+        f"{len(gains) - len(worse)} of {len(gains)} attributes"
+        f"{f' (not on {format.listed(worse)})' if worse else ''}."
+    )
 
 
 # Numbers and pictures ---------------------------------------------------------------------------
