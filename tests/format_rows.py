@@ -4,9 +4,8 @@ import json
 
 from test_policy_chat import talk
 
-from hs2jax.data.formats import ATTRIBUTES, FORMATS, SUMMEVAL
+from hs2jax.data.formats import ATTRIBUTES, FORMATS, LOGS, SUMMEVAL
 from hs2jax.data.groups import Group
-from hs2jax.data.whole_rows import LOGS
 
 
 def user(content):

@@ -13,7 +13,7 @@ from hs2jax.alignment import sample as sampling
 from hs2jax.alignment import sampled_rows, server
 from hs2jax.alignment.sample import sample
 from hs2jax.config_rules import parse_condition
-from hs2jax.data import chat, corpora, whole_rows
+from hs2jax.data import chat, corpora, formats
 from hs2jax.data.groups import DataError, Group
 from hs2jax.data.record import Record
 from hs2jax.language_model import LanguageModel
@@ -56,7 +56,7 @@ def test_log_proposal_is_what_the_scorer_finds(here, sampled):
     model = LanguageModel.load(here / "policy")
     groups = [
         # Texts play no part where there are tokens, and may be empty.
-        whole_rows.sampled(row | {"responses": [text or "-" for text in row["responses"]]})
+        formats.sampled(row | {"responses": [text or "-" for text in row["responses"]]})
         for row in sampled[1]
     ]
     for row, tables in zip(sampled[1], model.log_probability_groups(groups), strict=True):

@@ -12,7 +12,7 @@ from scipy.stats import beta
 from hs2jax.alignment import weigh
 from hs2jax.alignment.sample import sample
 from hs2jax.config_rules import parse_condition
-from hs2jax.data import corpora, whole_rows
+from hs2jax.data import corpora, formats
 from hs2jax.language_model import LanguageModel
 from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
@@ -41,7 +41,7 @@ def test_each_number_is_what_its_model_says(here, weighed):
     outputs = RewardModel.load(here / "ratings")
     prior = LanguageModel.load(here / "prior")
     for row in rows:
-        group = whole_rows.sampled(row)
+        group = formats.sampled(row)
         (table,) = outputs.score_groups([group])
         predicted = [dict(zip(stages.OUTPUTS, map(float, line), strict=True)) for line in table]
         for found, expected in zip(row["predicted"], predicted, strict=True):

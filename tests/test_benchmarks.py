@@ -9,7 +9,7 @@ from benchmark_items import from_groups, listwise, pair, pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hs2jax.data import corpora, whole_rows
+from hs2jax.data import corpora, formats
 from hs2jax.evaluation.benchmarks import scoring, ties
 from hs2jax.evaluation.benchmarks.catalogue import BENCHMARKS
 from hs2jax.evaluation.statistics import wilson
@@ -116,8 +116,8 @@ def test_prior_sets_have_a_mean_of_their_own_and_half_a_weight():
         *("apart/shp", "apart")
     ]
     assert find(few, metric="score_with_prior") is None
-    some, _ = scores("reward_bench", [pair(name, 1.0, 0.0) for name in whole_rows.PRIOR_SETS])
-    assert {f"apart/{name}" for name in whole_rows.PRIOR_SETS} <= set(some)
+    some, _ = scores("reward_bench", [pair(name, 1.0, 0.0) for name in formats.PRIOR_SETS])
+    assert {f"apart/{name}" for name in formats.PRIOR_SETS} <= set(some)
 
 
 @pytest.mark.parametrize(

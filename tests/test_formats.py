@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_policy_chat import talk
 
-from hs2jax.data import corpora, formats, whole_rows
-from hs2jax.data.formats import ATTRIBUTES, FORMATS
+from hs2jax.data import corpora
+from hs2jax.data.formats import ATTRIBUTES, FORMATS, LOGS, PRIOR_SETS, RM_BENCH_DOMAINS
 from hs2jax.data.groups import DataError, FieldError, Group, Pair, pairs
 from hs2jax.data.record import Record
-from hs2jax.data.whole_rows import LOGS
 from hs2jax.judging import criteria
 from hs2jax.judging.judge import requests_of
 
@@ -263,6 +262,17 @@ def test_a_row_may_bring_its_own_rubric():
 
 # What the names of files say ----------------------------------------------------------------------
 
+LLMBAR = {
+    "Dataset/LLMBar/Adversarial/GPTInst/dataset.json": "adversarial-GPTInst",
+    "LLMBar__Adversarial__GPTInst.json": "adversarial-GPTInst",
+    "folder/LLMBar__Adversarial__Neighbor.jsonl.gz": "adversarial-Neighbor",
+    "hf://datasets/o/n@main/LLMBar/Adversarial/Manual/dataset.json": "adversarial-Manual",
+    "Dataset/LLMBar/Natural/dataset.json": "natural",
+    "LLMBar__Natural.json": "natural",
+    "Dataset/Processed/MT-Bench/dataset.json": "mt-bench",
+    "mine.parquet": "mine",
+}
+
 
 def test_judge_bench_has_four_categories():
     for source, category in {
@@ -274,26 +284,23 @@ def test_judge_bench_has_four_categories():
         assert of("judge_bench", source=source).about["subset"] == category
 
 
-def test_llmbar_subsets_are_named_by_files():
-    for path, subset in {
-        "Dataset/LLMBar/Adversarial/GPTInst/dataset.json": "adversarial-GPTInst",
-        "LLMBar__Adversarial__GPTInst.json": "adversarial-GPTInst",
-        "folder/LLMBar__Adversarial__Neighbor.jsonl.gz": "adversarial-Neighbor",
-        "hf://datasets/o/n@main/LLMBar/Adversarial/Manual/dataset.json": "adversarial-Manual",
-        "Dataset/LLMBar/Natural/dataset.json": "natural",
-        "LLMBar__Natural.json": "natural",
-        "Dataset/Processed/MT-Bench/dataset.json": "mt-bench",
-        "Processed__MT-Bench.json": "mt-bench",
-        "mine.parquet": "mine",
-    }.items():
-        assert formats.llmbar_file(path) == {"subset": subset}
+@pytest.mark.parametrize(
+    ("name", "path", "expected"),
+    [
+        *(("llmbar", path, {"subset": subset}) for path, subset in LLMBAR.items()),
+        *(("rm_bench", f"data/{d}_filtered.json", {"domain": d}) for d in RM_BENCH_DOMAINS),
+        *(("rm_bench", f"{path}.json", {}) for path in ("total_dataset", "x/subchat_filtered")),
+        *(("reward_bench", f"data/{s}-00000-of-00001.parquet", {"subset": s}) for s in PRIOR_SETS),
+        *(("reward_bench", f"{s}.jsonl.gz", {"subset": s}) for s in PRIOR_SETS),
+        *(("reward_bench", p, {}) for p in ("data/filtered-0-of-1.parquet", "my_shp.jsonl")),
+        ("reward_bench", "shp/rows.jsonl", {}),
+    ],
+)
+def test_names_of_files_say_what_their_rows_lack(name, path, expected):
+    assert FORMATS[name].of_path(path) == expected
 
 
-def test_rm_bench_domains_are_named_by_files_or_rows(tmp_path):
-    for domain in whole_rows.RM_BENCH_DOMAINS:
-        assert whole_rows.rm_bench_file(f"data/{domain}_filtered.json") == {"domain": domain}
-    for path in ("total_dataset.json", "data/subchat_filtered.json", "chat_filtered/all.json"):
-        assert whole_rows.rm_bench_file(path) == {}
+def test_rows_name_what_their_file_does_not(tmp_path):
     row = ROWS["rm_bench"]
     named = FORMATS["rm_bench"].group({**row, "domain": "safety-response"})
     assert named.about["domain"] == "safety-response"
@@ -302,18 +309,13 @@ def test_rm_bench_domains_are_named_by_files_or_rows(tmp_path):
         list(corpora.read(f"rm_bench:{path}"))
 
 
-def test_prior_sets_are_named_by_files_and_may_be_messages(tmp_path):
+def test_prior_sets_may_be_messages(tmp_path):
     prompt = talk("Hi", "Yes?", "Name a gas.")
     row = {"prompt": prompt, "chosen": "Neon.", "rejected": "Tin.", "subset": "hh", "id": 4}
     path = write(tmp_path, [row], "data/anthropic_helpful-00000-of-00001.jsonl")
     (group,) = corpora.read(f"reward_bench:{path}")
     assert group.prompt == tuple(prompt)
     assert (group.strength, group.about) == (-1, {"subset": "anthropic_helpful", "id": 4})
-    for name in whole_rows.PRIOR_SETS:
-        for path in (f"data/{name}-00000-of-00001.parquet", f"{name}.jsonl.gz"):
-            assert whole_rows.reward_bench_file(path) == {"subset": name}
-    for path in ("data/filtered-00000-of-00001.parquet", "my_shp.jsonl", "shp/rows.jsonl"):
-        assert whole_rows.reward_bench_file(path) == {}
 
 
 # Real files ---------------------------------------------------------------------------------------

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from test_formats import JSON
 
 from hs2jax.data import corpora
-from hs2jax.data.formats import ATTRIBUTES
+from hs2jax.data.formats import ATTRIBUTES, LOGS
 from hs2jax.data.groups import MAX_CHARACTERS, DataError
 from hs2jax.data.record import Record
-from hs2jax.data.whole_rows import LOGS
 
 ROWS = 2000
 MISSING = object()

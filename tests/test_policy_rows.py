@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_policy_chat import TEXTS, talk
 
-from hs2jax.data import corpora, loader, whole_rows
+from hs2jax.data import corpora, formats, loader
+from hs2jax.data.formats import LOGS
 from hs2jax.data.groups import DataError, FieldError, Group
 from hs2jax.data.record import Record
-from hs2jax.data.whole_rows import LOGS
 
 
 @st.composite
@@ -34,7 +34,7 @@ def sampled_rows(draw):
 
 @given(row=sampled_rows())
 def test_a_sampled_row_comes_back_from_its_group(row):
-    group = whole_rows.sampled(json.loads(json.dumps(row)))
+    group = formats.sampled(json.loads(json.dumps(row)))
     found = {
         "prompt": list(group.prompt),
         "condition": group.condition,
@@ -74,7 +74,7 @@ TALKS = {
     ),
 }
 EVERY_FORM = pytest.mark.parametrize("form", TALKS.values(), ids=TALKS)
-conversations = whole_rows.conversations
+conversations = formats.conversations
 
 
 @EVERY_FORM

@@ -20,7 +20,7 @@ from hs2jax.data.tfds import __main__ as command
 from hs2jax.data.tfds import building, catalogue, reading
 
 FOLDER = Path(hs2jax.data.tfds.__file__).parent
-NAMES = [catalogue.full_name(d, c) for d, of in catalogue.DATASETS.items() for c in of.configs]
+NAMES = list(catalogue.SOURCES)
 SPLIT_FIELD = {"train": "train", "validation": "val"}
 
 
@@ -148,8 +148,7 @@ def test_selectors():
     ("spec", "expected"),
     [
         ("tfds:helpsteer9", "reward_bench"),
-        ("tfds:helpsteer2/rating", "preference, disagreements"),
-        ("tfds:helpsteer/ratings", "it has: none"),
+        ("tfds:helpsteer2/rating", "helpsteer2/preference, helpsteer2/disagreements"),
         ("tfds:helpsteer2[test]", r"\[train\] or \[validation\]"),
         ("tfds:reward_bench[val]", r"\[filtered\]"),
         ("tfds:helpsteer2[:1][train]", "selector"),
@@ -297,9 +296,9 @@ def test_the_hub_gives_what_is_not_at_hand(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     builder = build("helpsteer", tmp_path, tmp_path / "data")
     assert builder.info.splits["train"].num_examples == len(rows_of("helpsteer", "train"))
-    revision = catalogue.DATASETS["helpsteer"].revision
+    repository, revision, _ = catalogue.REPOSITORIES["helpsteer"]
     assert asked == [
-        ("nvidia/HelpSteer", file, "dataset", revision)
+        (repository, file, "dataset", revision)
         for file in ("train.jsonl.gz", "validation.jsonl.gz")
     ]
 

@@ -119,7 +119,7 @@ def changed(**answers):
     ("bad", "field", "what"),
     [
         ({}, "prompt", "is missing"),
-        (7, "row", "expected an object"),
+        (7, "row", "expected one JSON object"),
         (dialogue() | {"prompt": 3}, "prompt", "expected a text"),
         (dialogue() | {"prompt": "Predict.\n\nAnn: I won!"}, "prompt", "dialogue"),
         (dialogue(" "), "prompt", "dialogue"),

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hs2jax.data import corpora, jsonl, whole_rows
+from hs2jax.data import corpora, files, formats
 from hs2jax.data.groups import DataError, FieldError, Group
 from hs2jax.data.record import Record
 
-OF_EACH = ("responses", "tokens", "finished", *whole_rows.LOGS)  # A list with one for each.
+OF_EACH = ("responses", "tokens", "finished", *formats.LOGS)  # A list with one for each.
 # How a record calls responses that are left out.
 CUT, EMPTY = "unfinished responses", "empty responses"
 
@@ -38,11 +38,11 @@ def read(spec: str, *, unfinished: str, on_error: str, record: Record) -> list[S
         file, _, number = source.rpartition(":")
         record.rows += 1
         try:
-            row = jsonl.decode(line)
+            row = files.decode(line)
             left = _left(row, unfinished, record)
             if left is None:
                 continue
-            group = whole_rows.sampled(left)
+            group = formats.sampled(left)
         except FieldError as error:
             malformed = DataError(file, int(number), error.field, error.what, error.reason)
             if on_error == "raise":

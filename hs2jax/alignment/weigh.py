@@ -14,7 +14,7 @@ import numpy as np
 
 from hs2jax.alignment import sampled_rows, stage
 from hs2jax.alignment.sampled_rows import Sampled
-from hs2jax.data import whole_rows
+from hs2jax.data import formats
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items
@@ -49,7 +49,7 @@ def weigh(config, run: stage.Run) -> list[dict]:
     for each, nats in zip(rows, _log_attribute(rows), strict=True):
         each.row["log_attribute"] = nats
     run.write("groups.jsonl", [each.row for each in rows])
-    columns = [np.array([each.row[name] for name in whole_rows.LOGS], "f4").T for each in rows]
+    columns = [np.array([each.row[name] for name in formats.LOGS], "f4").T for each in rows]
     run.result["warnings"] = [*_unrated(config, rows), *steerlm.collapse(columns)]
     for warning in run.result["warnings"]:
         log.warning("%s", warning)

@@ -5,21 +5,19 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from hs2jax.data import files, jsonl, rows
+from hs2jax.data import files, rows
 from hs2jax.data.formats import FORMATS
 from hs2jax.data.groups import DataError, FieldError, Group, row_unit
-from hs2jax.data.jsonl import Line
 from hs2jax.data.record import Record
 from hs2jax.data.tfds import catalogue, reading
 
 SLICE = re.compile(r"(-?\d+%?)?:(-?\d+%?)?")
 
-T = TypeVar("T")
-Unit = list[Line]  # The lines that should become one group.
+Row = tuple[int, Group | DataError]  # The number of a row, and what it is.
 
 
 class Spec(NamedTuple):
@@ -28,10 +26,6 @@ class Spec(NamedTuple):
     format: str
     path: str  # Of a data set: "tfds:NAME/CONFIG[SPLIT]".
     selector: str  # "train" or "val", "a:b" with integers or percents, or "" for all.
-
-    @property
-    def is_dataset(self) -> bool:
-        return self.path.startswith(catalogue.PREFIX)
 
 
 def read(spec: str, *, on_error: str = "raise", record: Record | None = None) -> Iterator[Group]:
@@ -53,23 +47,22 @@ def read(spec: str, *, on_error: str = "raise", record: Record | None = None) ->
         record: counts rows, groups and skipped rows. Needed to skip.
 
     Raises ValueError or FileNotFoundError at once for a wrong spec, and DataError for a malformed
-    row, when it comes to it. A damaged .gz file is an error in any case.
+    row, when it comes to it. A damaged file is an error in any case.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}, expected 'raise' or 'skip'")
     if on_error == "skip" and record is None:
         raise ValueError("on_error='skip' needs a record, where what is skipped is counted")
-    specs = [one for each in parse(spec) for one in _expand(each, spec)]
     record = Record() if record is None else record
-    return itertools.chain.from_iterable(_groups(each, on_error, record) for each in specs)
+    return itertools.chain.from_iterable(_groups(each, on_error, record) for each in _files(spec))
 
 
 def raw(spec: str) -> Iterator[tuple[str, bytes]]:
     """Give the rows of the files as they are, JSON, each with its source "path:line"; all of them,
     whatever is selected. Raises what `read` raises for a wrong spec."""
-    for each in (one for part in parse(spec) for one in _expand(part, spec)):
+    for each in _files(spec):
         for number, line in _lines(each):
-            row = json.dumps(line, default=str).encode() if isinstance(line, dict) else line
+            row = line if isinstance(line, bytes) else json.dumps(line, default=str).encode()
             yield f"{each.path}:{number}", row.strip()
 
 
@@ -129,25 +122,33 @@ def sets_of(data: str) -> list[tuple[str, str]]:
     return [(name, "+".join(parts)) for name, parts in found.items()]
 
 
-def _expand(each: Spec, spec: str) -> list[Spec]:
+def _files(spec: str) -> list[Spec]:
     """A spec for each file that is meant. Raises FileNotFoundError where one is absent."""
-    if each.is_dataset:
-        reading.open_built(each.path)
-        return [each]
-    try:
-        return [each._replace(path=path) for path in files.expand(each.path)]
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error} (data spec '{spec}')") from None
+    found = []
+    for each in parse(spec):
+        if each.path.startswith(catalogue.PREFIX):
+            reading.open_built(each.path)
+            found.append(each)
+            continue
+        try:
+            found += [each._replace(path=path) for path in files.expand(each.path)]
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error} (data spec '{spec}')") from None
+    return found
+
+
+def _lines(spec: Spec) -> Iterator[files.Line]:
+    """The rows as JSON, with the numbers of their lines, or their indices in the data set."""
+    if spec.path.startswith(catalogue.PREFIX):
+        return reading.lines(spec.path)
+    return files.lines(files.locate(spec.path), spec.path)
 
 
 def _groups(spec: Spec, on_error: str, record: Record) -> Iterator[Group]:
     """Read the groups of one file, with everything counted."""
-    wanted = spec.selector if spec.selector in ("train", "val") else None
     for unit in _selected(spec):
         try:
-            if wanted and _read_row(unit[0], spec, rows.split) != wanted:
-                continue
-            group = _group(unit, spec)
+            group = _join(unit, spec)
         except DataError as error:
             if on_error == "raise":
                 raise
@@ -161,84 +162,75 @@ def _groups(spec: Spec, on_error: str, record: Record) -> Iterator[Group]:
         yield group
 
 
-def _selected(spec: Spec) -> Iterator[Unit]:
+def _selected(spec: Spec) -> Iterator[list[Row]]:
     """The units of the file that the spec's slice takes."""
-    match = SLICE.fullmatch(spec.selector)
+    match, units = SLICE.fullmatch(spec.selector), _units(spec)
     if not match:
-        return _units(spec)
-    bounds = match.groups()
-    # Counting is another pass over the file, done only where it is needed.
-    counts = any(bound and ("%" in bound or "-" in bound) for bound in bounds)
-    total = sum(1 for _ in _units(spec)) if counts else sys.maxsize
+        return units
+    bounds, total = match.groups(), sys.maxsize
+    if any(bound and ("%" in bound or "-" in bound) for bound in bounds):
+        units = list(units)
+        total = len(units)
     start, stop = (
         int(b[:-1]) * total // 100 if b and b.endswith("%") else int(b) if b else None
         for b in bounds
     )
     start, stop, _ = slice(start, stop).indices(total)
-    return itertools.islice(_units(spec), start, max(start, stop))
+    return itertools.islice(units, start, max(start, stop))
 
 
-def _units(spec: Spec) -> Iterator[Unit]:
-    """The lines of the file, together with those that they should be joined with."""
-    lines = _lines(spec)
-    size = FORMATS[spec.format].rows
-    if size is None:
-        yield from _by_prompt(lines, spec)
+def _units(spec: Spec) -> Iterator[list[Row]]:
+    """The rows of the file, each with those that should be one group with it; of one prompt in the
+    order of first rows, where a malformed row stays alone."""
+    size, read_rows = FORMATS[spec.format].rows, _rows(spec)
+    if size is not None:
+        while unit := list(itertools.islice(read_rows, size)):
+            yield unit
         return
-    while unit := list(itertools.islice(lines, size)):
-        yield unit
+    units: dict[object, list[Row]] = {}
+    for number, row in read_rows:
+        malformed = isinstance(row, DataError)
+        key = number if malformed else tuple(turn["content"] for turn in row.prompt)
+        units.setdefault(key, []).append((number, row))
+    yield from units.values()
 
 
-def _by_prompt(lines: Iterator[Line], spec: Spec) -> list[Unit]:
-    """Lines of one prompt together, in the order of first lines; a malformed line stays alone."""
-    units: dict[object, Unit] = {}
-    for line in lines:
+def _rows(spec: Spec) -> Iterator[Row]:
+    """The rows of the file, of those the ones in the spec's split."""
+    form = FORMATS[spec.format]
+    named, split = form.of_path(spec.path), spec.selector
+    for number, line in _lines(spec):
         try:
-            prompt = _read_row(line, spec, FORMATS[spec.format].group).prompt
-            key = tuple(turn["content"] for turn in prompt)
-        except DataError:
-            key = line[0]
-        units.setdefault(key, []).append(line)
-    return list(units.values())
+            row = {**files.decode(line), **named}
+            if split not in ("train", "val") or rows.split(row) == split:
+                group = form.group(row)
+                if isinstance(line, bytes):
+                    line.decode()
+                yield number, group
+        except FieldError as error:
+            yield number, error.at(spec.path, number)
+        except UnicodeDecodeError as error:  # In a field that the format does not read.
+            what = f"expected UTF-8, found {line[error.start]:#04x} at byte {error.start + 1}"
+            yield number, DataError(spec.path, number, "row", what, "broken Unicode")
 
 
-def _group(unit: Unit, spec: Spec) -> Group:
-    """Make one group of its lines. Raises DataError."""
+def _join(unit: list[Row], spec: Spec) -> Group:
+    """Make one group of its rows. Raises DataError."""
+    for _, row in unit:
+        if isinstance(row, DataError):
+            raise row
     size = FORMATS[spec.format].rows
-    first, *others = (_read_row(line, spec, FORMATS[spec.format].group) for line in unit)
     if size is not None and len(unit) < size:
         what = f"expected {size} rows for each prompt, but the file ends after this one"
         raise DataError(spec.path, unit[-1][0], "prompt", what, "no partner")
-    for (number, _), other in zip(unit[1:], others, strict=True):
+    start, first = unit[0]
+    for number, other in unit:
         if other.prompt != first.prompt:
-            what = f"expected the prompt of {row_unit(spec.path)} {unit[0][0]}, found another one"
+            what = f"expected the prompt of {row_unit(spec.path)} {start}, found another one"
             raise DataError(spec.path, number, "prompt", what, "no partner")
-    joined = (first, *others)
     return dataclasses.replace(
         first,
-        responses=tuple(r for group in joined for r in group.responses),
-        ratings=tuple(r for group in joined for r in group.ratings),
-        source=f"{spec.path}:{unit[0][0]}",
+        responses=tuple(r for _, group in unit for r in group.responses),
+        ratings=tuple(r for _, group in unit for r in group.ratings),
+        source=f"{spec.path}:{start}",
     )
-
-
-def _read_row(line: Line, spec: Spec, reader: Callable[[dict], T]) -> T:
-    """Apply a reader of rows to a line. Raises DataError."""
-    number, content = line
-    try:
-        found = reader({**jsonl.decode(content), **FORMATS[spec.format].of_path(spec.path)})
-        if isinstance(content, bytes):
-            content.decode()
-    except FieldError as error:
-        raise error.at(spec.path, number) from None
-    except UnicodeDecodeError as error:  # In a field that the format does not read.
-        what = f"expected UTF-8, found {content[error.start]:#04x} at byte {error.start + 1}"
-        raise DataError(spec.path, number, "row", what, "broken Unicode") from None
-    return found
-
-
-def _lines(spec: Spec) -> Iterator[Line]:
-    """The rows as JSON, with the numbers of their lines, or their indices in the data set."""
-    if spec.is_dataset:
-        return reading.lines(spec.path)
-    return files.lines(files.locate(spec.path), spec.path)

@@ -1,7 +1,10 @@
 """Find the files of a data spec, and read the rows in them, whatever their form is."""
 
+import contextlib
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -10,10 +13,11 @@ from urllib.parse import unquote
 import huggingface_hub
 from etils import epath
 
-from hs2jax.data import jsonl
 from hs2jax.data.groups import DataError, FieldError, show
-from hs2jax.data.jsonl import Line
 
+# The number of a row, from 1 (of a data set: its index, from 0), and the row: its bytes, JSON, or
+# what these say already, where it is an item of a list or comes from a table.
+Line = tuple[int, object]
 T = TypeVar("T")
 
 MINI = Path(__file__).parent / "mini"
@@ -21,7 +25,6 @@ HUB = "hf://"
 HUB_FILE = re.compile(
     r"hf://datasets/([^/@]+/[^/@]+)(?:@(refs/(?:convert/\w+|pr/\d+)|[^/]+))?/(.+)"
 )
-BLANK = re.compile(r"[ \t\n\r]*")  # What JSON takes for it.
 BATCH = 256  # Rows of a Parquet file that are in memory at once, besides its compressed pages.
 
 
@@ -55,11 +58,10 @@ def expand(path: str) -> list[str]:
         raise ValueError(f"'{path}' has a '*': of files on the hub each must be named, joined by +")
     if "**" in path:
         raise ValueError(f"'{path}' has a '**': write a '*' for each folder, as in FOLDER/*/*.json")
-    parts = path.split("/")
-    at = next(i for i, part in enumerate(parts) if "*" in part)
-    start = "/".join(parts[:at]) + "/" if at else ""
+    start, slash, _ = path[: path.index("*")].rpartition("/")
+    start += slash
     folder = locate(start or ".")
-    matches = (each for each in folder.glob("/".join(parts[at:])) if not each.is_dir())
+    matches = (each for each in folder.glob(path[len(start) :]) if not each.is_dir())
     found = sorted(f"{start}{each.relative_to(folder)}" for each in matches)
     if not found:
         raise FileNotFoundError(f"no file matches {path} (in {folder})")
@@ -67,8 +69,8 @@ def expand(path: str) -> list[str]:
 
 
 def lines(file: epath.Path, name: str) -> Iterator[Line]:
-    """Read the rows of a file, with their numbers from 1: lines of a .jsonl or .jsonl.gz file,
-    items of a .json file that holds one list, rows of a .parquet file.
+    """Read the rows of a file, with their numbers from 1: lines of a .jsonl or .jsonl.gz file that
+    are not blank, items of a .json file that holds one list, rows of a .parquet file.
 
     Raises DataError, with `name` as the file's name, where the file is damaged.
     """
@@ -76,7 +78,24 @@ def lines(file: epath.Path, name: str) -> Iterator[Line]:
         return _parquet(file, name)
     if file.name.removesuffix(".gz").endswith(".json"):
         return _json(file, name)
-    return jsonl.lines(file, name)
+    return ((number, line) for number, line in _text(file, name) if line.strip())
+
+
+def decode(line: object) -> dict:
+    """Decode a line to a JSON object. Raises FieldError, for the field "row", where it is none."""
+    row = line
+    try:
+        if isinstance(line, bytes):
+            # Broken bytes become lone surrogates, so that the check of each text names its field.
+            row = json.loads(line.decode(errors="surrogateescape"))
+    except json.JSONDecodeError as error:
+        what = f"expected one JSON object, found: {error.msg} at character {error.pos + 1}"
+        raise FieldError("row", what, "not JSON") from None
+    except (ValueError, RecursionError) as error:  # Endless digits, endless nesting.
+        raise FieldError("row", f"expected one JSON object, but {error}", "not JSON") from None
+    if not isinstance(row, dict):
+        raise FieldError("row", f"expected one JSON object, found {show(row)}", "not JSON")
+    return row
 
 
 def read_object(path: str) -> dict:
@@ -86,7 +105,7 @@ def read_object(path: str) -> dict:
     """
     expand(path)
     try:
-        return jsonl.decode(locate(path).read_bytes())
+        return decode(locate(path).read_bytes())
     except FieldError as error:
         raise DataError(path, 1, "file", error.what, error.reason) from None
 
@@ -99,9 +118,7 @@ def parse_rows(path: str, rows: Iterable[object], parse: Callable[[dict, str], T
     parsed = []
     for number, row in enumerate(rows, 1):
         try:
-            if not isinstance(row, dict):
-                raise FieldError("row", f"expected an object, found {show(row)}", "wrong type")
-            parsed.append(parse(row, f"{path}:{number}"))
+            parsed.append(parse(decode(row), f"{path}:{number}"))
         except FieldError as error:
             raise error.at(path, number) from None
     if not parsed:
@@ -130,6 +147,36 @@ def _fetch(path: str) -> epath.Path:
     return epath.Path(found)
 
 
+def _text(file: epath.Path, name: str) -> Iterator[tuple[int, bytes]]:
+    """Read the lines of a file, compressed or not, with their numbers from 1."""
+    number = 0
+    try:
+        with contextlib.ExitStack() as stack:
+            stream = stack.enter_context(file.open("rb"))
+            if file.name.endswith(".gz"):
+                stream = stack.enter_context(gzip.open(stream))
+            for number, line in enumerate(stream, 1):
+                yield number, line
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        what = f"the compressed file is damaged after this line ({error}): fetch it again"
+        raise DataError(name, number, "file", what, "damaged file") from None
+
+
+def _json(file: epath.Path, name: str) -> Iterator[Line]:
+    """Read the items of a list of rows; a .json file that holds no list has a row in each line."""
+    found = list(_text(file, name))
+    content = b"".join(line for _, line in found)
+    if not content.lstrip().startswith(b"["):
+        yield from ((number, line) for number, line in found if line.strip())
+        return
+    try:
+        items = json.loads(content.decode(errors="surrogateescape"))
+    except (ValueError, RecursionError) as error:
+        what = f"expected a list of JSON objects, found: {error}"
+        raise DataError(name, 1, "file", what, "damaged file") from None
+    yield from enumerate(items, 1)
+
+
 def _parquet(file: epath.Path, name: str) -> Iterator[Line]:
     """Read the rows of a Parquet file, in batches."""
     import pyarrow.parquet  # Slow to import, and only few data sets need it.
@@ -144,32 +191,4 @@ def _parquet(file: epath.Path, name: str) -> Iterator[Line]:
                     yield number, row
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         what = f"the Parquet file is damaged after this row ({error}): fetch it again"
-        raise DataError(name, number, "file", what, "damaged file") from None
-
-
-def _json(file: epath.Path, name: str) -> Iterator[Line]:
-    """Read the items of a list of rows; a .json file that holds no list has a row in each line."""
-    found = list(jsonl.lines(file, name))
-    content = b"".join(line for _, line in found)
-    if not content.lstrip(b" \t\n\r").startswith(b"["):
-        yield from found
-        return
-    # Broken bytes become lone surrogates, and turn back into what they were in each row.
-    text = content.decode(errors="surrogateescape")
-    decoder, number = json.JSONDecoder(), 1
-    skip = lambda at: BLANK.match(text, at).end()  # noqa: E731
-    at = skip(text.index("[") + 1)
-    try:
-        while text[at : at + 1] != "]":
-            if number > 1:
-                if text[at : at + 1] != ",":
-                    raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
-                at = skip(at + 1)
-            _, end = decoder.raw_decode(text, at)
-            yield number, text[at:end].encode(errors="surrogateescape")
-            at, number = skip(end), number + 1
-        if (rest := skip(at + 1)) < len(text):
-            raise json.JSONDecodeError("Extra data after the list", text, rest)
-    except (ValueError, RecursionError) as error:
-        what = f"expected a list of JSON objects, but at this row: {error}"
         raise DataError(name, number, "file", what, "damaged file") from None

@@ -1,11 +1,11 @@
-"""Fields of a row, checked.
+"""Fields of a row, checked, and the parts of a Group that stand in them.
 
-Each function takes a decoded JSON object and the name of a field, and raises FieldError, with that
-name, where the field is absent or is not what it should be.
+Each function takes a decoded JSON object and names of its fields, and raises FieldError, with the
+name, where a field is absent or is not what it should be.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from hs2jax.data.groups import (
     FieldError,
@@ -38,9 +38,7 @@ def text(row: dict, field: str) -> str:
     return check_text(present(row, field), field)
 
 
-def number(
-    row: dict, field: str, low: float, high: float, default: float | None = None
-) -> float | None:
+def number(row: dict, field: str, low: float, high: float, default=None) -> float | None:
     """Read a finite number from low to high, or the default where the row has none."""
     return check_number(row[field], field, low, high) if field in row else default
 
@@ -76,8 +74,9 @@ def list_of(row: dict, field: str) -> list:
 
 def of_each(row: dict, field: str, responses: int) -> list:
     """Read a list with an entry for each response, or [] where the row has none."""
-    values = list_of(row, field) if field in row else []
-    if field in row and len(values) != responses:
+    if field not in row:
+        return []
+    if len(values := list_of(row, field)) != responses:
         what = f"expected one for each of the {responses} responses, found {len(values)}"
         raise FieldError(field, what, "wrong number of entries")
     return values
@@ -105,13 +104,7 @@ def is_blank(value: object) -> bool:
     return isinstance(value, str) and not value.strip()
 
 
-def messages(
-    row: dict,
-    field: str,
-    who: str = "role",
-    what: str = "content",
-    roles: Mapping[str, str] = ROLES,
-) -> Turns:
+def messages(row: dict, field: str, who="role", what="content", roles=ROLES) -> Turns:
     """Read a list of messages, in any order of roles; a blank system message at the start is none.
 
     who, what: the messages' fields that name the speaker and hold the text. roles: by the names
@@ -125,10 +118,10 @@ def messages(
         if not isinstance(message, dict) or not {who, what} <= message.keys():
             raise mistyped(place, f"an object with '{who}' and '{what}'", message)
         speaker, content = message[who], message[what]
-        role = roles.get(speaker.lower()) if isinstance(speaker, str) else None
-        if role is None:
+        if not isinstance(speaker, str) or speaker.lower() not in roles:
             found = f"expected one of {', '.join(roles)}, found {show(speaker)}"
             raise FieldError(f"{place}.{who}", found, "unknown role")
+        role = roles[speaker.lower()]
         if not (i == 0 and role == "system" and is_blank(content)):
             turns.append({"role": role, "content": check_text(content, f"{place}.{what}")})
     return tuple(turns)
@@ -152,15 +145,15 @@ def split_last(turns: Sequence[dict], field: str) -> tuple[Turns, str]:
     return tuple(turns[:-1]), turns[-1]["content"]
 
 
-def prompt_and_response(row: dict, field: str, prompt: Turns | None = None) -> tuple[Turns, str]:
+def prompt_and_response(row: dict, field: str, prompt: Turns = ()) -> tuple[Turns, str]:
     """Read the prompt (the given one, else that of the conversation) and the assistant's answer."""
     if isinstance(present(row, field), str):
-        if prompt is None:
+        if not prompt:
             what = f"is missing, needed where '{field}' is a text and not a conversation"
             raise FieldError("prompt", what, "missing field")
         return prompt, text(row, field)
     before, last = split_last(messages(row, field), field)
-    if prompt is None:
+    if not prompt:
         check_turns(before, field)
     elif before and before != prompt:
         what = "expected the messages before the last to be the prompt's, found others"
@@ -170,15 +163,14 @@ def prompt_and_response(row: dict, field: str, prompt: Turns | None = None) -> t
 
 def marked_turns(row: dict, field: str) -> Turns:
     """Read the turns of a HelpSteer prompt, whose later turns follow marker lines."""
-    first, *rest = MARKER.split(text(row, field))
-    turns = [{"role": "user", "content": first}]
-    for speaker, content in zip(rest[::2], rest[1::2], strict=True):
-        turns.append({"role": speaker.lower(), "content": content})
+    parts = ["User", *MARKER.split(text(row, field))]
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    turns = tuple({"role": speaker.lower(), "content": content} for speaker, content in pairs)
     if any("<extra_id_1>" in turn["content"] for turn in turns):
         what = "holds a marker that is not a line '<extra_id_1>User' or '<extra_id_1>Assistant'"
         raise FieldError(field, what, "turn order")
-    check_turns(tuple(turns), field)
-    return tuple(turns)
+    check_turns(turns, field)
+    return turns
 
 
 def transcript(row: dict, field: str) -> tuple[Turns, str]:
@@ -204,9 +196,6 @@ def transcript(row: dict, field: str) -> tuple[Turns, str]:
     return prompt, last
 
 
-# Parts of a group, by the columns that they stand in ---------------------------------------------
-
-
 def instruction(row: dict, field: str, more: str = "", before: str = "") -> Turns:
     """Read a prompt of one user turn, with the text of another field behind it if there is any."""
     content, extra = before + text(row, field), row.get(more)
@@ -226,18 +215,15 @@ def response_or_list(row: dict, usual: str, other: str) -> tuple[str, ...]:
     return texts(row, field) if field == "responses" else (text(row, field),)
 
 
-def rating_columns(
-    row: dict, fields: Sequence[str], low: int, high: int, check=check_number
-) -> tuple:
+def rating_columns(row: dict, fields: Sequence[str], low: int, high: int, check=check_number):
     """Read ratings of the one response, each in the column of its name."""
     return ({f: float(check(present(row, f), f, low, high)) for f in fields},)
 
 
-def check_mean(values: object, field: str, low: int, high: int) -> float:
-    """Return the mean of a list of integers, one by each annotator."""
-    values = list_of({field: values}, field)
-    each = [check_integer(v, f"{field}[{i}]", low, high) for i, v in enumerate(values)]
-    return sum(each) / len(each)
+def check_mean(values: object, field: str, low: float, high: float, check=check_integer) -> float:
+    """Return the mean of a list of numbers, one by each annotator."""
+    each = list_of({field: values}, field)
+    return sum(check(v, f"{field}[{i}]", low, high) for i, v in enumerate(each)) / len(each)
 
 
 def rating_objects(row: dict, field: str) -> tuple[dict[str, float], ...]:
@@ -255,8 +241,7 @@ def rating_objects(row: dict, field: str) -> tuple[dict[str, float], ...]:
 def right_then_wrong(row: dict, right: str, wrong: str, of_each: int = 0) -> tuple[str, ...]:
     """Read responses in two lists, the right ones first. of_each: the number in each, if not 0."""
     for field in (right, wrong):
-        found = len(list_of(row, field))
-        if of_each and found != of_each:
+        if of_each and (found := len(list_of(row, field))) != of_each:
             what = f"expected {of_each} responses, found {found}"
             raise FieldError(field, what, "wrong number of responses")
     return texts(row, right) + texts(row, wrong)

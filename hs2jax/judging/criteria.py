@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from hs2jax.data import files, jsonl, rows
+from hs2jax.data import files, rows
 from hs2jax.data.groups import DataError, FieldError, Group, check_integer, check_text, show
 
 FOLDER = Path(__file__).parent / "criteria"
@@ -103,14 +103,14 @@ def of_group(group: Group) -> Criterion:
     """The criterion in the group's own rubric, which `about` has as JSON. Raises ValueError."""
     if "rubric" not in group.about:
         raise ValueError(f"{group.source}: the row has no rubric to judge by; name criteria")
-    return from_biggen(jsonl.decode(group.about["rubric"].encode()))
+    return from_biggen(files.decode(group.about["rubric"].encode()))
 
 
 def _criteria(path: str) -> Iterator[Criterion]:
     names = set()
     for number, line in files.lines(files.locate(path), path):
         try:
-            criterion = _criterion(jsonl.decode(line))
+            criterion = _criterion(files.decode(line))
             if criterion.name in names:
                 what = f"another criterion is named {show(criterion.name)}, too"
                 raise FieldError("name", what, "two of one name")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hs2jax import workdir
-from hs2jax.data import jsonl
+from hs2jax.data import files
 from hs2jax.data.groups import FieldError, check_number, check_text, mistyped, show
 from hs2jax.judging import lager, weight_recipes
 from hs2jax.judging.lager import Preset
@@ -211,7 +211,7 @@ def load(
     """
     path = Path(path)
     try:
-        saved = _parse(jsonl.decode(path.read_bytes()))
+        saved = _parse(files.decode(path.read_bytes()))
     except FieldError as error:
         raise ValueError(
             f"{path}, field '{error.field}': {error.what}. It is no file of layer weights as "

@@ -13,9 +13,8 @@ from hs2jax.data.tfds import catalogue, reading
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build what has not been built yet, and say where it is."""
-    names = [catalogue.full_name(d, c) for d, of in catalogue.DATASETS.items() for c in of.configs]
     parser = argparse.ArgumentParser(prog="python -m hs2jax.data.tfds", description=__doc__)
-    parser.add_argument("name", help=f"one of {', '.join(names)}")
+    parser.add_argument("name", help=f"one of {', '.join(catalogue.SOURCES)}")
     parser.add_argument("--manual_dir", help="folder of files that are here; else the hub's")
     parser.add_argument("--data_dir", help="where it goes; else TFDS_DATA_DIR, else TFDS's default")
     options = parser.parse_args(arguments)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from hs2jax.data import files, jsonl, rows
+from hs2jax.data import files, rows
 from hs2jax.data.groups import FieldError, check_integer, check_unicode, mistyped
 from hs2jax.data.tfds import catalogue
 
@@ -48,9 +48,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         cls.BUILDER_CONFIGS = [
-            tfds.core.BuilderConfig(name=name, description=source.about)
-            for name, source in catalogue.DATASETS[cls.name].configs.items()
-            if name
+            tfds.core.BuilderConfig(name=name.partition("/")[2], description=source.about)
+            for name, source in catalogue.SOURCES.items()
+            if name.startswith(f"{cls.name}/")
         ]
 
     def __init__(self, *, file_format: str | None = None, **options):
@@ -59,8 +59,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @property
     def _source(self) -> catalogue.Source:
-        config = getattr(self.builder_config, "name", "")
-        return catalogue.DATASETS[self.name].configs[config]
+        config = self.builder_config
+        return catalogue.SOURCES[f"{self.name}/{config.name}" if config else self.name]
 
     @property
     def _kinds(self) -> dict[str, str]:
@@ -68,11 +68,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {name: kind for kind, names in columns for name in names.split()}
 
     def _info(self) -> tfds.core.DatasetInfo:
-        repository, _, license, _ = catalogue.DATASETS[self.name]
+        repository, _, license = catalogue.REPOSITORIES[self.name]
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {name: FEATURES[kind] for name, kind in self._kinds.items()}
-            ),
+            features=tfds.features.FeaturesDict({n: FEATURES[k] for n, k in self._kinds.items()}),
             homepage=f"https://huggingface.co/datasets/{repository}",
             license=license,
             disable_shuffling=True,
@@ -91,7 +89,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         kinds, count = self._kinds, 0
         for number, line in files.lines(path, str(path)):
             try:
-                row = jsonl.decode(line)
+                row = files.decode(line)
                 if "split" in kinds and SPLIT_FIELD[rows.split(row)] != split:
                     continue
                 example = {n: value_of(rows.present(row, n), n, kind) for n, kind in kinds.items()}
@@ -99,30 +97,26 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 raise error.at(str(path), number) from None
             count += 1
             yield number, example
-        log.log(
-            logging.INFO if count == published else logging.WARNING,
-            "%s[%s]: %s rows of %s; %s are published",
-            *(self.info.full_name, split, f"{count:,}", path, f"{published:,}"),
-        )
+        level = logging.INFO if count == published else logging.WARNING
+        name = f"{self.info.full_name}[{split}]"
+        log.log(level, "%s: %d rows of %s; %d are published", name, count, path, published)
 
     def _locate(self, file: str, split: str, dl_manager) -> epath.Path:
         """The file of a split: in the manual folder, else fetched. Raises FileNotFoundError."""
-        names = [file, file.removesuffix(".gz")]
-        if file.endswith(".parquet"):
-            names = [file, f"{split}.jsonl.gz", f"{split}.jsonl"]
+        names, folders = [file, file.removesuffix(".gz"), f"{split}.jsonl"], []
         try:
             manual = epath.Path(dl_manager.manual_dir)
+            folders.append(manual / self.name)
+            # Data sets share names of files, so that those of another one may lie in a folder for
+            # all. Only who names a folder says what is in it.
+            if manual != epath.Path(dl_manager.download_dir) / "manual":
+                folders.append(manual)
         except AssertionError:  # There is none, or it is empty.
-            manual = None
-        folders = [manual / self.name] if manual else []
-        # Data sets share names of files, so that those of another one may lie in a folder for all.
-        # Only who names a folder says what is in it.
-        if manual and manual != epath.Path(dl_manager.download_dir) / "manual":
-            folders.append(manual)
+            pass
         for path in (folder / name for folder in folders for name in names):
             if path.exists():
                 return path
-        repository, revision, *_ = catalogue.DATASETS[self.name]
+        repository, revision, _ = catalogue.REPOSITORIES[self.name]
         try:
             return files.locate(f"hf://datasets/{repository}@{revision}/{file}")
         except FileNotFoundError as error:
@@ -137,22 +131,18 @@ def value_of(found: object, field: str, kind: str):
     """A field as it is stored. Raises FieldError where it is not of its kind."""
     if kind == "integer":
         return check_integer(found, field, -INTEGERS, INTEGERS)
-    if kind == "json":
-        if not isinstance(found, list | dict | None):
-            raise mistyped(field, "a list or an object", found)
+    if kind == "json" and isinstance(found, list | dict | None):
         return json.dumps(found)
-    if kind == "turn":
-        if not isinstance(found, dict) or not found.keys() >= {"role", "content"}:
-            raise mistyped(field, "an object with 'role' and 'content'", found)
-        return {
-            part: value_of(found[part], f"{field}.{part}", "text") for part in ("role", "content")
-        }
-    if kind.endswith("s"):
-        if not isinstance(found, list):
-            raise mistyped(field, "a list", found)
+    if kind == "turn" and isinstance(found, dict):
+        parts = ("role", "content")
+        return {p: value_of(found.get(p), f"{field}.{p}", "text") for p in parts}
+    if kind.endswith("s") and isinstance(found, list):
         return [value_of(item, f"{field}[{i}]", kind[:-1]) for i, item in enumerate(found)]
     if kind == "note" and found is None:
         return ""
-    if not isinstance(found, str):
-        raise mistyped(field, "a text", found)
+    if kind not in ("text", "note") or not isinstance(found, str):
+        expected = {"json": "a list or an object", "turn": "a message"}
+        raise mistyped(
+            field, expected.get(kind, "a list" if kind.endswith("s") else "a text"), found
+        )
     return check_unicode(found, field)

@@ -12,9 +12,10 @@ CHUNK = 100  # Rows read at once: array_record is slow one at a time.
 
 def make(name: str, data_dir: str | None = None):
     """Make the builder of "NAME/CONFIG" for a folder, by default TFDS_DATA_DIR or TFDS's own."""
-    dataset, _, config = catalogue.find(name)[0].partition("/")
-    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
-    return catalogue.builder_class(dataset)(config=config or None, data_dir=data_dir)
+    import tensorflow_datasets as tfds  # Slow to import.
+
+    name, _ = catalogue.find(name)
+    return tfds.builder(name, data_dir=data_dir or os.environ.get("TFDS_DATA_DIR"))
 
 
 def open_built(path: str):
@@ -54,7 +55,6 @@ def _plain(value):
         case list():
             return [_plain(item) for item in value]
         case dict():
-            columns = {name: _plain(column) for name, column in value.items()}
-            items = zip(*columns.values(), strict=True)
-            return [dict(zip(columns, item, strict=True)) for item in items]
+            items = zip(*map(_plain, value.values()), strict=True)
+            return [dict(zip(value, item, strict=True)) for item in items]
     return value

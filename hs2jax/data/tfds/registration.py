@@ -3,6 +3,7 @@
 A provider of builders is put on TFDS's list as soon as the module with that list is there.
 """
 
+import importlib
 import importlib.abc
 import importlib.util
 import sys
@@ -16,10 +17,11 @@ class Provider:
     """Provider of the catalogue's builders for TFDS, each imported when it is asked for."""
 
     def has_dataset(self, name: str) -> bool:
-        return name in catalogue.DATASETS
+        return name in catalogue.REPOSITORIES
 
     def get_builder_cls(self, name: str) -> type:
-        return catalogue.builder_class(name)
+        module = f"{__package__}.{name}.{name}_dataset_builder"
+        return importlib.import_module(module).Builder
 
 
 class Finder(importlib.abc.MetaPathFinder):
