@@ -8,7 +8,8 @@ import sys
 import numpy as np
 
 from hs2jax.evaluation import statistics
-from hs2jax.evaluation.statistics import FISHER, LOG, Estimate
+from hs2jax.evaluation.measures import rounded
+from hs2jax.evaluation.statistics import FISHER, LOG, Estimate, interval
 
 PER_CLUSTER = 4
 TRUTH = 400_000  # Rows that the true values are computed from.
@@ -31,87 +32,42 @@ def rated(rng, clusters: int, together: float) -> tuple[np.ndarray, ...]:
     return people, first, second, np.repeat(np.arange(clusters), PER_CLUSTER)
 
 
-def right(rng, clusters: int, together: float) -> tuple[np.ndarray, ...]:
-    """Two models' right pairs of one difficulty, and the cluster of each."""
-    _, first, second, cluster = rated(rng, clusters, together)
-    return (first > 1.5).astype(float), (second > 1.5).astype(float), cluster
+def _correlation(statistic):
+    return lambda people, a, _, cluster: interval(statistic, [people, a], cluster, FISHER)
 
 
-def rounded(values: np.ndarray) -> np.ndarray:
-    return np.clip(np.floor(values + 0.5), 0, 4)
-
-
-# Each: from a simulation to an estimate.
-
-
-def accuracy(*data) -> Estimate:
-    first, _, cluster = right(*data)
-    return statistics.share(first, cluster)
-
-
-def accuracy_difference(*data) -> Estimate:
-    first, second, cluster = right(*data)
-    return statistics.interval(np.mean, [first - second], cluster)
-
-
-def spearman(*data) -> Estimate:
-    people, first, _, cluster = rated(*data)
-    return statistics.interval(statistics.spearman, [people, first], cluster, FISHER)
-
-
-def pearson(*data) -> Estimate:
-    people, first, _, cluster = rated(*data)
-    return statistics.interval(statistics.pearson, [people, first], cluster, FISHER)
-
-
-def kendall(*data) -> Estimate:
-    people, first, _, cluster = rated(*data)
-    return statistics.interval(statistics.kendall, [people, first], cluster, FISHER)
-
-
-def spearman_difference(*data) -> Estimate:
-    people, first, second, cluster = rated(*data)
-    measure = statistics.difference(statistics.spearman)
-    return statistics.interval(measure, [people, first, second], cluster)
-
-
-def mse(*data) -> Estimate:
-    people, first, _, cluster = rated(*data)
-    return statistics.interval(statistics.squared_error, [people, first], cluster, LOG)
-
-
-def kappa(*data) -> Estimate:
-    people, first, _, cluster = rated(*data)
-    return statistics.interval(statistics.kappa, [people, rounded(first)], cluster, FISHER)
-
-
+SPEARMAN_DIFFERENCE = statistics.difference(statistics.spearman)
+# From people's ratings, two methods' predictions and the cluster to an estimate. A pair is right
+# where a prediction is above 1.5.
 SIMULATED = {
-    each.__name__: each
-    for each in (accuracy, accuracy_difference, spearman, spearman_difference, pearson, kendall)
-} | {"mse": mse, "kappa": kappa}
+    "accuracy": lambda _, a, __, c: statistics.share(a > 1.5, c),
+    "accuracy_difference": lambda _, a, b, c: interval(np.mean, [(a > 1.5) * 1.0 - (b > 1.5)], c),
+    "spearman": _correlation(statistics.spearman),
+    "spearman_difference": lambda *data: interval(SPEARMAN_DIFFERENCE, data[:3], data[3]),
+    "pearson": _correlation(statistics.pearson),
+    "kendall": _correlation(statistics.kendall),
+    "mse": lambda x, a, _, c: interval(statistics.squared_error, [x, a], c, LOG),
+    "kappa": lambda x, a, _, c: interval(statistics.kappa, [x, rounded(a)], c, FISHER),
+}
 
 
 def coverage(name: str, clusters: int, together: float, trials: int, seed: int = 0) -> float:
     """The share of trials whose interval holds the true value; one without an interval misses."""
     simulate, rng = SIMULATED[name], np.random.default_rng(seed)
-    old, statistics.MOST = statistics.MOST, 1  # The value alone.
-    try:
-        truth = simulate(rng, TRUTH // PER_CLUSTER, together).value
-    finally:
-        statistics.MOST = old
-    found = [simulate(rng, clusters, together).interval for _ in range(trials)]
-    return float(np.mean([each is not None and each[0] <= truth <= each[1] for each in found]))
+    *columns, _ = rated(rng, TRUTH // PER_CLUSTER, together)
+    truth = simulate(*columns, np.zeros(TRUTH)).value  # One cluster: the value alone.
+
+    def holds(found: Estimate) -> bool:
+        return found.interval is not None and found.interval[0] <= truth <= found.interval[1]
+
+    return float(np.mean([holds(simulate(*rated(rng, clusters, together))) for _ in range(trials)]))
 
 
 if __name__ == "__main__":
     trials = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-    print(
-        f"{'':22}" + "".join(f"{f'{g} prompts, {t}':>18}" for g in (20, 60, 400) for t in (0, 0.5))
-    )
+    sizes = [(clusters, together) for clusters in (10, 20, 60, 250) for together in (0, 0.5)]
+    print(f"{'':20}" + "".join(f"{f'{g} prompts, {t}':>17}" for g, t in sizes))
     for name in SIMULATED:
-        cells = (coverage(name, g, t, trials) for g in (20, 60, 400) for t in (0, 0.5))
-        sizes = [(clusters, together) for clusters in (20, 60, 400) for together in (0, 0.5)]
-    print(f"{'':22}" + "".join(f"{f'{g} prompts, {t}':>18}" for g, t in sizes))
-    for name in SIMULATED:
-        cells = (coverage(name, *size, trials) for size in sizes)
-        print(f"{name:22}" + "".join(f"{cell:18.1%}" for cell in cells), flush=True)
+        # Many prompts cost more and are less in doubt.
+        cells = (coverage(name, g, t, trials if g < 100 else trials // 4) for g, t in sizes)
+        print(f"{name:20}" + "".join(f"{cell:17.1%}" for cell in cells), flush=True)

@@ -180,14 +180,11 @@ PAIRS = st.lists(st.tuples(st.floats(-3, 8), st.integers(0, 4)), min_size=1, max
 
 @settings(max_examples=50)
 @given(PAIRS, st.integers(1, 3))
-def test_kappa_confusion_and_outside_equal_their_definitions(pairs, per_group):
+def test_kappa_and_outside_equal_their_definitions(pairs, per_group):
     items = rated_items(pairs, per_group=per_group)
     found = values(measures.attribute_rows("", items, ["helpfulness"]), "attribute/helpfulness")
     predicted = [min(4, max(0, int(np.floor(p + 0.5)))) for p, _ in pairs]
     rated = [r for _, r in pairs]
-    table = np.zeros((5, 5), int)
-    np.add.at(table, (rated, predicted), 1)
-    assert measures.confusion(items, ["helpfulness"])["helpfulness"]["table"] == table.tolist()
     assert found["outside"] == sum(p < -0.5 or p >= 4.5 for p, _ in pairs)
     observed = np.mean(np.subtract(predicted, rated) ** 2)
     chance = np.mean(np.subtract.outer(predicted, rated) ** 2)
@@ -199,8 +196,9 @@ def test_kappa_confusion_and_outside_equal_their_definitions(pairs, per_group):
 
 def test_a_half_is_rounded_up_on_both_sides_and_unrated_responses_do_not_count():
     items = rated_items([(0.5, 1.5), (2.5, 2.5), (3.0, None)], per_group=3)
-    table = measures.confusion(items, ["helpfulness"])["helpfulness"]["table"]
-    assert (table[2][1], table[3][3], np.sum(table)) == (1, 1, 2)
+    found = find(measures.attribute_rows("", items, ["helpfulness"]), metric="kappa")
+    # Predicted 1 and 3, rated 2 and 3: observed (1 + 0) / 2, by chance (1 + 4 + 1 + 0) / 4.
+    assert (found["n"], found["value"]) == (2, pytest.approx(1 - 0.5 / 1.5))
 
 
 def test_ratings_on_another_scale_have_no_kappa_and_others_are_kept():
@@ -217,7 +215,6 @@ def test_ratings_on_another_scale_have_no_kappa_and_others_are_kept():
     assert (ours["value"], "note" in ours) == (1.0, False)
     assert other["value"] is None
     assert "run from 2 to 7" in other["note"]
-    assert list(measures.confusion(items, names)) == ["helpfulness"]
     assert measures.attribute_rows("", items, ["correctness", "coherence"]) == []
 
 

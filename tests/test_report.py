@@ -84,7 +84,6 @@ def benchmark_rows():
 def evaluation(folder: Path, name="models/a/model", **rows) -> Path:
     benchmark = {"title": "RewardBench", "source": "a paper", "rule": "Means.", "chance": 0.5}
     sets = {"own": {"data": "own.jsonl"}, "reward_bench": {"data": "b", "benchmark": benchmark}}
-    sets["own"]["confusion"] = {"helpfulness": {"levels": [0, 1], "table": [[3, 1], [0, 4]]}}
     items = [item(f"{EVIL} {i}", right=0.1 * i, wrong=0.3) for i in range(9)]
     made = [*set_rows("own", **rows), *benchmark_rows()]
     made.append(row("", "attribute/helpfulness", "weight", 1.0))
@@ -309,7 +308,6 @@ def test_charts_draw_with_the_page_s_colours_and_nothing_where_there_is_nothing(
         charts.training_curve([(i, i % 7) for i in range(999)], [(0, 3.0), (999, float("nan"))]),
         charts.histograms({"a": [1.0], "b": [1.0]}, "reward"),
         charts.predicted_by_rating([1.0, 2.0, 3.0], [0.4, 3.0, 3.0]),
-        charts.confusion([0, 1], [[1, 0], [0, 0]]),
     ]
     for svg in drawn:
         assert svg.startswith("<svg")
@@ -323,7 +321,6 @@ def test_charts_draw_with_the_page_s_colours_and_nothing_where_there_is_nothing(
         charts.training_curve([], [(0, 1.0)]),
         charts.histograms({"a": []}, "x"),
         charts.predicted_by_rating([], []),
-        charts.confusion([], []),
     ):
         assert nothing == ""
 

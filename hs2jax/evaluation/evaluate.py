@@ -80,8 +80,7 @@ def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict
             rows += calibration.rows(name, items, temperature, "fitted temperature")
         rows += _counts(name, items, record)
         found[name], records[name] = items, record.to_dict()
-        confusion = measures.confusion(items, model.outputs)
-        about[name] = {"data": spec, "benchmark": benchmark, "confusion": confusion}
+        about[name] = {"data": spec, "benchmark": benchmark}
     _check_derived(config, found)
     warning = _warning(validation, found)
     if temperature:

@@ -94,11 +94,9 @@ def controlled(pairs: Pairs, median: float, seed: int = 0) -> tuple[Estimate, fl
     # Rounding must not decide where nothing but length is in a margin.
     nothing = np.abs(rest) <= 1e-9 * (np.abs(pairs.margin) + np.abs(effect))
     right = np.where(pairs.margin == 0, 0.0, np.where(nothing, 0.5, rest > 0))
-    accuracy, n = float(right.mean()), statistics.effective_number(right, pairs.group)
-    n *= 1 - features.shape[1] / len(right)
     twice = np.diff(_basis(np.array([scale, 2 * scale]), scale, knots), axis=0)[0]
     gain = float(_slopes(features, pairs.margin) @ twice)
-    return Estimate(accuracy, statistics.wilson(accuracy * n, n)), gain
+    return statistics.share(right, pairs.group, slopes=features.shape[1]), gain
 
 
 def _responses(items: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:

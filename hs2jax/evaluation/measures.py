@@ -205,20 +205,6 @@ def attribute_rows(
     return found
 
 
-def confusion(items: Sequence[Mapping], names: Sequence[str]) -> dict[str, dict]:
-    """{attribute: {"levels", "table"}} of rounded ratings 0..4: rows the people's level, columns
-    the prediction's. Of attributes that people rated on this scale."""
-    found = {}
-    for name in names:
-        _, predicted, people = rated(items, names, name)
-        if not len(people) or people.min() < 0 or people.max() > TOP:
-            continue
-        table = np.zeros((TOP + 1, TOP + 1), int)
-        np.add.at(table, (rounded(people).astype(int), rounded(predicted).astype(int)), 1)
-        found[name] = {"levels": list(range(TOP + 1)), "table": table.tolist()}
-    return found
-
-
 def rounded(values: np.ndarray) -> np.ndarray:
     """Round half up, into 0..4."""
     return np.clip(np.floor(values + 0.5), 0, TOP)

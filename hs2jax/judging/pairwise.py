@@ -219,7 +219,7 @@ def _read_both_ways(
 def _accuracy_rows(part: str, method: str, margin, prompt, against=None, other=None) -> list[dict]:
     """Of margins [P], and of their lead over a rule's."""
     right, equal, about = margin > 0, margin == 0, {"n": len(margin), "method": method}
-    value, interval, _ = statistics.share(right, prompt)
+    value, interval, *_ = statistics.share(right, prompt)
     marks = {"reference": 0.5, "better": "higher", "headline": True}
     rows = [
         row("pairs", part, "accuracy", value, interval, **about, **marks),
@@ -228,7 +228,7 @@ def _accuracy_rows(part: str, method: str, margin, prompt, against=None, other=N
     ]
     if against:
         lead = right.astype(float) - (other > 0)
-        value, interval, _ = statistics.interval(np.mean, [lead], prompt)
+        value, interval, *_ = statistics.interval(np.mean, [lead], prompt)
         marks = {"against": against, "reference": 0.0, "better": "higher"}
         rows.append(row("pairs", part, "accuracy", value, interval, **about, **marks))
     return rows

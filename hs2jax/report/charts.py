@@ -237,34 +237,6 @@ def predicted_by_rating(predicted: Sequence[float], ratings: Sequence[float]) ->
         return chart.svg(f"Median prediction for each human rating: {said}.")
 
 
-def confusion(levels: Sequence[float], counts: Sequence[Sequence[int]]) -> str:
-    """Draw counts of people's rating (rows) by rounded prediction (columns), shaded by the share
-    of the row."""
-    table = np.asarray(counts)
-    if not table.size or not table.any():
-        return ""
-    size, names = len(levels), [f"{level:g}" for level in levels]
-    shares = table / np.maximum(1, table.sum(1, keepdims=True))
-    with drawing(220) as chart:
-        axes = chart.axes
-        axes.grid(visible=False)
-        axes.spines["bottom"].set_visible(False)
-        for i, j in np.ndindex(size, size):
-            # At most 0.65, so that the number can be read.
-            shade = {"color": SERIES[0], "alpha": 0.05 + 0.6 * float(shares[i, j]), "lw": 0}
-            axes.fill_between([j + 0.02, j + 0.98], i + 0.03, i + 0.97, **shade)
-            style = {"ha": "center", "va": "center", "weight": "bold" if i == j else "normal"}
-            axes.text(j + 0.5, i + 0.5, f"{table[i, j]:,}", **style)
-        axes.set_xticks(np.arange(size) + 0.5, names)
-        axes.set_yticks(np.arange(size) + 0.5, names)
-        axes.set(xlim=(0, size), ylim=(size, 0), xlabel="rounded prediction", ylabel="human rating")
-        said = [
-            f"Rated {name}: {table[i, i]:,} of {table[i].sum():,} so predicted."
-            for i, name in enumerate(names)
-        ]
-        return chart.svg(" ".join(said))
-
-
 def _columns(points: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
     """The x and y of points; NaN where there is no y."""
     x, y = zip(*(point[:2] for point in points), strict=True) if len(points) else ((), ())

@@ -42,11 +42,6 @@ PREDICTED = Group(
     "For each human rating: the median prediction (dot), the middle half (thick bar) and the 5th "
     "to 95th percentile (thin line). A perfect model would lie on the dotted diagonal.",
 )
-CONFUSED = Group(
-    "Rounded predictions against human ratings",
-    "How many responses people gave the rating at the left and the model the one below. The "
-    "darker, the larger the share of its row; a perfect model would fill the diagonal.",
-)
 
 
 def sections(run: Run) -> list[Section]:
@@ -66,7 +61,7 @@ def _set(run: Run, name: str) -> Section:
     about = (run.result.get("sets") or {}).get(name) or {}
     rows, items = select(run.rows, set=name), run.items(name)
     outputs = (run.result.get("model") or {}).get("outputs") or []
-    section = set_section(name, rows, items, outputs, about.get("confusion") or {})
+    section = set_section(name, rows, items, outputs)
     tables = list(section.tables)
     figures, verdicts = section.figures, section.verdicts
     if benchmark := about.get("benchmark"):
@@ -82,14 +77,12 @@ def set_section(
     rows: Sequence[Mapping],
     items: Sequence[Mapping],
     outputs: Sequence[str],
-    confusion: Mapping[str, Mapping],
 ) -> Section:
     """Say what is to be seen of one scored set, whichever verb scored it.
 
     rows: of this set. items: its scored groups. outputs: the names of the model's, in order.
-    confusion: {attribute: {"levels", "table"}}.
     """
-    figures = set_figures(rows, items, outputs, confusion)
+    figures = set_figures(rows, items, outputs)
     return Section(name, set_verdicts(rows), figures, set_tables(rows), worst_mistakes(items))
 
 
@@ -162,7 +155,6 @@ def set_figures(
     rows: Sequence[Mapping],
     items: Sequence[Mapping],
     outputs: Sequence[str],
-    confusion: Mapping[str, Mapping],
 ) -> list[Figure]:
     """Pictures of rewards, of how sure the model is, of accuracy by part, and of predicted against
     human ratings."""
@@ -196,9 +188,6 @@ def set_figures(
         ]
         svg = charts.predicted_by_rating([p for p, _ in rated], [r for _, r in rated])
         drawn.append(Figure(name, svg, group=PREDICTED))
-    for name, each in confusion.items():
-        svg = charts.confusion(each["levels"], each["table"])
-        drawn.append(Figure(name, svg, group=CONFUSED))
     return drawn
 
 

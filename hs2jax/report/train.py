@@ -22,7 +22,7 @@ def sections(run: Run) -> list[Section]:
         cases, title = _cases(items, run.result["objective"])
         said = Section(run.name, [_verdict(run, rows)], course, tables, cases, title)
     else:
-        said = evaluate.set_section(run.name, rows, items, run.result["outputs"], {})
+        said = evaluate.set_section(run.name, rows, items, run.result["outputs"])
         said = said._replace(
             figures=[*course, *said.figures], tables=[*said.tables, _evaluations(run)]
         )

@@ -140,9 +140,8 @@ def scored(credit: np.ndarray) -> tuple[float | None, Sequence[float] | None, fl
     if not credit.size:
         return NOTHING
     item = np.repeat(np.arange(len(credit)), credit.shape[1])
-    effective = statistics.effective_number(credit.ravel(), item)
-    mean = float(credit.mean())
-    return mean, statistics.wilson(min(1.0, mean) * effective, effective), effective
+    found = statistics.share(credit.ravel(), item)
+    return found.value, found.interval, found.worth
 
 
 def combine(name: str, parts: Sequence[Part], weights: Sequence[float] | None = None) -> Part:

@@ -56,10 +56,10 @@ def score(
     right = [stats["tied"][p][0] > 0 for p in both], [stats["ref"][p][0] > 0 for p in both]
     table = np.stack([*right * 3, *(margin > spread, smaller > spread) * 2], axis=1).astype(float)
     prompt = np.repeat(np.arange(len(table)), table.shape[1])
-    tenths, effective = float(table.mean()), statistics.effective_number(table.ravel(), prompt)
-    low, high = statistics.wilson(tenths * effective, effective)
-    low, high = (end + total - tenths for end in (low, high))
-    return total, [max(low, -0.01), min(high, 1.01)], effective, found  # The ends of what can be.
+    tenths = statistics.share(table.ravel(), prompt)
+    low, high = (end + total - tenths.value for end in tenths.interval)
+    # The ends of what can be.
+    return total, [max(low, -0.01), min(high, 1.01)], tenths.worth, found
 
 
 def _id(item: Mapping) -> tuple[str, int]:
