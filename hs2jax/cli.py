@@ -46,8 +46,29 @@ KINDS = {
 }
 CONFIGURED = tuple(dict.fromkeys(verb for verb, _, _ in KINDS.values()))
 VERBS = (*CONFIGURED, "score", "convert", "report")
-NEEDED = ("config", "workdir", "model", "data", "output")
 MADE = ("samples.jsonl", "annotated.jsonl", "groups.jsonl", "selected.jsonl", "sweep.md", "model")
+
+# Each flag: its name, the verbs that have it, its default, and its help. None must be given, False
+# is a switch, a list takes several, and of choices the first is the default.
+_SCORE, _REPORT, _SWEEP = ("score",), ("report",), ("sweep",)
+FLAGS = (
+    ("config", CONFIGURED, None, "Config file, with an argument behind a colon."),
+    ("workdir", (*CONFIGURED, "report"), None, "Folder of the run."),
+    ("distributed", {*CONFIGURED} - {"sweep"}, False, "Join the other hosts of a pod first."),
+    ("over", _SWEEP, [], "KEY=VALUE,VALUE: values to try for a key; several give a grid."),
+    ("seeds", _SWEEP, "", "As in 0,1,2; default: the config's."),
+    ("against", _REPORT, "", "Folder of an evaluation to compare with."),
+    ("output", _REPORT, "", "Folder of the comparison's page."),
+    ("model", ("score", "convert"), None, "Folder, GGUF file, hub id or short name."),
+    ("data", _SCORE, None, 'To be scored, as "format:path[slice]".'),
+    ("output", ("score", "convert"), None, "JSON lines file, or model's folder, to write."),
+    ("best", _SCORE, "", "Folder for the best response of each prompt."),
+    ("reference", _SCORE, "", "Data that the best are compared with."),
+    ("weights", _SCORE, "", "As in helpfulness=0.65,verbosity=-0.4; default: the model's."),
+    ("truncate", _SCORE, False, "Cut too long prompts from the left."),
+    ("on_error", _SCORE, ("raise", "skip"), "Of malformed rows and groups that are too long."),
+    ("dtype", ("convert",), ("float32", "bfloat16"), "Of the written numbers."),
+)
 
 
 def main(argv=None) -> None:
@@ -81,66 +102,33 @@ def main(argv=None) -> None:
 # Flags --------------------------------------------------------------------------------------------
 
 
-def define(verb: str, arguments: list[str]) -> flags.FlagValues:
-    """Define the flags of a verb; the arguments say which keys of the config are flags too."""
-    values = flags.FlagValues()
-
-    def text(name: str, default: str | None, help: str) -> None:
-        flags.DEFINE_string(name, default, help, flag_values=values)
-
-    def choice(name: str, choices: list[str], help: str) -> None:
-        flags.DEFINE_enum(name, choices[0], choices, help, flag_values=values)
-
-    def switch(name: str, help: str) -> None:
-        flags.DEFINE_bool(name, False, help, flag_values=values)
-
-    flags.DEFINE_bool("help", False, "Show this.", flag_values=values, short_name="h")
-    if verb in CONFIGURED:
-        config_flags.DEFINE_config_file(
-            "config", flag_values=values, lock_config=True, sys_argv=["hs2jax", *arguments]
-        )
-    if verb in (*CONFIGURED, "report"):
-        text("workdir", None, "Folder of the run.")
-    if verb in CONFIGURED and verb != "sweep":
-        switch("distributed", "Join the other hosts of a pod first.")
-    if verb == "sweep":
-        grid = "KEY=VALUE,VALUE: values to try for a key of the config; several give a grid."
-        flags.DEFINE_multi_string("over", [], grid, flag_values=values)
-        text("seeds", None, "As in 0,1,2; default: the config's.")
-    if verb == "report":
-        text("against", None, "Folder of an evaluation to compare with.")
-        text("output", "", "Folder of the comparison's page.")
-    if verb in ("score", "convert"):
-        text("model", None, "Folder, GGUF file, hub id or short name.")
-    if verb == "score":
-        text("data", None, 'What to score, as "format:path[slice]".')
-        text("output", None, "JSON lines file to write.")
-        text("best", None, "Folder for the best response of each prompt.")
-        text("reference", None, "Data that the best are compared with.")
-        text("weights", "", "As in helpfulness=0.65,verbosity=-0.4; default: the model's.")
-        switch("truncate", "Cut too long prompts from the left.")
-        what = "What to do with malformed rows and with groups that are too long."
-        choice("on_error", ["raise", "skip"], what)
-    if verb == "convert":
-        text("output", None, "Folder to write.")
-        choice("dtype", ["float32", "bfloat16"], "Of the written numbers.")
-    return values
-
-
 def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
     """Parse the options of a verb. Raises ValueError or flags.Error that says what is wrong."""
-    options = define(verb, arguments)
+    options, argv = flags.FlagValues(), [f"hs2jax {verb}", *arguments]
+    flags.DEFINE_bool("help", False, "Show this.", flag_values=options, short_name="h")
+    for name, verbs, default, text in FLAGS:
+        if verb not in verbs:
+            continue
+        if name == "config":
+            config_flags.DEFINE_config_file(
+                name, None, text, options, lock_config=True, sys_argv=argv
+            )
+        elif isinstance(default, tuple):
+            flags.DEFINE_enum(name, default[0], default, text, options)
+        else:
+            define = {bool: flags.DEFINE_bool, list: flags.DEFINE_multi_string}
+            define.get(type(default), flags.DEFINE_string)(name, default, text, options)
     try:
-        extra = options([f"hs2jax {verb}", *arguments])[1:]
+        extra = options(argv)[1:]
     except (AttributeError, KeyError, TypeError) as error:
         # What ml_collections raises for a key that is not there, or a value of another type.
-        raise ValueError(unfit_override(verb, arguments, error)) from error
+        raise ValueError(unfit(arguments, error)) from error
     if options.help:
         return options
     if extra:
         raise ValueError(f"what is {' '.join(extra)}? Flags look like --name=value")
-    for name in NEEDED:
-        if name in options and getattr(options, name) is None:
+    for name, verbs, *_ in FLAGS:
+        if verb in verbs and getattr(options, name) is None:
             raise ValueError(f"hs2jax {verb} needs --{name}")
     if "workdir" in options and Path(options.workdir).is_file():
         raise ValueError(
@@ -149,27 +137,19 @@ def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
     return options
 
 
-def unfit_override(verb: str, arguments: list[str], error: Exception) -> str:
-    """Say which override has no key in its config, or what else is wrong with one."""
+def unfit(arguments: list[str], error: Exception) -> str:
+    """Say which key a config does not have, or what else does not fit it."""
     from hs2jax import configs
 
+    cause = error.args[0]
+    said = str(cause.args[0] if isinstance(cause, KeyError) else cause)
+    if not (missing := re.match(r"(?:Key )?[\"'](\w+)[\"']", said)):
+        return f"an override of the config does not fit it: {said}"
     keys = re.findall(r"^--?config\.([\w.]+)", "\n".join(arguments), re.MULTILINE)
-    file = [each for each in arguments if re.match("--?config=", each)]
-    options = define(verb, file)
-    try:
-        options([f"hs2jax {verb}", *file])
-    except (AttributeError, KeyError, TypeError):  # The config file itself raises it.
-        said, _, _ = str(error.args[0]).partition(" Other fields present")
-        olds = {old.split(".")[-1]: new for old, new in configs.OLD_KEYS.items()}
-        now = [f" It is now config.{new}." for old, new in olds.items() if f'"{old}"' in said]
-        return f"the config file fails: {said}{''.join(now)}"
-    for key in keys:
-        place = options.config
-        for name in key.split("."):
-            if name not in (place if hasattr(place, "keys") else ()):
-                return configs.unknown_key(options.config, key)
-            place = place[name]
-    return f"an override of the config does not fit it: {error}"
+    key = next((key for key in keys if missing[1] in key.split(".")), missing[1])
+    new = [x for old, x in configs.OLD_KEYS.items() if missing[1] == old.split(".")[-1]]
+    hints = [f"It is now config.{each}." for each in new] + re.findall(r"Did you mean .*", said)
+    return " ".join([f"there is no config.{key}.", *hints])
 
 
 # Verbs --------------------------------------------------------------------------------------------
@@ -222,7 +202,7 @@ def show(config, rows: list[dict], workdir: Path) -> None:
             print(f"{'model' if name == 'model' else 'rows'}: {found[-1]}")
 
 
-def sweep_of(config, over: list[str], seeds: str | None):
+def sweep_of(config, over: list[str], seeds: str):
     """Make a sweep of a training's config over a grid, or set the seeds of one."""
     from hs2jax.training import sweep_arms
 
@@ -230,7 +210,7 @@ def sweep_of(config, over: list[str], seeds: str | None):
         config = sweep_arms.of_grid(config, over)
     elif over:
         raise ValueError("this config has arms of its own; --over is for a config without")
-    if seeds is not None:
+    if seeds:
         try:
             config.seeds = tuple(map(int, seeds.split(",")))
         except ValueError:
@@ -264,7 +244,7 @@ def score(verb: str, options) -> None:
         truncate=options.truncate,
         skip=options.on_error == "skip",
         best=Path(options.best) if options.best else None,
-        reference=options.reference or "",
+        reference=options.reference,
     )
     left = {"truncated": record.truncated, **items.left_out(record.to_dict())}
     counted = "".join(f", {count} {name}" for name, count in left.items() if count)

@@ -3,7 +3,7 @@ is not that, else None. Those of data raise what `data.corpora` raises."""
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -16,45 +16,60 @@ Rule = Callable[[object], str | None]
 CROSS_VALIDATE = "cross-validate"
 
 
-def anything(value) -> None:
-    """Accept what the default's type accepts."""
+def expect(what: str, test: Callable[[object], bool]) -> Rule:
+    """Expect what passes a test."""
+    return lambda value: None if test(value) else what
 
 
 def one_of(*choices) -> Rule:
-    return lambda value: None if value in choices else f"one of {', '.join(map(repr, choices))}"
+    return expect(f"one of {', '.join(map(repr, choices))}", lambda value: value in choices)
 
 
 def at_least(low: float) -> Rule:
-    return lambda value: None if low <= value < math.inf else f"{low} or more"
+    return expect(f"{low} or more", lambda value: low <= value < math.inf)
 
 
 def above(low: float) -> Rule:
-    return lambda value: None if low < value < math.inf else f"more than {low}"
+    return expect(f"more than {low}", lambda value: low < value < math.inf)
 
 
-def share(value: float) -> str | None:
-    return None if 0 < value <= 1 else "more than 0 and at most 1"
-
-
-def smoothing(value: float) -> str | None:
-    return None if 0 <= value < 0.5 else "0 or more and less than 0.5"
-
-
-def seed(value: int) -> str | None:
-    return None if 0 <= value < 2**31 else "a whole number from 0 to 2,147,483,647"
-
-
-def seeds(values: Iterable[int]) -> str | None:
-    values = list(values)
-    whole = all(isinstance(each, int) and seed(each) is None for each in values)
-    if whole and values and len(set(values)) == len(values):
-        return None
-    return "different whole numbers, one or more"
+def anything(value) -> None:
+    """Accept what the default's type accepts."""
 
 
 def needed(rule: Rule = anything, what: str = "a text") -> Rule:
     """Refuse an empty value, and what another rule refuses."""
     return lambda value: rule(value) if value else what
+
+
+def _different(values) -> bool:
+    return len(set(values)) == len(values)
+
+
+share = expect("more than 0 and at most 1", lambda x: 0 < x <= 1)
+smoothing = expect("0 or more and less than 0.5", lambda x: 0 <= x < 0.5)
+seed = expect("a whole number from 0 to 2,147,483,647", lambda x: 0 <= x < 2**31)
+seeds = expect(
+    "different whole numbers, one or more",
+    lambda xs: xs and _different(xs) and all(isinstance(x, int) and not seed(x) for x in xs),
+)
+names = expect(
+    "names, written as \"('helpfulness', 'verbosity')\"",
+    lambda xs: all(isinstance(x, str) and re.fullmatch(r"[^\s,=]+", x) for x in xs),
+)
+factors = expect(
+    "numbers, 0 or more",
+    lambda xs: all(isinstance(x, int | float) and 0 <= x < math.inf for x in xs),
+)
+attribute_values = expect(
+    f"two whole numbers or more from 0 to {HIGHEST}, each once",
+    lambda xs: len(xs) > 1 and _different(xs) and set(xs) <= set(range(HIGHEST + 1)),
+)
+layer_weights = expect(
+    f'the weights.json of another run (there is no such file), "{CROSS_VALIDATE}", or "" for even '
+    "weights",
+    lambda x: x in ("", CROSS_VALIDATE) or Path(x).is_file() or "{" in x,
+)
 
 
 def regex(value: str) -> str | None:
@@ -64,34 +79,12 @@ def regex(value: str) -> str | None:
         return f"a regular expression: {error}"
 
 
-def names(values: Iterable[str]) -> str | None:
-    """Names of outputs."""
-    if all(isinstance(each, str) and re.fullmatch(r"[^\s,=]+", each) for each in values):
-        return None
-    return "names, written as \"('helpfulness', 'verbosity')\""
-
-
-def factors(values: Iterable[float]) -> str | None:
-    if all(isinstance(each, int | float) and 0 <= each < math.inf for each in values):
-        return None
-    return "numbers, 0 or more"
-
-
-def attribute_values(values: Iterable[int]) -> str | None:
-    values = list(values)
-    if len(set(values)) == len(values) > 1 and set(values) <= set(range(HIGHEST + 1)):
-        return None
-    return f"two whole numbers or more from 0 to {HIGHEST}, each once"
-
-
-def data(spec: str) -> str | None:
+def data(spec: str) -> None:
     """A data specification of known formats whose files are there, or will be where they are those
     of a recipe's stage. Raises ValueError or FileNotFoundError."""
     for part in corpora.split(spec) if spec else ():
-        if re.search(r"\{\w+\}", part):
-            corpora.parse(part)
-        else:
-            corpora.read(part)
+        read = corpora.parse if re.search(r"\{\w+\}", part) else corpora.read
+        read(part)
 
 
 needed_data = needed(data, "data as in 'format:path[slice]'")
@@ -105,18 +98,9 @@ def sampled_data(spec: str) -> str | None:
 
 
 def file(path: str) -> None:
-    """A file that is there. Raises FileNotFoundError."""
+    """A file that is there, or will be. Raises FileNotFoundError."""
     if "{" not in path:
         files.expand(path)
-
-
-def layer_weights(value: str) -> str | None:
-    if value in ("", CROSS_VALIDATE) or Path(value).is_file() or "{" in value:
-        return None
-    return (
-        f'the weights.json of another run (there is no such file), "{CROSS_VALIDATE}", or "" for '
-        "even weights"
-    )
 
 
 def reward_weights(value: str) -> None:
@@ -126,64 +110,6 @@ def reward_weights(value: str) -> None:
 
 
 # Settings that do not go together -----------------------------------------------------------------
-
-
-def refusals(config: ConfigDict, default: ConfigDict) -> Iterator[str]:
-    """Say of settings that do not go with others: "KEY ...", each a sentence."""
-    return CROSS_CHECKS.get(config.kind, lambda *_: iter(()))(config, default)
-
-
-def _train_reward_model(config: ConfigDict, default: ConfigDict) -> Iterator[str]:
-    yield from _training(config)
-    output, outputs = config.objective.output, config.model.outputs
-    if output and outputs and output not in outputs:
-        yield f"objective.output is {output!r}; the model's outputs are {', '.join(outputs)}"
-
-
-def _train_policy(config: ConfigDict, default: ConfigDict) -> Iterator[str]:
-    yield from _training(config)
-    if config.objective.kind != "steerlm2":
-        return
-    if config.data.condition:
-        yield (
-            f"data.condition is {config.data.condition!r}; sampled groups have conditions of their "
-            'own, so with config.objective.kind "steerlm2" it must be ""'
-        )
-    if config.data.too_long != "skip":
-        yield (
-            f"data.too_long is {config.data.too_long!r}; the log-probabilities of sampled groups "
-            'are those after whole prompts, so with config.objective.kind "steerlm2" it must be '
-            '"skip"'
-        )
-
-
-def _training(config: ConfigDict) -> Iterator[str]:
-    freezes = config.trainable.last_layers >= 0
-    if config.trainable.cache and (not freezes or config.data.layout == "padded"):
-        yield (
-            "trainable.cache keeps what frozen layers give: it needs config.trainable.last_layers "
-            'and a layout other than "padded"'
-        )
-
-
-def _evaluate(config: ConfigDict, default: ConfigDict) -> Iterator[str]:
-    if config.model.weights == "search" and not config.validation:
-        yield 'model.weights is "search": name the pairs to search on in config.validation'
-
-
-def _sample(config: ConfigDict, default: ConfigDict) -> Iterator[str]:
-    if config.responses and config.server:
-        yield "responses and config.server both say who answers: set one of them"
-    if not config.model.name and not config.responses:
-        yield "model.name is not set"
-    if config.responses and config.instruction:
-        yield "instruction: the responses of a file are written already; leave it empty"
-    if config.responses and len(config.conditions) > 1:
-        yield (
-            "conditions: the responses of a file were written for one attribute setting, not for "
-            f"{len(config.conditions)}"
-        )
-
 
 # The tasks of a judge that read a setting; it would be without effect in others.
 JUDGE_TASKS = {
@@ -197,50 +123,104 @@ JUDGE_TASKS = {
     "fraction": ("selection",),
     "max_tokens": ("selection",),
 }
+BASELINES = ("gpt_score", "ridge_probe", "reward_model")
 
-
-def _judge(config: ConfigDict, default: ConfigDict) -> Iterator[str]:
-    baselines, known = parse_names(config.baselines), ("gpt_score", "ridge_probe", "reward_model")
-    for name in baselines:
-        if name not in known:
-            yield f"baselines names {name!r}; expected some of {', '.join(known)}"
-    if ("reward_model" in baselines) != bool(config.reward_model):
-        yield (
-            'reward_model names the model of "reward_model" in config.baselines: set both or none'
-        )
-    if "gpt_score" in baselines and config.criteria == "rubric":
-        yield (
+_TRAINING = [
+    (
+        lambda c: c.trainable.cache and (c.trainable.last_layers < 0 or c.data.layout == "padded"),
+        "trainable.cache keeps what frozen layers give: it needs config.trainable.last_layers and "
+        'a layout other than "padded"',
+    ),
+]
+# Of each kind: when settings contradict one another, and what is said then, with c the config.
+CONTRADICTIONS = {
+    "train_reward_model": [
+        *_TRAINING,
+        (
+            lambda c: c.objective.output not in ("", *(c.model.outputs or (c.objective.output,))),
+            "objective.output is {c.objective.output!r}; the model's outputs are {c.model.outputs}",
+        ),
+    ],
+    "train_policy": [
+        *_TRAINING,
+        (
+            lambda c: c.objective.kind == "steerlm2" and c.data.condition,
+            "data.condition is {c.data.condition!r}; sampled groups have conditions of their own, "
+            'so with config.objective.kind "steerlm2" it must be ""',
+        ),
+        (
+            lambda c: c.objective.kind == "steerlm2" and c.data.too_long != "skip",
+            "data.too_long is {c.data.too_long!r}; the log-probabilities of sampled groups are "
+            'those after whole prompts, so with config.objective.kind "steerlm2" it must be "skip"',
+        ),
+    ],
+    "evaluate": [
+        (
+            lambda c: c.model.weights == "search" and not c.validation,
+            'model.weights is "search": name the pairs to search on in config.validation',
+        ),
+    ],
+    "sample": [
+        (
+            lambda c: c.responses and c.server,
+            "responses and config.server both say who answers: set one of them",
+        ),
+        (lambda c: not c.model.name and not c.responses, "model.name is not set"),
+        (
+            lambda c: c.responses and c.instruction,
+            "instruction: the responses of a file are written already; leave it empty",
+        ),
+        (
+            lambda c: c.responses and len(c.conditions) > 1,
+            "conditions: the responses of a file were written for one attribute setting",
+        ),
+    ],
+    "judge": [
+        (
+            lambda c: set(parse_names(c.baselines)) - set(BASELINES),
+            f"baselines are {{c.baselines!r}}; expected some of {', '.join(BASELINES)}",
+        ),
+        (
+            lambda c: ("reward_model" in parse_names(c.baselines)) != bool(c.reward_model),
+            'reward_model names the model of "reward_model" in config.baselines: set both or none',
+        ),
+        (
+            lambda c: "gpt_score" in c.baselines and c.criteria == "rubric",
             "baselines: gpt_score asks by the same criteria for every row; name them in "
-            "config.criteria instead of 'rubric', or leave gpt_score out"
-        )
-    if "ridge_probe" in baselines and config.folds < 3:
-        yield f"folds is {config.folds}; expected 3 or more for ridge_probe"
-    if config.validation and config.weights:
-        yield (
+            "config.criteria instead of 'rubric', or leave gpt_score out",
+        ),
+        (
+            lambda c: "ridge_probe" in c.baselines and c.folds < 3,
+            "folds is {c.folds}; expected 3 or more for ridge_probe",
+        ),
+        (
+            lambda c: c.validation and c.weights,
             "validation says what weights are fitted on and config.weights where they come from: "
-            "set one of them"
-        )
-    for key, tasks in JUDGE_TASKS.items():
-        if config.task not in tasks and config[key] != default[key]:
-            yield f"{key} is for config.task {' and '.join(tasks)}, not for {config.task}"
-    if config.task in ("pairs", "selection") and config.weights == CROSS_VALIDATE:
-        yield (
-            f"weights is {CROSS_VALIDATE!r}, but {config.task} has no ratings: give the "
-            'weights.json of another run, or "" for even weights'
-        )
-    try:
-        (file if config.task in ("emotions", "knowledge") else data)(config.data)
-    except (ValueError, FileNotFoundError) as error:
-        yield f"data: {error}"
-
-
-CROSS_CHECKS = {
-    "train_reward_model": _train_reward_model,
-    "train_policy": _train_policy,
-    "evaluate": _evaluate,
-    "judge": _judge,
-    "sample": _sample,
+            "set one of them",
+        ),
+        (
+            lambda c: c.task in ("pairs", "selection") and c.weights == CROSS_VALIDATE,
+            "weights is {c.weights!r}, but {c.task} has no ratings: give the weights.json of "
+            'another run, or "" for even weights',
+        ),
+    ],
 }
+
+
+def refusals(config: ConfigDict, default: ConfigDict) -> Iterator[str]:
+    """Say of settings that do not go with others: "KEY ...", each a sentence."""
+    for contradict, text in CONTRADICTIONS.get(config.kind, ()):
+        if contradict(config):
+            yield text.format(c=config)
+    if config.kind == "judge":
+        for key, tasks in JUDGE_TASKS.items():
+            if config.task not in tasks and config[key] != default[key]:
+                yield f"{key} is for config.task {' and '.join(tasks)}, not for {config.task}"
+        try:
+            (file if config.task in ("emotions", "knowledge") else data)(config.data)
+        except (ValueError, FileNotFoundError) as error:
+            yield f"data: {error}"
+
 
 # Texts that stand for dicts -----------------------------------------------------------------------
 

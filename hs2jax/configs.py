@@ -77,7 +77,17 @@ _TRAINING = {
     **_MESH,
 }
 
-# Of a reward model that is asked, as a whole config.
+# Of data that is read.
+_READING = {
+    "data": _NEEDED_DATA,  # "format:path[slice]", several joined with "+".
+    "on_error": _ON_ERROR,
+    **_MESH,
+}
+# Of conversations that are scored.
+_SCORING = {**_READING, "max_tokens": (0, at_least(0))}  # Prompts are cut. 0: what fits.
+# Attribute whose differences are preferences where none are.
+_DERIVE = {"derive": ("", anything)}
+# Of a model that is asked, as a whole config.
 _MODEL = {
     "model.name": _NEEDED,  # Folder, hub id or short name.
     "model.template": _TEMPLATE,  # How messages become text; "": as recorded.
@@ -139,17 +149,14 @@ SETTINGS = {
     "evaluate": {
         **_SEED,  # Of the search for weights.
         **_MODEL,
+        **_SCORING,
+        **_DERIVE,
         # How the outputs make one reward, as in "helpfulness=0.65,verbosity=-0.4"; "llama3_70b" or
         # "nemotron4_340b": the published ones; "search": those that do best on the validation
         # pairs; "": as recorded with the model.
         "model.weights": ("", rules.reward_weights),
-        "data": _NEEDED_DATA,  # "format:path[slice]", several joined with "+".
         # Pairs that are not evaluated, to fit the temperature on, and the weights where asked.
         "validation": _DATA,
-        "derive": ("", anything),  # Attribute whose differences are preferences where none are.
-        "max_tokens": (0, at_least(0)),  # Of a conversation: prompts are cut. 0: what fits.
-        "on_error": _ON_ERROR,
-        **_MESH,
     },
     "expo": {
         # Two reward models: folders of exports or of runs, or names on the hub.
@@ -158,30 +165,28 @@ SETTINGS = {
         # How the outputs make one reward; "": as recorded with the trained model.
         "weights": _WEIGHTS,
         "dtype": _DTYPE,  # Of the computation.
-        # Validation pairs that choose the factor, and others on which the initial, trained and
-        # chosen models are scored once; "" for none.
-        "data": _NEEDED_DATA,
+        # `data`: validation pairs that choose the factor; `test`: others on which the initial,
+        # trained and chosen models are scored once; "" for none.
+        **_SCORING,
+        **_DERIVE,
         "test": _DATA,
-        "derive": ("", anything),  # Attribute whose differences are preferences where none are.
-        "max_tokens": (0, at_least(0)),  # Of a conversation: prompts are cut. 0: what fits.
-        "on_error": _ON_ERROR,
         # Factors of trained - initial; 0 (initial) and 1 (trained) are always there too. Then a
         # finer grid around the best of them.
         "factors": ((1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0), rules.factors),
         "fine_step": (0.02, at_least(0)),  # 0: no finer grid.
         "fine_reach": (0.08, at_least(0)),
-        **_MESH,
     },
     "judge": {
         **_SEED,  # Of folds and of fitting.
         "model.name": _NEEDED,  # Folder, hub id or short name of a language model.
         "model.dtype": _DTYPE,  # Of the computation.
+        # `data` is a file's path for emotions, knowledge; `max_tokens` is of a row that a selection
+        # may take.
+        **_SCORING | {"data": _NEEDED},
         # scores: responses by criteria, against human ratings where there are some. pairs: which
         # of two responses is better, against human preferences. selection: choose training data.
         # emotions: EQ-Bench's. knowledge: SelfAware's.
         "task": ("scores", one_of("scores", "pairs", "selection", "emotions", "knowledge")),
-        # "format:path[slice]", several joined with "+"; a file's path for emotions, knowledge.
-        "data": _NEEDED,
         # A set that `judging.criteria.load` knows ("helpsteer", "flask", "summeval") or a .json
         # file; for pairs one criterion, "helpfulness" or "SET/NAME".
         "criteria": ("helpsteer", needed()),
@@ -201,15 +206,12 @@ SETTINGS = {
         "baselines": ("", anything),
         "reward_model": ("", anything),  # Folder or name, for the baseline of that name.
         "fraction": (0.1, rules.share),  # Of an instruction file, that a selection takes.
-        "max_tokens": (0, at_least(0)),  # Of a row that a selection may take. 0: what fits.
-        "on_error": _ON_ERROR,
-        **_MESH,
     },
     # HelpSteer2, section 4.5.
     "sample": {
         **_SEED,
         **_MODEL | {"model.name": ("", anything)},  # A language model.
-        "data": _NEEDED_DATA,  # Prompts.
+        **_READING,  # Prompts.
         # Every prompt is answered with each of these attribute settings; "" asks for nothing.
         "conditions": (
             (PAPER_CONDITION,),
@@ -228,28 +230,21 @@ SETTINGS = {
         # server, "http://localhost:8000/v1". See `alignment.sources`.
         "responses": _DATA,
         "server": ("", anything),
-        "on_error": _ON_ERROR,
-        **_MESH,
     },
     "rescale": {
         **_MODEL,  # A reward model that rates attributes.
-        "data": _NEEDED_DATA,  # Responses.
+        **_READING,  # Responses.
         "ratings": _NEEDED_DATA,  # People's, whose mean and spread attributes get on these.
         "attributes": ((), anything),  # Of which outputs; (): of all.
-        "on_error": _ON_ERROR,
-        **_MESH,
     },
     "annotate": {
         **_MODEL,  # A reward model that rates attributes.
-        "data": _NEEDED_DATA,
+        **_SCORING,
         "attributes": ((), anything),  # Which are written; (): all that the model rates.
         "every_turn": (False, anything),  # A row for each turn of the assistant, not only the last.
-        "max_tokens": (0, at_least(0)),  # Of a conversation: prompts are cut. 0: what fits.
-        "on_error": _ON_ERROR,
-        **_MESH,
     },
     "weigh": {
-        "data": ("", rules.sampled_data),  # What `hs2jax sample` wrote.
+        **_READING | {"data": ("", rules.sampled_data)},  # What `hs2jax sample` wrote.
         "reward_model": _NEEDED,  # Gives log P(a|x,y): a reward model that rates attributes.
         "prior": _NEEDED,  # Gives log P(y|x): the model fine-tuned without attributes.
         # Gives log Q'(y|a,x) of responses that were sampled elsewhere: the model that wrote them.
@@ -258,8 +253,6 @@ SETTINGS = {
         "dtype": _DTYPE,  # Of the computation.
         "unfinished": ("drop", one_of("drop", "keep")),  # Responses cut at max_new_tokens.
         "least": (2, _COUNT),  # Responses of a group after that; one alone teaches nothing.
-        "on_error": _ON_ERROR,
-        **_MESH,
     },
     "steer": {
         **_SEED,
@@ -270,7 +263,7 @@ SETTINGS = {
         # Language model, asked for nothing, that log Q(y|a,x) is held against.
         "reference": ("", anything),
         "dtype": _DTYPE,  # Of the computation.
-        "data": _NEEDED_DATA,  # Prompts.
+        **_READING,  # Prompts.
         # Each is asked for these values in turn,
         "attributes": (("verbosity", "complexity"), needed(rules.names, "names")),
         "requested": ((0, 1, 2, 3, 4), rules.attribute_values),
@@ -280,19 +273,17 @@ SETTINGS = {
         "temperature": (1.0, at_least(0)),
         "top_p": (1.0, rules.share),
         "max_new_tokens": (1024, _COUNT),
-        "on_error": _ON_ERROR,
-        **_MESH,
     },
 }
 
 
-def defaults(kind: str) -> ConfigDict:
+def defaults(kind: str, where: str = "config") -> ConfigDict:
     """Make a config of a kind. It is locked, but for a recipe's and a sweep's, which get configs.
 
     Raises ValueError for another kind.
     """
     if kind not in SETTINGS:
-        raise ValueError(f"config.kind is {kind!r}; expected one of {', '.join(SETTINGS)}")
+        raise ValueError(f"{where}.kind is {kind!r}; expected one of {', '.join(SETTINGS)}")
     values = {key: value for key, (value, _) in SETTINGS[kind].items()}
     config = ConfigDict(unflatten_dict({"kind": kind, **values}, sep="."))
     return config if kind in ("recipe", "sweep") else config.lock()
@@ -301,11 +292,6 @@ def defaults(kind: str) -> ConfigDict:
 def dtype(name: str):
     """Return the dtype that a setting names, None for ""."""
     return getattr(jnp, name) if name else None
-
-
-def _flat(config: ConfigDict) -> dict[str, object]:
-    """Return the settings by their dotted keys."""
-    return flatten_dict(config.to_dict(), sep=".")
 
 
 # One check ----------------------------------------------------------------------------------------
@@ -318,31 +304,32 @@ def check(config: ConfigDict, where: str = "config") -> None:
     data, naming the key, its value, and what is expected.
     """
     kind = config.get("kind")
-    if not isinstance(kind, str) or kind not in SETTINGS:
-        raise ValueError(f"{where}.kind is {kind!r}; expected one of {', '.join(SETTINGS)}")
-    settings, flat = SETTINGS[kind], _flat(config)
-    for key in flat:
-        if kind not in ("recipe", "sweep") and key != "kind" and key not in settings:
-            raise ValueError(unknown_key(config, key, where))
-    for key, (default, rule) in settings.items():
+    settings, flat = defaults(kind, where), flatten_dict(config.to_dict(), sep=".")
+    if kind not in ("recipe", "sweep") and (unknown := flat.keys() - {"kind", *SETTINGS[kind]}):
+        raise ValueError(unknown_key(kind, min(unknown), where))
+    for key, (default, rule) in SETTINGS[kind].items():
         if key not in flat:
             raise ValueError(f"{where}.{key} is missing; its default is {default!r}")
         try:
             expected = rule(flat[key])
+        except TypeError:
+            expected = f"a value like {default!r}"
         except (ValueError, FileNotFoundError) as error:
             kind_of_error = FileNotFoundError if isinstance(error, OSError) else ValueError
             raise kind_of_error(f"{where}.{key}: {error}") from error
-        except TypeError:
-            expected = f"a value like {default!r}"
-        if expected is not None:
+        if expected:
             value = "not set" if flat[key] in ("", ()) else repr(flat[key])
             raise ValueError(f"{where}.{key} is {value}; expected {expected}")
-    for refusal in rules.refusals(config, defaults(kind)):
+    for refusal in rules.refusals(config, settings):
         raise ValueError(f"{where}.{refusal}")
     if kind == "recipe":
         _check_stages(config, where)
     if kind == "sweep":
-        _check_base(config, where)
+        if unknown := set(config) - {"kind", "base", *SETTINGS["sweep"]}:
+            raise ValueError(unknown_key("sweep", min(unknown), where))
+        base = config.get("base")
+        if not isinstance(base, ConfigDict) or base.get("kind") != "train_reward_model":
+            raise ValueError(f"{where}.base: expected a config of kind train_reward_model")
 
 
 def _check_stages(recipe: ConfigDict, where: str) -> None:
@@ -351,7 +338,7 @@ def _check_stages(recipe: ConfigDict, where: str) -> None:
         stage = recipe.get(name)
         if not isinstance(stage, ConfigDict) or stage.get("kind") in (None, "recipe"):
             raise ValueError(f"{where}.{name}: a stage is a config with a kind other than recipe")
-        for key, value in _flat(stage).items():
+        for key, value in flatten_dict(stage.to_dict(), sep=".").items():
             for other in re.findall(r"\{(\w+)\}", value) if isinstance(value, str) else ():
                 if other not in earlier and not other.isdigit():  # A count in a regex.
                     raise ValueError(
@@ -360,14 +347,6 @@ def _check_stages(recipe: ConfigDict, where: str) -> None:
                     )
         check(stage, f"{where}.{name}")
         earlier.append(name)
-
-
-def _check_base(sweep: ConfigDict, where: str) -> None:
-    if unknown := sorted(set(sweep) - {"kind", "base", *SETTINGS["sweep"]}):
-        raise ValueError(unknown_key(sweep, unknown[0], where))
-    base = sweep.get("base")
-    if not isinstance(base, ConfigDict) or base.get("kind") != "train_reward_model":
-        raise ValueError(f"{where}.base: expected a config of kind train_reward_model")
 
 
 # Keys ---------------------------------------------------------------------------------------------
@@ -380,16 +359,9 @@ OLD_KEYS: dict[str, str] = {
 }
 
 
-def unknown_key(config: ConfigDict, key: str, where: str = "config") -> str:
-    """Say that a config has no such key (dotted), and which one may be meant."""
-    parts = {f"{name}.": part for name, part in config.items() if isinstance(part, ConfigDict)}
-    kinds = {start: part.get("kind") for start, part in {"": config, **parts}.items()}
-    start = next((x for x in kinds if x and key.startswith(x) and kinds[x] in SETTINGS), "")
-    rest = key.removeprefix(start)
-    new = rest.removeprefix("config.")  # Stages had a verb and a config.
-    new = OLD_KEYS.get(new, new)
-    if new != rest:
-        return f"there is no {where}.{key}; it is now {where}.{start}{new}"
-    known = [start + each for start, kind in kinds.items() for each in SETTINGS.get(kind, ())]
-    near = difflib.get_close_matches(key, known, 1, cutoff=0)
-    return f"there is no {where}.{key}" + "".join(f"; the nearest is {where}.{x}" for x in near)
+def unknown_key(kind: str, key: str, where: str = "config") -> str:
+    """Say that configs of a kind have no such key (dotted), and which one may be meant."""
+    if key in OLD_KEYS:
+        return f"there is no {where}.{key}; it is now {where}.{OLD_KEYS[key]}"
+    (near,) = difflib.get_close_matches(key, SETTINGS[kind], 1, cutoff=0)
+    return f"there is no {where}.{key}; the nearest is {where}.{near}"

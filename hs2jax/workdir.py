@@ -23,13 +23,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
 log = logging.getLogger(__name__)
 
-
-class NotFiniteError(ValueError):
-    """Too many steps in a row gave a loss or gradient that is not finite."""
+ARRAY = "array"  # Marks where an array lies, in a store's line: [start, dtype, shape].
 
 
 # A run's folder ---------------------------------------------------------------------------------
@@ -55,7 +54,8 @@ def check_config(workdir: Path, config) -> None:
     path = workdir / "config.json"
     marks = ("run.json", "result.json", "checkpoints/[0-9]*")  # The last of earlier versions.
     if path.exists() and any(found for mark in marks for found in workdir.glob(mark)):
-        old, new = (_flat(x) for x in (read_json(path), json.loads(config.to_json_best_effort())))
+        both = read_json(path), json.loads(config.to_json_best_effort())
+        old, new = (flatten_dict(each, sep=".") for each in both)
         changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         if changed:
             raise ValueError(
@@ -186,10 +186,10 @@ class Store:
     def get(self, key: str, default=None):
         """Return what is kept under a key, or the default."""
         value = self._entries.get(key, default)
-        if not (isinstance(value, dict) and "arrays" in value):
+        if not isinstance(value, dict):
             return value
-        arrays = {name: self._map(*place) for name, place in value["arrays"].items()}
-        return {name: arrays.get(name, each) for name, each in value["names"].items()}
+        places = {name: x[ARRAY] for name, x in value.items() if isinstance(x, dict) and ARRAY in x}
+        return value | {name: self._map(*place) for name, place in places.items()}
 
     def add(self, entries: Mapping[str, object]) -> list[str]:
         """Keep entries, in the file too. Returns the keys of those that are not finite."""
@@ -201,11 +201,18 @@ class Store:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(self._lock):
             self._read()
-            lines = [self._line(key, value) for key, value in kept.items()]
-            with self.path.open("ab") as file:
-                file.write(b"".join(lines))
-                file.flush()
-                os.fsync(file.fileno())
+            content = bytearray()
+            start = self._bytes.stat().st_size if self._bytes.exists() else 0
+
+            def place(x: np.ndarray) -> dict:
+                at = start + len(content)
+                content.extend(np.ascontiguousarray(x).tobytes())
+                return {ARRAY: [at, str(x.dtype), list(x.shape)]}
+
+            lines = [json.dumps(each, ensure_ascii=False, default=place) for each in kept.items()]
+            if content:
+                _append(self._bytes, content)  # Before the lines that count on it.
+            _append(self.path, "".join(f"{line}\n" for line in lines).encode())
             self._read()
         return refused
 
@@ -223,22 +230,6 @@ class Store:
         if is_first():
             for path in (self.path, self._bytes, self._lock):
                 path.unlink(missing_ok=True)
-
-    def _line(self, key: str, value) -> bytes:
-        arrays = {}
-        if isinstance(value, dict):
-            arrays = {name: x for name, x in value.items() if isinstance(x, np.ndarray)}
-        if arrays:
-            places = {}
-            with self._bytes.open("ab") as file:
-                for name, x in arrays.items():
-                    places[name] = [file.tell(), str(x.dtype), list(x.shape)]
-                    file.write(np.ascontiguousarray(x).tobytes())
-                file.flush()
-                os.fsync(file.fileno())  # Before the line that counts on it.
-            names = {name: None if name in arrays else x for name, x in value.items()}
-            value = {"arrays": places, "names": names}
-        return json.dumps([key, value], ensure_ascii=False).encode() + b"\n"
 
     def _read(self) -> None:
         """Take in what was appended since, and cut off a line without an end."""
@@ -278,14 +269,16 @@ def _locked(path: Path):
         yield
 
 
+def _append(path: Path, content: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _is_finite(value) -> bool:
-    if isinstance(value, Mapping):
-        return all(map(_is_finite, value.values()))
-    if isinstance(value, np.ndarray):
-        return value.dtype.kind in "iub" or bool(np.isfinite(value.astype(np.float32)).all())
-    if isinstance(value, list | tuple):
-        return all(map(_is_finite, value))
-    return not isinstance(value, float) or bool(np.isfinite(value))
+    numbers = (x for x in jax.tree.leaves(value) if isinstance(x, np.ndarray | float))
+    return all(np.isfinite(x).all() for x in numbers)
 
 
 # Files ------------------------------------------------------------------------------------------
@@ -323,14 +316,6 @@ def note_not_finite(workdir: Path, step: int, rows: list[str], values: dict) -> 
     row = {"step": step, "rows": rows, **{name: str(value) for name, value in values.items()}}
     with (workdir / "not_finite.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
 
 
 # The machine ------------------------------------------------------------------------------------

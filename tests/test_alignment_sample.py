@@ -286,5 +286,3 @@ def test_nothing_is_left_out_without_being_counted(tmp_path):
     assert kept.group.responses == ("a", "b", "c")
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 2, field"):
         sampled_rows.read(spec, unfinished="drop", on_error="raise", record=Record())
-    with pytest.raises(ValueError, match="expected whole files of sampled responses"):
-        sampled_rows.read(f"{spec}[:1]", unfinished="drop", on_error="raise", record=Record())

@@ -182,8 +182,8 @@ SCORE = f"score --model={{folder}}/reward --data={VALIDATION}[:1] --output={{out
 REFUSED = {
     "unknown flag": (TRAIN + "--colour=red", "colour"),
     "stray word": (TRAIN + "fast", "fast"),
-    "unknown key": (TRAIN + "--config.epoch=1", "no config.epoch; the nearest is config.epochs"),
-    "old key": (TRAIN + "--config.micro_rows=1", "it is now config.micro_batch_size"),
+    "unknown key": (TRAIN + "--config.epoch=1", 'no config.epoch.|"epochs"'),
+    "old key": (TRAIN + "--config.micro_rows=1", "It is now config.micro_batch_size"),
     "text for an integer": (TRAIN + "--config.epochs=many", "config.epochs|many"),
     "a value of the checker": (TRAIN + "--config.select=luck", "config.select|luck|accuracy"),
     "other outputs": (TRAIN + "--config.model.name={folder}/reward", "helpfulness|verbosity"),

@@ -14,6 +14,7 @@ from hs2jax.alignment import sampled_rows, stage
 from hs2jax.data import templates
 from hs2jax.data.groups import Group
 from hs2jax.losses.steerlm import HIGHEST, rounded
+from hs2jax.reward_model import RewardModel
 from hs2jax.workdir import row
 
 
@@ -23,7 +24,7 @@ def annotate(config, run: stage.Run) -> list[dict]:
 
     A killed run is made again from the scores that are kept.
     """
-    model = run.reward_model(config.model.name, config.model.template)
+    model = run.load(RewardModel, config.model.name, config.model.template)
     names = templates.in_order(stage.wanted(config, model.outputs))
     if not set(model.outputs) & set(templates.ORDER):
         raise ValueError(

@@ -35,31 +35,26 @@ class Sweep(NamedTuple):
 
 def sweep(items: Sequence[dict], attribute: str, base: Mapping[str, int]) -> Sweep:
     """Take the samples that were asked for values of an attribute, all else as in the base."""
-    others = {name: value for name, value in base.items() if name != attribute}
-    found, left_out = [], 0
-    for item in items:
-        asked = dict(item["condition"])
-        value = asked.pop(attribute, None)
-        if value is None or asked != others:
-            continue
-        prompt = json.dumps(item["prompt"])
-        for i, measured in enumerate(item["measured"]):
-            if measured is None:
-                left_out += 1
-            else:
-                key, characters = (item["source"], value, i), len(item["responses"][i])
-                found.append((value, measured, characters, prompt, key))
-    requested, measured, characters, prompts, keys = (
-        map(list, zip(*found, strict=True)) if found else ([], [], [], [], [])
-    )
-    names = measured[0] if measured else ()
+    same = {attribute: None}
+    every = [
+        (item, i, measured)
+        for item in items
+        if attribute in item["condition"] and item["condition"] | same == base | same
+        for i, measured in enumerate(item["measured"])
+    ]
+    found = [(item, i) for item, i, measured in every if measured is not None]
+    measured = [measured for *_, measured in every if measured is not None]
+    requested = [item["condition"][attribute] for item, _ in found]
     return Sweep(
         np.array(requested, float),
-        {name: np.array([each[name] for each in measured], float) for name in names},
-        np.array(characters, float),
-        prompts,
-        keys,
-        left_out,
+        {
+            name: np.array([each[name] for each in measured], float)
+            for name in next(iter(measured), ())
+        },
+        np.array([len(item["responses"][i]) for item, i in found], float),
+        [json.dumps(item["prompt"]) for item, _ in found],
+        [(item["source"], value, i) for (item, i), value in zip(found, requested, strict=True)],
+        len(every) - len(found),
     )
 
 
@@ -80,14 +75,14 @@ def follow(policy: str, some: Sweep, attribute: str) -> list[dict]:
     x, characters = some.requested, some.characters
     y = some.measured.get(attribute, np.zeros(0))
     note = _why_undefined(x, y)
-    held = HELD if note is None else HELD | {"note": note}
+    held = HELD | ({"note": note} if note else {})
+    whole, length = f"attribute/{attribute}", np.log1p(characters)
 
     def estimate(part, metric, statistic, columns, scale=PLAIN, at=slice(None), **more) -> dict:
         columns, prompts = [each[at] for each in columns], np.array(some.prompts)[at]
         found = statistics.interval(statistic, columns, prompts, scale)
         return row(policy, part, metric, found.value, found.interval, len(prompts), **more)
 
-    whole, length = f"attribute/{attribute}", np.log1p(characters)
     return [
         estimate(whole, "spearman", spearman, (x, y), FISHER, **held, headline=True),
         estimate(whole, "pearson", pearson, (x, y), FISHER, **held),
@@ -112,20 +107,18 @@ def compare(names: tuple[str, str], later: Sweep, earlier: Sweep, attribute: str
     """Say how much more closely one policy follows than another, on the prompts that both answered:
     differences of correlations, later minus earlier."""
     place = {key: i for i, key in enumerate(earlier.keys)}
-    pairs = [(i, place[key]) for i, key in enumerate(later.keys) if key in place]
-    here, there = np.array(pairs, int).reshape(-1, 2).T
+    here = [i for i, key in enumerate(later.keys) if key in place]
+    there = [place[later.keys[i]] for i in here]
     requested, prompts = later.requested[here], [later.prompts[i] for i in here]
-    a, b = (
-        some.measured.get(attribute, np.zeros(0))[places]
-        for some, places in ((later, here), (earlier, there))
-    )
+    a = later.measured[attribute][here] if here else np.zeros(0)
+    b = earlier.measured[attribute][there] if here else np.zeros(0)
     note = _why_undefined(requested, a) or _why_undefined(requested, b)
-    more = HELD | {"against": names[1]} | ({} if note is None else {"note": note})
+    more = HELD | {"against": names[1]} | ({"note": note} if note else {})
     rows = []
     for name, measure in (("spearman", spearman), ("pearson", pearson)):
         found = statistics.interval(statistics.difference(measure), [requested, a, b], prompts)
-        more |= {"p": found.p, "headline": name == "spearman"}
         columns = (f"attribute/{attribute}", f"{name}_difference", found.value, found.interval)
+        more |= {"p": found.p, "headline": name == "spearman"}
         rows.append(row(names[0], *columns, len(here), **more))
     return rows
 
@@ -148,11 +141,10 @@ def totals(policy: str, items: Sequence[dict], ratio: str) -> list[dict]:
             of = statistics.interval(np.mean, [values[there]], np.array(prompts)[there])
             found.append(row(policy, "", metric, of.value, of.interval, there.sum()))
     ended = [float(x) for item in items for x in item["finished"]]
-    share = statistics.share(ended, prompts)
-    settings = {json.dumps(item["condition"], sort_keys=True) for item in items}
+    of, settings = statistics.share(ended, prompts), {str(item["condition"]) for item in items}
     return [
         *found,
-        row(policy, "", "finished", share.value, share.interval, len(ended)),
+        row(policy, "", "finished", of.value, of.interval, len(ended)),
         row(policy, "", "prompts", len(set(prompts))),
         row(policy, "", "settings", len(settings)),
     ]
@@ -180,6 +172,4 @@ def _why_undefined(requested: np.ndarray, measured: np.ndarray) -> str | None:
         return f"a correlation needs two samples or more, here are {len(requested)}"
     if np.ptp(requested) == 0:
         return f"only one value was asked for ({requested[0]:g})"
-    if np.ptp(measured) == 0:
-        return f"all samples are measured alike ({measured[0]:g})"
-    return None
+    return f"all samples are measured alike ({measured[0]:g})" if np.ptp(measured) == 0 else None

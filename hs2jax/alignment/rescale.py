@@ -20,6 +20,7 @@ from hs2jax.data import corpora
 from hs2jax.data.record import Record
 from hs2jax.losses.steerlm import HIGHEST, rounded
 from hs2jax.models import heads
+from hs2jax.reward_model import RewardModel
 from hs2jax.workdir import row
 
 
@@ -29,7 +30,7 @@ def rescale(config, run: stage.Run) -> list[dict]:
 
     A killed run is made again from the scores that are kept.
     """
-    model = run.reward_model(config.model.name, config.model.template)
+    model = run.load(RewardModel, config.model.name, config.model.template)
     names = stage.wanted(config, model.outputs)
     people = people_of(config, names, run.record)
     groups = list(sampled_rows.finished(config.data, config.on_error, run.record))

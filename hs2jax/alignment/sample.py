@@ -15,12 +15,11 @@ import time
 from collections.abc import Sequence
 
 from hs2jax import config_rules
-from hs2jax.alignment import stage
-from hs2jax.alignment.server import ServerSource
-from hs2jax.alignment.sources import FileSource, ModelSource
+from hs2jax.alignment import server, sources, stage
 from hs2jax.data import corpora
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
+from hs2jax.language_model import LanguageModel
 from hs2jax.models import sampler, sharding
 from hs2jax.workdir import content_key, row
 
@@ -35,7 +34,13 @@ def sample(config, run: stage.Run) -> list[dict]:
     its random numbers follow from.
     """
     groups = requests(config, run.record)
-    source = _source(config, run)
+    if config.responses:
+        source = sources.of_file(config, run.record)
+    elif config.server:
+        source = server.connect(config)
+    else:
+        model = run.load(LanguageModel, config.model.name, config.model.template)
+        source = sources.of_model(model, config)
     groups = source.fitting(groups, run.record)
     if not groups:
         raise ValueError(f"config.data: nothing of {config.data} can be answered")
@@ -54,10 +59,7 @@ def sample(config, run: stage.Run) -> list[dict]:
         return answers
 
     answers = run.each("samples", groups, keys, chunk(config), answer)
-    samples = [
-        _sampled(group, each, config.instruction)
-        for group, each in zip(groups, answers, strict=True)
-    ]
+    samples = [_sampled(*each, config.instruction) for each in zip(groups, answers, strict=True)]
     run.write("samples.jsonl", samples)
     run.result["tokens_per_second"] = drawn / spent if spent else None
     return results(samples)
@@ -96,16 +98,6 @@ def results(samples: Sequence[dict]) -> list[dict]:
         row("", "", "unfinished", unfinished, n=responses, headline=bool(unfinished)),
         row("", "", "tokens", tokens, n=responses),
     ]
-
-
-def _source(config, run: stage.Run):
-    """Find who answers."""
-    if config.responses:
-        return FileSource.read(config, run.record)
-    if config.server:
-        return ServerSource.connect(config)
-    model = run.language_model(config.model.name, config.model.template)
-    return ModelSource(model, config, stage.identity(model))
 
 
 def _sampled(group: Group, answers: dict, instruction: str) -> dict:

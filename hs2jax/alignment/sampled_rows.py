@@ -9,8 +9,6 @@ from hs2jax.data.groups import DataError, FieldError, Group
 from hs2jax.data.record import Record
 
 OF_EACH = ("responses", "tokens", "finished", *formats.LOGS)  # A list with one for each.
-# How a record calls responses that are left out.
-CUT, EMPTY = "unfinished responses", "empty responses"
 
 
 class Sampled(NamedTuple):
@@ -26,13 +24,8 @@ def read(spec: str, *, unfinished: str, on_error: str, record: Record) -> list[S
     Responses that say nothing are left out, and with unfinished="drop" those that were cut at the
     most tokens; a row that has no others is, too. on_error: as for `corpora.read`.
 
-    Raises ValueError for another format or a selector, and DataError for a malformed row.
+    Raises DataError for a malformed row.
     """
-    if any(each.format != "sampled" or each.selector for each in corpora.parse(spec)):
-        raise ValueError(
-            f"config.data is {spec!r}; expected whole files of sampled responses, as in "
-            '"sampled:runs/samples/samples.jsonl"'
-        )
     found = []
     for source, line in corpora.raw(spec):
         file, _, number = source.rpartition(":")
@@ -70,23 +63,16 @@ def finished(spec: str, on_error: str, record: Record) -> Iterator[Group]:
 def _left(row: dict, unfinished: str, record: Record) -> dict | None:
     """Leave such responses out of a row; None where none is left. What is no list of texts stays,
     for the reader to refuse."""
-    responses, finished = row.get("responses"), row.get("finished")
-    if not isinstance(responses, list) or not responses:
+    lists = {name: row[name] for name in OF_EACH if isinstance(row.get(name), list)}
+    count = len(lists.get("responses", ()))
+    if not count or any(len(each) != count for each in lists.values()):
         return row
-    lists = [name for name in OF_EACH if isinstance(row.get(name), list)]
-    if any(len(row[name]) != len(responses) for name in lists):
-        return row
-    reasons = [
-        EMPTY
-        if isinstance(text, str) and not text.strip()
-        else CUT
-        if unfinished == "drop" and isinstance(finished, list) and finished[i] is False
-        else None
-        for i, text in enumerate(responses)
-    ]
-    for reason in filter(None, reasons):
-        record.skip(reason)
-    keep = [i for i, reason in enumerate(reasons) if reason is None]
-    if not keep:
-        return None
-    return {**row, **{name: [row[name][i] for i in keep] for name in lists}}
+    keep = []
+    for i, text in enumerate(lists["responses"]):
+        if isinstance(text, str) and not text.strip():
+            record.skip("empty responses")
+        elif unfinished == "drop" and "finished" in lists and lists["finished"][i] is False:
+            record.skip("unfinished responses")
+        else:
+            keep.append(i)
+    return {**row, **{name: [x[i] for i in keep] for name, x in lists.items()}} if keep else None

@@ -5,7 +5,7 @@ header and the attributes, so that the model reads what it was trained on. /v1/c
 would put its own template around the messages, and has no place for the attributes.
 """
 
-import dataclasses
+import functools
 import http.client
 import json
 import logging
@@ -17,12 +17,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import ml_collections
-
-from hs2jax.alignment.sources import fitting
+from hs2jax.alignment.sources import Source, fitting
 from hs2jax.data import chat, templates
 from hs2jax.data.groups import Group
-from hs2jax.data.record import Record
 from hs2jax.models.hf import hub
 from hs2jax.workdir import from_first, is_first
 
@@ -70,90 +67,70 @@ def ask(address: str, path: str, body: Mapping[str, Any] | None = None) -> dict:
     raise ServerError(f"{url} does not answer: {why}")
 
 
-@dataclasses.dataclass
-class ServerSource:
-    """A model that a server runs, with the tokenizer of the same model here."""
+def connect(config) -> Source:
+    """Connect to `config.server`, which runs `config.model`; its tokenizer is the one here.
 
-    address: str
-    model: str  # As the server calls it.
-    tokenizer: Any
-    read: str
-    max_seq_len: int
-    config: ml_collections.ConfigDict
+    Raises ServerError or ValueError.
+    """
+    address, name = config.server, config.model.name
+    answer = ask(address, "models")
+    try:
+        served = [each["id"] for each in answer["data"]]
+    except (KeyError, TypeError):
+        raise ServerError(
+            f"config.server: {address}/models says {str(answer)[:80]!r} and not "
+            '{"data": [{"id": ...}]}; is it an OpenAI-compatible API, with its /v1?'
+        ) from None
+    if name not in served and len(served) != 1:
+        raise ValueError(
+            f"config.server: {address} serves {', '.join(served) or 'no model'}, and not {name!r} "
+            "(config.model.name)"
+        )
+    served = name if name in served else served[0]
+    opened, _ = hub.open_model(name)
+    tokenizer, read = opened.tokenizer, opened.read
+    if tokenizer is None:
+        raise ValueError(f"{name}: there is no tokenizer beside the model")
+    if config.model.template:
+        tokenizer.chat_template, read = templates.choose(config.model.template)
 
-    @classmethod
-    def connect(cls, config) -> "ServerSource":
-        """Connect to `config.server`, for `config.model`. Raises ServerError or ValueError."""
-        answer = ask(config.server, "models")
-        try:
-            served = [each["id"] for each in answer["data"]]
-        except (KeyError, TypeError):
+    def complete(body: dict) -> dict:
+        choices = ask(address, "completions", body).get("choices", [])
+        if len(choices) != config.n:
             raise ServerError(
-                f"config.server: {config.server}/models says {str(answer)[:80]!r} and not "
-                '{"data": [{"id": ...}]}; is it an OpenAI-compatible API, with its /v1?'
-            ) from None
-        name = config.model.name
-        if name not in served:
-            if len(served) != 1:
-                raise ValueError(
-                    f"config.server: {config.server} serves {', '.join(served) or 'no model'}, and "
-                    f"not {name!r} (config.model.name)"
-                )
-            (name,) = served
-        opened, _ = hub.open_model(config.model.name)
-        if opened.tokenizer is None:
-            raise ValueError(f"{config.model.name}: there is no tokenizer beside the model")
-        read = opened.read
-        if config.model.template:
-            opened.tokenizer.chat_template, read = templates.choose(config.model.template)
-        return cls(config.server, name, opened.tokenizer, read, opened.config.max_seq_len, config)
-
-    @property
-    def identity(self) -> str:
-        return f"{self.address} {self.model}"
-
-    def fitting(self, groups: Sequence[Group], record: Record) -> list[Group]:
-        room = self.max_seq_len - self.config.max_new_tokens
-        return fitting(self, groups, room, record, self.config.on_error)
-
-    def answer(self, groups: Sequence[Group], first: int) -> list[dict]:
-        """first: how many groups came before them, for the seeds."""
-        prompts = chat.prompt_ids(self.tokenizer, groups, self.read)
-        end = self.tokenizer.decode(chat.end_of_turn(self.tokenizer, self.read))
-        bodies = [
-            {
-                "model": self.model,
-                "prompt": ids.tolist(),
-                "n": self.config.n,
-                "temperature": self.config.temperature,
-                "top_p": self.config.top_p,
-                "max_tokens": self.config.max_new_tokens,
-                "seed": (self.config.seed * 1_000_003 + first + i) % 2**31,
-                "stop": [end],
-                # Not every server knows it.
-                **({"top_k": self.config.top_k} if self.config.top_k else {}),
-            }
-            for i, ids in enumerate(prompts)
-        ]
-        if not is_first():
-            return from_first(None)
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            return from_first(list(threads.map(self._complete, bodies)))
-
-    def _complete(self, body: dict) -> dict:
-        choices = ask(self.address, "completions", body).get("choices", [])
-        if len(choices) != self.config.n:
-            raise ServerError(
-                f"{self.address} gives {len(choices)} responses instead of the "
-                f"{self.config.n} of config.n"
+                f"{address} gives {len(choices)} responses instead of the {config.n} of config.n"
             )
         # Half a surrogate pair is no text, and cannot be written.
         texts = [choice["text"].encode(errors="replace").decode() for choice in choices]
         ended = [choice.get("finish_reason") == "stop" for choice in choices]
         return {
             "responses": [
-                chat.without_line_end(text, self.read) if end else text
+                chat.without_line_end(text, read) if end else text
                 for text, end in zip(texts, ended, strict=True)
             ],
             "finished": ended,
         }
+
+    def answer(groups: Sequence[Group], first: int) -> list[dict]:
+        settings = {
+            "model": served,
+            "n": config.n,
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "max_tokens": config.max_new_tokens,
+            "stop": [tokenizer.decode(chat.end_of_turn(tokenizer, read))],
+            # Not every server knows it.
+            **({"top_k": config.top_k} if config.top_k else {}),
+        }
+        bodies = [
+            settings
+            | {"prompt": ids.tolist(), "seed": (config.seed * 1_000_003 + first + i) % 2**31}
+            for i, ids in enumerate(chat.prompt_ids(tokenizer, groups, read))
+        ]
+        if not is_first():
+            return from_first(None)
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            return from_first(list(threads.map(complete, bodies)))
+
+    room = functools.partial(fitting, tokenizer, read, opened.config.max_seq_len, config)
+    return Source(f"{address} {served}", room, answer)

@@ -1,45 +1,43 @@
 """Sources of answers to prompts: a language model of ours, or a file of what somebody else sampled.
-
-A source has an `identity`, which its answers follow from, and two methods: `fitting` leaves out the
-prompts that it cannot answer, and `answer` gives the responses of each of some groups, a dict:
-
-    "responses": texts; and where they are known, a list with one for each of them, "tokens": the
-    model's own token ids, with the end of turn; "finished": whether it came to its end;
-    "log_proposal": log Q'(y|a,x) in nats
-
-`alignment.server` has another source.
+`alignment.server` has another one.
 """
 
-import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-import ml_collections
-
+from hs2jax.alignment import stage
 from hs2jax.data import chat, corpora
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.language_model import LanguageModel
 from hs2jax.workdir import content_key
 
+SETTINGS = ("temperature", "top_p", "top_k", "max_new_tokens", "seed")
 
-@dataclasses.dataclass
-class ModelSource:
+
+class Source(NamedTuple):
+    """Who answers.
+
+    identity: what the answers follow from, beside prompts and the config.
+    fitting(groups, record): leaves out the groups that it cannot answer, and counts them.
+    answer(groups, how many came before them): the responses of each group, a dict:
+
+        "responses": texts; and where they are known, a list with one for each of them, "tokens":
+        the model's own token ids, with the end of turn; "finished": whether it came to its end;
+        "log_proposal": log Q'(y|a,x) in nats
+    """
+
+    identity: str
+    fitting: Callable[[Sequence[Group], Record], list[Group]]
+    answer: Callable[[Sequence[Group], int], list[dict]]
+
+
+def of_model(model: LanguageModel, config) -> Source:
     """A language model of ours answers."""
 
-    model: LanguageModel
-    config: ml_collections.ConfigDict
-    identity: str
-
-    def fitting(self, groups: Sequence[Group], record: Record) -> list[Group]:
-        room = self.model.config.max_seq_len - self.config.max_new_tokens
-        return fitting(self.model, groups, room, record, self.config.on_error)
-
-    def answer(self, groups: Sequence[Group], first: int) -> list[dict]:
-        """first: how many groups came before them."""
-        settings = ("temperature", "top_p", "top_k", "max_new_tokens", "seed")
-        found = self.model.sample_groups(
-            groups, self.config.n, first=first, **{name: self.config[name] for name in settings}
-        )
+    def answer(groups: Sequence[Group], first: int) -> list[dict]:
+        settings = {name: config[name] for name in SETTINGS}
         return [
             {
                 "responses": [each.text for each in some],
@@ -47,18 +45,24 @@ class ModelSource:
                 "finished": [each.finished for each in some],
                 "log_proposal": [float(each.log_probabilities.sum()) for each in some],
             }
-            for some in found
+            for some in model.sample_groups(groups, config.n, first=first, **settings)
         ]
 
+    room = functools.partial(fitting, model.tokenizer, model.read, model.config.max_seq_len, config)
+    return Source(stage.identity(model), room, answer)
 
-def fitting(reader, groups: Sequence[Group], room: int, record: Record, on_error: str):
-    """Leave out groups with prompts of more than `room` tokens, and count them in the record.
 
-    reader: has the tokenizer, and as `read` how the end of a turn is found. Raises ValueError for
-    such a group unless on_error is "skip".
+def fitting(
+    tokenizer, read: str, max_seq_len: int, config, groups: Sequence[Group], record: Record
+):
+    """Leave out groups with prompts that leave no room for `config.max_new_tokens`, and count them
+    in the record.
+
+    read: how the end of a turn is found. Raises ValueError for such a group unless config.on_error
+    is "skip".
     """
-    skip, found = on_error == "skip", []
-    every = chat.prompt_ids(reader.tokenizer, groups, reader.read, record if skip else None)
+    skip, found, room = config.on_error == "skip", [], max_seq_len - config.max_new_tokens
+    every = chat.prompt_ids(tokenizer, groups, read, record if skip else None)
     for group, ids in zip(groups, every, strict=True):
         if ids is None:
             continue
@@ -75,43 +79,29 @@ def fitting(reader, groups: Sequence[Group], room: int, record: Record, on_error
     return found
 
 
-@dataclasses.dataclass
-class FileSource:
-    """Responses that were sampled before. Rows are found by their prompts, and rows with the same
-    prompt are taken together; all of their responses are taken, however many."""
+def of_file(config, record: Record) -> Source:
+    """Responses of `config.responses`, which were sampled before. Rows are found by their prompts,
+    and rows with the same prompt are taken together; all of their responses are taken, however
+    many. What is skipped is counted. Raises ValueError or DataError."""
+    responses: dict[str, list[str]] = {}
+    own = Record()
+    for group in corpora.read(config.responses, on_error=config.on_error, record=own):
+        responses.setdefault(content_key(group.prompt), []).extend(group.responses)
+    record.skip_as(own)
 
-    responses: dict[str, list[str]]
-    config: ml_collections.ConfigDict
-
-    @classmethod
-    def read(cls, config, record: Record) -> "FileSource":
-        """Those of `config.responses`; what is skipped is counted. Raises ValueError or
-        DataError."""
-        found: dict[str, list[str]] = {}
-        own = Record()
-        for group in corpora.read(config.responses, on_error=config.on_error, record=own):
-            found.setdefault(content_key(group.prompt), []).extend(group.responses)
-        record.skip_as(own)
-        return cls(found, config)
-
-    @property
-    def identity(self) -> str:
-        return content_key(self.responses)
-
-    def fitting(self, groups: Sequence[Group], record: Record) -> list[Group]:
-        """Those that there are responses to; the others are counted, or raised."""
-        found = []
-        for group in groups:
-            if content_key(group.prompt) in self.responses:
-                found.append(group)
-            elif self.config.on_error == "skip":
-                record.skip("no responses to the prompt")
-            else:
-                raise ValueError(
-                    f"{group.source}: {self.config.responses} has no responses to this prompt; "
-                    "leave such prompts out with config.on_error=skip"
-                )
+    def answered(groups: Sequence[Group], record: Record) -> list[Group]:
+        found = [group for group in groups if content_key(group.prompt) in responses]
+        if len(found) < len(groups) and config.on_error == "skip":
+            record.skip("no responses to the prompt", len(groups) - len(found))
+        elif len(found) < len(groups):
+            other = next(group for group in groups if group not in found)
+            raise ValueError(
+                f"{other.source}: {config.responses} has no responses to this prompt; leave such "
+                "prompts out with config.on_error=skip"
+            )
         return found
 
-    def answer(self, groups: Sequence[Group], first: int) -> list[dict]:
-        return [{"responses": self.responses[content_key(group.prompt)]} for group in groups]
+    def answer(groups: Sequence[Group], first: int) -> list[dict]:
+        return [{"responses": responses[content_key(group.prompt)]} for group in groups]
+
+    return Source(content_key(responses), answered, answer)

@@ -45,15 +45,11 @@ class Run:
         self.kept = workdir.Store(folder / "kept.jsonl")
         self.mesh = sharding.mesh_of(config.mesh)
 
-    def reward_model(self, name: str, template: str = "") -> RewardModel:
-        return RewardModel.load(name, template=template, mesh=self.mesh, dtype=self._dtype())
-
-    def language_model(self, name: str, template: str = "") -> LanguageModel:
-        return LanguageModel.load(name, template=template, mesh=self.mesh, dtype=self._dtype())
-
-    def _dtype(self):
+    def load(self, kind: type, name: str, template: str = ""):
+        """Load a model of a kind, RewardModel or LanguageModel."""
         own = self.config if "dtype" in self.config else self.config.model
-        return configs.dtype(own.dtype)
+        dtype = configs.dtype(own.dtype)
+        return kind.load(name, template=template, mesh=self.mesh, dtype=dtype)
 
     def rate(
         self, model: RewardModel, groups: Sequence[Group], record: Record | None = None, **options

@@ -18,6 +18,7 @@ from hs2jax.alignment.sample import sample
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.models.hf import hub
+from hs2jax.reward_model import RewardModel
 from hs2jax.workdir import read_json, read_rows
 
 SAMPLING = ("seed", "data", "n", "temperature", "top_p", "max_new_tokens", "on_error")
@@ -112,7 +113,7 @@ def _measure(run: stage.Run, sampled: Mapping[str, list[dict]]) -> None:
     """Measure the attributes and rewards of each row's responses; they stay unknown where one says
     nothing (a reward model reads no empty one) or is too long. Prompts that were cut to fit and
     responses that did not are counted in the policy's record."""
-    model = run.reward_model(run.config.reward_model)
+    model = run.load(RewardModel, run.config.reward_model)
     scalar = model.scalar_weights()
     for name, rows in sampled.items():
         saying = [[i for i, text in enumerate(row["responses"]) if text.strip()] for row in rows]

@@ -20,6 +20,7 @@ from hs2jax.data.record import Record
 from hs2jax.evaluation import items
 from hs2jax.language_model import LanguageModel
 from hs2jax.losses import steerlm
+from hs2jax.reward_model import RewardModel
 from hs2jax.workdir import content_key, row
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,11 @@ def weigh(config, run: stage.Run) -> list[dict]:
         each.row["log_attribute"] = nats
     run.write("groups.jsonl", [each.row for each in rows])
     columns = [np.array([each.row[name] for name in formats.LOGS], "f4").T for each in rows]
-    run.result["warnings"] = [*_unrated(config, rows), *steerlm.collapse(columns)]
+    asked = {name for each in rows for name in each.group.condition}
+    unrated = ", ".join(sorted(asked - set(rows[0].row["predicted"][0])))
+    others = "log P(a|x,y) is of the other attributes"
+    warnings = [f"{config.reward_model} does not rate {unrated}: {others}"] if unrated else []
+    run.result["warnings"] = warnings + steerlm.collapse(columns)
     for warning in run.result["warnings"]:
         log.warning("%s", warning)
     return results(columns)
@@ -61,11 +66,10 @@ def read(config, record: Record) -> list[Sampled]:
 
     Raises ValueError where one lacks what it would be weighed by, or none is left.
     """
-    every = sampled_rows.read(
-        config.data, unfinished=config.unfinished, on_error=config.on_error, record=record
-    )
+    settings = {"unfinished": config.unfinished, "on_error": config.on_error, "record": record}
+    every = sampled_rows.read(config.data, **settings)
     for each in every:
-        _check(config, each)
+        _check(config, *each)
     found = [each for each in every if len(each.group.responses) >= config.least]
     if len(found) < len(every):
         record.skip("too few responses", len(every) - len(found))
@@ -74,29 +78,27 @@ def read(config, record: Record) -> list[Sampled]:
     return found
 
 
-def _check(config, each: Sampled) -> None:
-    source = each.group.source
-    if not each.group.condition:
+def _check(config, row: dict, group: Group) -> None:
+    if not group.condition:
         raise ValueError(
-            f"config.data: {source} asks for no attributes (condition), and what is asked for is "
-            "what SteerLM 2.0 weighs by"
+            f"config.data: {group.source} asks for no attributes (condition), and what is asked "
+            "for is what SteerLM 2.0 weighs by"
         )
-    if not each.group.tokens and False in each.row.get("finished", ()):
+    if not group.tokens and False in row.get("finished", ()):
         raise ValueError(
-            f"config.unfinished: {source} has responses that were cut, but not their tokens, "
+            f"config.unfinished: {group.source} has responses that were cut, but not their tokens, "
             'without which they cannot be scored: "drop" them'
         )
-    if each.row.get("instruction"):
+    if row.get("instruction"):
         raise ValueError(
-            f"config.data: {source} was sampled under the instruction "
-            f"{each.row['instruction']!r}, which no policy is trained with, so that the "
-            "probability it was sampled with is not log Q'(y|a,x); such responses are for "
-            "SteerLM (hs2jax annotate), not for SteerLM 2.0"
+            f"config.data: {group.source} was sampled under the instruction {row['instruction']!r},"
+            " so that the probability it was sampled with is not log Q'(y|a,x); such responses are "
+            "for SteerLM (hs2jax annotate), not for SteerLM 2.0"
         )
-    if "log_proposal" not in each.row and not config.proposal:
+    if "log_proposal" not in row and not config.proposal:
         raise ValueError(
-            f"config.proposal: {source} has no log_proposal, as it was sampled elsewhere; name "
-            "the model that wrote it"
+            f"config.proposal: {group.source} has no log_proposal, as it was sampled elsewhere; "
+            "name the model that wrote it"
         )
 
 
@@ -110,7 +112,7 @@ def _rated(run: stage.Run, rows: Sequence[Sampled]) -> list[Sampled]:
     Raises ValueError for a row of which nothing that it asks for is rated.
     """
     name = run.config.reward_model
-    model = run.reward_model(name)
+    model = run.load(RewardModel, name)
     for each in rows:
         if not set(each.group.condition) & set(model.outputs):
             raise ValueError(
@@ -132,9 +134,17 @@ def log_probabilities(
 ) -> list[list[float] | None]:
     """Find the log-probabilities of whole responses under the model that `key` of the config names;
     None for a group that does not fit. They are kept under the model and what it reads."""
-    model = run.language_model(run.config[key])
+    model = run.load(LanguageModel, run.config[key])
     for group in groups:
-        _check_vocabulary(f"config.{key}: {run.config[key]}", model, group)
+        for text, ids in zip(group.responses, group.tokens, strict=False):
+            # The tokens that were sampled may be other words to this model.
+            fits = max(ids) < model.config.vocab_size
+            said = model.tokenizer.decode(ids, clean_up_tokenization_spaces=False) if fits else ""
+            if not said.startswith(text):
+                raise ValueError(
+                    f"config.{key}: {run.config[key]} has another vocabulary than the model that "
+                    f"sampled {group.source}: to it the tokens of {text[:40]!r} are {said[:40]!r}"
+                )
     identity = stage.identity(model)
 
     def compute(some: Sequence[Group], first: int) -> list:
@@ -146,18 +156,6 @@ def log_probabilities(
         for each in groups
     ]
     return run.each(f"log-probabilities of config.{key}", groups, keys, CHUNK, compute)
-
-
-def _check_vocabulary(name: str, model: LanguageModel, group: Group) -> None:
-    """Raise ValueError where the tokens that were sampled are other words to this model."""
-    for text, ids in zip(group.responses, group.tokens, strict=False):
-        fits = max(ids) < model.config.vocab_size
-        said = model.tokenizer.decode(ids, clean_up_tokenization_spaces=False) if fits else ""
-        if not said.startswith(text):
-            raise ValueError(
-                f"{name} has another vocabulary than the model that sampled {group.source}: to it "
-                f"the tokens of {text[:40]!r} are {said[:40]!r}"
-            )
 
 
 # Numbers ------------------------------------------------------------------------------------------
@@ -178,29 +176,18 @@ def _log_attribute(rows: Sequence[Sampled]) -> list[list[float]]:
     return [[next(sums) for _ in each.row["responses"]] for each in rows]
 
 
-def _unrated(config, rows: Sequence[Sampled]) -> list[str]:
-    """Warn of attributes that were asked for and that nothing measures."""
-    asked = {name for each in rows for name in each.group.condition}
-    names = ", ".join(sorted(asked - set(rows[0].row["predicted"][0])))
-    text = f"{config.reward_model} does not rate {names}: log P(a|x,y) is of the other attributes"
-    return [text] if names else []
-
-
 def results(columns: Sequence[np.ndarray]) -> list[dict]:
     """Say how the weights w' lie, as means over groups: their effective sample size, what part of
     the group that is, and the distance KL(w'||b') of the policy that sampled, for which b' is
     uniform; and how many groups have collapsed. columns: see `steerlm.weigh_groups`."""
     weights = steerlm.weigh_groups(columns, [each[:, 2] for each in columns])
-    effective, n = steerlm.mean_effective(weights), len(columns)
-    distance = np.mean([of["distance"].sum(dtype=np.float64) for of in weights])
+    means = steerlm.mean_effective(weights)
+    means["distance"] = np.mean([of["distance"].sum(dtype=np.float64) for of in weights])
     collapsed = sum(of["effective"][0] < steerlm.LEAST_EFFECTIVE for of in weights)
+    n, shown = len(columns), ("effective_sample_size", "distance")
     return [
         row("", "", "groups", n, headline=True),
         row("", "", "responses", sum(map(len, columns))),
-        row(
-            "", "", "effective_sample_size", effective["effective_sample_size"], n=n, headline=True
-        ),
-        row("", "", "effective_fraction", effective["effective_fraction"], n=n),
-        row("", "", "distance", distance, n=n, headline=True),
+        *(row("", "", name, x, n=n, headline=name in shown) for name, x in means.items()),
         row("", "", "collapsed", collapsed, n=n),
     ]

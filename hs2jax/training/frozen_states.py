@@ -22,7 +22,7 @@ from hs2jax.workdir import Store, content_key
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # Goes up when the decoder computes anything otherwise than before.
+VERSION = 2  # Goes up when the decoder computes, or `Store` keeps, anything in another way.
 
 
 def attach(batches: loader.Batches, params, config, *, dtype, mesh) -> loader.Batches:

@@ -33,7 +33,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     """Train, or go on where a killed run of this folder was. Returns the rows of results.jsonl.
 
     Raises ValueError or FileNotFoundError for a config that cannot be, naming the key, and
-    NotFiniteError after `config.not_finite_limit` steps in a row that are not finite.
+    ValueError after `config.not_finite_limit` steps in a row that are not finite.
     """
     folder, started = Path(folder), time.time()
     configs.check(config)
@@ -125,7 +125,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
             sources = [trained_on.groups[number].source for number in numbers]
             workdir.note_not_finite(folder, now, sources, values)
         if not_finite >= config.not_finite_limit:
-            raise workdir.NotFiniteError(
+            raise ValueError(
                 f"{not_finite} steps in a row, up to step {now}, gave a loss or gradient that is "
                 f"not finite and were left out; see {folder / 'not_finite.jsonl'} for their rows"
             )

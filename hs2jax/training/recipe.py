@@ -6,6 +6,7 @@ was: each stage knows whether it has come to its end.
 """
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -35,32 +36,23 @@ def run(recipe: ConfigDict, folder: Path | str, verb_of: Callable[[str], Verb]) 
         made = verb_of(config.kind)(config, places[name])
         rows += [{**row, "stage": name} for row in made]
     done = [workdir.read_json(place / "result.json") for place in places.values()]
-    result = {
-        "stages": list(recipe.stages),
-        "seconds": sum(each.get("seconds", 0) for each in done),
-    }
+    seconds = sum(each.get("seconds", 0) for each in done)
     if workdir.is_first():
         workdir.write_json(folder / "config.json", recipe.to_dict())
-    return workdir.finish(folder, recipe, result, rows)
+    return workdir.finish(folder, recipe, {"stages": [*places], "seconds": seconds}, rows)
 
 
 def filled_in(config: ConfigDict, folders: Mapping[str, Path]) -> ConfigDict:
     """Replace "{NAME}" in a config's texts by the folder of that name."""
+    if wrong := sorted(set("[]*,") & set("".join(map(str, folders.values())))):
+        raise ValueError(
+            f"{', '.join(map(str, folders.values()))}: {' '.join(wrong)} mean something else in "
+            "data specifications and lists; give another --workdir"
+        )
     config = config.copy_and_resolve_references()
     for key, value in config.items():
         if isinstance(value, ConfigDict):
             config[key] = filled_in(value, folders)
         elif isinstance(value, str):
-            # These mean something in data specs, and commas in lists.
-            special, filled = set("[]*," if "," in value else "[]*"), value
-            for name, folder in folders.items():
-                if "{" + name + "}" not in value:
-                    continue
-                if wrong := sorted(special & set(str(folder))):
-                    raise ValueError(
-                        f"{folder} cannot stand in the config's {value!r}, where {' '.join(wrong)} "
-                        "means something else; give another --workdir"
-                    )
-                filled = filled.replace("{" + name + "}", str(folder))
-            config[key] = filled
+            config[key] = re.sub(r"\{([^{}]+)\}", lambda x: str(folders.get(x[1], x[0])), value)
     return config

@@ -138,7 +138,7 @@ def _changed(base: ConfigDict, changes: dict[str, object], where: str) -> Config
         try:
             config.update_from_flattened_dict({key: value})
         except KeyError:
-            raise ValueError(f"{where}: {configs.unknown_key(config, key)}") from None
+            raise ValueError(f"{where}: {configs.unknown_key(config.kind, key)}") from None
         except TypeError as error:
             raise ValueError(f"{where}: config.{key} is {value!r}: {error}") from error
     return config
