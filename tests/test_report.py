@@ -186,15 +186,14 @@ def check(text: str) -> None:
 def test_a_verdict_needs_an_interval_that_excludes_the_reference(ends, better, side):
     interval = None if ends[0] is None else ends
     said = workdir.row("s", "", "accuracy", 0.5, interval, 9, reference=0.5, better=better)
-    assert page.side_of(said) == side
-    verdict = page.verdict_of({"chance": said}, "It is so.")
+    verdict = page.verdict_of({"chance": said})
     tone, label = {
         "better": ("good", "Better than chance"),
         "worse": ("bad", "Worse than chance"),
         "not shown": ("unsure", "Not shown to be better than chance"),
     }[side]
-    assert verdict == Verdict(tone, label, "It is so.")
-    assert page.verdict_over({"a": said}, "chance", "").tone == tone
+    assert (verdict.tone, verdict.label) == (tone, label)
+    assert page.verdict_of({"a": said}, "chance").tone == tone
 
 
 def test_one_verdict_of_several_claims():
@@ -202,14 +201,17 @@ def test_one_verdict_of_several_claims():
         workdir.row("s", "", "m", 0.0, ends, reference=0.0, better="higher")
         for ends in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1))
     )
-    label = page.verdict_of({"chance": above, "length": open_}, "").label
-    assert label == "Not shown to be better than length"
-    assert page.verdict_of({"chance": above, "length": below}, "").label == "Worse than length"
-    assert page.verdict_of({"chance": above, "length": None}, "").tone == "unsure"
-    some = page.verdict_over({"a": above, "b": open_, "c": below, "d": above}, "the mean", "")
-    assert some.label == "Better than the mean on a and d, worse on c, otherwise not shown"
-    assert page.verdict_over({"a": above, "b": above}, "x", "").label == "Better than x on all 2"
-    assert page.verdict_over({"a": open_, "b": below}, "x", "").tone == "bad"
+    for rows, than, tone, label in (
+        ((above, open_), "", "unsure", "Better than a, not shown to be better than b"),
+        ((above, below), "", "bad", "Worse than b, better than a"),
+        ((above, None), "", "unsure", "Better than a, not shown to be better than b"),
+        ((above, above), "x", "good", "Better than x on a and b"),
+        ((above, below), "x", "unsure", "Better than x on a, worse on b"),
+        ((open_, below), "x", "bad", "Worse than x on b, not shown to be better on a"),
+    ):
+        verdict = page.verdict_of(dict(zip("ab", rows, strict=True)), than)
+        assert (verdict.tone, verdict.label) == (tone, label)
+    assert page.verdict_of({"a": above}, subject="It").label == "It: better than a"
 
 
 @pytest.mark.parametrize("kind", [evaluation, training, policy, best_of_n, sampled, recipe])
@@ -229,12 +231,13 @@ def test_an_evaluation_says_what_was_measured(tmp_path):
     folder = evaluation(tmp_path / "run", accuracy=(0.2, 0.1, 0.4))
     text = text_of(folder)
     assert "Worse than chance" in text
-    assert "Incomplete. On what is here: better than chance and counting characters" in text
+    assert "Incomplete; of what is here: better than chance and counting characters" in text
     assert "358 of 1,098 items are here" in text
-    assert "Safety, absent" in text
     for figure in ("Rewards", "Calibration", "Accuracy by strength", "Scores by section"):
         assert f"<figcaption>{figure}" in text
     said = (folder / "report.md").read_text(encoding="utf-8")
+    assert "| **Safety** | **0** |" in said
+    assert "| **740** | **none** |" in said
     assert "| helpfulness | 20 | 1.200 (1.000 to 1.400) | 1.500 |" in said
     assert "Margin −0.30, strength 2" in said  # The worst mistake.
     assert format.line(Run(folder).rows[0]) == (
@@ -245,30 +248,30 @@ def test_an_evaluation_says_what_was_measured(tmp_path):
 def test_a_comparison_says_which_is_better(tmp_path, monkeypatch):
     def rows(name, first, second, *outputs):
         difference = {"reference": 0.0, "better": "higher", "p_mcnemar": 0.03, "p": 0.02}
-        counts = {"both": 5, "only_first": 1, "only_second": 8, "neither": 2}
+        difference |= {"both": 5, "only_first": 1, "only_second": 8, "neither": 2}
         said = [
             row(name, "", "accuracy", x, method=m) for m, x in zip(sides, (0.4, 0.8), strict=True)
         ]
-        said.append(row(name, "", "accuracy_difference", 0.4, 0.1, 0.6, **difference, **counts))
+        said.append(row(name, "", "accuracy_difference", 0.4, 0.1, 0.6, **difference))
         said.append(row(name, "", "common", len(first)))
         margins = {"first_margin": 1.0, "second_margin": -1.0, "pair": [0, 1, 2]}
         return said, [{**first[0], **margins}]
 
     sides = ("first", "second")
     monkeypatch.setattr(comparison, "rows", rows, raising=False)
-    one, two = evaluation(tmp_path / "one"), evaluation(tmp_path / "two", "models/b/model")
+    one, two = evaluation(tmp_path / "one", "a"), evaluation(tmp_path / "two", "b")
     path = report.compare(two, one)
     assert path == two / "against-one" / "report.html"
     text = path.read_text(encoding="utf-8")
     check(text)
     assert "<h1>b against a</h1>" in text
-    assert "b is better" in text
+    assert "b: better than a" in text
     assert "+40.0 points (95% interval +10.0 to +60.0)" in text
     assert "Margin +1.00 by a, −1.00 by b" in text
 
 
 def test_trainings_say_what_was_learned(tmp_path):
-    assert "Better than at the start" in text_of(policy(tmp_path / "policy"))
+    assert "Better than the start" in text_of(policy(tmp_path / "policy"))
     text = text_of(training(tmp_path / "training"))
     assert "<figcaption>Loss" in text
     assert "2.0 GiB" in text
@@ -276,11 +279,11 @@ def test_trainings_say_what_was_learned(tmp_path):
 
 
 def test_text_of_data_is_escaped_everywhere():
-    svg = charts.intervals([charts.Track(EVIL, 0.5, 0.4, 0.6, EVIL)])
+    svg = charts.intervals([row("s", "", "m", 0.5, 0.4, 0.6, name=EVIL, note=EVIL)])
     curve = charts.curves({EVIL: [(0, 1), (1, 2)]}, EVIL, across={EVIL: 1.5})
     answers = [page.Answer(EVIL, EVIL, EVIL), page.Answer("", "", "")]
     table = Table(EVIL, [EVIL, EVIL], [[EVIL, Cell(EVIL, EVIL)]], EVIL, strong=[0])
-    figures = [Figure(EVIL, each, group=page.Group(EVIL, EVIL)) for each in (svg, curve)]
+    figures = [Figure(EVIL, each, group=EVIL) for each in (svg, curve)]
     case = Case(EVIL, EVIL, answers)
     section = Section(EVIL, [Verdict("good", EVIL, EVIL)], figures, [table], [case], EVIL)
     text = page.render("html", EVIL, EVIL, [section] * 3)
@@ -302,7 +305,13 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
 
 def test_charts_draw_with_the_page_s_colours_and_nothing_where_there_is_nothing():
     drawn = [
-        charts.intervals([charts.Track("a", None), charts.Track("b", 0.1, -0.1, 0.3)], "points"),
+        charts.intervals(
+            [
+                row("s", "", "m", None, name="a"),
+                row("s", "", "m", 0.1, -0.1, 0.3, name="b", marks=[0.2], hollow=True),
+            ],
+            "points",
+        ),
         charts.curves({"a": [(0, 1.0), (1, None), (2, 3.0)]}, diagonal="as asked"),
         charts.curves({n: [(0, 1.0, 0.5, 1.5), (1, 2.0, None, None)] for n in "abcde"}),
         charts.training_curve([(i, i % 7) for i in range(999)], [(0, 3.0), (999, float("nan"))]),
@@ -328,11 +337,11 @@ def test_charts_draw_with_the_page_s_colours_and_nothing_where_there_is_nothing(
 def test_a_table_of_rows_leaves_out_what_is_empty():
     rows = [row("s", f"section/{x}", "score", 0.5, 0.4, 0.6) for x in "ab"]
     rows.append(row("s", "section/c", "score", None, n=None))
-    table = table_of("T", rows, "leaf", ["score", "margin"], strong=["b"])
-    assert table.columns == ["", "score"]
+    table = table_of("T", rows, fields={"more": ("score", "more")}, strong=["b"])
+    assert table.columns == ["", "n", "score"]
     assert [list(map(str, line)) for line in table.rows] == [
-        ["a", "50.0% (40.0 to 60.0)"],
-        ["b", "50.0% (40.0 to 60.0)"],
+        ["a", "20", "50.0% (40.0 to 60.0)"],
+        ["b", "20", "50.0% (40.0 to 60.0)"],
     ]
     assert table.strong == [1]
     assert find(rows, part="section/c")["value"] is None

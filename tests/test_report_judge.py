@@ -120,7 +120,7 @@ def test_a_judge_that_knows_nothing_is_not_shown_to_and_unrated_scores_are_not_j
 
 @pytest.mark.parametrize("make", [pairs, selection, emotions, knowledge])
 def test_every_task_has_a_page_with_its_verdict(tmp_path, make):
-    section = report.sections(make(tmp_path))[0].without_empty()
+    section = report.sections(make(tmp_path))[0]
     tones = [verdict.tone for verdict in section.verdicts]
     assert (
         tones
@@ -131,9 +131,9 @@ def test_every_task_has_a_page_with_its_verdict(tmp_path, make):
             knowledge: ["good", "good"],
         }[make]
     )
-    assert section.figures
+    assert any(figure.svg for figure in section.figures)
     assert len(section.tables) > 2
     page = report.write(tmp_path).read_text(encoding="utf-8")
     assert "<script" not in page
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert all(table.title in markdown for table in section.tables)
+    assert all(table.title in markdown for table in section.tables if table.rows)

@@ -26,7 +26,8 @@ class Rows:
 
 
 def verdicts(policies: dict) -> list:
-    return [steer.verdict(Rows(policies), name) for name in policies]
+    """The verdicts of each policy."""
+    return [steer.verdicts_of(Rows(policies), name) for name in policies]
 
 
 def shown(folder, policies: dict, **config) -> tuple[str, str]:
@@ -36,14 +37,13 @@ def shown(folder, policies: dict, **config) -> tuple[str, str]:
 
 
 def test_each_policy_is_judged_by_its_intervals_and_against_the_one_before(planted):
-    before, steerlm, steerlm2 = verdicts(planted)
-    assert before.tone != "good"
-    assert "more closely" not in before.sentence
-    for policy, earlier in ((steerlm, "before"), (steerlm2, "steerlm")):
-        assert re.search(r"follows verbosity, not surely complexity$", policy.label)
-        assert f"Against {earlier}: verbosity more closely" in policy.sentence
+    before, *later = verdicts(planted)
+    assert [verdict.tone for verdict in before] == ["unsure"]
+    for (follows, compared), earlier in zip(later, ("before", "steerlm"), strict=True):
+        assert "better than chance on verbosity, not shown" in follows.label
+        assert f"better than {earlier} on verbosity, not shown" in compared.label
     back = verdicts(dict(reversed(planted.items())))
-    assert "verbosity less closely" in back[-1].sentence
+    assert "worse than steerlm on verbosity" in back[-1][1].label
 
 
 def test_a_policy_that_follows_all_that_is_asked_is_good_and_one_that_does_the_opposite_bad():
@@ -51,17 +51,17 @@ def test_a_policy_that_follows_all_that_is_asked_is_good_and_one_that_does_the_o
     for row in rows:
         for measured in row["measured"]:
             measured["complexity"] += row["condition"]["complexity"]
-    (good,) = verdicts({"one": rows})
-    assert (good.tone, good.label) == ("good", "one follows verbosity and complexity")
+    ((good,),) = verdicts({"one": rows})
+    assert good.tone == "good"
     for row in rows:
         row["measured"] = [{k: -v for k, v in each.items()} for each in row["measured"]]
-    (bad,) = verdicts({"one": rows})
-    assert (bad.tone, bad.label) == ("bad", "one is not shown to follow what it is asked for")
+    ((bad,),) = verdicts({"one": rows})
+    assert bad.tone == "bad"
 
 
 def test_of_policies_that_do_not_listen_nothing_is_said_for_sure():
-    found = [verdicts({"one": planted_policies.rows(s, follows=0.0)})[0] for s in range(10)]
-    assert sum(each.tone == "unsure" and "not shown" in each.label for each in found) >= 8
+    rows = [planted_policies.rows(seed, follows=0.0) for seed in range(10)]
+    assert sum(verdicts({"one": each})[0][0].tone == "unsure" for each in rows) >= 8
 
 
 def test_following_by_length_alone_is_said():
@@ -69,8 +69,8 @@ def test_following_by_length_alone_is_said():
         verdicts({"one": planted_policies.rows(0, prompts=30, follows=0.4, by_length=by_length)})
         for by_length in (1.0, 0.0)
     )
-    assert "which alone may be what follows" in alone[0].sentence
-    assert "alone" not in more[0].sentence
+    assert "which alone may be what follows" in alone[0][0].sentence
+    assert "alone" not in more[0][0].sentence
 
 
 def test_the_page_has_figures_tables_and_samples(tmp_path, planted):
@@ -83,19 +83,15 @@ def test_the_page_has_figures_tables_and_samples(tmp_path, planted):
     assert "log ratio" in shown(tmp_path / "other", planted, temperature=0.7)[1]
 
 
-def test_texts_of_policies_are_escaped_and_long_ones_cut_with_a_mark(tmp_path):
+def test_texts_of_policies_are_escaped(tmp_path):
     text = "<script>alert('x')</script> & | ` "
     rows = planted_policies.rows(0, prompts=2, text=text)
     for row in rows:
         row["prompt"] = [{"role": "user", "content": "</div><b>bold?"}]
-    rows[0]["responses"][0] = "y" * 5000
-    html, markdown = shown(tmp_path, {"one": rows})
+    html, _ = shown(tmp_path, {"one": rows})
     assert "<script" not in html
     assert "&lt;script&gt;" in html
     assert "&lt;/div&gt;&lt;b&gt;bold?" in html
-    assert "y" * steer.MOST_CHARACTERS + " … [cut here]" in html
-    assert "y" * (steer.MOST_CHARACTERS + 1) not in html
-    assert "5,000 characters" in markdown
 
 
 @pytest.mark.parametrize("kind", ["constant", "one prompt", "one value", "nothing"])

@@ -113,7 +113,9 @@ def judge_set(
 
 def _is_from_zero(spec: str) -> bool:
     formats = {
-        re.split(r"[/\[]", each.path.removeprefix("tfds:"))[0] if each.path.startswith("tfds:") else each.format
+        re.split(r"[/\[]", each.path.removeprefix("tfds:"))[0]
+        if each.path.startswith("tfds:")
+        else each.format
         for each in corpora.parse(spec)
     }
     if len({name in FROM_ZERO for name in formats}) > 1:

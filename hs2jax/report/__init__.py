@@ -7,7 +7,7 @@ It reads only what runs have left in their folders. A kind of run has a file her
 from collections.abc import Callable
 from pathlib import Path
 
-from hs2jax.report import best_of_n, evaluate, expo, judge, made, page, recipe, steer, sweep, train
+from hs2jax.report import best_of_n, evaluate, expo, judge, made, page, steer, sweep, train
 from hs2jax.report import compare as comparison
 from hs2jax.report.page import Section
 from hs2jax.report.run import Run
@@ -22,7 +22,6 @@ VIEWS: dict[str, Callable[[Run], list[Section]]] = {
     "judge": judge.sections,
     "best_of_n": best_of_n.sections,
     "steer": steer.sections,
-    "recipe": lambda run: recipe.sections(run, sections),
 }
 
 
@@ -51,7 +50,18 @@ def compare(workdir: Path | str, against: Path | str, output: Path | str | None 
 
 def sections(run: Run) -> list[Section]:
     """Say what is to be seen of a run of any kind."""
-    return VIEWS.get(run.kind, made.sections)(run)
+    return stages(run) if run.kind == "recipe" else VIEWS.get(run.kind, made.sections)(run)
+
+
+def stages(run: Run) -> list[Section]:
+    """Put all stages of a recipe on one page, in their order."""
+    said = []
+    for name in run.result["stages"]:
+        stage = Run(run.folder / name)
+        for section in (*sections(stage), made.making(stage)):
+            title = name if section.title == name else f"{name}: {section.title}"
+            said.append(section._replace(title=title))
+    return said
 
 
 def write_page(folder: Path, title: str, subtitle: str, parts: list[Section]) -> Path:

@@ -1,9 +1,8 @@
 """The page of a best-of-n selection: what picking is worth over the number of candidates."""
 
 from hs2jax.report import charts, format
-from hs2jax.report.format import PERCENT, SIGNED
 from hs2jax.report.page import Figure, Section, Verdict, verdict_of
-from hs2jax.report.run import Column, Run, find, leaf, select, table_of
+from hs2jax.report.run import Run, find, leaf, points, select, table_of
 
 
 def sections(run: Run) -> list[Section]:
@@ -12,36 +11,22 @@ def sections(run: Run) -> list[Section]:
     rewards = select(curve, metric="reward")
     # Only what all prompts have can be compared: means for more candidates are of fewer.
     same = [row for row in rewards if row["n"] == rewards[0]["n"]]
-    verdicts = [_picked(same[0], same[-1])] if same else []
-    if won := find(run.rows, metric="win_rate"):
+    verdicts = []
+    if len(same) > 1:
+        said = [f"{format.value(row)} for the best of {leaf(row)}" for row in (same[0], same[-1])]
         sentence = (
-            f"The picked response beats the reference's on {format.value(won, PERCENT)} of "
-            f"{format.count(won['n'], 'prompt')}; equal rewards count half ({won['ties']})."
+            f"The mean reward is {' and '.join(said)}, n={same[0]['n']:,}. The reward is the one "
+            "that picked: it says how far picking goes, not that people agree."
         )
-        verdicts.append(verdict_of({"the reference": won}, sentence))
+        verdicts.append(Verdict("unsure", f"Best of {leaf(same[-1])}", sentence))
+    if won := find(run.rows, metric="win_rate"):
+        note = f"Equal rewards count half ({won['ties']})."
+        verdicts.append(verdict_of({"the reference": won}, note=note))
     if not verdicts:
-        verdicts = [Verdict("unsure", "Nothing to pick from", "No prompt has been scored.")]
-    points = [(int(leaf(row)), row["value"], row["low"], row["high"]) for row in rewards]
-    svg = charts.curves({"reward": points}, "n, candidates for each prompt", dots=True)
-    figures = [Figure("Reward of the best of n", svg)] if len(points) > 1 else []
-    kl = [Column("KL at most", "reward", ".2f", "kl")]
-    note = (
-        "Over all subsets of n candidates, without drawing (unbiased). Only prompts with n "
-        "candidates count. KL: log n − (n − 1)/n, which the distance from the sampler does not "
-        "exceed, in nats."
-    )
-    table = table_of("Best of n", curve, "leaf", further=kl, heading="of", note=note)
-    return [Section("Best of n", verdicts, figures, [table])]
-
-
-def _picked(one: dict, most: dict) -> Verdict:
-    n = leaf(most)
-    if n == "1":
-        sentence = "Of the prompts one or more have a single candidate: nothing to pick from."
-        return Verdict("unsure", "Best of 1", sentence)
-    sentence = (
-        f"The best of {n} candidates has a mean reward of {format.number(most['value'], SIGNED)}, "
-        f"one at random {format.number(one['value'], SIGNED)} ({format.count(one['n'], 'prompt')})."
-        " The reward is the one that picked: it says how far picking goes, not that people agree."
-    )
-    return Verdict("unsure", f"Best of {n}", sentence)
+        sentence = "There are prompts with a single candidate, or none: nothing to pick from."
+        verdicts = [Verdict("unsure", "Best of 1", sentence)]
+    lines = points(rewards) if len(rewards) > 1 else {}
+    svg = charts.curves(lines, "n, candidates for each prompt")
+    kl = {"KL at most": ("reward", "kl")}
+    table = table_of("Best of n", curve, fields=kl, heading="of")
+    return [Section("Best of n", verdicts, [Figure("Reward of the best of n", svg)], [table])]

@@ -1,35 +1,13 @@
 """What every page says of how a run was made, and the page of runs that make rows or models."""
 
+import datetime
+import itertools
 from collections.abc import Mapping
 
 from hs2jax.report import format
 from hs2jax.report.page import Section, Table, Verdict
-from hs2jax.report.run import Run, family, family_table, metrics_table, select
+from hs2jax.report.run import Run, family, select, table_of
 
-KINDS = {
-    "train_reward_model": "Training of a reward model",
-    "train_policy": "Training of a policy",
-    "recipe": "Recipe",
-    "sweep": "Sweep",
-    "evaluate": "Evaluation of a reward model",
-    "expo": "ExPO: beyond a trained model",
-    "judge": "Evaluation of a judge",
-    "best_of_n": "Best of n",
-    "sample": "Sampled responses",
-    "rescale": "Rescaled reward model",
-    "annotate": "Annotated conversations",
-    "weigh": "Weighed groups",
-    "steer": "Steering of policies",
-}
-# A record's counts, in words; those that are always shown come first.
-ALWAYS = {"rows": "rows read", "groups": "prompts", "pairs": "preference pairs", "tokens": "tokens"}
-COUNTS = {
-    "ties": "ties, left out of the pairs",
-    "truncated": "prompts cut from the left",
-    "too_long": "left out: too long",
-    "refused": "left out: refused by the chat template",
-    "unlearned_turns": "assistant turns in prompts that are not learned",
-}
 NUMBERS = (
     *("trained_parameters", "step", "steps", "seconds_per_step", "tokens_per_second"),
     "peak_memory_bytes",
@@ -45,16 +23,17 @@ def title(run: Run) -> str:
 def subtitle(run: Run) -> str:
     """Say what a run is and where it ran."""
     device = (run.result.get("environment") or {}).get("device")
-    return " · ".join(filter(None, (KINDS.get(run.kind, run.kind), run.name, device)))
+    kind = format.WORDS["kinds"].get(run.kind, run.kind)
+    return " · ".join(filter(None, (kind, run.name, device)))
 
 
 def sections(run: Run) -> list[Section]:
     """Show all rows of a run, a table for each family of parts and one for the whole."""
     whole = select(run.rows, part="")
-    tables = [metrics_table("What it made", whole, by="set")]
+    tables = [table_of("What it made", whole, "metric", across="set")]
     for name in dict.fromkeys(family(row) for row in run.rows if row["part"]):
-        tables.append(family_table(name.capitalize(), run.rows, name))
-    return [Section(KINDS.get(run.kind, run.kind), warnings(run), tables=tables)]
+        tables.append(table_of(name.capitalize(), select(run.rows, family=name)))
+    return [Section(format.WORDS["kinds"].get(run.kind, run.kind), warnings(run), tables=tables)]
 
 
 def warnings(run: Run) -> list[Verdict]:
@@ -64,35 +43,40 @@ def warnings(run: Run) -> list[Verdict]:
 
 def making(run: Run) -> Section:
     """Say what became of the data, how long it took, what was set and where it ran."""
-    tables = [record_table(run.result.get("records") or {})]
-    facts = []
-    if isinstance(model := run.result.get("model"), Mapping):
-        facts += format.listing({"model": model})
+    model, facts = run.result.get("model"), {}
+    if isinstance(model, Mapping):
+        facts |= format.listing({"model": model})
     for row in select(run.rows, set="", part="", metric=NUMBERS):
         said = format.number(row["value"], format.form_of(row["metric"]))
-        facts.append([format.words_of(row["metric"]), said])
-    if run.result.get("seconds") is not None:
-        facts.append(["wall time", format.duration(run.result["seconds"])])
-    facts += format.listing(run.result.get("environment") or {})
-    tables.append(Table("Model, time and machine", ["", ""], facts))
-    tables.append(Table("Settings", ["", ""], format.listing(run.config), folded=True))
+        facts[format.words_of(row["metric"])] = said
+    if (seconds := run.result.get("seconds")) is not None:
+        facts["wall time"] = str(datetime.timedelta(seconds=round(seconds)))
+    facts |= format.listing(run.result.get("environment") or {})
+    settings = format.listing(run.config)
+    tables = [
+        record_table(run.result.get("records") or {}),
+        Table("Model, time and machine", ["", ""], list(facts.items())),
+        Table("Settings", ["", ""], list(settings.items()), folded=True),
+    ]
     return Section("How it was made", tables=tables)
 
 
 def record_table(records: Mapping[str, Mapping]) -> Table:
     """Say what became of the data of each set: what was read, and what was left out and why."""
-    every = list(records.values())
+    counts = []
+    for record in records.values():
+        found = {words: record.get(key) or 0 for key, words in format.WORDS["counts"].items()}
+        skipped = record.get("skipped") or {}
+        counts.append(found | {f"left out: {reason}": n for reason, n in skipped.items()})
     lines = [
-        [words, *(f"{each.get(key, 0):,}" for each in every)]
-        for key, words in {**ALWAYS, **COUNTS}.items()
-        if any(each.get(key) for each in every) or key in ("rows", "groups")
+        [words, *(f"{each.get(words, 0):,}" for each in counts)]
+        for words in dict.fromkeys(itertools.chain(*counts))
+        if any(each.get(words) for each in counts)
     ]
-    for reason in dict.fromkeys(reason for each in every for reason in each.get("skipped", {})):
-        counts = (each.get("skipped", {}).get(reason, 0) for each in every)
-        lines.append([f"left out: {reason}", *(f"{count:,}" for count in counts)])
-    if any(each.get("padding") for each in every):
-        shares = (format.number(each.get("padding_fraction"), format.PERCENT) for each in every)
+    padding = [record.get("padding_fraction") for record in records.values()]
+    if any(padding):
+        shares = (format.number(share, format.PERCENT) for share in padding)
         lines.append(["padding, of all positions", *shares])
-    examples = [text for each in every for text in each.get("skipped_examples", ())]
+    examples = [text for each in records.values() for text in each.get("skipped_examples", ())]
     note = f"The first of what was left out: {'; '.join(examples)}" if examples else ""
-    return Table("Data", ["", *records], lines if records else [], note)
+    return Table("Data", ["", *records], lines, note)

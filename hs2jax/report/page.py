@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,18 +19,11 @@ class Verdict(NamedTuple):
     sentence: str
 
 
-class Group(NamedTuple):
-    """The heading over some figures, and what they need to be understood."""
-
-    title: str = ""
-    note: str = ""
-
-
 class Figure(NamedTuple):
     caption: str
     svg: str  # as `charts` makes it
     chief: bool = False  # shown larger
-    group: Group = Group()
+    group: str = ""  # the heading over some figures
 
 
 class Cell(NamedTuple):
@@ -43,7 +37,8 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Cells as text. Two columns without headings are a listing of names and values."""
+    """Cells as text. Two columns without headings are a listing of names and values. One without
+    rows is left out, and so is a figure where there was nothing to draw."""
 
     title: str
     columns: Sequence[str]
@@ -82,71 +77,49 @@ class Section(NamedTuple):
     cases: Sequence[Case] = ()
     cases_title: str = "Worst mistakes"
 
-    def without_empty(self) -> "Section":
-        """Leave out figures where there was nothing to draw, and tables without a line."""
-        figures = [figure for figure in self.figures if figure.svg]
-        return self._replace(figures=figures, tables=[each for each in self.tables if each.rows])
-
-    def grouped(self) -> list[tuple[Group, list[Figure]]]:
-        """The figures under their headings, which must stand together."""
-        parts = itertools.groupby(self.figures, key=lambda figure: figure.group)
-        return [(group, list(figures)) for group, figures in parts]
-
-
-# Verdicts ---------------------------------------------------------------------------------------
-
 
 def side_of(row: Mapping | None) -> str:
     """Tell on which side of its reference the interval of a row lies: "better" or "worse" where it
-    excludes the reference, else "not shown"."""
+    excludes the reference, else "not shown to be better"."""
     needed = ("reference", "low", "high")
-    if row is None or any(row.get(name) is None for name in needed):
-        return "not shown"
-    above, below = row["low"] > row["reference"], row["high"] < row["reference"]
-    if not (above or below):
-        return "not shown"
-    return "better" if above == (row.get("better", "higher") == "higher") else "worse"
+    if row and all(row.get(name) is not None for name in needed):
+        above, below = row["low"] > row["reference"], row["high"] < row["reference"]
+        if above or below:
+            return "better" if above == (row.get("better", "higher") == "higher") else "worse"
+    return "not shown to be better"
 
 
-def verdict_of(rows: Mapping[str, Mapping | None], sentence: str) -> Verdict:
-    """Judge one thing by rows that each hold it against something.
+def verdict_of(
+    rows: Mapping[str, Mapping | None], than: str = "", *, subject: str = "", note: str = ""
+) -> Verdict:
+    """Judge one thing by rows that each hold it against something; or with `than`, several things,
+    such as attributes, by rows that each hold one against the same.
 
-    rows: by what they are held against, as in {"chance": accuracy, "counting characters": lead}.
-    Worse than any is bad, better than all is good, and everything else is not shown.
+    rows: by what they are held against, as in {"chance": accuracy, "counting characters": lead};
+    with `than`, by the things. subject: what is judged. note: what the numbers need to be
+    understood. All better is good; one thing that is worse than any is bad, and so are several of
+    which none is better and some are worse; everything else is not shown.
     """
-    sides: dict[str, list[str]] = {"better": [], "worse": [], "not shown": []}
-    for than, row in rows.items():
-        sides[side_of(row)].append(than)
-    if sides["worse"]:
-        return Verdict("bad", f"Worse than {format.listed(sides['worse'])}", sentence)
-    if sides["not shown"] or not rows:
-        than = format.listed(sides["not shown"] or ["chance"])
-        return Verdict("unsure", f"Not shown to be better than {than}", sentence)
-    return Verdict("good", f"Better than {format.listed(sides['better'])}", sentence)
-
-
-def verdict_over(rows: Mapping[str, Mapping | None], than: str, sentence: str) -> Verdict:
-    """Judge several things, such as attributes, by a row each that holds it against the same.
-
-    All better is good; some worse and none better is bad; everything else is mixed or not shown.
-    """
-    sides = {name: side_of(row) for name, row in rows.items()}
-    better = [name for name, side in sides.items() if side == "better"]
-    worse = [name for name, side in sides.items() if side == "worse"]
-    if better and len(better) == len(sides):
-        everywhere = f" on all {len(sides)}" if len(sides) > 1 else ""
-        return Verdict("good", f"Better than {than}{everywhere}", sentence)
-    if not better and not worse:
-        return Verdict("unsure", f"Not shown to be better than {than}", sentence)
-    label = f"Better than {than} on {format.listed(better)}" if better else f"Worse than {than}"
-    if worse:
-        label += f"{', worse' * bool(better)} on {format.listed(worse)}"
-    if len(better) + len(worse) < len(sides):
-        label += ", otherwise not shown"
-    return Verdict("unsure" if better else "bad", label, sentence)
-
-
-# Pages ------------------------------------------------------------------------------------------
+    sides: dict[str, list[str]] = {"better": [], "worse": [], "not shown to be better": []}
+    for name, row in rows.items():
+        sides[side_of(row)].append(name)
+    tone = "good" if len(sides["better"]) == len(rows) else "unsure"
+    if sides["worse"] and not (than and sides["better"]):
+        tone, sides = "bad", {"worse": sides.pop("worse"), **sides}
+    said: list[str] = []
+    for side, names in sides.items():
+        if names:
+            where = f" than {than}" * (not said) + " on " if than else " than "
+            said.append(f"{side}{where}{format.listed(names)}")
+    label = f"{subject}: {', '.join(said)}" if subject else format.capital(", ".join(said))
+    if than:  # Of one metric.
+        metric = format.words_of(next(iter(rows.values()))["metric"])
+        numbers = [f"{name} {format.value(row, '')}" for name, row in rows.items()]
+        sentence = f"{format.capital(metric)}, with 95% intervals: {'; '.join(numbers)}."
+    else:
+        sentence = format.sentence(filter(None, rows.values()))
+    sentence = f"{sentence} {note}".rstrip()
+    return Verdict(tone, label, sentence)
 
 
 def render(name: str, title: str, subtitle: str, sections: Sequence[Section]) -> str:
@@ -160,16 +133,17 @@ def render(name: str, title: str, subtitle: str, sections: Sequence[Section]) ->
         finalize=lambda value: format.clean(value) if type(value) is str else value,
     )
     numbers = itertools.count(1)
-    environment.filters["inline"] = lambda svg: Markup(_with_own_ids(svg, next(numbers)))
+    environment.filters["inline"] = lambda figure: Markup(_inline(figure, next(numbers)))
     environment.filters |= {"plain": _plain, "quoted": _quoted}
     template = environment.get_template(f"template.{name}.j2")
-    sections = [section.without_empty() for section in sections]
-    return template.render(title=title, subtitle=subtitle, sections=sections)
+    notes = format.WORDS["notes"]
+    return template.render(title=title, subtitle=subtitle, sections=sections, notes=notes)
 
 
-def _with_own_ids(svg: str, figure: int) -> str:
-    """Keep the ids of several figures on one page apart."""
-    return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>f{figure}-", svg)
+def _inline(figure: Figure, number: int) -> str:
+    """Name a figure's <svg>, and keep the ids of several on one page apart."""
+    text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>f{number}-", figure.svg)
+    return text.replace("<svg", f'<svg aria-label="{escape(format.clean(figure.caption))}"', 1)
 
 
 def _plain(text: str) -> str:

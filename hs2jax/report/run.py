@@ -2,11 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from hs2jax import workdir
 from hs2jax.report import format
-from hs2jax.report.page import Cell, Table
+from hs2jax.report.page import Answer, Cell, Table
+
+# What items have of each response: how it is called and written.
+FACTS = {
+    "rewards": ("reward", format.SIGNED),
+    "tokens": ("tokens", format.COUNT),
+    "ratings": ("", "g"),
+    "measured": ("measured", ".2f"),
+    "target": ("target", format.NUMBER),
+    "baseline": ("policy", format.NUMBER),
+}
 
 
 class Run:
@@ -34,7 +43,7 @@ class Run:
             self.kind, self.config = self.result["kind"], self.result.get("config") or {}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no whole result of this version: {error!r}") from error
-        self.rows = self._read("results.jsonl")
+        self.rows = self.read("results.jsonl")
 
     def sets(self) -> list[str]:
         """The sets that rows are of, in their order."""
@@ -43,13 +52,14 @@ class Run:
     def items(self, name: str = "") -> list[dict]:
         """Scored groups: items/NAME.jsonl, or items.jsonl without a name; [] where there are
         none."""
-        return self._read(f"items/{name}.jsonl" if name else "items.jsonl")
+        return self.read(f"items/{name}.jsonl" if name else "items.jsonl")
 
     def metrics(self, kind: str = "train") -> list[dict]:
         """The lines of metrics.jsonl of a kind: "train" or "validation"."""
-        return [line for line in self._read("metrics.jsonl") if line["kind"] == kind]
+        return [line for line in self.read("metrics.jsonl") if line["kind"] == kind]
 
-    def _read(self, name: str) -> list[dict]:
+    def read(self, name: str) -> list[dict]:
+        """The rows of a file in the folder; [] where there is none."""
         path = self.folder / name
         try:
             return workdir.read_rows(path) if path.exists() else []
@@ -86,103 +96,99 @@ def find(rows: Sequence[Mapping], **fields) -> dict | None:
     return next(iter(select(rows, **fields)), None)
 
 
-class Column(NamedTuple):
-    """A column of a table of rows: a metric, or another field of the row that has it; without a
-    metric that of the line.
+def answer(role: str, item: Mapping, r: int) -> Answer:
+    """Show a response of an item, with what is known of it."""
+    facts = []
+    for key, (words, form) in FACTS.items():
+        found = item[key][r] if item.get(key) else None
+        for name, x in (found if isinstance(found, Mapping) else {"": found}).items():
+            if x is not None:
+                facts.append(" ".join(filter(None, [words, name, format.number(x, form)])))
+    if item.get("finished") and not item["finished"][r]:
+        facts.append("unfinished")
+    return Answer(role, ", ".join(facts), item["responses"][r])
 
-    form: how it is written, by default as `format.METRICS` says.
-    show: "value" (with the interval), "plain" (without), a field's name ("n", "p", "reference"), or
-    a function of the row. where: further fields that the row must have, as {"method": "longer"}.
-    """
 
-    heading: str
-    metric: str
-    form: str = ""
-    show: str | Callable[[Mapping], str] = "value"
-    where: Mapping = {}
+def points(rows: Sequence[Mapping], by: str = "metric") -> dict[str, list[tuple]]:
+    """Make lines for `charts.curves`, one for each value of the field `by`: (x, value, low, high),
+    with x the number that ends a row's part."""
+    lines: dict[str, list[tuple]] = {}
+    for row in rows:
+        x = float(row["part"].rpartition("/")[2])
+        lines.setdefault(row[by], []).append((x, row["value"], row["low"], row["high"]))
+    return lines
 
 
 def table_of(
     title: str,
     rows: Sequence[Mapping],
-    index: str | Callable[[Mapping], str],
-    columns: Sequence[Column | str] | None = None,
+    index: str | Callable[[Mapping], str] = "leaf",
     *,
-    across: str = "method",
-    further: Sequence[Column] = (),
+    across: str | Callable[[Mapping], str] = "method",
+    fields: Mapping[str, tuple[str, str]] | None = None,
     heading: str = "",
     note: str = "",
     folded: bool = False,
     strong: Sequence[str] = (),
 ) -> Table:
-    """Make a table with a line for each value of `index`, in the order of the rows.
+    """Make a table with a line for each value of `index`, and a column for each metric: where it
+    has several values of `across` one for each, and with p beside differences.
 
-    index: a field's name, "leaf", or a function of a row. columns: a metric's name is a column with
-    its own words; by default all metrics, each for every value of the field `across`, and then
-    `further` ones. heading: of the first column. strong: the lines' names that sum up others.
-    Columns without any value are left out, and so is a line without any.
+    index, across: a field's name, "leaf", or a function of a row; with the index "metric" there is
+    a column for each value of `across`. fields: further columns, {heading: (metric, the field of
+    its row)}. heading: of the first column. strong: the lines' names that sum up others. A column
+    or a line without any value is left out.
     """
-    name_of = index if callable(index) else leaf if index == "leaf" else lambda r: str(r.get(index))
-    if columns is None:
-        columns = columns_of(rows, "" if across == index else across)
-    columns = [*columns, *further]
-    columns = [Column(format.words_of(c), c) if isinstance(c, str) else c for c in columns]
-    lines: dict[str, list[Mapping]] = {}
+    across = "" if across == index else across
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    several = {(row["metric"], _get(row, across)) for row in rows}
+    several = {metric for metric in metrics if sum(each[0] == metric for each in several) > 1}
+    lines: dict[str, dict[tuple[int, str, str], str | Cell]] = {}
     for row in rows:
-        lines.setdefault(name_of(row), []).append(row)
-    cells = {name: [_cell(found, each) for each in columns] for name, found in lines.items()}
-    cells = {name: line for name, line in cells.items() if any(map(str, line))}
-    used = [i for i in range(len(columns)) if any(str(line[i]) for line in cells.values())]
+        metric, value = row["metric"], str(_get(row, across) or "value")
+        words = _heading(metric)
+        line = lines.setdefault(words if index == "metric" else str(_get(row, index)), {})
+        if index != "metric":
+            line.setdefault((-1, "n", ""), _field(row, "n"))
+        if index == "metric" or (metric in several and len(metrics) == 1):
+            column = (0, value)
+        else:
+            column = (metrics.index(metric), f"{words}, {value}" if metric in several else words)
+        form = format.form_of_row(row)
+        cell = Cell(format.number(row["value"], form), format.interval(row, form))
+        line.setdefault((*column, ""), cell)
+        if index != "metric" and (row.get("against") or metric.endswith("difference")):
+            line.setdefault((*column, "p"), _field(row, "p"))
+        for name, (of, field) in (fields or {}).items():
+            if of == metric:
+                line.setdefault((len(metrics), name, ""), _field(row, field))
+    lines = {name: line for name, line in lines.items() if any(map(str, line.values()))}
+    used = {key for line in lines.values() for key, cell in line.items() if str(cell)}
+    columns = dict.fromkeys(key for line in lines.values() for key in line if key in used)
+    columns = sorted(columns, key=lambda key: key[0])
     return Table(
         title,
-        [heading, *(columns[i].heading for i in used)],
-        [[name, *(line[i] for i in used)] for name, line in cells.items()],
+        [heading, *(p or name for _, name, p in columns)],
+        [[name, *(line.get(key, "") for key in columns)] for name, line in lines.items()],
         note,
         folded,
-        [i for i, name in enumerate(cells) if name in strong],
+        [i for i, name in enumerate(lines) if name in strong],
     )
 
 
-def columns_of(rows: Sequence[Mapping], across: str = "method") -> list[Column]:
-    """Make a column of each metric that rows have, of each value of a field where it has several,
-    with p beside differences; before all of them, the number of values of a line's first."""
-    tested = {r["metric"] for r in rows if r.get("against") or r["metric"].endswith("difference")}
-    values: dict[str, dict] = {}
-    for row in rows:
-        values.setdefault(row["metric"], {})[row.get(across)] = None
-    made = [Column("n", "", show="n")]
-    for metric, names in values.items():
-        for name in names:
-            words = ", ".join([format.words_of(metric), *[str(name)] * (len(names) > 1)])
-            made.append(Column(words, metric, where={across: name}))
-            if metric in tested:
-                made.append(Column("p", metric, show="p", where={across: name}))
-    return made
+def _get(row: Mapping, by: str | Callable[[Mapping], str]):
+    return by(row) if callable(by) else leaf(row) if by == "leaf" else row.get(by)
 
 
-def family_table(title: str, rows: Sequence[Mapping], family: str, **more) -> Table:
-    """Make a table with a line for each part of a family. more: as in `table_of`."""
-    return table_of(title, select(rows, family=family), "leaf", **more)
+def _heading(metric: str) -> str:
+    points = format.form_of(metric) == format.POINTS
+    return format.words_of(metric) + ", points" * points
 
 
-def metrics_table(title: str, rows: Sequence[Mapping], by: str = "method", note: str = "") -> Table:
-    """Make a table with a line for each metric, and a column for each value of the field `by`."""
-    across = dict.fromkeys(row.get(by) for row in rows)
-    columns = [Column(each or "value", "", where={by: each}) for each in across]
-    return table_of(title, rows, lambda row: format.words_of(row["metric"]), columns, note=note)
-
-
-def _cell(rows: Sequence[Mapping], column: Column) -> str | Cell:
-    metric = {"metric": column.metric} if column.metric else {}
-    row = find(rows, **metric, **column.where)
-    if row is None:
-        return ""
-    if callable(column.show):
-        return column.show(row)
-    form = column.form or format.form_of(row["metric"], difference="against" in row)
-    if column.show == "value":
-        return Cell(format.number(row["value"], form), format.interval(row, form))
-    if column.show == "p":
-        return format.probability(row.get("p"))
-    value = row["value"] if column.show == "plain" else row.get(column.show)
-    return format.number(value, format.COUNT if column.show == "n" else form)
+def _field(row: Mapping, name: str) -> str:
+    value = row.get(name)
+    if name in ("p", "p_mcnemar"):
+        return format.probability(value)
+    if isinstance(value, str):
+        return value
+    return format.number(value, format.COUNT if isinstance(value, int) else format.form_of(name))

@@ -6,53 +6,44 @@ import io
 from hs2jax import workdir
 from hs2jax.report import format, page
 from hs2jax.report.page import Section, Table, verdict_of
-from hs2jax.report.run import Column, Run, leaf, select, table_of
+from hs2jax.report.run import Run, leaf, select, table_of
 
 COSTS = ("seconds_per_step", "tokens_per_second", "peak_memory_bytes", "trained_parameters")
-HOW = (
-    "Means over seeds with 95% intervals that count the doubt from few held-out prompts (jackknife "
-    "over prompts) and from few seeds (their variance), with Student's t; with one seed they "
-    "cannot count what another would change. Differences are taken seed by seed on the same pairs."
-)
 
 
 def sections(run: Run) -> list[Section]:
     """Say how the arms of a sweep compare."""
-    verdicts = []
-    reference = run.result["reference"]
-    for row in select(run.rows, metric="difference"):
-        sentence = f"{format.value(row, 'points')} of accuracy on {format.count(row['n'], 'pair')}."
-        verdict = verdict_of({reference: row}, sentence)
-        verdicts.append(verdict._replace(label=f"{row['set']}: {verdict.label.lower()}"))
+    reference, differences = run.result["reference"], select(run.rows, metric="difference")
+    verdicts = [verdict_of({reference: row}, subject=row["set"]) for row in differences]
     return [Section("Arms", verdicts, tables=tables(run))]
 
 
 def tables(run: Run) -> list[Table]:
     """Make the tables of arms: settings, accuracy and differences; ratings; costs."""
-    arms = run.result["arms"]
-    settings = _settings(run)
-    lines = [
-        [name, *of.values(), ", ".join(map(str, arms[name]["seeds"])) or "none"]
-        for name, of in settings.items()
-    ]
-    keys = list(next(iter(settings.values()), {}))
-    note = " ".join([*run.result["notes"], HOW])
+    arms = [*_arms(run).values()]
+    keys = list(arms[0]) if arms else []
     whole = [row for row in select(run.rows, part="") if row["metric"] not in COSTS]
-    deviation = [Column("sd over seeds", "accuracy", "percent", "deviation")]
+    deviation = {"sd over seeds": ("accuracy", "deviation")}
+    about = {"heading": "arm", "note": " ".join(run.result["notes"])}
     rated = select(run.rows, family="attribute")
     return [
-        Table("Arms", ["arm", *keys, "seeds"], lines),
-        table_of("Held-out pairs", whole, "set", further=deviation, note=note, heading="arm"),
-        table_of("Ratings", rated, lambda row: f"{row['set']}, {leaf(row)}"),
+        Table("Arms", keys, [list(arm.values()) for arm in arms]),
+        table_of("Held-out pairs", whole, "set", fields=deviation, **about),
+        table_of("Ratings by arm", rated, lambda row: f"{row['set']}, {leaf(row)}"),
         table_of("Costs", select(run.rows, metric=COSTS), "set", heading="arm"),
     ]
 
 
-def _settings(run: Run) -> dict[str, dict[str, str]]:
-    """What is set in each arm, of all that some arm sets."""
-    arms = {name: arm["settings"] for name, arm in run.result["arms"].items()}
-    keys = dict.fromkeys(key for settings in arms.values() for key in settings)
-    return {name: {k: format.setting(of.get(k)) for k in keys} for name, of in arms.items()}
+def _arms(run: Run) -> dict[str, dict[str, str]]:
+    """Tell of each arm what is set in it, of all that some arm sets, and its seeds."""
+    arms = run.result["arms"]
+    keys = dict.fromkeys(key for arm in arms.values() for key in arm["settings"])
+    return {
+        name: {"arm": name}
+        | {key: format.setting(arm["settings"].get(key)) for key in keys}
+        | {"seeds": " ".join(map(str, arm["seeds"]))}
+        for name, arm in arms.items()
+    }
 
 
 def write(run: Run) -> None:
@@ -65,9 +56,7 @@ def write(run: Run) -> None:
 def csv_of(run: Run) -> str:
     """Raw numbers, a line for each arm: value, ends and deviation over seeds of each metric; only
     what some arm has is a column."""
-    lines = {name: {"arm": name, **of} for name, of in _settings(run).items()}
-    for name, line in lines.items():
-        line["seeds"] = " ".join(map(str, run.result["arms"][name]["seeds"]))
+    lines = _arms(run)
     for row in run.rows:
         title = f"{leaf(row)} {row['metric']}".strip()
         for field in ("value", "low", "high", "deviation"):
