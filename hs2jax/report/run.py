@@ -162,7 +162,11 @@ def table_of(
         for name, (of, field) in (fields or {}).items():
             if of == metric:
                 line.setdefault((len(metrics), name, ""), _field(row, field))
-    lines = {name: line for name, line in lines.items() if any(map(str, line.values()))}
+    lines = {
+        name: line
+        for name, line in lines.items()
+        if any(str(cell) for (_, column, _), cell in line.items() if column != "n")
+    }
     used = {key for line in lines.values() for key, cell in line.items() if str(cell)}
     columns = dict.fromkeys(key for line in lines.values() for key in line if key in used)
     columns = sorted(columns, key=lambda key: key[0])
