@@ -204,7 +204,7 @@ def _of_wanted(params, batch, config: Config, layout: str, dtype):
 
 def _most_wanted(batches: loader.Batches, lengths: Sequence[Sequence[int]]) -> int:
     """P: room for the responses' tokens of each row, a few sizes since each is compiled."""
-    most = max(sum(sum(lengths[e]) for e in row) for rows in batches.plan for row in rows)
+    most = max(sum(sum(lengths[p.example]) for p in row) for rows in batches.plan for row in rows)
     step = -(-batches.shape.length // 4)
     return -(-most // step) * step
 

@@ -165,7 +165,7 @@ class LanguageModel:
         Raises ValueError where a setting is out of range or a prompt leaves no room for a response.
         """
         _check_settings(n, temperature, top_p, top_k, max_new_tokens, stop, rows, seed)
-        prompts = chat.prompt_ids(self.tokenizer, groups, self.read)
+        prompts = chat.prompt_ids(self.tokenizer, groups)
         room = [self.config.max_seq_len - len(ids) for ids in prompts]
         for group, left in zip(groups, room, strict=True):
             if left < 1:

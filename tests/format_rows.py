@@ -1,5 +1,6 @@
 """A row of each format as it is published, and the group that it is. Written for the tests."""
 
+import gzip
 import json
 
 from test_policy_chat import talk
@@ -146,6 +147,63 @@ UNREAD = {
     "sampled": {"source", "condition", "tokens", "finished", "predicted", *LOGS},
 }
 
+# Of each format: fields, and values that are wrong there.
+MALFORMED = {
+    "helpsteer2_disagreements": {
+        "coherence": [[], 3, [1, 5], [1, None], [1.5], [True]],
+        "response": [""],
+        "prompt": ["a\n<extra_id_1>User\nb"],
+    },
+    "helpsteer3": {
+        "context": [[], talk("Hi", "Hello."), [{"role": "user"}], [{"role": "tool"}]],
+        "response1": [" "],
+        "response2": [None],
+        "overall_preference": [4, 0.5, None],
+    },
+    "reward_bench": {
+        "prompt": [["p"], [{"role": "tool", "content": "x"}]],
+        "rejected": [None],
+        "subset": [" ", 3],
+        "id": [2.5, "", True, 10**400],
+    },
+    "reward_bench_2": {
+        "chosen": ["Red.", []],
+        "rejected": [["Two.", " ", "Loud."]],
+        "num_correct": [1],
+        "num_incorrect": [2],
+        "total_completions": [4, "5"],
+        "id": ["12", "tied:x", 12],
+    },
+    "rm_bench": {"chosen": [["4", "4"]], "rejected": [["5", "5", None]]},
+    "judge_bench": {
+        "source": ["gsm8k"],
+        "label": ["A=B", ["A>B"]],
+        "response_model": [4],
+        "response_B": [""],
+    },
+    "llmbar": {"label": [0, "1", True], "output_2": [None]},
+    # Found in the published file: a response that is the truth value.
+    "pandalm": {"annotator2": [3], "annotator3": [None], "response1": [True], "input": [3]},
+    "biggen": {
+        "human_score": [0, [4, "5"], []],
+        "score_rubric": ["strict", {**ROWS["biggen"]["score_rubric"], "criteria": " "}],
+    },
+    "instructions": {
+        "instruction": ["", None],
+        "input": [3, ["x"], "\ud800"],
+        "output": [" ", ["x"]],
+        "response": ["Neon."],
+    },
+    "summeval": {
+        "article": [""],
+        "article_id": [[7]],
+        "summary": [None],
+        "coherence": [0.9],
+        "consistency": [5.1],
+        "relevance": [float("nan"), True, None],
+    },
+}
+
 
 def of(name, **fields):
     """The group of a row, with some fields changed."""
@@ -156,6 +214,8 @@ def write(folder, rows, name="rows.jsonl"):
     """A file of rows in the form that its name says."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    path.write_text(json.dumps(rows, indent=1) if name.endswith(".json") else lines)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if name.endswith(".json"):
+        text = json.dumps(rows, indent=1)
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
     return path

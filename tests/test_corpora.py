@@ -1,12 +1,14 @@
 """Every format is read as it is published, and every part of a file means the same rows."""
 
-import gzip
+import functools
 import json
 import pickle
 
+import format_rows
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_policy_chat import talk
 
 from hs2jax.data import corpora
 from hs2jax.data.groups import DataError, FieldError, Group, Pair, pairs
@@ -17,21 +19,13 @@ USER = {"role": "user", "content": "Hello?"}
 
 
 def say(*contents):
-    """Turns by the user and the assistant in turn."""
-    roles = ("user", "assistant")
-    return tuple({"role": roles[i % 2], "content": c} for i, c in enumerate(contents))
+    return tuple(talk(*contents))
 
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes rows to a file and returns its path as a text."""
-
-    def to_file(rows, name="rows.jsonl"):
-        text = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
-        return str(tmp_path / name)
-
-    return to_file
+    """Writes rows to a file."""
+    return functools.partial(format_rows.write, tmp_path)
 
 
 def rated(prompt, response, **ratings):
@@ -60,13 +54,6 @@ def test_helpsteer2_names_both_lines_of_rows_that_do_not_belong_together(write):
     path = write([rated("a", "1"), rated("a", "2"), rated("b", "3")])
     with pytest.raises(DataError, match=r"line 3.*'prompt'.*file ends"):
         list(corpora.read(f"helpsteer2:{path}"))
-
-
-def test_helpsteer_joins_all_rows_of_a_prompt(write):
-    order = [("a", "1"), ("b", "2"), ("a", "3"), ("c", "4"), ("a", "5")]
-    groups = list(corpora.read(f"helpsteer:{write([rated(*row) for row in order])}"))
-    assert [g.responses for g in groups] == [("1", "3", "5"), ("2",), ("4",)]
-    assert [len(g.ratings) for g in groups] == [3, 1, 1]
 
 
 def test_a_malformed_helpsteer_row_does_not_cost_its_prompt(write):
@@ -239,6 +226,14 @@ def test_a_damaged_gz_file_is_never_skipped(write, tmp_path):
         ("helpsteer2:rows.jsonl[train]", "where rows name theirs"),
         ("preference:rows.jsonl[train][val]", "selector"),
         ("preference:rows.jsonl[:1][2:][3:]", "format:path"),
+        ("tfds:helpsteer9", "reward_bench"),
+        ("tfds:helpsteer2/rating", "helpsteer2/preference, helpsteer2/disagreements"),
+        ("tfds:helpsteer2[test]", r"\[train\] or \[validation\]"),
+        ("tfds:reward_bench[val]", r"\[filtered\]"),
+        ("tfds:helpsteer2[:1][train]", "selector"),
+        ("tfds:helpsteer2[train[:90%]]", r"name/config\[split\]\[slice\]"),
+        ("tfds:", "name/config"),
+        ("tfds:helpsteer2[]", "selector"),
     ],
 )
 def test_a_wrong_spec_is_refused_at_once(spec, expected):

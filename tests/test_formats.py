@@ -1,9 +1,6 @@
 """Every format's rows are the groups that they say, and what is wrong in them is named."""
 
 import collections
-import copy
-import json
-import re
 
 import pytest
 from format_rows import FILES, GROUPS, ROWS, UNREAD, of, user, write
@@ -12,7 +9,7 @@ from hypothesis import strategies as st
 from test_policy_chat import talk
 
 from hs2jax.data import corpora
-from hs2jax.data.formats import ATTRIBUTES, FORMATS, LOGS, PRIOR_SETS, RM_BENCH_DOMAINS
+from hs2jax.data.formats import ATTRIBUTES, FORMATS, PRIOR_SETS, RM_BENCH_DOMAINS
 from hs2jax.data.groups import DataError, FieldError, Group, Pair, pairs
 from hs2jax.data.record import Record
 from hs2jax.judging import criteria
@@ -39,91 +36,6 @@ def test_an_absent_field_is_named(name):
                 FORMATS[name].group(rest)
 
 
-# Of each format: fields, and values that are wrong there.
-NO_LOGS = [[-1.0, float("-inf")], [-1.0, float("nan")], [-1.0, 3.0]]
-MALFORMED = {
-    "helpsteer2_disagreements": {
-        "coherence": [[], 3, [1, 5], [1, None], [1.5], [True]],
-        "response": [""],
-        "prompt": ["a\n<extra_id_1>User\nb"],
-    },
-    "helpsteer3": {
-        "context": [[], talk("Hi", "Hello."), [{"role": "user"}], [{"role": "tool"}]],
-        "response1": [" "],
-        "response2": [None],
-        "overall_preference": [4, 0.5, None],
-    },
-    "reward_bench": {
-        "prompt": [["p"], [{"role": "tool", "content": "x"}]],
-        "rejected": [None],
-        "subset": [" ", 3],
-        "id": [2.5, "", True, 10**400],
-    },
-    "reward_bench_2": {
-        "chosen": ["Red.", []],
-        "rejected": [["Two.", " ", "Loud."]],
-        "num_correct": [1],
-        "num_incorrect": [2],
-        "total_completions": [4, "5"],
-        "id": ["12", "tied:x", 12],
-    },
-    "rm_bench": {"chosen": [["4", "4"]], "rejected": [["5", "5", None]]},
-    "judge_bench": {
-        "source": ["gsm8k"],
-        "label": ["A=B", ["A>B"]],
-        "response_model": [4],
-        "response_B": [""],
-    },
-    "llmbar": {"label": [0, "1", True], "output_2": [None]},
-    # Found in the published file: a response that is the truth value.
-    "pandalm": {"annotator2": [3], "annotator3": [None], "response1": [True], "input": [3]},
-    "biggen": {
-        "human_score": [0, [4, "5"], []],
-        "score_rubric": ["strict", {**ROWS["biggen"]["score_rubric"], "criteria": " "}],
-    },
-    "instructions": {
-        "instruction": ["", None],
-        "input": [3, ["x"], "\ud800"],
-        "output": [" ", ["x"]],
-        "response": ["Neon."],
-    },
-    "summeval": {
-        "article": [""],
-        "article_id": [[7]],
-        "summary": [None],
-        "coherence": [0.9],
-        "consistency": [5.1],
-        "relevance": [float("nan"), True, None],
-    },
-    "sampled": {
-        # It cannot write more than itself.
-        "condition": [{name: 1} for name in ("a:b", "a,b", "a\nb", " a", "<extra_id_1>", "")],
-        **dict.fromkeys(LOGS, NO_LOGS),
-    },
-}
-
-
-def root(error):
-    """The field of the row that an error names, without the place in it."""
-    return re.split(r"[\[.,]", error.field)[0]
-
-
-@pytest.mark.parametrize("name", MALFORMED)
-def test_a_malformed_row_is_named_or_skipped_and_counted(name, tmp_path):
-    file, good = FILES[name], ROWS[name]
-    counted = "row" if file.endswith(".json") else "line"
-    for field, value in ((f, value) for f, values in MALFORMED[name].items() for value in values):
-        path, record = write(tmp_path, [good, {**good, field: value}, good], file), Record()
-        with pytest.raises(DataError) as raised:
-            list(corpora.read(f"{name}:{path}"))
-        assert (raised.value.line, root(raised.value)) == (2, field), value
-        assert f"{path}, {counted} 2, field '{field}" in str(raised.value)
-        groups = list(corpora.read(f"{name}:{path}", on_error="skip", record=record))
-        kept = [text for group in groups for text in group.responses]
-        assert kept == [*of(name).responses] * 2
-        assert (record.rows, record.skipped) == (3, {raised.value.reason: 1})
-
-
 @pytest.mark.parametrize(
     ("name", "fields", "place"),
     [
@@ -140,43 +52,6 @@ def test_the_place_in_a_field_is_named(name, fields, place):
     with pytest.raises(FieldError) as raised:
         of(name, **fields)
     assert raised.value.field == place
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
-    max_leaves=6,
-)
-
-
-@given(st.data())
-def test_any_json_is_a_group_or_an_error_that_names_its_field(data):
-    name = data.draw(st.sampled_from(list(ROWS)))
-    row = copy.deepcopy(ROWS[name])
-    field = data.draw(st.sampled_from(list(row)))
-    place = row[field] if isinstance(row[field], list) and data.draw(st.booleans()) else None
-    if place:
-        place[data.draw(st.integers(0, len(place) - 1))] = data.draw(JSON)
-    else:
-        row[field] = data.draw(JSON)
-    # A list of another length does not agree with what goes by its entries.
-    named = {field}
-    if field in ("chosen", "rejected"):
-        named |= {"num_correct", "num_incorrect", "total_completions"}
-    if field == "responses":
-        named |= {"tokens", "finished", *LOGS}
-    if field == "system_prompt":
-        named.add("prompt")
-    raised = None
-    try:
-        group = of(name, **row)
-    except FieldError as error:
-        raised = error
-    if raised:
-        assert root(raised) in named
-    else:
-        json.dumps(group.about)
-        assert all(text.strip() for text in group.responses)
 
 
 # Ratings, strengths and signs ---------------------------------------------------------------------

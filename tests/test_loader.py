@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -53,13 +52,7 @@ def plan(made, **changes):
 
 def order(batches):
     """The groups in the order in which batches take them, those of a batch in any order."""
-    return [sorted(e for row in rows for e in row) for rows in batches.plan]
-
-
-def seen(batch):
-    """How often each group's prompt is there, read from the arrays alone."""
-    starts = (batch["positions"] == 0) & (batch["segment_ids"] > 0) & (batch["branch_ids"] == 0)
-    return Counter((batch["tokens"][starts] - 1).tolist())
+    return [sorted(p.example for row in rows for p in row) for rows in batches.plan]
 
 
 def assert_same(a, b):
@@ -69,28 +62,14 @@ def assert_same(a, b):
 
 
 @given(made=examples(), options=SETTINGS)
-def test_every_group_is_seen_once_an_epoch(made, options):
-    batches = plan(made, **options)
-    flat = [e for batch in order(batches) for e in batch]
-    assert Counter(flat) == dict.fromkeys(range(len(made)), options["epochs"])
-    assert [len(batch) for batch in order(batches)[:-1]] == [options["batch_size"]] * (
-        len(batches) - 1
-    )
-    for i in range(len(batches)):
-        copies = Counter()
-        for e in order(batches)[i]:
-            separate = options["layout"] != "shared"
-            copies[e] += len(made[e].encoded.responses) if separate else 1
-        assert seen(batches[i]) == copies
-
-
-@given(made=examples(), options=SETTINGS)
 def test_each_epoch_comes_before_the_next(made, options):
     # One group a batch, so that the plan is the order.
     flat = [batch[0] for batch in order(plan(made, **(options | {"batch_size": 1})))]
     n = len(made)
     for epoch in range(options["epochs"]):
         assert sorted(flat[epoch * n : (epoch + 1) * n]) == list(range(n))
+    batches = order(plan(made, **options))
+    assert {len(batch) for batch in batches[:-1]} <= {options["batch_size"]}
 
 
 def test_the_seed_decides_the_order_and_epochs_differ():
@@ -124,19 +103,6 @@ def test_rows_are_fixed_shapes_that_nothing_outgrows(made, options):
         if options["layout"] == "padded":
             end = LENGTH // batches.shape.responses * (1 + np.arange(batches.shape.responses))
             assert (batch["end_positions"] < end).all()
-
-
-@given(made=examples(), options=SETTINGS)
-def test_slots_say_where_each_response_is(made, options):
-    batches = plan(made, **options)
-    for i in range(len(batches)):
-        batch = {name: x.reshape(-1, *x.shape[2:]) for name, x in batches[i].items()}
-        slots = batches.slots(i)
-        assert len(slots) == (batch["group_ids"] >= 0).sum()
-        for row, slot, e, r in slots:
-            assert batch["ratings"][row, slot, 0] == made[e].ratings[r, 0]
-            position = batch["positions"][row, batch["end_positions"][row, slot]]
-            assert position == len(made[e].encoded.responses[r])
 
 
 @given(made=examples(), options=SETTINGS)

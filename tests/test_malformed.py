@@ -8,16 +8,16 @@ import json
 import random
 
 import pytest
+from format_rows import FILES, MALFORMED, ROWS
 from hypothesis import given
 from hypothesis import strategies as st
-from test_formats import JSON
 
 from hs2jax.data import corpora
-from hs2jax.data.formats import ATTRIBUTES, LOGS
+from hs2jax.data.formats import ATTRIBUTES, FORMATS, LOGS
 from hs2jax.data.groups import MAX_CHARACTERS, DataError
 from hs2jax.data.record import Record
 
-ROWS = 2000
+MANY = 2000
 MISSING = object()
 SENTINEL = "(here)"  # Replaced by a broken byte once the row is written.
 NAN, INFINITY = float("nan"), float("inf")
@@ -114,6 +114,13 @@ def sampled(i):
     return [{**row, "tokens": [[1, 2], [i]], "finished": [True, False], **logs}]
 
 
+def published(name, i):
+    """The published row of a format, with a prompt of its own where rows are joined by prompts."""
+    row, column = ROWS[name], "article" if name == "summeval" else "prompt"
+    own = {} if FORMATS[name].rows else {column: f"{row[column]} {i}"}
+    return [{**row, **own, **FORMATS[name].of_path(FILES[name])}]
+
+
 # For each form of row: the place of a field, and values that are wrong there.
 FORMS = {
     helpsteer: [
@@ -189,6 +196,14 @@ FORMS |= {
 }
 FORMS[helpsteer2] = [*FORMS[helpsteer], (["prompt"], ["of no other row"])]
 
+# A condition that holds these names cannot write more than itself.
+NO_NAMES = ("a:b", "a,b", "a\nb", " a", "<extra_id_1>", "")
+FORMS[sampled].append((["condition"], [{name: 1} for name in NO_NAMES]))
+for name, fields in MALFORMED.items():
+    maker = functools.partial(published, name)
+    maker.__name__ = name
+    FORMS[maker] = [([field], values) for field, values in fields.items()]
+
 # Whole lines that are no row at all. "%s" stands for a good row.
 NO_ROW = [
     *(b"null", b"3", b"NaN", b"[]", b'"text"', b"true", b"{", b"{]", b"{'prompt': 1}", b"\xff\xfe"),
@@ -210,7 +225,7 @@ def every_malformed_line():
             field = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place)[1:]
             for value in values:
                 yield form, functools.partial(damaged, form, place, value), field
-        for line in NO_ROW:
+        for line in NO_ROW if form.__name__ not in MALFORMED else ():
             yield form, functools.partial(no_row, form, line), "row"
         yield form, functools.partial(truncated, form), "row"
 
@@ -249,9 +264,9 @@ def cases():
     """(form, i, malformed line, field), 2,000 of them from a seed, with every kind among them."""
     rng = random.Random(20)
     kinds = list(every_malformed_line())
-    assert len(kinds) <= ROWS
+    assert len(kinds) <= MANY
     rng.shuffle(kinds)
-    chosen = itertools.islice(itertools.cycle(kinds), ROWS)
+    chosen = itertools.islice(itertools.cycle(kinds), MANY)
     numbered = ((*kind, rng.randrange(50)) for kind in chosen)
     return [(form, i, make(i, rng), field) for form, make, field, i in numbered]
 
@@ -294,8 +309,15 @@ def test_2000_malformed_rows(cases, tmp_path):
         assert record.skipped_examples == [text], where
         assert record.rows == len(before) + 1 + len(after), where
         seen[form.__name__] += 1
-    assert sum(seen.values()) == ROWS
-    assert min(seen.values()) > 50, seen
+    assert sum(seen.values()) == MANY
+    assert seen.keys() == {form.__name__ for form in FORMS}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)
 
 
 @given(st.data())
@@ -311,6 +333,7 @@ def test_any_json_is_a_group_or_a_data_error(tmp_path_factory, data):
     rows = len(partner) + 1
     assert (len(groups), sum(record.skipped.values())) in ((1, 0), (0, rows))
     for group in groups:
+        json.dumps(group.about)
         for text in (*group.responses, *(turn["content"] for turn in group.prompt)):
             assert text.strip()
         for value in (group.strength or 0, *(v for r in group.ratings for v in r.values())):

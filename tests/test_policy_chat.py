@@ -119,7 +119,7 @@ def test_sampled_tokens_stay_and_follow_the_prompt_they_were_sampled_from(kind, 
     sampled = conditioned(group, condition, tokens)
     (encoded,) = chat.encode(tokenizer, [sampled], read, policy=True)
     assert [ids.tolist() for ids in encoded.responses] == [list(ids) for ids in tokens]
-    (ids,) = chat.prompt_ids(tokenizer, [sampled], read)
+    (ids,) = chat.prompt_ids(tokenizer, [sampled])
     assert ids.dtype == encoded.prompt.dtype == encoded.responses[0].dtype == np.int32
     assert encoded.prompt.tolist() == ids.tolist()
     assert len(encoded.loss_mask) == len(ids)
@@ -131,7 +131,7 @@ def test_sampled_tokens_stay_and_follow_the_prompt_they_were_sampled_from(kind, 
 def test_the_prompt_to_sample_from_starts_every_conversation(kind, group, condition):
     tokenizer, read, *_ = KINDS[kind]
     group = conditioned(Group(group.prompt, ("Paris.",)), condition)
-    (ids,) = chat.prompt_ids(tokenizer, [group], read)
+    (ids,) = chat.prompt_ids(tokenizer, [group])
     (encoded,) = chat.encode(tokenizer, [group], read, policy=True)
     if kind == "llama" and not condition:  # This tokenizer parts two line ends before a word.
         assert tokenizer.decode(ids[-1:]) == tokenizer.decode(encoded.responses[0][:2]) == "\n\n"
@@ -152,8 +152,6 @@ def test_a_refused_prompt_can_be_left_out_and_is_counted():
     assert record.refused == 1
     with pytest.raises(ValueError, match=r"rows\.jsonl:7.*no system"):
         chat.prompt_ids(tokenizer, [refused])
-    with pytest.raises(ValueError, match="read is 'first'"):
-        chat.prompt_ids(tokenizer, [], "first")
 
 
 @EVERY_KIND

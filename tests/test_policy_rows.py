@@ -5,15 +5,14 @@ import json
 import numpy as np
 import pytest
 import tiny
-from format_rows import ROWS, of, write
+from format_rows import ROWS, of
 from hypothesis import given
 from hypothesis import strategies as st
 from test_policy_chat import TEXTS, talk
 
-from hs2jax.data import corpora, formats, loader
+from hs2jax.data import formats, loader
 from hs2jax.data.formats import LOGS
-from hs2jax.data.groups import DataError, FieldError, Group
-from hs2jax.data.record import Record
+from hs2jax.data.groups import FieldError, Group
 
 
 @st.composite
@@ -106,39 +105,3 @@ def test_the_last_turns_label_is_its_ratings():
     assert conversations(row).ratings == (expected,)
     row["conversations"][3]["label"] = None
     assert conversations(row).ratings == ()
-
-
-@EVERY_FORM
-@pytest.mark.parametrize(
-    ("roles", "what"),
-    [
-        ("uau", "expected a last turn by the assistant, the last one is by 'user'"),
-        ("u", "expected a last turn by the assistant"),
-        ("s", "expected a last turn by the assistant"),
-        ("a", "expected a tuple of at least one turn"),
-        ("uua", "should be by 'assistant'"),
-        ("uaa", "the last turn should be by 'user'"),
-        ("sa", "should be by 'user'"),
-        ("aua", "should be by 'user'"),
-    ],
-)
-def test_turns_out_of_order_are_an_error(form, roles, what):
-    names = {"u": "user", "a": "assistant", "s": "system"}
-    with pytest.raises(FieldError, match=what):
-        conversations(form([(names[letter], "x") for letter in roles]))
-
-
-def test_a_conversation_that_ends_with_the_user_can_be_left_out(tmp_path):
-    path = write(tmp_path, [TALKS["nemo"](TURNS[:3]), TALKS["nemo"](TURNS)])
-    with pytest.raises(DataError, match="line 1, field 'conversations': expected a last turn"):
-        list(corpora.read(f"conversations:{path}"))
-    record = Record()
-    (kept,) = corpora.read(f"conversations:{path}", on_error="skip", record=record)
-    assert kept.responses == ("Bye.",)
-    assert record.skipped == {"no assistant answer": 1}
-
-
-def test_one_form_of_a_conversation_is_enough():
-    both = TALKS["messages"](TURNS) | TALKS["nemo"](TURNS)
-    with pytest.raises(FieldError, match="found both"):
-        conversations(both)

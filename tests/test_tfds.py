@@ -144,24 +144,6 @@ def test_selectors():
     ]
 
 
-@pytest.mark.parametrize(
-    ("spec", "expected"),
-    [
-        ("tfds:helpsteer9", "reward_bench"),
-        ("tfds:helpsteer2/rating", "helpsteer2/preference, helpsteer2/disagreements"),
-        ("tfds:helpsteer2[test]", r"\[train\] or \[validation\]"),
-        ("tfds:reward_bench[val]", r"\[filtered\]"),
-        ("tfds:helpsteer2[:1][train]", "selector"),
-        ("tfds:helpsteer2[train[:90%]]", r"name/config\[split\]\[slice\]"),
-        ("tfds:", "name/config"),
-        ("tfds:helpsteer2[]", "selector"),
-    ],
-)
-def test_a_wrong_spec_is_refused_at_once(spec, expected):
-    with pytest.raises(ValueError, match=expected):
-        corpora.read(spec)
-
-
 def test_a_set_that_is_not_built_is_refused_with_the_command_that_builds_it(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"tfds helpsteer2/ratings .*--manual_dir"):

@@ -125,12 +125,12 @@ def connect(config) -> Source:
         bodies = [
             settings
             | {"prompt": ids.tolist(), "seed": (config.seed * 1_000_003 + first + i) % 2**31}
-            for i, ids in enumerate(chat.prompt_ids(tokenizer, groups, read))
+            for i, ids in enumerate(chat.prompt_ids(tokenizer, groups))
         ]
         if not is_first():
             return from_first(None)
         with ThreadPoolExecutor(AT_ONCE) as threads:
             return from_first(list(threads.map(complete, bodies)))
 
-    room = functools.partial(fitting, tokenizer, read, opened.config.max_seq_len, config)
+    room = functools.partial(fitting, tokenizer, opened.config.max_seq_len, config)
     return Source(f"{address} {served}", room, answer)

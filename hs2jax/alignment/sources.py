@@ -48,21 +48,18 @@ def of_model(model: LanguageModel, config) -> Source:
             for some in model.sample_groups(groups, config.n, first=first, **settings)
         ]
 
-    room = functools.partial(fitting, model.tokenizer, model.read, model.config.max_seq_len, config)
+    room = functools.partial(fitting, model.tokenizer, model.config.max_seq_len, config)
     return Source(stage.identity(model), room, answer)
 
 
-def fitting(
-    tokenizer, read: str, max_seq_len: int, config, groups: Sequence[Group], record: Record
-):
+def fitting(tokenizer, max_seq_len: int, config, groups: Sequence[Group], record: Record):
     """Leave out groups with prompts that leave no room for `config.max_new_tokens`, and count them
     in the record.
 
-    read: how the end of a turn is found. Raises ValueError for such a group unless config.on_error
-    is "skip".
+    Raises ValueError for such a group unless config.on_error is "skip".
     """
     skip, found, room = config.on_error == "skip", [], max_seq_len - config.max_new_tokens
-    every = chat.prompt_ids(tokenizer, groups, read, record if skip else None)
+    every = chat.prompt_ids(tokenizer, groups, record if skip else None)
     for group, ids in zip(groups, every, strict=True):
         if ids is None:
             continue

@@ -1,6 +1,7 @@
 """From messages to token ids, once, through the chat template that the tokenizer holds."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -74,13 +75,11 @@ def encode(
     added, where a group's tokens are not of this tokenizer, and, without `skipped`, where the
     template refuses a group.
     """
-    _check_read(read)
+    if read not in READS:
+        raise ValueError(f"read is {read!r}; it must be one of {', '.join(READS)}")
     record = Record() if record is None else record
-
-    def render_group(group: Group) -> _Rendered:
-        return _render_for_policy(tokenizer, group, record) if policy else _render(tokenizer, group)
-
-    rendered = _render_all(tokenizer, groups, render_group, skipped)
+    write = functools.partial(_render_for_policy, record=record) if policy else _render
+    rendered = _render_all(write, tokenizer, groups, skipped)
     flat = [[one.prompt, *one.wholes, *itertools.chain(*one.turns)] for one in rendered if one]
     rows = iter(tokenize(tokenizer, list(itertools.chain(*flat))))
 
@@ -92,13 +91,12 @@ def encode(
             continue
         prompt = next(rows)
         wholes = [_ended(next(rows), tokenizer, special, read) for _ in of_group.wholes]
+        shared, responses = len(prompt), group.tokens
         if wholes:
             # The token that is read is the response's, even where all behind the header is pads.
             shared = min(common_prefix([prompt, *wholes]), *(len(ids) - 1 for ids in wholes))
             responses = [ids[shared:] for ids in wholes]
-        else:
-            shared, responses = len(prompt), group.tokens
-        mask = np.zeros(len(prompt), bool) if policy else None
+        mask = np.zeros(len(prompt), bool)
         for _ in of_group.turns:
             before, through = next(rows), _cut_end(next(rows), tokenizer, special, read)
             mask[common_prefix([before, prompt]) : common_prefix([through, prompt])] = True
@@ -113,15 +111,11 @@ def encode(
 
 
 def prompt_ids(
-    tokenizer,
-    groups: Sequence[Group],
-    read: str = "end_of_turn",
-    skipped: Record | None = None,
+    tokenizer, groups: Sequence[Group], skipped: Record | None = None
 ) -> list[np.ndarray | None]:
     """Tokenise what a policy's response to each group follows, int32: prompt, the assistant's
     header and the condition. Arguments and errors are those of `encode`."""
-    _check_read(read)
-    texts = _render_all(tokenizer, groups, lambda group: _asked(tokenizer, group), skipped)
+    texts = _render_all(_asked, tokenizer, groups, skipped)
     rows = iter(tokenize(tokenizer, [text for text in texts if text is not None]))
     return [None if text is None else np.asarray(next(rows), np.int32) for text in texts]
 
@@ -159,8 +153,10 @@ def tokenize(tokenizer, texts: Sequence[str]) -> list[list[int]]:
     tokenizer adds one by itself, and has no special token that is not in its text."""
     if not texts:
         return []
-    bos = _added_bos(tokenizer)
-    return [_one_bos(ids, bos) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    rows, bos = tokenizer(texts, add_special_tokens=False)["input_ids"], tokenizer.bos_token_id
+    if bos is None or tokenizer("a")["input_ids"][:1] != [bos]:
+        return rows
+    return [[bos, *itertools.dropwhile(lambda i: i == bos, ids)] for ids in rows]
 
 
 def cut_prompt(encoded: Encoded, excess: int, bos: int | None) -> Encoded | None:
@@ -173,15 +169,8 @@ def cut_prompt(encoded: Encoded, excess: int, bos: int | None) -> Encoded | None
     return dataclasses.replace(encoded, prompt=np.delete(encoded.prompt, cut), loss_mask=mask)
 
 
-def _check_read(read: str) -> None:
-    if read not in READS:
-        raise ValueError(f"read is {read!r}; it must be one of {', '.join(READS)}")
-
-
-def _render_all(
-    tokenizer, groups: Sequence[Group], render_group: Callable, skipped: Record | None
-) -> list:
-    """Apply `render_group` to each group; None for one that the template refuses, if `skipped`."""
+def _render_all(write: Callable, tokenizer, groups: Sequence[Group], skipped: Record | None):
+    """Apply `write` to each group; None for one that the template refuses, if `skipped`."""
     if groups and not tokenizer.chat_template:
         raise ValueError(
             "this tokenizer has no chat template, so messages cannot become tokens; use an "
@@ -190,7 +179,7 @@ def _render_all(
     found = []
     for group in groups:
         try:
-            found.append(render_group(group))
+            found.append(write(tokenizer, group))
         except ValueError as error:
             if skipped is None:
                 raise
@@ -212,34 +201,30 @@ def _render(tokenizer, group: Group) -> _Rendered:
 
 def _asked(tokenizer, group: Group) -> str:
     """The text that a policy's response follows."""
-    prompt = list(group.prompt)
-    header = render(tokenizer, prompt, group.source, add_generation_prompt=True)
+    header = render(tokenizer, list(group.prompt), group.source, add_generation_prompt=True)
     return header + condition_text(tokenizer, group.condition)
 
 
 def _render_for_policy(tokenizer, group: Group, record: Record) -> _Rendered:
     """Render a group for a policy. Raises ValueError where there is no place for the condition."""
+    asked, wholes = _asked(tokenizer, group), []
     size = len(tokenizer)
     if any(max(ids) >= size for ids in group.tokens):
         raise ValueError(
             f"{group.source}: its tokens are not of this tokenizer, which has {size} of them; use "
             "the model that sampled them, or leave the field 'tokens' out"
         )
-    if group.tokens:
-        asked, wholes = _asked(tokenizer, group), []
-    else:
-        asked, wholes, _ = _render(tokenizer, group)
-    if wholes and group.condition:
+    if not group.tokens:
+        header, wholes, _ = _render(tokenizer, group)
         # Put behind the header, so that all else is as the template has it, trimmed texts included.
-        if not all(whole.startswith(asked) for whole in wholes):
+        if group.condition and not all(whole.startswith(header) for whole in wholes):
             raise ValueError(
                 f"{group.source}: the chat template writes an assistant's turn otherwise than it "
                 "starts one (add_generation_prompt), so there is no place for the condition; use "
                 'the template "steerlm" (config.model.template)'
             )
-        line = condition_text(tokenizer, group.condition)
-        wholes = [asked + line + whole[len(asked) :] for whole in wholes]
-        asked += line
+        if group.condition:
+            wholes = [asked + whole[len(header) :] for whole in wholes]
     turns = [] if group.condition else _earlier_turns(tokenizer, group, asked, record)
     return _Rendered(asked, wholes, turns)
 
@@ -270,21 +255,6 @@ def render(tokenizer, turns: Sequence[dict], source: str, *, add_generation_prom
         raise ValueError(f"{source}: the chat template refuses this: {error}") from error
 
 
-def _added_bos(tokenizer) -> int | None:
-    """The BOS that the tokenizer puts before a plain text, if it does."""
-    ids = tokenizer("a")["input_ids"]
-    return ids[0] if ids and ids[0] == tokenizer.bos_token_id else None
-
-
-def _one_bos(ids: list[int], bos: int | None) -> list[int]:
-    if bos is None:
-        return ids
-    start = 0
-    while start < len(ids) and ids[start] == bos:
-        start += 1
-    return [bos, *ids[start:]]
-
-
 def _ended(ids: list[int], tokenizer, special: set[int], read: str) -> list[int]:
     """Cut a conversation at the token that it is read at, which is added where there is none."""
     ids = _cut_end(ids, tokenizer, special, read)
@@ -301,21 +271,16 @@ def _ended(ids: list[int], tokenizer, special: set[int], read: str) -> list[int]
 
 
 def _cut_end(ids: list[int], tokenizer, special: set[int], read: str) -> list[int]:
-    """Cut at the last special token, if only white space follows it; for "last", cut off pads."""
-    if read == "last":
-        return _without_end(ids, tokenizer.pad_token_id)
+    """Cut at the last special token, if only white space follows it; for "last", cut off pads,
+    unless there is nothing else."""
     end = len(ids)
+    if read == "last":
+        while end > 1 and ids[end - 1] == tokenizer.pad_token_id:
+            end -= 1
+        return ids[:end]
     while end and ids[end - 1] not in special and not tokenizer.decode(ids[end - 1]).strip():
         end -= 1
     return ids[:end] if end and ids[end - 1] in special else ids
-
-
-def _without_end(ids: list[int], pad: int | None) -> list[int]:
-    """Cut off the pad tokens at the end, unless there is nothing else."""
-    end = len(ids)
-    while end > 1 and ids[end - 1] == pad:
-        end -= 1
-    return ids[:end]
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> int:

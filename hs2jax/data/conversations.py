@@ -60,7 +60,7 @@ def encode(
     record = Record() if record is None else record
     every = chat.encode(tokenizer, groups, read, record if skip else None)
     found: list[list[Example]] = []
-    for of, encoded in zip(groups, every, strict=True):
+    for group, encoded in zip(groups, every, strict=True):
         found.append([])
         if encoded is None:
             continue
@@ -68,7 +68,7 @@ def encode(
         if excess <= 0:
             found[-1] = [unrated(encoded.prompt, r) for r in in_parts(encoded.responses, SHARED)]
             continue
-        alone = [unrated(encoded.prompt, r) for r in in_parts(encoded.responses, 1)]
+        alone = [unrated(encoded.prompt, [response]) for response in encoded.responses]
         cut = [_fitted(part, longest, tokenizer) for part in alone]
         if truncate and None not in cut:
             found[-1] = cut
@@ -76,14 +76,14 @@ def encode(
         elif skip:
             record.too_long += 1
         else:
+            way_out = (
+                "its response alone does not: skip it (on_error=skip), or let more fit"
+                if truncate
+                else "prompts can be cut from the left (truncate)"
+            )
             raise ValueError(
-                f"{of.source}: a conversation is {excess} tokens longer than the "
-                f"{longest} that fit; "
-                + (
-                    "its response alone does not: skip it (on_error=skip), or let more fit"
-                    if truncate
-                    else "prompts can be cut from the left (truncate)"
-                )
+                f"{group.source}: a conversation is {excess} tokens longer than the {longest} that "
+                f"fit; {way_out}"
             )
     return found
 
@@ -120,25 +120,21 @@ def share(encoded: Sequence[Encoded], width: int) -> list[range]:
     """
     lengths = [packing.cost(one, "separate") for one in encoded]
     alike = [chat.common_prefix([a.prompt, b.prompt]) for a, b in itertools.pairwise(encoded)]
-    # The least work for the first n, and where the last run of those begins.
-    least, begins = [0.0], [0]
+    # Of the first n: the least work, the size of its last run, and where that begins.
+    best: list[tuple[float, int, int]] = [(0.0, 0, 0)]
     for stop in range(1, len(encoded) + 1):
-        total, common, options = 0, 0, []
-        for start in range(stop - 1, max(stop - 1 - SHARED, -1), -1):
-            total += lengths[start]
-            if start < stop - 1:
-                common = min(alike[start], common) if start < stop - 2 else alike[start]
-            tokens = total - common * (stop - 1 - start)
+        options = []
+        for start in range(max(stop - SHARED, 0), stop):
+            common = min(alike[start : stop - 1], default=0)
+            tokens = sum(lengths[start:stop]) - common * (stop - 1 - start)
             # Attention is work for each pair of tokens: as much as the weights' at 10 widths.
-            work = least[start] + tokens * (1 + tokens / (10 * width))
+            work = best[start][0] + tokens * (1 + tokens / (10 * width))
             options.append((work, stop - start, start))
-        work, _, start = min(options)
-        least.append(work)
-        begins.append(start)
+        best.append(min(options))
     runs, stop = [], len(encoded)
     while stop:
-        runs.append(range(begins[stop], stop))
-        stop = begins[stop]
+        runs.append(range(best[stop][2], stop))
+        stop = best[stop][2]
     return runs[::-1]
 
 

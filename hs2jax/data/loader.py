@@ -60,7 +60,6 @@ def prepare(
     each response with its prompt has to fit into a row.
     """
     record = Record() if record is None else record
-    bos = tokenizer.bos_token_id
     # A padded row is as many slots as the largest group has responses.
     slots = max((len(group.responses) for group in groups), default=1) if layout == "padded" else 1
     room = row_length // slots
@@ -70,16 +69,15 @@ def prepare(
     for group, encoded in zip(groups, every, strict=True):
         if encoded is None:
             continue
-        excess = packing.cost(encoded, "padded") - max_tokens
+        longest, cut = packing.cost(encoded, "padded"), 0
+        excess = longest - max_tokens
         if policy:
-            # Its responses may lie in several rows.
-            excess = max(excess, packing.cost(encoded, "padded") - room)
+            excess = max(excess, longest - room)  # Its responses may lie in several rows.
         else:
             copies = len(encoded.responses) if layout == "separate" else 1
             excess = max(excess, math.ceil((packing.cost(encoded, layout) - room) / copies))
-        cut = 0
         if excess > 0 and too_long == "truncate":
-            encoded, cut = chat.cut_prompt(encoded, excess, bos), excess
+            encoded, cut = chat.cut_prompt(encoded, excess, tokenizer.bos_token_id), excess
             record.truncated += encoded is not None
         if encoded is None or (excess > 0 and too_long == "skip"):
             record.too_long += 1
@@ -109,14 +107,14 @@ def _ratings(group: Group, attributes: Sequence[str]) -> tuple[np.ndarray, np.nd
 class Piece(NamedTuple):
     """An example as it is laid: whole, or some responses of one that is too long for a row.
 
-    laid: what lies in the row. example: the number of the whole. start: the first of its responses
-    that are here. turn: where the whole lies in pieces, its place in the run; else None.
+    laid: what lies in the row. example: the number of the whole, and turn: its place in the run.
+    start: the first of its responses that are here.
     """
 
     laid: Example
     example: int
-    start: int = 0
-    turn: int | None = None
+    turn: int
+    start: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,31 +123,25 @@ class Batches:
 
     An item is `packing.lay`'s arrays with a leading axis M of micro-batches, [M, B, ...], where B
     is `micro_batch_size`. Micro-batches that a batch does not need are all padding and come last.
-    `plan[i]` lists the batch's rows, each a list of numbers of pieces, of which the first are the
-    examples themselves. With several processes each lays the whole batch, which is cheap, and gives
-    its own devices their rows.
+    `plan[i]` lists the batch's rows. With several processes each lays the whole batch, which is
+    cheap, and gives its own devices their rows.
 
     `states` are states [cost, D] of each example, where they are known before: an item then has
     "states" [M, B, T, D] too. Not for the layout "padded", which spreads an example over its slots,
     and not where examples lie in pieces.
 
     A group that lies in several pieces, each with a copy of the prompt, has one number in
-    "group_ids", and with any such group in the run every item has "parts" int32 [M, B, R]: in how
-    many pieces the slot's group lies, 0 in an empty slot.
+    "group_ids", and with any such group in the run (`split`) every item has "parts" int32
+    [M, B, R]: in how many pieces the slot's group lies, 0 in an empty slot.
     """
 
     examples: list[Example]
-    pieces: list[Piece]
-    plan: list[list[list[int]]]
+    plan: list[list[list[Piece]]]
     shape: Shape
     layout: str
     micro_batch_size: int
+    split: bool
     states: Sequence[np.ndarray] | None = None
-
-    @property
-    def parts(self) -> list[Piece]:
-        """The pieces that are not whole examples."""
-        return self.pieces[len(self.examples) :]
 
     @property
     def micro_batches(self) -> int:
@@ -160,48 +152,43 @@ class Batches:
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         M, B = self.micro_batches, self.micro_batch_size
-        numbers = self.plan[i] + [[]] * (M * B - len(self.plan[i]))
-        rows = [[self.pieces[e] for e in row] for row in numbers]
+        rows = self.plan[i] + [[]] * (M * B - len(self.plan[i]))
         batch = packing.lay([[p.laid for p in row] for row in rows], self.shape, self.layout)
         if self.states is not None:
             like = self.states[0]
             batch["states"] = np.zeros((M * B, self.shape.length, like.shape[1]), like.dtype)
-            for row, of_row in zip(batch["states"], numbers, strict=True):
-                for e, start, stop in self.spans(of_row):
+            for row, pieces in zip(batch["states"], rows, strict=True):
+                for e, start, stop in self.spans(pieces):
                     row[start:stop] = self.states[e]
-        if self.parts:
-            batch |= _join_parts(batch["group_ids"], [piece for row in rows for piece in row])
+        if self.split:
+            turns = [piece.turn for row in rows for piece in row]
+            counts = Counter(turns)
+            numbers = {turn: number for number, turn in enumerate(counts)}
+            # From the numbers of pieces; empty slots, which are -1, take the last.
+            group_ids, parts = (
+                np.asarray([*(of[turn] for turn in turns), empty], np.int32)[batch["group_ids"]]
+                for of, empty in ((numbers, -1), (counts, 0))
+            )
+            batch |= {"group_ids": group_ids, "parts": parts}
         return {name: x.reshape(M, B, *x.shape[1:]) for name, x in batch.items()}
 
-    def spans(self, row: list[int]) -> list[tuple[int, int, int]]:
-        """(example, start, stop): where the tokens of a row's examples lie; not if "padded", and
-        not of parts."""
-        costs = [packing.cost(self.examples[e].encoded, self.layout) for e in row]
+    def spans(self, row: list[Piece]) -> list[tuple[int, int, int]]:
+        """(example, start, stop): where the tokens of a row's examples lie; not if "padded"."""
+        costs = [packing.cost(piece.laid.encoded, self.layout) for piece in row]
         stops = np.cumsum(costs).tolist()
-        return [(e, stop - cost, stop) for e, cost, stop in zip(row, costs, stops, strict=True)]
+        return [(p.example, stop - c, stop) for p, c, stop in zip(row, costs, stops, strict=True)]
 
     def slots(self, i: int) -> list[tuple[int, int, int, int]]:
         """List batch i's responses, each as (row, slot, example, response)."""
-        return [
-            (row, slot, example, response)
-            for row, numbers in enumerate(self.plan[i])
-            for slot, (example, response) in enumerate(
+        found = []
+        for row, pieces in enumerate(self.plan[i]):
+            responses = (
                 (piece.example, piece.start + r)
-                for piece in (self.pieces[e] for e in numbers)
+                for piece in pieces
                 for r in range(len(piece.laid.encoded.responses))
             )
-        ]
-
-
-def _join_parts(group: np.ndarray, pieces: Sequence[Piece]) -> dict[str, np.ndarray]:
-    """The keys "group_ids" and "parts", from groups [B, R] as they were laid, piece by piece."""
-    owners = [i if piece.turn is None else ("turn", piece.turn) for i, piece in enumerate(pieces)]
-    counts = Counter(owners)
-    numbers = {owner: number for number, owner in enumerate(counts)}
-    # Empty slots, which are -1, take the last.
-    number_of = np.asarray([*(numbers[owner] for owner in owners), -1], np.int32)
-    parts_of = np.asarray([*(counts[owner] for owner in owners), 0], np.int32)
-    return {"group_ids": number_of[group], "parts": parts_of[group]}
+            found += [(row, slot, *each) for slot, each in enumerate(responses)]
+        return found
 
 
 def plan(
@@ -226,26 +213,21 @@ def plan(
     if seed is not None and examples:
         shuffled = grain.MapDataset.range(len(examples)).seed(seed).shuffle().repeat(epochs)
         order = [int(shuffled[i]) for i in range(len(shuffled))]
-    pieces = [Piece(example, e) for e, example in enumerate(examples)]
-    costs = [packing.cost(example.encoded, layout) for example in examples]
-    batches = []
+    batches, split = [], False
     for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+        pieces = []
+        for turn, e in enumerate(order[start : start + batch_size], start):
+            spans = _split(examples[e], layout, row_length)
+            split |= len(spans) > 1
+            parts = [_take_responses(examples[e], *span) for span in spans]
+            pieces += [Piece(p, e, turn, at) for p, (at, _) in zip(parts, spans, strict=True)]
         if layout == "padded":
-            batches.append([[e] for e in chosen])
+            batches.append([[piece] for piece in pieces])
             continue
-        numbers = []
-        for turn, e in enumerate(chosen, start):
-            if costs[e] <= row_length:
-                numbers.append(e)
-                continue
-            for first, stop in _split(examples[e].encoded, layout, row_length):
-                numbers.append(len(pieces))
-                pieces.append(Piece(_take_responses(examples[e], first, stop), e, first, turn))
-                costs.append(packing.cost(pieces[-1].laid.encoded, layout))
-        rows = packing.first_fit([costs[n] for n in numbers], row_length)
-        batches.append([[numbers[i] for i in row] for row in rows])
-    laid = [[pieces[e].laid for e in row] for rows in batches for row in rows]
+        costs = [packing.cost(piece.laid.encoded, layout) for piece in pieces]
+        rows = packing.first_fit(costs, row_length)
+        batches.append([[pieces[i] for i in row] for row in rows])
+    laid = [[piece.laid for piece in row] for rows in batches for row in rows]
     slots = max((len(example.encoded.responses) for example in examples), default=1)
     in_row = max((sum(len(e.encoded.responses) for e in row) for row in laid), default=slots)
     shape = Shape(
@@ -260,39 +242,40 @@ def plan(
         run = sum(math.ceil(len(rows) / micro_batch_size) * micro_batch_size for rows in batches)
         record.tokens += tokens
         record.padding += run * shape.length - tokens
-    return Batches(examples, pieces, batches, shape, layout, micro_batch_size)
+    return Batches(examples, batches, shape, layout, micro_batch_size, split)
 
 
-def _split(encoded: Encoded, layout: str, row_length: int) -> list[tuple[int, int]]:
+def _split(example: Example, layout: str, row_length: int) -> list[tuple[int, int]]:
     """Split responses into runs that fit into a row with their prompt, as (start, stop) each."""
-    found, start = [], 0
-    for stop in range(1, len(encoded.responses) + 1):
-        alone = packing.cost(_select_responses(encoded, stop - 1, stop), layout)
-        if alone > row_length:
+    found, start, n = [], 0, len(example.encoded.responses)
+    if layout == "padded" or packing.cost(example.encoded, layout) <= row_length:
+        return [(0, n)]
+    cost = lambda *span: packing.cost(_take_responses(example, *span).encoded, layout)  # noqa: E731
+    for stop in range(1, n + 1):
+        if (alone := cost(stop - 1, stop)) > row_length:
             raise ValueError(
                 f"a prompt and response of {alone} tokens do not fit into a row of {row_length}; "
                 "leave them out, or make rows longer"
             )
-        if packing.cost(_select_responses(encoded, start, stop), layout) > row_length:
+        if cost(start, stop) > row_length:
             found.append((start, stop - 1))
             start = stop - 1
-    return [*found, (start, len(encoded.responses))]
-
-
-def _select_responses(encoded: Encoded, start: int, stop: int) -> Encoded:
-    """Keep some of the responses of a prompt, whose own tokens are learned with the first."""
-    mask = encoded.loss_mask
-    if mask is not None and start > 0:
-        mask = np.zeros_like(mask)
-    return Encoded(encoded.prompt, encoded.responses[start:stop], mask, encoded.given[start:stop])
+    return [*found, (start, n)]
 
 
 def _take_responses(example: Example, start: int, stop: int) -> Example:
-    """Keep some responses of an example, without its pairs."""
+    """Keep some responses of an example, without its pairs where these are not all. A prompt's own
+    tokens are learned with the first."""
+    whole, part = example.encoded, slice(start, stop)
+    if len(whole.responses[part]) == len(whole.responses):
+        return example
+    mask = whole.loss_mask
+    if mask is not None and start > 0:
+        mask = np.zeros_like(mask)
     return example._replace(
-        encoded=_select_responses(example.encoded, start, stop),
-        ratings=example.ratings[start:stop],
-        rating_mask=example.rating_mask[start:stop],
+        encoded=Encoded(whole.prompt, whole.responses[part], mask, whole.given[part]),
+        ratings=example.ratings[part],
+        rating_mask=example.rating_mask[part],
         pairs=[],
     )
 

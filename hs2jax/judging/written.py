@@ -29,7 +29,7 @@ def answered(
         for question in request.questions
     ]
     room = model.config.max_seq_len - LONGEST[condition]
-    ids = chat.prompt_ids(model.tokenizer, [group for *_, group in asked], model.read)
+    ids = chat.prompt_ids(model.tokenizer, [group for *_, group in asked])
     fits = [len(each) <= room for each in ids]
     texts = iter(
         model.sample_groups(

@@ -36,7 +36,7 @@ def attach(batches: loader.Batches, params, config, *, dtype, mesh) -> loader.Ba
     """
     if jax.process_count() > 1:
         raise ValueError("config.trainable.cache works on one host only; set it to False")
-    if batches.parts:
+    if batches.split:
         raise ValueError(
             "config.trainable.cache does not work where a group lies in several rows; set it to "
             "False, or config.data.row_length to what the longest group takes"
