@@ -107,8 +107,7 @@ class RewardModel:
                 f"{name} has a reward head with the outputs {found}, not {tuple(outputs)}; "
                 "leave the outputs empty to go on with its head"
             )
-        if weights is None:
-            weights = loaded.hf_config.get("hs2jax", {}).get("weights")
+        weights = loaded.weights if weights is None else weights
         if mesh is not None:
             head = jax.device_put(head, sharding.shardings(head, mesh))
         if dtype is None:

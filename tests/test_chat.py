@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hs2jax.data import chat
 from hs2jax.data.groups import Group
-from hs2jax.models.hf import reward_checkpoints
+from hs2jax.models.hf import tokenizer_files
 
 CHATML, LLAMA = tiny.tokenizer(), tiny.bos_tokenizer()
 KINDS = pytest.mark.parametrize("tokenizer", [CHATML, LLAMA], ids=["chatml", "llama"])
@@ -165,7 +165,7 @@ def test_the_template_of_an_export_gives_our_ids(tokenizer, template, response, 
     group = ask(response)
     (encoded,) = chat.encode(tokenizer, [group], read)
     (ours,) = wholes(encoded)
-    exported = reward_checkpoints.prepare(tokenizer, (), len(tokenizer), read)
+    exported = tokenizer_files.prepare(tokenizer, (), len(tokenizer), read)
     turns = [*group.prompt, {"role": "assistant", "content": response}]
     assert exported.apply_chat_template(turns, tokenize=True, return_dict=False) == ours
     assert exported.pad_token_id != ours[-1]

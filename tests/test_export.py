@@ -20,7 +20,7 @@ from tiny_models import (
 )
 from transformers import AutoTokenizer
 
-from hs2jax.models.hf import hub, reward_checkpoints
+from hs2jax.models.hf import hub, tokenizer_files
 
 LLAMA_LIKE = (
     "\n  {{- bos_token }}\n{%- if not tools is defined %}\n{%- set tools = none %}\n{%- endif %}"
@@ -48,7 +48,7 @@ INDENTED = "  {% for m in messages %}\n  {{ m['content'] }}\n  {% endfor %}"
 
 @pytest.mark.parametrize("template", [CHATML, INDENTED, PLAIN, PLAIN + "\n", "\n\nx\n\n"])
 def test_a_template_with_bos_is_else_as_it_was(template):
-    wrapped = reward_checkpoints.start_with_bos(template)
+    wrapped = tokenizer_files.start_with_bos(template)
     for generate in (True, False):
         options = {"messages": TALK, "add_generation_prompt": generate}
         assert render(wrapped, **options) == "<s>" + render(template, **options)
@@ -59,7 +59,7 @@ def test_a_template_with_bos_is_else_as_it_was(template):
 )
 def test_a_wrapped_template_only_loses_white_space_at_the_end(template):
     talk = [{"role": "system", "content": " be\n"}, *TALK]
-    wrapped = reward_checkpoints.end_with_turn(template)
+    wrapped = tokenizer_files.end_with_turn(template)
     for messages in (talk, TALK):
         plain = render(template, messages=messages)
         assert render(wrapped, messages=messages) == plain.rstrip()
@@ -71,7 +71,7 @@ def test_a_wrapped_template_only_loses_white_space_at_the_end(template):
 
 @given(st.text(alphabet="ab \n\t-+", max_size=12))
 def test_white_space_around_a_template_is_kept(text):
-    wrapped = reward_checkpoints.end_with_turn(text)
+    wrapped = tokenizer_files.end_with_turn(text)
     assert render(wrapped, add_generation_prompt=True) == render(text)
     assert render(wrapped) == render(text).rstrip()
 
@@ -90,8 +90,8 @@ SMOL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
         # The tokenizer's own stays where it never ends a turn.
         ((*SMOL, "<empty>"), {"pad_token": "<|endoftext|>"}, "<|endoftext|>"),
         # Nothing is free: one is added.
-        (SMOL, {"pad_token": "<|im_end|>"}, reward_checkpoints.PAD),
-        (SMOL, {}, reward_checkpoints.PAD),
+        (SMOL, {"pad_token": "<|im_end|>"}, tokenizer_files.PAD),
+        (SMOL, {}, tokenizer_files.PAD),
     ],
 )
 def test_the_pad_token_of_an_export(tmp_path, special, named, pad):
@@ -112,7 +112,7 @@ def test_the_pad_token_of_an_export(tmp_path, special, named, pad):
     ids = exported.apply_chat_template(TALK)["input_ids"]
     assert ids[-1] == exported.convert_tokens_to_ids("<|im_end|>") != exported.pad_token_id
 
-    added = int(pad == reward_checkpoints.PAD)
+    added = int(pad == tokenizer_files.PAD)
     assert again.config.vocab_size == config.vocab_size + added
     assert_same_bits(again.params["embed"][: config.vocab_size], params["embed"])
     np.testing.assert_array_equal(again.params["embed"][config.vocab_size :], 0)
@@ -123,8 +123,8 @@ def test_a_pad_token_beyond_the_embeddings_is_not_kept():
     size = len(tokenizer)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     assert tokenizer.pad_token_id == size
-    assert reward_checkpoints.prepare(tokenizer, (), size).pad_token == "<empty>"
-    assert reward_checkpoints.prepare(tokenizer, (), size + 1).pad_token == "[PAD]"
+    assert tokenizer_files.prepare(tokenizer, (), size).pad_token == "<empty>"
+    assert tokenizer_files.prepare(tokenizer, (), size + 1).pad_token == "[PAD]"
 
 
 def test_an_export_loads_as_what_was_exported_again_and_again(tmp_path):

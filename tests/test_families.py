@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from tiny_models import TINY, assert_same_bits, random_head
+from tiny_models import TINY, assert_same_bits, random_head, save
 
 from hs2jax.data import packing
 from hs2jax.data.chat import Encoded
@@ -22,7 +22,7 @@ from hs2jax.models.attention import Layout, attend
 from hs2jax.models.config import FULL, SLIDING
 from hs2jax.models.decoder import Decoder
 from hs2jax.models.heads import logits
-from hs2jax.models.hf import checkpoint_files, hub, weights
+from hs2jax.models.hf import hub, weights
 from hs2jax.models.hf.config import read_config, write_config
 from hs2jax.models.hf.families import FAMILIES
 from hs2jax.models.hf.fields import flag, positive_or_none
@@ -150,7 +150,7 @@ def test_norms_and_biases_do_not_decay_and_all_else_does(config):
 def test_a_folder_gives_back_the_bits_also_in_shards(tmp_path, config, with_head):
     params, head = parameters(config), random_head(config) if with_head else None
     outputs = ["a", "b"] if with_head else None
-    checkpoint_files.save_params(tmp_path, params, config, head=head, outputs=outputs)
+    save(tmp_path, config, params, head=head, outputs=outputs)
     if with_head:
         params.pop("lm_head", None)
     mesh = make_mesh(2, 2, 2)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given, settings
-from tiny_models import TINY, assert_same_bits, random_head, random_params
+from tiny_models import TINY, assert_same_bits, random_head, random_params, save
 
 from hs2jax.models.config import Config
-from hs2jax.models.hf import checkpoint_files, hub, weights
+from hs2jax.models.hf import hub, weights
 from hs2jax.models.hf.config import read_config, write_config
 from hs2jax.models.sharding import make_mesh, shardings
 
@@ -89,43 +89,32 @@ def test_old_and_new_config_files_say_the_same():
 def test_a_folder_gives_back_the_bits(tmp_path_factory, config, max_bytes, with_head):
     folder = tmp_path_factory.mktemp("checkpoint")
     with_head = with_head or not config.language_head
-    params, head = random_params(config), random_head(config) if with_head else None
+    head, outputs = (random_head(config), ("a", "b")) if with_head else (None, None)
     if with_head:
         head["bias"] = np.array([0.1, -2.0], np.float32)
-    checkpoint_files.save_params(
-        folder,
-        params,
-        config,
-        head=head,
-        outputs=["a", "b"] if with_head else None,
-        max_shard_bytes=max_bytes,
-    )
+    params = save(folder, config, head=head, outputs=outputs, max_shard_bytes=max_bytes)
     again = hub.load(folder)
     if with_head:
         params.pop("lm_head", None)
         config = dataclasses.replace(config, language_head=config.tied)
     assert again.config == config
     assert_same_bits(again.params, params)
-    assert (again.head is None) == (not with_head)
-    if with_head:
-        assert_same_bits(again.head, head)
-        assert again.outputs == ("a", "b")
+    assert again.outputs == (outputs or ())
+    assert_same_bits(again.head, head)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_files_hold_the_rounded_numbers(tmp_path, dtype):
-    params = random_params(TINY)
-    checkpoint_files.save_params(tmp_path, params, TINY, dtype=dtype)
+    params = save(tmp_path, dtype=dtype)
     kind = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}[dtype]
-    again = hub.load(tmp_path).params
-    assert_same_bits(again, jax.tree.map(lambda x: x.astype(kind).astype(np.float32), params))
-    assert hub.load(tmp_path).hf_config["dtype"] == dtype
+    again, rounded = hub.load(tmp_path), lambda x: x.astype(kind).astype(np.float32)
+    assert_same_bits(again.params, jax.tree.map(rounded, params))
+    assert again.hf_config["dtype"] == dtype
 
 
 @pytest.mark.parametrize("axes", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8)])
 def test_loading_into_shards_equals_loading_whole(tmp_path, axes):
-    params = random_params(TINY)
-    checkpoint_files.save_params(tmp_path, params, TINY, max_shard_bytes=2000)
+    params = save(tmp_path, max_shard_bytes=2000)
     mesh = make_mesh(*axes)
     loaded = hub.load(tmp_path, lambda config, shapes: shardings(shapes, mesh)).params
     assert_same_bits(loaded, params)
@@ -143,10 +132,6 @@ def edited(folder, edit):
     save_file(tensors, path, {"format": "pt"})
 
 
-def rename(old, new):
-    return lambda tensors: tensors.__setitem__(new, tensors.pop(old))
-
-
 @pytest.mark.parametrize(
     ("edit", "named"),
     [
@@ -160,7 +145,7 @@ def rename(old, new):
     ],
 )
 def test_a_wrong_tensor_is_named_with_its_file(tmp_path, edit, named):
-    checkpoint_files.save_params(tmp_path, random_params(TINY), TINY)
+    save(tmp_path)
     edited(tmp_path, edit)
     with pytest.raises(ValueError, match=r"model\.safetensors") as error:
         hub.load(tmp_path)
@@ -168,12 +153,11 @@ def test_a_wrong_tensor_is_named_with_its_file(tmp_path, edit, named):
 
 
 def test_names_without_model_and_old_buffers_are_taken(tmp_path):
-    params = random_params(TINY)
-    checkpoint_files.save_params(tmp_path, params, TINY)
+    params = save(tmp_path)
 
     def bare(tensors):
         for name in list(tensors):
-            rename(name, name.removeprefix("model."))(tensors)
+            tensors[name.removeprefix("model.")] = tensors.pop(name)
         tensors["layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
 
     edited(tmp_path, bare)
@@ -182,8 +166,7 @@ def test_names_without_model_and_old_buffers_are_taken(tmp_path):
 
 def test_tied_weights_written_twice_must_be_equal(tmp_path):
     tied = dataclasses.replace(TINY, tied=True)
-    params = random_params(tied)
-    checkpoint_files.save_params(tmp_path, params, tied)
+    params = save(tmp_path, tied)
     edited(tmp_path, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]}))
     assert_same_bits(hub.load(tmp_path).params, params)
     edited(tmp_path, lambda t: t.update({"lm_head.weight": t["lm_head.weight"] + 1}))
@@ -193,7 +176,7 @@ def test_tied_weights_written_twice_must_be_equal(tmp_path):
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.99])
 def test_a_file_that_was_cut_short_is_named(tmp_path, keep):
-    checkpoint_files.save_params(tmp_path, random_params(TINY), TINY)
+    save(tmp_path)
     path = tmp_path / "model.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[: keep if keep >= 1 else int(keep * len(whole))])
@@ -202,7 +185,7 @@ def test_a_file_that_was_cut_short_is_named(tmp_path, keep):
 
 
 def test_missing_files_are_named(tmp_path):
-    checkpoint_files.save_params(tmp_path, random_params(TINY), TINY, max_shard_bytes=2000)
+    save(tmp_path, max_shard_bytes=2000)
     lost = min(tmp_path.glob("model-*.safetensors"))
     lost.unlink()
     with pytest.raises(ValueError, match=lost.name):
@@ -216,7 +199,7 @@ def test_missing_files_are_named(tmp_path):
 
 
 def test_weights_of_another_format_are_named_with_the_way_to_convert_them(tmp_path):
-    checkpoint_files.save_params(tmp_path, random_params(TINY), TINY)
+    save(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(
         ValueError, match=r"pytorch_model\.bin.*not supported(?s:.*)save_pretrained"
@@ -235,16 +218,16 @@ def test_weights_of_another_format_are_named_with_the_way_to_convert_them(tmp_pa
     ],
 )
 def test_a_tokenizer_that_cannot_be_converted_is_named_with_what_to_do(tmp_path, settings):
-    checkpoint_files.save_params(tmp_path, random_params(TINY), TINY)
+    save(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"not sentencepiece's")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=r"there is no tokenizer\.json") as error:
         hub.load(tmp_path)
-    lines = str(error.value).splitlines()
-    assert lines[0].startswith(str(tmp_path))
-    assert lines[1].strip() == "from transformers import LlamaTokenizerFast"
-    assert f".save_pretrained({str(tmp_path)!r})" in lines[2]
-    assert ("code of the checkpoint" in lines[3]) == ("auto_map" in settings)
+    text = str(error.value)
+    assert text.startswith(str(tmp_path))
+    assert "\n  from transformers import LlamaTokenizerFast\n" in text
+    assert f".save_pretrained({str(tmp_path)!r})" in text
+    assert ("code of the checkpoint" in text) == ("auto_map" in settings)
 
 
 def test_the_hub_s_copies_of_weights_are_not_fetched(tmp_path, monkeypatch):
@@ -255,7 +238,7 @@ def test_the_hub_s_copies_of_weights_are_not_fetched(tmp_path, monkeypatch):
     def download(repository, *, allow_patterns, ignore_patterns, **options):
         patterns = {"allow_patterns": allow_patterns, "ignore_patterns": ignore_patterns}
         fetched.update(filter_repo_objects([*wanted, *copies, "README.md"], **patterns))
-        checkpoint_files.save_params(tmp_path, random_params(TINY), TINY)
+        save(tmp_path)
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
@@ -264,27 +247,23 @@ def test_the_hub_s_copies_of_weights_are_not_fetched(tmp_path, monkeypatch):
 
 
 def test_a_reward_model_without_its_head_is_refused(tmp_path):
-    checkpoint_files.save_params(
-        tmp_path, random_params(TINY), TINY, head=random_head(TINY), outputs=["a", "b"]
-    )
+    save(tmp_path, head=random_head(TINY), outputs=["a", "b"])
     edited(tmp_path, lambda t: t.pop("score.weight"))
     with pytest.raises(ValueError, match=r"no tensor score\.weight"):
         hub.load(tmp_path)
 
 
 def test_nothing_is_lost_in_saving(tmp_path):
-    params = random_params(TINY) | {"adapter": np.zeros(3, np.float32)}
-    with pytest.raises(ValueError, match="parameter adapter has no place"):
-        checkpoint_files.save_params(tmp_path, params, TINY)
-    params = random_params(TINY)
-    del params["layers"]["mlp"]["up"]
-    with pytest.raises(ValueError, match="parameter layers/mlp/up is missing"):
-        checkpoint_files.save_params(tmp_path, params, TINY)
-    with pytest.raises(ValueError, match="number of outputs"):
-        checkpoint_files.save_params(
-            tmp_path, random_params(TINY), TINY, head=random_head(TINY), outputs=["one"]
-        )
-    headless = dataclasses.replace(TINY, language_head=False)
-    with pytest.raises(ValueError, match="no language head"):
-        checkpoint_files.save_params(tmp_path, random_params(headless), headless)
-    assert not (tmp_path / "config.json").exists()
+    params, headless = random_params(TINY), dataclasses.replace(TINY, language_head=False)
+    mlp = {name: leaf for name, leaf in params["layers"]["mlp"].items() if name != "up"}
+    lacking = params | {"layers": params["layers"] | {"mlp": mlp}}
+    for wrong, options, named in (
+        (params | {"adapter": np.zeros(3)}, {}, "parameter adapter has no place"),
+        (lacking, {}, "parameter layers/mlp/up is missing"),
+        (params, {"head": random_head(TINY), "outputs": ["one"]}, "number of outputs"),
+        (params, {"head": random_head(TINY), "outputs": ["a", "a"]}, "one name"),
+        (None, {"config": headless}, "no language head"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            save(tmp_path / "model", params=wrong, **options)
+    assert list(tmp_path.iterdir()) == []

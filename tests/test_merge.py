@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tiny_models import assert_same_bits
 
 from hs2jax.models import merge, sharding
-from hs2jax.models.hf import reward_checkpoints
+from hs2jax.models.hf import tokenizer_files
 from hs2jax.reward_model import RewardModel
 from hs2jax.training.convert import open_run, open_source
 
@@ -274,6 +274,6 @@ def test_a_run_without_a_best_step_is_refused(run, tmp_path):
 
 def test_the_pad_that_an_export_adds_makes_no_difference(folders):
     source = merge.open_source(str(folders[0]))
-    assert reward_checkpoints.PAD in source.tokenizer.get_vocab()
-    assert reward_checkpoints.PAD not in tiny.tokenizer().get_vocab()
+    assert tokenizer_files.PAD in source.tokenizer.get_vocab()
+    assert tokenizer_files.PAD not in tiny.tokenizer().get_vocab()
     merge.check_alike(source, source._replace(tokenizer=tiny.tokenizer()))

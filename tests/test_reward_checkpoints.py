@@ -12,7 +12,7 @@ from tiny_models import assert_same_bits
 
 from hs2jax import configs
 from hs2jax.data import chat
-from hs2jax.models.hf import checkpoint_files, hub, reward_checkpoints
+from hs2jax.models.hf import hub, reward_checkpoints
 from hs2jax.models.hf.families import FAMILIES
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import loop
@@ -31,13 +31,12 @@ def foreign(folder, make=tiny.tokenizer, *, outputs=("LABEL_0",), tied=True, **c
     config = tiny.config(vocab_size=len(tokenizer), tied=tied, num_layers=1, **changes)
     params = tiny.parameters(config)
     kernel = np.random.default_rng(1).normal(0, 0.3, (config.hidden_size, len(outputs)))
-    checkpoint_files.save_params(
-        folder,
-        params,
-        config,
-        head={"kernel": kernel.astype(np.float32)} if outputs else None,
-        outputs=outputs or None,
-    )
+    head = {"kernel": kernel.astype(np.float32)} if outputs else None
+    hub.save(folder, config=config, params=params, head=head, outputs=outputs or None)
+    path = folder / "config.json"
+    settings = json.loads(path.read_text())
+    settings.pop("hs2jax", None)  # It is no export of ours.
+    path.write_text(json.dumps(settings))
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -201,16 +200,14 @@ def test_what_has_no_such_row_is_refused(tmp_path):
     classifier = foreign(tmp_path / "classifier")
     with pytest.raises(ValueError, match="has a reward head of its own"):
         hub.load(f"{classifier}#lm_head[0]")
-    headless = foreign(tmp_path / "headless", outputs=(), tied=False)
-    tensors = checkpoint_files.open_folder(headless)
-    config = hub.load(headless).config
-    assert tensors["lm_head.weight"].shape == (config.vocab_size, config.hidden_size)
-    capped = dataclasses.replace(config, final_logit_softcap=30.0)
-    with pytest.raises(ValueError, match="final_logit_softcapping"):
-        reward_checkpoints.lm_head_row(headless, capped)
-    other = dataclasses.replace(config, vocab_size=config.vocab_size + 1)
-    with pytest.raises(ValueError, match=r"no tensor lm_head\.weight of shape"):
-        reward_checkpoints.lm_head_row(headless, other)
+    model, tensors = hub.open_model(foreign(tmp_path / "model", outputs=(), tied=False))
+    config, size = model.config, model.config.vocab_size
+    for changes, said in (
+        ({"final_logit_softcap": 30.0}, "final_logit_softcapping"),
+        ({"vocab_size": size + 1}, r"no tensor lm_head\.weight of shape"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            reward_checkpoints.lm_head_row("x", tensors, dataclasses.replace(config, **changes))
     (tmp_path / "x.gguf").touch()
     with pytest.raises(ValueError, match="folder of safetensors only"):
         hub.load(f"{tmp_path / 'x.gguf'}#lm_head[0]")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_gguf import write
-from tiny_models import CHATML, TALK, TINY, chat_tokenizer, random_head, random_params
+from tiny_models import CHATML, TALK, TINY, chat_tokenizer, random_head, random_params, save
 from transformers import AutoTokenizer
 
-from hs2jax.models.hf import hub, template_dates
+from hs2jax.models.hf import hub, tokenizer_files
 
 # As Llama 3.2's and Mistral's templates do it.
 LLAMA = (
@@ -29,7 +29,7 @@ def dated(request, tmp_path):
     tokenizer = chat_tokenizer(("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<empty>"))
     tokenizer.chat_template = start + CHATML
     config = dataclasses.replace(TINY, vocab_size=len(tokenizer))
-    hub.save(tmp_path / "in", config=config, params=random_params(config), tokenizer=tokenizer)
+    save(tmp_path / "in", config, tokenizer=tokenizer)
     return tmp_path, text
 
 
@@ -43,15 +43,9 @@ def test_texts_do_not_depend_on_the_day_here_nor_in_an_export(dated, caplog):
     ours = model.tokenizer.apply_chat_template(TALK, tokenize=False)
     assert ours.startswith(text + "<|im_start|>user")
 
-    out = folder / "out"
-    hub.save(
-        out,
-        config=model.config,
-        params=model.params,
-        tokenizer=model.tokenizer,
-        head=random_head(model.config),
-        outputs=["a", "b"],
-    )
+    out, head = folder / "out", random_head(model.config)
+    options = {"tokenizer": model.tokenizer, "head": head, "outputs": ["a", "b"]}
+    save(out, model.config, model.params, **options)
     exported = AutoTokenizer.from_pretrained(out)
     assert exported.apply_chat_template(TALK, tokenize=False) == ours.rstrip()
     caplog.clear()
@@ -74,7 +68,7 @@ def test_the_template_of_a_gguf_file_too(tmp_path):
 )
 def test_a_call_becomes_the_text_that_it_gives_on_that_day(parts, quote):
     form = "".join(parts)
-    fixed = template_dates.fix_dates(f"{{{{ strftime_now({quote}{form}{quote}) }}}}x")
+    fixed = tokenizer_files.with_fixed_dates(f"{{{{ strftime_now({quote}{form}{quote}) }}}}x")
     assert fixed == f'{{{{ "{datetime.date(2024, 7, 26).strftime(form)}" }}}}x'
 
 
@@ -89,7 +83,7 @@ HARMLESS = [
 
 @given(st.lists(st.sampled_from(HARMLESS)).map("".join))
 def test_other_templates_stay_as_they_are(text):
-    assert template_dates.fix_dates(text) == text
+    assert tokenizer_files.with_fixed_dates(text) == text
 
 
 @pytest.mark.parametrize(
@@ -100,7 +94,7 @@ def test_what_cannot_be_replaced_is_refused_by_name(use, tmp_path):
     tokenizer = chat_tokenizer()
     tokenizer.chat_template = {"default": CHATML, "other": f"{{{{ {use} }}}}"}
     config = dataclasses.replace(TINY, vocab_size=len(tokenizer))
-    hub.save(tmp_path, config=config, params=random_params(config), tokenizer=tokenizer)
+    save(tmp_path, config, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="depends on the day and is not supported") as error:
         hub.load(tmp_path)
     assert str(tmp_path) in str(error.value)

@@ -6,7 +6,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from hs2jax.models.config import Config
-from hs2jax.models.hf import weights
+from hs2jax.models.hf import hub, weights
 
 TINY = Config(
     vocab_size=300,
@@ -30,6 +30,13 @@ def random_params(config, seed=0):
 def random_head(config, outputs=2, seed=1):
     rng = np.random.default_rng(seed)
     return {"kernel": rng.normal(size=(config.hidden_size, outputs)).astype(np.float32)}
+
+
+def save(folder, config=TINY, params=None, **options):
+    """Write a model's folder. Returns its parameters, random ones where none are given."""
+    params = random_params(config) if params is None else params
+    hub.save(folder, config=config, params=params, **options)
+    return params
 
 
 def assert_same_bits(a, b):

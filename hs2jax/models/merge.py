@@ -15,7 +15,8 @@ from jax.sharding import NamedSharding
 
 from hs2jax.models import sharding
 from hs2jax.models.config import Config
-from hs2jax.models.hf import hub, reward_checkpoints, weights
+from hs2jax.models.hf import hub, weights
+from hs2jax.models.hf.tokenizer_files import PAD, template_of
 
 
 class Source(NamedTuple):
@@ -102,7 +103,7 @@ def open_source(name: str, mesh=None) -> Source:
         name=name,
         config=without_lm_head(found.config),
         outputs=found.outputs,
-        weights=(found.hf_config.get("hs2jax") or {}).get("weights"),
+        weights=found.weights,
         template=found.template,
         read=found.read,
         tokenizer=found.tokenizer,
@@ -160,7 +161,7 @@ def _differences(a: Source, b: Source) -> list[tuple[str, Any, Any]]:
     ]
     pairs.append(("the head's bias", "bias" in a.shapes["head"], "bias" in b.shapes["head"]))
     found = [pair for pair in pairs if pair[1] != pair[2]]
-    if reward_checkpoints.template_of(a.tokenizer) != reward_checkpoints.template_of(b.tokenizer):
+    if template_of(a.tokenizer) != template_of(b.tokenizer):
         found.append(("the text of the chat template", "one", "another"))
     if _vocabulary(a.tokenizer) != _vocabulary(b.tokenizer):
         found.append(("the tokenizer's vocabulary", "one", "another"))
@@ -169,5 +170,5 @@ def _differences(a: Source, b: Source) -> list[tuple[str, Any, Any]]:
 
 def _vocabulary(tokenizer) -> dict[str, int]:
     words = tokenizer.get_vocab()
-    words.pop(reward_checkpoints.PAD, None)  # Only in an export, and never in a text.
+    words.pop(PAD, None)  # Only in an export, and never in a text.
     return words

@@ -117,6 +117,6 @@ def fit_rows(rows: int, mesh) -> int:
 
 def to_host(array) -> np.ndarray:
     """An array as numpy on every process, wherever its parts are."""
-    if array.is_fully_addressable:
+    if getattr(array, "is_fully_addressable", True):  # So is numpy's.
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -7,12 +7,11 @@ that asks for anything that the decoder has not is refused, never approximated.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hs2jax.models.config import Config
+from hs2jax.models.config import FULL, SLIDING, Config
 from hs2jax.models.hf import rope
 from hs2jax.models.hf.families import FAMILIES, Family, Field
 from hs2jax.models.hf.fields import flag, token_id, token_ids, unsupported, whole
 
-PARTIAL = "partial_rotary_factor"
 # Of all families.
 FIELDS = (
     Field("vocab_size", ("vocab_size",), whole),
@@ -39,14 +38,13 @@ def read_config(hf: Mapping[str, Any]) -> Config:
     family = FAMILIES.get(hf.get("model_type"))
     if family is None:
         raise unsupported("model_type", hf.get("model_type"), list(FAMILIES))
-    hf = _filled_in(hf, family)
     written = family.written_as or hf["model_type"]
     kinds = (family, FAMILIES[written])
+    hf = _filled_in(hf, family)
     known = [name for f in kinds for name in (f.causal, f.classifier, f.backbone)]
     architectures = hf.get("architectures") or [family.causal]
-    for architecture in architectures:
-        if architecture not in known:
-            raise unsupported("architectures", architectures, list(dict.fromkeys(known)))
+    if any(each not in known for each in architectures):
+        raise unsupported("architectures", architectures, list(dict.fromkeys(known)))
     for key, allowed in family.fixed.items():
         # None means the default, which is what the first allowed value is.
         if hf.get(key) is not None and hf[key] not in allowed:
@@ -54,17 +52,11 @@ def read_config(hf: Mapping[str, Any]) -> Config:
 
     table = (*FIELDS, *family.fields)
     values = {name: kind(hf, key) for key, fields, kind in table for name in fields}
-    rotary = rope.read(hf, two_bases=family.two_bases)
-    window, types = family.windows(hf, values["num_layers"]) if family.windows else (None, ())
     config = Config(
         **values,
         **family.settings,
-        rope_base=rotary.base,
-        rope_scaling=rotary.scaling,
-        rope_local_base=rotary.local_base,
-        rotary_fraction=rotary.fraction,
-        sliding_window=window,
-        layer_types=types,
+        **rope.read(hf, two_bases=family.two_bases),
+        **_read_windows(hf, family.windows, values["num_layers"]),
         language_head=values["tied"] or any(f.causal in architectures for f in kinds),
         family=written,
     )
@@ -87,13 +79,10 @@ def write_config(
             "only be exported with a reward head"
         )
     family = FAMILIES[config.family]
-    rotary = rope.Rope(
-        config.rope_base, config.rope_scaling, config.rope_local_base, config.rotary_fraction
-    )
     hf: dict[str, Any] = {
         "architectures": [family.causal if outputs is None else family.classifier],
         "model_type": config.family,
-        **rope.write(rotary, partial=family.partial_rotary),
+        **rope.write(config, partial=family.partial_rotary),
         # Version 5 reads `dtype` and version 4 `torch_dtype`; each ignores the other.
         "dtype": dtype,
         "torch_dtype": dtype,
@@ -105,8 +94,7 @@ def write_config(
             value = value[0] if len(value) == 1 else list(value) or None
         if value is not None or kind is not whole:
             hf[key] = value
-    if family.window_keys:
-        hf |= family.window_keys((config.sliding_window, config.layer_types))
+    hf |= _window_keys(config, family.windows)
     hf |= {key: allowed[0] for key, allowed in family.fixed.items() if allowed[0] is not None}
     if outputs is not None:
         # No `num_labels`: transformers works it out from these two, and warns of both.
@@ -119,8 +107,8 @@ def _filled_in(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """With the family's defaults, and with our names of its keys."""
     said = {key: value for key, value in hf.items() if value is not None}
     block = hf.get("rope_parameters")
-    if isinstance(block, Mapping) and block.get(PARTIAL) is not None:
-        said.setdefault(PARTIAL, block[PARTIAL])
+    if isinstance(block, Mapping) and block.get(rope.PARTIAL) is not None:
+        said.setdefault(rope.PARTIAL, block[rope.PARTIAL])
     for other, name in family.renamed.items():
         if other in said and said.setdefault(name, said[other]) != said[other]:
             raise ValueError(
@@ -145,6 +133,58 @@ def _filled_in(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
     return filled
 
 
+def _read_windows(hf: Mapping[str, Any], kind: str | None, layers: int) -> dict[str, Any]:
+    """The window in tokens and the type of each layer; nothing where none could have it."""
+    if kind is None:
+        return {}
+    if kind == "pattern":
+        used, types = True, _repeated(whole(hf, "sliding_window_pattern"), layers)
+    else:
+        # Qwen's files name a window that is not used unless they say so.
+        used = kind == "all" or flag(hf, "use_sliding_window")
+        used = used and hf.get("sliding_window") is not None
+        first = whole(hf, "max_window_layers", least=0) if used and kind == "last" else 0
+        types = tuple(SLIDING if used and i >= first else FULL for i in range(layers))
+    given = hf.get("layer_types")
+    if given is not None:
+        if not isinstance(given, list) or any(each not in (FULL, SLIDING) for each in given):
+            raise unsupported("layer_types", given, [f"a list of {FULL!r} and {SLIDING!r}"])
+        if len(given) != layers:
+            raise ValueError(
+                f"config.json: layer_types has {len(given)} entries; num_hidden_layers is {layers}"
+            )
+        types = tuple(given)
+    if used:
+        return {"sliding_window": whole(hf, "sliding_window"), "layer_types": types}
+    if SLIDING in types:
+        raise ValueError(
+            f"config.json: layer_types has {SLIDING!r}, but use_sliding_window is "
+            f"{hf.get('use_sliding_window')!r} and sliding_window {hf.get('sliding_window')!r}"
+        )
+    return {}
+
+
+def _window_keys(config: Config, kind: str | None) -> dict[str, Any]:
+    """The way back."""
+    window, types = config.sliding_window, config.layer_types
+    keys: dict[str, Any] = {"use_sliding_window": window is not None} if kind == "last" else {}
+    if kind is not None:
+        keys["sliding_window"] = window
+    if window is None or kind == "all":
+        return keys
+    if kind == "last":
+        keys["max_window_layers"] = types.index(SLIDING) if SLIDING in types else len(types)
+    else:
+        every = types.index(FULL) + 1 if FULL in types else len(types) + 1
+        if types == _repeated(every, len(types)):
+            keys["sliding_window_pattern"] = every  # All that Gemma 3's first release knew.
+    return keys | {"layer_types": list(types)}
+
+
+def _repeated(every: int, layers: int) -> tuple[str, ...]:
+    return tuple(SLIDING if (i + 1) % every else FULL for i in range(layers))
+
+
 def _check(config: Config, family: Family) -> None:
     if config.num_heads % config.num_kv_heads:
         raise ValueError(
@@ -152,7 +192,7 @@ def _check(config: Config, family: Family) -> None:
             f"num_key_value_heads {config.num_kv_heads}"
         )
     if config.rotary_fraction != 1 and not family.partial_rotary:
-        raise unsupported(PARTIAL, config.rotary_fraction, [1.0])
+        raise unsupported(rope.PARTIAL, config.rotary_fraction, [1.0])
     if config.rotary_size % 2 or not config.rotary_size:
         raise unsupported("head_dim", config.head_dim, ["an even number of rotated elements"])
     for one, fields, _ in FAMILIES[config.family].fields:

@@ -7,11 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hs2jax.models.config import FULL, SLIDING
-from hs2jax.models.hf.fields import flag, positive, positive_or_none, unsupported, whole
-
-Windows = tuple[int | None, tuple[str, ...]]
-"""The window in tokens, and the type of each layer; (None, ()) where none could have it."""
+from hs2jax.models.hf.fields import flag, positive, positive_or_none, whole
 
 
 class Field(NamedTuple):
@@ -39,10 +35,8 @@ class Family:
     """Fields of `Config` that are the same in all models of the family."""
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Keys that some files have under other names: the other name and ours."""
-    windows: "Callable[[Mapping[str, Any], int], Windows] | None" = None
-    """From the file's contents and the number of layers."""
-    window_keys: "Callable[[Windows], dict[str, Any]] | None" = None
-    """The way back."""
+    windows: str | None = None
+    """The layers that may have a window: "all", the "last", or all but each n-th ("pattern")."""
     two_bases: bool = False
     """True where layers with a window have a rotary base of their own."""
     partial_rotary: bool = False
@@ -51,84 +45,13 @@ class Family:
     """The `model_type` that is written instead: one that is the same model."""
 
 
-def _classes(name: str) -> dict[str, str]:
+def _classes(name: str, causal: str | None = None) -> dict[str, str]:
     return {
-        "causal": f"{name}ForCausalLM",
+        "causal": f"{causal or name}ForCausalLM",
         "classifier": f"{name}ForSequenceClassification",
         "backbone": f"{name}Model",
     }
 
-
-# Windows ------------------------------------------------------------------------------------------
-
-
-def _every_layer(hf: Mapping[str, Any], layers: int) -> Windows:
-    if hf.get("sliding_window") is None:
-        return None, ()
-    return whole(hf, "sliding_window"), (SLIDING,) * layers
-
-
-def _every_layer_keys(windows: Windows) -> dict[str, Any]:
-    return {"sliding_window": windows[0]}
-
-
-def _last_layers(hf: Mapping[str, Any], layers: int) -> Windows:
-    # Qwen's files name a window that is not used unless they say so.
-    used = flag(hf, "use_sliding_window") and hf.get("sliding_window") is not None
-    first = whole(hf, "max_window_layers", least=0) if used else layers
-    kinds = _layer_types(hf, tuple(SLIDING if i >= first else FULL for i in range(layers)))
-    if used:
-        return whole(hf, "sliding_window"), kinds
-    if SLIDING in kinds:
-        raise ValueError(
-            f"config.json: layer_types has {SLIDING!r}, but use_sliding_window is "
-            f"{hf.get('use_sliding_window')!r} and sliding_window {hf.get('sliding_window')!r}"
-        )
-    return None, ()
-
-
-def _last_layers_keys(windows: Windows) -> dict[str, Any]:
-    window, kinds = windows
-    keys: dict[str, Any] = {"use_sliding_window": window is not None, "sliding_window": window}
-    if window is not None:
-        first = kinds.index(SLIDING) if SLIDING in kinds else len(kinds)
-        keys |= {"max_window_layers": first, "layer_types": list(kinds)}
-    return keys
-
-
-def _pattern(hf: Mapping[str, Any], layers: int) -> Windows:
-    every = whole(hf, "sliding_window_pattern")
-    return whole(hf, "sliding_window"), _layer_types(hf, _repeated(every, layers))
-
-
-def _pattern_keys(windows: Windows) -> dict[str, Any]:
-    window, kinds = windows
-    every = kinds.index(FULL) + 1 if FULL in kinds else len(kinds) + 1
-    keys = {"sliding_window": window, "layer_types": list(kinds)}
-    if kinds == _repeated(every, len(kinds)):
-        keys["sliding_window_pattern"] = every  # All that Gemma 3's first release knew.
-    return keys
-
-
-def _repeated(every: int, layers: int) -> tuple[str, ...]:
-    return tuple(SLIDING if (i + 1) % every else FULL for i in range(layers))
-
-
-def _layer_types(hf: Mapping[str, Any], default: tuple[str, ...]) -> tuple[str, ...]:
-    kinds = hf.get("layer_types")
-    if kinds is None:
-        return default
-    if not isinstance(kinds, list) or not all(kind in (FULL, SLIDING) for kind in kinds):
-        raise unsupported("layer_types", kinds, [f"a list of {FULL!r} and {SLIDING!r}"])
-    if len(kinds) != len(default):
-        raise ValueError(
-            f"config.json: layer_types has {len(kinds)} entries; "
-            f"num_hidden_layers is {len(default)}"
-        )
-    return tuple(kinds)
-
-
-# Families -----------------------------------------------------------------------------------------
 
 # What no family here has. Keys that are not listed anywhere do not change the result.
 ABSENT = {
@@ -201,8 +124,7 @@ FAMILIES = {
         | {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096},
         fixed=SILU | {"layer_types": (None,)},
         fields=(RMS_NORM,),
-        windows=_every_layer,
-        window_keys=_every_layer_keys,
+        windows="all",
     ),
     "qwen2": Family(
         **_classes("Qwen2"),
@@ -210,8 +132,7 @@ FAMILIES = {
         fixed=SILU,
         fields=(RMS_NORM,),
         settings={"qkv_bias": True},
-        windows=_last_layers,
-        window_keys=_last_layers_keys,
+        windows="last",
     ),
     "qwen3": Family(
         **_classes("Qwen3"),
@@ -219,8 +140,7 @@ FAMILIES = {
         fixed=SILU,
         fields=(RMS_NORM, ATTENTION_BIAS),
         settings={"qk_norm": True},
-        windows=_last_layers,
-        window_keys=_last_layers_keys,
+        windows="last",
     ),
     "gemma2": Family(
         **_classes("Gemma2"),
@@ -231,13 +151,10 @@ FAMILIES = {
             Field("attn_logit_softcapping", ("attn_logit_softcap",), positive_or_none),
         ),
         settings=GEMMA_SETTINGS,
-        windows=_pattern,
-        window_keys=_pattern_keys,
+        windows="pattern",
     ),
     "gemma3_text": Family(
-        causal="Gemma3ForCausalLM",
-        classifier="Gemma3TextForSequenceClassification",
-        backbone="Gemma3TextModel",
+        **_classes("Gemma3Text", causal="Gemma3"),
         defaults=GEMMA
         | {
             "vocab_size": 262208,
@@ -250,8 +167,7 @@ FAMILIES = {
         fixed=GEMMA_FIXED | {"attn_logit_softcapping": (None,)},
         fields=GEMMA_FIELDS,
         settings=GEMMA_SETTINGS | {"qk_norm": True},
-        windows=_pattern,
-        window_keys=_pattern_keys,
+        windows="pattern",
         two_bases=True,
     ),
     "nemotron": Family(

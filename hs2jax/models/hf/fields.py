@@ -1,4 +1,7 @@
-"""Single values of a `config.json`, checked. Errors name the key, the value and what is needed."""
+"""Single values of a `config.json`, checked. Errors name the key, the value and what is needed.
+
+Types are compared, since in Python a bool is an int too.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +11,7 @@ from typing import Any
 def whole(hf: Mapping[str, Any], key: str, *, least: int = 1) -> int:
     """A whole number, by default a positive one."""
     value = hf.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if type(value) is not int or value < least:
         kind = "positive whole" if least == 1 else "whole"
         raise ValueError(f"config.json: {key} is {value!r}; a {kind} number is needed")
     return value
@@ -17,8 +20,7 @@ def whole(hf: Mapping[str, Any], key: str, *, least: int = 1) -> int:
 def positive(hf: Mapping[str, Any], key: str, *, where: str = "") -> float:
     """A positive, finite number; `where` is put before the key in an error."""
     value = hf.get(key)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
+    if type(value) not in (int, float) or not 0 < value < math.inf:
         raise ValueError(f"config.json: {where}{key} is {value!r}; a positive number is needed")
     return float(value)
 
@@ -40,7 +42,7 @@ def token_ids(hf: Mapping[str, Any], key: str) -> tuple[int, ...]:
     """No, one or several token ids."""
     value = hf.get(key)
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+    if not all(type(i) is int for i in ids):
         raise ValueError(f"config.json: {key} is {value!r}; a token id is needed, or null")
     return tuple(ids)
 

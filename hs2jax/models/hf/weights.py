@@ -9,15 +9,16 @@ size; layers are stacked on axis 0.
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from hs2jax.models.config import Config
-from hs2jax.models.sharding import path_name, to_host
+from hs2jax.models.sharding import to_host
 
 
 class Leaf(NamedTuple):
@@ -34,6 +35,56 @@ class Leaf(NamedTuple):
     ours: str
     when: str | None = None
 
+    @property
+    def stacked(self) -> bool:
+        """True for a leaf that holds one tensor per layer."""
+        return "{}" in self.name
+
+    def names(self, config: Config) -> list[str]:
+        """The names of its tensors: one, or one per layer."""
+        return [self.name.format(i) for i in range(config.num_layers if self.stacked else 1)]
+
+    def shape(self, config: Config) -> tuple[int, ...]:
+        """The leaf's shape."""
+        stack = (config.num_layers,) if self.stacked else ()
+        return stack + tuple(_size(axis, config) for axis in self.ours)
+
+    def their_shape(self, config: Config) -> tuple[int, ...]:
+        """The shape of each of its tensors."""
+        words = self.theirs.split()
+        return tuple(math.prod(_size(axis, config) for axis in word) for word in words)
+
+    def to_ours(self, tensor: np.ndarray, config: Config) -> np.ndarray:
+        """View a tensor in our layout: nothing is read or copied."""
+        axes = self.theirs.replace(" ", "")
+        split = tensor.reshape([_size(axis, config) for axis in axes])
+        return split.transpose([axes.index(axis) for axis in self.ours])
+
+    def to_theirs(self, array, config: Config, layer: int) -> np.ndarray:
+        """Fetch one tensor of the leaf's array, in the layout of `transformers`. Of an array that
+        processes share, all must ask for the same one."""
+        one = to_host(array[layer] if self.stacked else array)
+        order = [self.ours.index(axis) for axis in self.theirs.replace(" ", "")]
+        return one.transpose(order).reshape(self.their_shape(config))
+
+
+SIZES = {
+    "V": "vocab_size",
+    "D": "hidden_size",
+    "N": "num_heads",
+    "K": "num_kv_heads",
+    "H": "head_dim",
+    "F": "intermediate_size",
+}
+
+
+def _size(axis: str, config: Config) -> int:
+    return getattr(config, SIZES[axis])
+
+
+def _layer(path: str, name: str, theirs: str, ours: str, when: str | None = None) -> Leaf:
+    return Leaf(f"layers/{path}", f"layers.{{}}.{name}", theirs, ours, when)
+
 
 EMBED = "embed_tokens.weight"
 UNEMBED = "lm_head.weight"
@@ -42,41 +93,29 @@ UNEMBED = "lm_head.weight"
 # layer, in Gemma what comes after attention, before the residual is added.
 LEAVES = (
     Leaf("embed", EMBED, "V D", "VD"),
-    Leaf("layers/attention/norm", "layers.{}.input_layernorm.weight", "D", "D"),
-    Leaf("layers/attention/norm_bias", "layers.{}.input_layernorm.bias", "D", "D", "layer_norm"),
-    Leaf("layers/attention/q", "layers.{}.self_attn.q_proj.weight", "NH D", "DNH"),
-    Leaf("layers/attention/k", "layers.{}.self_attn.k_proj.weight", "KH D", "DKH"),
-    Leaf("layers/attention/v", "layers.{}.self_attn.v_proj.weight", "KH D", "DKH"),
-    Leaf("layers/attention/o", "layers.{}.self_attn.o_proj.weight", "D NH", "NHD"),
-    Leaf("layers/attention/q_bias", "layers.{}.self_attn.q_proj.bias", "NH", "NH", "qkv_bias"),
-    Leaf("layers/attention/k_bias", "layers.{}.self_attn.k_proj.bias", "KH", "KH", "qkv_bias"),
-    Leaf("layers/attention/v_bias", "layers.{}.self_attn.v_proj.bias", "KH", "KH", "qkv_bias"),
-    Leaf("layers/attention/o_bias", "layers.{}.self_attn.o_proj.bias", "D", "D", "o_bias"),
-    Leaf("layers/attention/q_norm", "layers.{}.self_attn.q_norm.weight", "H", "H", "qk_norm"),
-    Leaf("layers/attention/k_norm", "layers.{}.self_attn.k_norm.weight", "H", "H", "qk_norm"),
-    Leaf(
-        "layers/attention/post_norm",
-        "layers.{}.post_attention_layernorm.weight",
-        "D",
-        "D",
-        "post_norms",
-    ),
-    Leaf("layers/mlp/norm", "layers.{}.post_attention_layernorm.weight", "D", "D", "pre_norms"),
-    Leaf("layers/mlp/norm", "layers.{}.pre_feedforward_layernorm.weight", "D", "D", "post_norms"),
-    Leaf("layers/mlp/norm_bias", "layers.{}.post_attention_layernorm.bias", "D", "D", "layer_norm"),
-    Leaf("layers/mlp/gate", "layers.{}.mlp.gate_proj.weight", "F D", "DF", "gated"),
-    Leaf("layers/mlp/up", "layers.{}.mlp.up_proj.weight", "F D", "DF"),
-    Leaf("layers/mlp/down", "layers.{}.mlp.down_proj.weight", "D F", "FD"),
-    Leaf("layers/mlp/gate_bias", "layers.{}.mlp.gate_proj.bias", "F", "F", "gate_bias"),
-    Leaf("layers/mlp/up_bias", "layers.{}.mlp.up_proj.bias", "F", "F", "mlp_bias"),
-    Leaf("layers/mlp/down_bias", "layers.{}.mlp.down_proj.bias", "D", "D", "mlp_bias"),
-    Leaf(
-        "layers/mlp/post_norm",
-        "layers.{}.post_feedforward_layernorm.weight",
-        "D",
-        "D",
-        "post_norms",
-    ),
+    _layer("attention/norm", "input_layernorm.weight", "D", "D"),
+    _layer("attention/norm_bias", "input_layernorm.bias", "D", "D", "layer_norm"),
+    _layer("attention/q", "self_attn.q_proj.weight", "NH D", "DNH"),
+    _layer("attention/k", "self_attn.k_proj.weight", "KH D", "DKH"),
+    _layer("attention/v", "self_attn.v_proj.weight", "KH D", "DKH"),
+    _layer("attention/o", "self_attn.o_proj.weight", "D NH", "NHD"),
+    _layer("attention/q_bias", "self_attn.q_proj.bias", "NH", "NH", "qkv_bias"),
+    _layer("attention/k_bias", "self_attn.k_proj.bias", "KH", "KH", "qkv_bias"),
+    _layer("attention/v_bias", "self_attn.v_proj.bias", "KH", "KH", "qkv_bias"),
+    _layer("attention/o_bias", "self_attn.o_proj.bias", "D", "D", "o_bias"),
+    _layer("attention/q_norm", "self_attn.q_norm.weight", "H", "H", "qk_norm"),
+    _layer("attention/k_norm", "self_attn.k_norm.weight", "H", "H", "qk_norm"),
+    _layer("attention/post_norm", "post_attention_layernorm.weight", "D", "D", "post_norms"),
+    _layer("mlp/norm", "post_attention_layernorm.weight", "D", "D", "pre_norms"),
+    _layer("mlp/norm", "pre_feedforward_layernorm.weight", "D", "D", "post_norms"),
+    _layer("mlp/norm_bias", "post_attention_layernorm.bias", "D", "D", "layer_norm"),
+    _layer("mlp/gate", "mlp.gate_proj.weight", "F D", "DF", "gated"),
+    _layer("mlp/up", "mlp.up_proj.weight", "F D", "DF"),
+    _layer("mlp/down", "mlp.down_proj.weight", "D F", "FD"),
+    _layer("mlp/gate_bias", "mlp.gate_proj.bias", "F", "F", "gate_bias"),
+    _layer("mlp/up_bias", "mlp.up_proj.bias", "F", "F", "mlp_bias"),
+    _layer("mlp/down_bias", "mlp.down_proj.bias", "D", "D", "mlp_bias"),
+    _layer("mlp/post_norm", "post_feedforward_layernorm.weight", "D", "D", "post_norms"),
     Leaf("norm", "norm.weight", "D", "D"),
     Leaf("norm_bias", "norm.bias", "D", "D", "layer_norm"),
     Leaf("lm_head", UNEMBED, "V D", "VD", "has_lm_head"),
@@ -95,17 +134,16 @@ class Tensor(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-def leaves_of(config: Config) -> list[Leaf]:
-    """The rows of `LEAVES` that a model of this config has."""
-    return [leaf for leaf in LEAVES if leaf.when is None or getattr(config, leaf.when)]
+def leaves_of(config: Config) -> dict[str, Leaf]:
+    """The rows of `LEAVES` that a model of this config has, by path."""
+    return {x.path: x for x in LEAVES if x.when is None or getattr(config, x.when)}
 
 
 def shapes(config: Config) -> dict[str, Any]:
     """The parameter tree as float32 jax.ShapeDtypeStructs."""
-    return nest(
-        (leaf.path, jax.ShapeDtypeStruct(_our_shape(leaf, config), jnp.float32))
-        for leaf in leaves_of(config)
-    )
+    leaves = leaves_of(config)
+    found = {p: jax.ShapeDtypeStruct(x.shape(config), jnp.float32) for p, x in leaves.items()}
+    return unflatten_dict(found, sep="/")
 
 
 def assemble(tensors: Mapping[str, Tensor], config: Config, shardings: Any = None):
@@ -116,19 +154,17 @@ def assemble(tensors: Mapping[str, Tensor], config: Config, shardings: Any = Non
     hold are read, one leaf at a time.
     Raises ValueError for a tensor that is missing, of another shape, or has no place.
     """
-    places = {} if shardings is None else dict(_flatten(shardings))
     check(tensors, config)
-    return nest(
-        (leaf.path, _load_leaf(leaf, tensors, config, places.get(leaf.path)))
-        for leaf in leaves_of(config)
-    )
+    places = {} if shardings is None else flatten_dict(shardings, sep="/")
+    found = {x: load_leaf(x, tensors, config, places.get(x)) for x in leaves_of(config)}
+    return unflatten_dict(found, sep="/")
 
 
 def check(tensors: Mapping[str, Tensor], config: Config) -> None:
     """Raise what `assemble` raises; nothing is read."""
-    wanted = {name: leaf for leaf in leaves_of(config) for name in _names(leaf, config)}
-    for name, leaf in wanted.items():
-        shape = _their_shape(leaf, config)
+    leaves = leaves_of(config).values()
+    wanted = {name: leaf.their_shape(config) for leaf in leaves for name in leaf.names(config)}
+    for name, shape in wanted.items():
         if name not in tensors:
             where = next(iter(tensors.values())).where if tensors else "the checkpoint"
             raise ValueError(
@@ -140,27 +176,22 @@ def check(tensors: Mapping[str, Tensor], config: Config) -> None:
                 f"{tensors[name].where}: tensor {tensors[name].name} has shape "
                 f"{list(tensors[name].shape)}; the config makes it {list(shape)}"
             )
-    for name in tensors:
+    for name, tensor in tensors.items():
         # Loading around it would give another model than the one that was saved.
         if name not in wanted:
             raise ValueError(
-                f"{tensors[name].where}: tensor {tensors[name].name} has no place in a "
-                f"{config.family} model of {config.num_layers} layers with this config"
+                f"{tensor.where}: tensor {tensor.name} has no place in a {config.family} model of "
+                f"{config.num_layers} layers with this config"
             )
 
 
 def load_leaf(path: str, tensors: Mapping[str, Tensor], config: Config, sharding: Any = None):
     """One leaf of what `assemble` gives, of tensors that `check` has seen; nothing else is read."""
-    (leaf,) = (leaf for leaf in leaves_of(config) if leaf.path == path)
-    return _load_leaf(leaf, tensors, config, sharding)
-
-
-def _load_leaf(leaf: Leaf, tensors: Mapping[str, Tensor], config: Config, sharding):
-    views = [_to_ours(tensors[n].read(), leaf, config) for n in _names(leaf, config)]
-    stacked = "{}" in leaf.name
+    leaf = leaves_of(config)[path]
+    views = [leaf.to_ours(tensors[name].read(), config) for name in leaf.names(config)]
 
     def read_part(index: tuple[slice, ...]) -> np.ndarray:
-        if not stacked:
+        if not leaf.stacked:
             # Always a copy: on a CPU, JAX may use the memory it is given, which is the file's.
             return np.array(views[0][index], np.float32, order="C")
         parts = views[index[0]]
@@ -169,7 +200,7 @@ def _load_leaf(leaf: Leaf, tensors: Mapping[str, Tensor], config: Config, shardi
             row[...] = view[index[1:]]
         return out
 
-    shape = _our_shape(leaf, config)
+    shape = leaf.shape(config)
     if sharding is None:
         return jnp.asarray(read_part((slice(None),) * len(shape)))
     return jax.make_array_from_callback(shape, sharding, read_part)
@@ -181,39 +212,19 @@ def unstack(params: Mapping[str, Any], config: Config) -> Iterator[Tensor]:
     `read()` fetches one tensor, so one layer of a stacked leaf, as a numpy array.
     Raises ValueError for a leaf that is missing, of another shape, or has no place.
     """
-    leaves = {leaf.path: leaf for leaf in leaves_of(config)}
-    arrays = dict(_flatten(params))
+    leaves, arrays = leaves_of(config), flatten_dict(params, sep="/")
     for path in sorted(leaves.keys() ^ arrays.keys()):
         fault = "is missing" if path in leaves else "has no place in a checkpoint"
         raise ValueError(f"parameter {path} {fault} of a {config.family} model with this config")
     for path, leaf in leaves.items():
-        shape, ours = _their_shape(leaf, config), _our_shape(leaf, config)
-        if tuple(arrays[path].shape) != ours:
+        if tuple(arrays[path].shape) != leaf.shape(config):
             raise ValueError(
                 f"parameter {path} has shape {list(arrays[path].shape)}; "
-                f"the config makes it {list(ours)}"
+                f"the config makes it {list(leaf.shape(config))}"
             )
-        for layer, name in enumerate(_names(leaf, config)):
-            read = functools.partial(_read_back, arrays[path], leaf, config, layer)
-            yield Tensor(f"parameter {path}", name, shape, read)
-
-
-def _read_back(array, leaf: Leaf, config: Config, layer: int) -> np.ndarray:
-    one = array[layer] if "{}" in leaf.name else array
-    axes = leaf.theirs.replace(" ", "")
-    order = [leaf.ours.index(axis) for axis in axes]
-    return np.asarray(one).transpose(order).reshape(_their_shape(leaf, config))
-
-
-class Spread:
-    """A stack of layers that several processes share, as much of an array as an export needs."""
-
-    def __init__(self, array):
-        self._array, self.shape = array, array.shape
-
-    def __getitem__(self, layer: int) -> np.ndarray:
-        """One layer on the host. All processes must ask for the same one."""
-        return to_host(self._array[layer])
+        for layer, name in enumerate(leaf.names(config)):
+            read = functools.partial(leaf.to_theirs, arrays[path], config, layer)
+            yield Tensor(f"parameter {path}", name, leaf.their_shape(config), read)
 
 
 def gathered(decoder, config: Config):
@@ -222,69 +233,9 @@ def gathered(decoder, config: Config):
     Where they are spread over several processes, all must call this. Layers are gathered one at a
     time, as the export reads them, so that no host or device needs room for all.
     """
-
-    def gather(path, x):
-        if x.is_fully_addressable:
-            return x
-        return Spread(x) if path_name(path).startswith("layers") else to_host(x)
-
-    decoder = jax.tree.map_with_path(gather, decoder)
+    decoder = {name: x if name == "layers" else to_host(x) for name, x in decoder.items()}
     if jax.process_index() == 0:
         return decoder
     for tensor in unstack(decoder, config):
         tensor.read()  # As the first process reads it, in the same order.
     return None
-
-
-# Layout: from their axes to ours and back.
-
-
-def _sizes(config: Config) -> dict[str, int]:
-    return {
-        "V": config.vocab_size,
-        "D": config.hidden_size,
-        "N": config.num_heads,
-        "K": config.num_kv_heads,
-        "H": config.head_dim,
-        "F": config.intermediate_size,
-    }
-
-
-def _their_shape(leaf: Leaf, config: Config) -> tuple[int, ...]:
-    sizes = _sizes(config)
-    return tuple(math.prod(sizes[axis] for axis in word) for word in leaf.theirs.split())
-
-
-def _our_shape(leaf: Leaf, config: Config) -> tuple[int, ...]:
-    sizes = _sizes(config)
-    stack = (config.num_layers,) if "{}" in leaf.name else ()
-    return stack + tuple(sizes[axis] for axis in leaf.ours)
-
-
-def _to_ours(tensor: np.ndarray, leaf: Leaf, config: Config) -> np.ndarray:
-    """A view: nothing is read or copied."""
-    sizes, axes = _sizes(config), leaf.theirs.replace(" ", "")
-    split = tensor.reshape([sizes[axis] for axis in axes])
-    return split.transpose([axes.index(axis) for axis in leaf.ours])
-
-
-def _names(leaf: Leaf, config: Config) -> list[str]:
-    count = config.num_layers if "{}" in leaf.name else 1
-    return [leaf.name.format(layer) for layer in range(count)]
-
-
-def nest(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The tree of ("a/b", x): {"a": {"b": x}}."""
-    tree: dict[str, Any] = {}
-    for path, value in items:
-        *parents, last = path.split("/")
-        functools.reduce(lambda node, key: node.setdefault(key, {}), parents, tree)[last] = value
-    return tree
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", value

@@ -1,0 +1,212 @@
+"""Tokenizers: read from a checkpoint's folder, made ready for an export, and written.
+
+`transformers`' SequenceClassification reads at the last token that is not the pad token. A score
+that we read at "end_of_turn" is the same when a conversation's text ends with the end of its last
+turn, and when the pad token is never the token that ends a turn; an export's tokenizer is made so.
+A score that we read at "last" is read as `transformers` does: text and pad token stay as they are.
+
+A chat template that writes today's date (Llama 3.2's, Mistral's) is made to write `DATE`: the
+tokens of a conversation would depend on the day, a resumed run would train on other tokens and a
+score could not be made again.
+"""
+
+import copy
+import datetime
+import json
+import logging
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from hs2jax.models.hf.checkpoint_files import write_json
+
+log = logging.getLogger(__name__)
+
+SETTINGS = "tokenizer_config.json"
+# A folder with any of these has a tokenizer; an export replaces all of them.
+SOURCES = ("tokenizer.json", SETTINGS, "tokenizer.model", "vocab.json")
+FILES = (*SOURCES, "merges.txt", "chat_template.jinja")
+PAD = "<|hs2jax_pad|>"
+
+# What Llama 3.1's and 3.2's own templates write where they are given no date.
+DATE = datetime.datetime(2024, 7, 26)
+CALL = re.compile(r"""strftime_now\(\s*(?P<quote>["'])(?P<form>[^"'\\]*)(?P=quote)\s*\)""")
+# Where a template may name the function without calling it: in a comment, or to see if it is there.
+HARMLESS = re.compile(r"{#.*?#}|strftime_now\s+is\s+(?:not\s+)?defined", re.DOTALL)
+
+
+def load(path: Path) -> Any:
+    """The tokenizer of a folder, None where there is none.
+
+    Raises ValueError where `transformers` cannot make it without more.
+    """
+    if not any((path / name).exists() for name in SOURCES):
+        return None
+    # Where there is a tokenizer.json, it says all. Version 5's AutoTokenizer may go by the class
+    # named beside it and make the parts anew: SmolLM2's, named GPT2Tokenizer, then loses its
+    # splitting of digits.
+    if (path / "tokenizer.json").exists():
+        return PreTrainedTokenizerFast.from_pretrained(path)
+    try:
+        if (path / SETTINGS).exists() and "auto_map" in json.loads(
+            (path / SETTINGS).read_text("utf-8")
+        ):
+            raise ValueError("the tokenizer is made by code of the checkpoint, which is not run")
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # Of many kinds: a missing package, a broken file.
+        raise ValueError(
+            f"{path}: there is no tokenizer.json, and none could be made from the other tokenizer "
+            f"files: {' '.join(str(error).split()) or repr(error)}\n"
+            "If the tokenizer is of Llama's kind (tokenizer.model), write one once, where "
+            "sentencepiece is installed, and compare the ids of a few texts with its own:\n"
+            "  from transformers import LlamaTokenizerFast\n"
+            f"  LlamaTokenizerFast.from_pretrained({str(path)!r}, from_slow=True)"
+            f".save_pretrained({str(path)!r})"
+        ) from error
+
+
+def save(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer that all versions of `transformers` read."""
+    tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        # Version 5's name for what version 4 knows as this; both read it.
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if tokenizer.chat_template is not None:
+        # Version 5 writes the template into a file of its own, which older versions overlook.
+        settings["chat_template"] = tokenizer.chat_template
+    write_json(folder / SETTINGS, settings)
+
+
+# Dates --------------------------------------------------------------------------------------------
+
+
+def fix_dates(path: Path, tokenizer: Any) -> None:
+    """Fix the dates of the tokenizer's chat templates, and log it. Raises ValueError where
+    `strftime_now` is used in another way than with a format as a plain text."""
+    before = tokenizer.chat_template
+    if isinstance(before, dict):
+        tokenizer.chat_template = {name: with_fixed_dates(text) for name, text in before.items()}
+    elif before is not None:
+        tokenizer.chat_template = with_fixed_dates(before)
+    if tokenizer.chat_template != before:
+        log.info("%s: the chat template writes today's date; here always %s's", path, DATE.date())
+
+
+def with_fixed_dates(template: str) -> str:
+    """The template with each `strftime_now("FORMAT")` replaced by the text of DATE in that format.
+
+    Raises ValueError as `fix_dates` does.
+    """
+    fixed = CALL.sub(lambda call: f'"{DATE.strftime(call["form"])}"', template)
+    left = HARMLESS.sub("", fixed)
+    if "strftime_now" in left:
+        start = left.index("strftime_now")
+        raise ValueError(
+            f"the chat template uses {left[start : start + 60]!r}, which depends on the day and is "
+            'not supported: only strftime_now("FORMAT") is, with the format as a plain text. Write '
+            "a fixed date in its place, in chat_template.jinja or tokenizer_config.json"
+        )
+    return fixed
+
+
+# Exports of reward models -------------------------------------------------------------------------
+
+
+def prepare(
+    tokenizer: Any, ends: Collection[int], vocab_size: int, read: str = "end_of_turn"
+) -> Any:
+    """A copy of the tokenizer, to be exported with a reward model whose scores are read at `read`
+    ("end_of_turn" or "last").
+
+    Its pad token may be new, with an id of `vocab_size` or above: then the embeddings need rows
+    up to it. The row's numbers do not matter, since padding is never attended to.
+    """
+    tokenizer = copy.deepcopy(tokenizer)
+    template = template_of(tokenizer)
+    if template is not None:
+        # Whether the template leaves out the BOS that the tokenizer adds to plain text, and whether
+        # it ends an assistant's turn without a special token. Our encoding puts them there.
+        ids, plain = _example_ids(tokenizer, strip=True), tokenizer("a")["input_ids"]
+        bos = plain[:1] == [tokenizer.bos_token_id] != ids[:1]
+        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        eos = ids[-1] not in special | set(tokenizer.all_special_ids)
+        if read == "end_of_turn":
+            tokenizer.chat_template = end_with_turn(template, bos=bos, eos=eos)
+        else:
+            tokenizer.chat_template = start_with_bos(template) if bos else template
+        ends = {*ends, _example_ids(tokenizer, strip=False)[-1]}  # Where its score is read.
+    pad_id = tokenizer.pad_token_id
+    if read == "last" and pad_id is not None and pad_id < vocab_size:
+        return tokenizer  # Also where texts end with it, since our reading skips it too.
+    if tokenizer.eos_token_id is not None:
+        ends = {*ends, tokenizer.eos_token_id}
+    pad = choose_pad(tokenizer, ends, vocab_size)
+    tokenizer.add_special_tokens({"pad_token": pad or PAD})
+    return tokenizer
+
+
+def template_of(tokenizer: Any) -> str | None:
+    """The chat template in use: the one, or of several the default; None where there is none."""
+    return tokenizer.get_chat_template() if tokenizer.chat_template is not None else None
+
+
+def _example_ids(tokenizer: Any, *, strip: bool) -> list[int]:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    return tokenizer(text.rstrip() if strip else text, add_special_tokens=False)["input_ids"]
+
+
+def end_with_turn(template: str, *, bos: bool = False, eos: bool = False) -> str:
+    """The chat template, changed so that its text ends with the last turn's end.
+
+    ChatML, for one, writes a line break after the token that ends a turn, and the line break
+    would be scored instead. With `add_generation_prompt` the end is as it was. `bos` and `eos` add
+    the tokenizer's tokens, where it is our own encoding that adds them.
+    """
+    start = "bos_token + " if bos else ""
+    end = "hs2jax_text + eos_token" if eos else "hs2jax_text.rstrip()"
+    # Jinja drops the line break behind a block, so the template begins on a line of its own. One at
+    # a template's end it drops too, but inside of a block that would stay. `+` keeps the rest.
+    return (
+        "{% set hs2jax_text %}\n"
+        + template.removesuffix("\n")
+        + "{%+ endset %}"
+        + f"{{{{ {start}(hs2jax_text if add_generation_prompt else {end}) }}}}"
+    )
+
+
+def start_with_bos(template: str) -> str:
+    """The chat template with the tokenizer's BOS before its text."""
+    # Jinja drops the line break behind a block, so the template begins on a line of its own.
+    return "{{ bos_token }}{% if true %}{% endif %}\n" + template
+
+
+def choose_pad(tokenizer: Any, ends: Collection[int], vocab_size: int) -> str | None:
+    """A token of the vocabulary that can be the pad token, or None if there is none.
+
+    `ends`: ids that may end a conversation. Many tokenizers pad with one of them (SmolLM2 pads
+    with its end of turn); `transformers` would then look for the score one token too early.
+    The tokenizer's own choice stays where it can. Else it is a special token without a part to
+    play: neither one of the tokenizer's named tokens nor a piece of the chat template.
+    """
+    own = tokenizer.pad_token_id
+    if own is not None and own not in ends and own < vocab_size:
+        return tokenizer.pad_token
+    named = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}
+    template = template_of(tokenizer) or ""
+    idle = [
+        token.content
+        for i, token in sorted(tokenizer.added_tokens_decoder.items())
+        if token.special and i not in {*ends, *named} and i < vocab_size
+        if token.content not in template
+    ]
+    # A token that is there for padding or for nothing first, then the last in the vocabulary.
+    for word in ("pad", "reserved", "unused"):
+        for token in idle:
+            if word in token.lower():
+                return token
+    return idle[-1] if idle else None
