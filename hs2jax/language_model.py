@@ -24,7 +24,7 @@ from hs2jax.data.conversations import encode, group_conversations
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.inference import response_log_probabilities
-from hs2jax.models import sampler, sharding
+from hs2jax.models import sampler
 from hs2jax.models.config import Config
 from hs2jax.models.hf import hub
 from hs2jax.models.hf.weights import gathered
@@ -82,7 +82,7 @@ class LanguageModel:
         its output weights, the language model is loaded and the head left.
         Raises ValueError where the checkpoint has no output weights or no tokenizer.
         """
-        loaded = hub.load(name, mesh and (lambda _, shapes: sharding.shardings(shapes, mesh)))
+        loaded = hub.load(name, mesh)
         if not loaded.config.language_head:
             raise ValueError(
                 f"{name} is a reward model without a language model's output weights; name the "

@@ -86,7 +86,7 @@ class RewardModel:
         """
         if any((Path(name) / mark).exists() for mark in ("best", "result.json")):
             raise ValueError(f"{name} is the folder of a run; its model is {Path(name) / 'model'}")
-        loaded = hub.load(name, mesh and (lambda _, shapes: sharding.shardings(shapes, mesh)))
+        loaded = hub.load(name, mesh)
         if loaded.tokenizer is None:
             raise ValueError(f"{name}: there is no tokenizer beside the model")
         head, found = loaded.head, tuple(loaded.outputs)

@@ -66,8 +66,7 @@ def write(path, config, params, *, quantise=None, change=None, rename=None):
             array = interleave(array, config.num_heads)
         if "k_proj" in tensor.name:
             array = interleave(array, config.num_kv_heads)
-        theirs = tensor.name if tensor.name == weights.UNEMBED else f"model.{tensor.name}"
-        name = names.get_name(theirs, (".weight",))
+        name = names.get_name(weights.full_name(tensor.name), (".weight",))
         name = (rename or {}).get(name, name)
         if quantise is not None and array.ndim == 2:
             writer.add_tensor(name, gguf.quants.quantize(array, quantise), raw_dtype=quantise)

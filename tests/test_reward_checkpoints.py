@@ -92,7 +92,7 @@ def test_an_export_of_an_earlier_version_is_read_at_the_end_of_turn(tmp_path):
     np.testing.assert_array_equal(rewards(RewardModel.load(tmp_path / "model")), expected)
     config["hs2jax"]["read"] = "mean"
     path.write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="read 'mean'; supported are end_of_turn, last"):
+    with pytest.raises(ValueError, match="read is 'mean'; supported are end_of_turn, last"):
         RewardModel.load(tmp_path / "model")
 
 

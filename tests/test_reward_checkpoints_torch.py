@@ -42,30 +42,35 @@ def markers_tokenizer():
     return tiny_models.chat_tokenizer(("<|im_start|>", "<unk>", "<|im_end|>", *markers))
 
 
-def their_scores(model, tokenizer, talks):
+def their_scores(model, tokenizer):
     """As model cards do it: each talk alone, [talks, outputs]."""
     found = []
-    for talk in talks:
+    for talk in TALKS:
         batch = tokenizer.apply_chat_template(talk, return_tensors="pt", return_dict=True)
         with torch.no_grad():
             found.append(model(**batch).logits[0].numpy())
     return np.stack(found)
 
 
-def batched_scores(model, folder, talks, side):
-    """Of an export, by transformers alone: padded to one batch, [talks, outputs]."""
+def assert_exported(ours, folder, expected):
+    """Export `ours`: transformers alone gives these scores, padded to one batch at either side."""
+    ours.save(folder)
+    kind = transformers.AutoModelForSequenceClassification
+    model = kind.from_pretrained(folder, attn_implementation="eager")
     # Not AutoTokenizer: for some families it makes their usual tokenizer instead of the saved one.
-    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder, padding_side=side)
-    batch = tokenizer.apply_chat_template(
-        talks, padding=True, return_tensors="pt", return_dict=True
-    )
-    assert not batch["attention_mask"].all()
-    with torch.no_grad():
-        return model(**batch).logits.numpy()
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    for side in ("left", "right"):
+        tokenizer.padding_side = side
+        batch = tokenizer.apply_chat_template(
+            TALKS, padding=True, return_tensors="pt", return_dict=True
+        )
+        assert not batch["attention_mask"].all()
+        with torch.no_grad():
+            np.testing.assert_allclose(model(**batch).logits.numpy(), expected, **CLOSE)
 
 
-def our_scores(model, talks=TALKS):
-    return np.array([list(score.outputs.values()) for score in model.score(talks)])
+def our_scores(model):
+    return np.array([list(score.outputs.values()) for score in model.score(TALKS)])
 
 
 @pytest.mark.parametrize(
@@ -90,7 +95,7 @@ def test_a_classifier_by_others(tmp_path, name, make, pad):
     )
     families.save(variant, theirs, tmp_path / "in")
     tokenizer.save_pretrained(tmp_path / "in")
-    expected = their_scores(theirs, tokenizer, TALKS)
+    expected = their_scores(theirs, tokenizer)
 
     ours = RewardModel.load(tmp_path / "in")
     assert ours.outputs == ("reward",)
@@ -99,11 +104,7 @@ def test_a_classifier_by_others(tmp_path, name, make, pad):
         at_the_turn = our_scores(dataclasses.replace(ours, read="end_of_turn"))
         assert np.abs(at_the_turn - expected).max() > 1e-2
 
-    ours.save(tmp_path / "out")
-    again = type(theirs).from_pretrained(tmp_path / "out", attn_implementation="eager")
-    for side in ("left", "right"):
-        found = batched_scores(again, tmp_path / "out", TALKS, side)
-        np.testing.assert_allclose(found, expected, **CLOSE)
+    assert_exported(ours, tmp_path / "out", expected)
 
 
 def test_the_second_way_of_model_cards(tmp_path):
@@ -152,11 +153,7 @@ def test_a_reward_in_row_0_of_lm_head(tmp_path, tied, known):
 
     ours = RewardModel.load(folder if known else f"{folder}#lm_head[0]")
     np.testing.assert_allclose(our_scores(ours), expected, **CLOSE)
-    ours.save(tmp_path / "out")
-    again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    for side in ("left", "right"):
-        found = batched_scores(again, tmp_path / "out", TALKS, side)
-        np.testing.assert_allclose(found, expected, **CLOSE)
+    assert_exported(ours, tmp_path / "out", expected)
 
 
 @pytest.mark.parametrize("make", [tiny.tokenizer, tiny.bos_tokenizer, markers_tokenizer])
@@ -173,9 +170,5 @@ def test_a_model_of_ours_with_the_extra_id_template(tmp_path, make):
     tokenizer.save_pretrained(tmp_path / "in")
     ours = RewardModel.load(tmp_path / "in", outputs=("a", "b"), template="extra_id")
     expected = our_scores(ours)
-    ours.save(tmp_path / "out")
-    again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    for side in ("left", "right"):
-        found = batched_scores(again, tmp_path / "out", TALKS, side)
-        np.testing.assert_allclose(found, expected, **CLOSE)
+    assert_exported(ours, tmp_path / "out", expected)
     assert np.ptp(expected, axis=0).min() > 1e-3

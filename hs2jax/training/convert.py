@@ -23,26 +23,23 @@ def convert(model: str, output: Path | str, *, dtype: str = "float32") -> None:
     model: anything that can be loaded (a GGUF file becomes safetensors), or the folder of a run.
     dtype: float32 or bfloat16.
     """
-    run = Path(model)
-    if (run / "best").is_dir():
-        task = best_of_run(run)
+    if (Path(model) / "best").is_dir():
+        task = best_of_run(Path(model))
         found, params, head = task.model, task.params["decoder"], task.params.get("head")
-        weights = found.weights if head is not None else None
     else:
         found = hub.load(model)
         params, head = found.params, found.head
-        weights = (found.hf_config.get("hs2jax") or {}).get("weights") if head is not None else None
+    rewards = {} if head is None else {"outputs": found.outputs, "weights": found.weights}
     hub.save(
         output,
         config=found.config,
         params=params,
         tokenizer=found.tokenizer,
         head=head,
-        outputs=found.outputs if head is not None else None,
-        weights=weights,
         template=found.template,
         read=found.read,
         dtype=dtype,
+        **rewards,
     )
 
 

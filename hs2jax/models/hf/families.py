@@ -65,7 +65,6 @@ ABSENT = {
 }
 SILU = {"hidden_act": ("silu", "swish")} | ABSENT
 LLAMA = {
-    "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0,
     "max_position_embeddings": 2048,
@@ -82,12 +81,12 @@ GEMMA_FIELDS = (
     Field("query_pre_attn_scalar", ("query_pre_attn_scalar",), whole),
 )
 QWEN = LLAMA | {
+    "num_key_value_heads": 32,
     "max_position_embeddings": 32768,
-    "use_sliding_window": False,
     "sliding_window": 4096,
     "max_window_layers": 28,
 }
-GEMMA = {
+GEMMA = LLAMA | {
     "vocab_size": 256000,
     "hidden_size": 2304,
     "intermediate_size": 9216,
@@ -95,8 +94,6 @@ GEMMA = {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "head_dim": 256,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
     "max_position_embeddings": 8192,
     "tie_word_embeddings": True,
     "query_pre_attn_scalar": 256,
@@ -128,7 +125,7 @@ FAMILIES = {
     ),
     "qwen2": Family(
         **_classes("Qwen2"),
-        defaults=QWEN | {"num_key_value_heads": 32},
+        defaults=QWEN,
         fixed=SILU,
         fields=(RMS_NORM,),
         settings={"qkv_bias": True},
@@ -136,7 +133,7 @@ FAMILIES = {
     ),
     "qwen3": Family(
         **_classes("Qwen3"),
-        defaults=QWEN | {"num_key_value_heads": 32, "head_dim": 128},
+        defaults=QWEN | {"head_dim": 128},
         fixed=SILU,
         fields=(RMS_NORM, ATTENTION_BIAS),
         settings={"qk_norm": True},

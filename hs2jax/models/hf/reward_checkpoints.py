@@ -50,24 +50,22 @@ NAMED = {"llama-3.1-nemotron-70b-reward-hf": LM_HEAD_ROW}
 def find(name: str, hf_config: Mapping[str, Any], *, lm_head: bool = False) -> ScoringConvention:
     """Find how the checkpoint of this name is used; `head` is None for a language model.
 
-    lm_head: it was said that its reward is in row 0 of lm_head.
-    Raises ValueError where what is recorded is not known here, or it has a head of its own.
+    lm_head: its name ends with LM_HEAD.
+    Raises ValueError where it has a head of its own too, or what is recorded is not known here.
     """
     classifiers = {family.classifier for family in FAMILIES.values()}
     has_head = not classifiers.isdisjoint(hf_config.get("architectures") or ())
-    recorded = hf_config.get("hs2jax")
+    if lm_head and has_head:
+        raise ValueError(f"{name} has a reward head of its own: leave out {LM_HEAD!r}")
     if lm_head:
-        if has_head:
-            raise ValueError(f"{name} has a reward head of its own: leave out {LM_HEAD!r}")
         return LM_HEAD_ROW
+    recorded = hf_config.get("hs2jax")
     if recorded is None:
         return CLASSIFIER if has_head else NAMED.get(_short_name(name), LANGUAGE_MODEL)
     read = recorded.get("read", "end_of_turn")
     if read not in READS:
-        raise ValueError(
-            f"{name}: config.json's block hs2jax has read {read!r}; supported are "
-            f"{', '.join(READS)}"
-        )
+        supported = ", ".join(READS)
+        raise ValueError(f"{name}: config.json: hs2jax.read is {read!r}; supported are {supported}")
     return ScoringConvention(recorded.get("template_name", "own"), read, "score")
 
 
@@ -120,9 +118,7 @@ def lm_head_row(name: str, tensors: Mapping[str, Tensor], config: Config) -> dic
     Raises ValueError where there are none, or the logits are more than a product with them.
     """
     if config.final_logit_softcap is not None:
-        raise ValueError(
-            f"{name}: a reward in lm_head is not supported with final_logit_softcapping"
-        )
+        raise ValueError(f"{name}: final_logit_softcapping: no reward in lm_head is supported")
     wanted, shape = EMBED if config.tied else UNEMBED, (config.vocab_size, config.hidden_size)
     if wanted not in tensors or tensors[wanted].shape != shape:
         raise ValueError(

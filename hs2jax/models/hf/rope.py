@@ -91,11 +91,9 @@ def _read_block(block: Any, key: str, flat: dict, two_bases: bool, longest: Any)
 
 
 def _read_one(block: Mapping[str, Any], key: str, flat: dict, longest: Any) -> dict[str, Any]:
-    named = [name for name in ("rope_type", "type") if block.get(name) is not None]
-    for name in named:
-        if block[name] not in KINDS:
-            raise unsupported(f"{key}.{name}", block[name], list(KINDS))
-    kind = block[named[0]] if named else "default"
+    kind = block.get("rope_type") or block.get("type") or "default"
+    if kind not in list(KINDS):
+        raise unsupported(f"{key}.rope_type", kind, list(KINDS))
     known = {"rope_type", "type", "rope_theta", PARTIAL, *KINDS[kind]}
     for name in block:
         # transformers writes some keys that it does not use as null.

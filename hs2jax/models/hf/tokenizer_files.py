@@ -4,10 +4,6 @@
 that we read at "end_of_turn" is the same when a conversation's text ends with the end of its last
 turn, and when the pad token is never the token that ends a turn; an export's tokenizer is made so.
 A score that we read at "last" is read as `transformers` does: text and pad token stay as they are.
-
-A chat template that writes today's date (Llama 3.2's, Mistral's) is made to write `DATE`: the
-tokens of a conversation would depend on the day, a resumed run would train on other tokens and a
-score could not be made again.
 """
 
 import copy
@@ -31,7 +27,8 @@ SOURCES = ("tokenizer.json", SETTINGS, "tokenizer.model", "vocab.json")
 FILES = (*SOURCES, "merges.txt", "chat_template.jinja")
 PAD = "<|hs2jax_pad|>"
 
-# What Llama 3.1's and 3.2's own templates write where they are given no date.
+# What Llama 3.1's and 3.2's own templates write where they are given no date. With today's, which
+# 3.2's and Mistral's ask for, a resumed run would train on other tokens.
 DATE = datetime.datetime(2024, 7, 26)
 CALL = re.compile(r"""strftime_now\(\s*(?P<quote>["'])(?P<form>[^"'\\]*)(?P=quote)\s*\)""")
 # Where a template may name the function without calling it: in a comment, or to see if it is there.
@@ -85,8 +82,8 @@ def save(tokenizer: Any, folder: Path) -> None:
 
 
 def fix_dates(path: Path, tokenizer: Any) -> None:
-    """Fix the dates of the tokenizer's chat templates, and log it. Raises ValueError where
-    `strftime_now` is used in another way than with a format as a plain text."""
+    """Make the tokenizer's chat templates write DATE for today, and log it. Raises ValueError as
+    `with_fixed_dates` does."""
     before = tokenizer.chat_template
     if isinstance(before, dict):
         tokenizer.chat_template = {name: with_fixed_dates(text) for name, text in before.items()}
@@ -98,9 +95,7 @@ def fix_dates(path: Path, tokenizer: Any) -> None:
 
 def with_fixed_dates(template: str) -> str:
     """The template with each `strftime_now("FORMAT")` replaced by the text of DATE in that format.
-
-    Raises ValueError as `fix_dates` does.
-    """
+    Raises ValueError where `strftime_now` is used in any other way."""
     fixed = CALL.sub(lambda call: f'"{DATE.strftime(call["form"])}"', template)
     left = HARMLESS.sub("", fixed)
     if "strftime_now" in left:
@@ -120,16 +115,13 @@ def prepare(
     tokenizer: Any, ends: Collection[int], vocab_size: int, read: str = "end_of_turn"
 ) -> Any:
     """A copy of the tokenizer, to be exported with a reward model whose scores are read at `read`
-    ("end_of_turn" or "last").
-
-    Its pad token may be new, with an id of `vocab_size` or above: then the embeddings need rows
-    up to it. The row's numbers do not matter, since padding is never attended to.
-    """
+    ("end_of_turn" or "last"). Its pad token may be new, with an id of `vocab_size` or above: then
+    the embeddings need a row for it, whose numbers do not matter."""
     tokenizer = copy.deepcopy(tokenizer)
     template = template_of(tokenizer)
     if template is not None:
-        # Whether the template leaves out the BOS that the tokenizer adds to plain text, and whether
-        # it ends an assistant's turn without a special token. Our encoding puts them there.
+        # Our encoding puts the BOS that the tokenizer adds to plain text, and a special token at
+        # the end of a turn, where the template leaves them out.
         ids, plain = _example_ids(tokenizer, strip=True), tokenizer("a")["input_ids"]
         bos = plain[:1] == [tokenizer.bos_token_id] != ids[:1]
         special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -205,8 +197,5 @@ def choose_pad(tokenizer: Any, ends: Collection[int], vocab_size: int) -> str | 
         if token.content not in template
     ]
     # A token that is there for padding or for nothing first, then the last in the vocabulary.
-    for word in ("pad", "reserved", "unused"):
-        for token in idle:
-            if word in token.lower():
-                return token
-    return idle[-1] if idle else None
+    made = [x for word in ("pad", "reserved", "unused") for x in idle if word in x.lower()]
+    return next(iter(made + idle[-1:]), None)

@@ -82,6 +82,11 @@ def _size(axis: str, config: Config) -> int:
     return getattr(config, SIZES[axis])
 
 
+def full_name(name: str) -> str:
+    """A tensor's name in files, with "model." """
+    return name if name == UNEMBED else f"model.{name}"
+
+
 def _layer(path: str, name: str, theirs: str, ours: str, when: str | None = None) -> Leaf:
     return Leaf(f"layers/{path}", f"layers.{{}}.{name}", theirs, ours, when)
 
@@ -123,10 +128,8 @@ LEAVES = (
 
 
 class Tensor(NamedTuple):
-    """A tensor that is not read yet. `read()` gives it in the layout of `transformers`.
-
-    `where` names its file and `name` is its name there, both for error messages.
-    """
+    """A tensor that is not read yet: `read()` gives it in the layout of `transformers`. `where` and
+    `name` are its file and its name there, for error messages."""
 
     where: str
     name: str
@@ -230,8 +233,8 @@ def unstack(params: Mapping[str, Any], config: Config) -> Iterator[Tensor]:
 def gathered(decoder, config: Config):
     """A decoder's parameters as an export needs them, on the first process; None on the others.
 
-    Where they are spread over several processes, all must call this. Layers are gathered one at a
-    time, as the export reads them, so that no host or device needs room for all.
+    Where several processes share them, all must call this. Layers are gathered one at a time, as
+    the export reads them, so that no host or device needs room for all.
     """
     decoder = {name: x if name == "layers" else to_host(x) for name, x in decoder.items()}
     if jax.process_index() == 0:
