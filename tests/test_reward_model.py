@@ -134,9 +134,9 @@ def test_nothing_scores_nothing():
 
 
 def test_a_conversation_must_end_with_the_assistant():
-    with pytest.raises(ValueError, match="conversation 1 must end with an assistant's message"):
+    with pytest.raises(ValueError, match="conversation 1: expected a last turn by the assistant"):
         MODEL.score([talk("Hi", "Yes."), talk("Hi", "Yes.")[:1]])
-    with pytest.raises(ValueError, match="conversation 0 must end with an assistant's message"):
+    with pytest.raises(ValueError, match="conversation 0: expected a list of at least one"):
         MODEL.score([[]])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from hs2jax.data import chat, packing
+from hs2jax.data import chat, packing, rows
 from hs2jax.data.chat import Encoded
 from hs2jax.data.groups import Group
 from hs2jax.data.packing import Example
@@ -19,21 +19,15 @@ def group_conversations(conversations) -> list[Group]:
     """Make groups of conversations, neighbours with the same prompt together. Raises ValueError."""
     groups: list[Group] = []
     for i, conversation in enumerate(conversations):
-        try:
-            turns = tuple({"role": m["role"], "content": m["content"]} for m in conversation)
-        except (KeyError, TypeError):
-            raise ValueError(
-                f"conversation {i} must be a list of messages with 'role' and 'content'"
-            ) from None
-        if not turns or turns[-1]["role"] != "assistant":
-            raise ValueError(f"conversation {i} must end with an assistant's message to be scored")
-        prompt, response = turns[:-1], turns[-1]["content"]
+        name = f"conversation {i}"
+        given = list(conversation) if isinstance(conversation, tuple) else conversation
+        prompt, response = rows.split_last(rows.messages({name: given}, name), name)
         if groups and groups[-1].prompt == prompt:
             groups[-1] = dataclasses.replace(
                 groups[-1], responses=(*groups[-1].responses, response)
             )
         else:
-            groups.append(Group(prompt, (response,), source=f"conversation {i}"))
+            groups.append(Group(prompt, (response,), source=name))
     return groups
 
 

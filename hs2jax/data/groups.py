@@ -112,10 +112,9 @@ class Group:
         for name, value in self.about.items():
             check_label(value, check_text(name, "about, name of an entry"))
         for name, value in self.condition.items():
-            field = "condition, name of an attribute"
-            if not NAME.fullmatch(check_text(name, field)):
+            if not NAME.fullmatch(check_text(name, "condition, name of an attribute")):
                 what = f"expected letters, digits, '_', '-', '.' and spaces, found {show(name)}"
-                raise FieldError(field, what, "wrong name")
+                raise FieldError("condition, name of an attribute", what, "wrong name")
             check_integer(value, f"condition.{name}", 0, 4)
         _check_of_each(self.tokens, "tokens", n, tuple)
         for i, ids in enumerate(self.tokens):
@@ -140,13 +139,12 @@ def pairs(group: Group, derive: str | None = None) -> tuple[list[Pair], int]:
     every two responses that both have this rating are compared: the higher one is chosen, with the
     difference, at most 3, as the strength (HelpSteer2-Preference correlates 0.90 with it).
     """
+    compared = []
     if group.strength is not None:
         compared = [(0, 1, group.strength)]
     elif derive is not None:
         rated = [(i, r[derive]) for i, r in enumerate(group.ratings) if derive in r]
         compared = [(i, j, b - a) for (i, a), (j, b) in itertools.combinations(rated, 2)]
-    else:
-        compared = []
     found = []
     for i, j, better in compared:
         if better:
@@ -170,7 +168,7 @@ def mistyped(field: str, expected: str, value: object) -> FieldError:
 def check_text(value: object, field: str) -> str:
     """Return a text that says something and can be encoded. Raises FieldError."""
     if not isinstance(value, str):
-        raise FieldError(field, f"expected a text, found {show(value)}", "wrong type")
+        raise mistyped(field, "a text", value)
     if not value.strip():
         raise FieldError(field, "expected a text, found an empty one", "empty text")
     if len(value) > MAX_CHARACTERS:
@@ -214,7 +212,7 @@ def check_label(value: object, field: str) -> str | int:
     """Return a text that says something or an integer of at most 64 bits. Raises FieldError."""
     if isinstance(value, str):
         return check_text(value, field)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not isinstance(value, int):
         raise mistyped(field, "a text or an integer", value)
     return check_integer(value, field, -(2**63), 2**63 - 1)
 
@@ -240,12 +238,10 @@ def check_turns(turns: tuple[dict, ...], field: str) -> None:
         raise FieldError(field, what, "turn order")
 
 
-def _check_of_each(values: object, field: str, responses: int, kind: type) -> None:
-    """Check that there are none, or a value of this kind for each response."""
-    if not isinstance(values, tuple) or len(values) not in (0, responses):
-        what = (
-            f"expected (), or a tuple of one {kind.__name__} for each of the {responses} responses"
-        )
+def _check_of_each(values: object, field: str, n: int, kind: type) -> None:
+    """Check that there are none, or a value of this kind for each of the n responses."""
+    if not isinstance(values, tuple) or len(values) not in (0, n):
+        what = f"expected (), or a tuple of one {kind.__name__} for each of the {n} responses"
         raise FieldError(field, what, f"wrong number of {field}")
     for i, value in enumerate(values):
         if not isinstance(value, kind):
@@ -255,9 +251,8 @@ def _check_of_each(values: object, field: str, responses: int, kind: type) -> No
 def show(value: object) -> str:
     """Show a value in JSON's terms, short enough for an error text, safe to print anywhere."""
     kinds = {dict: "an object", list: "a list", type(None): "null", bool: "true or false"}
-    kind = kinds.get(type(value))
-    if kind:
-        return kind
+    if type(value) in kinds:
+        return kinds[type(value)]
     if isinstance(value, int) and abs(value) > 10**30:
         return "a huge integer"  # Python refuses to print integers of many thousand digits.
     text = ascii(value)

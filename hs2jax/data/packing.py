@@ -85,13 +85,11 @@ def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[st
     none of them.
     """
     B, (T, R, P, A) = len(rows), shape
-    token_row = lambda fill: np.full((B, T), fill, np.int32)  # noqa: E731
     batch = {
-        "tokens": token_row(0),
-        "segment_ids": token_row(0),
-        "branch_ids": token_row(0),
-        "positions": token_row(0),
-        "predictor_index": token_row(-1),
+        name: np.zeros((B, T), np.int32)
+        for name in ("tokens", "segment_ids", "branch_ids", "positions")
+    } | {
+        "predictor_index": np.full((B, T), -1, np.int32),
         "end_positions": np.zeros((B, R), np.int32),
         "group_ids": np.full((B, R), -1, np.int32),
         "ratings": np.zeros((B, R, A), np.float32),
@@ -106,36 +104,35 @@ def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[st
     for b, row in enumerate(rows):
         at = segment = slot = pair_slot = 0  # Next free token, segment, response and pair slot.
         for example in row:
-            first = slot
-            prompt, responses = example.encoded.prompt, example.encoded.responses
-            given = example.encoded.given or (0,) * len(responses)
-            for r, response in enumerate(responses, start=1):
+            prompt, learned = example.encoded.prompt, example.encoded.loss_mask
+            for pair in example.pairs:
+                batch["chosen"][b, pair_slot] = slot + pair.chosen
+                batch["rejected"][b, pair_slot] = slot + pair.rejected
+                batch["strength"][b, pair_slot] = pair.strength
+                pair_slot += 1
+            for r, response in enumerate(example.encoded.responses):
                 if layout == "padded":
                     at = slot * (T // R)
-                if layout != "shared" or r == 1:
+                if layout != "shared" or r == 0:
                     segment += 1
                     start, at = at, at + len(prompt)
                     _write(batch, b, start, prompt, segment, 0, 0, start - 1)
                     # Once, so that a prompt counts the same in every layout.
-                    if r == 1 and example.encoded.loss_mask is not None:
-                        batch["loss_mask"][b, start:at] = example.encoded.loss_mask
-                branch = r if layout == "shared" else 1
+                    if r == 0 and learned is not None:
+                        batch["loss_mask"][b, start:at] = learned
+                branch = r + 1 if layout == "shared" else 1
                 _write(
                     batch, b, at, response, segment, branch, len(prompt), start + len(prompt) - 1
                 )
                 if "loss_mask" in batch:
-                    batch["loss_mask"][b, at + given[r - 1] : at + len(response)] = True
+                    given = example.encoded.given[r] if example.encoded.given else 0
+                    batch["loss_mask"][b, at + given : at + len(response)] = True
                 at += len(response)
                 batch["end_positions"][b, slot] = at - 1
                 batch["group_ids"][b, slot] = number
-                batch["ratings"][b, slot] = example.ratings[r - 1]
-                batch["rating_mask"][b, slot] = example.rating_mask[r - 1]
+                batch["ratings"][b, slot] = example.ratings[r]
+                batch["rating_mask"][b, slot] = example.rating_mask[r]
                 slot += 1
-            for chosen, rejected, strength in example.pairs:
-                batch["chosen"][b, pair_slot] = first + chosen
-                batch["rejected"][b, pair_slot] = first + rejected
-                batch["strength"][b, pair_slot] = strength
-                pair_slot += 1
             number += 1
     if "loss_mask" in batch:
         batch["loss_mask"] &= batch["predictor_index"] >= 0

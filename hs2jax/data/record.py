@@ -47,8 +47,8 @@ class Record:
         """Count what was left out of another file, which stands beside the data."""
         for reason, rows in other.skipped.items():
             self.skip(reason, rows)
-        for example in other.skipped_examples:
-            self._keep(example)
+        self.skipped_examples += other.skipped_examples
+        del self.skipped_examples[MAX_EXAMPLES:]
 
     def refuse(self, example: str) -> None:
         """Count a group that the chat template refuses."""

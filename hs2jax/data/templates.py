@@ -5,17 +5,8 @@ gives the same text by itself.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from hs2jax.data.formats import ATTRIBUTES
-
-
-class Template(NamedTuple):
-    """A form of text for messages, and the token of it that the score is read at (`chat.READS`)."""
-
-    jinja: str
-    read: str
-
 
 # The system text of every conversation that brings none.
 SYSTEM = (
@@ -54,13 +45,11 @@ EXTRA_ID = _nemo("<extra_id_2>")
 # Of policies (SteerLM, arXiv 2310.05344): the marker of the next turn ends the assistant's.
 STEERLM = _nemo("<extra_id_1>")
 
-TEMPLATES = {
-    "extra_id": Template(EXTRA_ID, read="last"),
-    "steerlm": Template(STEERLM, read="last"),
-}
+# With the token of the text that the score is read at (`chat.READS`).
+TEMPLATES = {"extra_id": (EXTRA_ID, "last"), "steerlm": (STEERLM, "last")}
 
 
-def choose(name: str) -> Template:
+def choose(name: str) -> tuple[str, str]:
     """Look up a template by name. Raises ValueError that lists the names there are."""
     if name not in TEMPLATES:
         raise ValueError(
