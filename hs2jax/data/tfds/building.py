@@ -146,3 +146,10 @@ def value_of(found: object, field: str, kind: str):
             field, expected.get(kind, "a list" if kind.endswith("s") else "a text"), found
         )
     return check_unicode(found, field)
+
+
+# TFDS takes a builder's description, citation and tags from its folder.
+BUILDERS = {
+    name: type(name, (Builder,), {"name": name, "pkg_dir_path": epath.Path(__file__).parent / name})
+    for name in catalogue.REPOSITORIES
+}

@@ -3,7 +3,6 @@
 A provider of builders is put on TFDS's list as soon as the module with that list is there.
 """
 
-import importlib
 import importlib.abc
 import importlib.util
 import sys
@@ -14,14 +13,15 @@ PROVIDERS = "tensorflow_datasets.core.registered"  # The module that holds the l
 
 
 class Provider:
-    """Provider of the catalogue's builders for TFDS, each imported when it is asked for."""
+    """Provider of the catalogue's builders for TFDS."""
 
     def has_dataset(self, name: str) -> bool:
         return name in catalogue.REPOSITORIES
 
     def get_builder_cls(self, name: str) -> type:
-        module = f"{__package__}.{name}.{name}_dataset_builder"
-        return importlib.import_module(module).Builder
+        from hs2jax.data.tfds import building  # Imports TFDS.
+
+        return building.BUILDERS[name]
 
 
 class Finder(importlib.abc.MetaPathFinder):
