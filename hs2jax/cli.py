@@ -267,10 +267,10 @@ def report(verb: str, options) -> None:
 
     if options.output and not options.against:
         raise ValueError("--output is where the page of --against=FOLDER goes: give both")
-    if options.against:
-        print(report.compare(options.workdir, options.against, options.output or None))
-    else:
-        print(report.write(options.workdir))
+    against = (options.against, options.output or None)
+    print(
+        report.compare(options.workdir, *against) if against[0] else report.write(options.workdir)
+    )
 
 
 def prepare_logging() -> None:

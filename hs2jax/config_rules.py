@@ -236,44 +236,26 @@ def parsed(parse: Callable[[str], object]) -> Rule:
 
 
 def parse_weights(text: str) -> dict[str, float] | None:
-    """Parse weights of outputs, "helpfulness=0.65,verbosity=-0.4"; None for "".
-
-    Raises ValueError that says what is expected.
-    """
-    try:
-        return {name: float(value) for name, value in _pairs(text)} or None
-    except ValueError:
-        raise ValueError(f"weights are {text!r}; expected name=number,name=number") from None
+    """Parse weights of outputs, "helpfulness=0.65,verbosity=-0.4"; None for ""."""
+    return _parse_pairs(text, float, "weights as in name=number,name=number") or None
 
 
 def parse_condition(text: str) -> dict[str, int]:
-    """Parse attribute values that are asked for, "helpfulness=4,verbosity=2"; {} for "".
-
-    Raises ValueError that says what is expected.
-    """
-    found = _pairs(text)
-    for name, value in found:
-        if not name or value not in map(str, range(HIGHEST + 1)):
-            raise ValueError(
-                f"{text!r} asks for '{name}={value}'; expected name=value,name=value with whole "
-                f"numbers from 0 to {HIGHEST}"
-            )
-    return {name: int(value) for name, value in _once(found, text)}
+    """Parse attribute values that are asked for, "helpfulness=4,verbosity=2"; {} for ""."""
+    levels = {str(value): value for value in range(HIGHEST + 1)}
+    expected = f"name=value,name=value with whole numbers from 0 to {HIGHEST}"
+    return _parse_pairs(text, levels.__getitem__, expected)
 
 
 def parse_policies(text: str) -> dict[str, str]:
-    """Parse names of policies with their models, "before=runs/sft/model,after=runs/dpo/model".
-
-    Raises ValueError that says what is expected.
-    """
-    found, most = _pairs(text), 4  # As many as charts can tell apart.
-    good = all(re.fullmatch(r"[\w.-]+", name) and model for name, model in found)
-    if not good or not 1 <= len(found) <= most:
-        raise ValueError(
-            f"policies are {text!r}; expected name=MODEL,name=MODEL, one to {most}, with names of "
-            "letters, digits, points and dashes"
-        )
-    return dict(_once(found, text))
+    """Parse names of policies with their models, "before=runs/sft/model,after=runs/dpo/model"."""
+    most = 4  # As many as charts can tell apart.
+    expected = f"name=MODEL,name=MODEL, one to {most}, names of letters, digits, points and dashes"
+    found = _parse_pairs(text, str, expected)
+    named = re.fullmatch(r"[\w.,-]+", ",".join(found)) and all(found.values())
+    if not named or len(found) > most:
+        raise ValueError(f"{text!r}: expected {expected}")
+    return found
 
 
 def parse_names(text: str) -> list[str]:
@@ -281,13 +263,15 @@ def parse_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _pairs(text: str) -> list[tuple[str, str]]:
-    parts = [part.partition("=") for part in text.split(",") if part.strip()]
-    return [(name.strip(), value.strip()) for name, _, value in parts]
-
-
-def _once(pairs: list[tuple[str, str]], text: str) -> list[tuple[str, str]]:
-    names = [name for name, _ in pairs]
-    if repeated := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"{text!r} names {repeated[0]} twice")
-    return pairs
+def _parse_pairs(text: str, parse: Callable[[str], object], expected: str) -> dict:
+    """Raises ValueError that says what is expected."""
+    found = {}
+    for part in parse_names(text):
+        name, _, value = map(str.strip, part.partition("="))
+        try:
+            if not name or name in found:
+                raise KeyError
+            found[name] = parse(value)
+        except (KeyError, ValueError):
+            raise ValueError(f"{text!r}: expected {expected}, each once, not {part!r}") from None
+    return found

@@ -42,43 +42,37 @@ def value(rows, metric: str, part: str = "", **more) -> float:
 
 def prompts(folder: Path, questions=QUESTIONS) -> str:
     """Conversations to answer, as a data specification."""
-    rows = [
-        {
-            "messages": [
-                {"role": "user", "content": question},
-                {"role": "assistant", "content": "I forgot."},
-            ]
-        }
-        for question in questions
-    ]
-    return f"conversations:{write(folder / 'prompts.jsonl', rows)}"
+    rows = [{"prompt": question, "response": "I forgot."} for question in questions]
+    return f"responses:{write(folder / 'prompts.jsonl', rows)}"
 
 
 def sampling(folder: Path, **changes):
     config = configs.defaults("sample")
-    config.model.name = str(folder / "policy")
-    config.data = changes.pop("data", None) or prompts(folder)
-    config.conditions = (ASKED,)
-    config.n = 3
-    config.max_new_tokens = 6
+    config.model.name, config.data = str(folder / "policy"), prompts(folder)
+    config.conditions, config.n, config.max_new_tokens = (ASKED,), 3, 6
     config.update(changes)
     return config
 
 
 def annotation(folder: Path, data: str, /, **changes):
     config = configs.defaults("annotate")
-    config.model.name = str(folder / "ratings")
-    config.data = data
+    config.model.name, config.data = str(folder / "ratings"), data
+    config.update(changes)
+    return config
+
+
+def rescaling(folder: Path, data: str, model: str = "ratings", /, **changes):
+    config = configs.defaults("rescale")
+    config.model.name, config.data = str(folder / model), data
+    config.ratings = "helpsteer2:mini/train.jsonl[10:40]"
     config.update(changes)
     return config
 
 
 def weighing(folder: Path, data: str, /, **changes):
     config = configs.defaults("weigh")
-    config.data = data
-    config.reward_model = str(folder / "ratings")
-    config.prior = str(folder / "prior")
-    config.unfinished = "keep"
+    config.data, config.unfinished = data, "keep"
+    config.reward_model, config.prior = str(folder / "ratings"), str(folder / "prior")
     config.update(changes)
     return config
 

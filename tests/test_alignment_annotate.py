@@ -15,13 +15,13 @@ from hs2jax.reward_model import RewardModel
 
 ROWS = [
     {
-        "messages": [
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "What is bread?"},
-            {"role": "assistant", "content": "Flour and water."},
-            {"role": "user", "content": "And the sea?"},
-            {"role": "assistant", "content": "Water."},
-        ]
+        "system": "Be brief.",
+        "conversations": [
+            {"from": "human", "value": "What is bread?"},
+            {"from": "gpt", "value": "Flour and water."},
+            {"from": "human", "value": "And the sea?"},
+            {"from": "gpt", "value": "Water."},
+        ],
     },
     {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]},
 ]
@@ -102,10 +102,8 @@ def test_every_turn_has_its_own_row(here, data, last):
 def test_turns_are_all_there_once(earlier, responses, system):
     prompt = [{"role": "system", "content": "s"}] if system else []
     for i in range(earlier):
-        prompt += [
-            {"role": "user", "content": f"u{i}"},
-            {"role": "assistant", "content": f"a{i}"},
-        ]
+        prompt.append({"role": "user", "content": f"u{i}"})
+        prompt.append({"role": "assistant", "content": f"a{i}"})
     prompt.append({"role": "user", "content": "last"})
     group = Group(tuple(prompt), tuple(f"r{i}" for i in range(responses)), source="here")
     found = list(every_turn([group]))

@@ -3,7 +3,7 @@
 import pytest
 import stages
 
-from hs2jax import configs, workdir
+from hs2jax import workdir
 from hs2jax.alignment import sample as sampling
 from hs2jax.alignment import weigh as weighing
 from hs2jax.alignment.annotate import annotate
@@ -22,28 +22,23 @@ class StoppedError(Exception):
     """As if the process had been killed here."""
 
 
-def annotation(here):
-    return stages.annotation(here, stages.prompts(here))
-
-
-def rescaling(here):
-    config = configs.defaults("rescale")
-    config.model.name = str(here / "ratings")
-    config.data = stages.prompts(here)
-    config.ratings = "helpsteer2:mini/train.jsonl[10:20]"
-    config.attributes = ("verbosity",)
-    return config
-
-
-def groups(here):
-    return stages.weighing(here, f"sampled:{here / 'samples' / 'samples.jsonl'}")
-
-
 VERBS = {
     "sample": (sample, stages.sampling, ["samples.jsonl"]),
-    "weigh": (weigh, groups, ["groups.jsonl"]),
-    "annotate": (annotate, annotation, ["annotated.jsonl"]),
-    "rescale": (rescale, rescaling, ["model/model.safetensors"]),
+    "weigh": (
+        weigh,
+        lambda here: stages.weighing(here, f"sampled:{here / 'samples' / 'samples.jsonl'}"),
+        ["groups.jsonl"],
+    ),
+    "annotate": (
+        annotate,
+        lambda here: stages.annotation(here, stages.prompts(here)),
+        ["annotated.jsonl"],
+    ),
+    "rescale": (
+        rescale,
+        lambda here: stages.rescaling(here, stages.prompts(here), attributes=("verbosity",)),
+        ["model/model.safetensors"],
+    ),
     "steer": (steer, stages.steering, ["items/before.jsonl", "items/after.jsonl"]),
 }
 

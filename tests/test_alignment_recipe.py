@@ -12,8 +12,9 @@ ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosit
 
 
 def test_the_small_recipe_goes_through_all_its_stages(tmp_path):
-    tiny.language_model(tmp_path / "base", max_seq_len=2048)
-    own = {"model.name": tmp_path / "base", "batch_size": 24, "data.row_length": 1024}
+    tiny.language_model(tmp_path / "base", max_seq_len=2048, num_layers=1, intermediate_size=32)
+    fast = {"model.remat": False, "data.row_length": 1024, "epochs": 1}
+    own = {**fast, "model.name": tmp_path / "base", "batch_size": 24}
     few = "helpsteer2:mini/train.jsonl[:12]"
     settings = {
         "reward": {**own, "data.train": few, "data.validation": few},
@@ -21,7 +22,7 @@ def test_the_small_recipe_goes_through_all_its_stages(tmp_path):
         "annotation": {"data": few},
         "steerlm": {**own, "data.train": RATINGS, "data.validation": RATINGS},
         "samples_1": {"n": 3, "max_new_tokens": 8},
-        "round_1": {"data.row_length": 1024},
+        "round_1": fast,
         "steering": {"max_new_tokens": 8, "requested": "(0,4)"},
     }
     flags = [

@@ -7,13 +7,13 @@ import tiny
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hs2jax import configs
 from hs2jax.alignment.rescale import affine, rescale
 from hs2jax.data import corpora
 from hs2jax.reward_model import RewardModel
 
 TALKS = "helpsteer2:mini/train.jsonl[:6]"
 PEOPLE = "helpsteer2:mini/train.jsonl[10:40]"
+NAMES = ("helpfulness", "verbosity")
 OUTPUTS = ("verbosity", "helpfulness", "reward")
 
 
@@ -25,22 +25,13 @@ def here(tmp_path_factory):
     return folder
 
 
-def config_of(here, model="biased", **changes):
-    config = configs.defaults("rescale")
-    config.model.name = str(here / model)
-    config.data, config.ratings = TALKS, PEOPLE
-    config.attributes = ("helpfulness", "verbosity")
-    config.update(changes)
-    return config
-
-
 def outputs_of(folder) -> np.ndarray:
     return np.concatenate(RewardModel.load(folder).score_groups(list(corpora.read(TALKS))))
 
 
 @pytest.mark.parametrize("model", ["biased", "plain"])
 def test_the_saved_model_rates_as_people_do_in_mean_and_spread(here, model, tmp_path):
-    rows = rescale(config_of(here, model), tmp_path / "run")
+    rows = rescale(stages.rescaling(here, TALKS, model, attributes=NAMES), tmp_path / "run")
     before, after = outputs_of(here / model), outputs_of(tmp_path / "run" / "model")
     people = [rating for group in corpora.read(PEOPLE) for rating in group.ratings]
     assert len(before) == 12
@@ -50,11 +41,9 @@ def test_the_saved_model_rates_as_people_do_in_mean_and_spread(here, model, tmp_
         assert after[:, at].std() == pytest.approx(np.std(rated), abs=1e-3)
         assert (np.argsort(before[:, at]) == np.argsort(after[:, at])).all()
         part = f"attribute/{name}"
-        told = [
-            stages.value(rows, "mean", part, method="before"),
-            stages.value(rows, "std", part, method="after"),
-        ]
-        assert told == pytest.approx([before[:, at].mean(), after[:, at].std()], abs=1e-3)
+        mean, std = before[:, at].mean(), after[:, at].std()
+        assert stages.value(rows, "mean", part, method="before") == pytest.approx(mean, abs=1e-3)
+        assert stages.value(rows, "std", part, method="after") == pytest.approx(std, abs=1e-3)
         for v in range(5):
             assert stages.value(rows, f"rated_{v}", part, method="people") == rated.count(v)
     # What was not named stays as it is.
@@ -91,7 +80,9 @@ def test_only_sampled_responses_that_ended_count(here, tmp_path):
         "finished": [True, False, True],
     }
     file = stages.write(tmp_path / "samples.jsonl", [row])
-    rows = rescale(config_of(here, data=f"sampled:{file}"), tmp_path / "run")
+    rows = rescale(
+        stages.rescaling(here, f"sampled:{file}", "biased", attributes=NAMES), tmp_path / "run"
+    )
     assert {row["n"] for row in rows if row["method"] == "before"} == {2}
     record = stages.result(tmp_path / "run")["records"]["data"]
     assert record["skipped"] == {"unfinished responses": 1}
@@ -106,4 +97,4 @@ def test_only_sampled_responses_that_ended_count(here, tmp_path):
 )
 def test_attributes_that_cannot_be_rescaled_are_named(here, attributes, said, tmp_path):
     with pytest.raises(ValueError, match=said):
-        rescale(config_of(here, attributes=attributes), tmp_path / "run")
+        rescale(stages.rescaling(here, TALKS, "biased", attributes=attributes), tmp_path / "run")

@@ -103,26 +103,6 @@ def test_prompts_without_room_are_raised_or_counted(here, tmp_path):
     assert stages.result(tmp_path / "skip")["records"]["data"]["too_long"] == 1
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"data": "conversations:gone.jsonl"}, "gone.jsonl"),
-        ({"conditions": ("helpfulness=5",)}, "config.conditions: .*whole numbers from 0 to 4"),
-        ({"server": "http://localhost:1/v1", "responses": "{a}"}, "set one of them"),
-        ({"responses": "{a}", "conditions": ("", stages.ASKED)}, "one attribute setting"),
-        ({"responses": "{a}", "instruction": "Briefly."}, "config.instruction: .* already"),
-    ],
-)
-def test_what_cannot_be_is_told_before_anything_is_made(here, tmp_path, changes, words):
-    changes = {
-        k: v.replace("{a}", stages.prompts(here)) if k == "responses" else v
-        for k, v in changes.items()
-    }
-    with pytest.raises((ValueError, FileNotFoundError), match=words):
-        sample(stages.sampling(here, **changes), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_the_papers_settings():
     paper = {"helpfulness": 4, "correctness": 4, "coherence": 4, "complexity": 2, "verbosity": 2}
     config = configs.defaults("sample")
@@ -138,8 +118,8 @@ def test_responses_of_a_file_are_found_by_their_prompts(here, tmp_path):
         {"prompt": question, "responses": [f"{question} {i}" for i in range(2)]}
         for question in reversed(stages.QUESTIONS[1:])
     ]
-    rows.append({"prompt": stages.QUESTIONS[1], "response": "One more."})
-    rows.append({"prompt": stages.QUESTIONS[1], "response": " "})
+    asked = stages.QUESTIONS[1]
+    rows += [{"prompt": asked, "response": "One more."}, {"prompt": asked, "response": " "}]
     theirs = f"responses:{stages.write(tmp_path / 'theirs.jsonl', rows)}"
     config = stages.sampling(here, responses=theirs)
     config.model.name = ""
@@ -208,15 +188,16 @@ def served(here, monkeypatch):
 def test_a_server_reads_what_the_policy_would(here, tmp_path, served):
     address, asked = served
     found = sample(stages.sampling(here, server=address), tmp_path / "run")
-    (_, *_), bodies = asked[0], [body for path, _, body in asked if path == "/v1/completions"]
+    bodies = [body for path, _, body in asked if path == "/v1/completions"]
     assert asked[0][0] == "/v1/models"
     assert {key for _, key, _ in asked} == {"Bearer secret"}
     assert len(bodies) == len(stages.QUESTIONS) + 2  # Two were asked again.
     condition = parse_condition(stages.ASKED)
-    named, groups = tiny.tokenizer(), []
-    for question in stages.QUESTIONS:
-        turn = {"role": "user", "content": question}
-        groups.append(Group((turn,), ("-",), condition=condition))
+    named = tiny.tokenizer()
+    groups = [
+        Group(({"role": "user", "content": question},), ("-",), condition=condition)
+        for question in stages.QUESTIONS
+    ]
     expected = [ids.tolist() for ids in chat.prompt_ids(named, groups)]
     assert named.decode(expected[0]).endswith("assistant\nhelpfulness:4,verbosity:1\n")
     by_seed = {body["seed"]: body for body in bodies}
@@ -242,15 +223,11 @@ def test_the_line_end_before_a_templates_marker_is_no_part_of_what_a_server_says
         assert row["finished"] == [True, False, True]
 
 
-def test_a_server_that_refuses_is_told_at_once(here, tmp_path, served):
+def test_a_server_that_refuses_or_is_not_there_is_told_at_once(here, tmp_path, served):
     address, asked = served
     with pytest.raises(server.ServerError, match=r"refuses: 400 .*too hot"):
         sample(stages.sampling(here, server=address, temperature=2.0), tmp_path / "run")
     assert len([path for path, _, _ in asked if path == "/v1/completions"]) <= 5 + 2
-
-
-def test_a_server_that_is_not_there_is_told(here, tmp_path, monkeypatch):
-    monkeypatch.setattr(server, "WAITS", (0.0,))
     with pytest.raises(server.ServerError, match=r"does not answer: .*refused"):
         sample(stages.sampling(here, server="http://127.0.0.1:9/v1"), tmp_path / "run")
 

@@ -131,11 +131,8 @@ def test_without_log_proposal_the_model_that_wrote_them_is_asked(here, weighed, 
 
 
 def test_what_nothing_measures_is_warned_of(here, weighed, tmp_path):
-    row = {
-        "prompt": "Why?",
-        "condition": {"humor": 1, "verbosity": 1},
-        "responses": ["So.", "The sea."],
-    }
+    asked = {"humor": 1, "verbosity": 1}
+    row = {"prompt": "Why?", "condition": asked, "responses": ["So.", "The sea."]}
     data = f"sampled:{stages.write(tmp_path / 'samples.jsonl', [row])}"
     config = stages.weighing(here, data, proposal=str(here / "policy"))
     weigh.weigh(config, tmp_path / "run")
@@ -155,8 +152,7 @@ def test_groups_that_are_too_small_or_too_long_are_counted(here, tmp_path):
 
     rows = [row("Why?", "a", "b"), row("One?", "a", " "), row("Long?", "a", "why? " * 600)]
     data = f"sampled:{stages.write(tmp_path / 'samples.jsonl', rows)}"
-    options = {"proposal": str(here / "policy")}
-    options["on_error"] = "skip"
+    options = {"proposal": str(here / "policy"), "on_error": "skip"}
     result = weigh.weigh(stages.weighing(here, data, **options), tmp_path / "skip")
     assert [stages.value(result, name) for name in ("groups", "responses")] == [1, 2]
     record = stages.result(tmp_path / "skip")["records"]["data"]

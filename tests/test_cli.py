@@ -1,6 +1,5 @@
 """`hs2jax run`, `train`, `report` and `convert` on one small recipe of two stages, trained once."""
 
-import json
 import shutil
 import struct
 from pathlib import Path
@@ -8,10 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import stages
 import tiny
 from command import fail, succeed
 from tensorboardX.proto import event_pb2
 
+from hs2jax import workdir
 from hs2jax.data import chat, corpora, packing
 from hs2jax.data.groups import pairs
 from hs2jax.models.hf import hub
@@ -103,14 +104,6 @@ def trained(tmp_path_factory) -> Trained:
     return Trained(folder, folder / "run", command, succeed(*command))
 
 
-def read_json(path: Path):
-    return json.loads(path.read_text())
-
-
-def read_lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def scores(model: RewardModel, spec: str) -> list[np.ndarray]:
     """Outputs [responses, K] of each group of a data spec, through `RewardModel.score`."""
     tables = []
@@ -139,21 +132,21 @@ def test_run_leaves_whole_stages_and_says_where(trained):
             assert (stage / name).exists(), name
         assert not list(stage.glob("*.tmp"))
     # An override counts, and other settings stay.
-    assert read_json(trained.preferences / "config.json")["epochs"] == 1
+    assert workdir.read_json(trained.preferences / "config.json")["epochs"] == 1
     # Nine rated groups fit, twice: five batches. Ten groups that are no ties fit, once: three.
-    assert read_json(trained.ratings / "result.json")["steps"] == 5
-    assert read_json(trained.preferences / "result.json")["steps"] == 3
+    assert stages.result(trained.ratings)["steps"] == 5
+    assert stages.result(trained.preferences)["steps"] == 3
     assert f"report: {trained.workdir / 'report.html'}" in trained.printed
     assert f"model: {trained.preferences / 'model'}" in trained.printed
 
 
 def test_second_stage_starts_from_the_first_with_its_head(trained):
     first = RewardModel.load(trained.ratings / "model")
-    assert read_json(trained.preferences / "config.json")["model"]["name"] == str(
+    assert workdir.read_json(trained.preferences / "config.json")["model"]["name"] == str(
         trained.ratings / "model"
     )
     assert RewardModel.load(trained.preferences / "model").outputs == first.outputs == OUTPUTS
-    before = read_lines(trained.preferences / "metrics.jsonl")[0]
+    before = stages.read(trained.preferences / "metrics.jsonl")[0]
     assert (before["kind"], before["step"]) == ("validation", 0)
     np.testing.assert_allclose(
         before["margin"], mean_margin(first, PREFERENCES["validation"]), atol=1e-5
@@ -161,23 +154,18 @@ def test_second_stage_starts_from_the_first_with_its_head(trained):
 
 
 def test_evaluations_are_those_of_the_exported_models(trained):
-    ratings = read_json(trained.ratings / "result.json")
+    ratings = stages.result(trained.ratings)
     tables = scores(RewardModel.load(trained.ratings / "model"), RATINGS["validation"])
     given = [group.ratings for group in corpora.read(RATINGS["validation"])]
-    for k, name in enumerate(OUTPUTS):
-        errors = [
-            table[i, k] - rating[name]
-            for table, group in zip(tables, given, strict=True)
-            for i, rating in enumerate(group)
-        ]
-        np.testing.assert_allclose(
-            ratings["values"][f"{name} mse"], np.mean(np.square(errors)), rtol=1e-5
-        )
-    for item, table in zip(read_lines(trained.ratings / ITEMS), tables, strict=True):
+    for name, column in zip(OUTPUTS, np.concatenate(tables).T, strict=True):
+        errors = column - [rating[name] for group in given for rating in group]
+        mse = pytest.approx(np.mean(np.square(errors)), rel=1e-5)
+        assert ratings["values"][f"{name} mse"] == mse
+    for item, table in zip(stages.read(trained.ratings / ITEMS), tables, strict=True):
         np.testing.assert_allclose(item["outputs"], table, atol=1e-5)
         np.testing.assert_allclose(item["rewards"], table[:, 0], atol=1e-5)
 
-    preferences = read_json(trained.preferences / "result.json")
+    preferences = stages.result(trained.preferences)
     np.testing.assert_allclose(
         preferences["values"]["margin"],
         mean_margin(RewardModel.load(trained.preferences / "model"), PREFERENCES["validation"]),
@@ -190,10 +178,10 @@ def test_evaluations_are_those_of_the_exported_models(trained):
     [("ratings", RATINGS, (24, 8), "helpfulness"), ("preferences", PREFERENCES, (14, 4), None)],
 )
 def test_record_counts_what_became_of_the_data(trained, stage, specs, rows, derive):
-    result = read_json(trained.workdir / stage / "result.json")
-    epochs = read_json(trained.workdir / stage / "config.json")["epochs"]
+    result = stages.result(trained.workdir / stage)
+    epochs = workdir.read_json(trained.workdir / stage / "config.json")["epochs"]
     records = result["records"]
-    assert read_json(trained.workdir / stage / "record.json") == records
+    assert workdir.read_json(trained.workdir / stage / "record.json") == records
     for (part, record), count in zip(records.items(), rows, strict=True):
         groups = list(corpora.read(specs[part]))
         costs = [packing.cost(e, "shared") for e in chat.encode(tiny.tokenizer(), groups)]
@@ -219,14 +207,10 @@ def test_record_counts_what_became_of_the_data(trained, stage, specs, rows, deri
 
 def test_metrics_have_every_step_and_tensorboard_the_same(trained):
     for stage, evaluated in ((trained.ratings, [0, 2, 4, 5]), (trained.preferences, [0, 2, 3])):
-        rows = read_lines(stage / "metrics.jsonl")
-        steps = {"train": [], "validation": []}
-        for row in rows:
-            steps[row["kind"]].append(row["step"])
-        assert steps == {
-            "train": list(range(1, evaluated[-1] + 1)),
-            "validation": evaluated,
-        }
+        rows = stages.read(stage / "metrics.jsonl")
+        steps = [row["step"] for row in rows if row["kind"] == "train"]
+        assert steps == list(range(1, evaluated[-1] + 1))
+        assert [row["step"] for row in rows if row["kind"] == "validation"] == evaluated
         losses = [row["loss"] for row in rows if row["kind"] == "train"]
         assert np.isfinite(losses).all()
         board = scalars(stage / "tensorboard")
@@ -236,9 +220,9 @@ def test_metrics_have_every_step_and_tensorboard_the_same(trained):
 
 def test_the_best_step_is_the_one_of_least_loss(trained):
     for stage in (trained.ratings, trained.preferences):
-        rows = read_lines(stage / "metrics.jsonl")
+        rows = stages.read(stage / "metrics.jsonl")
         losses = {r["step"]: r["loss"] for r in rows if r["kind"] == "validation" and r["step"]}
-        best = read_json(stage / "result.json")["step"]
+        best = stages.result(stage)["step"]
         assert losses[best] == min(losses.values())
         kept = [int(p.name) for p in (stage / "best").iterdir() if p.name.isdigit()]
         assert kept == [best]
@@ -283,66 +267,48 @@ def test_second_run_loads_nothing_and_writes_the_report_again(trained, monkeypat
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_folder_keeps_its_config(trained, tmp_path, finished):
-    workdir = trained.ratings if finished else trained.killed(tmp_path)
-    said = fail(
-        "train",
-        f"--config={trained.folder / 'recipe.py'}:ratings",
-        "--config.optimizer.learning_rate=0.5",
-        f"--workdir={workdir}",
-    )
+    folder = trained.ratings if finished else trained.killed(tmp_path)
+    config = f"--config={trained.folder / 'recipe.py'}:ratings"
+    said = fail("train", config, "--config.optimizer.learning_rate=0.5", f"--workdir={folder}")
     assert "optimizer.learning_rate" in said
-    assert str(workdir) in said
+    assert str(folder) in said
     assert "batch_size" not in said
 
 
 def test_a_run_killed_before_its_export_is_finished_by_the_same_command(trained, tmp_path):
-    workdir = trained.killed(tmp_path)
-    said = fail("report", f"--workdir={workdir}")
-    assert f"no finished run in {workdir}" in said
-    succeed("train", f"--config={trained.folder / 'recipe.py'}:ratings", f"--workdir={workdir}")
+    folder = trained.killed(tmp_path)
+    assert f"no finished run in {folder}" in fail("report", f"--workdir={folder}")
+    succeed("train", f"--config={trained.folder / 'recipe.py'}:ratings", f"--workdir={folder}")
     for name in ("model/model.safetensors", ITEMS, "metrics.jsonl"):
-        assert (workdir / name).read_bytes() == (trained.ratings / name).read_bytes(), name
-    again, before = (read_json(folder / "result.json") for folder in (workdir, trained.ratings))
-    for result in (again, before):
-        del result["seconds"]
-    assert again == before
+        assert (folder / name).read_bytes() == (trained.ratings / name).read_bytes(), name
+    again, before = stages.result(folder), stages.result(trained.ratings)
+    assert again | {"seconds": 0} == before | {"seconds": 0}
 
 
 # Convert ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def with_bias(tmp_path_factory) -> Path:
-    """A reward model's folder with all that a head can have."""
-    folder = tmp_path_factory.mktemp("reward") / "reward"
-    weights = {"helpfulness": 0.65, "verbosity": -0.4}
-    tiny.save(folder, outputs=OUTPUTS, bias=True, weights=weights, max_seq_len=4096)
-    return folder
-
-
 @pytest.mark.parametrize(
     ("kind", "dtype"),
-    [
-        *(("reward model", "bfloat16"), ("language model", "float32")),
-        *(("run", "float32"), ("killed", "bfloat16")),
-    ],
+    [("reward", "bfloat16"), ("base", "float32"), ("run", "float32"), ("killed", "bfloat16")],
 )
-def test_converted_models_score_the_same(trained, with_bias, tmp_path, kind, dtype):
-    source, expected = {
-        "language model": lambda: (trained.folder / "base", trained.folder / "base"),
-        "reward model": lambda: (with_bias, with_bias),
-        "run": lambda: (trained.ratings, trained.ratings / "model"),
-        "killed": lambda: (trained.killed(tmp_path), trained.ratings / "model"),
-    }[kind]()
+def test_converted_models_score_the_same(trained, tmp_path, kind, dtype):
+    source = expected = trained.folder / kind
+    if kind == "reward":  # With all that a head can have.
+        weights = {"helpfulness": 0.65, "verbosity": -0.4}
+        tiny.save(source, outputs=OUTPUTS, bias=True, weights=weights, max_seq_len=4096)
+    elif kind != "base":
+        source = trained.ratings if kind == "run" else trained.killed(tmp_path)
+        expected = trained.ratings / "model"
     output = tmp_path / "converted"
     printed = succeed("convert", f"--model={source}", f"--output={output}", f"--dtype={dtype}")
     assert printed.strip() == str(output)
     loaded = hub.load(output)
     assert loaded.hf_config["dtype"] == dtype
-    assert (loaded.head is None) == (kind == "language model")
+    assert (loaded.head is None) == (kind == "base")
 
     # A new head comes from a seed, so a language model's is the same twice.
-    new_head = {"outputs": ("new",)} if kind == "language model" else {}
+    new_head = {"outputs": ("new",)} if kind == "base" else {}
     before, after = RewardModel.load(expected, **new_head), RewardModel.load(output, **new_head)
     assert after.outputs == before.outputs
     assert after.weights == before.weights

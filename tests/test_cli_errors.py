@@ -1,10 +1,10 @@
 """`hs2jax score`, what is said of bad input, and runs whose numbers are not finite."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import stages
 import tiny
 from command import fail, succeed
 
@@ -50,7 +50,7 @@ def folder(tmp_path_factory) -> Path:
     (folder / "old.py").write_text(
         CONFIG.format(base="").replace("batch_size = 2", "micro_rows = 2", 1)
     )
-    write(
+    stages.write(
         folder / "broken.jsonl",
         [{"prompt": "One?", "response": "1."}, {"prompt": "Two?", "responses": ["2.", 2]}, {}],
     )
@@ -58,90 +58,59 @@ def folder(tmp_path_factory) -> Path:
     (folder / "empty.py").write_text(
         "import ml_collections\nget_config = ml_collections.ConfigDict"
     )
-    write(folder / "long.jsonl", [{"prompt": "why? " * 3000, "response": "So."}])
+    stages.write(folder / "long.jsonl", [{"prompt": "why? " * 3000, "response": "So."}])
     return folder
-
-
-def write(path: Path, rows) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def read_lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 # Score --------------------------------------------------------------------------------------------
 
 
-def score(folder, data, output, *options) -> list[dict]:
-    succeed(
-        "score",
-        f"--model={folder / 'reward'}",
-        f"--data={data}",
-        f"--output={output}",
-        *options,
-    )
-    return read_lines(output)
-
-
-def test_scores_of_ratings_are_the_models(folder, tmp_path):
-    weights = {"helpfulness": 0.65, "verbosity": -0.4}
-    option = "--weights=" + ",".join(f"{name}={w}" for name, w in weights.items())
-    rows = score(folder, f"{VALIDATION}[:4]", tmp_path / "scores.jsonl", option)
-    groups = list(corpora.read(f"{VALIDATION}[:4]"))
-    model = RewardModel.load(folder / "reward")
-    assert [row["source"] for row in rows] == [f"mini/validation.jsonl:{i}" for i in (1, 3, 5, 7)]
-    for row, group in zip(rows, groups, strict=True):
-        assert (row["prompt"], row["responses"]) == (list(group.prompt), list(group.responses))
-        talks = [[*group.prompt, {"role": "assistant", "content": r}] for r in group.responses]
-        for i, expected in enumerate(model.score(talks, weights=weights)):
-            assert row["outputs"][i] == pytest.approx(expected.outputs, abs=1e-5)
-            assert row["rewards"][i] == pytest.approx(expected.reward, abs=1e-5)
-
-
-def test_scores_of_responses_are_the_models_in_every_form(folder, tmp_path):
+def test_scores_are_the_models_in_every_form(folder, tmp_path):
     question = {"role": "user", "content": "Is 7 odd?"}
     system = {"role": "system", "content": "Answer in one word."}
     answers = ["Yes.", "Not at all, it is even."]
     talks = [[system, question, {"role": "assistant", "content": a}] for a in answers]
-    data = write(
-        tmp_path / "responses.jsonl",
-        [
-            {"messages": talks[0]},
-            {"messages": talks[1]},
-            {"prompt": [system, question], "response": answers[0]},
-            {"prompt": [system, question], "responses": answers},
-            {"prompt": question["content"], "response": answers[0]},
-        ],
-    )
-    rows = score(folder, f"responses:{data}", tmp_path / "scores.jsonl")
+    rows = [
+        {"messages": talks[0]},
+        {"prompt": [system, question], "responses": answers},
+        {"prompt": question["content"], "response": answers[0]},
+    ]
+    data = stages.write(tmp_path / "responses.jsonl", rows)
     plain = [question, {"role": "assistant", "content": answers[0]}]
-    first, second, third = (
-        found.outputs for found in RewardModel.load(folder / "reward").score([*talks, plain])
-    )
-    expected = [[first], [second], [first], [first, second], [third]]
-    for row, outputs in zip(rows, expected, strict=True):
-        assert row["rewards"] is None  # Without weights two outputs are no reward.
-        for found, wanted in zip(row["outputs"], outputs, strict=True):
-            assert found == pytest.approx(wanted, abs=1e-5)
-    assert first["helpfulness"] != pytest.approx(third["helpfulness"], abs=1e-3)
+    weights = {"helpfulness": 0.65, "verbosity": -0.4}
+    model = RewardModel.load(folder / "reward")
+    first, second, third = model.score([*talks, plain], weights=weights)
+    ratings = next(corpora.read(VALIDATION))
+    both = model.score_groups([ratings])[0]
+
+    option = "--weights=" + ",".join(f"{name}={w}" for name, w in weights.items())
+    data = f"--data=responses:{data}+{VALIDATION}[:1]"
+    flags = [f"--model={folder / 'reward'}", data, f"--output={tmp_path / 'scores.jsonl'}"]
+    succeed("score", *flags, option)
+    *rows, last = stages.read(tmp_path / "scores.jsonl")
+    for row, expected in zip(rows, [[first], [first, second], [third]], strict=True):
+        for outputs, reward, of in zip(row["outputs"], row["rewards"], expected, strict=True):
+            assert outputs == pytest.approx(of.outputs, abs=1e-5)
+            assert reward == pytest.approx(of.reward, abs=1e-5)
+    assert rows[0]["rewards"][0] != pytest.approx(rows[2]["rewards"][0], abs=1e-3)
+    assert last["source"] == "mini/validation.jsonl:1"
+    assert (last["prompt"], last["responses"]) == (list(ratings.prompt), list(ratings.responses))
+    found = [list(outputs.values()) for outputs in last["outputs"]]
+    np.testing.assert_allclose(found, both, atol=1e-5)
+    succeed("score", *flags)
+    assert stages.read(tmp_path / "scores.jsonl")[0]["rewards"] is None  # Two are no reward.
 
 
 def test_malformed_rows_end_scoring_or_are_counted(folder, tmp_path):
     data, output = folder / "broken.jsonl", tmp_path / "scores.jsonl"
-    flags = [
-        f"--model={folder / 'reward'}",
-        f"--data=responses:{data}",
-        f"--output={output}",
-    ]
+    flags = [f"--model={folder / 'reward'}", f"--data=responses:{data}", f"--output={output}"]
     said = fail("score", *flags)
     assert f"{data}, line 2, field 'responses[1]'" in said
     assert not output.exists(), "what is there should be whole"
 
     printed = succeed("score", *flags, "--on_error=skip")
     assert f"{output}: 3 rows, 1 groups, 1 wrong type, 1 missing field" in printed
-    assert [row["source"] for row in read_lines(output)] == [f"{data}:1"]
+    assert [row["source"] for row in stages.read(output)] == [f"{data}:1"]
 
 
 def test_too_long_is_refused_or_truncated(folder, tmp_path):
@@ -151,10 +120,10 @@ def test_too_long_is_refused_or_truncated(folder, tmp_path):
     assert f"{data}:1" in said
     assert "2048" in said
     succeed("score", *flags, "--truncate")
-    (row,) = read_lines(output)
+    (row,) = stages.read(output)
     assert np.isfinite(list(row["outputs"][0].values())).all()
     assert "1 too long" in succeed("score", *flags, "--on_error=skip")
-    assert read_lines(output) == []
+    assert stages.read(output) == []
 
 
 # Bad input ----------------------------------------------------------------------------------------
@@ -257,10 +226,10 @@ def one_bad_row(folder, tmp_path) -> list[str]:
     params["embed"] = params["embed"].at[bad].set(np.nan)
     hub.save(tmp_path / "base", config=config, params=params, tokenizer=tokenizer)
     rows = [
-        {"prompt": f"{i}?", "response": "Yes.", "ratings": {"helpfulness": i}} for i in range(6)
+        {"prompt": f"{i}?" if i != 3 else "~", "response": "Yes.", "ratings": {"helpfulness": i}}
+        for i in range(6)
     ]
-    rows[3]["prompt"] = "~"
-    data = write(tmp_path / "ratings.jsonl", rows)
+    data = stages.write(tmp_path / "ratings.jsonl", rows)
     return [
         "train",
         f"--config={folder / 'train.py'}",
@@ -274,8 +243,8 @@ def one_bad_row(folder, tmp_path) -> list[str]:
 
 def test_steps_that_are_not_finite_are_passed_over_and_noted(one_bad_row, tmp_path):
     succeed(*one_bad_row, "--config.epochs=2")
-    metrics = read_lines(tmp_path / "run" / "metrics.jsonl")
-    noted = read_lines(tmp_path / "run" / "not_finite.jsonl")
+    metrics = stages.read(tmp_path / "run" / "metrics.jsonl")
+    noted = stages.read(tmp_path / "run" / "not_finite.jsonl")
     bad = [row["step"] for row in metrics if not np.isfinite(row["loss"])]
     assert [row["step"] for row in noted] == bad
     assert len(bad) == 2  # One in each epoch.
@@ -286,16 +255,12 @@ def test_steps_that_are_not_finite_are_passed_over_and_noted(one_bad_row, tmp_pa
 
 
 def test_many_in_a_row_stop_the_run(one_bad_row, tmp_path):
-    said = fail(
-        *one_bad_row,
-        "--config.epochs=6",
-        "--config.batch_size=6",
-        "--config.not_finite_limit=2",
-    )
+    settings = ("--config.epochs=6", "--config.batch_size=6", "--config.not_finite_limit=2")
+    said = fail(*one_bad_row, *settings)
     assert "2 steps in a row, up to step 2" in said
     run = tmp_path / "run"
     assert str(run / "not_finite.jsonl") in said
-    noted = read_lines(run / "not_finite.jsonl")
+    noted = stages.read(run / "not_finite.jsonl")
     assert [row["step"] for row in noted] == [1, 2]
     every_row = {f"{tmp_path / 'ratings.jsonl'}:{line}" for line in range(1, 7)}
     assert all(set(row["rows"]) == every_row for row in noted)

@@ -130,11 +130,7 @@ def test_every_number_is_finite_or_none_with_a_reason(seed, prompts, n, values, 
             assert row.get("note") or row["value"] == 0
     for attribute in ATTRIBUTES:
         some = sweep(rows, attribute)
-        asked = sum(
-            {k: v for k, v in row["condition"].items() if k != attribute}
-            == {k: v for k, v in BASE.items() if k != attribute}
-            for row in rows
-        )
+        asked = sum(row["condition"] | {attribute: 0} == BASE | {attribute: 0} for row in rows)
         assert len(some.requested) + some.left_out == n * asked
 
 
@@ -210,7 +206,7 @@ def test_a_response_that_says_nothing_has_its_log_ratio(here, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"attributes": ("humor",)}, "measures verbosity, reward, helpfulness, and not humor"),
+        ({"attributes": ("humor",)}, "rates verbosity, reward, helpfulness, and not humor"),
         ({"reward_model": "prior"}, "has no reward head"),
         ({"reference": "nowhere"}, "no model '.*nowhere'"),
     ],

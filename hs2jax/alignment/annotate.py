@@ -20,12 +20,9 @@ from hs2jax.workdir import row
 
 @stage.verb
 def annotate(config, run: stage.Run) -> list[dict]:
-    """Rate the responses of conversations with a reward model, in whole numbers, for SteerLM.
-
-    A killed run is made again from the scores that are kept.
-    """
+    """Rate the responses of conversations with a reward model, in whole numbers, for SteerLM."""
     model = run.load(RewardModel, config.model.name, config.model.template)
-    names = templates.in_order(stage.wanted(config, model.outputs))
+    names = templates.in_order(stage.wanted(config, config.model.name, model.outputs))
     if not set(model.outputs) & set(templates.ORDER):
         raise ValueError(
             f"config.model.name: {config.model.name} has the outputs {', '.join(model.outputs)}, "
@@ -35,12 +32,13 @@ def annotate(config, run: stage.Run) -> list[dict]:
     if config.every_turn:
         groups = list(every_turn(groups))
     rated = run.rate(model, groups, max_tokens=config.max_tokens or None)
+    at = [model.outputs.index(name) for name in names]
     annotated = [
         {
             "source": group.source,
             "prompt": list(group.prompt),
             "responses": list(group.responses),
-            "ratings": [ratings(values, model.outputs, names) for values in rounded(outputs)],
+            "ratings": [dict(zip(names, x, strict=True)) for x in rounded(outputs)[:, at].tolist()],
         }
         for group, outputs in zip(groups, rated, strict=True)
         if outputs is not None
@@ -58,12 +56,6 @@ def every_turn(groups: Iterable[Group]) -> Iterator[Group]:
             if turn["role"] == "assistant":
                 yield Group(group.prompt[:i], (turn["content"],), source=group.source)
         yield Group(group.prompt, group.responses, source=group.source)
-
-
-def ratings(values: np.ndarray, outputs: Iterable[str], names: Iterable[str]) -> dict[str, int]:
-    """Name a response's values [K], and put them in the order of `names`."""
-    found = dict(zip(outputs, values.tolist(), strict=True))
-    return {name: found[name] for name in names}
 
 
 def results(annotated: list[dict], names: Iterable[str]) -> list[dict]:

@@ -26,13 +26,20 @@ from hs2jax.workdir import row
 
 @stage.verb
 def rescale(config, run: stage.Run) -> list[dict]:
-    """Spread a reward model's attribute values over responses as people's ratings are spread.
-
-    A killed run is made again from the scores that are kept.
-    """
+    """Spread a reward model's attribute values over responses as people's ratings are spread."""
     model = run.load(RewardModel, config.model.name, config.model.template)
-    names = stage.wanted(config, model.outputs)
-    people = people_of(config, names, run.record)
+    names = stage.wanted(config, config.model.name, model.outputs)
+    people, own = {}, Record()
+    every = corpora.read(config.ratings, on_error=config.on_error, record=own)
+    given = [rating for group in every for rating in group.ratings]
+    for name in names:
+        people[name] = np.asarray([rating[name] for rating in given if name in rating])
+        if not len(people[name]):
+            raise ValueError(
+                f"config.ratings: {config.ratings} has no ratings of {name}; leave them out with "
+                "config.attributes"
+            )
+    run.record.skip_as(own)
     groups = list(sampled_rows.finished(config.data, config.on_error, run.record))
     rated = [x for x in run.rate(model, groups, truncate=False) if x is not None]
     if not rated:
@@ -47,17 +54,13 @@ def rescale(config, run: stage.Run) -> list[dict]:
         model.params["head"], scale.astype(np.float32), shift.astype(np.float32)
     )
     model.save(run.workdir / "model")
-    return [
-        each
-        for name, by, plus in zip(model.outputs, scale, shift, strict=True)
-        if name in names
-        for method, of in (
-            ("people", people[name]),
-            ("before", values[name]),
-            ("after", values[name] * by + plus),
-        )
-        for each in spread(name, method, of)
-    ]
+    rows = []
+    for name in sorted(names, key=model.outputs.index):
+        at = model.outputs.index(name)
+        rows += spread(name, "people", people[name])
+        rows += spread(name, "before", values[name])
+        rows += spread(name, "after", values[name] * scale[at] + shift[at])
+    return rows
 
 
 def affine(values: np.ndarray, ratings: Sequence[float], name: str) -> tuple[float, float]:
@@ -74,32 +77,13 @@ def affine(values: np.ndarray, ratings: Sequence[float], name: str) -> tuple[flo
     return scale, float(np.mean(ratings) - scale * np.mean(values))
 
 
-def people_of(config, names: Sequence[str], record: Record) -> dict[str, np.ndarray]:
-    """Read people's ratings of each attribute; what is skipped is counted."""
-    found: dict[str, list[float]] = {name: [] for name in names}
-    own = Record()
-    for group in corpora.read(config.ratings, on_error=config.on_error, record=own):
-        for rating in group.ratings:
-            for name in found.keys() & rating.keys():
-                found[name].append(rating[name])
-    record.skip_as(own)
-    if missing := [name for name, some in found.items() if not some]:
-        raise ValueError(
-            f"config.ratings: {config.ratings} has no ratings of {', '.join(missing)}; leave them "
-            "out with config.attributes"
-        )
-    return {name: np.asarray(some) for name, some in found.items()}
-
-
 def spread(name: str, method: str, values: np.ndarray) -> list[dict]:
     """Give mean and standard deviation, and how many are each value when rounded, as rows."""
     part, n, shown = f"attribute/{name}", len(values), {"headline": method != "people"}
-    whole = rounded(values)
-    return [
-        row("", part, "mean", np.mean(values), n=n, method=method, **shown),
-        row("", part, "std", np.std(values), n=n, method=method, **shown),
-        *(
-            row("", part, f"rated_{value}", count, n=n, method=method)
-            for value, count in enumerate(np.bincount(whole, minlength=HIGHEST + 1))
-        ),
+    rows = [
+        row("", part, metric, of(values), n=n, method=method, **shown)
+        for metric, of in (("mean", np.mean), ("std", np.std))
     ]
+    for value, count in enumerate(np.bincount(rounded(values), minlength=HIGHEST + 1)):
+        rows.append(row("", part, f"rated_{value}", count, n=n, method=method))
+    return rows

@@ -28,12 +28,9 @@ log = logging.getLogger(__name__)
 
 @stage.verb
 def sample(config, run: stage.Run) -> list[dict]:
-    """Sample responses to prompts, with or without attributes that they should have.
-
-    A response is kept under who answers, the whole prompt with the condition, and its number, which
-    its random numbers follow from.
-    """
-    groups = requests(config, run.record)
+    """Sample responses to prompts, with or without attributes that they should have."""
+    below = f"\n\n{config.instruction}" if config.instruction else ""
+    groups = requests(config, below, run.record)
     if config.responses:
         source = sources.of_file(config, run.record)
     elif config.server:
@@ -44,6 +41,7 @@ def sample(config, run: stage.Run) -> list[dict]:
     groups = source.fitting(groups, run.record)
     if not groups:
         raise ValueError(f"config.data: nothing of {config.data} can be answered")
+    # Random numbers follow from a group's number.
     keys = [
         content_key(source.identity, list(group.prompt), group.condition, number)
         for number, group in enumerate(groups)
@@ -59,7 +57,15 @@ def sample(config, run: stage.Run) -> list[dict]:
         return answers
 
     answers = run.each("samples", groups, keys, chunk(config), answer)
-    samples = [_sampled(*each, config.instruction) for each in zip(groups, answers, strict=True)]
+    samples = []
+    for group, found in zip(groups, answers, strict=True):
+        *earlier, last = group.prompt
+        prompt = [*earlier, {**last, "content": last["content"].removesuffix(below)}]
+        head = {"source": group.source, "prompt": prompt, "condition": dict(group.condition)}
+        if below:  # And log_proposal is of another prompt.
+            found = {name: x for name, x in found.items() if name != "log_proposal"}
+            found["instruction"] = config.instruction
+        samples.append(head | found)
     run.write("samples.jsonl", samples)
     run.result["tokens_per_second"] = drawn / spent if spent else None
     return results(samples)
@@ -72,14 +78,14 @@ def chunk(config) -> int:
     return max(responses // config.n, 1)
 
 
-def requests(config, record: Record) -> list[Group]:
-    """Make a group of each prompt and attribute setting, the instruction below its last turn; what
-    they have as responses means nothing."""
+def requests(config, below: str, record: Record) -> list[Group]:
+    """Make a group of each prompt and attribute setting, with a text below its last turn; what they
+    have as responses means nothing."""
     asked = [config_rules.parse_condition(text) for text in config.conditions]
     found = []
     for group in corpora.read(config.data, on_error=config.on_error, record=record):
         *earlier, last = group.prompt
-        prompt = (*earlier, {**last, "content": last["content"] + _below(config.instruction)})
+        prompt = (*earlier, {**last, "content": last["content"] + below})
         found += [
             Group(prompt, group.responses[:1], source=group.source, condition=condition)
             for condition in asked
@@ -98,20 +104,3 @@ def results(samples: Sequence[dict]) -> list[dict]:
         row("", "", "unfinished", unfinished, n=responses, headline=bool(unfinished)),
         row("", "", "tokens", tokens, n=responses),
     ]
-
-
-def _sampled(group: Group, answers: dict, instruction: str) -> dict:
-    """Make the row of a group. The instruction goes, and with it log_proposal, which is of another
-    prompt."""
-    *earlier, last = group.prompt
-    prompt = {**last, "content": last["content"].removesuffix(_below(instruction))}
-    head = {"source": group.source, "prompt": [*earlier, prompt]}
-    head |= {"condition": dict(group.condition), **answers}
-    if instruction:
-        head.pop("log_proposal", None)
-        head["instruction"] = instruction
-    return head
-
-
-def _below(instruction: str) -> str:
-    return f"\n\n{instruction}" if instruction else ""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from hs2jax.data import corpora, files, formats
-from hs2jax.data.groups import DataError, FieldError, Group
+from hs2jax.data.groups import FieldError, Group
 from hs2jax.data.record import Record
 
 OF_EACH = ("responses", "tokens", "finished", *formats.LOGS)  # A list with one for each.
@@ -31,19 +31,17 @@ def read(spec: str, *, unfinished: str, on_error: str, record: Record) -> list[S
         file, _, number = source.rpartition(":")
         record.rows += 1
         try:
-            row = files.decode(line)
-            left = _left(row, unfinished, record)
-            if left is None:
+            if (left := _left(files.decode(line), unfinished, record)) is None:
                 continue
             group = formats.sampled(left)
         except FieldError as error:
-            malformed = DataError(file, int(number), error.field, error.what, error.reason)
+            malformed = error.at(file, int(number))
             if on_error == "raise":
                 raise malformed from None
             record.skip(error.reason, example=str(malformed))
-            continue
-        record.groups += 1
-        found.append(Sampled(left, dataclasses.replace(group, source=source)))
+        else:
+            record.groups += 1
+            found.append(Sampled(left, dataclasses.replace(group, source=source)))
     return found
 
 

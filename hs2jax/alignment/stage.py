@@ -128,14 +128,12 @@ def identity(model: LanguageModel) -> str:
     return workdir.content_key(checksum(model.params), *parts)
 
 
-def wanted(config, outputs: Sequence[str]) -> tuple[str, ...]:
-    """config.attributes, or all outputs of config.model where it names none.
+def wanted(config, model: str, outputs: Sequence[str]) -> tuple[str, ...]:
+    """config.attributes, or all outputs of a reward model where it names none.
 
     Raises ValueError for one that the model does not rate.
     """
-    if unknown := sorted(set(config.attributes) - set(outputs)):
-        raise ValueError(
-            f"config.attributes: {config.model.name} rates {', '.join(outputs)}, and not "
-            f"{', '.join(unknown)}"
-        )
+    if unknown := [name for name in config.attributes if name not in outputs]:
+        said = f"rates {', '.join(outputs)}" if outputs else "has no reward head"
+        raise ValueError(f"config.attributes: {model} {said}, and not {', '.join(unknown)}")
     return tuple(config.attributes) or tuple(outputs)

@@ -21,19 +21,21 @@ from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
 from hs2jax.workdir import read_json, read_rows
 
-SAMPLING = ("seed", "data", "n", "temperature", "top_p", "max_new_tokens", "on_error")
-KEPT = ("source", "prompt", "condition", "responses", "finished", "tokens")  # Of a sampled row.
-MORE = ("measured", "rewards", "log_ratio")  # One for each response, too; None is unknown.
+SAMPLING = ("seed", "data", "n", "temperature", "top_p", "max_new_tokens", "on_error", "mesh")
+# Of a sampled row; the last three are unknown, None for each response, where they are not there.
+KEPT = ("source", "prompt", "condition", "responses", "finished", "tokens")
+KEPT += ("measured", "rewards", "log_ratio")
 
 
 @stage.verb
 def steer(config, run: stage.Run) -> list[dict]:
-    """Measure how closely policies follow the attributes that they are asked for.
-
-    One model is in memory at a time.
-    """
+    """Measure how closely policies follow the attributes that they are asked for, with one model in
+    memory at a time."""
     policies = config_rules.parse_policies(config.policies)
-    _check_models(config, policies)
+    # Before any is loaded.
+    stage.wanted(config, config.reward_model, hub.open_model(config.reward_model)[0].outputs)
+    for model in filter(None, (*policies.values(), config.reference)):
+        hub.open_model(model)
     sampled = {}
     for name, model in policies.items():
         place = run.workdir / "samples" / name
@@ -43,9 +45,14 @@ def steer(config, run: stage.Run) -> list[dict]:
     _measure(run, sampled)
     if config.reference:
         _hold_against_reference(run, sampled)
-    items = {name: [_item(row) for row in rows] for name, rows in sampled.items()}
-    for name, rows in items.items():
-        run.write(f"items/{name}.jsonl", rows)
+    items = {}
+    for name, rows in sampled.items():
+        items[name] = [
+            {key: row[key] if key in row else [None] * len(row["responses"]) for key in KEPT}
+            | {"tokens": [len(ids) for ids in row["tokens"]]}
+            for row in rows
+        ]
+        run.write(f"items/{name}.jsonl", items[name])
     return results(config, items)
 
 
@@ -72,19 +79,6 @@ def results(config, items: Mapping[str, Sequence[dict]]) -> list[dict]:
 # Steps --------------------------------------------------------------------------------------------
 
 
-def _check_models(config, policies: Mapping[str, str]) -> None:
-    """Raise ValueError for a model that is not there or does not measure what is asked for."""
-    outputs = hub.open_model(config.reward_model)[0].outputs
-    if unknown := [name for name in config.attributes if name not in outputs]:
-        said = f"measures {', '.join(outputs)}" if outputs else "has no reward head"
-        raise ValueError(
-            f"config.attributes: the reward model {config.reward_model} {said}, and not "
-            f"{', '.join(unknown)}"
-        )
-    for model in filter(None, (*policies.values(), config.reference)):
-        hub.open_model(model)
-
-
 def _sampling(config, model: str):
     """Make the config by which a policy is sampled: each setting once, as the base is in every
     sweep."""
@@ -93,7 +87,6 @@ def _sampling(config, model: str):
     texts = [",".join(f"{name}={value}" for name, value in each.items()) for each in asked]
     found = configs.defaults("sample")
     found.update({name: config[name] for name in SAMPLING})
-    found.mesh.update(config.mesh)
     found.model.name, found.model.dtype = model, config.dtype
     found.conditions = tuple(dict.fromkeys(texts))
     return found
@@ -143,9 +136,3 @@ def _hold_against_reference(run: stage.Run, sampled: Mapping[str, list[dict]]) -
         too_long = sum("log_ratio" not in row for row in rows)
         record = Record(rows=len(rows), groups=len(rows), too_long=too_long)
         run.records[f"{name}, reference"] = record.to_dict()
-
-
-def _item(row: dict) -> dict:
-    unknown = [None] * len(row["responses"])
-    item = {key: row[key] for key in KEPT} | {key: row.get(key, unknown) for key in MORE}
-    return item | {"tokens": [len(ids) for ids in row["tokens"]]}

@@ -30,10 +30,8 @@ CHUNK = 64  # Groups whose log-probabilities are computed, and kept, at a time.
 
 @stage.verb
 def weigh(config, run: stage.Run) -> list[dict]:
-    """Find the log-probabilities of sampled responses that SteerLM 2.0 weighs them by.
-
-    One model is in memory at a time.
-    """
+    """Find the log-probabilities of sampled responses that SteerLM 2.0 weighs them by, with one
+    model in memory at a time."""
     rows = _rated(run, read(config, run.record))
     for name, model in (("log_prior", "prior"), ("log_proposal", "proposal")):
         if config[model]:
