@@ -118,19 +118,18 @@ def test_a_judge_that_knows_nothing_is_not_shown_to_and_unrated_scores_are_not_j
     assert layers.label.startswith("All layers, untuned")
 
 
-@pytest.mark.parametrize("make", [pairs, selection, emotions, knowledge])
-def test_every_task_has_a_page_with_its_verdict(tmp_path, make):
+@pytest.mark.parametrize(
+    ("make", "tones"),
+    [
+        (pairs, ["good", "unsure"]),
+        (selection, ["unsure"]),
+        (emotions, ["good", "good"]),
+        (knowledge, ["good", "good"]),
+    ],
+)
+def test_every_task_has_a_page_with_its_verdict(tmp_path, make, tones):
     section = report.sections(make(tmp_path))[0]
-    tones = [verdict.tone for verdict in section.verdicts]
-    assert (
-        tones
-        == {
-            pairs: ["good", "unsure"],
-            selection: ["unsure"],
-            emotions: ["good", "good"],
-            knowledge: ["good", "good"],
-        }[make]
-    )
+    assert [verdict.tone for verdict in section.verdicts] == tones
     assert any(figure.svg for figure in section.figures)
     assert len(section.tables) > 2
     page = report.write(tmp_path).read_text(encoding="utf-8")

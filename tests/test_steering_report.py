@@ -59,11 +59,6 @@ def test_a_policy_that_follows_all_that_is_asked_is_good_and_one_that_does_the_o
     assert bad.tone == "bad"
 
 
-def test_of_policies_that_do_not_listen_nothing_is_said_for_sure():
-    rows = [planted_policies.rows(seed, follows=0.0) for seed in range(10)]
-    assert sum(verdicts({"one": each})[0][0].tone == "unsure" for each in rows) >= 8
-
-
 def test_following_by_length_alone_is_said():
     alone, more = (
         verdicts({"one": planted_policies.rows(0, prompts=30, follows=0.4, by_length=by_length)})
@@ -81,17 +76,6 @@ def test_the_page_has_figures_tables_and_samples(tmp_path, planted):
         assert title in markdown
     assert "Samples side by side" in markdown
     assert "log ratio" in shown(tmp_path / "other", planted, temperature=0.7)[1]
-
-
-def test_texts_of_policies_are_escaped(tmp_path):
-    text = "<script>alert('x')</script> & | ` "
-    rows = planted_policies.rows(0, prompts=2, text=text)
-    for row in rows:
-        row["prompt"] = [{"role": "user", "content": "</div><b>bold?"}]
-    html, _ = shown(tmp_path, {"one": rows})
-    assert "<script" not in html
-    assert "&lt;script&gt;" in html
-    assert "&lt;/div&gt;&lt;b&gt;bold?" in html
 
 
 @pytest.mark.parametrize("kind", ["constant", "one prompt", "one value", "nothing"])

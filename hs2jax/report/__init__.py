@@ -4,11 +4,12 @@ It reads only what runs have left in their folders. A kind of run has a file her
 `sections(run)`; what has none shows all of its rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hs2jax.report import best_of_n, evaluate, expo, judge, made, page, steer, sweep, train
 from hs2jax.report import compare as comparison
+from hs2jax.report.format import WORDS
 from hs2jax.report.page import Section
 from hs2jax.report.run import Run
 from hs2jax.workdir import write_text
@@ -33,8 +34,10 @@ def write(workdir: Path | str) -> Path:
     run = Run(workdir)
     if run.kind == "sweep":
         sweep.write(run)
-    parts = [*sections(run), made.making(run)]
-    return write_page(run.folder, made.title(run), made.subtitle(run), parts)
+    model, device = run.result.get("model"), (run.result.get("environment") or {}).get("device")
+    title = model["name"] if isinstance(model, Mapping) else run.name
+    subtitle = " · ".join(filter(None, (WORDS["kinds"].get(run.kind, run.kind), run.name, device)))
+    return write_page(run.folder, title, subtitle, [*sections(run), made.making(run)])
 
 
 def compare(workdir: Path | str, against: Path | str, output: Path | str | None = None) -> Path:

@@ -27,6 +27,5 @@ def sections(run: Run) -> list[Section]:
         verdicts = [Verdict("unsure", "Best of 1", sentence)]
     lines = points(rewards) if len(rewards) > 1 else {}
     svg = charts.curves(lines, "n, candidates for each prompt")
-    kl = {"KL at most": ("reward", "kl")}
-    table = table_of("Best of n", curve, fields=kl, heading="of")
+    table = table_of("Best of n", curve, heading="of")
     return [Section("Best of n", verdicts, [Figure("Reward of the best of n", svg)], [table])]

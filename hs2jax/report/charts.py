@@ -23,8 +23,9 @@ from hs2jax.report import format
 
 WIDTH, HEIGHT = 340, 250  # SVG units; about the pixels of a phone.
 MOST_POINTS = 60  # Of a curve; single steps are too noisy to be told apart.
+MARGIN = 16  # Of a scale with intervals, for half of its last number.
 TRACK = 44  # Height of a named value, in SVG units.
-LETTERS = 48  # Characters that fit over a track.
+LETTERS = 46  # Characters that fit over a track.
 
 # Stand-ins, for matplotlib wants to know colours; on the page they are variables. chart.mplstyle
 # has them too.
@@ -90,9 +91,9 @@ def intervals(
 ) -> None:
     """Draw values with their intervals below one another: name and number over each scale.
 
-    rows: of results, with a `name`, and where wanted a `note` (by default n), `marks` (what others
-    have, as short lines) and `hollow` (what cannot be compared with the rest). span: of the scale,
-    by default what fits. reference: a dotted line, such as chance.
+    rows: of results; with a `name`, a `note` (by default n), `marks` (what others have, as short
+    lines) and `hollow` (what cannot be compared with the rest) where wanted. span: of the scale, by
+    default what fits. reference: a dotted line, such as chance.
     """
     if not rows:
         return
@@ -102,14 +103,11 @@ def intervals(
     height = top + tall + below
     axes.figure.set_layout_engine("none")
     axes.figure.set_size_inches(WIDTH / 72, height / 72)
-    axes.set_position((10 / WIDTH, below / height, 1 - 20 / WIDTH, tall / height))
+    axes.set_position((MARGIN / WIDTH, below / height, 1 - 2 * MARGIN / WIDTH, tall / height))
     axes.set(xlim=(low, high), ylim=(-len(rows), 0), yticks=[])
     axes.spines["bottom"].set_visible(False)
     ticks = [t for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
     axes.set_xticks(ticks, [tick(t, form) for t in ticks], color=SOFT)
-    for label, at in zip(axes.get_xticklabels(), ticks, strict=True):
-        share = (at - low) / (high - low)
-        label.set_ha("left" if share < 0.05 else "right" if share > 0.95 else "center")
     for i, row in enumerate(rows):
         _interval(axes, row, -i, form)
         y = -i - 0.72
@@ -134,7 +132,7 @@ def _interval(axes: Axes, row: Mapping, top: float, form: str) -> None:
     axes.text(0, top - 0.28, name, ha="left", **text)
     number = format.number(row["value"], form) or "none"
     axes.text(1, top - 0.28, number, ha="right", weight="bold", **text)
-    axes.text(1 - 58 / (WIDTH - 20), top - 0.28, note, ha="right", color=SOFT, **text)
+    axes.text(1 - 58 / (WIDTH - 2 * MARGIN), top - 0.28, note, ha="right", color=SOFT, **text)
     y, hollow = top - 0.72, row.get("hollow")
     axes.axhline(y, color=RULE, lw=1, zorder=1)
     if row["low"] is not None and row["high"] is not None:
@@ -220,26 +218,15 @@ def histograms(axes: Axes, sides: Mapping[str, Sequence[float]], xlabel: str) ->
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-@drawn
-def predicted_by_rating(axes: Axes, predicted: Sequence[float], ratings: Sequence[float]) -> None:
-    """Draw predictions for each human rating (rounded): median, middle half, 5th to 95th
-    percentile; the dotted diagonal is where a perfect prediction would lie."""
-    if not len(ratings):
-        return
-    predicted, levels = np.asarray(predicted, float), np.rint(ratings).astype(int)
-    ends = [levels.min(), levels.max()]
-    axes.plot(ends, ends, color=SOFT, lw=1.5, ls=DOTTED)
-    for level in np.unique(levels):
-        low, quarter, middle, three_quarters, high = np.quantile(
-            predicted[levels == level], [0.05, 0.25, 0.5, 0.75, 0.95]
-        )
-        axes.vlines(level, low, high, colors=SERIES[0], lw=1.5)
-        axes.vlines(level, quarter, three_quarters, colors=SERIES[0], lw=10, alpha=0.45)
-        axes.plot(level, middle, "o", ms=8, color=SERIES[0], mfc=CARD, mew=2)
-    ticks = range(ends[0], ends[1] + 1)
-    axes.set_xticks(ticks, [f"{level}\n{(levels == level).sum():,}" for level in ticks])
-    axes.set(xlim=(ends[0] - 0.5, ends[1] + 0.5), xlabel="human rating, and how many")
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+def predicted_by_rating(predicted: Sequence[float], ratings: Sequence[float]) -> str:
+    """Draw predictions for each human rating (rounded): median, 5th to 95th percentile; the dotted
+    diagonal is where a perfect prediction would lie."""
+    predicted, levels = np.asarray(predicted, float), np.rint(ratings)
+    found = [
+        (level, *np.quantile(predicted[levels == level], [0.5, 0.05, 0.95]))
+        for level in np.unique(levels)
+    ]
+    return curves({"predicted": found}, "human rating", diagonal="as people rate")
 
 
 def series(i: int) -> dict:

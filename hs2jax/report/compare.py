@@ -34,11 +34,8 @@ def sections(first: Run, second: Run) -> list[Section]:
 def names_of(first: Run, second: Run) -> list[str]:
     """Call the two models by the last part of their names, or where it is the same by their
     folders."""
-    names = [run.result["model"]["name"] for run in (first, second)]
-    for found in ([Path(name).name for name in names], [first.name, second.name]):
-        if found[0] != found[1]:
-            return found
-    return [str(first.folder), str(second.folder)]
+    names = [Path(run.result["model"]["name"]).name for run in (first, second)]
+    return names if names[0] != names[1] else [first.name, second.name]
 
 
 def _set(name: str, first: Run, second: Run, names: Sequence[str]) -> Section:
@@ -52,16 +49,14 @@ def _set(name: str, first: Run, second: Run, names: Sequence[str]) -> Section:
     differences = select(rows, metric="accuracy_difference")
     verdicts = []
     for row in select(differences, part=""):
-        counts = f"Right: both {row['both']:,}, only {names[0]} {row['only_first']:,}, only "
-        counts += f"{names[1]} {row['only_second']:,}, neither {row['neither']:,}; "
-        p = f"p by McNemar's exact test: {format.probability(row['p_mcnemar'])}."
-        verdicts.append(verdict_of({names[0]: row}, subject=names[1], note=counts + p))
+        note = f"p by McNemar's exact test: {format.probability(row['p_mcnemar'])}."
+        verdicts.append(verdict_of({names[0]: row}, subject=names[1], note=note))
     if ratings := {leaf(row): row for row in select(rows, metric="mse_difference")}:
         verdicts.append(verdict_of(ratings, names[0], subject=names[1]))
     if not verdicts:
         sentence = "Without pairs or ratings neither can be said to be better."
         verdicts = [Verdict("unsure", "Nothing to compare", sentence)]
-    drawn = [{**row, "name": _part(row)} for row in differences]
+    drawn = [row | {"name": _part(row)} for row in differences]
     svg = charts.intervals(drawn, POINTS, reference=0.0, reference_name="no difference")
     figures = [Figure(f"{names[1]} minus {names[0]}, points", svg, chief=True)]
     tables = _tables(rows, names, [select(run.rows, set=name) for run in (first, second)])
@@ -78,10 +73,9 @@ def _tables(rows, names: Sequence[str], own: Sequence[Sequence[Mapping]]) -> lis
         if row["part"].count("/") < 2
     ]
     right = select(rows, family=["", "subset"], metric=["accuracy", "accuracy_difference"])
-    p = {"p, McNemar": ("accuracy_difference", "p_mcnemar")}
     counts = select(rows, metric=["common", "missing_first", "missing_second"])
     return [
-        table_of("Right on pairs", right, _part, fields=p, strong=["all"]),
+        table_of("Right on pairs", right, _part, strong=["all"]),
         table_of("Ratings of both", select(rows, family="attribute")),
         table_of("The benchmark's own scores", scores, _part),
         table_of("Items", counts, "metric"),

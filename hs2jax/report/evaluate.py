@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from hs2jax.report import charts, format
-from hs2jax.report.benchmark import benchmark_figures, benchmark_tables, benchmark_verdict
+from hs2jax.report.benchmark import with_benchmark
 from hs2jax.report.format import PERCENT, SIGNED
 from hs2jax.report.page import Case, Figure, Section, Table, Verdict, verdict_of
 from hs2jax.report.run import Run, answer, find, leaf, select, table_of
@@ -22,7 +22,7 @@ FAMILIES = {
 
 def sections(run: Run) -> list[Section]:
     """All sets at a glance, each set, and the weights of the attributes."""
-    said = [_set(run, name) for name in run.sets()]
+    said = [set_section(run, name) for name in run.sets()]
     if len(said) > 1:
         whole = select(run.rows, part="", metric=OVERVIEW)
         table = table_of("Scores at a glance", whole, "set", heading="set")
@@ -31,33 +31,14 @@ def sections(run: Run) -> list[Section]:
     return [*said, *[weights] * any(table.rows for table in weights.tables)]
 
 
-def _set(run: Run, name: str) -> Section:
-    about = (run.result.get("sets") or {}).get(name) or {}
+def set_section(run: Run, name: str) -> Section:
+    """Say what is to be seen of one scored set, whichever verb scored it."""
     rows, items = select(run.rows, set=name), run.items(name)
-    outputs = (run.result.get("model") or {}).get("outputs") or []
-    section = set_section(name, rows, items, outputs)
-    if not (benchmark := about.get("benchmark")):
-        return section
-    return section._replace(
-        title=benchmark["title"],
-        verdicts=[benchmark_verdict(rows, benchmark, section.verdicts[0]), *section.verdicts[1:]],
-        figures=benchmark_figures(rows, benchmark) + section.figures,
-        tables=benchmark_tables(rows, benchmark) + section.tables,
-    )
-
-
-def set_section(
-    name: str,
-    rows: Sequence[Mapping],
-    items: Sequence[Mapping],
-    outputs: Sequence[str],
-) -> Section:
-    """Say what is to be seen of one scored set, whichever verb scored it.
-
-    rows: of this set. items: its scored groups. outputs: the names of the model's, in order.
-    """
+    outputs = run.result.get("outputs") or (run.result.get("model") or {}).get("outputs") or []
     figures = _pair_figures(rows, items) + _rating_figures(items, outputs)
-    return Section(name, _verdicts(rows), figures, _tables(rows), worst_mistakes(items))
+    section = Section(name, _verdicts(rows), figures, _tables(rows), _worst_mistakes(items))
+    benchmark = run.result.get("sets", {}).get(name, {}).get("benchmark")
+    return with_benchmark(section, rows, benchmark) if benchmark else section
 
 
 def _verdicts(rows: Sequence[Mapping]) -> list[Verdict]:
@@ -87,8 +68,7 @@ def _tables(rows: Sequence[Mapping]) -> list[Table]:
         found = select(rows, family=family)
         # One strength is what a corpus without strengths has.
         if family == "attribute" or len({row["part"] for row in found}) > 1:
-            said = sorted({f"{leaf(row)}: {row['note']}." for row in found if row.get("note")})
-            tables.append(table_of(title, found, note=" ".join(said)))
+            tables.append(table_of(title, found))
     return tables
 
 
@@ -129,7 +109,7 @@ def _rating_figures(items: Sequence[Mapping], outputs: Sequence[str]) -> list[Fi
     return drawn
 
 
-def worst_mistakes(items: Sequence[Mapping]) -> list[Case]:
+def _worst_mistakes(items: Sequence[Mapping]) -> list[Case]:
     """Show the pairs whose rejected response got the higher reward, the largest gap first, each
     prompt once."""
     wrong = []

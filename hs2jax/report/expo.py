@@ -9,11 +9,6 @@ GAINS = {
     "held_out": "cross-validation over coarse factors",
     "test": "test pairs",
 }
-VOTES = {
-    "right only beyond": ("gain", "only_second"),
-    "right only at 1": ("gain", "only_first"),
-    "McNemar's p": ("gain", "p_mcnemar"),
-}
 
 
 def sections(run: Run) -> list[Section]:
@@ -27,7 +22,7 @@ def sections(run: Run) -> list[Section]:
         tables.append(table_of(f"On the {name} pairs", models, "method"))
     folds = ", ".join(f"{each:g}" for each in run.result["fold_factors"])
     note = f"The folds chose {folds}." if folds else ""
-    by_set = {"index": lambda row: GAINS[row["set"]], "fields": VOTES, "note": note}
+    by_set = {"index": lambda row: GAINS[row["set"]], "across": "", "note": note}
     tables.append(table_of("Gain over the trained model", gains, **by_set))
     every = {"heading": "factor", "strong": [factor]}
     tables.append(table_of("All factors", curve, **every))

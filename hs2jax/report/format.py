@@ -61,24 +61,19 @@ def value(row: Mapping, ends: str = "95% interval ") -> str:
 
 
 def line(row: Mapping) -> str:
-    """Write a row as the terminal shows it: names, metric, value, how many it is made from."""
-    names = [row.get("stage"), row["set"], *row["part"].split("/")[1:], row.get("method")]
+    """Write a row as the terminal shows it: set, metric, what it is of, value and n."""
+    method = row.get("method")
+    if method and row.get("against"):
+        method = f"{method} against {row['against']}"
+    of = ", ".join(filter(None, [*row["part"].split("/")[1:], method]))
+    metric = words_of(row["metric"]) + f" of {of}" * bool(of)
     many = f", n={row['n']:,}" if row["n"] else ""
-    return f"{', '.join(filter(None, [*names, words_of(row['metric'])]))}: {value(row)}{many}"
+    return f"{', '.join(filter(None, [row.get('stage'), row['set'], metric]))}: {value(row)}{many}"
 
 
 def sentence(rows: Iterable[Mapping]) -> str:
-    """Write rows of one set as a sentence: metrics, what they are of, values."""
-    said = []
-    for row in rows:
-        method = row.get("method")
-        if method and row.get("against"):
-            method = f"{method} against {row['against']}"
-        names = ", ".join(filter(None, [*row["part"].split("/")[1:], method]))
-        many = f", n={row['n']:,}" if row["n"] else ""
-        of = f" of {names}" * bool(names)
-        said.append(f"{words_of(row['metric'])}{of}: {value(row)}{many}")
-    return f"{capital('; '.join(said))}."
+    """Write rows of one set as a sentence."""
+    return f"{capital('; '.join(line({**row, 'set': ''}) for row in rows))}."
 
 
 def probability(p: float | None) -> str:

@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 from hs2jax.judging import lager
 from hs2jax.report import charts, format
 from hs2jax.report.page import Answer, Case, Figure, Section, Table, Verdict, verdict_of
-from hs2jax.report.run import Run, family, find, leaf, points, select, table_of
+from hs2jax.report.run import Run, family, find, points, select, table_of
 
 SHOWN = 10  # Of the worst disagreements, or of the rows chosen.
 MEASURES = ("accuracy", "auc", "spearman")  # What a task is judged by: the first that it has.
@@ -19,16 +19,7 @@ HELD = {
     "counting characters": {"metric": "accuracy", "against": ("longer", "shorter")},
     "calling everything unanswerable": {"part": "threshold/fitted", "metric": "f1"},
 }
-WAYS = {
-    "way/question": "Asked which of two is better, in both orders",
-    "way/pointwise": "Scoring each response by itself",
-    "threshold/published": "Threshold three quarters of the way from the least to the greatest",
-    "threshold/fitted": "Threshold that is best on the other folds",
-}
-UNJUDGED = (
-    ("Scored, not judged", "without people's ratings nothing can be said of how good they are"),
-    ("Chosen, not judged", "whether it is better to train on them is not measured here"),
-)
+WAYS = format.WORDS["ways"]
 
 
 def sections(run: Run) -> list[Section]:
@@ -37,7 +28,7 @@ def sections(run: Run) -> list[Section]:
 
 
 def _section(run: Run, name: str) -> Section:
-    rows, task = select(run.rows, set=name, preset=None), run.result["task"]
+    rows = select(run.rows, set=name, preset=None)
     measured = [metric for metric in MEASURES if select(rows, metric=metric, reference=(0.0, 0.5))]
     ways = [way for way in WAYS if way.startswith("way/") and select(rows, part=way)] or [""]
     shown = next(m for m in lager.CROSS_LAYER if find(rows, method=m, part=ways))
@@ -51,11 +42,12 @@ def _section(run: Run, name: str) -> Section:
     else:
         known = select(rows, part="", metric=("responses", "rows", "selected"))
         numbers = [f"{row['value']:,.0f} {format.words_of(row['metric'])}" for row in known]
-        label, lacking = UNJUDGED[task == "selection"]
-        verdicts = [Verdict("unsure", label, f"{', '.join(numbers)}; {lacking}.")]
+        sentence = f"{', '.join(numbers)}; without people's ratings nothing says how good they are."
+        verdicts = [Verdict("unsure", "Scored, not judged", sentence)]
     cases, title = _worst(rated, shown), f"Where {shown} is farthest from people"
-    if task == "selection":
-        cases, title = _chosen(run), "The first rows that were chosen, in the file's order"
+    if chosen := run.read("selected.jsonl")[:SHOWN]:
+        lines = [Answer("", "", "\n".join(format.listing(row).values())[:600]) for row in chosen]
+        cases, title = [Case("Rows", "", lines)], "The first rows that were chosen"
     figures += [*_layers_figures(rows), *_scores(run, name, shown, rated)]
     return Section(name, verdicts, figures, _tables(run, name, rows), cases, title)
 
@@ -64,14 +56,12 @@ def _layers(rows: Sequence[Mapping], metric: str) -> list[Verdict]:
     """Say by the paired difference whether the cross-layer score does better than the last layer's:
     the tuned one where it was tested, else the untuned one."""
     about = {"part": "", "against": "e_score"}
-    for method in lager.CROSS_LAYER:
+    for method, kind in zip(lager.CROSS_LAYER, ("tuned", "untuned"), strict=True):
         test = find(rows, metric=metric, method=method, **about)
         if test and test["value"] is not None:
-            within = find(rows, metric=f"{metric}_within", method=method, **about)
-            note = format.sentence([within]) if within else ""
-            kind = "tuned" if method in lager.WEIGHTED else "untuned"
-            subject = f"All layers, {kind}"
-            return [verdict_of({"the last one": test}, subject=subject, note=note)]
+            within = select(rows, metric=f"{metric}_within", method=method, **about)
+            note = format.sentence(within) if within else ""
+            return [verdict_of({"the last one": test}, subject=f"All layers, {kind}", note=note)]
     return []
 
 
@@ -130,7 +120,7 @@ def _scores(run: Run, name: str, shown: str, rated: Sequence[Mapping]) -> list[F
 def _tables(run: Run, name: str, rows: Sequence[Mapping]) -> list[Table]:
     alone = [row for row in rows if row.get("method") and not row.get("against")]
     tests = [
-        row | {"pair": f"{row['method']}\u00a0−\u00a0{row['against']}", "of": row["part"] or None}
+        row | {"pair": f"{row['method']}\u00a0−\u00a0{row['against']}"}
         for row in rows
         if row.get("against")
     ]
@@ -140,22 +130,21 @@ def _tables(run: Run, name: str, rows: Sequence[Mapping]) -> list[Table]:
         tables.append(table_of(title, select(alone, part=way), "method", note=note))
     for metric in ("spearman", "mean", "sd"):
         found = select(alone, family="criterion", metric=metric)
-        found = [r | {"criterion": leaf(r)} for r in found if "/" not in leaf(r)]  # No layers.
+        found = [row for row in found if row["part"].count("/") == 1]  # No single layers.
         title = f"{format.capital(format.words_of(metric))} by criterion"
-        across = {"across": "criterion", "folded": metric != "spearman"}
+        across = {"across": "leaf", "folded": metric != "spearman"}
         tables.append(table_of(title, found, "method", **across))
     between = [row for row in tests if family(row) != "criterion"]
-    tables.append(table_of("Paired differences", between, "pair", across="of"))
+    tables.append(table_of("Paired differences", between, "pair", across="part"))
     found = select(tests, family="criterion", metric="spearman")
-    found = [row | {"of": leaf(row)} for row in found]
     title = "Paired differences of Spearman by criterion"
-    tables.append(table_of(title, found, "pair", across="of", folded=True))
+    tables.append(table_of(title, found, "pair", across="leaf", folded=True))
     used = run.config["preset"]
-    presets = [row for row in select(run.rows, set=name, part="") if row.get("preset")]
-    own = select(alone, part="", metric="spearman", method=lager.CROSS_LAYER)
-    presets += [row | {"preset": used} for row in own if presets]
+    about = {"set": name, "part": "", "metric": "spearman", "method": lager.CROSS_LAYER}
+    found = select(run.rows, against=None, **about)
+    found = [{"preset": used} | row for row in found if any("preset" in row for row in found)]
     title = "Spearman by preset, the ways to read the method"
-    tables.append(table_of(title, presets, "preset", strong=[used]))
+    tables.append(table_of(title, found, "preset", strong=[used]))
     layers = select(rows, family="layer", fold=None)
     tables.append(table_of("By layer", layers, folded=True))
     source = run.result["weights_from"]
@@ -180,23 +169,13 @@ def _worst(items: Sequence[Mapping], method: str) -> list[Case]:
             for scores in ([i["human"] for i in here], [i["scores"][method] for i in here])
         )
         found += zip(np.abs(judge - human), judge, here, strict=True)
-    cases = {}
+    cases: dict[tuple[str, str], Case] = {}
     for gap, place, item in sorted(found, key=lambda entry: -entry[0]):
         if gap > 0 and len(cases) < SHOWN:
             facts = [f"{key} {x:.2f}" for key, x in item["scores"].items() if x is not None]
-            heading = (
-                f"{item['criterion']}: people {item['human']:g}, judge "
-                f"{item['scores'][method]:.2f} (above {place:.0%} of its scores), {item['source']}"
-            )
+            heading = f"{item['criterion']}: people {item['human']:g}, judge "
+            heading += f"{item['scores'][method]:.2f} (above {place:.0%} of its scores), "
             answer = Answer("Response", ", ".join(facts), item["response"])
-            case = Case(heading, item["prompt"], [answer])
+            case = Case(heading + item["source"], item["prompt"], [answer])
             cases.setdefault((item["prompt"], item["response"]), case)
     return list(cases.values())
-
-
-def _chosen(run: Run) -> list[Case]:
-    cases = []
-    for place, line in enumerate(run.read("selected.jsonl")[:SHOWN], 1):
-        facts = "\n".join(f"{key}: {value}" for key, value in line.items())
-        cases.append(Case(f"{place}.", "", [Answer("Row", "", facts[:600])]))
-    return cases

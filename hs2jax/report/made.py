@@ -14,19 +14,6 @@ NUMBERS = (
 )
 
 
-def title(run: Run) -> str:
-    """The heading of a run's page: its model where it is of one, else its folder."""
-    model = run.result.get("model")
-    return model["name"] if isinstance(model, Mapping) else run.name
-
-
-def subtitle(run: Run) -> str:
-    """Say what a run is and where it ran."""
-    device = (run.result.get("environment") or {}).get("device")
-    kind = format.WORDS["kinds"].get(run.kind, run.kind)
-    return " · ".join(filter(None, (kind, run.name, device)))
-
-
 def sections(run: Run) -> list[Section]:
     """Show all rows of a run, a table for each family of parts and one for the whole."""
     whole = select(run.rows, part="")

@@ -125,56 +125,55 @@ def table_of(
     index: str | Callable[[Mapping], str] = "leaf",
     *,
     across: str | Callable[[Mapping], str] = "method",
-    fields: Mapping[str, tuple[str, str]] | None = None,
     heading: str = "",
     note: str = "",
     folded: bool = False,
     strong: Sequence[str] = (),
 ) -> Table:
     """Make a table with a line for each value of `index`, and a column for each metric: where it
-    has several values of `across` one for each, and with p beside differences.
+    has several values of `across` one for each. Beside it stand what else rows have of the fields
+    in words.toml, such as p of differences; their notes stand below.
 
     index, across: a field's name, "leaf", or a function of a row; with the index "metric" there is
-    a column for each value of `across`. fields: further columns, {heading: (metric, the field of
-    its row)}. heading: of the first column. strong: the lines' names that sum up others. A column
-    or a line without any value is left out.
+    a column for each value of `across`. heading: of the first column. strong: the lines' names that
+    sum up others. A column or a line without any value is left out.
     """
-    across = "" if across == index else across
+    across, fields = "" if across == index else across, format.WORDS["fields"]
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     several = {(row["metric"], _get(row, across)) for row in rows}
     several = {metric for metric in metrics if sum(each[0] == metric for each in several) > 1}
     lines: dict[str, dict[tuple[int, str, str], str | Cell]] = {}
     for row in rows:
         metric, value = row["metric"], str(_get(row, across) or "value")
-        words = _heading(metric)
+        words, form = _heading(metric), format.form_of_row(row)
         line = lines.setdefault(words if index == "metric" else str(_get(row, index)), {})
-        if index != "metric":
-            line.setdefault((-1, "n", ""), _field(row, "n"))
         if index == "metric" or (metric in several and len(metrics) == 1):
             column = (0, value)
         else:
             column = (metrics.index(metric), f"{words}, {value}" if metric in several else words)
-        form = format.form_of_row(row)
         cell = Cell(format.number(row["value"], form), format.interval(row, form))
         line.setdefault((*column, ""), cell)
-        if index != "metric" and (row.get("against") or metric.endswith("difference")):
-            line.setdefault((*column, "p"), _field(row, "p"))
-        for name, (of, field) in (fields or {}).items():
-            if of == metric:
-                line.setdefault((len(metrics), name, ""), _field(row, field))
+        if index != "metric":
+            line.setdefault((-1, "n", ""), _field(row, "n"))
+            tested = row.get("against") or metric.endswith("difference")
+            for field in fields:
+                if field != "p" or tested:
+                    line.setdefault((*column, field), _field(row, field))
+    names = list(dict.fromkeys(column for line in lines.values() for _, column, _ in line))
     lines = {
         name: line
         for name, line in lines.items()
         if any(str(cell) for (_, column, _), cell in line.items() if column != "n")
     }
     used = {key for line in lines.values() for key, cell in line.items() if str(cell)}
-    columns = dict.fromkeys(key for line in lines.values() for key in line if key in used)
-    columns = sorted(columns, key=lambda key: key[0])
+    order = ["", *fields]
+    used = sorted(used, key=lambda key: (key[0], names.index(key[1]), order.index(key[2])))
+    notes = sorted({f"{leaf(row)}: {row['note']}." for row in rows if row.get("note")})
     return Table(
         title,
-        [heading, *(p or name for _, name, p in columns)],
-        [[name, *(line.get(key, "") for key in columns)] for name, line in lines.items()],
-        note,
+        [heading, *(fields.get(field, name) for _, name, field in used)],
+        [[name, *(line.get(key, "") for key in used)] for name, line in lines.items()],
+        " ".join(filter(None, [note, *notes])),
         folded,
         [i for i, name in enumerate(lines) if name in strong],
     )

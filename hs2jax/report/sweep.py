@@ -23,12 +23,11 @@ def tables(run: Run) -> list[Table]:
     arms = [*_arms(run).values()]
     keys = list(arms[0]) if arms else []
     whole = [row for row in select(run.rows, part="") if row["metric"] not in COSTS]
-    deviation = {"sd over seeds": ("accuracy", "deviation")}
     about = {"heading": "arm", "note": " ".join(run.result["notes"])}
     rated = select(run.rows, family="attribute")
     return [
         Table("Arms", keys, [list(arm.values()) for arm in arms]),
-        table_of("Held-out pairs", whole, "set", fields=deviation, **about),
+        table_of("Held-out pairs", whole, "set", **about),
         table_of("Ratings by arm", rated, lambda row: f"{row['set']}, {leaf(row)}"),
         table_of("Costs", select(run.rows, metric=COSTS), "set", heading="arm"),
     ]

@@ -15,14 +15,17 @@ LOSSES = {
 
 def sections(run: Run) -> list[Section]:
     """The validation data as an evaluation shows it, or what a policy learned of it."""
-    rows, items = select(run.rows, set="validation"), run.items("validation")
     if run.kind == "train_policy":
+        rows = select(run.rows, set="validation")
         best = f"Best step: {run.result['step']:,} of {run.result['steps']:,}."
         verdict = verdict_of({"the start": find(rows, metric="change of loss")}, note=best)
-        tables, cases = [table_of("On held-out data", rows, "metric")], _cases(items)
+        tables, cases = (
+            [table_of("On held-out data", rows, "metric")],
+            _cases(run.items("validation")),
+        )
         said = Section(run.name, [verdict], [], tables, cases, "Held-out, furthest from learned")
     else:
-        said = evaluate.set_section(run.name, rows, items, run.result["outputs"])
+        said = evaluate.set_section(run, "validation")._replace(title=run.name)
     return [
         said._replace(
             verdicts=[*said.verdicts, *made.warnings(run)],
