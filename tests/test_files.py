@@ -144,11 +144,11 @@ def test_a_star_stands_for_all_files_that_match_in_sorted_order(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     assert names("*/1*.jsonl") == ["a/1.jsonl", "a/10.jsonl"]
     assert len(read("*/1*.jsonl[1:] + preference:a/1.jsonl[0:1]")) == 2 + 2 + 1
-    with pytest.raises(FileNotFoundError, match=r"no file matches .*/d\*\.jsonl .*data spec"):
+    with pytest.raises(FileNotFoundError, match=r"no file matches .*/d\*\.jsonl"):
         read(f"{tmp_path}/d*.jsonl")
     with pytest.raises(ValueError, match=r"has a '\*\*'"):
         read(f"{tmp_path}/**/*.jsonl")
-    with pytest.raises(FileNotFoundError, match=r"is a folder: name its files.*data spec"):
+    with pytest.raises(FileNotFoundError, match=r"is a folder: name its files"):
         read(f"{tmp_path}/a")
 
 

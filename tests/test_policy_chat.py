@@ -67,9 +67,6 @@ def test_a_condition_is_one_line_of_values_in_nemos_order(tokenizer):
 
 def test_the_steerlm_template_is_nemos():
     start = f"<extra_id_0>System\n{templates.SYSTEM}\n<extra_id_1>User\nHi\n<extra_id_1>Assistant\n"
-    render = NEMO.apply_chat_template
-    assert render(talk("Hi"), tokenize=False, add_generation_prompt=True) == start
-    assert render(talk("Hi", "Yes."), tokenize=False) == start + "Yes.\n<extra_id_1>"
     assert templates.choose("steerlm") == (templates.STEERLM, "last")
     (encoded,) = chat.encode(NEMO, [conditioned(ask("Yes.", prompt="Hi"))], "last", policy=True)
     label = "<extra_id_2>helpfulness:4,verbosity:2\n"

@@ -129,11 +129,8 @@ def _files(spec: str) -> list[Spec]:
         if each.path.startswith(catalogue.PREFIX):
             reading.open_built(each.path)
             found.append(each)
-            continue
-        try:
+        else:
             found += [each._replace(path=path) for path in files.expand(each.path)]
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error} (data spec '{spec}')") from None
     return found
 
 

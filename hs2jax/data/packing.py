@@ -43,14 +43,11 @@ class Shape(NamedTuple):
 
 def cost(encoded: Encoded, layout: str) -> int:
     """Count the tokens of a row that the group takes; for "padded", of its longest slot."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}")
     lengths = [len(ids) for ids in encoded.responses]
-    if layout == "shared":
-        return len(encoded.prompt) + sum(lengths)
-    if layout == "separate":
-        return len(encoded.prompt) * len(lengths) + sum(lengths)
-    if layout == "padded":
-        return len(encoded.prompt) + max(lengths)
-    raise ValueError(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}")
+    copies = len(lengths) if layout == "separate" else 1
+    return copies * len(encoded.prompt) + (max if layout == "padded" else sum)(lengths)
 
 
 def first_fit(costs: Sequence[int], length: int) -> list[list[int]]:
