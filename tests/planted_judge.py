@@ -24,13 +24,14 @@ class PlantedJudge:
         self.belief, self.noise, self.seed = belief, np.asarray(noise), seed
         self.asked = []
         self.model = types.SimpleNamespace(
+            name="planted",
             params={"seed": jnp.full(1, float(seed))},
             config=tiny.config(),
             tokenizer=tiny.tokenizer(),
             dtype=np.float32,
         )
 
-    def ask(self, requests, *, states=False, skip=False, record=None, condition="forced"):
+    def ask(self, requests, **options):
         self.asked += requests
         return [None if TOO_LONG in r.item else self._reading(r) for r in requests]
 

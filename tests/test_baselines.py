@@ -24,13 +24,12 @@ CRITERIA = (
 )
 
 
-def tiny_model(**changes) -> LanguageModel:
-    of = tiny.config(**changes)
-    return LanguageModel(of, tiny.parameters(of), tiny.tokenizer())
-
-
-MODEL = tiny_model()
+MODEL = LanguageModel(tiny.config(), tiny.parameters(tiny.config()), tiny.tokenizer())
 ITEMS = list(itertools.product(("Where is Paris?", "Hi", "Bake bread."), ("Yes.", "In France.")))
+
+
+def gpt_score(folder, items=ITEMS, criteria=CRITERIA) -> np.ndarray:
+    return baselines.gpt_score(readings_of(Judge(MODEL), folder), items, criteria)
 
 
 def by_hand(item, criterion):
@@ -40,9 +39,9 @@ def by_hand(item, criterion):
     return found.total / len(found.tokens)
 
 
-def test_gpt_score_is_the_mean_log_probability_behind_prompt_and_criterion():
+def test_gpt_score_is_the_mean_log_probability_behind_prompt_and_criterion(tmp_path):
     expected = [[by_hand(item, criterion) for criterion in CRITERIA] for item in ITEMS]
-    found = baselines.gpt_score(MODEL, ITEMS, CRITERIA)
+    found = gpt_score(tmp_path)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-5)
     # The criterion is read, and so is the prompt.
@@ -52,13 +51,14 @@ def test_gpt_score_is_the_mean_log_probability_behind_prompt_and_criterion():
 
 @settings(max_examples=5)
 @given(st.permutations(range(len(ITEMS))), st.permutations(range(2)))
-def test_gpt_scores_do_not_depend_on_the_order(items, criteria):
-    expected = baselines.gpt_score(MODEL, ITEMS, CRITERIA)[np.ix_(items, criteria)]
-    found = baselines.gpt_score(MODEL, [ITEMS[i] for i in items], [CRITERIA[c] for c in criteria])
+def test_gpt_scores_do_not_depend_on_the_order(tmp_path_factory, items, criteria):
+    folders = [tmp_path_factory.mktemp("kept") for _ in range(2)]
+    expected = gpt_score(folders[0])[np.ix_(items, criteria)]
+    found = gpt_score(folders[1], [ITEMS[i] for i in items], [CRITERIA[c] for c in criteria])
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_prompt_is_computed_once_for_all_its_criteria(monkeypatch):
+def test_a_prompt_is_computed_once_for_all_its_criteria(monkeypatch, tmp_path):
     laid, plan = [], inference.plan_rows
 
     def spy(examples, **options):
@@ -69,7 +69,7 @@ def test_a_prompt_is_computed_once_for_all_its_criteria(monkeypatch):
     long = " ".join(["How do I bake bread?"] * 8)
     # One prompt's responses stand apart here.
     items = [(long, "Yes."), ("Hi", "Yes."), (long, "Mix flour and water.")]
-    baselines.gpt_score(MODEL, items, CRITERIA)
+    gpt_score(tmp_path, items)
     assert sum(len(encoded.responses) for encoded in laid) == len(items) * len(CRITERIA)
     shared, separate = (
         sum(packing.cost(encoded, layout) for encoded in laid) for layout in ("shared", "separate")
@@ -77,18 +77,15 @@ def test_a_prompt_is_computed_once_for_all_its_criteria(monkeypatch):
     assert shared <= separate - 3 * len(MODEL.tokenizer(long)["input_ids"])
 
 
-def test_gpt_score_of_what_does_not_fit_is_not_a_number():
-    record = Record()
-    items = [("Hi", "Yes."), ("Hi", "word " * 300)]
-    found = baselines.gpt_score(MODEL, items, CRITERIA, record=record)
+def test_gpt_score_of_what_does_not_fit_is_not_a_number(tmp_path):
+    found = gpt_score(tmp_path, [("Hi", "Yes."), ("Hi", "word " * 300)])
     assert np.isfinite(found[0]).all()
     assert np.isnan(found[1]).all()
-    assert record.too_long == 2
 
 
 def test_gpt_scores_that_are_kept_are_not_computed_again(monkeypatch, tmp_path):
     monkeypatch.setattr(baselines, "PART", 2)
-    expected, made, score = baselines.gpt_score(MODEL, ITEMS, CRITERIA), [], MODEL.log_probability
+    expected, made, score = gpt_score(tmp_path / "whole"), [], MODEL.log_probability
 
     def counting(self, conversations, **options):
         if len(made) == 4 and len(made) < stop:
@@ -99,10 +96,9 @@ def test_gpt_scores_that_are_kept_are_not_computed_again(monkeypatch, tmp_path):
     monkeypatch.setattr(LanguageModel, "log_probability", counting)
     stop = 12  # As if killed after two parts.
     with pytest.raises(KeyboardInterrupt):
-        baselines.gpt_score(MODEL, ITEMS, CRITERIA, readings=readings_of(Judge(MODEL), tmp_path))
+        gpt_score(tmp_path)
     stop, first = 0, list(made)
-    kept = readings_of(Judge(MODEL), tmp_path)
-    found = baselines.gpt_score(MODEL, ITEMS, CRITERIA, readings=kept)
+    found = gpt_score(tmp_path)
     np.testing.assert_array_equal(found, expected)
     assert len(made) == len(ITEMS) * len(CRITERIA)
     assert not any(conversation in first for conversation in made[4:])
@@ -119,20 +115,20 @@ def test_reward_scores_are_the_output_of_the_criterions_name_or_the_one_reward()
     model = tiny.reward_model(
         ("quality", "helpfulness"), weights={"quality": 2.0, "helpfulness": -0.5}
     )
-    found = baselines.reward_scores(model, GROUPS, [CRITERIA[0], OTHER])
+    found = baselines.reward_scores(model, GROUPS, [CRITERIA[0], OTHER], Record())
     for table, outputs in zip(found, model.score_groups(GROUPS), strict=True):
         np.testing.assert_allclose(table[:, 0], outputs[:, 1], atol=1e-5)
         np.testing.assert_allclose(table[:, 1], outputs @ [2.0, -0.5], atol=1e-5)
+    other = tiny.reward_model(("quality", "length"))
     with pytest.raises(ValueError, match="no output 'style' and no weights"):
-        baselines.reward_scores(tiny.reward_model(("quality", "length")), GROUPS, [OTHER])
+        baselines.reward_scores(other, GROUPS, [OTHER], Record())
 
 
 def test_a_group_that_does_not_fit_has_no_reward():
     record = Record()
     long = Group(GROUPS[0].prompt, ("word " * 600,), source="a:3")
-    found = baselines.reward_scores(
-        tiny.reward_model(("reward",)), [long, GROUPS[0]], [OTHER], record=record
-    )
+    model = tiny.reward_model(("reward",))
+    found = baselines.reward_scores(model, [long, GROUPS[0]], [OTHER], record)
     assert found[0] is None
     assert found[1].shape == (2, 1)
     assert record.too_long == 1
@@ -244,14 +240,7 @@ def test_features_that_are_constant_say_nothing():
 
 def test_what_cannot_be_probed():
     states, target, clusters = planted()
-    with pytest.raises(ValueError, match="a target and a cluster for each"):
-        baselines.ridge_probe(states, target[1:], clusters)
-    with pytest.raises(ValueError, match="there are 2 clusters"):
+    with pytest.raises(ValueError, match="of which there are only 2"):
         baselines.ridge_probe(states, target, clusters % 2)
-    with pytest.raises(ValueError, match="at least 3 folds"):
+    with pytest.raises(ValueError, match="there must be at least 3"):
         baselines.ridge_probe(states, target, clusters, folds=2)
-    with pytest.raises(ValueError, match="targets of a probe must be finite"):
-        baselines.ridge_probe(states, np.where(target > 0, target, np.nan), clusters)
-    states[0, 1, 0] = np.inf
-    with pytest.raises(ValueError, match="those of entry 1 are not"):
-        baselines.ridge_probe(states, target, clusters)

@@ -17,17 +17,17 @@ from judge_runs import (
     run,
     write,
 )
-from planted_judge import values
+from planted_judge import readings_of, values
 from scipy import stats
 from test_uses import dialogue, questions
 
 from hs2jax import workdir
 from hs2jax.data import corpora
 from hs2jax.data.formats import ATTRIBUTES, SUMMEVAL
-from hs2jax.judging import baselines, criteria, lager, layer_weights
+from hs2jax.data.record import Record
+from hs2jax.judging import baselines, criteria, lager, layer_weights, weights_file
 from hs2jax.judging.judge import Judge, requests_of
 from hs2jax.judging.readings import Readings
-from hs2jax.models.checksum import checksum
 from hs2jax.report.run import find, select
 from hs2jax.reward_model import RewardModel
 
@@ -141,26 +141,26 @@ def test_fitted_weights_are_those_of_the_other_folds(everything, read):
         *arguments, prompts, chosen[0].scale, preset, folds=4, **options
     )
     assert (~there).sum() == 1
-    for name, scores in found.on_one_level().items():
+    for name, scores in found.scores.items():
         np.testing.assert_allclose(column(items, name)[there], scores, atol=1e-6)
         assert np.isnan(column(items, name)[~there]).all()
-    for fold, weights in ((None, found.mean), *enumerate(found.weights, 1)):
+    for fold, weights in ((None, found.weights.mean(axis=0)), *enumerate(found.weights, 1)):
         kept = [row["value"] for row in select(rows, fold=fold)]
         np.testing.assert_allclose(kept, weights, atol=1e-6)
     saved = json.loads((everything[0] / "weights.json").read_text())
-    fitted = layer_weights.fit(*arguments, chosen[0].scale, preset, clusters=prompts, **options)
+    fitted = layer_weights.fit(*arguments, prompts, chosen[0].scale, preset, **options)
     np.testing.assert_allclose(saved["weights"], fitted.weights, atol=1e-6)
     assert saved["layers"] == 4
     assert saved["model"]["checksum"] == result_of(everything[0])["model"]["checksum"]
 
 
-def test_baselines_are_what_their_functions_give(here, everything, read):
+def test_baselines_are_what_their_functions_give(here, everything, read, tmp_path):
     groups, chosen, judge, kept = read
     items = items_of(everything[0])
     texts = [(group.prompt[0]["content"], r) for group in groups for r in group.responses]
-    expected = baselines.gpt_score(judge.model, texts, chosen)
+    expected = baselines.gpt_score(readings_of(judge, tmp_path), texts, chosen)
     np.testing.assert_allclose(column(items, "gpt_score"), expected.ravel(), atol=1e-4)
-    tables = baselines.reward_scores(RewardModel.load(here / "reward"), groups, chosen)
+    tables = baselines.reward_scores(RewardModel.load(here / "reward"), groups, chosen, Record())
     expected = np.concatenate(tables).ravel()
     np.testing.assert_allclose(column(items, "reward_model"), expected, atol=1e-4)
     states = np.concatenate([reading.states for reading in kept])
@@ -278,7 +278,7 @@ def test_what_is_too_long_or_malformed_is_counted_and_left_out(here, tmp_path):
     responses = [r for row in rows if len(row["responses"]) > 1 for r in row["responses"]]
     items = items_of(tmp_path / "run", "ratings-rows")
     assert [item["response"] for item in items[::2]] == [r for r in responses if len(r) < 100]
-    with pytest.raises(ValueError, match="no response could be read: 1 too long"):
+    with pytest.raises(ValueError, match=r"could read no response of .*: 1 too long"):
         run(here, tmp_path / "none", data=f"responses:{here / 'long.jsonl'}")
 
 
@@ -289,16 +289,10 @@ def test_what_is_too_long_or_malformed_is_counted_and_left_out(here, tmp_path):
 def foreign(here) -> tuple[Path, list[float]]:
     """A file of weights that were fitted with other prompts on another scale, and its weights."""
     path, weights = here / "weights.json", [0.4, 0.1, 0.2, 0.3]
-    layer_weights.save(
-        path,
-        layer_weights.Fit(np.array(weights), 1.0, 0.9, 10, 100, "converged", 0),
-        model="here",
-        checksum=checksum(Judge.load(str(here / "model")).model.params),
-        template="of other prompts",
-        preset=lager.PRESETS["paper"],
-        scale=range(1, 6),
-        data="other data",
-    )
+    fitted = layer_weights.Fit(np.array(weights), 1.0, 0.9, 10, 100, "converged", 0)
+    judge, preset = Judge.load(str(here / "model")), lager.PRESETS["paper"]
+    weights_file.save(path, fitted, judge, preset, range(1, 6), "other data")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"template": "of other prompts"}))
     return path, weights
 
 
@@ -373,7 +367,7 @@ BAD = {
     ),
     "a probe with few ratings by one criterion": (
         {"folds": 3, "baselines": "ridge_probe", "data": "ratings:HERE/sparse.jsonl"},
-        "config.folds is 3, but only 2 prompts of ratings-sparse have ratings by verb",
+        "config.folds is 3, but only 2 prompts of ratings-sparse have ratings by each criterion",
     ),
     "more folds than prompts": (
         {"folds": 4, "weights": "cross-validate", "data": "ratings:HERE/rated.jsonl[:2]"},

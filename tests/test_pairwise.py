@@ -119,18 +119,16 @@ def test_a_strong_liking_for_a_letter_hides_no_preference(letter, name):
 
 
 def test_what_is_asked():
-    first, second = asked("Q?", "ONE", "TWO", HELPFUL, "question", "rows:1")
+    first, second = asked("Q?", "ONE", "TWO", "rows:1", HELPFUL, "question")
     assert first.item.index("ONE") < first.item.index("TWO")
     assert second.item.index("TWO") < second.item.index("ONE")
     assert first.questions == second.questions
     assert first.answers == ("A", "B")
     assert first.source == "rows:1"
-    alone = asked("Q?", "ONE", "TWO", HELPFUL, "pointwise")
+    alone = asked("Q?", "ONE", "TWO", "", HELPFUL, "pointwise")
     assert [("ONE" in r.item, "TWO" in r.item) for r in alone] == [(True, False), (False, True)]
     with pytest.raises(ValueError, match="way is 'both'; it must be one of pointwise, question"):
-        asked("Q?", "one", "two", HELPFUL, "both")
-    with pytest.raises(ValueError, match="way is 'both'"):
-        margins(logits_of("question"), HELPFUL, "both", "direct", lager.PRESETS["paper"])
+        asked("Q?", "one", "two", "", HELPFUL, "both")
 
 
 # Evaluation -------------------------------------------------------------------------------------
@@ -188,7 +186,7 @@ def test_what_does_not_count_is_counted(tmp_path):
     assert values(rows, "prompts")[None] == 12
     with pytest.raises(ValueError, match="none of the groups has a preference"):
         compare_all(PlantedPairs(), [group(0, "worth 1", "worth 2", 0)], tmp_path)
-    with pytest.raises(ValueError, match=r"read none of the pairs \(1 too long\)"):
+    with pytest.raises(ValueError, match=r"could read none of the pairs: 1 too long"):
         compare_all(PlantedPairs(), [group(0, "worth 1", TOO_LONG, 1)], tmp_path)
     with pytest.raises(ValueError, match="another model or preset"):
         compare_all(PlantedPairs(), worth_groups(), tmp_path, weights=[0.5, 0.5])
@@ -258,12 +256,13 @@ def test_a_chance_by_scores_is_that_of_drawing_the_higher_one():
 def test_a_language_model_judges_pairs(tmp_path):
     groups = [group(i, talk[1], f"{talk[1]} Yes.", (-1) ** i) for i, talk in enumerate(TALKS)]
     rows = compare_all(JUDGE, groups, tmp_path, weights=WEIGHTS)
-    logits = np.stack(
-        [r.logits[0] for r in JUDGE.ask(pairwise.requests(groups, HELPFUL, "question"))]
-    ).reshape(3, 2, 2, 4, 2)
-    expected = margins(
-        logits, HELPFUL, "question", "lager_w", lager.PRESETS["recommended"], WEIGHTS
-    )
+    requests = []
+    for i, (_, answer) in enumerate(TALKS):
+        texts = [answer, f"{answer} Yes."][:: 1 if i % 2 else -1]
+        requests += asked(f"Question {i}?", *texts, "", HELPFUL, "question")
+    logits = np.stack([r.logits[0] for r in JUDGE.ask(requests)]).reshape(3, 2, 2, 4, 2)
+    preset = lager.PRESETS["recommended"]
+    expected = margins(logits, HELPFUL, "question", "lager_w", preset, WEIGHTS)
     assert asked_for(rows, "accuracy")["lager_w"] == pytest.approx((expected > 0).mean())
     # With the labels turned round, what was right is wrong.
     turned = [group(i, *g.responses, -g.strength) for i, g in enumerate(groups)]

@@ -121,10 +121,10 @@ def changed(**answers):
         ({}, "prompt", "is missing"),
         (7, "row", "expected one JSON object"),
         (dialogue() | {"prompt": 3}, "prompt", "expected a text"),
-        (dialogue() | {"prompt": "Predict.\n\nAnn: I won!"}, "prompt", "dialogue"),
-        (dialogue(" "), "prompt", "dialogue"),
-        (dialogue(asks="How does Ann feel?"), "prompt", "no such name"),
-        (dialogue(asks="At the end of this dialogue, Eve would feel..."), "prompt", "about 'Eve'"),
+        (dialogue() | {"prompt": "Predict.\n\nAnn: I won!"}, "prompt", "the dialogue"),
+        (dialogue(" "), "prompt", "the dialogue"),
+        (dialogue(asks="How does Ann feel?"), "prompt", "NAME would feel"),
+        (dialogue(asks="At the end of this dialogue, Eve would feel..."), "prompt", "a name from"),
         (dialogue() | {ANSWERS: None}, ANSWERS, "expected an object"),
         (changed(emotion2=None), f"{ANSWERS}.emotion2", "is missing"),
         (changed(emotion4_score=None), f"{ANSWERS}.emotion4_score", "is missing"),
@@ -226,14 +226,14 @@ def test_what_cannot_be_read_is_left_out_and_counted(write, tmp_path):
     belief, record = knows_intensities(path), Record()
 
     def broken(request, q):
-        return np.nan if q == 1 else belief(request, q)
+        return np.nan if q == 1 and "It is 5!" in request.item else belief(request, q)
 
     rows = felt(PlantedJudge(broken), path, tmp_path, record, weights=[0.25] * 4)
-    assert (record.too_long, record.skipped) == (4, {"not finite": 8})
-    assert find(rows, metric="spearman")["n"] == 24
+    assert (record.too_long, record.skipped) == (4, {"not finite": 4})
+    assert find(rows, metric="spearman")["n"] == 28
     assert all(value > 0 for value in values(rows, "spearman").values())
     path = write([dialogue(f"Ann: {TOO_LONG}")])
-    with pytest.raises(ValueError, match=r"none of the questions of emotions: 4 too long"):
+    with pytest.raises(ValueError, match="read none of the questions of emotions: 4 too long"):
         felt(PlantedJudge(broken), path, tmp_path)
 
 

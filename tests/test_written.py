@@ -13,6 +13,7 @@ from test_judge import ANSWERS, CRITERIA, TALKS, small_judge
 from hs2jax.data.record import Record
 from hs2jax.judging import criteria, lager, prompts, written
 from hs2jax.judging.judge import Judge
+from hs2jax.judging.readings import is_whole
 from hs2jax.language_model import LanguageModel
 
 
@@ -74,18 +75,15 @@ def test_a_written_score_is_read_where_it_was_written():
 def test_a_text_without_a_score_is_counted_and_left_out():
     requests = [prompts.pointwise(*t, CRITERIA[:1], condition="direct") for t in TALKS[:2]]
     record = Record()
-    found = writing_judge("Well.", "Score: 1").ask(requests, condition="direct", record=record)
-    assert found[0] is None
+    found = writing_judge("Well.", "Score: 1").ask(requests, condition="direct")
+    assert [is_whole([each], record, condition="direct") for each in found] == [False, True]
     assert found[1].logits.shape[0] == 1
     assert record.skipped == {written.NO_SCORE: 1}
 
 
 def test_a_text_that_leaves_no_room_to_write_is_left_out():
     request = prompts.pointwise("word " * 300, "Yes.", CRITERIA[:1], condition="reasoning")
-    record = Record()
-    judge = writing_judge(max_seq_len=600)
-    assert judge.ask([request], condition="reasoning", record=record) == [None]
-    assert record.skipped == {written.NO_SCORE: 1}
+    assert writing_judge(max_seq_len=600).ask([request], condition="reasoning") == [None]
 
 
 def test_a_run_whose_judge_writes(tmp_path, monkeypatch):

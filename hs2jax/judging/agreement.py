@@ -11,6 +11,8 @@ from hs2jax.evaluation import statistics
 from hs2jax.judging import lager
 from hs2jax.workdir import row
 
+HEADLINES = ("spearman", "auc")  # The chief measures, which the terminal shows of all of a set.
+
 
 def correlation_rows(
     name: str,
@@ -66,20 +68,12 @@ def measure_row(
     if len(pair) > 1:
         measure, scale = statistics.difference(measure), statistics.PLAIN
         more |= {"against": pair[1], "reference": 0.0}
+    elif part == "" and metric in HEADLINES:
+        more |= {"headline": True}
     measure = statistics.within(measure) if within else measure
     found = statistics.interval(measure, columns, clusters, scale)
     more |= {"p": found.p} if len(pair) > 1 else {}
     return row(name, part, metric, found.value, found.interval, len(clusters), **more)
-
-
-def with_headlines(rows: Iterable[dict]) -> list[dict]:
-    """Mark the terminal's lines: each method's chief measure of all of a set."""
-    return [
-        {**each, "headline": True}
-        if each["part"] == "" and each["metric"] in ("spearman", "auc") and "against" not in each
-        else each
-        for each in rows
-    ]
 
 
 def compared(methods: Iterable[str]) -> list[tuple[str, str]]:
@@ -103,16 +97,14 @@ def spread_rows(
     rows = []
     people = {} if human is None else {"human": human}
     for method, score in {**people, **scores}.items():
-        there = score[np.isfinite(score)].astype(float)
-        if len(there):
-            found = {"mean": there.mean(), "sd": there.std()}
-            both = np.isfinite(score) if human is None else np.isfinite(score) & np.isfinite(human)
-            if scale and method in lager.AGGREGATIONS and both.any():
-                found |= distances(human[both], score[both], scale[0], scale[-1])
-            rows += [
-                row(name, part, metric, value, n=len(there), method=method)
-                for metric, value in found.items()
-            ]
+        there = np.isfinite(score)
+        if not there.any():
+            continue
+        found = {"mean": score[there].astype(float).mean(), "sd": score[there].astype(float).std()}
+        if scale and method in lager.AGGREGATIONS and (both := there & np.isfinite(human)).any():
+            found |= distances(human[both], score[both], scale[0], scale[-1])
+        about = {"n": there.sum(), "method": method}
+        rows += [row(name, part, metric, value, **about) for metric, value in found.items()]
     return rows
 
 
@@ -121,14 +113,12 @@ def distances(human: np.ndarray, scores: np.ndarray, low: float, high: float) ->
     densities (LAGER, its table of score distributions). Correlation does not see it: a judge that
     gives nearly everything the same score may still order it well.
 
-    Both sides are mapped so that the scale's ends become 0 and 1. (Not their own least and
-    greatest: a judge that only says 4.9 to 5.0 would look like people who use the whole scale.)
-    Densities are Gaussian kernel estimates with Silverman's bandwidth (1986, Density Estimation,
-    4.3.2), at 501 points from 0 to 1, with the mean 1 there, so that what kernels spill over the
-    ends does not count. kl: KL(human || scores), in nats, very large where people use scores that
-    the judge never comes near. mse: of the densities. The paper's own grid is not known, so
-    published numbers show the order of methods at most. Both are None where a side has fewer than
-    two scores or is constant but for rounding.
+    The scale's ends become 0 and 1. Densities are Gaussian kernel estimates with Silverman's
+    bandwidth (1986, Density Estimation, 4.3.2), at 501 points from 0 to 1, with the mean 1 there,
+    so that what kernels spill over the ends does not count. kl: KL(human || scores), in nats, very
+    large where people use scores that the judge never comes near. mse: of the densities. The
+    paper's own grid is not known, so published numbers show the order of methods at most. Both are
+    None where a side has fewer than two scores or is constant but for rounding.
     """
     sides = [(np.asarray(side, float) - low) / (high - low) for side in (human, scores)]
     if any(len(side) < 2 or np.ptp(side) < 1e-9 for side in sides):

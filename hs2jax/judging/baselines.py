@@ -4,7 +4,6 @@ The likelihood is a baseline of LAGER (arXiv 2508.03550, section 4); the other t
 project's: a model trained to score, and the best that a line through the judge's states can do.
 """
 
-import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -20,7 +19,6 @@ from hs2jax.inference import progress_of
 from hs2jax.judging import layer_weights
 from hs2jax.judging.criteria import Criterion
 from hs2jax.judging.readings import Readings
-from hs2jax.language_model import LanguageModel
 from hs2jax.reward_model import RewardModel
 
 PART = 512  # Conversations that are scored, and may be kept, at a time.
@@ -29,20 +27,15 @@ PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 
 
 def gpt_score(
-    model: LanguageModel,
-    items: Sequence[tuple[str, str]],
-    criteria: Sequence[Criterion],
-    *,
-    record: Record | None = None,
-    readings: Readings | None = None,
+    readings: Readings, items: Sequence[tuple[str, str]], criteria: Sequence[Criterion]
 ) -> np.ndarray:
     """GPTScore (arXiv 2302.04166): the mean log-probability of a response's tokens, in nats, where
     the model is asked for a response that is good by the criterion. f32 [items, criteria].
 
     items: (prompt, response) each. NaN where the conversation is longer than the model's positions
-    or the chat template refuses it, counted in `record`. The wording is this project's, and the
-    token that ends the turn counts too. Equal prompts share their computation, wherever they stand.
-    readings: keeps what is made; `record` then has only what is made now.
+    or the chat template refuses it. The wording is this project's, and the token that ends the turn
+    counts too. Equal prompts share their computation, wherever they stand. readings: of the judge,
+    and where what is made is kept.
     """
     first: dict[str, int] = {}
     for i, (prompt, _) in enumerate(items):
@@ -50,6 +43,11 @@ def gpt_score(
     places = [(i, c) for i in range(len(items)) for c in range(len(criteria))]
     # Neighbours share what they begin with: the prompt, and then the criterion.
     places.sort(key=lambda place: (first[items[place[0]][0]], place[1], place[0]))
+
+    def make(conversations: Sequence) -> list[float | None]:
+        found = readings.judge.model.log_probability(conversations, skip=True)
+        return [likely and float(likely.tokens.mean()) for likely in found]
+
     table = np.full((len(items), len(criteria)), np.nan, np.float32)
     with progress_of("gpt_score", len(places), "item") as show:
         for part in in_parts(places, PART):
@@ -60,23 +58,11 @@ def gpt_score(
                 ]
                 for i, c in part
             ]
-            make = functools.partial(_mean_log_probabilities, model, conversations, record)
-            if readings is None:
-                found = make(range(len(part)))
-            else:
-                found = readings.recall([["gpt_score", each] for each in conversations], make)
+            texts = [["gpt_score", each] for each in conversations]
+            found = readings.recall(texts, conversations, make)
             table[tuple(np.transpose(part))] = [np.nan if x is None else x for x in found]
             show(len(part))
     return table
-
-
-def _mean_log_probabilities(
-    model: LanguageModel, conversations, record, places: Sequence[int]
-) -> list[float | None]:
-    """Of those at the places; None where there is none."""
-    some = [conversations[i] for i in places]
-    found = model.log_probability(some, skip=True, record=record)
-    return [None if likely is None else float(likely.tokens.mean()) for likely in found]
 
 
 def asked(prompt: str, criterion: Criterion) -> str:
@@ -87,11 +73,7 @@ def asked(prompt: str, criterion: Criterion) -> str:
 
 
 def reward_scores(
-    model: RewardModel | str,
-    groups: Iterable[Group],
-    criteria: Sequence[Criterion],
-    *,
-    record: Record | None = None,
+    model: RewardModel, groups: Iterable[Group], criteria: Sequence[Criterion], record: Record
 ) -> list[np.ndarray | None]:
     """Score each response by a reward model: f32 [responses, criteria] of each group, None for
     one that does not fit, counted in `record`.
@@ -101,7 +83,6 @@ def reward_scores(
     kept as in an evaluation, and not computed again.
     Raises ValueError where one reward is needed and the model has no weights for it.
     """
-    model = RewardModel.load(model) if isinstance(model, str) else model
     reward, columns = model.scalar_weights(), []
     for criterion in criteria:
         if criterion.name in model.outputs:
@@ -148,26 +129,22 @@ def ridge_probe(
     those with the least squared error on the other folds, each held out in turn: nothing is fitted
     or chosen by the targets of a fold, nor is anything standardised by its states.
 
-    Raises ValueError for shapes that do not fit, numbers that are not finite, and unless there are
-    3 folds or more and a cluster for each.
+    Raises ValueError unless there are 3 folds or more and a cluster for each.
     """
-    states, y = np.asarray(states), np.asarray(targets, np.float64)
-    if states.ndim != 3 or y.shape != states.shape[:1] or len(clusters) != len(y):
-        raise ValueError(
-            f"a probe needs states [N, L + 1, D] with a target and a cluster for each of the N, "
-            f"got states {states.shape}, targets {y.shape} and {len(clusters)} clusters"
-        )
-    if not np.isfinite(y).all():
-        raise ValueError("targets of a probe must be finite: leave out samples without a rating")
+    y = np.asarray(targets, np.float64)
     fold = layer_weights.draw_folds(clusters, folds, seed, least=3)
+
+    def predict(layer: int, train: np.ndarray, penalties: Sequence[float]) -> np.ndarray:
+        x = states[:, layer].astype(np.float64)
+        # Around their mean, which changes no fit, so that sums of squares lose no digits to it.
+        return _ridge(x - x.mean(axis=0), y, train, penalties)
 
     # Squared errors in the inner folds. What is fitted without two folds is tested on both of
     # them: on either, for the other as the outer one.
     errors = np.zeros((folds, states.shape[1], len(PENALTIES)))
     for layer in range(states.shape[1]):
-        x = _features(states, layer)
         for pair in itertools.combinations(range(folds), 2):
-            predicted = _ridge(x, y, ~np.isin(fold, pair), PENALTIES)
+            predicted = predict(layer, ~np.isin(fold, pair), PENALTIES)
             for inner, outer in (pair, pair[::-1]):
                 missed = (predicted - y[:, None])[fold == inner]
                 errors[outer, layer] += np.square(missed).sum(axis=0)
@@ -176,20 +153,11 @@ def ridge_probe(
     scores = np.empty(len(y), np.float32)
     for f, (layer, penalty) in enumerate(zip(layers, penalties, strict=True)):
         held = fold == f
-        predicted = _ridge(_features(states, layer), y, ~held, [PENALTIES[penalty]])[:, 0]
+        predicted = predict(layer, ~held, [PENALTIES[penalty]])[:, 0]
         # Around one mean in all folds. Each fold's own would be high where the held-out targets
         # are low, and by that alone correlate with them.
         scores[held] = predicted[held] - y[~held].mean() + y.mean()
     return Probe(scores, layers, np.array(PENALTIES, np.float32)[penalties], fold)
-
-
-def _features(states: np.ndarray, layer: int) -> np.ndarray:
-    """One layer's states [N, D] in float64, around their mean, which changes no fit, so that sums
-    of squares lose no digits to it."""
-    x = states[:, layer].astype(np.float64)
-    if not np.isfinite(x).all():
-        raise ValueError(f"states of a probe must be finite, and those of entry {layer} are not")
-    return x - x.mean(axis=0)
 
 
 def _ridge(
@@ -206,11 +174,6 @@ def _ridge(
     wide = fitted.shape[1] > n
     gram = fitted @ fitted.T if wide else fitted.T @ fitted
     toward = y[train] - at if wide else fitted.T @ (y[train] - at)
-    along = z @ fitted.T if wide else z
-    return at + np.stack(
-        [
-            along @ solve(gram + n * penalty * np.eye(len(gram)), toward, assume_a="pos")
-            for penalty in penalties
-        ],
-        axis=1,
-    )
+    along, one = z @ fitted.T if wide else z, np.eye(len(gram))
+    weights = [solve(gram + n * p * one, toward, assume_a="pos") for p in penalties]
+    return at + along @ np.transpose(weights)

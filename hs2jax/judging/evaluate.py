@@ -8,7 +8,7 @@ them.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -29,6 +29,7 @@ from hs2jax.judging import (
     prompts,
     selection,
     uses,
+    weights_file,
 )
 from hs2jax.judging.criteria import Criterion
 from hs2jax.judging.judge import Judge
@@ -78,13 +79,14 @@ def load_criteria(config) -> tuple[Criterion, ...]:
     return chosen
 
 
-def given_weights(config, judge: Judge, *, any_template: bool = False) -> np.ndarray | None:
+def given_weights(config, judge: Judge) -> np.ndarray | None:
     """Load the weights of the file that a config names; None where it names none."""
     if config.weights in ("", CROSS_VALIDATE):
         return None
-    preset = lager.PRESETS[config.preset]
     try:
-        return judge.load_weights(config.weights, preset, any_template=any_template)
+        # The paper fits weights once for a model, and uses them with every prompt and scale.
+        options = {"any_template": config.task != "scores"}
+        return weights_file.load(config.weights, judge, lager.PRESETS[config.preset], **options)
     except ValueError as error:
         raise ValueError(f"config.weights: {error}") from None
 
@@ -93,10 +95,9 @@ def use(
     config, readings: Readings, folder: Path, chosen: Sequence[Criterion]
 ) -> tuple[list[dict], dict]:
     """Compare pairs, or put the judge to one of the paper's downstream uses."""
-    record = Record()
-    # The paper fits weights once for a model, and uses them with every prompt and scale.
-    weights = given_weights(config, readings.judge, any_template=True)
+    record, weights = Record(), given_weights(config, readings.judge)
     options = {"preset": lager.PRESETS[config.preset], "weights": weights}
+    weights_from = config.weights
     if config.task == "pairs":
         groups = list(corpora.read(config.data, on_error=config.on_error, record=record))
         rows = pairwise.pair_rows(readings, groups, chosen[0], record, **options)
@@ -108,11 +109,8 @@ def use(
         options |= {"recipe": config.recipe, "seed": config.seed}
         function = {"emotions": uses.emotions, "knowledge": uses.knowledge}[config.task]
         rows = function(readings, config.data, record, **options)
-    fitted = config.task in ("emotions", "knowledge") and weights is None
-    return rows, {
-        "records": {config.task: record.to_dict()},
-        "weights_from": CROSS_VALIDATE if fitted else config.weights,
-    }
+        weights_from = config.weights or CROSS_VALIDATE
+    return rows, {"records": {config.task: record.to_dict()}, "weights_from": weights_from}
 
 
 # Scores -----------------------------------------------------------------------------------------
@@ -138,96 +136,75 @@ def score(
         weights = fitted.weights
     sets = read(config.data, "ridge_probe" in wanted)
     if config.weights == CROSS_VALIDATE or "ridge_probe" in wanted:
-        for name, each in sets.items():
-            _check_folds(each, name, config.folds, chosen if "ridge_probe" in wanted else ())
+        _check_folds(sets, config.folds, len(chosen) if "ridge_probe" in wanted else 0)
     if config.weights == CROSS_VALIDATE:
         fitted = _fit(config, "data", sets.values(), chosen)
-    rows, items = [], {}
+    rows = []
     for name, each in sets.items():
         beside = _baselines(config, each, readings, chosen, wanted, reward_model)
         found, scores = set_rows(config, name, each, chosen, beside, weights)
         rows += found
         chances = np.asarray(lager.distribution(each.logits, preset, weights))
-        items[name] = _items(each, chosen, scores, chances)
-    template = prompts.key(judge.model.tokenizer.chat_template or "")
-    model_checksum = checksum(judge.model.params)  # Of all processes' parts.
-    if workdir.is_first():
-        for name, each in items.items():
-            workdir.write_rows(folder / "items" / f"{name}.jsonl", each)
-        if fitted is not None:
-            layer_weights.save(
-                folder / "weights.json",
-                fitted,
-                model=config.model.name,
-                checksum=model_checksum,
-                template=template,
-                preset=preset,
-                scale=chosen[0].scale,
-                data=config.validation or config.data,
-            )
+        if workdir.is_first():
+            items = _items(each, chosen, scores, chances)
+            workdir.write_rows(folder / "items" / f"{name}.jsonl", items)
+    data = config.validation or config.data
+    if fitted is not None:
+        path = folder / "weights.json"
+        weights_file.save(path, fitted, judge, preset, chosen[0].scale, data)
     return rows, {
-        "template": template,
+        "template": prompts.key(judge.model.tokenizer.chat_template or ""),
         "weights_from": config.validation or config.weights,
         "scale": list(chosen[0].scale),
         "records": {name: each.record.to_dict() for name, each in sets.items()},
     }
 
 
-def _fit(config, key: str, sets, chosen: Sequence[Criterion]) -> layer_weights.Fit:
-    """Fit weights to all ratings of the data that a key of the config names."""
-    sets = [each.rated() for each in sets]
-    if not any(len(each.human) for each in sets):
+def _fit(
+    config, key: str, sets: Iterable[JudgedSet], chosen: Sequence[Criterion]
+) -> layer_weights.Fit:
+    """Fit weights to all ratings of the data that a key of the config names; of validation data
+    without the prompts that are judged."""
+    rated = [each.rated() for each in sets]
+    logits, human, clusters = (
+        np.concatenate([getattr(each, name) for each in rated])
+        for name in ("logits", "human", "clusters")
+    )
+    if not len(human):
         raise ValueError(
             f"config.{key}: nobody has rated {config[key]} by any of "
             f"{', '.join(each.name for each in chosen)}, so no weights can be fitted to it"
         )
     if key == "validation":
-        sets = _without_judged(sets, config)
-    return layer_weights.fit(
-        np.concatenate([each.logits for each in sets]),
-        np.concatenate([each.human for each in sets]),
-        chosen[0].scale,
-        lager.PRESETS[config.preset],
-        clusters=[cluster for each in sets for cluster in each.clusters],
-        recipe=config.recipe,
-        seed=config.seed,
-    )
-
-
-def _without_judged(sets: Sequence[JudgedSet], config) -> list[JudgedSet]:
-    """Leave out the prompts that are judged. Raises ValueError where nothing is left."""
-    groups = corpora.read(config.data, on_error=config.on_error, record=Record())
-    judged = {prompt_text(group) for group in groups}
-    left = [
-        each.take(np.flatnonzero([cluster not in judged for cluster in each.clusters]))
-        for each in sets
-    ]
-    n, before = (sum(len(each.human) for each in some) for some in (left, sets))
-    if not n:
-        raise ValueError(
-            "config.validation: all of its prompts are in config.data, too, and weights are not "
-            "judged by what they were fitted to: give other data, or "
-            f"config.weights={CROSS_VALIDATE}"
-        )
-    if n < before:
-        log.warning(
-            "config.validation: %d ratings are of prompts that are judged, and left", before - n
-        )
-    return left
-
-
-def _check_folds(one: JudgedSet, name: str, folds: int, alone: Sequence[Criterion]) -> None:
-    """Raise ValueError where there are ratings, but not of a prompt for each fold; by each of the
-    criteria that are fitted alone, too."""
-    one = one.rated()
-    clusters = np.asarray(one.clusters)
-    parts = {"": np.ones(len(clusters), bool)}
-    parts |= {f" by {each.name}": one.criterion == k for k, each in enumerate(alone)}
-    for by, here in parts.items():
-        if 0 < (rated := len(set(clusters[here]))) < folds:
+        groups = corpora.read(config.data, on_error=config.on_error, record=Record())
+        judged = {prompt_text(group) for group in groups}
+        new = np.array([cluster not in judged for cluster in clusters])
+        if not new.any():
             raise ValueError(
-                f"config.folds is {folds}, but only {rated} prompts of {name} have ratings{by}: "
-                "give more data, or fewer folds"
+                "config.validation: all of its prompts are in config.data, too, and weights are "
+                "not judged by what they were fitted to: give other data, or "
+                f"config.weights={CROSS_VALIDATE}"
+            )
+        if not new.all():
+            left = (~new).sum()
+            log.warning("config.validation: %d ratings of judged prompts are left out", left)
+        logits, human, clusters = logits[new], human[new], clusters[new]
+    options = {"recipe": config.recipe, "seed": config.seed}
+    preset = lager.PRESETS[config.preset]
+    return layer_weights.fit(logits, human, clusters, chosen[0].scale, preset, **options)
+
+
+def _check_folds(sets: Mapping[str, JudgedSet], folds: int, alone: int) -> None:
+    """Raise ValueError where there are ratings, but not of a prompt for each fold; by each of the
+    first `alone` criteria, too, which are fitted alone."""
+    for name, one in sets.items():
+        one = one.rated()
+        parts = [one.clusters, *(one.clusters[one.criterion == k] for k in range(alone))]
+        fewest = min((len(set(part)) for part in parts if len(part)), default=folds)
+        if fewest < folds:
+            raise ValueError(
+                f"config.folds is {folds}, but only {fewest} prompts of {name} have ratings"
+                f"{' by each criterion' if alone else ''}: give more data, or fewer folds"
             )
 
 
@@ -238,8 +215,7 @@ def _baselines(
     found, groups, responses = {}, one.groups, one.response[:: len(chosen)]
     if "gpt_score" in wanted:
         texts = [(prompt_text(groups[g]), groups[g].responses[r]) for g, r in responses]
-        model = readings.judge.model
-        found["gpt_score"] = baselines.gpt_score(model, texts, chosen, readings=readings).ravel()
+        found["gpt_score"] = baselines.gpt_score(readings, texts, chosen).ravel()
     if "ridge_probe" in wanted:
         # A probe of its own for each criterion: states do not say which one they were asked for as
         # plainly as a prompt says it to people.
@@ -247,13 +223,12 @@ def _baselines(
         for k in np.unique(one.criterion):
             places = np.flatnonzero((one.criterion == k) & np.isfinite(one.human))
             if len(places):
-                some = one.take(places)
-                found["ridge_probe"][places] = baselines.ridge_probe(
-                    some.states, some.human, some.clusters, folds=config.folds, seed=config.seed
-                ).scores
+                some, options = one.take(places), {"folds": config.folds, "seed": config.seed}
+                probe = baselines.ridge_probe(some.states, some.human, some.clusters, **options)
+                found["ridge_probe"][places] = probe.scores
     if "reward_model" in wanted:
         record = Record()
-        tables = baselines.reward_scores(reward_model, groups, chosen, record=record)
+        tables = baselines.reward_scores(reward_model, groups, chosen, record)
         if record.truncated:
             log.warning("%d prompts were cut from the left for the reward model", record.truncated)
         none = np.full(len(chosen), np.nan, np.float32)
@@ -265,24 +240,22 @@ def _baselines(
 
 def _items(one: JudgedSet, chosen, scores: Mapping[str, np.ndarray], chances) -> list[dict]:
     """A line for each sample, with the probabilities [N, S] of the values of the scale."""
-    items = []
-    for i, (g, r) in enumerate(one.response):
-        found = {name: float(score[i]) for name, score in scores.items()}
-        items.append(
-            {
-                "source": one.groups[g].source,
-                "criterion": chosen[one.criterion[i]].name,
-                "prompt": one.clusters[i],
-                "response": one.groups[g].responses[r],
-                "human": float(one.human[i]) if np.isfinite(one.human[i]) else None,
-                "scores": {name: x if np.isfinite(x) else None for name, x in found.items()},
-                "distribution": chances[i].tolist(),
-            }
-        )
-    return items
 
+    def known(x) -> float | None:
+        return float(x) if np.isfinite(x) else None
 
-# Rows -------------------------------------------------------------------------------------------
+    return [
+        {
+            "source": one.groups[g].source,
+            "criterion": chosen[one.criterion[i]].name,
+            "prompt": one.clusters[i],
+            "response": one.groups[g].responses[r],
+            "human": known(one.human[i]),
+            "scores": {name: known(score[i]) for name, score in scores.items()},
+            "distribution": chances[i].tolist(),
+        }
+        for i, (g, r) in enumerate(one.response)
+    ]
 
 
 def set_rows(
@@ -298,25 +271,25 @@ def set_rows(
     beside: scores of baselines. weights: [L'] for the weighted aggregations; where they are
     cross-validated instead, they are fitted to the ratings of the other folds.
     """
-    scale, rated = chosen[0].scale, np.isfinite(one.human)
-    by_preset, folds, some = {}, (), one.rated()
+    scale, rated = chosen[0].scale, one.rated()
+    by_preset, folds, there = {}, (), np.isfinite(one.human)
     for preset, each in lager.PRESETS.items():
         given = weights if preset == config.preset else None
         by_preset[preset] = scores = lager.scores(one.logits, scale, each, given)
-        if config.weights == CROSS_VALIDATE and rated.any():
+        if config.weights == CROSS_VALIDATE and there.any():
             options = {"folds": config.folds, "recipe": config.recipe, "seed": config.seed}
-            arguments = (some.logits, some.human, some.clusters, scale, each)
+            arguments = (rated.logits, rated.human, rated.clusters, scale, each)
             fitted = layer_weights.cross_validate(*arguments, **options)
-            for method, score in fitted.on_one_level().items():
-                scores[method] = np.full(len(rated), np.nan, np.float32)
-                scores[method][rated] = score
+            for method, score in fitted.scores.items():
+                scores[method] = np.full(len(there), np.nan, np.float32)
+                scores[method][there] = score
             if preset == config.preset:
-                weights, folds = fitted.mean, fitted.weights
+                weights, folds = fitted.weights.mean(axis=0), fitted.weights
     scores = by_preset.pop(config.preset)
     scores = {each: scores[each] for each in lager.AGGREGATIONS if each in scores} | dict(beside)
     rows = agreement.weight_rows(name, weights, folds)
-    unrated = not np.isfinite(one.human).any()  # There is nothing else to say then.
-    rows.append(row(name, "", "responses", len(one.human) // len(chosen), headline=unrated))
+    headline = not there.any()  # There is nothing else to say then.
+    rows.append(row(name, "", "responses", len(there) // len(chosen), headline=headline))
     parts = {"": np.arange(len(one.human))}
     for k, each in enumerate(chosen):
         parts[f"criterion/{each.name}"] = np.flatnonzero(one.criterion == k)
@@ -328,11 +301,11 @@ def set_rows(
             continue
         about = (name, part, some.human)
         options = {"criterion": some.criterion, "compared": agreement.compared(here)}
-        found = agreement.correlation_rows(*about, here, some.clusters, **options)
-        rows += agreement.with_headlines(found)
+        rows += agreement.correlation_rows(*about, here, some.clusters, **options)
         rows += agreement.layer_rows(*about, some.logits, scale)
         for preset, each in by_preset.items():
             found = {m: each[m][places] for m in lager.CROSS_LAYER if m in each}
             made = agreement.correlation_rows(*about, found, some.clusters)
-            rows += [r | {"preset": preset} for r in made if r["metric"] == "spearman"]
+            more = {"preset": preset, "headline": False}
+            rows += [r | more for r in made if r["metric"] == "spearman"]
     return rows, scores

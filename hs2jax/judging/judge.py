@@ -21,15 +21,13 @@ import numpy as np
 from hs2jax.data import packing
 from hs2jax.data.conversations import group_conversations, unrated
 from hs2jax.data.groups import Group, prompt_text
-from hs2jax.data.record import Record
 from hs2jax.inference import plan_evaluation, run_batches
 from hs2jax.judging import criteria as criteria_files
-from hs2jax.judging import lager, layer_weights, prompts, score_tokens, written
+from hs2jax.judging import lager, prompts, score_tokens, weights_file, written
 from hs2jax.judging.criteria import Criterion
 from hs2jax.judging.prompts import Request
 from hs2jax.language_model import LanguageModel
 from hs2jax.models.attention import Layout
-from hs2jax.models.checksum import checksum
 from hs2jax.models.config import Config
 from hs2jax.models.decoder import Decoder, Probe, lens
 
@@ -107,27 +105,23 @@ class Judge:
         criterion: str | Criterion = "helpfulness",
         weights=None,
         preset: lager.Preset = lager.PRESETS["recommended"],
-        rows: int | None = None,
     ) -> list[Judgement]:
         """Score conversations, each a list of messages that ends with the assistant's.
 
         criterion: a Criterion, or "SET/NAME" of the bundled sets, "NAME" for HelpSteer's.
         weights: of the layers the preset uses, [L'], or a file of them that a run has left; None
-        weighs them equally. rows: how many rows of tokens are computed at a time, None for what
-        fits; scores do not depend on it.
-
-        Raises ValueError for a conversation that is longer than the model's positions, and for a
-        file of weights of another model or preset.
+        weighs them equally. Raises ValueError for a conversation that is longer than the model's
+        positions, and for a file of weights of another model or preset.
         """
         if isinstance(weights, str | Path):
-            weights = self.load_weights(weights, preset)
+            weights = weights_file.load(weights, self, preset)
         if isinstance(criterion, str):
             criterion = criteria_files.find(criterion)
         groups = group_conversations(conversations)
         requests = [request for group in groups for request in requests_of(group, [criterion])]
         if not requests:
             return []
-        logits = np.stack([reading.logits[0] for reading in self.ask(requests, rows=rows)])
+        logits = np.stack([reading.logits[0] for reading in self.ask(requests)])
         name = "lager_wo" if weights is None else "lager_w"
         scores = lager.aggregate(logits, criterion.scale, name, preset, weights)
         chances = lager.distribution(logits, preset, weights)
@@ -136,76 +130,60 @@ class Judge:
             for score, row in zip(np.asarray(scores), np.asarray(chances), strict=True)
         ]
 
-    def load_weights(
-        self, path: Path | str, preset: lager.Preset, *, any_template: bool = False
-    ) -> np.ndarray:
-        """The weights [L'] in a file that `layer_weights.save` wrote for this judge.
-
-        any_template: take those that were fitted with other prompts, too. Raises ValueError for
-        weights of another model, preset or template.
-        """
-        template = prompts.key(self.model.tokenizer.chat_template or "")
-        return layer_weights.load(
-            path,
-            checksum=checksum(self.model.params),
-            template=None if any_template else template,
-            preset=preset,
-            layers=self.model.config.num_layers + (preset.layers == "all"),
-        )
-
     def ask(
         self,
         requests: Sequence[Request],
         *,
         states: bool = False,
         skip: bool = False,
-        record: Record | None = None,
         condition: str = "forced",
-        layout: str = "shared",
         rows: int | None = None,
     ) -> list[Reading | None]:
         """Read what the layers say to each request, in one forward pass.
 
         states: the states too, from which the logits are then made. skip: None for a request that
-        is longer than the model's positions, counted in `record`, instead of raising ValueError.
-        condition: "forced", right behind the request's prefix; "direct" and "reasoning": before the
-        score in what the judge writes first (`judging.written`), and None where it writes no score
-        to one of the questions. layout, rows: how rows are laid and how many at a time; readings do
-        not depend on it.
+        is longer than the model's positions, instead of raising ValueError. condition: "forced",
+        right behind the request's prefix; "direct" and "reasoning": before the score in what the
+        judge writes first (`judging.written`), and None where it writes no score to one of the
+        questions. rows: how many are computed at a time, None for what fits; readings do not depend
+        on it.
         """
-        record = Record() if record is None else record
         if condition != "forced":
-            found = self._ask_written(requests, condition, states, layout, rows)
-            if None in found:
-                record.skip(written.NO_SCORE, rows=found.count(None))
-            return found
+            return self._ask_written(requests, condition, states, rows)
         model, found = self.model, [None] * len(requests)
-        fitting: dict[tuple[int, ...], list[int]] = {}
+        alike: dict[tuple, list[int]] = {}  # By the answers' tokens and the length of rows.
         every = score_tokens.encode(model.tokenizer, requests)
         for i, (request, asked) in enumerate(zip(requests, every, strict=True)):
             longest = packing.cost(asked.encoded, "padded")
             if longest <= model.config.max_seq_len:
-                fitting.setdefault(tuple(asked.tokens.tolist()), []).append(i)
-            elif skip:
-                record.too_long += 1
-            else:
+                length = _row_length(packing.cost(asked.encoded, "shared"))
+                alike.setdefault((tuple(asked.tokens.tolist()), length), []).append(i)
+            elif not skip:
                 raise ValueError(
                     f"{request.source or f'request {i}'}: it has {longest} tokens, and the model "
                     f"has {model.config.max_seq_len} positions"
                 )
-        for tokens, places in fitting.items():
-            examples = [
-                unrated(every[i].encoded.prompt, every[i].encoded.responses) for i in places
-            ]
-            tables = self._tables(examples, tokens, states, layout, rows)
+        across = model.config.num_layers + 1
+        for (tokens, length), places in alike.items():
+            how = {"config": model.config, "dtype": model.dtype, "states": states}
+            ask = functools.partial(run, model.params, columns=self.columns(tokens), **how)
+            batches = plan_evaluation(
+                [unrated(every[i].encoded.prompt, every[i].encoded.responses) for i in places],
+                row_length=length,
+                layout="shared",
+                rows=rows or max(1, TOKENS // length),
+                mesh=model.mesh,
+            )
+            numbers = across * (model.config.hidden_size if states else 2 * len(tokens))
+            tables = run_batches(ask, batches, numbers, model.mesh)
             for i, table in zip(places, tables, strict=True):
                 found[i] = self._reading(table, tokens, states)
         return found
 
-    def _ask_written(self, requests, condition, states, layout, rows) -> list[Reading | None]:
+    def _ask_written(self, requests, condition, states, rows) -> list[Reading | None]:
         every = written.answered(self.model, requests, condition)
         whole = [i for i, some in enumerate(every) if None not in some]
-        options = {"states": states, "skip": True, "layout": layout, "rows": rows}
+        options = {"states": states, "skip": True, "rows": rows}
         parts = iter(self.ask([one for i in whole for one in every[i]], **options))
         found: list[Reading | None] = [None] * len(requests)
         for i in whole:
@@ -220,28 +198,8 @@ class Judge:
         params = self.model.params
         return params.get("lm_head", params["embed"])[np.asarray(tokens)]
 
-    def _tables(self, examples, tokens, states, layout, rows) -> list[np.ndarray]:
-        """`forward`'s numbers for each branch of each example, [Q, ...] flat."""
-        model, costs = self.model, [packing.cost(e.encoded, layout) for e in examples]
-        how = {"config": model.config, "dtype": model.dtype, "states": states}
-        ask = functools.partial(run, model.params, columns=self.columns(tokens), **how)
-        across = model.config.hidden_size if states else 2 * len(tokens)
-        tables = [None] * len(examples)
-        for length, places in _lengths(costs).items():
-            batches = plan_evaluation(
-                [examples[i] for i in places],
-                row_length=length,
-                layout=layout,
-                rows=rows or max(1, TOKENS // length),
-                mesh=model.mesh,
-            )
-            found = run_batches(ask, batches, (model.config.num_layers + 1) * across, model.mesh)
-            for i, table in zip(places, found, strict=True):
-                tables[i] = table
-        return tables
-
     def _reading(self, table, tokens, states) -> Reading:
-        """One request's numbers, as `_tables` has them, as a reading."""
+        """The numbers of `forward` for one request, [Q, ...] flat, as a reading."""
         config, seen = self.model.config, None
         if states:
             seen = table.reshape(len(table), config.num_layers + 1, config.hidden_size)
@@ -254,16 +212,12 @@ class Judge:
         return Reading(logits, seen)
 
 
-def _lengths(costs: Sequence[int]) -> dict[int, list[int]]:
-    """{length of rows: which examples go into rows of it}. Attention costs the square of a row, and
-    an item with its rubrics fills one: so each has a row of about its own length, of the four to an
-    octave that are compiled, and short ones are packed."""
-    found: dict[int, list[int]] = {}
-    for i, cost in enumerate(costs):
-        step = 1 << max(cost.bit_length() - 3, 0)
-        length = 2 * PACKED if cost <= PACKED else -(-cost // step) * step
-        found.setdefault(length, []).append(i)
-    return found
+def _row_length(cost: int) -> int:
+    """Attention costs the square of a row, and an item with its rubrics fills one: so each has a
+    row of about its own length, of the four to an octave that are compiled, and short ones are
+    packed."""
+    step = 1 << max(cost.bit_length() - 3, 0)
+    return 2 * PACKED if cost <= PACKED else -(-cost // step) * step
 
 
 def requests_of(

@@ -12,7 +12,7 @@ from hs2jax.data.record import Record
 from hs2jax.judging import prompts
 from hs2jax.judging.criteria import Criterion
 from hs2jax.judging.judge import requests_of
-from hs2jax.judging.readings import Readings
+from hs2jax.judging.readings import Readings, is_whole, nothing_read
 
 # Formats whose published ratings are 0 to 4; they are judged from 1 to 5, as in the paper.
 FROM_ZERO = ("helpsteer", "helpsteer2", "helpsteer2_disagreements")
@@ -23,17 +23,17 @@ class JudgedSet:
     """Every response that could be read, by every criterion: N samples, a response's together.
 
     logits: f32 [N, 2, L + 1, S]. states: f32 [N, L + 1, D] or None. human: f64 [N], people's
-    ratings on the criterion's scale, NaN where there is none. clusters: the prompt of each.
-    criterion: int [N], its number. response: [N] of (group, response) in `groups`.
+    ratings on the criterion's scale, NaN where there is none. clusters: [N] texts, the prompt of
+    each. criterion: int [N], its number. response: int [N, 2], of (group, response) in `groups`.
     """
 
     groups: list[Group]
     logits: np.ndarray
     states: np.ndarray | None
     human: np.ndarray
-    clusters: list[str]
+    clusters: np.ndarray
     criterion: np.ndarray
-    response: list[tuple[int, int]]
+    response: np.ndarray
     record: Record
 
     def rated(self) -> "JudgedSet":
@@ -42,15 +42,10 @@ class JudgedSet:
 
     def take(self, places: np.ndarray) -> "JudgedSet":
         """Return some samples, by their numbers."""
-        return dataclasses.replace(
-            self,
-            logits=self.logits[places],
-            states=None if self.states is None else self.states[places],
-            human=self.human[places],
-            clusters=[self.clusters[i] for i in places],
-            criterion=self.criterion[places],
-            response=[self.response[i] for i in places],
-        )
+        names = ("logits", "states", "human", "clusters", "criterion", "response")
+        columns = {name: getattr(self, name) for name in names}
+        some = {name: None if each is None else each[places] for name, each in columns.items()}
+        return dataclasses.replace(self, **some)
 
 
 def judge_set(
@@ -82,40 +77,32 @@ def judge_set(
             f"{spec}: people rated from 0 to 4, and the criteria's scale is {scale[0]} to "
             f"{scale[-1]}: give criteria of five values (config.criteria)"
         )
-    options = {"total": len(requests), "states": states, "record": record, "condition": condition}
+    options = {"total": len(requests), "states": states, "condition": condition}
     logits, seen, human, response = [], [], [], []
     found = readings.stream(requests, name, **options)
-    for (g, r), ratings, reading in zip(places, rated, found, strict=True):
-        if reading is None:
-            continue
-        if not np.isfinite(reading.logits).all():
-            record.skip("not finite", example=f"{groups[g].source}: logits are not finite")
-            continue
-        logits.append(reading.logits)
-        seen.append(reading.states)
-        response += [(g, r)] * len(criteria)
-        human += ratings
+    for place, ratings, reading in zip(places, rated, found, strict=True):
+        if is_whole([reading], record, condition=condition):
+            logits.append(reading.logits)
+            seen.append(reading.states)
+            response += [place] * len(criteria)
+            human += ratings
     if not logits:
-        reasons = {"too long": record.too_long, **record.skipped}
-        counted = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-        raise ValueError(f"{spec}: no response could be read: {counted}")
+        raise nothing_read(f"no response of {spec}", record)
     return JudgedSet(
         groups=groups,
         logits=np.concatenate(logits),
         states=np.concatenate(seen) if states else None,
         human=np.array(human),
-        clusters=[prompt_text(groups[g]) for g, _ in response],
+        clusters=np.array([prompt_text(groups[g]) for g, _ in response], object),
         criterion=np.tile(np.arange(len(criteria)), len(logits)),
-        response=response,
+        response=np.array(response),
         record=record,
     )
 
 
 def _is_from_zero(spec: str) -> bool:
     formats = {
-        re.split(r"[/\[]", each.path.removeprefix("tfds:"))[0]
-        if each.path.startswith("tfds:")
-        else each.format
+        re.split(r"[/\[]", path[5:])[0] if (path := each.path).startswith("tfds:") else each.format
         for each in corpora.parse(spec)
     }
     if len({name in FROM_ZERO for name in formats}) > 1:

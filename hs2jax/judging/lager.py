@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 NORMS = ("none", "final")
-LAYERS = ("all", "without_last")
-ERRORS = ("absolute", "squared")
+LAYERS = {"all": slice(None), "without_last": slice(-1)}
 
 
 class Aggregation(NamedTuple):
@@ -52,7 +51,7 @@ LAST_LAYER = ("e_score", "direct")
 
 @dataclass(frozen=True)
 class Preset:
-    """One reading of the method. Raises ValueError for a value that does not exist.
+    """One reading of the method.
 
     Attributes:
         layers: "all" L + 1 entries, or "without_last", as the repository has it.
@@ -74,13 +73,6 @@ class Preset:
     mix: float
     whole_targets: bool = False
 
-    def __post_init__(self):
-        for field, allowed in (("layers", LAYERS), ("norm", NORMS), ("error", ERRORS)):
-            if (value := getattr(self, field)) not in allowed:
-                raise ValueError(f"{field} is {value!r}; it must be one of {', '.join(allowed)}")
-        if not 0 <= self.mix <= 1:
-            raise ValueError(f"mix is {self.mix}; it must be a share, from 0 to 1")
-
 
 # The repository learns the mix as a sigmoid that starts at 0.5, but reads it once per epoch, and
 # trains for one: so it stays what it is at the start. The paper (section 3.3) gives no value.
@@ -100,8 +92,7 @@ def used_layers(logits, preset: Preset):
 
     L' is L + 1, or L without the last. Raises ValueError for another shape.
     """
-    chosen = _of_norm(logits, preset)
-    return chosen[..., :-1, :] if preset.layers == "without_last" else chosen
+    return _of_norm(logits, preset)[..., LAYERS[preset.layers], :]
 
 
 def aggregate(logits, values, aggregation: str, preset: Preset, weights=None):
@@ -111,10 +102,8 @@ def aggregate(logits, values, aggregation: str, preset: Preset, weights=None):
     to 5. aggregation: one of `AGGREGATIONS`; "e_score" and "direct" read the last entry, whatever
     the preset. weights: [L'], summing to 1, which only those in `WEIGHTED` use. Of equally likely
     values the first one is taken. A reading that is not finite gives NaN.
-    Raises ValueError for an unknown aggregation, missing weights, or shapes that do not fit.
+    Raises ValueError for missing weights, or shapes that do not fit.
     """
-    if aggregation not in AGGREGATIONS:
-        raise ValueError(f"there is no aggregation {aggregation!r}: {', '.join(AGGREGATIONS)}")
     way, values = AGGREGATIONS[aggregation], jnp.asarray(values, jnp.float32)
     if way.of == "last":
         over_values = _of_norm(logits, preset)[..., -1, :]
@@ -122,7 +111,9 @@ def aggregate(logits, values, aggregation: str, preset: Preset, weights=None):
         layers = used_layers(logits, preset)
         if way.of == "probabilities":
             layers = jax.nn.softmax(layers)
-        over_values = combine(layers, _weights_of(aggregation, layers, weights))
+        if way.weighted and weights is None:
+            raise ValueError(f"{aggregation} needs the layers' weights: fit or load them first")
+        over_values = combine(layers, weights if way.weighted else None)
         if way.of == "probabilities" and preset.double_softmax and not way.weighted:
             over_values = over_values * layers.shape[-2]  # The repository sums them.
     if values.shape != over_values.shape[-1:]:
@@ -152,16 +143,22 @@ def distribution(logits, preset: Preset, weights=None):
 
     Its expectation is "lager_wo" or "lager_w". Raises ValueError as `aggregate` does.
     """
-    layers = used_layers(logits, preset)
-    name = "lager_wo" if weights is None else "lager_w"
-    return jax.nn.softmax(combine(layers, _weights_of(name, layers, weights)))
+    return jax.nn.softmax(combine(used_layers(logits, preset), weights))
 
 
-def combine(layers, weights):
-    """Weighted sum over layers: [..., L', S] and weights [L'] -> [..., S].
+def combine(layers, weights=None):
+    """Weighted sum over layers: [..., L', S] and weights [L'], None for even ones -> [..., S].
 
     A product and a sum, as accelerators may round a matrix product's arguments to fewer bits.
     """
+    used = layers.shape[-2]
+    weights = np.full(used, 1 / used) if weights is None else weights
+    weights = jnp.asarray(weights, jnp.float32)
+    if weights.shape != (used,):
+        raise ValueError(
+            f"weights has shape {weights.shape}, but the preset uses {used} layers: they belong to "
+            "another model or preset"
+        )
     return jnp.sum(layers * weights[:, None], axis=-2)
 
 
@@ -176,18 +173,3 @@ def _of_norm(logits, preset: Preset):
         raise ValueError(f"logits must be [..., 2, L + 1, S]; the shape is {logits.shape}")
     chosen = logits[..., NORMS.index(preset.norm), :, :]
     return chosen - jnp.max(chosen, axis=-1, keepdims=True)
-
-
-def _weights_of(aggregation: str, layers, weights):
-    used = layers.shape[-2]
-    if not AGGREGATIONS[aggregation].weighted:
-        return jnp.full(used, 1 / used, jnp.float32)
-    if weights is None:
-        raise ValueError(f"{aggregation} needs the layers' weights: fit or load them first")
-    weights = jnp.asarray(weights, jnp.float32)
-    if weights.shape != (used,):
-        raise ValueError(
-            f"weights has shape {weights.shape}, but the preset uses {used} layers: they belong to "
-            "another model or preset"
-        )
-    return weights

@@ -1,28 +1,30 @@
-"""Weights of the layers, fitted to human scores, cross-validated, kept in a file.
+"""Weights of the layers, fitted to human scores and cross-validated.
 
 LAGER (arXiv 2508.03550), section 3.3: one free parameter per used layer, the weights their softmax,
-fitted on a validation set while the model stays as it is. `weight_recipes` has the loss and the two
-ways to make it small. Axis letters as in `lager`, and N samples, each a reading with its human
-score.
+fitted on a validation set while the model stays as it is. Axis letters as in `lager`, and N
+samples, each a reading with its human score.
 """
 
-import dataclasses
+import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from hs2jax import workdir
-from hs2jax.data import files
-from hs2jax.data.groups import FieldError, check_number, check_text, mistyped, show
-from hs2jax.judging import lager, weight_recipes
+from hs2jax.judging import lager
 from hs2jax.judging.lager import Preset
-from hs2jax.judging.weight_recipes import FitData
 
 RECIPES = ("published", "converged")
+# The repository's. Its schedule halves the rate when an epoch brings no gain; there is one epoch
+# (for Qwen2.5, which the paper gives two, it is one here too).
+PUBLISHED_RATE, BATCH = 0.01, 4
+# On all samples at once, until so many steps in a row were no gain on the clusters held out.
+CONVERGED_RATE, PATIENCE, MOST_STEPS = 0.05, 50, 1000
 HELD_OUT = 0.2  # Of the clusters, to stop early by.
+ERRORS = {"absolute": jnp.abs, "squared": jnp.square}
 
 
 class Fit(NamedTuple):
@@ -43,48 +45,42 @@ class CrossValidation(NamedTuple):
     """Scores of samples by weights they were not fitted on.
 
     scores: {aggregation: f32 [N]} for those that use weights, each sample by the weights of the
-    other folds; levels: the same for what these weights give the other folds on average, 0 where a
-    score is one of the scale's values. weights: f32 [folds, L'] and mean: f32 [L'], over folds.
-    fold: int [N], the fold each sample was held out in. before, after: the mean loss of the samples
-    when held out, with even and with fitted weights.
+    other folds, around one mean in all folds. weights: f32 [folds, L']. fold: int [N], the fold
+    each sample was held out in.
     """
 
     scores: dict[str, np.ndarray]
-    levels: dict[str, np.ndarray]
     weights: np.ndarray
-    mean: np.ndarray
     fold: np.ndarray
-    before: float
-    after: float
 
-    def on_one_level(self) -> dict[str, np.ndarray]:
-        """Return the scores, around one mean in all folds.
 
-        Weights are fitted to people's level, too, which in the other folds is the higher the lower
-        it is in the one held out. By that alone the scores as they are would be ordered against
-        people's.
-        """
-        return {
-            name: score - self.levels[name] + self.levels[name].mean()
-            for name, score in self.scores.items()
-        }
+class FitData(NamedTuple):
+    """layers: logits of the used layers [N, L', S]. targets: human scores [N]. labels: the same as
+    distributions over the candidates [N, S]. values: what the candidates stand for [S].
+    """
+
+    layers: jax.Array
+    targets: jax.Array
+    labels: jax.Array
+    values: jax.Array
 
 
 def fit(
     logits,
     targets,
+    clusters: Sequence,
     values: Sequence[int],
     preset: Preset,
     *,
-    clusters: Sequence | None = None,
     recipe: str = "published",
     seed: int = 0,
 ) -> Fit:
     """Fit weights that make "lager_w" follow the human scores.
 
     logits: [N, 2, L + 1, S]. targets: human scores [N], on the scale of `values` [S], fractions
-    allowed. The loss of a sample is preset.mix times the cross-entropy of the softmax of the
-    aggregated logits, and for the rest the error of its expectation.
+    allowed. clusters: [N], which samples hang together, such as those of one prompt. The loss of a
+    sample is preset.mix times the cross-entropy of the softmax of the aggregated logits, and for
+    the rest the error of its expectation.
 
     * "published": Adam, rate 0.01, in one pass over the samples in batches of 4, in an order drawn
       from the seed (not the repository's own, which is PyTorch's).
@@ -92,14 +88,13 @@ def fit(
       on a fifth of the clusters, drawn from the seed and not fitted on. Step 0, even weights, is
       among them.
 
-    clusters: [N], which samples hang together, such as those of one prompt (default: none do).
-    The same arguments give the same weights.
-    Raises ValueError for targets outside the scale, readings that are not finite, shapes that do
-    not fit, and "converged" with fewer than two clusters.
+    The same arguments give the same weights. Raises ValueError for targets outside the scale,
+    readings that are not finite, shapes that do not fit, and "converged" with fewer than two
+    clusters.
     """
-    data = _fit_data(logits, targets, values, preset)
-    N = len(data.targets)
-    return _fit(data, np.ones(N, bool), _members(clusters, N), preset, recipe, seed)
+    data = _fit_data(logits, targets, clusters, values, preset)
+    everything = np.ones(len(data.targets), bool)
+    return _fit(data, everything, _numbered(clusters), preset, recipe, seed)
 
 
 def cross_validate(
@@ -115,30 +110,27 @@ def cross_validate(
 ) -> CrossValidation:
     """Fit weights on all folds but one, and score that one with them, for each fold.
 
-    Arguments as in `fit`. The samples of a cluster stay in one fold; folds are drawn from the seed.
-    Raises ValueError as `fit` does, and unless there are 2 folds or more and a cluster for each.
+    Arguments and errors as for `fit` and `draw_folds`. Weights are fitted to people's level, too,
+    which in the other folds is the higher the lower it is in the one held out. By that alone the
+    scores as they are would be ordered against people's; so each fold's are moved by the mean that
+    its weights give the other folds.
     """
-    data = _fit_data(logits, targets, values, preset)
-    N = len(data.targets)
-    member = _members(clusters, N)
-    fold = draw_folds(member, folds, seed)
+    data = _fit_data(logits, targets, clusters, values, preset)
+    N, member, fold = len(data.targets), _numbered(clusters), draw_folds(clusters, folds, seed)
     weights = np.stack(
         [_fit(data, fold != f, member, preset, recipe, seed).weights for f in range(folds)]
     )
     scores, levels = ({name: np.zeros(N, np.float32) for name in lager.WEIGHTED} for _ in range(2))
-    loss = np.empty(N, np.float32)
     # All samples with the weights of each fold: arrays of one shape need compiling only once.
     for f, each in enumerate(weights):
         held = fold == f
         for name, score in scores.items():
             found = np.asarray(lager.aggregate(logits, values, name, preset, each))
             score[held] = found[held]
-            if lager.AGGREGATIONS[name].expectation:
+            if lager.AGGREGATIONS[name].expectation:  # Else it is one of the scale's values.
                 levels[name][held] = found[~held].mean()
-        loss[held] = _losses(each, data, preset)[held]
-    before = float(_losses(_even(data), data, preset).mean())
-    mean = weights.mean(axis=0)
-    return CrossValidation(scores, levels, weights, mean, fold, before, float(loss.mean()))
+    moved = {name: each - levels[name] + levels[name].mean() for name, each in scores.items()}
+    return CrossValidation(moved, weights, fold)
 
 
 def draw_folds(clusters: Sequence, folds: int, seed: int, least: int = 2) -> np.ndarray:
@@ -147,126 +139,37 @@ def draw_folds(clusters: Sequence, folds: int, seed: int, least: int = 2) -> np.
     The same clusters and seed give the same folds. Raises ValueError unless there are `least` folds
     or more and a cluster for each.
     """
-    member = _members(clusters, len(clusters))
+    member = _numbered(clusters)
     G = int(member.max(initial=-1)) + 1
     if not least <= folds <= G:
         raise ValueError(
-            f"cross-validation in {folds} folds needs at least {least} folds and a cluster (a "
-            f"prompt) for each, and there are {G} clusters: give more samples, or fewer folds"
+            f"{folds} folds: there must be at least {least}, and a prompt (a cluster) for each, of "
+            f"which there are only {G}: give more data, or fewer folds"
         )
     return np.random.default_rng(seed).permutation(np.arange(G) % folds)[member]
 
 
-# The file ---------------------------------------------------------------------------------------
+@functools.partial(jax.jit, static_argnames="preset")
+def losses(weights, data: FitData, preset: Preset):
+    """The loss of each sample, [N], with weights [L'] of the layers."""
+    log_p = jax.nn.log_softmax(lager.combine(data.layers, weights))
+    entropy = -jnp.sum(data.labels * log_p, axis=-1)
+    difference = jnp.sum(jnp.exp(log_p) * data.values, axis=-1) - data.targets
+    return preset.mix * entropy + (1 - preset.mix) * ERRORS[preset.error](difference)
 
 
-def save(
-    path: Path | str,
-    fitted: Fit,
-    *,
-    model: str,
-    checksum: str,
-    template: str,
-    preset: Preset,
-    scale: Sequence[int],
-    data: str,
-) -> None:
-    """Write weights to a small JSON file, with all that says where they may be used: the model's
-    name and checksum, the name of the prompts' template, the scale and data of the fit."""
-    content = {
-        "model": {"name": model, "checksum": checksum},
-        "template": template,
-        "preset": dataclasses.asdict(preset),
-        "layers": len(fitted.weights),
-        "scale": [int(value) for value in scale],
-        "weights": [float(weight) for weight in fitted.weights],
-        "fitted": {
-            "data": data,
-            "samples": fitted.samples,
-            "recipe": fitted.recipe,
-            "seed": fitted.seed,
-            "steps": fitted.steps,
-            "loss": {"before": fitted.before, "after": fitted.after},
-        },
-    }
-    workdir.write_json(Path(path), content)
+def _numbered(clusters: Sequence) -> np.ndarray:
+    """The number of each sample's cluster, from 0."""
+    return np.unique(np.asarray(clusters), return_inverse=True)[1]
 
 
-def load(
-    path: Path | str,
-    *,
-    checksum: str,
-    template: str | None,
-    preset: Preset,
-    layers: int,
-) -> np.ndarray:
-    """Load the weights f32 [L'] that `save` wrote, for the very judge they were fitted for.
-
-    template: None takes weights of any, as the paper does, which fits them once for a model and
-    uses them with other prompts and scales. layers: L', as many as the preset uses. Of the preset,
-    `layers` and `norm` must be those of the fit: they say what the weights multiply, and the rest
-    how they were found.
-    Raises ValueError where the judge is another one, naming all that differs, and for a malformed
-    file, naming the field.
-    """
-    path = Path(path)
-    try:
-        saved = _parse(files.decode(path.read_bytes()))
-    except FieldError as error:
-        raise ValueError(
-            f"{path}, field '{error.field}': {error.what}. It is no file of layer weights as "
-            "they are saved: fit them again"
-        ) from None
-    here = {
-        "model.checksum": checksum,
-        "template": saved["template"] if template is None else template,
-        "layers": layers,
-        "preset.layers": preset.layers,
-        "preset.norm": preset.norm,
-    }
-    differ = [f"{k} is {saved[k]!r} there and {v!r} here" for k, v in here.items() if saved[k] != v]
-    if differ:
-        raise ValueError(
-            f"{path} has weights for another judge, {saved['model.name']}: {'; '.join(differ)}. "
-            "Fit weights for this one, or use it as they were fitted"
-        )
-    return np.array(saved["weights"], np.float32)
-
-
-def _parse(row: dict) -> dict:
-    """The fields of a file of weights, by their paths. Raises FieldError."""
-    saved = {"layers": row.get("layers")}
-    for field in ("model.name", "model.checksum", "template", "preset.layers", "preset.norm"):
-        outer, _, name = field.rpartition(".")
-        inside = row.get(outer) if outer else row
-        if not isinstance(inside, dict):
-            raise mistyped(outer, "an object", inside)
-        saved[field] = check_text(inside.get(name), field)
-    weights = row.get("weights")
-    if not isinstance(weights, list):
-        raise mistyped("weights", "a list", weights)
-    saved["weights"] = [check_number(w, f"weights[{i}]", 0, 1) for i, w in enumerate(weights)]
-    if saved["layers"] != len(weights):
-        what = f"expected {show(saved['layers'])} numbers, as 'layers' says, found {len(weights)}"
-        raise FieldError("weights", what, "wrong length")
-    if abs(sum(saved["weights"]) - 1) > 1e-3:
-        what = f"expected numbers that sum to 1, found a sum of {sum(saved['weights']):g}"
-        raise FieldError("weights", what, "out of range")
-    return saved
-
-
-# The fit ----------------------------------------------------------------------------------------
-
-
-def _fit_data(logits, targets, values, preset: Preset) -> FitData:
+def _fit_data(logits, targets, clusters, values, preset: Preset) -> FitData:
     targets, values = np.asarray(targets, np.float64), np.asarray(values, np.float64)
-    if values.ndim != 1 or len(values) < 2 or (np.diff(values) <= 0).any():
-        raise ValueError(f"a scale is two or more rising values, got {values.tolist()}")
-    shape = np.shape(logits)
-    if len(shape) != 4 or targets.shape != shape[:1] or not shape[0] or shape[3] != len(values):
+    shape, lengths = np.shape(logits), {len(targets), len(clusters)}
+    if len(shape) != 4 or lengths != {shape[0]} or not shape[0] or shape[3] != len(values):
         raise ValueError(
-            f"expected logits [N, 2, L + 1, S], targets [N] and values [S] with N above 0, got "
-            f"shapes {shape}, {targets.shape} and {values.shape}"
+            f"expected logits [N, 2, L + 1, S], targets [N], clusters [N] and values [S] with N "
+            f"above 0, got shapes {shape}, {targets.shape}, ({len(clusters)},) and {values.shape}"
         )
     outside = ~((values[0] <= targets) & (targets <= values[-1]))
     if outside.any():
@@ -288,15 +191,6 @@ def _fit_data(logits, targets, values, preset: Preset) -> FitData:
     return FitData(layers, *(jnp.asarray(x, jnp.float32) for x in (targets, labels, values)))
 
 
-def _members(clusters: Sequence | None, N: int) -> np.ndarray:
-    """The number of each sample's cluster, from 0."""
-    if clusters is None:
-        return np.arange(N)
-    if len(clusters) != N:
-        raise ValueError(f"there are {len(clusters)} clusters for {N} samples; name one for each")
-    return np.unique(np.asarray(clusters), return_inverse=True)[1]
-
-
 def _fit(
     data: FitData, train: np.ndarray, member: np.ndarray, preset: Preset, recipe: str, seed: int
 ) -> Fit:
@@ -304,10 +198,9 @@ def _fit(
     rng = np.random.default_rng(seed)
     if recipe == "published":
         order = rng.permutation(np.flatnonzero(train))
-        batch = weight_recipes.BATCH
-        batches = np.full((-(-len(train) // batch), batch), -1)
+        batches = np.full((-(-len(train) // BATCH), BATCH), -1)
         batches.flat[: len(order)] = order
-        weights, steps = weight_recipes.published(data, batches, preset)
+        weights, steps = _published(data, batches, preset)
     elif recipe == "converged":
         groups = rng.permutation(np.unique(member[train]))
         if len(groups) < 2:
@@ -316,20 +209,71 @@ def _fit(
                 f"least 2, got {len(groups)}: give more samples, or use 'published'"
             )
         held = train & np.isin(member, groups[: max(1, round(HELD_OUT * len(groups)))])
-        weights, steps = weight_recipes.converged(data, train & ~held, held, preset)
+        weights, steps = _converged(data, train & ~held, held, preset)
     else:
         raise ValueError(f"recipe is {recipe!r}; it must be one of {', '.join(RECIPES)}")
-    weights = np.asarray(weights)
+    even, weights = np.full(len(weights), 1 / len(weights), np.float32), np.asarray(weights)
     before, after = (
-        float(_losses(each, data, preset)[train].mean()) for each in (_even(data), weights)
+        float(np.asarray(losses(each, data, preset))[train].mean()) for each in (even, weights)
     )
     return Fit(weights, before, after, int(steps), int(train.sum()), recipe, seed)
 
 
-def _even(data: FitData) -> np.ndarray:
-    used = data.layers.shape[1]
-    return np.full(used, 1 / used, np.float32)
+@functools.partial(jax.jit, static_argnames="preset")
+def _published(data: FitData, batches, preset: Preset):
+    """batches: rows of samples [B, 4]; -1 is an empty place. Returns the weights, and steps."""
+    optimizer = optax.adam(PUBLISHED_RATE)
+
+    def step(state, rows):
+        there = rows >= 0
+        samples = {name: getattr(data, name)[rows] for name in ("layers", "targets", "labels")}
+        new = _step(optimizer, state, data._replace(**samples), there, preset)
+        # A batch that is all empty makes no step: Adam would move on by what it remembers.
+        return jax.tree.map(lambda a, b: jnp.where(there.any(), a, b), new, state), None
+
+    state, _ = jax.lax.scan(step, _start(optimizer, data), batches)
+    return jax.nn.softmax(state[0]), (batches >= 0).any(axis=1).sum()
 
 
-def _losses(weights: np.ndarray, data: FitData, preset: Preset) -> np.ndarray:
-    return np.asarray(weight_recipes.losses(weights, data, preset))
+@functools.partial(jax.jit, static_argnames="preset")
+def _converged(data: FitData, train, held, preset: Preset):
+    """train, held: bool [N]. Returns the weights that are best on `held`, and their step."""
+    optimizer = optax.adam(CONVERGED_RATE)
+
+    def unfinished(carry):
+        step, _, (best_step, _, _) = carry
+        return (step < MOST_STEPS) & (step - best_step < PATIENCE)
+
+    def advance(carry):
+        step, state, best = carry
+        state = _step(optimizer, state, data, train, preset)
+        now = (step + 1, state[0], _objective(state[0], data, held, preset))
+        return (
+            step + 1,
+            state,
+            jax.tree.map(lambda a, b: jnp.where(now[2] < best[2], a, b), now, best),
+        )
+
+    state = _start(optimizer, data)
+    best = (0, state[0], _objective(state[0], data, held, preset))
+    _, _, (best_step, free, _) = jax.lax.while_loop(unfinished, advance, (0, state, best))
+    return jax.nn.softmax(free), best_step
+
+
+def _objective(free, data: FitData, where, preset: Preset):
+    """The mean loss of the samples that are True in `where` [N]."""
+    each = losses(jax.nn.softmax(free), data, preset)
+    return jnp.sum(jnp.where(where, each, 0.0)) / jnp.maximum(jnp.sum(where), 1)
+
+
+def _start(optimizer: optax.GradientTransformation, data: FitData):
+    """Even weights."""
+    free = jnp.zeros(data.layers.shape[1], jnp.float32)
+    return free, optimizer.init(free)
+
+
+def _step(optimizer: optax.GradientTransformation, state, data: FitData, where, preset: Preset):
+    free, memory = state
+    grads = jax.grad(_objective)(free, data, where, preset)
+    updates, memory = optimizer.update(grads, memory, free)
+    return optax.apply_updates(free, updates), memory

@@ -10,62 +10,35 @@ Axis letters: P pairs, 2 requests of a pair, 2 norms, L layers, S answers.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from hs2jax.data.conversations import in_parts
 from hs2jax.data.groups import Group, pairs, prompt_text
 from hs2jax.data.record import Record
 from hs2jax.evaluation import statistics
 from hs2jax.judging import criteria as criteria_files
 from hs2jax.judging import lager, prompts
 from hs2jax.judging.criteria import Criterion
-from hs2jax.judging.judge import Judge, Reading
+from hs2jax.judging.judge import Judge
 from hs2jax.judging.lager import Preset
 from hs2jax.judging.prompts import Request
-from hs2jax.judging.readings import Readings
+from hs2jax.judging.readings import Readings, is_whole, nothing_read
 from hs2jax.workdir import row
 
 WAYS = ("pointwise", "question")
 
 
-class Pair(NamedTuple):
-    """The texts of a pair: the prompt, the better response, the worse one; and where it is from."""
-
-    prompt: str
-    chosen: str
-    rejected: str
-    source: str
-
-
-def pairs_of(groups: Sequence[Group]) -> list[Pair]:
-    """List all pairs of all groups that have a preference."""
-    return [
-        Pair(prompt_text(group), group.responses[better], group.responses[worse], group.source)
-        for group in groups
-        for better, worse, _ in pairs(group)[0]
-    ]
-
-
-def requests(groups: Sequence[Group], criterion: Criterion, way: str) -> list[Request]:
-    """Make the two requests of each pair, [2 P], of all groups with a preference; the chosen
-    response is the first. Raises ValueError for an unknown way."""
-    return [
-        request
-        for pair in pairs_of(groups)
-        for request in asked(*pair[:3], criterion, way, pair.source)
-    ]
-
-
 def asked(
-    prompt: str, first: str, second: str, criterion: Criterion, way: str, source: str = ""
+    prompt: str, first: str, second: str, source: str, criterion: Criterion, way: str
 ) -> list[Request]:
-    """Make the two requests of one pair."""
-    _check(way)
+    """Make the two requests of one pair. Raises ValueError for an unknown way."""
     orders = ((first, second), (second, first))
     if way == "pointwise":
         return [prompts.pointwise(prompt, a, [criterion], source) for a, _ in orders]
-    return [prompts.pair(prompt, a, b, [criterion], source) for a, b in orders]
+    if way == "question":
+        return [prompts.pair(prompt, a, b, criterion, source) for a, b in orders]
+    raise ValueError(f"way is {way!r}; it must be one of {', '.join(WAYS)}")
 
 
 def margins(
@@ -77,13 +50,10 @@ def margins(
     difference of the scores, on the criterion's scale; for "question" it is the probability of the
     first response (A in its order, B in the other), averaged over both orders, less one half. A
     probability and not log-odds, as all ten aggregations have one; the sign is the same.
-    Swapping the two responses negates it. Raises ValueError as `lager.aggregate` does, and for an
-    unknown way.
+    Swapping the two responses negates it. Raises ValueError as `lager.aggregate` does.
     """
-    _check(way)
     if way == "pointwise":
-        values = np.asarray(criterion.scale, np.float32)
-        scores = np.asarray(lager.aggregate(logits, values, aggregation, preset, weights))
+        scores = np.asarray(lager.aggregate(logits, criterion.scale, aggregation, preset, weights))
         return scores[:, 0] - scores[:, 1]
     a, b = letters(logits, aggregation, preset, weights)
     # By the rarer letter, as the other's probability may be 1 to float32 in both orders.
@@ -120,7 +90,7 @@ def compare(
     """
     if isinstance(criterion, str):
         criterion = criteria_files.find(criterion)
-    found = judge.ask(asked(prompt, first, second, criterion, way))
+    found = judge.ask(asked(prompt, first, second, "", criterion, way))
     logits = np.stack([reading.logits[0] for reading in found])
     if way == "question":
         name = "lager_wo" if weights is None else "lager_w"
@@ -157,19 +127,30 @@ def pair_rows(
 
     Raises ValueError where there is no pair, or none that could be read.
     """
-    compared = pairs_of(groups)
+    found = [pairs(group) for group in groups]
+    record.ties = sum(ties for _, ties in found)
+    compared = [
+        (prompt_text(group), group.responses[better], group.responses[worse], group.source)
+        for group, (of_group, _) in zip(groups, found, strict=True)
+        for better, worse, _ in of_group
+    ]
     if not compared:
         raise ValueError("none of the groups has a preference: give data with pairs")
-    record.ties = sum(pairs(group)[1] for group in groups)
-    found = {
-        way: list(readings.stream(requests(groups, criterion, way), f"pairs, {way}"))
-        for way in WAYS
+    read = []
+    for way in WAYS:
+        requests = [request for pair in compared for request in asked(*pair, criterion, way)]
+        read.append(list(in_parts(readings.stream(requests, f"pairs, {way}"), 2)))
+    whole = [i for i, each in enumerate(zip(*read, strict=True)) if is_whole(sum(each, ()), record)]
+    if not whole:
+        raise nothing_read("none of the pairs", record)
+    logits = {
+        way: np.array([[reading.logits[0] for reading in of_way[i]] for i in whole])
+        for way, of_way in zip(WAYS, read, strict=True)
     }
-    logits, places = _read_both_ways(found, record)
-    compared = [compared[i] for i in places]
+    compared = [compared[i] for i in whole]
     record.pairs = len(compared)
-    prompt = statistics.numbered([pair.prompt for pair in compared])
-    longer = np.array([len(pair.chosen) - len(pair.rejected) for pair in compared])
+    prompt = statistics.numbered([prompt for prompt, *_ in compared])
+    longer = np.array([len(chosen) - len(rejected) for _, chosen, rejected, _ in compared])
     rules = {"longer": longer, "shorter": -longer}
     best = max(rules, key=lambda rule: (rules[rule] > 0).sum())
     rows = [row("pairs", "", "prompts", len(set(prompt.tolist())))]
@@ -191,31 +172,6 @@ def pair_rows(
     return rows
 
 
-def _read_both_ways(
-    found: dict[str, list[Reading | None]], record: Record
-) -> tuple[dict[str, np.ndarray], list[int]]:
-    """Of the pairs that were read in every way: logits {way: [P, 2, 2, L + 1, S]}, their numbers.
-    Raises ValueError where no pair is left."""
-    places = []
-    for i in range(len(found["question"]) // 2):
-        every = [reading for read in found.values() for reading in read[2 * i : 2 * i + 2]]
-        if any(reading is None for reading in every):
-            record.too_long += 1
-        elif not all(np.isfinite(reading.logits).all() for reading in every):
-            record.skip("not finite")
-        else:
-            places.append(i)
-    if not places:
-        raise ValueError(
-            f"the judge read none of the pairs ({record.too_long} too long): use shorter texts, a "
-            "model with more positions, or another dtype"
-        )
-    return {
-        way: np.array([[read[2 * i].logits[0], read[2 * i + 1].logits[0]] for i in places])
-        for way, read in found.items()
-    }, places
-
-
 def _accuracy_rows(part: str, method: str, margin, prompt, against=None, other=None) -> list[dict]:
     """Of margins [P], and of their lead over a rule's."""
     right, equal, about = margin > 0, margin == 0, {"n": len(margin), "method": method}
@@ -232,8 +188,3 @@ def _accuracy_rows(part: str, method: str, margin, prompt, against=None, other=N
         marks = {"against": against, "reference": 0.0, "better": "higher"}
         rows.append(row("pairs", part, "accuracy", value, interval, **about, **marks))
     return rows
-
-
-def _check(way: str) -> None:
-    if way not in WAYS:
-        raise ValueError(f"way is {way!r}; it must be one of {', '.join(WAYS)}")

@@ -109,17 +109,11 @@ def question(criterion: Criterion, condition: str = "forced") -> str:
     )
 
 
-def pair(
-    prompt: str, first: str, second: str, criteria: Sequence[Criterion], source: str = ""
-) -> Request:
-    """Two responses; which is better by each of the criteria, A (the first) or B."""
-    return Request(
-        PAIR.format(prompt=prompt, first=first, second=second),
-        tuple(WHICH.format(name=_heading(each), definition=each.definition) for each in criteria),
-        "Better: ",
-        ("A", "B"),
-        source,
-    )
+def pair(prompt: str, first: str, second: str, criterion: Criterion, source: str = "") -> Request:
+    """Two responses; which is better by the criterion, A (the first) or B."""
+    item = PAIR.format(prompt=prompt, first=first, second=second)
+    which = WHICH.format(name=_heading(criterion), definition=criterion.definition)
+    return Request(item, (which,), "Better: ", ("A", "B"), source)
 
 
 def _heading(criterion: Criterion) -> str:
@@ -129,8 +123,6 @@ def _heading(criterion: Criterion) -> str:
 
 def scale_of(criteria: Sequence[Criterion]) -> tuple[int, ...]:
     """The one scale of the criteria. Raises ValueError naming those that differ."""
-    if not criteria:
-        raise ValueError("there is no criterion to judge by")
     scale = criteria[0].scale
     for each in criteria:
         if each.scale != scale:

@@ -38,43 +38,59 @@ class Readings:
         *,
         total: int | None = None,
         states: bool = False,
-        record: Record | None = None,
         condition: str = "forced",
     ) -> Iterator[Reading | None]:
         """Yield the reading of each request, in order; None where it is too long or, in a condition
-        where the judge writes (see `Judge.ask`), where it wrote no score: counted in `record`.
+        where the judge writes (see `Judge.ask`), where it wrote no score.
 
         name, total: for progress. Requests are only taken as they are needed.
         """
 
-        def ask(places: Sequence[int]) -> list[dict | None]:
-            asked = [part[i] for i in places]
-            found = self.judge.ask(asked, states=states, skip=True, condition=condition)
+        def ask(requests: Sequence[Request]) -> list[dict | None]:
+            found = self.judge.ask(requests, states=states, skip=True, condition=condition)
             return [reading and reading._asdict() for reading in found]
 
         about = [states, condition, written.LONGEST.get(condition)]
         with progress_of(name, total, "item") as show:
             for part in in_parts(requests, CHUNK):
                 texts = [[about, request._replace(source="")] for request in part]
-                found = self.recall(texts, ask)
-                if record is not None and condition == "forced":
-                    record.too_long += found.count(None)
-                elif record is not None and None in found:
-                    record.skip(written.NO_SCORE, rows=found.count(None))
+                found = self.recall(texts, part, ask)
                 show(len(part))
                 yield from (each and Reading(**each) for each in found)
 
-    def recall(self, follows_from: Sequence, make: Callable[[Sequence[int]], Sequence]) -> list:
-        """Return a value for each of what they follow from, of those that were kept; the others are
-        made now, `make(their places)`, and kept."""
-        keys = [content_key(self._key, each) for each in follows_from]
+    def recall(self, texts: Sequence, things: Sequence, make: Callable[[list], list]) -> list:
+        """Return a value for each of some things, by the texts that it follows from, of those that
+        were kept; `make` is called with the other things, and what it returns is kept."""
+        keys = [content_key(self._key, each) for each in texts]
         self._store.share(keys)
-        missing = {key: i for i, key in enumerate(keys) if key not in self._store}
+        missing = {k: thing for k, thing in zip(keys, things, strict=True) if k not in self._store}
         made = {}
         if missing:
             made = dict(zip(missing, make(list(missing.values())), strict=True))
             self._store.add(made)
         return [made[key] if key in made else self._store.get(key) for key in keys]
+
+
+def is_whole(found: Sequence[Reading | None], record: Record, n=1, condition="forced") -> bool:
+    """Tell whether all readings of something are there and finite; else count it, as n, in the
+    record."""
+    if any(reading is None for reading in found):
+        if condition == "forced":
+            record.too_long += n
+        else:
+            record.skip(written.NO_SCORE, rows=n)
+    elif not all(np.isfinite(reading.logits).all() for reading in found):
+        record.skip("not finite", rows=n)
+    else:
+        return True
+    return False
+
+
+def nothing_read(what: str, record: Record) -> ValueError:
+    """Make the error where nothing is left, with the reasons."""
+    reasons = {"too long": record.too_long, **record.skipped}
+    counted = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    return ValueError(f"the judge could read {what}: {counted}")
 
 
 def judge_key(judge: Judge) -> str:

@@ -20,10 +20,11 @@ from hs2jax.judging import criteria, lager
 from hs2jax.judging.judge import requests_of
 from hs2jax.judging.lager import Preset
 from hs2jax.judging.prompts import Request
-from hs2jax.judging.readings import Readings
-from hs2jax.workdir import is_first, row, write_rows
+from hs2jax.judging.readings import Readings, is_whole, nothing_read
+from hs2jax.workdir import is_first, row, write_rows, write_text
 
 CRITERIA = criteria.load("data_selection")
+NAMES = [criterion.name for criterion in CRITERIA]
 BLOCK = 256  # Rows that are scored at a time.
 
 
@@ -63,18 +64,22 @@ def select(
     several responses.
     """
     names = ["lager_w"] * (weights is not None) + ["lager_wo", "e_score", "direct"]
-    asked = _selectable(readings, data, on_error, max_tokens, record)
+    # Rows are read a chunk ahead of their readings.
+    asked, again = itertools.tee(_selectable(readings, data, on_error, max_tokens, record))
+    found = zip(asked, readings.stream((each for _, each in again), "selection"), strict=True)
+    read = ((group, reading) for (group, _), reading in found if is_whole([reading], record))
     lines, prompts = [], []
-    for group, scores in _scored(readings, asked, record, preset, weights):
-        each = {c.name: float(x) for c, x in zip(CRITERIA, scores[names[0]], strict=True)}
-        means = {name: float(scores[name].mean()) for name in names}
-        size = len(group.responses[0])
-        lines.append({"source": group.source, "characters": size, "scores": each, "means": means})
-        prompts.append(len(prompt_text(group)))
+    for part in in_parts(read, BLOCK):
+        logits = np.stack([reading.logits for _, reading in part])
+        table = lager.scores(logits, CRITERIA[0].scale, preset, weights)
+        for i, (group, _) in enumerate(part):
+            scores = dict(zip(NAMES, map(float, table[names[0]][i]), strict=True))
+            means = {name: float(table[name][i].mean()) for name in names}
+            head = {"source": group.source, "characters": len(group.responses[0])}
+            lines.append(head | {"scores": scores, "means": means})
+            prompts.append(len(prompt_text(group)))
     if not lines:
-        left = {"too long": record.too_long, **record.skipped}
-        counted = ", ".join(f"{count} {reason}" for reason, count in left.items())
-        raise ValueError(f"{data}: no row could be judged: {counted}")
+        raise nothing_read(f"no row of {data}", record)
     n, prompts = len(lines), np.array(prompts, float)
     responses = np.array([line["characters"] for line in lines], float)
     keys = {name: np.array([line["means"][name] for line in lines]) for name in names}
@@ -85,13 +90,17 @@ def select(
     used = chosen[names[0]]
     if is_first():
         write_rows(folder / "scores.jsonl", lines)
-        _write_selected(folder / "selected.jsonl", data, {lines[i]["source"] for i in used})
+        wanted = {lines[i]["source"] for i in used}
+        # By source, since a file that the spec names twice is read twice.
+        whole = {source: line for source, line in corpora.raw(data) if source in wanted}
+        texts = (json.dumps(json.loads(line)) + "\n" for line in whole.values())
+        write_text(folder / "selected.jsonl", "".join(texts))
     found = [row("selection", "", "rows", n), row("selection", "", "selected", size)]
-    for each in CRITERIA:
-        column = np.array([line["scores"][each.name] for line in lines])
+    for each in NAMES:
+        column = np.array([line["scores"][each] for line in lines])
         about = {"n": n, "method": names[0]}
         for metric, value in (("mean", column.mean()), ("sd", column.std())):
-            found.append(row("selection", f"criterion/{each.name}", metric, value, **about))
+            found.append(row("selection", f"criterion/{each}", metric, value, **about))
     for name, key in keys.items():
         of = chosen[name]
         equal = key == key[of].min()
@@ -126,34 +135,7 @@ def _selectable(
         yield group, request
 
 
-def _scored(readings: Readings, asked, record: Record, preset: Preset, weights):
-    """Each row that fits, as it comes, with its scores {aggregation: [7]}."""
-    asked, again = itertools.tee(asked)  # Rows are read a chunk ahead of their readings.
-    found = readings.stream((each for _, each in again), "selection", record=record)
-    for part in in_parts(zip(asked, found, strict=True), BLOCK):
-        there = [(group, reading) for (group, _), reading in part if reading is not None]
-        finite = [(g, r.logits) for g, r in there if np.isfinite(r.logits).all()]
-        if len(finite) < len(there):
-            record.skip("not finite", rows=len(there) - len(finite))
-        if not finite:
-            continue
-        groups, logits = zip(*finite, strict=True)
-        table = lager.scores(np.stack(logits), CRITERIA[0].scale, preset, weights)
-        for i, group in enumerate(groups):
-            yield group, {name: scores[i] for name, scores in table.items()}
-
-
 def _top(key: np.ndarray, size: int, seed: int) -> np.ndarray:
     """The places of the greatest; of equal ones chance decides, so that a file's order does not."""
     rng = np.random.default_rng([seed, 1])
     return np.lexsort((rng.random(len(key)), -key))[:size]
-
-
-def _write_selected(path: Path, data: str, wanted: set[str]) -> None:
-    scratch = path.with_suffix(".tmp")
-    with scratch.open("w", encoding="utf-8") as file:
-        for source, line in corpora.raw(data):
-            if source in wanted:
-                wanted.discard(source)  # A file that the spec names twice is read twice.
-                file.write(json.dumps(json.loads(line)) + "\n")
-    scratch.replace(path)

@@ -9,17 +9,17 @@ from typing import NamedTuple
 import numpy as np
 
 from hs2jax.data import files, rows
-from hs2jax.data.groups import DataError, FieldError, check_number, show
+from hs2jax.data.conversations import in_parts
+from hs2jax.data.groups import DataError, FieldError, check_number, mistyped
 from hs2jax.data.record import Record
 from hs2jax.evaluation import statistics
 from hs2jax.judging import agreement, lager, layer_weights
 from hs2jax.judging.lager import Preset
 from hs2jax.judging.prompts import Request
-from hs2jax.judging.readings import Readings
+from hs2jax.judging.readings import Readings, is_whole, nothing_read
 from hs2jax.workdir import row
 
 COMPARED = (("lager_w", "e_score"), ("lager_w", "direct"), ("lager_wo", "e_score"))
-OURS = lager.PRESETS["recommended"]
 
 # Emotions ---------------------------------------------------------------------------------------
 # Dialogues and people's intensities, 0 to 10, of EQ-Bench (arXiv 2312.06281, version 2: 171
@@ -29,9 +29,11 @@ OURS = lager.PRESETS["recommended"]
 INTENSITIES = tuple(range(1, 10))
 STRONGEST = 10  # Of people's intensities, from 0.
 EMOTIONS = 4  # Of a question.
-END = "[End dialogue]"
-# "..., Robert would feel...", also "..., At this point, Robert would feel..."
-PERSON = re.compile(
+ANSWERS = "reference_answer_fullscale"
+# A task, an empty line, the dialogue, its end; then "..., Robert would feel...", also "..., At this
+# point, Robert would feel...".
+ASKED = re.compile(
+    r"(?s:.*?\n\n\s*(\S.*?)\s*\[End dialogue\].*?)"
     r"At the end of this dialogue, (?:[^\n]*, )?([^\n,]+?)"
     r"(?: would feel|['\u2019]s emotional state)"
 )
@@ -71,22 +73,13 @@ def read_dialogues(path: str) -> list[Dialogue]:
     return files.parse_rows(path, files.read_object(path).values(), _dialogue)
 
 
-def emotions(
-    readings: Readings,
-    data: str,
-    record: Record,
-    *,
-    preset: Preset = OURS,
-    weights: Sequence[float] | None = None,
-    recipe: str = "converged",
-    seed: int = 0,
-) -> list[dict]:
+def emotions(readings: Readings, data: str, record: Record, **options) -> list[dict]:
     """Correlate all ten aggregations with people's intensities.
 
-    data: the path of EQ-Bench's file. record: counts what could not be read. weights: [L'] for the
-    weighted aggregations. Where none are given they are cross-validated against the intensities
-    (moved to 1..9), all questions about a dialogue in one fold. recipe: see `layer_weights.fit`.
-    Raises ValueError as `layer_weights` does, and DataError as `read_dialogues` does.
+    data: the path of EQ-Bench's file. record: counts what could not be read. options: of `_scores`.
+    Where no weights are given they are cross-validated against the intensities (moved to 1..9), all
+    questions about a dialogue in one fold. Raises ValueError as `layer_weights` does, and DataError
+    as `read_dialogues` does.
     """
     items = read_dialogues(data)
     logits, place = _answers(readings, [item.request() for item in items], "emotions", record)
@@ -94,12 +87,10 @@ def emotions(
     clusters = np.unique([items[i].text for i, _ in place], return_inverse=True)[1]
     low, high = INTENSITIES[0], INTENSITIES[-1]
     targets = low + (high - low) * human / STRONGEST
-    fit = {"preset": preset, "weights": weights, "recipe": recipe, "seed": seed}
-    scores, used = _all_scores(logits, targets, clusters, INTENSITIES, **fit)
+    scores, used = _scores(logits, targets, clusters, INTENSITIES, **options)
     counts = {"questions": len(items), "dialogues": len({item.text for item in items})}
-    found = agreement.correlation_rows("emotions", "", human, scores, clusters, compared=COMPARED)
     return [
-        *agreement.with_headlines(found),
+        *agreement.correlation_rows("emotions", "", human, scores, clusters, compared=COMPARED),
         *agreement.spread_rows("emotions", "", scores, human),
         *agreement.weight_rows("emotions", used),
         *(row("emotions", "", metric, value) for metric, value in counts.items()),
@@ -108,30 +99,21 @@ def emotions(
 
 def _dialogue(line: dict, source: str) -> Dialogue:
     """Raises FieldError."""
-    prompt = rows.text(line, "prompt").strip()
-    before, end, _ = prompt.partition(END)
-    text = before.partition("\n\n")[2]
-    if not end or not text.strip():
-        what = f"expected a task, an empty line, the dialogue, and {END}"
+    asked = ASKED.match(rows.text(line, "prompt").strip())
+    if not asked or asked[2] not in asked[1]:
+        what = (
+            "expected a task, an empty line, the dialogue, [End dialogue], and 'At the end of this "
+            "dialogue, NAME would feel' with a name from the dialogue"
+        )
         raise FieldError("prompt", what, "no dialogue")
-    person = PERSON.search(prompt)
-    if not person:
-        what = "expected 'At the end of this dialogue, NAME would feel', and found no such name"
-        raise FieldError("prompt", what, "no person")
-    if person[1] not in text:
-        what = f"asks about {show(person[1])}, who is not in the dialogue"
-        raise FieldError("prompt", what, "no person")
-    answer = rows.present(line, "reference_answer_fullscale")
+    answer = rows.present(line, ANSWERS)
     if not isinstance(answer, dict):
-        what = f"expected an object, found {show(answer)}"
-        raise FieldError("reference_answer_fullscale", what, "wrong type")
-    try:
-        names = [rows.text(answer, f"emotion{i}") for i in range(1, EMOTIONS + 1)]
-        values = [_intensity(answer, f"emotion{i}_score") for i in range(1, EMOTIONS + 1)]
-    except FieldError as error:
-        field = f"reference_answer_fullscale.{error.field}"
-        raise FieldError(field, error.what, error.reason) from None
-    return Dialogue(text.strip(), person[1], tuple(names), tuple(values), source)
+        raise mistyped(ANSWERS, "an object", answer)
+    answer = {f"{ANSWERS}.{name}": value for name, value in answer.items()}
+    fields = [f"{ANSWERS}.emotion{i}" for i in range(1, EMOTIONS + 1)]
+    names = tuple(rows.text(answer, field) for field in fields)
+    intensities = tuple(_intensity(answer, f"{field}_score") for field in fields)
+    return Dialogue(*asked.groups(), names, intensities, source)
 
 
 def _intensity(answer: dict, field: str) -> float:
@@ -190,27 +172,20 @@ def question_requests(questions: Sequence[Question]) -> list[Request]:
     """Ask a few questions behind each explanation of the task, in order, so that a request's item
     is the explanation."""
     answers, found = tuple(map(str, LEVELS)), []
-    for i in range(0, len(questions), TOGETHER):
-        texts = tuple(question.text for question in questions[i : i + TOGETHER])
-        found.append(Request(ANSWERABLE, texts, "Level: ", answers, questions[i].source))
+    for some in in_parts(questions, TOGETHER):
+        texts = tuple(question.text for question in some)
+        found.append(Request(ANSWERABLE, texts, "Level: ", answers, some[0].source))
     return found
 
 
 def knowledge(
-    readings: Readings,
-    data: str,
-    record: Record,
-    *,
-    preset: Preset = OURS,
-    weights: Sequence[float] | None = None,
-    recipe: str = "converged",
-    seed: int = 0,
+    readings: Readings, data: str, record: Record, *, seed: int = 0, **options
 ) -> list[dict]:
     """Measure how well all ten aggregations tell unanswerable questions from others.
 
-    Arguments as for `emotions`, data: the path of SelfAware's file. Weights are cross-validated
-    against 5 for answerable and 1 for unanswerable questions; scores by the weights of several
-    folds are then compared with each other, which makes them look a little worse.
+    Arguments and errors as for `emotions`, data: the path of SelfAware's file. Weights are
+    cross-validated against 5 for answerable and 1 for unanswerable questions; scores by the weights
+    of several folds are then compared with each other, which makes them look a little worse.
 
     * auc: how often an answerable question scores higher than an unanswerable one; a tie is half.
     * part "threshold/published": what calling everything at or below the threshold unanswerable
@@ -219,23 +194,20 @@ def knowledge(
       code has it so. Part "threshold/fitted": with those best on the other four of five folds.
 
     f1 is held against that of calling everything unanswerable. Thresholds stay as they are in
-    intervals. Raises ValueError as `layer_weights` does and where questions of one kind only were
-    read, and DataError as `read_questions` does.
+    intervals. Raises ValueError where questions of one kind only were read.
     """
     questions = read_questions(data)
     logits, place = _answers(readings, question_requests(questions), "knowledge", record)
-    index = place[:, 0] * TOGETHER + place[:, 1]
-    unanswerable = np.array([not questions[i].answerable for i in index])
-    N = len(index)
+    unanswerable = np.array([not questions[i * TOGETHER + q].answerable for i, q in place])
+    N = len(unanswerable)
     if unanswerable.all() or not unanswerable.any():
         raise ValueError(
             f"{data}: all {N} questions that were read are of one kind; both answerable and "
             "unanswerable ones are needed"
         )
-    targets = np.where(unanswerable, LEVELS[0], LEVELS[-1])
-    fit = {"preset": preset, "weights": weights, "recipe": recipe, "seed": seed}
-    scores, used = _all_scores(logits, targets, np.arange(N), LEVELS, **fit)
-    fold = layer_weights.draw_folds(np.arange(N), FOLDS, seed)
+    targets, each = np.where(unanswerable, LEVELS[0], LEVELS[-1]), np.arange(N)
+    scores, used = _scores(logits, targets, each, LEVELS, seed=seed, **options)
+    fold = layer_weights.draw_folds(each, FOLDS, seed)
     always = f1(unanswerable, np.ones(N, bool))
     counts = {"questions": len(questions), "read": N, "unanswerable": unanswerable.sum()}
     found = [row("knowledge", "", metric, value) for metric, value in counts.items()]
@@ -257,16 +229,13 @@ def knowledge(
     measured = [("", "auc", auc, scores, 0.5)]
     measured += [(part, "f1", f1, calls, always) for part, calls in called.items()]
     for part, metric, measure, every, least in measured:
-        for pair in (*((each,) for each in every), *COMPARED):
-            columns = [unanswerable, *(every[each] for each in pair)]
-            about = ("knowledge", part, metric, measure, columns, np.arange(N), pair)
+        for pair in (*((name,) for name in every), *COMPARED):
+            columns = [unanswerable, *(every[name] for name in pair)]
+            about = ("knowledge", part, metric, measure, columns, each, pair)
             scale = statistics.LOGIT
             found.append(agreement.measure_row(*about, reference=least, scale=scale))
-    return [
-        *agreement.with_headlines(found),
-        *agreement.spread_rows("knowledge", "", scores),
-        *agreement.weight_rows("knowledge", used),
-    ]
+    found += agreement.spread_rows("knowledge", "", scores)
+    return found + agreement.weight_rows("knowledge", used)
 
 
 def published_threshold(scores: np.ndarray) -> float:
@@ -304,8 +273,7 @@ def _question(line: dict, source: str) -> Question:
     """Raises FieldError."""
     answerable = rows.present(line, "answerable")
     if not isinstance(answerable, bool):
-        what = f"expected true or false, found {show(answerable)}"
-        raise FieldError("answerable", what, "wrong type")
+        raise mistyped("answerable", "true or false", answerable)
     return Question(rows.text(line, "question").strip(), answerable, source)
 
 
@@ -315,37 +283,38 @@ def _question(line: dict, source: str) -> Question:
 def _answers(
     readings: Readings, requests: Sequence[Request], name: str, record: Record
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits f32 [N, 2, L + 1, S] of every question that could be read, the others are counted; and
-    their places, int [N, 2], the request and the question in it."""
+    """Logits f32 [N, 2, L + 1, S] of the questions of every request that could be read, the others
+    are counted; and their places, int [N, 2], the request and the question in it."""
     logits, place = [], []
     found = readings.stream(requests, name, total=len(requests))
     for i, (request, reading) in enumerate(zip(requests, found, strict=True)):
-        if reading is None:
-            record.too_long += len(request.questions)
-            continue
-        finite = np.isfinite(reading.logits).all(axis=(1, 2, 3))
-        if not finite.all():
-            record.skip("not finite", rows=int((~finite).sum()))
-        logits.append(reading.logits[finite])
-        place += [(i, q) for q in np.flatnonzero(finite)]
+        if is_whole([reading], record, len(request.questions)):
+            logits.append(reading.logits)
+            place += [(i, q) for q in range(len(request.questions))]
     if not place:
-        raise ValueError(
-            f"the judge read none of the questions of {name}: {record.too_long} too long, "
-            f"{record.skipped.get('not finite', 0)} not finite"
-        )
+        raise nothing_read(f"none of the questions of {name}", record)
     return np.concatenate(logits), np.array(place)
 
 
-def _all_scores(
-    logits, targets, clusters, values, *, preset: Preset, weights, recipe: str, seed: int
+def _scores(
+    logits,
+    targets,
+    clusters,
+    values,
+    *,
+    preset: Preset = lager.PRESETS["recommended"],
+    weights: Sequence[float] | None = None,
+    recipe: str = "converged",
+    seed: int = 0,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """All ten aggregations of logits [N, 2, L + 1, S], and the weights [L'] behind the weighted: as
-    given, or fitted to the targets [N] on the scale of `values`, so that each sample is scored by
-    the weights of the folds that do not hold its cluster; then the mean over folds.
+    given, or fitted to the targets [N] on the scale of `values` (recipe: see `layer_weights.fit`),
+    so that each sample is scored by the weights of the folds that do not hold its cluster; then the
+    mean over folds.
     """
     if weights is not None:
         return lager.scores(logits, values, preset, weights), np.asarray(weights)
     options = {"recipe": recipe, "seed": seed}
     fitted = layer_weights.cross_validate(logits, targets, clusters, values, preset, **options)
-    every = {**lager.scores(logits, values, preset), **fitted.on_one_level()}
-    return {name: every[name] for name in lager.AGGREGATIONS}, fitted.mean
+    every = {**lager.scores(logits, values, preset), **fitted.scores}
+    return {name: every[name] for name in lager.AGGREGATIONS}, fitted.weights.mean(axis=0)
