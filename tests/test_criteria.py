@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hs2jax.data import formats
-from hs2jax.data.groups import DataError, FieldError
+from hs2jax.data.groups import DataError, FieldError, Group
 from hs2jax.judging import criteria
 from hs2jax.judging.criteria import Criterion
 
@@ -103,10 +103,14 @@ def test_a_file_that_holds_no_criteria(write, content):
 
 def test_a_rubric_of_biggen_bench():
     rubric = {"criteria": " Is it kind? "} | {f"score{i}_description": f"l{i}" for i in range(1, 6)}
-    found = criteria.from_biggen(rubric)
-    assert found == Criterion("rubric", "Is it kind?", ("l1", "l2", "l3", "l4", "l5"))
+
+    def read(rubric) -> Criterion:
+        turns = ({"role": "user", "content": "Hi"},)
+        return criteria.of_group(Group(turns, ("Yes.",), about={"rubric": json.dumps(rubric)}))
+
+    assert read(rubric) == Criterion("rubric", "Is it kind?", ("l1", "l2", "l3", "l4", "l5"))
     for field in rubric:
         with pytest.raises(FieldError, match=f"{field}: is missing"):
-            criteria.from_biggen({name: text for name, text in rubric.items() if name != field})
-        with pytest.raises(FieldError, match=f"{field}: expected a text"):
-            criteria.from_biggen({**rubric, field: 5})
+            read({name: text for name, text in rubric.items() if name != field})
+    with pytest.raises(FieldError, match="criteria: expected a text"):
+        read({**rubric, "criteria": 5})

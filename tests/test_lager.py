@@ -63,22 +63,6 @@ def over_values(name, logits, preset, w):
     }[name]
 
 
-def test_names_and_order_are_those_of_the_papers_table():
-    assert tuple(AGGREGATIONS) == (
-        "lager_w",
-        "prob_weighted_agg_e",
-        "logits_agg_weighted_max",
-        "prob_weighted_agg_max",
-        "lager_wo",
-        "prob_agg_e",
-        "logits_agg_max",
-        "prob_agg_max",
-        "e_score",
-        "direct",
-    )
-    assert tuple(AGGREGATIONS)[:4] == WEIGHTED
-
-
 @pytest.mark.parametrize("name", AGGREGATIONS)
 @given(reading=readings(), seed=st.integers(0, 99))
 def test_every_aggregation_equals_its_formula(name, reading, seed):

@@ -13,7 +13,7 @@ from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.judging import lager, pairwise
 from hs2jax.judging.judge import Reading
-from hs2jax.judging.pairwise import WAYS, asked, compare, margins
+from hs2jax.judging.pairwise import WAYS, asked, margins
 from hs2jax.report.run import find, select
 
 HELPFUL = CRITERIA[0]
@@ -127,8 +127,6 @@ def test_what_is_asked():
     assert first.source == "rows:1"
     alone = asked("Q?", "ONE", "TWO", "", HELPFUL, "pointwise")
     assert [("ONE" in r.item, "TWO" in r.item) for r in alone] == [(True, False), (False, True)]
-    with pytest.raises(ValueError, match="way is 'both'; it must be one of pointwise, question"):
-        asked("Q?", "one", "two", "", HELPFUL, "both")
 
 
 # Evaluation -------------------------------------------------------------------------------------
@@ -227,30 +225,6 @@ def test_pairs_of_one_prompt_are_no_independent_pairs(tmp_path):
 # A real judge -----------------------------------------------------------------------------------
 
 JUDGE = small_judge()
-
-
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
-def test_chances_of_a_pair_and_its_swap_add_up_to_one(way, weights):
-    (prompt, first), (_, second) = TALKS[:2]
-    chance = compare(JUDGE, prompt, first, second, way=way, weights=weights)
-    swapped = compare(JUDGE, prompt, second, first, way=way, weights=weights)
-    assert abs(chance + swapped - 1) < 1e-5
-    assert 0 < chance < 1
-    assert abs(chance - 0.5) > 1e-3
-    assert abs(compare(JUDGE, prompt, first, first, way=way, weights=weights) - 0.5) < 1e-5
-    assert compare(JUDGE, prompt, first, second, CRITERIA[1], way=way, weights=weights) != chance
-
-
-def test_a_chance_by_scores_is_that_of_drawing_the_higher_one():
-    judge = PlantedPairs()
-    found = compare(judge, "Q?", "worth 4.0", "worth 3.5", HELPFUL, way="pointwise")
-    one, other = (np.exp(-((np.arange(1, 6) - worth) ** 2)) for worth in (4.0, 3.5))
-    joint = np.outer(one / one.sum(), other / other.sum())
-    expected = sum(
-        joint[i, j] * (1.0 if i > j else 0.5 if i == j else 0.0) for i in range(5) for j in range(5)
-    )
-    assert abs(found - expected) < 1e-6
 
 
 def test_a_language_model_judges_pairs(tmp_path):

@@ -96,14 +96,14 @@ def test_a_question_about_feelings_becomes_an_item(write):
 @pytest.mark.parametrize(
     ("asks", "person"),
     [
-        ("At the end of this dialogue, Bob would feel...", "Bob"),
-        ("At the end of this dialogue, Upon hearing this, Bob would feel...", "Bob"),
-        ("At the end of this dialogue, In reaction to Ann's words, Bob would feel...", "Bob"),
-        ("At the end of this dialogue, Bob's emotional state could be described as...", "Bob"),
-        ("At the end of this dialogue, Dr. Bo Li would feel...", "Dr. Bo Li"),
+        ("Upon hearing this, Bob would feel...", "Bob"),
+        ("In reaction to Ann's words, Bob would feel...", "Bob"),
+        ("Bob's emotional state could be described as...", "Bob"),
+        ("Dr. Bo Li would feel...", "Dr. Bo Li"),
     ],
 )
 def test_whose_feelings_are_asked_for(write, asks, person):
+    asks = f"At the end of this dialogue, {asks}"
     path = write([dialogue("Ann: I won!\nDr. Bo Li: Oh.\nBob: Oh.", asks)])
     assert uses.read_dialogues(path)[0].person == person
 
@@ -115,45 +115,39 @@ def changed(**answers):
     return found | {ANSWERS: {name: value for name, value in of.items() if value is not None}}
 
 
+BAD_DIALOGUES = [
+    ({}, "prompt", "is missing"),
+    (7, "row", "expected one JSON object"),
+    (dialogue() | {"prompt": "Predict.\n\nAnn: I won!"}, "prompt", "the dialogue"),
+    (dialogue(" "), "prompt", "the dialogue"),
+    (dialogue(asks="How does Ann feel?"), "prompt", "NAME would feel"),
+    (dialogue(asks="At the end of this dialogue, Eve would feel..."), "prompt", "a name from"),
+    (dialogue() | {ANSWERS: None}, ANSWERS, "expected an object"),
+    (changed(emotion2=None), f"{ANSWERS}.emotion2", "is missing"),
+    (changed(emotion1_score="11"), f"{ANSWERS}.emotion1_score", "0 to 10"),
+    (changed(emotion1_score="much"), f"{ANSWERS}.emotion1_score", "found 'much'"),
+]
+BAD_QUESTIONS = [
+    (GOOD | {"question": ""}, "question", "empty"),
+    (GOOD | {"answerable": "true"}, "answerable", "true or false"),
+    ({"question": "Why?"}, "answerable", "is missing"),
+]
+
+
 @pytest.mark.parametrize(
-    ("bad", "field", "what"),
+    ("read", "good", "bad", "field", "what"),
     [
-        ({}, "prompt", "is missing"),
-        (7, "row", "expected one JSON object"),
-        (dialogue() | {"prompt": 3}, "prompt", "expected a text"),
-        (dialogue() | {"prompt": "Predict.\n\nAnn: I won!"}, "prompt", "the dialogue"),
-        (dialogue(" "), "prompt", "the dialogue"),
-        (dialogue(asks="How does Ann feel?"), "prompt", "NAME would feel"),
-        (dialogue(asks="At the end of this dialogue, Eve would feel..."), "prompt", "a name from"),
-        (dialogue() | {ANSWERS: None}, ANSWERS, "expected an object"),
-        (changed(emotion2=None), f"{ANSWERS}.emotion2", "is missing"),
-        (changed(emotion4_score=None), f"{ANSWERS}.emotion4_score", "is missing"),
-        (changed(emotion1_score="11"), f"{ANSWERS}.emotion1_score", "0 to 10"),
-        (changed(emotion1_score="much"), f"{ANSWERS}.emotion1_score", "found 'much'"),
+        *((uses.read_dialogues, dialogue(), *case) for case in BAD_DIALOGUES),
+        *((uses.read_questions, GOOD, *case) for case in BAD_QUESTIONS),
     ],
 )
-def test_a_malformed_dialogue_is_named(write, bad, field, what):
+def test_a_malformed_row_is_named(write, read, good, bad, field, what):
     with pytest.raises(DataError, match=rf"questions\.json, row 2, field '{field}': .*{what}"):
-        uses.read_dialogues(write([dialogue(), bad]))
-
-
-@pytest.mark.parametrize(
-    ("bad", "field"),
-    [
-        (3, "row"),
-        (GOOD | {"question": ""}, "question"),
-        (GOOD | {"answerable": 1}, "answerable"),
-        (GOOD | {"answerable": "true"}, "answerable"),
-        ({"question": "Why?"}, "answerable"),
-    ],
-)
-def test_a_malformed_question_is_named(write, bad, field):
-    with pytest.raises(DataError, match=rf"questions\.json, row 2, field '{field}'"):
-        uses.read_questions(write([GOOD, bad]))
+        read(write([good, bad]))
 
 
 @pytest.mark.parametrize("read", [uses.read_dialogues, uses.read_questions])
-@pytest.mark.parametrize("content", ["x", "[]", "{}", '{"example": []}', '{"example": 3}'])
+@pytest.mark.parametrize("content", ["x", "{}", '{"example": []}'])
 def test_a_file_without_questions(tmp_path, read, content):
     (tmp_path / "questions.json").write_text(content)
     with pytest.raises(DataError, match=r"questions\.json, row 1, field '(file|example|row)'"):
@@ -201,9 +195,11 @@ def test_a_layer_that_knows_feelings_is_found_where_the_last_one_does_not(write,
 
 
 def test_given_weights_are_used_and_nothing_is_fitted(write, tmp_path):
-    path = write([dialogue(f"Ann: It is {i}!", n=i) for i in range(8)])
+    # Two questions are about one dialogue.
+    path = write([dialogue(f"Ann: It is {min(i, 6)}!", n=i) for i in range(8)])
     judge = PlantedJudge(knows_intensities(path))
     rows = felt(judge, path, tmp_path, weights=[0.0, 0.0, 0.0, 1.0])
+    assert (values(rows, "questions")[None], values(rows, "dialogues")[None]) == (8, 7)
     assert weights(rows) == [0, 0, 0, 1]
     for measure in ("spearman", "pearson", "kendall"):
         found = values(rows, measure)
@@ -211,14 +207,8 @@ def test_given_weights_are_used_and_nothing_is_fitted(write, tmp_path):
     # All was read once, and four questions were asked of each dialogue.
     asked = len(judge.asked)
     felt(judge, path, tmp_path, preset=lager.PRESETS["paper"], weights=[0.25] * 4)
-    assert len(judge.asked) == asked == 8
+    assert len(judge.asked) == asked == 7
     assert {len(request.questions) for request in judge.asked} == {4}
-
-
-def test_questions_about_one_dialogue_hang_together(write, tmp_path):
-    path = write([dialogue(f"Ann: It is {i // 3}!", n=i) for i in range(30)])
-    rows = felt(PlantedJudge(knows_intensities(path)), path, tmp_path)
-    assert (values(rows, "questions")[None], values(rows, "dialogues")[None]) == (30, 10)
 
 
 def test_what_cannot_be_read_is_left_out_and_counted(write, tmp_path):
@@ -294,17 +284,6 @@ def test_the_explanation_is_computed_once_for_several_questions(write, tmp_path)
     assert [len(request.questions) for request in judge.asked] == [16, 16, 8]
     assert known(judge, path, tmp_path, weights=[0.25] * 4) == first
     assert len(judge.asked) == 3
-
-
-def test_a_judge_that_knows_nothing_is_no_better_than_always_unanswerable(write, tmp_path):
-    rows = known(PlantedJudge(lambda request, q: 3.0), write(questions(600)), tmp_path)
-    always = values(rows, "f1")["all called unanswerable"]
-    fitted = values(rows, "f1", "threshold/fitted")
-    for name, auc in values(rows, "auc").items():
-        # Scores by the weights of other folds are pooled, which makes them worse than chance here.
-        low = 0.35 if name in lager.WEIGHTED else 0.42
-        assert low < auc < 0.58
-        assert fitted[name] < always + 0.03
 
 
 def test_questions_of_one_kind_only(write, tmp_path):

@@ -1,11 +1,10 @@
 """Criteria that a response is judged by, as data: a definition, a scale and a rubric."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 from hs2jax.data import files, rows
-from hs2jax.data.groups import DataError, FieldError, Group, check_integer, check_text, show
+from hs2jax.data.groups import FieldError, Group, check_integer, show
 
 FOLDER = Path(__file__).parent / "criteria"
 ONE_TO_FIVE = (1, 2, 3, 4, 5)
@@ -42,14 +41,12 @@ def bundled() -> list[str]:
 def load(name: str) -> tuple[Criterion, ...]:
     """Load a set of criteria by its name, or from a file of one's own.
 
-    Args:
-        name: "helpsteer" (its five attributes; people's ratings 0..4 and 1 more are on this scale),
-            "flask" (the twelve skills of arXiv 2307.10928), "summeval" (the four of arXiv
-            2007.12626), "data_selection" (LAGER's seven for choosing training data, arXiv
-            2508.03550, on 1..9), all in words of this project; "rubric" for the one that each row
-            of data has. Or the path of a .json file: a list
-            of objects with name, definition, and, where wanted, levels (a text for each value of
-            the scale) and scale (a list of increasing integers; 1 to 5 where absent).
+    name: "helpsteer" (its five attributes; people's ratings 0..4 and 1 more are on this scale),
+    "flask" (the twelve skills of arXiv 2307.10928), "summeval" (the four of arXiv 2007.12626),
+    "data_selection" (LAGER's seven for choosing training data, arXiv 2508.03550, on 1..9), all in
+    words of this project; "rubric" for the one that each row of data has. Or the path of a .json
+    file: a list of objects with name, definition, and, where wanted, levels (a text for each value
+    of the scale) and scale (a list of increasing integers; 1 to 5 where absent).
 
     Raises ValueError for an unknown name, FileNotFoundError where there is no such file, and
     DataError, with file, number of the criterion and field, for what is malformed.
@@ -65,10 +62,17 @@ def load(name: str) -> tuple[Criterion, ...]:
             )
         name = str(FOLDER / f"{name}.json")
     files.expand(name)
-    found = tuple(_criteria(name))
-    if not found:
-        raise DataError(name, 1, "file", "expected a list of at least one criterion", "empty list")
-    return found
+    lines, names = files.lines(files.locate(name), name), set()
+
+    def parse(row: dict, source: str) -> Criterion:
+        criterion = _criterion(row)
+        if criterion.name in names:
+            what = f"another criterion is named {show(criterion.name)}, too"
+            raise FieldError("name", what, "two of one name")
+        names.add(criterion.name)
+        return criterion
+
+    return tuple(files.parse_rows(name, (line for _, line in lines), parse))
 
 
 def find(name: str) -> Criterion:
@@ -86,38 +90,17 @@ def find(name: str) -> Criterion:
     )
 
 
-def from_biggen(rubric: dict) -> Criterion:
-    """The criterion of a row of BIGGen-Bench (arXiv 2406.05761): of its field `score_rubric`, with
-    "criteria" and "score1_description" to "score5_description".
-
-    Raises FieldError, naming the field, for what is absent or not a text.
-    """
-    return Criterion(
-        name="rubric",
-        definition=rows.text(rubric, "criteria").strip(),
-        levels=tuple(rows.text(rubric, f"score{i}_description").strip() for i in ONE_TO_FIVE),
-    )
-
-
 def of_group(group: Group) -> Criterion:
-    """The criterion in the group's own rubric, which `about` has as JSON. Raises ValueError."""
+    """The criterion of a row of BIGGen-Bench (arXiv 2406.05761), from its own rubric, which `about`
+    has as JSON: with "criteria" and "score1_description" to "score5_description".
+
+    Raises ValueError where there is none, and FieldError for what is absent or not a text.
+    """
     if "rubric" not in group.about:
         raise ValueError(f"{group.source}: the row has no rubric to judge by; name criteria")
-    return from_biggen(files.decode(group.about["rubric"].encode()))
-
-
-def _criteria(path: str) -> Iterator[Criterion]:
-    names = set()
-    for number, line in files.lines(files.locate(path), path):
-        try:
-            criterion = _criterion(files.decode(line))
-            if criterion.name in names:
-                what = f"another criterion is named {show(criterion.name)}, too"
-                raise FieldError("name", what, "two of one name")
-        except FieldError as error:
-            raise DataError(path, number, error.field, error.what, error.reason) from None
-        names.add(criterion.name)
-        yield criterion
+    rubric = files.decode(group.about["rubric"].encode())
+    levels = tuple(rows.text(rubric, f"score{i}_description").strip() for i in ONE_TO_FIVE)
+    return Criterion("rubric", rows.text(rubric, "criteria").strip(), levels)
 
 
 def _criterion(row: dict) -> Criterion:
@@ -125,27 +108,19 @@ def _criterion(row: dict) -> Criterion:
     for name in row:
         if name not in FIELDS:
             raise FieldError(name, f"is unknown, expected {', '.join(FIELDS)}", "unknown field")
-    scale = _scale(row) if "scale" in row else ONE_TO_FIVE
-    levels = ()
-    if "levels" in row:
-        given = rows.list_of(row, "levels")
-        levels = tuple(check_text(text, f"levels[{i}]") for i, text in enumerate(given))
-        if len(levels) != len(scale):
-            what = f"expected {len(scale)} texts, one for each value of the scale, found "
-            raise FieldError("levels", f"{what}{len(levels)}", "wrong number of levels")
+    scale = ONE_TO_FIVE
+    if "scale" in row:
+        values = enumerate(rows.list_of(row, "scale"))
+        scale = tuple(check_integer(x, f"scale[{i}]", -FARTHEST, FARTHEST) for i, x in values)
+        if len(scale) < 2 or list(scale) != sorted(set(scale)):
+            what = f"expected at least two increasing integers, found {show(str(list(scale)))}"
+            raise FieldError("scale", what, "malformed scale")
+    levels = rows.texts(row, "levels") if "levels" in row else ()
+    if "levels" in row and len(levels) != len(scale):
+        what = f"expected {len(scale)} texts, one for each value of the scale, found {len(levels)}"
+        raise FieldError("levels", what, "wrong number of levels")
     name = rows.text(row, "name")
     if "/" in name:
         what = f"expected a name without '/', found {show(name)}"
         raise FieldError("name", what, "malformed name")
     return Criterion(name, rows.text(row, "definition"), levels, scale)
-
-
-def _scale(row: dict) -> tuple[int, ...]:
-    values = tuple(
-        check_integer(value, f"scale[{i}]", -FARTHEST, FARTHEST)
-        for i, value in enumerate(rows.list_of(row, "scale"))
-    )
-    if len(values) < 2 or list(values) != sorted(set(values)):
-        what = f"expected at least two increasing integers, found {show(str(list(values)))}"
-        raise FieldError("scale", what, "malformed scale")
-    return values

@@ -17,10 +17,8 @@ from hs2jax.data.conversations import in_parts
 from hs2jax.data.groups import Group, pairs, prompt_text
 from hs2jax.data.record import Record
 from hs2jax.evaluation import statistics
-from hs2jax.judging import criteria as criteria_files
 from hs2jax.judging import lager, prompts
 from hs2jax.judging.criteria import Criterion
-from hs2jax.judging.judge import Judge
 from hs2jax.judging.lager import Preset
 from hs2jax.judging.prompts import Request
 from hs2jax.judging.readings import Readings, is_whole, nothing_read
@@ -32,13 +30,11 @@ WAYS = ("pointwise", "question")
 def asked(
     prompt: str, first: str, second: str, source: str, criterion: Criterion, way: str
 ) -> list[Request]:
-    """Make the two requests of one pair. Raises ValueError for an unknown way."""
+    """Make the two requests of one pair."""
     orders = ((first, second), (second, first))
     if way == "pointwise":
         return [prompts.pointwise(prompt, a, [criterion], source) for a, _ in orders]
-    if way == "question":
-        return [prompts.pair(prompt, a, b, criterion, source) for a, b in orders]
-    raise ValueError(f"way is {way!r}; it must be one of {', '.join(WAYS)}")
+    return [prompts.pair(prompt, a, b, criterion, source) for a, b in orders]
 
 
 def margins(
@@ -70,37 +66,6 @@ def letters(logits, aggregation: str, preset: Preset, weights=None) -> tuple[np.
     )
 
 
-def compare(
-    judge: Judge,
-    prompt: str,
-    first: str,
-    second: str,
-    criterion: str | Criterion = "helpfulness",
-    *,
-    way: str = "question",
-    preset: Preset = lager.PRESETS["recommended"],
-    weights=None,
-) -> float:
-    """Estimate the probability that the first response is better; 1 less that of the swapped pair.
-
-    For "question" it is the judge's, averaged over both orders. For "pointwise" it is that of a
-    higher score, where each response's is drawn from its own distribution and equal ones count
-    half. criterion, weights: as for `Judge.score`.
-    Raises ValueError where a request is longer than the model's positions.
-    """
-    if isinstance(criterion, str):
-        criterion = criteria_files.find(criterion)
-    found = judge.ask(asked(prompt, first, second, "", criterion, way))
-    logits = np.stack([reading.logits[0] for reading in found])
-    if way == "question":
-        name = "lager_wo" if weights is None else "lager_w"
-        return 0.5 + float(margins(logits[None], criterion, way, name, preset, weights)[0])
-    one, other = np.asarray(lager.distribution(logits, preset, weights), np.float64)
-    wins = np.tril(np.outer(one, other), -1).sum()
-    losses = np.tril(np.outer(other, one), -1).sum()
-    return 0.5 + float(wins - losses) / 2
-
-
 def pair_rows(
     readings: Readings,
     groups: Sequence[Group],
@@ -113,17 +78,15 @@ def pair_rows(
     """Make rows of how often a judge prefers what people prefer, asked in both ways.
 
     groups: those without a preference are left alone. record: counts pairs and ties (of people),
-    and pairs that could not be read in both ways, which do not count. weights: [L'] for the
-    weighted aggregations, which are left out without. They are those of scores; the question is
-    weighed by them too.
+    and pairs that could not be read in both ways, which do not count. weights: [L'], fitted for
+    scores, of the weighted aggregations, which are left out without; the question is weighed by
+    them too.
 
-    part "way/NAME", for each aggregation:
-    * accuracy: the share of pairs whose chosen response has the strictly higher score; equal scores
-      (`equal`) are wrong, and `accuracy_half_credit` gives them one half.
-    * accuracy `against` "longer" or "shorter": the lead over the better of these two rules, on the
-      same pairs. Their own accuracy has the part "".
-    * of the question, consistency: how often both orders name the same response; says_a: how often
-      a request is answered with A.
+    part "way/NAME", for each aggregation: accuracy, the share of pairs whose chosen response has
+    the strictly higher score; equal scores (`equal`) are wrong, and `accuracy_half_credit` gives
+    them one half. accuracy `against` "longer" or "shorter": the lead over the better of these two
+    rules, whose own accuracy has the part "". Of the question, consistency: how often both orders
+    name the same response; says_a: how often a request is answered with A.
 
     Raises ValueError where there is no pair, or none that could be read.
     """

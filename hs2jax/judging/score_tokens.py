@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hs2jax.data import chat
+from hs2jax.data import chat, rows
 from hs2jax.data.chat import Encoded
 from hs2jax.judging.prompts import Request
 
@@ -24,63 +24,53 @@ class Asked(NamedTuple):
 
 
 def encode(tokenizer, requests: Sequence[Request]) -> list[Asked]:
-    """Renders and tokenises requests.
+    """Render and tokenise requests.
 
     An answer of several tokens stands for itself by the first token in which the answers differ.
     Raises ValueError where two answers begin with the same one, and where the tokenizer has no chat
     template or its template refuses a request.
     """
-    if not requests:
-        return []
-    if not tokenizer.chat_template:
+    if requests and not tokenizer.chat_template:
         raise ValueError(
             "this tokenizer has no chat template, so a judge cannot be asked: use an "
             "instruction-tuned model"
         )
-    texts = [_texts(tokenizer, request) for request in requests]
+    texts = [
+        [_text(tokenizer, request, question) for question in request.questions]
+        for request in requests
+    ]
     # Each with the first answer behind it, since a tokenizer may merge it with what is before.
-    rows = iter(
-        chat.tokenize(
-            tokenizer,
-            [text + r.answers[0] for r, some in zip(requests, texts, strict=True) for text in some],
-        )
-    )
+    answered = [
+        text + request.answers[0]
+        for request, some in zip(requests, texts, strict=True)
+        for text in some
+    ]
+    every, found = iter(chat.tokenize(tokenizer, answered) if answered else ()), []
     ends: dict[tuple[str, tuple[str, ...]], tuple[list[int], list[int]]] = {}
-    found = []
     for request, some in zip(requests, texts, strict=True):
         kind = (request.prefix, request.answers)
         if kind not in ends:
             ends[kind] = _ends(tokenizer, some[0], request.answers)
         tokens, end = ends[kind]
-        whole = [next(rows) for _ in some]
-        for ids in whole:
-            if ids[-len(end) :] != end:
-                raise ValueError(
-                    f"{request.source}: the tokenizer splits the answer {request.answers[0]!r} "
-                    "otherwise here than in other texts; end the prefix with a line break"
-                )
+        whole = [next(every) for _ in some]
+        if any(ids[-len(end) :] != end for ids in whole):
+            raise ValueError(
+                f"{request.source}: the tokenizer splits the answer {request.answers[0]!r} "
+                "otherwise here than in other texts; end the prefix with a line break"
+            )
         whole = [ids[: -len(end)] for ids in whole]
         shared = min(chat.common_prefix(whole), *(len(ids) - 1 for ids in whole))
-        encoded = Encoded(
-            np.asarray(whole[0][:shared], np.int32),
-            tuple(np.asarray(ids[shared:], np.int32) for ids in whole),
-        )
-        found.append(Asked(encoded, np.asarray(tokens, np.int32)))
+        parts = (whole[0][:shared], *(ids[shared:] for ids in whole))
+        prompt, *rest = (np.array(ids, np.int32) for ids in parts)
+        found.append(Asked(Encoded(prompt, tuple(rest)), np.array(tokens, np.int32)))
     return found
 
 
-def _texts(tokenizer, request: Request) -> list[str]:
-    """The text of each question, up to the answer."""
-    return [
-        chat.render(
-            tokenizer,
-            [{"role": "user", "content": request.item + question}],
-            request.source,
-            add_generation_prompt=True,
-        )
-        + request.prefix
-        for question in request.questions
-    ]
+def _text(tokenizer, request: Request, question: str) -> str:
+    """The text of a question, up to the answer."""
+    turns = rows.user_turn(request.item + question)
+    text = chat.render(tokenizer, turns, request.source, add_generation_prompt=True)
+    return text + request.prefix
 
 
 def _ends(tokenizer, text: str, answers: Sequence[str]) -> tuple[list[int], list[int]]:

@@ -47,14 +47,11 @@ def select(
     in its order; and scores.jsonl, a line for each row that was judged: source, characters (of the
     response), scores (by criterion) and means (over criteria, by aggregation).
 
-    Args:
-        data: a data spec of rows with one response, such as "instructions:alpaca.json".
-        record: counts what was left out.
-        fraction: of the rows that were judged; one row is always chosen.
-        weights: [L']; with them rows are chosen by "lager_w", else by "lager_wo".
-        max_tokens: rows whose prompt and response, with the task's explanation, have more tokens
-            are left out, as those that do not fit the model's positions. 0: no limit.
-        seed: which of equally good rows are chosen, and the random choice to compare with.
+    data: a data spec of rows with one response, such as "instructions:alpaca.json". record: counts
+    what was left out. fraction: of the rows that were judged; one row is always chosen. weights:
+    [L']; with them rows are chosen by "lager_w", else by "lager_wo". max_tokens: rows whose prompt
+    and response, with the task's explanation, have more tokens are left out; 0: no limit. seed: of
+    the choice between equally good rows, and of the random one to compare with.
 
     Rows are also of what other ways would have chosen: other aggregations, the longest responses,
     the longest prompts, and chance. response, prompt: mean characters of what one chooses; overlap:
@@ -63,7 +60,7 @@ def select(
     Raises ValueError where no row could be judged, and DataError for a malformed row or one with
     several responses.
     """
-    names = ["lager_w"] * (weights is not None) + ["lager_wo", "e_score", "direct"]
+    methods = ["lager_w"] * (weights is not None) + ["lager_wo", "e_score", "direct"]
     # Rows are read a chunk ahead of their readings.
     asked, again = itertools.tee(_selectable(readings, data, on_error, max_tokens, record))
     found = zip(asked, readings.stream((each for _, each in again), "selection"), strict=True)
@@ -73,8 +70,8 @@ def select(
         logits = np.stack([reading.logits for _, reading in part])
         table = lager.scores(logits, CRITERIA[0].scale, preset, weights)
         for i, (group, _) in enumerate(part):
-            scores = dict(zip(NAMES, map(float, table[names[0]][i]), strict=True))
-            means = {name: float(table[name][i].mean()) for name in names}
+            scores = dict(zip(NAMES, map(float, table[methods[0]][i]), strict=True))
+            means = {name: float(table[name][i].mean()) for name in methods}
             head = {"source": group.source, "characters": len(group.responses[0])}
             lines.append(head | {"scores": scores, "means": means})
             prompts.append(len(prompt_text(group)))
@@ -82,12 +79,12 @@ def select(
         raise nothing_read(f"no row of {data}", record)
     n, prompts = len(lines), np.array(prompts, float)
     responses = np.array([line["characters"] for line in lines], float)
-    keys = {name: np.array([line["means"][name] for line in lines]) for name in names}
+    keys = {name: np.array([line["means"][name] for line in lines]) for name in methods}
     keys |= {"longest response": responses, "longest prompt": prompts}
     keys["chance"] = np.random.default_rng(seed).random(n)
     size = max(1, round(fraction * n))
     chosen = {name: _top(key, size, seed) for name, key in keys.items()}
-    used = chosen[names[0]]
+    used = chosen[methods[0]]
     if is_first():
         write_rows(folder / "scores.jsonl", lines)
         wanted = {lines[i]["source"] for i in used}
@@ -98,7 +95,7 @@ def select(
     found = [row("selection", "", "rows", n), row("selection", "", "selected", size)]
     for each in NAMES:
         column = np.array([line["scores"][each] for line in lines])
-        about = {"n": n, "method": names[0]}
+        about = {"n": n, "method": methods[0]}
         for metric, value in (("mean", column.mean()), ("sd", column.std())):
             found.append(row("selection", f"criterion/{each}", metric, value, **about))
     for name, key in keys.items():
@@ -108,7 +105,7 @@ def select(
             "response": responses[of].mean(),
             "prompt": prompts[of].mean(),
             "overlap": len(np.intersect1d(of, used)) / size,
-            "spearman": statistics.spearman(keys[names[0]], key),
+            "spearman": statistics.spearman(keys[methods[0]], key),
             "tied": equal.sum() if equal.sum() > equal[of].sum() else 0,
         }
         found += [

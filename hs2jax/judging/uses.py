@@ -187,14 +187,13 @@ def knowledge(
     cross-validated against 5 for answerable and 1 for unanswerable questions; scores by the weights
     of several folds are then compared with each other, which makes them look a little worse.
 
-    * auc: how often an answerable question scores higher than an unanswerable one; a tie is half.
-    * part "threshold/published": what calling everything at or below the threshold unanswerable
-      gives (f1, precision, recall), where the threshold is three quarters of the way from the least
-      score to the greatest. The paper's text has it below, which matters for "direct" only; its
-      code has it so. Part "threshold/fitted": with those best on the other four of five folds.
-
-    f1 is held against that of calling everything unanswerable. Thresholds stay as they are in
-    intervals. Raises ValueError where questions of one kind only were read.
+    auc: how often an answerable question scores higher than an unanswerable one; a tie is half.
+    f1, precision, recall: of calling everything at or below a threshold unanswerable. In the part
+    "threshold/published" it is three quarters of the way from the least score to the greatest, as
+    in the paper's code (its text has "below", which matters for "direct" only); in
+    "threshold/fitted" the best one on the other four of five folds. f1 is held against that of
+    calling everything unanswerable. Thresholds stay as they are in intervals.
+    Raises ValueError where questions of one kind only were read.
     """
     questions = read_questions(data)
     logits, place = _answers(readings, question_requests(questions), "knowledge", record)
@@ -215,7 +214,8 @@ def knowledge(
     called = {"threshold/published": {}, "threshold/fitted": {}}
     for name, score in scores.items():
         fitted = [best_threshold(score[fold != f], unanswerable[fold != f]) for f in range(FOLDS)]
-        thresholds = (np.full(N, published_threshold(score)), np.array(fitted)[fold])
+        low, high = float(score.min()), float(score.max())
+        thresholds = (np.full(N, low + SHARE * (high - low)), np.array(fitted)[fold])
         for (part, calls), at in zip(called.items(), thresholds, strict=True):
             calls[name] = score <= at
             hits = (calls[name] & unanswerable).sum()
@@ -236,12 +236,6 @@ def knowledge(
             found.append(agreement.measure_row(*about, reference=least, scale=scale))
     found += agreement.spread_rows("knowledge", "", scores)
     return found + agreement.weight_rows("knowledge", used)
-
-
-def published_threshold(scores: np.ndarray) -> float:
-    """Return the repository's: three quarters of the way from the least score to the greatest."""
-    low, high = float(scores.min()), float(scores.max())
-    return low + SHARE * (high - low)
 
 
 def best_threshold(scores: np.ndarray, unanswerable: np.ndarray) -> float:

@@ -8,7 +8,7 @@ first, then the score.
 import re
 from collections.abc import Sequence
 
-from hs2jax.data import chat
+from hs2jax.data import chat, rows
 from hs2jax.data.groups import Group
 from hs2jax.judging import score_tokens
 from hs2jax.judging.prompts import Request
@@ -24,7 +24,7 @@ def answered(
     """Make for each question of each request a request of its own whose prefix is what the judge
     wrote up to its score; None where it wrote none, or where the model has no room for the text."""
     asked = [
-        (i, question, Group(_user(request.item + question), ("-",), source=request.source))
+        (i, question, Group(rows.user_turn(request.item + question), ("-",), source=request.source))
         for i, request in enumerate(requests)
         for question in request.questions
     ]
@@ -66,7 +66,3 @@ def _up_to_score(tokenizer, request: Request, question: str, text: str) -> Reque
     except ValueError:  # The tokenizer merges the score with what is before it.
         return None
     return one
-
-
-def _user(content: str) -> tuple[dict, ...]:
-    return ({"role": "user", "content": content},)
