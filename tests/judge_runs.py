@@ -11,7 +11,6 @@ from hs2jax import configs, workdir
 from hs2jax.judging import evaluate
 
 SET = "ratings-rated"  # Of the data that a run judges.
-CONFIGS = Path(__file__).parent.parent / "configs"
 CRITERIA = [
     {"name": "helpfulness", "definition": "It helps."},
     {"name": "verbosity", "definition": "It is long.", "levels": ["a", "b", "c", "d", "e"]},
@@ -81,13 +80,6 @@ def run(here: Path, folder: Path, **settings) -> list[dict]:
         *parents, name = key.split(".")
         functools.reduce(getattr, parents, config)[name] = value
     return evaluate.judge(config, folder)
-
-
-def flags(here: Path, folder: Path, **settings) -> list[str]:
-    """The same for the command line."""
-    overrides = settings_of(here, **settings).items()
-    head = [f"--config={CONFIGS / 'judge.py'}", f"--workdir={folder}"]
-    return [*head, *(f"--config.{key}={value}" for key, value in overrides)]
 
 
 def result_of(folder: Path) -> dict:

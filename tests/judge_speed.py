@@ -69,28 +69,25 @@ def print_memory(of: Judge, asked) -> None:
     what is the plain pass's result is a step on the way for the judge."""
     config, batch = of.model.config, micro_batches(asked)[0]
     dtype = of.model.params["embed"].dtype
-    print("\nMemory besides parameters and inputs, for one batch of rows:\n")
-    print(f"| model | {PLAIN}, MiB | {JUDGE}, MiB | more, KiB |\n| --- | --- | --- | --- |")
+    columns = jax.ShapeDtypeStruct((len(asked[0].tokens), config.hidden_size), dtype)
+    print(f"\n| memory besides arguments, MiB | {PLAIN} | {JUDGE} |\n| --- | --- | --- |")
     for name, change in {
         "as it is": {},
         "4 times the vocabulary": {"vocab_size": 4 * config.vocab_size},
         "twice the layers": {"num_layers": 2 * config.num_layers},
     }.items():
-        variant = dataclasses.replace(config, **change)
-        params = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), decoder.shapes(variant)
-        )
-        how = {"config": variant, "dtype": of.model.dtype}
-        columns = jax.ShapeDtypeStruct((len(asked[0].tokens), config.hidden_size), dtype)
-        found = []
-        for lowered in (
-            plain.lower({"decoder": params}, batch, layout="shared", **how),
-            judge.run.lower(params, batch, columns=columns, states=False, **how),
-        ):
-            needed = lowered.compile().memory_analysis()
-            found.append(needed.temp_size_in_bytes + needed.output_size_in_bytes)
-        more = (found[1] - found[0]) / 1024
-        print(f"| {name} | {found[0] / MIB:.2f} | {found[1] / MIB:.2f} | {more:+.1f} |", flush=True)
+        how = {"config": dataclasses.replace(config, **change), "dtype": of.model.dtype}
+        shapes = decoder.shapes(how["config"])
+        params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes)
+        needed = [
+            lowered.compile().memory_analysis()
+            for lowered in (
+                plain.lower({"decoder": params}, batch, layout="shared", **how),
+                judge.run.lower(params, batch, columns=columns, states=False, **how),
+            )
+        ]
+        found = [(each.temp_size_in_bytes + each.output_size_in_bytes) / MIB for each in needed]
+        print(f"| {name} | {found[0]:.2f} | {found[1]:.2f} |", flush=True)
 
 
 def load_straightforward(of: Judge):
@@ -147,11 +144,10 @@ def print_times(of: Judge, other, wanted, repetitions: int) -> None:
         PLAIN: lambda: [jax.block_until_ready(forward(batch)) for batch in batches],
         JUDGE: lambda: [jax.block_until_ready(judged(batch)) for batch in batches],
     }
-    straight = functools.partial(
-        read_straightforward, other, asked, model.config.pad_id or 0, items
-    )
     taken = seconds(ways, repetitions)
     if other is not None:
+        pad = model.config.pad_id or 0
+        straight = functools.partial(read_straightforward, other, asked, pad, items)
         taken |= seconds({STRAIGHT: straight}, repetitions)
     print(f"\n{sum(len(each.encoded.responses) for each in asked)} questions, {items} items\n")
     print(f"| way | seconds | items per second | against the {PLAIN} | against the {JUDGE} |")

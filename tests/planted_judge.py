@@ -1,5 +1,4 @@
-"""Judges for tests: one whose layers say what a test plants in them, with noise of each layer's
-own, and a real one, tiny and random."""
+"""A judge for tests whose layers say what a test plants in them, with noise of each layer's own."""
 
 import types
 import zlib
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
-from hs2jax.judging.judge import Judge, Reading
+from hs2jax.judging.judge import Reading
 from hs2jax.judging.readings import Readings
 from hs2jax.report.run import select
 
@@ -55,9 +54,3 @@ def values(rows, metric, part="", **fields) -> dict:
     """{method: value} of a metric, without paired differences."""
     found = select(rows, metric=metric, part=part, against=None, **fields)
     return {row.get("method"): row["value"] for row in found}
-
-
-def random_judge(folder):
-    """A judge of a tiny model with random weights, for texts of any length; writes it."""
-    tiny.language_model(folder, max_seq_len=16384)
-    return Judge.load(str(folder))

@@ -36,10 +36,17 @@ run(Path({here!r}), Path({folder!r}), **{settings!r})
 """
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, list[dict]]:
+    """A folder with what runs need and a run that was not killed; and its rows."""
+    here = prepare(tmp_path_factory.mktemp("here"))
+    return here, run(here, here / "whole", **SETTINGS)
+
+
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-def test_killed_in_the_middle_it_ends_with_the_same_numbers(tmp_path, monkeypatch, before):
-    here, asked, ask = prepare(tmp_path), [], Judge.ask
-    folder = here / "killed"
+def test_killed_in_the_middle_it_ends_with_the_same_numbers(whole, monkeypatch, before):
+    (here, expected), asked, ask = whole, [], Judge.ask
+    folder = here / f"killed {before}"
     program = KILLED.format(before=before, here=str(here), folder=str(folder), settings=SETTINGS)
     killed = subprocess.run(
         [sys.executable, "-c", program],
@@ -56,14 +63,11 @@ def test_killed_in_the_middle_it_ends_with_the_same_numbers(tmp_path, monkeypatc
 
     monkeypatch.setattr(Judge, "ask", counting)
     monkeypatch.setattr(readings, "CHUNK", 4)
-    rows = run(here, folder, **SETTINGS)
+    assert run(here, folder, **SETTINGS) == expected
     assert len(asked) == (12 if before else 8)  # Of 16: what is kept is not read again.
-    whole = run(here, here / "whole", **SETTINGS)
-    assert len(rows) == len(whole)
-    for one, other in zip(items_of(folder), items_of(here / "whole"), strict=True):
-        assert one == other
-    assert rows == whole
+    items = items_of(folder)
+    assert items == items_of(here / "whole")
+    assert np.isfinite(column(items, "gpt_score")).all()
     weights = [workdir.read_json(each / "weights.json") for each in (folder, here / "whole")]
     assert weights[0] == weights[1]
     assert result_of(folder)["model"] == result_of(here / "whole")["model"]
-    assert np.isfinite(column(items_of(folder), "gpt_score")).all()

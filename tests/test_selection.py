@@ -9,6 +9,7 @@ from planted_judge import TOO_LONG, PlantedJudge, readings_of, values
 from hs2jax.data.groups import DataError
 from hs2jax.data.record import Record
 from hs2jax.judging import selection
+from hs2jax.workdir import read_rows
 
 QUIET = (0.0, 0.0, 0.0, 0.0)
 
@@ -58,10 +59,6 @@ def counts(found) -> tuple[int, int]:
     return values(found, "rows")[None], values(found, "selected")[None]
 
 
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
 def test_the_best_rows_are_chosen_as_they_are(write, tmp_path, name):
     content = rows(150)
@@ -69,10 +66,10 @@ def test_the_best_rows_are_chosen_as_they_are(write, tmp_path, name):
     max(content, key=quality)["other"] = "\ud800"
     found = choose(PlantedJudge(likes, QUIET), write(content, name), tmp_path / "out")
     best = sorted(content, key=quality)[-15:]
-    chosen = lines(tmp_path / "out" / "selected.jsonl")
+    chosen = read_rows(tmp_path / "out" / "selected.jsonl")
     assert chosen == [row for row in content if row in best]
     assert counts(found) == (150, 15)
-    scored = lines(tmp_path / "out" / "scores.jsonl")
+    scored = read_rows(tmp_path / "out" / "scores.jsonl")
     assert [line["source"] for line in scored] == [f"{tmp_path}/{name}:{i}" for i in range(1, 151)]
     assert [line["characters"] for line in scored] == [len(row["output"]) for row in content]
     for line, row in zip(scored, content, strict=True):
@@ -108,7 +105,7 @@ def test_weights_choose_by_the_layer_that_they_name(write, tmp_path):
     overlap = values(found, "overlap")
     assert list(overlap)[:4] == ["lager_w", "lager_wo", "e_score", "direct"]
     best = sorted(map(quality, content))[-12:]
-    chosen = lines(tmp_path / "selected.jsonl")
+    chosen = read_rows(tmp_path / "selected.jsonl")
     assert sorted(map(quality, chosen)) == pytest.approx(best, abs=0.2)
     assert overlap["lager_w"] == 1 > overlap["e_score"]
     with pytest.raises(ValueError, match="weights has shape"):
@@ -160,7 +157,7 @@ def test_what_is_too_long_is_counted_and_never_chosen(write, tmp_path):
     assert record.too_long == 3
     assert counts(found) == (57, 28)
     assert not any(r.item.count("word") > 500 for r in judge.asked)
-    chosen = lines(tmp_path / "selected.jsonl")
+    chosen = read_rows(tmp_path / "selected.jsonl")
     assert len(chosen) == 28
     assert all(row["output"] not in {content[i]["output"] for i in (3, 7, 50)} for row in chosen)
 
@@ -183,17 +180,14 @@ def test_chance_decides_between_equals_and_not_their_order(write, tmp_path):
     found = choose(judge, data, tmp_path)
     assert values(found, "tied")["lager_wo"] == 200
     assert values(found, "spearman")["lager_wo"] is None
-    places = [row["more"][0] for row in lines(tmp_path / "selected.jsonl")]
+    places = [row["more"][0] for row in read_rows(tmp_path / "selected.jsonl")]
     assert max(places) > 100
     choose(judge, data, tmp_path, seed=1)
-    assert [row["more"][0] for row in lines(tmp_path / "selected.jsonl")] != places
+    assert [row["more"][0] for row in read_rows(tmp_path / "selected.jsonl")] != places
 
-
-def test_chance_decides_nothing_where_all_equals_are_chosen(write, tmp_path):
     content = [row | {"output": f"quality {q}"} for row, q in zip(rows(4), "9911", strict=True)]
-    judge, data = PlantedJudge(likes, QUIET), write(content)
-    for fraction, tied in ((0.5, 0), (0.75, 2)):
-        found = choose(judge, data, tmp_path, fraction=fraction)
+    for fraction, tied in ((0.5, 0), (0.75, 2)):  # Nothing where all equals are chosen.
+        found = choose(judge, write(content), tmp_path, fraction=fraction)
         assert values(found, "tied")["lager_wo"] == tied
 
 
@@ -202,7 +196,7 @@ def test_one_row_is_always_chosen_and_each_only_once(write, tmp_path):
     data = write(rows(20))  # The file is named twice.
     found = choose(PlantedJudge(likes), f"{data}[:10]+{data}[10:]", tmp_path)
     assert counts(found) == (20, 2)
-    assert len(lines(tmp_path / "selected.jsonl")) == 2
+    assert len(read_rows(tmp_path / "selected.jsonl")) == 2
 
 
 def test_data_that_cannot_be_chosen_from(write, tmp_path):
@@ -223,7 +217,7 @@ def test_a_file_of_real_instructions(real_data, tmp_path):
 
     found = choose(PlantedJudge(short, QUIET), data, tmp_path)
     assert counts(found) == (300, 30)
-    chosen = lines(tmp_path / "selected.jsonl")
+    chosen = read_rows(tmp_path / "selected.jsonl")
     assert len(chosen) == 30
     assert {tuple(row) for row in chosen} == {("instruction", "input", "response")}
     assert values(found, "spearman")["longest response"] < -0.5
