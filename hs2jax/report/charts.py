@@ -57,9 +57,8 @@ def _svg(figure: Figure) -> str:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if labels:
         # As many beside one another as there is room for.
-        columns = max(1, min(len(labels), int(WIDTH // (45 + 7 * max(map(len, labels))))))
-        if sum(40 + 6 * len(label) for label in labels) < WIDTH:
-            columns = len(labels)
+        columns = min(len(labels), max(1, int(WIDTH // (45 + 7 * max(map(len, labels))))))
+        columns = len(labels) if sum(40 + 6 * len(name) for name in labels) < WIDTH else columns
         place = "outside " * bool(figure.get_layout_engine()) + "upper left"
         figure.legend(handles, labels, loc=place, ncols=columns)
     buffer = io.StringIO()

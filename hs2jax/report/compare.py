@@ -45,7 +45,7 @@ def _set(name: str, first: Run, second: Run, names: Sequence[str]) -> Section:
     except ValueError as error:
         raise ValueError(f"set {name}: {error}") from error
     sides = {"first": names[0], "second": names[1]}
-    rows = [{**row, "method": sides.get(row.get("method"))} for row in rows]
+    rows = [row | {"method": sides.get(row.get("method"))} for row in rows]
     differences = select(rows, metric="accuracy_difference")
     verdicts = []
     for row in select(differences, part=""):

@@ -84,11 +84,11 @@ def _pair_figures(rows: Sequence[Mapping], items: Sequence[Mapping]) -> list[Fig
     drawn = [Figure("Rewards", charts.histograms(sides, "reward")), Figure("Calibration", sure)]
     longer = {row["part"]: row["value"] for row in select(rows, metric="longer_wins")}
     for family, name in (("strength", "strength"), ("band", "length")):
+        found = select(rows, family=["", family], metric="accuracy")
         parts = []
-        for row in select(rows, family=["", family], metric="accuracy"):
+        for row in found if len(found) > 2 else []:
             marks = [longer[row["part"]]] if longer.get(row["part"]) is not None else []
-            parts.append({**row, "name": leaf(row) or "all pairs", "marks": marks})
-        parts = parts if len(parts) > 2 else []
+            parts.append(row | {"name": leaf(row) or "all pairs", "marks": marks})
         svg = charts.intervals(parts, span=(0, 1), reference=0.5, mark_name="longer wins")
         drawn.append(Figure(f"Accuracy by {name}", svg))
     return drawn
@@ -119,12 +119,12 @@ def _worst_mistakes(items: Sequence[Mapping]) -> list[Case]:
             wrong.append((*min(margins), item))
     cases = []
     for margin, *pair, strength, item in sorted(wrong, key=lambda each: each[0])[:MISTAKES]:
+        strong = f"strength {strength:g}" if strength != 1 else ""
         subset = (item.get("about") or {}).get("subset")
-        heading = f"Margin {format.number(margin, SIGNED)}"
-        heading += f", strength {strength:g}" * (strength != 1) + f", {item.get('source', '?')}"
-        heading += f", {subset}" if subset else ""
+        about = [f"Margin {format.number(margin, SIGNED)}", strong, item["source"], subset]
         roles = zip(("Marked better", "The model preferred"), pair, strict=True)
-        cases.append(Case(heading, item["prompt"], [answer(role, item, r) for role, r in roles]))
+        answers = [answer(role, item, r) for role, r in roles]
+        cases.append(Case(", ".join(filter(None, about)), item["prompt"], answers))
     return cases
 
 

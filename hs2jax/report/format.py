@@ -15,15 +15,17 @@ def words_of(metric: str) -> str:
     return WORDS["metrics"].get(metric, metric.replace("_", " "))
 
 
-def form_of(metric: str, difference: bool = False) -> str:
-    """Say how a metric's values, or differences of them, are written."""
-    form = next((form for form, names in WORDS["forms"].items() if metric in names), NUMBER)
-    return {PERCENT: POINTS, NUMBER: "+.3f"}.get(form, form) if difference else form
+def form_of(metric: str) -> str:
+    """Say how a metric's values are written."""
+    return next((form for form, names in WORDS["forms"].items() if metric in names), NUMBER)
 
 
 def form_of_row(row: Mapping) -> str:
     """Say how a row's value is written: with its sign where it is a difference to something."""
-    return form_of(row["metric"], bool(row.get("against")) and not row.get("reference"))
+    form = form_of(row["metric"])
+    if row.get("against") and not row.get("reference"):
+        return {PERCENT: POINTS, NUMBER: "+.3f"}.get(form, form)
+    return form
 
 
 def number(value: float | None, form: str = NUMBER) -> str:

@@ -16,23 +16,15 @@ LOSSES = {
 def sections(run: Run) -> list[Section]:
     """The validation data as an evaluation shows it, or what a policy learned of it."""
     if run.kind == "train_policy":
-        rows = select(run.rows, set="validation")
+        rows, cases = select(run.rows, set="validation"), _cases(run.items("validation"))
         best = f"Best step: {run.result['step']:,} of {run.result['steps']:,}."
-        verdict = verdict_of({"the start": find(rows, metric="change of loss")}, note=best)
-        tables, cases = (
-            [table_of("On held-out data", rows, "metric")],
-            _cases(run.items("validation")),
-        )
-        said = Section(run.name, [verdict], [], tables, cases, "Held-out, furthest from learned")
+        verdicts = [verdict_of({"the start": find(rows, metric="change of loss")}, note=best)]
+        tables = [table_of("On held-out data", rows, "metric")]
+        said = Section(run.name, verdicts, [], tables, cases, "Held-out, furthest from learned")
     else:
         said = evaluate.set_section(run, "validation")._replace(title=run.name)
-    return [
-        said._replace(
-            verdicts=[*said.verdicts, *made.warnings(run)],
-            figures=[_course(run), *said.figures],
-            tables=[*said.tables, _evaluations(run)],
-        )
-    ]
+    verdicts, tables = (*said.verdicts, *made.warnings(run)), (*said.tables, _evaluations(run))
+    return [said._replace(verdicts=verdicts, figures=[_course(run), *said.figures], tables=tables)]
 
 
 def _course(run: Run) -> Figure:
