@@ -23,9 +23,9 @@ from hs2jax.data.conversations import join, share
 from hs2jax.models import heads, lora, sharding
 from hs2jax.models.attention import Layout
 from hs2jax.models.config import Config
-from hs2jax.models.decoder import Decoder, pick
+from hs2jax.models.decoder import Decoder, Probe, exact_products, pick
 from hs2jax.models.log_probability import log_probabilities
-from hs2jax.models.sharding import to_host
+from hs2jax.models.sampler import bucket
 
 log = logging.getLogger(__name__)
 
@@ -33,35 +33,42 @@ log = logging.getLogger(__name__)
 def forward(params, batch, config: Config, *, layout: str, dtype, remat: bool = False):
     """Compute outputs [B, R, K] in float32 of a batch as `data.packing.lay` makes it.
 
-    params: {"decoder", "head"}, and what else `hidden_states` takes. Empty slots hold numbers that
+    params: {"decoder", "head"}, and what else `run_decoder` takes. Empty slots hold numbers that
     mean nothing.
     """
-    hidden = hidden_states(params, batch, config, layout=layout, dtype=dtype, remat=remat)
+    hidden, _ = run_decoder(params, batch, config, layout=layout, dtype=dtype, remat=remat)
     return heads.reward(params["head"], hidden, batch["end_positions"])
 
 
 def token_log_probabilities(
-    params, batch, config: Config, *, layout: str, dtype, remat: bool = False
+    params, batch, config: Config, *, layout: str, dtype, remat: bool = False, most: int = 0
 ):
     """The log-probability [B, T] in nats, float32, of each token after those that it can see, of a
     batch as `data.packing.lay` makes it; 0 where a token follows nothing, and in padding.
 
-    params: as `hidden_states` takes them; the decoder's have "lm_head", or "embed" serves as that.
+    params: as `run_decoder` takes them; the decoder's have "lm_head", or "embed" serves as that.
+    most: where it is set, only the tokens of the batch's loss mask, of which a row has so many at
+    most, in their order [B, most]; what follows them means nothing.
     """
-    hidden = hidden_states(params, batch, config, layout=layout, dtype=dtype, remat=remat)
-    decoder = params["decoder"]
-    follows = batch["predictor_index"] >= 0
+    hidden, _ = run_decoder(params, batch, config, layout=layout, dtype=dtype, remat=remat)
+    decoder, before, targets = params["decoder"], batch["predictor_index"], batch["tokens"]
+    if most:
+        wanted = jnp.argsort(~batch["loss_mask"], axis=1)[:, :most]
+        before, targets = (jnp.take_along_axis(x, wanted, axis=1) for x in (before, targets))
     found = log_probabilities(
-        pick(hidden, jnp.where(follows, batch["predictor_index"], 0)),
+        pick(hidden, jnp.maximum(before, 0)),
         decoder.get("lm_head", decoder["embed"]),
-        batch["tokens"],
+        targets,
         cap=config.final_logit_softcap,
     )
-    return jnp.where(follows, found, 0.0)
+    return jnp.where(before >= 0, found, 0.0)
 
 
-def hidden_states(params, batch, config: Config, *, layout: str, dtype, remat: bool = False):
-    """Hidden states [B, T, D] after the final norm, of a batch as `data.packing.lay` makes it.
+def run_decoder(
+    params, batch, config, *, layout="shared", dtype, remat=False, probe: Probe | None = None
+):
+    """Run a batch as `data.packing.lay` makes it: hidden states [B, T, D] after the final norm, and
+    what else `Decoder` returns.
 
     params: {"decoder"}, and while LoRA trains {"lora", "lora_scale"}. A decoder's frozen first
     layers may be a stack of their own, "frozen"; with `states` [B, T, D] in the batch, what they
@@ -74,25 +81,23 @@ def hidden_states(params, batch, config: Config, *, layout: str, dtype, remat: b
         # Cut at the slots, each conversation is a row of its own and causality is mask enough.
         tokens, position = tokens.reshape(B * R, T // R), position.reshape(B * R, T // R)
         who_sees_whom = None
-    frozen = params["decoder"].get("frozen")
-    decoder = Decoder(config, dtype=dtype, remat=remat, frozen=count_layers(frozen))
+    frozen = jax.tree.leaves(params["decoder"].get("frozen"))
+    count = frozen[0].shape[0] if frozen else 0
+    decoder = Decoder(config, dtype=dtype, remat=remat, frozen=count)
     variables = {"params": params["decoder"]}
     if "lora" in params:
         variables["lora"] = lora.scaled(params["lora"], params["lora_scale"])
-    # Who asks for float32 on an accelerator gets it in the products too.
-    with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
-        hidden, _ = decoder.apply(
-            variables, tokens, position, who_sees_whom, entered=batch.get("states")
+    with exact_products(dtype):
+        hidden, out = decoder.apply(
+            variables, tokens, position, who_sees_whom, probe, entered=batch.get("states")
         )
-    return hidden.reshape(B, T, -1)
-
-
-def count_layers(stack) -> int:
-    """Count the layers in a stack of parameters; 0 for None."""
-    return 0 if stack is None else jax.tree.leaves(stack)[0].shape[0]
+    return hidden.reshape(B, T, -1), out
 
 
 predict = jax.jit(forward, static_argnames=("config", "layout", "dtype", "remat"))
+_of_responses = jax.jit(
+    token_log_probabilities, static_argnames=("config", "layout", "dtype", "remat", "most")
+)
 
 
 BATCH = 256  # Examples whose rows are filled together.
@@ -104,8 +109,7 @@ def choose_row_length(costs: Sequence[int]) -> int:
     padding: 128, 192 and their doublings, up to 1024 or to the first that holds the longest."""
     lengths = [128]
     while lengths[-1] < max(*costs, 1024):
-        power = 1 << (lengths[-1].bit_length() - 1)
-        lengths.append(lengths[-1] * 3 // 2 if lengths[-1] == power else 2 * power)
+        lengths.append(bucket(lengths[-1] + 1))
     batches = [costs[i : i + BATCH] for i in range(0, len(costs), BATCH)]
 
     def padded(length: int) -> int:
@@ -133,13 +137,19 @@ def plan_rows(examples, *, layout, rows: int | None = None, mesh=None) -> loader
     if layout == "padded":
         costs = [max(costs) * max(len(e.encoded.responses) for e in examples)]
     length = choose_row_length(costs)
-    return plan_evaluation(
-        examples,
-        row_length=length,
-        layout=layout,
-        rows=min(rows or max(1, TOKENS // length), len(examples)),
-        mesh=mesh,
-    )
+    rows = min(rows or max(1, TOKENS // length), len(examples))
+    return plan_evaluation(examples, row_length=length, layout=layout, rows=rows, mesh=mesh)
+
+
+def run_rows(run, batches: loader.Batches, mesh=None):
+    """Yield, for each batch, what `run` makes of its micro-batches, [rows, ...], on every
+    process."""
+    for i in range(len(batches)):
+        arrays, tables = batches[i], []
+        for m in range(-(-len(batches.plan[i]) // batches.micro_batch_size)):
+            micro = sharding.place_rows({name: x[m] for name, x in arrays.items()}, mesh)
+            tables.append(sharding.to_host(run(micro)))
+        yield np.concatenate(tables)
 
 
 def run_batches(run, batches: loader.Batches, outputs: int, mesh=None) -> list[np.ndarray]:
@@ -148,14 +158,7 @@ def run_batches(run, batches: loader.Batches, outputs: int, mesh=None) -> list[n
     Returns outputs [responses, K] of each example, on every process.
     """
     found = [np.zeros((len(e.encoded.responses), outputs), np.float32) for e in batches.examples]
-    for i in range(len(batches)):
-        arrays = batches[i]
-        used = -(-len(batches.plan[i]) // batches.micro_batch_size)
-        tables = []
-        for m in range(used):
-            micro = sharding.place_rows({name: x[m] for name, x in arrays.items()}, mesh)
-            tables.append(to_host(run(micro)))
-        table = np.concatenate(tables)
+    for i, table in enumerate(run_rows(run, batches, mesh)):
         for row, slot, example, response in batches.slots(i):
             found[example][response] = table[row, slot]
     return found
@@ -166,64 +169,26 @@ def response_log_probabilities(
 ) -> list[np.ndarray]:
     """The log-probability of each token of the one response of each, f32 [tokens].
 
-    params: a language model's. Neighbours share what their prompts begin with, where that is less
-    work. rows: as for `plan_rows`.
+    params: a language model's. encoded: as for a policy. Neighbours share what their prompts begin
+    with, where that is less work. rows: as for `plan_rows`.
     """
     if not encoded:
         return []
     runs = share(encoded, config.hidden_size)
-    batches = plan_rows(
-        [join([encoded[i] for i in run]) for run in runs], layout=layout, rows=rows, mesh=mesh
-    )
+    joined = [join([encoded[i] for i in run]) for run in runs]
+    batches = plan_rows(joined, layout=layout, rows=rows, mesh=mesh)
     lengths = [[len(encoded[i].responses[0]) for i in run] for run in runs]
-    found: list[list] = [[None] * len(run) for run in runs]
-    most = _most_wanted(batches, lengths)
-    for i in range(len(batches)):
-        arrays = batches[i]
-        wanted, places = _wanted(batches, i, arrays["end_positions"], lengths, most)
-        arrays["before"] = np.take_along_axis(arrays["predictor_index"], wanted, axis=-1)
-        arrays["target"] = np.take_along_axis(arrays["tokens"], wanted, axis=-1)
-        tables = []
-        for m in range(-(-len(batches.plan[i]) // batches.micro_batch_size)):
-            micro = sharding.place_rows({name: x[m] for name, x in arrays.items()}, mesh)
-            tables.append(to_host(_of_wanted(params, micro, config, layout, dtype)))
-        table = np.concatenate(tables)
-        for example, response, row, start, stop in places:
-            found[example][response] = table[row, start:stop]
+    most = max(sum(sum(lengths[p.example]) for p in row) for plan in batches.plan for row in plan)
+    step = -(-batches.shape.length // 4)  # A few sizes, since each is compiled.
+    settings = {"config": config, "layout": layout, "dtype": dtype, "most": -(-most // step) * step}
+    run = functools.partial(_of_responses, {"decoder": params}, **settings)
+    found = [[None] * len(run) for run in runs]
+    for i, table in enumerate(run_rows(run, batches, mesh)):
+        stops = [0] * len(table)
+        for row, _, example, response in batches.slots(i):
+            start, stops[row] = stops[row], stops[row] + lengths[example][response]
+            found[example][response] = table[row, start : stops[row]]
     return list(itertools.chain(*found))
-
-
-@functools.partial(jax.jit, static_argnames=("config", "layout", "dtype"))
-def _of_wanted(params, batch, config: Config, layout: str, dtype):
-    """Log-probabilities [B, P] of the tokens "target", after those at "before"."""
-    hidden = hidden_states({"decoder": params}, batch, config, layout=layout, dtype=dtype)
-    lm_head = params.get("lm_head", params["embed"])
-    before = pick(hidden, batch["before"])
-    return log_probabilities(before, lm_head, batch["target"], cap=config.final_logit_softcap)
-
-
-def _most_wanted(batches: loader.Batches, lengths: Sequence[Sequence[int]]) -> int:
-    """P: room for the responses' tokens of each row, a few sizes since each is compiled."""
-    most = max(sum(sum(lengths[p.example]) for p in row) for rows in batches.plan for row in rows)
-    step = -(-batches.shape.length // 4)
-    return -(-most // step) * step
-
-
-def _wanted(batches: loader.Batches, i: int, last: np.ndarray, lengths, most: int):
-    """Find where in batch i the responses' tokens lie, and where the numbers for them will.
-
-    last: [M, B, R] of the batch. Returns indices int32 [M, B, P], 0 where nothing is wanted, and
-    (example, response, row, start, stop) for each response.
-    """
-    M, B, _ = last.shape
-    wanted, places = np.zeros((M * B, most), np.int32), []
-    last, used = last.reshape(M * B, -1), [0] * (M * B)
-    for row, slot, example, response in batches.slots(i):
-        start, end = used[row], last[row, slot] + 1
-        used[row] = stop = start + lengths[example][response]
-        wanted[row, start:stop] = np.arange(end - lengths[example][response], end)
-        places.append((example, response, row, start, stop))
-    return wanted.reshape(M, B, most), places
 
 
 @contextlib.contextmanager

@@ -12,22 +12,18 @@ import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from hs2jax.data import templates
 from hs2jax.data.conversations import encode, group_conversations
 from hs2jax.data.groups import Group
 from hs2jax.data.packing import Example
 from hs2jax.data.record import Record
-from hs2jax.inference import plan_rows, predict, run_batches, to_host
+from hs2jax.inference import plan_rows, predict, run_batches
+from hs2jax.model import Model, load
 from hs2jax.models import heads, sharding
-from hs2jax.models.config import Config
-from hs2jax.models.hf import hub
-from hs2jax.models.hf.weights import gathered
 
 log = logging.getLogger(__name__)
 
@@ -40,25 +36,15 @@ class Score(NamedTuple):
 
 
 @dataclasses.dataclass
-class RewardModel:
-    """A decoder with a reward head.
+class RewardModel(Model):
+    """A decoder with a reward head; see `Model`.
 
     params: {"decoder": ..., "head": {"kernel" [D, K], "bias" [K] if there is one}}. outputs: names
-    of the K outputs. weights: how the outputs make one scalar, or None. mesh: where the parameters
-    live, None for the default device. dtype: of the computation; the head is always float32.
-    template: name of the chat template that the tokenizer holds, "own" for its own. read: at which
-    token scores are read, see `data.chat.encode`.
+    of the K outputs. weights: how the outputs make one scalar, or None.
     """
 
-    config: Config
-    params: dict[str, Any]
-    tokenizer: Any
     outputs: tuple[str, ...]
     weights: dict[str, float] | None = None
-    mesh: jax.sharding.Mesh | None = None
-    dtype: Any = jnp.float32
-    template: str = "own"
-    read: str = "end_of_turn"
 
     @classmethod
     def load(
@@ -86,10 +72,8 @@ class RewardModel:
         """
         if any((Path(name) / mark).exists() for mark in ("best", "result.json")):
             raise ValueError(f"{name} is the folder of a run; its model is {Path(name) / 'model'}")
-        loaded = hub.load(name, mesh)
-        if loaded.tokenizer is None:
-            raise ValueError(f"{name}: there is no tokenizer beside the model")
-        head, found = loaded.head, tuple(loaded.outputs)
+        loaded, common = load(name, template=template, mesh=mesh, dtype=dtype)
+        head, outputs = loaded.head, tuple(outputs)
         if head is None:
             if not outputs:
                 raise ValueError(
@@ -98,30 +82,25 @@ class RewardModel:
                     f"row 0 of lm_head, write {name}#lm_head[0]"
                 )
             log.info("%s has no reward head: a new one, for %s", name, ", ".join(outputs))
-            head = heads.init_reward(
-                jax.random.key(seed), loaded.config.hidden_size, len(outputs), bias=bias
-            )
-            found = tuple(outputs)
-        elif outputs and tuple(outputs) != found:
+            width = loaded.config.hidden_size
+            head = heads.init_reward(jax.random.key(seed), width, len(outputs), bias=bias)
+        elif outputs not in ((), loaded.outputs):
             raise ValueError(
-                f"{name} has a reward head with the outputs {found}, not {tuple(outputs)}; "
+                f"{name} has a reward head with the outputs {loaded.outputs}, not {outputs}; "
                 "leave the outputs empty to go on with its head"
             )
-        weights = loaded.weights if weights is None else weights
         if mesh is not None:
             head = jax.device_put(head, sharding.shardings(head, mesh))
-        if dtype is None:
-            dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-        config, decoder, read = loaded.config, dict(loaded.params), loaded.read
-        if config.has_lm_head:  # Never used here, so not to be kept, trained or decayed.
-            config = dataclasses.replace(config, language_head=False)
-            del decoder["lm_head"]
-        if template:
-            loaded.tokenizer.chat_template, read = templates.choose(template)
-        params = {"decoder": decoder, "head": head}
-        weights = None if weights is None else dict(weights)
-        template = template or loaded.template
-        model = cls(config, params, loaded.tokenizer, found, weights, mesh, dtype, template, read)
+        decoder = dict(loaded.params)
+        decoder.pop("lm_head", None)  # Never used here, so not to be kept, trained or decayed.
+        model = cls(
+            loaded.config.without_lm_head(),
+            {"decoder": decoder, "head": head},
+            loaded.tokenizer,
+            outputs or loaded.outputs,
+            loaded.weights if weights is None else dict(weights),
+            **common,
+        )
         model.scalar_weights()  # Raises where the weights name outputs that are not there.
         return model
 
@@ -165,60 +144,34 @@ class RewardModel:
                 dict(zip(self.outputs, map(float, row), strict=True)),
                 None if scalar is None else float(row @ scalar),
             )
-            for table in outputs
-            for row in table
+            for row in itertools.chain(*outputs)
         ]
 
     def score_groups(
-        self,
-        groups: Sequence[Group],
-        *,
-        layout="shared",
-        rows: int | None = None,
-        truncate: bool = False,
-        skip: bool = False,
-        record: Record | None = None,
+        self, groups: Sequence[Group], *, layout="shared", rows: int | None = None, **options
     ) -> list[np.ndarray | None]:
-        """Compute outputs [responses, K] of each group; see `score`.
-
-        skip: None for a group with a conversation that is too long or that the chat template
-        refuses, counted in `record`, instead of raising ValueError.
-        """
-        parts = self.encode(groups, truncate=truncate, skip=skip, record=record)
+        """Compute outputs [responses, K] of each group, None for one that is left out. options: see
+        `encode`; the others: see `score`."""
+        parts = self.encode(groups, **options)
         tables = iter(self.predict(list(itertools.chain(*parts)), layout=layout, rows=rows))
         return [np.concatenate([next(tables) for _ in some]) if some else None for some in parts]
 
     def encode(
-        self,
-        groups: Sequence[Group],
-        *,
-        max_tokens: int | None = None,
-        truncate: bool = False,
-        skip: bool = False,
-        record: Record | None = None,
+        self, groups: Sequence[Group], *, max_tokens: int | None = None, **options
     ) -> list[list[Example]]:
-        """Turn groups into tokens, as `data.conversations.encode` makes them. See `score_groups`.
-
-        max_tokens: of a conversation; None: the model's positions.
-        """
-        return encode(
-            self.tokenizer,
-            groups,
-            longest=min(max_tokens or self.config.max_seq_len, self.config.max_seq_len),
-            read=self.read,
-            truncate=truncate,
-            skip=skip,
-            record=record,
-        )
+        """Turn groups into tokens; options (truncate, skip, record) and what is returned: see
+        `data.conversations.encode`. max_tokens: of a conversation; None: the model's positions."""
+        positions = self.config.max_seq_len
+        longest = min(max_tokens or positions, positions)
+        return encode(self.tokenizer, groups, longest=longest, read=self.read, **options)
 
     def predict(self, examples: Sequence[Example], *, layout="shared", rows: int | None = None):
         """Compute outputs [responses, K] of each tokenised group, a list of numpy arrays."""
         if not examples:
             return []
         batches = plan_rows(examples, layout=layout, rows=rows, mesh=self.mesh)
-        run = functools.partial(
-            predict, self.params, config=self.config, layout=layout, dtype=self.dtype
-        )
+        settings = {"config": self.config, "layout": layout, "dtype": self.dtype}
+        run = functools.partial(predict, self.params, **settings)
         return run_batches(run, batches, len(self.outputs), self.mesh)
 
     def save(self, folder) -> None:
@@ -227,18 +180,6 @@ class RewardModel:
         Where the parameters are spread over several processes, all must call this; the first one
         writes.
         """
-        head = jax.tree.map(to_host, self.params["head"])
-        decoder = gathered(self.params["decoder"], self.config)
-        if decoder is None:
-            return
-        hub.save(
-            folder,
-            config=self.config,
-            params=decoder,
-            tokenizer=self.tokenizer,
-            head=head,
-            outputs=self.outputs,
-            weights=self.weights,
-            template=self.template,
-            read=self.read,
-        )
+        head = jax.tree.map(sharding.to_host, self.params["head"])
+        named = {"head": head, "outputs": self.outputs, "weights": self.weights}
+        self._export(folder, self.params["decoder"], **named)

@@ -56,15 +56,17 @@ def rope(theta: float, kind: str = "default", **scaling) -> dict[str, Any]:
     return {"rope_type": kind, "rope_theta": theta, **scaling}
 
 
+def inside(key: str, **changes) -> dict[str, Any]:
+    """Settings in a block of config.json."""
+    return {f"{key}.{name}": value for name, value in changes.items()}
+
+
 # Of a head of 16, one frequency stays, two are mixed and five are divided.
-LLAMA3_ROPE = rope(
-    1e4,
-    "llama3",
-    factor=8.0,
-    low_freq_factor=1.0,
-    high_freq_factor=4.0,
-    original_max_position_embeddings=64,
-)
+FACTORS = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3_ROPE = rope(1e4, "llama3", **FACTORS, original_max_position_embeddings=64)
+LLAMA3_BITES = {"factor": 9.0, "low_freq_factor": 1.2, "high_freq_factor": 5.0}
+WINDOWS = {"use_sliding_window": True, "sliding_window": WINDOW}
+BIASES = {"attention_bias": True, "mlp_bias": True}
 FULL, SLIDING = "full_attention", "sliding_attention"
 GEMMA3_ROPE = {FULL: rope(1e6, "linear", factor=8.0), SLIDING: rope(1e4)}
 
@@ -78,12 +80,7 @@ VARIANTS = {
     "Llama 3.1, scaled rope": Variant(
         LLAMA,
         {"rope_parameters": LLAMA3_ROPE},
-        {
-            "rope_parameters.factor": 9.0,
-            "rope_parameters.low_freq_factor": 1.2,
-            "rope_parameters.high_freq_factor": 5.0,
-            "rope_parameters.original_max_position_embeddings": 60,
-        },
+        inside("rope_parameters", **LLAMA3_BITES, original_max_position_embeddings=60),
     ),
     "Llama, linear rope": Variant(
         LLAMA,
@@ -93,7 +90,7 @@ VARIANTS = {
     "Llama, dynamic rope": Variant(
         LLAMA, {"rope_parameters": rope(1e4, "dynamic", factor=2.0)}, {}
     ),
-    "Llama, biases": Variant(LLAMA, {"attention_bias": True, "mlp_bias": True}),
+    "Llama, biases": Variant(LLAMA, BIASES),
     "Llama, one key head, tied": Variant(
         LLAMA, {"num_key_value_heads": 1, "tie_word_embeddings": True}
     ),
@@ -106,18 +103,13 @@ VARIANTS = {
     ),
     "Qwen2, window": Variant(
         QWEN2,
-        {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
+        {**WINDOWS, "max_window_layers": 2},
         {"sliding_window": 7, "layer_types": [FULL, SLIDING, SLIDING, SLIDING]},
     ),
     "Qwen3": Variant(QWEN3, {"rms_norm_eps": 1e-2}, {"rms_norm_eps": 1.2e-2}),
     "Qwen3, window, biases": Variant(
         QWEN3,
-        {
-            "attention_bias": True,
-            "use_sliding_window": True,
-            "sliding_window": WINDOW,
-            "max_window_layers": 1,
-        },
+        {**WINDOWS, "attention_bias": True, "max_window_layers": 1},
         {"sliding_window": 9, "layer_types": [SLIDING] * 4},
     ),
     "Gemma 2": Variant(
@@ -159,9 +151,8 @@ VARIANTS = {
             "sliding_window": 9,
             "layer_types": [FULL, SLIDING, SLIDING] * 2,
             "query_pre_attn_scalar": 26,
-            "rope_parameters.full_attention.rope_theta": 9e5,
-            "rope_parameters.full_attention.factor": 8.8,
-            "rope_parameters.sliding_attention.rope_theta": 1.1e4,
+            **inside(f"rope_parameters.{FULL}", rope_theta=9e5, factor=8.8),
+            **inside(f"rope_parameters.{SLIDING}", rope_theta=1.1e4),
         },
     ),
     "Gemma 3, untied": Variant(
@@ -172,25 +163,18 @@ VARIANTS = {
         NEMOTRON,
         {"rope_parameters": rope(1e4, partial_rotary_factor=0.5), "norm_eps": 1e-2},
         {
-            "rope_parameters.rope_theta": 1.1e4,
-            "rope_parameters.partial_rotary_factor": 0.25,
+            **inside("rope_parameters", rope_theta=1.1e4, partial_rotary_factor=0.25),
             "norm_eps": 1.2e-2,
         },
     ),
     "Nemotron, biases, all rotary": Variant(
         NEMOTRON,
-        {
-            "rope_parameters": rope(1e4, partial_rotary_factor=1.0),
-            "attention_bias": True,
-            "mlp_bias": True,
-        },
+        {"rope_parameters": rope(1e4, partial_rotary_factor=1.0), **BIASES},
     ),
     "InternLM3": Variant(INTERNLM3, {"rope_parameters": rope(5e7, "dynamic", factor=6.0)}),
-    "InternLM3, biases": Variant(INTERNLM3, {"attention_bias": True, "mlp_bias": True}),
+    "InternLM3, biases": Variant(INTERNLM3, BIASES),
     "InternLM3, biases, its authors' keys": Variant(
-        INTERNLM3,
-        {"attention_bias": True, "mlp_bias": True},
-        renamed={"attention_bias": "qkv_bias", "mlp_bias": "bias"},
+        INTERNLM3, BIASES, renamed={"attention_bias": "qkv_bias", "mlp_bias": "bias"}
     ),
 }
 

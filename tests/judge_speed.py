@@ -23,16 +23,20 @@ import numpy as np
 import tiny
 
 from hs2jax.data.conversations import unrated
-from hs2jax.inference import hidden_states, plan_rows
+from hs2jax.inference import plan_rows, run_decoder
 from hs2jax.judging import criteria, judge, prompts, score_tokens
 from hs2jax.judging.judge import Judge
-from hs2jax.models import decoder
-from hs2jax.models.hf import hub
+from hs2jax.models.hf import hub, weights
 
 PLAIN, JUDGE = "plain forward pass", "judge"
 STRAIGHT = "transformers, generating with all hidden states"
 MIB = 2**20
-plain = jax.jit(hidden_states, static_argnames=("config", "layout", "dtype"))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+def plain(params, batch, config, *, dtype):
+    """Hidden states [B, T, D]."""
+    return run_decoder(params, batch, config, dtype=dtype)[0]
 
 
 def made_items(count: int) -> list[tuple[str, str]]:
@@ -77,12 +81,12 @@ def print_memory(of: Judge, asked) -> None:
         "twice the layers": {"num_layers": 2 * config.num_layers},
     }.items():
         how = {"config": dataclasses.replace(config, **change), "dtype": of.model.dtype}
-        shapes = decoder.shapes(how["config"])
+        shapes = weights.shapes(how["config"])
         params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes)
         needed = [
             lowered.compile().memory_analysis()
             for lowered in (
-                plain.lower({"decoder": params}, batch, layout="shared", **how),
+                plain.lower({"decoder": params}, batch, **how),
                 judge.run.lower(params, batch, columns=columns, states=False, **how),
             )
         ]
@@ -138,7 +142,7 @@ def print_times(of: Judge, other, wanted, repetitions: int) -> None:
     asked = score_tokens.encode(model.tokenizer, wanted)
     batches, how = micro_batches(asked), {"config": model.config, "dtype": model.dtype}
     columns = of.columns(asked[0].tokens)
-    forward = functools.partial(plain, {"decoder": model.params}, layout="shared", **how)
+    forward = functools.partial(plain, {"decoder": model.params}, **how)
     judged = functools.partial(judge.run, model.params, columns=columns, states=False, **how)
     ways = {
         PLAIN: lambda: [jax.block_until_ready(forward(batch)) for batch in batches],

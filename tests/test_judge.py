@@ -43,7 +43,7 @@ def small_judge(seed=0, mesh=None, words=None, **changes) -> Judge:
     params = tiny.parameters(config, seed)
     if mesh is not None:
         params = jax.device_put(params, sharding.shardings(params, mesh))
-    return Judge(LanguageModel(config, params, words or tiny.tokenizer(), "tiny", mesh))
+    return Judge(LanguageModel(config, params, words or tiny.tokenizer(), mesh=mesh))
 
 
 JUDGE = small_judge()

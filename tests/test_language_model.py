@@ -11,6 +11,7 @@ import tiny
 import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import talk
 
 from hs2jax.data import conversations, packing
 from hs2jax.data.chat import Encoded
@@ -28,7 +29,7 @@ def tiny_model(mesh=None, tokenizer=tiny.tokenizer, **changes) -> LanguageModel:
     params = tiny.parameters(of)
     if mesh is not None:
         params = jax.device_put(params, sharding.shardings(params, mesh))
-    return LanguageModel(of, params, tokenizer(), "tiny", mesh)
+    return LanguageModel(of, params, tokenizer(), "tiny", mesh=mesh)
 
 
 MODEL = tiny_model()
@@ -41,10 +42,6 @@ PAIRS = st.lists(
 )
 
 
-def talk(prompt, response):
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-
-
 def by_hand(model: LanguageModel, prompt: str, response: str) -> np.ndarray:
     """Log-probabilities of the tokens behind the assistant's header, from all logits."""
     text = model.tokenizer.apply_chat_template(
@@ -54,13 +51,17 @@ def by_hand(model: LanguageModel, prompt: str, response: str) -> np.ndarray:
     ids = model.tokenizer(f"{text}{response}<|im_end|>", add_special_tokens=False)["input_ids"]
     # A token that the response's first characters have joined is the response's.
     start = next(i for i, id in enumerate(ids) if i == len(header) or id != header[i])
+    return next_tokens(model, ids)[np.arange(start - 1, len(ids) - 1), ids[start:]]
+
+
+def next_tokens(model: LanguageModel, ids) -> np.ndarray:
+    """Log-probabilities [128, V] of what follows each of the ids, from all logits."""
     padded = jnp.array([[*ids, *[0] * (128 - len(ids))]])
-    table = np.asarray(all_log_probabilities(model.params, padded, model.config)[0])
-    return table[np.arange(start - 1, len(ids) - 1), ids[start:]]
+    return np.asarray(_next_tokens(model.params, padded, model.config)[0])
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def all_log_probabilities(params, ids, config):
+def _next_tokens(params, ids, config):
     hidden, _ = Decoder(config).apply({"params": params}, ids, jnp.arange(ids.shape[1])[None])
     return jax.nn.log_softmax(heads.logits(params, hidden, config))
 
@@ -129,15 +130,12 @@ def test_of_a_whole_turn_probabilities_add_up_to_one():
     assert sum(np.exp(one.total) for one in found) < sum(np.exp(one.tokens[0]) for one in found) < 1
 
 
-def test_nothing_has_no_probability():
-    assert MODEL.log_probability([]) == []
-
-
 LONG = talk("word " * 200, "Yes.")
 
 
 def test_what_is_longer_than_the_positions():
     company = [talk("Hi", "Yes."), talk("Hi", "No.")]
+    assert MODEL.log_probability([]) == []
     with pytest.raises(ValueError, match=r"conversation 2: .* longer than the 512 that fit"):
         MODEL.log_probability([*company, LONG])
     record = Record()
@@ -233,44 +231,30 @@ def plain(hidden, lm_head, targets, cap):
 
 
 @pytest.mark.parametrize("cap", [None, 2.0])
-@pytest.mark.parametrize("chunk", [1, 20, 200])
-def test_chunks_give_the_plain_softmax_and_its_gradients(chunk, cap):
-    hidden, lm_head, targets, weight = arrays()
-
-    def loss(of, hidden, lm_head):
-        return (weight * of(hidden, lm_head, targets, cap=cap)).sum()
-
+@pytest.mark.parametrize(
+    ("dtype", "chunk"),
+    [("float32", 1), ("float32", 20), ("float32", 200), ("bfloat16", 20), ("bfloat16", 200)],
+)
+def test_chunks_give_the_plain_softmax_and_its_gradients(dtype, chunk, cap):
+    """Of bfloat16 states too, sums and softmax are in float32."""
+    hidden, lm_head, targets, weight = arrays(dtype)
     ours = functools.partial(log_probabilities, chunk=chunk)
-    np.testing.assert_allclose(
-        ours(hidden, lm_head, targets, cap=cap), plain(hidden, lm_head, targets, cap), atol=1e-5
-    )
-    found, expected = (
-        jax.grad(functools.partial(loss, of), argnums=(0, 1))(hidden, lm_head)
-        for of in (ours, plain)
-    )
-    for one, other in zip(found, expected, strict=True):
-        assert np.abs(other).max() > 0.1
-        np.testing.assert_allclose(one, other, atol=1e-4)
-
-
-@pytest.mark.parametrize("chunk", [20, 200])
-def test_of_bfloat16_states_sums_and_softmax_are_in_float32(chunk):
-    hidden, lm_head, targets, weight = arrays(jnp.bfloat16)
-    found = log_probabilities(hidden, lm_head, targets, chunk=chunk)
+    found = ours(hidden, lm_head, targets, cap=cap)
     assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, plain(hidden, lm_head, targets, None), atol=1e-5)
+    np.testing.assert_allclose(found, plain(hidden, lm_head, targets, cap), atol=1e-5)
 
-    def loss(of, hidden, lm_head):
-        return (weight * of(hidden, lm_head, targets, cap=None)).sum()
+    def gradients(of, hidden):
+        def loss(hidden, lm_head):
+            return (weight * of(hidden, lm_head, targets, cap=cap)).sum()
 
-    ours = functools.partial(log_probabilities, chunk=chunk)
-    found = jax.grad(functools.partial(loss, ours), argnums=(0, 1))(hidden, lm_head)
-    assert [one.dtype for one in found] == [jnp.bfloat16, lm_head.dtype]
-    expected = jax.grad(functools.partial(loss, plain), argnums=(0, 1))(
-        hidden.astype(jnp.float32), lm_head
-    )
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one.astype(jnp.float32), other, atol=0.02, rtol=0.02)
+        return jax.grad(loss, argnums=(0, 1))(hidden, lm_head)
+
+    found = gradients(ours, hidden)
+    assert [one.dtype for one in found] == [hidden.dtype, lm_head.dtype]
+    close = {"atol": 1e-4} if dtype == "float32" else {"atol": 0.02, "rtol": 0.02}
+    for one, other in zip(found, gradients(plain, hidden.astype(jnp.float32)), strict=True):
+        assert np.abs(other).max() > 0.1
+        np.testing.assert_allclose(one.astype(jnp.float32), other, **close)
 
 
 @pytest.mark.parametrize("gradient", [False, True])

@@ -166,15 +166,23 @@ def test_a_different_template_reading_or_vocabulary_is_refused(folders):
     source = merge.open_source(str(folders[0]))
     other = merge.open_source(str(folders[1]))
     merge.check_alike(source, other)
+
+    def changed(of, **changes):
+        return of._replace(model=dataclasses.replace(of.model, **changes))
+
     with pytest.raises(ValueError, match="template: 'own' and 'extra_id'"):
-        merge.check_alike(source, other._replace(template="extra_id"))
+        merge.check_alike(source, changed(other, template="extra_id"))
     with pytest.raises(ValueError, match="read: 'end_of_turn' and 'last'"):
-        merge.check_alike(source, other._replace(read="last"))
-    other.tokenizer.chat_template = tiny.LLAMA
+        merge.check_alike(source, changed(other, read="last"))
+    other.model.tokenizer.chat_template = tiny.LLAMA
     with pytest.raises(ValueError, match="text of the chat template"):
         merge.check_alike(source, other)
     with pytest.raises(ValueError, match="tokenizer's vocabulary"):
-        merge.check_alike(source, other._replace(tokenizer=tiny.bos_tokenizer()))
+        merge.check_alike(source, changed(other, tokenizer=tiny.bos_tokenizer()))
+    # The pad that an export adds makes no difference.
+    assert tokenizer_files.PAD in source.model.tokenizer.get_vocab()
+    assert tokenizer_files.PAD not in tiny.tokenizer().get_vocab()
+    merge.check_alike(source, changed(source, tokenizer=tiny.tokenizer()))
 
 
 def test_a_language_model_is_no_source(tmp_path):
@@ -203,7 +211,7 @@ TRAINED = {
 
 @pytest.fixture(scope="module")
 def run(folders, tmp_path_factory):
-    """Trains from `folders[0]` in a way of TRAINED; returns the run's folder."""
+    """Train from `folders[0]` in a way of TRAINED; returns the run's folder."""
     folder = tmp_path_factory.mktemp("runs")
     data = folder / "pairs.jsonl"
     rows = ({"prompt": f"Is {i} odd?", "chosen": str(i % 2), "rejected": "No."} for i in range(12))
@@ -213,20 +221,13 @@ def run(folders, tmp_path_factory):
     def train(way: str):
         if way not in done:
             done[way] = folder / str(len(done))
-            settings = {"model.name": folders[0], "model.outputs": "()", "model.template": ""}
-            settings |= {
-                "data.train": f"preference:{data}",
-                "data.validation": f"preference:{data}",
-            }
-            settings |= {
-                "data.row_length": 256,
-                "batch_size": 6,
-                "micro_batch_size": 8,
-                "epochs": 2,
-            }
-            settings |= {"optimizer.learning_rate": 1e-3, "optimizer.warmup": 1}
-            settings |= {"model.remat": False}
-            options = [f"{key}={value}" for key, value in settings.items()] + TRAINED[way]
+            options = [
+                *(f"model.name={folders[0]}", "model.outputs=()", "model.template="),
+                *(f"data.train=preference:{data}", f"data.validation=preference:{data}"),
+                *("data.row_length=256", "batch_size=6", "micro_batch_size=8", "epochs=2"),
+                *("optimizer.learning_rate=1e-3", "optimizer.warmup=1", "model.remat=False"),
+                *TRAINED[way],
+            ]
             file = "--config=configs/hh_bradley_terry.py"
             succeed("train", file, f"--workdir={done[way]}", *(f"--config.{o}" for o in options))
         return done[way]
@@ -242,7 +243,7 @@ def test_a_run_is_read_as_its_export_is(run, folders, way, on):
     running, exported = open_run(run(way), mesh), open_source(str(run(way)), mesh)
     merge.check_alike(initial, running)
     assert exported.name.endswith("model")
-    assert running.weights == exported.weights == {"a": 1.0}
+    assert running.model.weights == exported.model.weights == {"a": 1.0}
     expected = merge.merge(exported, exported, 1.0)
     found = merge.merge(initial, running, 1.0)
     same = 1e-6 if way == "LoRA" else 0.0  # A product's sum may be in another order.
@@ -270,10 +271,3 @@ def test_a_run_without_a_best_step_is_refused(run, tmp_path):
     (tmp_path / "config.json").write_text((run("all") / "config.json").read_text())
     with pytest.raises(FileNotFoundError, match="no checkpoint of a best step yet"):
         open_source(str(tmp_path))
-
-
-def test_the_pad_that_an_export_adds_makes_no_difference(folders):
-    source = merge.open_source(str(folders[0]))
-    assert tokenizer_files.PAD in source.tokenizer.get_vocab()
-    assert tokenizer_files.PAD not in tiny.tokenizer().get_vocab()
-    merge.check_alike(source, source._replace(tokenizer=tiny.tokenizer()))

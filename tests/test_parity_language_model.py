@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tiny_models
 from families import ONE_OF_EACH, VARIANTS
+from tiny import talk
 
 from hs2jax.data import packing
 from hs2jax.language_model import LanguageModel
@@ -22,10 +23,6 @@ PAIRS = (
     ("Where do the birds go?", "No"),
     ("Where do", "South"),
 )
-
-
-def talk(prompt, response):
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
 
 
 def save(variant, theirs, folder):

@@ -7,6 +7,7 @@ import pytest
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import talk
 
 from hs2jax.data import loader, packing
 from hs2jax.inference import plan_evaluation, predict, run_batches
@@ -18,11 +19,7 @@ TOLERANCE = {"rtol": 0, "atol": 1e-5}
 
 PROMPTS = ("Where is Paris?", "How do I bake bread, and how long does it take?", "Hi")
 TEXTS = st.sampled_from(["Yes.", "No.", "In France.", "Mix flour and water, then wait. " * 3])
-CONVERSATIONS = st.lists(st.tuples(st.sampled_from(PROMPTS), TEXTS), min_size=1, max_size=10)
-
-
-def talk(prompt, response):
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+PAIRS = st.lists(st.tuples(st.sampled_from(PROMPTS), TEXTS), min_size=1, max_size=10)
 
 
 @functools.cache
@@ -44,18 +41,11 @@ def test_scores_differ_visibly():
 
 
 @settings(max_examples=15)
-@given(
-    conversations=CONVERSATIONS,
-    layout=st.sampled_from(packing.LAYOUTS),
-    rows=st.sampled_from([1, 3, 8]),
-)
-def test_scores_depend_on_neither_layout_nor_rows_nor_order_nor_company(
-    conversations, layout, rows
-):
+@given(pairs=PAIRS, layout=st.sampled_from(packing.LAYOUTS), rows=st.sampled_from([1, 3, 8]))
+def test_scores_depend_on_neither_layout_nor_rows_nor_order_nor_company(pairs, layout, rows):
     # The order is random: it also decides which neighbours share a prompt.
-    talks = [talk(*pair) for pair in conversations]
-    found = table(MODEL.score(talks, layout=layout, rows=rows))
-    np.testing.assert_allclose(found, [alone(*pair) for pair in conversations], **TOLERANCE)
+    found = table(MODEL.score([talk(*pair) for pair in pairs], layout=layout, rows=rows))
+    np.testing.assert_allclose(found, [alone(*pair) for pair in pairs], **TOLERANCE)
 
 
 MANY = [(p, r) for p in PROMPTS for r in ("Yes.", "No.", "Mix flour and water, then wait.")]
@@ -112,15 +102,11 @@ def test_outputs_have_names_and_weights_make_one_reward():
         assert score.reward == score.outputs["verbosity"]
 
 
-def test_a_lone_output_is_the_reward():
-    for score in tiny.reward_model(("quality",)).score([talk(*pair) for pair in MANY]):
-        assert score.reward == score.outputs["quality"]
-
-
-def test_a_bias_is_added():
+def test_a_lone_output_is_the_reward_and_a_bias_is_added():
     plain, biased = (tiny.reward_model(("a",), bias=bias) for bias in (False, True))
-    first, second = (model.score([talk("Hi", "Yes.")])[0].reward for model in (plain, biased))
-    assert second - first == pytest.approx(0.5, abs=1e-6)
+    first, second = (model.score([talk("Hi", "Yes.")])[0] for model in (plain, biased))
+    assert first.reward == first.outputs["a"]
+    assert second.reward - first.reward == pytest.approx(0.5, abs=1e-6)
 
 
 @pytest.mark.parametrize("weights", [{"humour": 1.0}, {}])
@@ -129,11 +115,8 @@ def test_weights_for_no_output_are_an_error(weights):
         MODEL.score([talk("Hi", "Yes.")], weights=weights)
 
 
-def test_nothing_scores_nothing():
-    assert MODEL.score([]) == []
-
-
 def test_a_conversation_must_end_with_the_assistant():
+    assert MODEL.score([]) == []
     with pytest.raises(ValueError, match="conversation 1: expected a last turn by the assistant"):
         MODEL.score([talk("Hi", "Yes."), talk("Hi", "Yes.")[:1]])
     with pytest.raises(ValueError, match="conversation 0: expected a list of at least one"):
@@ -153,14 +136,9 @@ def test_what_is_longer_than_the_positions_is_an_error(layout, company):
 
 @pytest.mark.parametrize("layout", packing.LAYOUTS)
 def test_prompts_are_cut_where_asked(layout):
-    encoded = loader.prepare(
-        group_conversations([LONG]),
-        MODEL.tokenizer,
-        attributes=(),
-        row_length=512,
-        max_tokens=512,
-        too_long="truncate",
-    )
+    settings = {"row_length": 512, "max_tokens": 512, "too_long": "truncate"}
+    groups = group_conversations([LONG])
+    encoded = loader.prepare(groups, MODEL.tokenizer, attributes=(), **settings)
     expected = MODEL.predict(encoded.examples)[0]
     company = [talk("Hi", text) for text in ("Yes.", "No.", "So.")]
     found = table(MODEL.score([*company, LONG], layout=layout, truncate=True))[3:]
@@ -177,15 +155,19 @@ def test_many_responses_to_one_long_prompt_fit_if_each_does(layout):
 
 def test_a_saved_model_loads_with_its_names_weights_and_scores(tmp_path):
     weights = {"helpfulness": 1.0, "verbosity": -0.25}
-    saved = tiny.save(tmp_path / "model", outputs=MODEL.outputs, weights=weights)
-    loaded = RewardModel.load(tmp_path / "model")
-    assert loaded.outputs == saved.outputs
-    assert loaded.weights == weights
+    saved = tiny.save(tmp_path, outputs=MODEL.outputs, weights=weights)
+    loaded = RewardModel.load(tmp_path, outputs=MODEL.outputs)
+    assert (loaded.outputs, loaded.weights) == (saved.outputs, weights)
     talks = [talk(*pair) for pair in MANY]
     assert loaded.score(talks) == saved.score(talks)
-    assert RewardModel.load(tmp_path / "model", weights={"verbosity": 1.0}).weights == {
-        "verbosity": 1.0
-    }
+    other = {"verbosity": 1.0}
+    assert RewardModel.load(tmp_path, weights=other).weights == other
+    with pytest.raises(ValueError, match=r"outputs \('helpfulness', 'verbosity'\), not \('c',\)"):
+        RewardModel.load(tmp_path, outputs=("c",))
+    for path in tmp_path.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="no tokenizer beside the model"):
+        RewardModel.load(tmp_path)
 
 
 def test_a_language_model_needs_the_names_of_a_new_head(tmp_path):
@@ -196,18 +178,3 @@ def test_a_language_model_needs_the_names_of_a_new_head(tmp_path):
     assert model.outputs == ("a", "b")
     assert model.params["head"]["kernel"].shape == (32, 2)
     assert model.params["head"]["bias"].tolist() == [0.0, 0.0]
-
-
-def test_outputs_that_a_head_does_not_have_are_an_error(tmp_path):
-    tiny.save(tmp_path / "model", outputs=("a", "b"))
-    with pytest.raises(ValueError, match=r"outputs \('a', 'b'\), not \('c',\)"):
-        RewardModel.load(tmp_path / "model", outputs=("c",))
-    assert RewardModel.load(tmp_path / "model", outputs=("a", "b")).outputs == ("a", "b")
-
-
-def test_a_folder_without_tokenizer_is_an_error(tmp_path):
-    tiny.save(tmp_path / "model")
-    for path in (tmp_path / "model").glob("tokenizer*"):
-        path.unlink()
-    with pytest.raises(ValueError, match="no tokenizer beside the model"):
-        RewardModel.load(tmp_path / "model")

@@ -132,3 +132,8 @@ def language_model(folder, seed: int = 0, **changes) -> None:
     """Writes a model without a reward head to a folder."""
     of = config(**changes)
     hub.save(folder, config=of, params=parameters(of, seed), tokenizer=tokenizer())
+
+
+def talk(prompt: str, response: str) -> list[dict[str, str]]:
+    """A conversation of one turn each."""
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]

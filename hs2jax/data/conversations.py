@@ -39,6 +39,7 @@ def encode(
     read: str = "end_of_turn",
     truncate: bool = False,
     skip: bool = False,
+    policy: bool = False,
     record: Record | None = None,
 ) -> list[list[Example]]:
     """Tokenise groups, without what is known of them: the parts of each group, in the order of
@@ -46,13 +47,14 @@ def encode(
 
     longest: tokens that a conversation may have. Where a prompt has to be cut, each of the group's
     conversations is a part of its own, so that a score does not depend on the others' length; else
-    a part has at most SHARED, so that a row fits into memory. read: see `chat.encode`.
+    a part has at most SHARED, so that a row fits into memory. read, policy: see `chat.encode`.
     truncate: cut prompts from the left where a conversation is longer, counted in `record`. skip:
     leave a group out that is still too long or that the chat template refuses, counted in
     `record`. Else both raise ValueError.
     """
     record = Record() if record is None else record
-    every = chat.encode(tokenizer, groups, read, record if skip else None)
+    skipped = record if skip else None
+    every = chat.encode(tokenizer, groups, read, skipped, policy=policy, record=record)
     found: list[list[Example]] = []
     for group, encoded in zip(groups, every, strict=True):
         found.append([])

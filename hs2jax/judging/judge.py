@@ -21,15 +21,14 @@ import numpy as np
 from hs2jax.data import packing
 from hs2jax.data.conversations import group_conversations, unrated
 from hs2jax.data.groups import Group, prompt_text
-from hs2jax.inference import plan_evaluation, run_batches
+from hs2jax.inference import plan_evaluation, run_batches, run_decoder
 from hs2jax.judging import criteria as criteria_files
 from hs2jax.judging import lager, prompts, score_tokens, weights_file, written
 from hs2jax.judging.criteria import Criterion
 from hs2jax.judging.prompts import Request
 from hs2jax.language_model import LanguageModel
-from hs2jax.models.attention import Layout
 from hs2jax.models.config import Config
-from hs2jax.models.decoder import Decoder, Probe, lens
+from hs2jax.models.decoder import Probe, lens
 
 TOKENS = 2048  # That are computed at a time, unless a row is longer.
 PACKED = 512  # Items up to so many tokens share rows of twice the length.
@@ -68,11 +67,7 @@ def forward(params, batch, columns, config: Config, *, dtype, states: bool):
         if states
         else Probe(batch["end_positions"], columns, final_norm(params))
     )
-    who_sees_whom = Layout(batch["segment_ids"], batch["branch_ids"], batch["positions"])
-    with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
-        _, out = Decoder(config, dtype=dtype).apply(
-            {"params": params}, batch["tokens"], batch["positions"], who_sees_whom, probe
-        )
+    _, out = run_decoder({"decoder": params}, batch, config, dtype=dtype, probe=probe)
     # [L + 1, B, R, D] or [L + 1, 2, B, R, S], with the rows and branches to the front.
     seen = jnp.transpose(out["probe"], (1, 2, 0, 3) if states else (2, 3, 1, 0, 4))
     return seen.astype(jnp.float32).reshape(B, R, -1)

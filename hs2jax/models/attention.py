@@ -74,11 +74,14 @@ def attend(q, k, v, layout: Layout | None, *, scale: float, window=None, cap: fl
             *(q[:, :, :, start:end], k[:, :, :end]),
             preferred_element_type=jnp.float32,
         )
-        if cap is not None:
-            logits = cap * jnp.tanh(logits / cap)
-        probs = _softmax(logits, mask[..., start:end, :end]).astype(v.dtype)
+        probs = _softmax(softcap(logits, cap), mask[..., start:end, :end]).astype(v.dtype)
         out.append(jnp.einsum("BKGTS,BKSH->BKGTH", probs, v[:, :, :end]))
     return jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def softcap(logits, cap: float | None):
+    """c tanh(logits / c), as in Gemma 2; the logits themselves where there is no cap."""
+    return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
 @jax.custom_vjp
@@ -133,8 +136,7 @@ def attend_cached(q, k, v, position, *, scale: float, window=None, cap: float | 
         mask &= back < window
     q = q.reshape(B, K, N // K, H) * scale
     logits = jnp.einsum("BKGH,BKHS->BKGS", q, k, preferred_element_type=jnp.float32)
-    if cap is not None:
-        logits = cap * jnp.tanh(logits / cap)
-    probs = jax.nn.softmax(jnp.where(mask[:, None, None], logits, MASKED), axis=-1)
+    logits = jnp.where(mask[:, None, None], softcap(logits, cap), MASKED)
+    probs = jax.nn.softmax(logits, axis=-1)
     z = jnp.einsum("BKGS,BKSH->BKGH", probs.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return z.astype(q.dtype).reshape(B, 1, N, H)

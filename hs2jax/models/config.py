@@ -79,6 +79,10 @@ class Config:
         """True where the parameters hold a leaf `lm_head`, output weights of their own."""
         return self.language_head and not self.tied
 
+    def without_lm_head(self) -> "Config":
+        """The same without output weights of the decoder's own, which no reward needs."""
+        return dataclasses.replace(self, language_head=False) if self.has_lm_head else self
+
     @property
     def gate_bias(self) -> bool:
         """True where the feed-forward layer's gate has a bias."""

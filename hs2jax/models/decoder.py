@@ -10,6 +10,7 @@ Parameters are a plain nested dict; `models.sharding` places them by their paths
 """
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hs2jax.models.attention import POSITIONS, Layout, attend, attend_cached, put_at
+from hs2jax.models.attention import POSITIONS, attend, attend_cached, put_at
 from hs2jax.models.config import Config
 from hs2jax.models.sharding import constrain_rows
 
@@ -32,8 +33,13 @@ ACTIVATIONS = {
 }
 
 
+def exact_products(dtype):
+    """The context in which who asks for float32 on an accelerator gets it in the products too."""
+    return jax.default_matmul_precision("highest" if dtype == jnp.float32 else None)
+
+
 def norm(module, name, x):
-    """`normalize` x with the module's weights `name`, and their bias where there is one."""
+    """`normalize` x with the module's weights `name`, and with their bias where there is one."""
     c = module.config
     start = nn.initializers.zeros if c.norm_plus_one else nn.initializers.ones
     weight, bias = module.param(name, start, x.shape[-1:]), None
@@ -43,8 +49,7 @@ def norm(module, name, x):
 
 
 def normalize(config: Config, x, weight, bias=None):
-    """x over its last axis, normalised in float32: root mean square norm, or LayerNorm with a bias;
-    the weight may be what is added to one."""
+    """Normalise x over its last axis in float32: a root mean square norm, or LayerNorm."""
     weight, y = weight.astype(jnp.float32), x.astype(jnp.float32)
     if config.layer_norm:
         y = y - jnp.mean(y, axis=-1, keepdims=True)
@@ -118,9 +123,8 @@ def linear(module, name, axes, x, shape, bias=False):
     low = module.get_variable("lora", name)
     inputs, out = axes.split("->")
     of_x, of_w = inputs.split(",")
-    summed = "".join(axis for axis in of_w if axis not in out)
-    kept = "".join(axis for axis in of_w if axis in out)
-    narrow = "".join(axis for axis in of_x if axis not in summed) + "r"
+    summed, kept = (re.sub(f"[{axes}]", "", of_w) for axes in (out, of_x))
+    narrow = re.sub(f"[{summed}]", "", of_x) + "r"
     z = project(f"{of_x},{summed}r->{narrow}", x, low["a"].astype(x.dtype))
     return y + project(f"{narrow},r{kept}->{out}", z, low["b"].astype(x.dtype))
 
@@ -243,9 +247,8 @@ def constants(config: Config, tokens: int):
             broadcast["window"] = config.sliding_window
         else:
             del broadcast["window"]
-            per_layer["window"] = np.where(config.sliding, config.sliding_window, tokens).astype(
-                np.int32
-            )
+            windows = np.where(config.sliding, config.sliding_window, tokens)
+            per_layer["window"] = windows.astype(np.int32)
     return per_layer, broadcast
 
 
@@ -269,14 +272,7 @@ class Decoder(nn.Module):
     frozen: int = 0
 
     @nn.compact
-    def __call__(
-        self,
-        tokens,
-        position,
-        layout: Layout | None = None,
-        probe: Probe | None = None,
-        entered=None,
-    ):
+    def __call__(self, tokens, position, layout=None, probe=None, entered=None):
         c = self.config
         embed = self.param("embed", INIT, (c.vocab_size, c.hidden_size))
         if c.has_lm_head:
@@ -352,14 +348,3 @@ def decode(config: Config, params, layers, cache, tokens, position, dtype):
 def pick(x, at):
     """x [B, T, D] at positions [B, P] -> [B, P, D]."""
     return jnp.take_along_axis(x, at[:, :, None], axis=1)
-
-
-def init(key, config: Config):
-    """Random parameters (normal, 0.02), float32, for tests and for training from scratch."""
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    return Decoder(config).init(key, tokens, tokens)["params"]
-
-
-def shapes(config: Config):
-    """The parameter tree as jax.ShapeDtypeStructs, without making it."""
-    return jax.eval_shape(lambda key: init(key, config), jax.random.key(0))

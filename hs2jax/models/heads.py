@@ -6,6 +6,7 @@ Axis letters: B rows, R response slots, D width, K outputs, T tokens, V vocabula
 import jax
 import jax.numpy as jnp
 
+from hs2jax.models.attention import softcap
 from hs2jax.models.config import Config
 from hs2jax.models.decoder import pick
 
@@ -41,15 +42,11 @@ def reward(head, hidden, end_positions):
 
 
 def logits(params, hidden, config: Config):
-    """Vocabulary logits [B, T, V] in float32; only for few positions, V is large.
+    """Vocabulary logits [..., V] in float32 of hidden [..., D]; only for few positions, V is large.
 
     params must be a language model's: tied embeddings where there is no "lm_head". Where the
-    config has a `final_logit_softcap` c, as Gemma 2's has, they are c tanh(logit / c).
+    config has a `final_logit_softcap`, as Gemma 2's has, they are capped by it.
     """
-    table = params.get("lm_head", params["embed"])
-    out = jnp.einsum("BTD,VD->BTV", hidden, table.astype(hidden.dtype)).astype(jnp.float32)
-    return (
-        out
-        if config.final_logit_softcap is None
-        else config.final_logit_softcap * jnp.tanh(out / config.final_logit_softcap)
-    )
+    table = params.get("lm_head", params["embed"]).astype(hidden.dtype)
+    out = jnp.einsum("...D,VD->...V", hidden, table, preferred_element_type=jnp.float32)
+    return softcap(out, config.final_logit_softcap)

@@ -8,10 +8,13 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from hs2jax.models.attention import softcap
+
 CHUNK = 4096  # Entries of the vocabulary whose logits are held at a time.
 
 
-def log_probabilities(hidden, lm_head, targets, *, cap: float | None = None, chunk: int = CHUNK):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def log_probabilities(hidden, lm_head, targets, cap: float | None = None, chunk: int = CHUNK):
     """log softmax(lm_head @ hidden)[target], float32 [B, T].
 
     hidden [B, T, D], after the final norm; lm_head [V, D]; targets int32 [B, T], from 0 to V - 1.
@@ -21,11 +24,6 @@ def log_probabilities(hidden, lm_head, targets, *, cap: float | None = None, chu
     Memory beyond the arguments is B T chunk numbers for any vocabulary. Gradients need no more, and
     the table's own size: they compute each chunk's logits again.
     """
-    return _log_probabilities(hidden, lm_head, targets, cap, chunk)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _log_probabilities(hidden, lm_head, targets, cap, chunk):
     return _forward(hidden, lm_head, targets, cap, chunk)[0]
 
 
@@ -64,12 +62,11 @@ def _backward(cap, chunk, saved, g):
     return of_hidden.astype(hidden.dtype), of_lm_head, None
 
 
-_log_probabilities.defvjp(_forward, _backward)
+log_probabilities.defvjp(_forward, _backward)
 
 
 def _logits(hidden, rows, cap):
-    logits = _product("BTD,CD->BTC", hidden, rows.astype(hidden.dtype))
-    return logits if cap is None else cap * jnp.tanh(logits / cap)
+    return softcap(_product("BTD,CD->BTC", hidden, rows.astype(hidden.dtype)), cap)
 
 
 def _product(axes, x, y):

@@ -4,6 +4,7 @@ A projection with weights W gets a product a b of rank r: x W + scale x a b, sca
 Axis letters: L layers, I the weights' input axes as one, O their output axes as one, r rank.
 """
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -26,24 +27,18 @@ def init(key, layers: Mapping[str, Any], *, rank: int, targets: str):
     that the model is at first what it was.
     Raises ValueError where no projection matches.
     """
-    chosen = {
-        path: x
-        for path, x in jax.tree.leaves_with_path(layers)
-        if path[-1].key in INPUTS and re.search(targets, path_name(path))
-    }
+    able = [(p, x) for p, x in jax.tree.leaves_with_path(layers) if p[-1].key in INPUTS]
+    chosen = [(path, x) for path, x in able if re.search(targets, path_name(path))]
     if not chosen:
-        every = sorted({path_name(p) for p, _ in jax.tree.leaves_with_path(layers)})
-        some = ", ".join(name for name in every if name.split("/")[-1] in INPUTS)
-        raise ValueError(f"config.lora.targets is {targets!r}, which matches none of {some}")
+        names = ", ".join(sorted(path_name(path) for path, _ in able))
+        raise ValueError(f"config.lora.targets is {targets!r}, which matches none of {names}")
     tree: dict[str, Any] = {}
-    for n, (path, x) in enumerate(chosen.items()):
-        count, into = x.shape[0], x.shape[1 : 1 + INPUTS[path[-1].key]]
+    for n, (path, x) in enumerate(chosen):
+        *parents, name = (step.key for step in path)
+        count, into = x.shape[0], x.shape[1 : 1 + INPUTS[name]]
         out_of = x.shape[1 + len(into) :]
         draw = jax.random.normal(jax.random.fold_in(key, n), (count, *into, rank), jnp.float32)
-        *parents, name = (step.key for step in path)
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
+        node = functools.reduce(lambda node, key: node.setdefault(key, {}), parents, tree)
         node[name] = {
             "a": draw / math.sqrt(math.prod(into)),
             "b": jnp.zeros((count, rank, *out_of), jnp.float32),
@@ -53,23 +48,14 @@ def init(key, layers: Mapping[str, Any], *, rank: int, targets: str):
 
 def scaled(tree, scale):
     """The leaves as the decoder wants them, which knows of no scale: b is multiplied by it."""
-    return {
-        name: {**x, "b": scale * x["b"]} if "b" in x else scaled(x, scale)
-        for name, x in tree.items()
-    }
+    return jax.tree.map_with_path(lambda path, x: scale * x if path[-1].key == "b" else x, tree)
 
 
 def merge(layers, tree, scale):
     """The stack's weights with the products added, in float32."""
-    return {
-        name: x if name not in tree else _add(x, tree[name], scale) for name, x in layers.items()
-    }
-
-
-def _add(x, low, scale):
-    if isinstance(x, Mapping):
-        return merge(x, low, scale)
-    a = low["a"].reshape(x.shape[0], -1, low["a"].shape[-1])
-    b = low["b"].reshape(x.shape[0], a.shape[-1], -1)
-    product = jnp.einsum("LIr,LrO->LIO", a, b, precision=jax.lax.Precision.HIGHEST)
-    return x + (scale * product).reshape(x.shape)
+    if not isinstance(layers, Mapping):
+        a = tree["a"].reshape(layers.shape[0], -1, tree["a"].shape[-1])
+        b = tree["b"].reshape(layers.shape[0], a.shape[-1], -1)
+        product = jnp.einsum("LIr,LrO->LIO", a, b, precision=jax.lax.Precision.HIGHEST)
+        return layers + (scale * product).reshape(layers.shape)
+    return {name: merge(x, tree[name], scale) if name in tree else x for name, x in layers.items()}

@@ -85,23 +85,19 @@ def _draw(keys, weights, top_p):
     """Tokens [B] in proportion to weights [B, E, C]; with top_p of the likeliest of them."""
     if top_p is None:
         return _by_weight(jax.vmap(jax.random.uniform)(keys), weights)
-    enough = top_p * _total(weights)
-
-    def unsettled(state):
-        return ~jnp.all(state[-1])
+    B, enough = len(weights), top_p * _total(weights)
 
     def again(state):
         round, tokens, least, settled = state
         rest = jnp.where(above(weights, least, tokens), weights, 0)
         chance = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, round)))(keys)
         tokens = jnp.where(settled, tokens, _by_weight(chance, rest))
-        least = _at(weights, tokens)
+        least = jnp.take_along_axis(weights.reshape(B, -1), tokens[:, None], axis=1)[:, 0]
         over = _total(jnp.where(above(weights, least, tokens), weights, 0))
         return round + 1, tokens, least, settled | ~(over >= enough)  # NaN settles, too.
 
-    B = len(weights)
     none = jnp.full(B, -1, jnp.int32), jnp.full(B, -1.0), jnp.zeros(B, bool)
-    return jax.lax.while_loop(unsettled, again, (0, *none))[1]
+    return jax.lax.while_loop(lambda state: ~jnp.all(state[-1]), again, (0, *none))[1]
 
 
 def above(weights, least, tokens):
@@ -109,10 +105,6 @@ def above(weights, least, tokens):
     ids = jnp.arange(weights[0].size, dtype=jnp.int32).reshape(weights.shape[1:])
     least, tokens = least[:, None, None], tokens[:, None, None]
     return (weights > least) | ((weights == least) & (ids > tokens))
-
-
-def _at(weights, tokens):
-    return jnp.take_along_axis(weights.reshape(len(tokens), -1), tokens[:, None], axis=1)[:, 0]
 
 
 def _by_weight(chance, weights):

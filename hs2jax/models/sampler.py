@@ -15,9 +15,8 @@ L layers, V vocabulary, W tokens of the longest end.
 """
 
 import collections
-import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,10 +25,10 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from hs2jax.models import sharding
+from hs2jax.models import heads, sharding
 from hs2jax.models.attention import POSITIONS
 from hs2jax.models.config import Config
-from hs2jax.models.decoder import Decoder, decode
+from hs2jax.models.decoder import Decoder, decode, exact_products
 from hs2jax.models.next_token import Choice, draw
 
 TOKENS = 4096  # Of prompts computed together, at most: attention needs memory for each pair.
@@ -56,14 +55,14 @@ class Completion(NamedTuple):
     finished: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-    """The way tokens are drawn, and ends of samples. ends: sequences of token ids."""
+class Drawing(NamedTuple):
+    """The way tokens are drawn, see `next_token.draw`, and ends of samples: sequences of ids, one
+    or more."""
 
-    choice: Choice
     ends: tuple[tuple[int, ...], ...]
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
 
 
 class Rows(NamedTuple):
@@ -108,9 +107,9 @@ def sample(
     """Draw a completion for each request, in their order.
 
     params: a language model's. prompts: token ids, at least one each; requests of one prompt should
-    be neighbours. rows: samples computed at a time, None for ROWS on each device
-    among which rows are divided. stopped: is given a sample's tokens and says how many of them to
-    keep where they are enough, else None.
+    be neighbours. rows: samples computed at a time, None for ROWS on each device among which rows
+    are divided. stopped: is given a sample's tokens and says how many of them to keep where they
+    are enough, else None.
     """
     if not requests:
         return []
@@ -120,45 +119,27 @@ def sample(
     # Those with long prompts last, since the cache is as long as its longest row.
     order = sorted(range(len(requests)), key=lambda request: len(prompts[requests[request].prompt]))
     waiting = collections.deque(order)
-    inside: list[int | None] = [None] * B  # Which request is in each row.
-    tokens: list[list[np.ndarray]] = [[] for _ in requests]
-    scores: list[list[np.ndarray]] = [[] for _ in requests]
-    completions: list[Completion | None] = [None] * len(requests)
-    while waiting or any(request is not None for request in inside):
-        free = [row for row in range(B) if inside[row] is None]
-        entering = [(row, waiting.popleft()) for row in free[: len(waiting)]]
+    inside: dict[int, int] = {}  # Which request is in each row.
+    nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), False)
+    completions = [nothing] * len(requests)
+    while waiting or inside:
+        free = [row for row in range(B) if row not in inside]
+        entering = {row: waiting.popleft() for row in free[: len(waiting)]}
         if entering:
-            batch.enter(entering)
-            for row, request in entering:
-                inside[row] = request
-        found = batch.run(patience=max(1, B // 8) if waiting else B)
-        for row, request in enumerate(inside):
-            if request is None:
-                continue
-            new = found.tokens[row] >= 0
-            tokens[request].append(found.tokens[row][new])
-            scores[request].append(found.log_probabilities[row][new])
-            so_far = np.concatenate(tokens[request])
-            enough = stopped(so_far)
-            if enough is not None:
+            batch.enter({row: requests[request] for row, request in entering.items()})
+            inside |= entering
+        found, likely, ended = batch.run(patience=max(1, B // 8) if waiting else B)
+        for row, request in sorted(inside.items()):
+            new, before = found[row] >= 0, completions[request]
+            tokens = np.concatenate([before.tokens, found[row][new]])
+            scores = np.concatenate([before.log_probabilities, likely[row][new]])
+            enough = stopped(tokens)
+            finished = enough is not None or bool(ended[row])
+            completions[request] = Completion(tokens[:enough], scores[:enough], finished)
+            if finished or not batch.rows.live[row]:
                 batch.rows.live[row] = False
-            if not batch.rows.live[row]:
-                completions[request] = Completion(
-                    so_far[:enough],
-                    np.concatenate(scores[request])[:enough],
-                    enough is not None or bool(found.ended[row]),
-                )
-                inside[row] = None
+                del inside[row]
     return completions
-
-
-class _Found(NamedTuple):
-    """The result of a run of the loop: tokens int32 [B, STEPS], -1 where a row was not live; their
-    log-probabilities; which rows came to an end."""
-
-    tokens: np.ndarray
-    log_probabilities: np.ndarray
-    ended: np.ndarray
 
 
 class _Batch:
@@ -166,9 +147,9 @@ class _Batch:
 
     def __init__(self, params, config, prompts, requests, drawing, B, mesh, dtype):
         self.params, self.config, self.dtype = params, config, dtype
-        self.prompts, self.requests, self.drawing, self.mesh = prompts, requests, drawing, mesh
+        self.prompts, self.drawing, self.mesh = prompts, drawing, mesh
         self.top, self.layers = _unstack(params, config.num_layers, dtype)
-        W = max(map(len, drawing.ends), default=1)
+        W = max(map(len, drawing.ends))
         self.rows = Rows(
             *(np.zeros(B, np.int32) for _ in range(4)),
             *(np.zeros(B, bool), np.zeros((B, 2), np.uint32), np.full((B, W), -1, np.int32)),
@@ -178,29 +159,28 @@ class _Batch:
         self.computed: dict[int, tuple[Any, int]] = {}
         self.uses = collections.Counter(request.prompt for request in requests)
 
-    def enter(self, entering: Sequence[tuple[int, int]]) -> None:
-        """Put requests into rows: (row, request) each."""
-        of = {row: self.requests[request] for row, request in entering}
-        new = dict.fromkeys(request.prompt for request in of.values())
+    def enter(self, entering: Mapping[int, SampleRequest]) -> None:
+        """Put requests into rows."""
+        new = dict.fromkeys(request.prompt for request in entering.values())
         self._compute([prompt for prompt in new if prompt not in self.computed])
-        for row, request in of.items():
+        for row, request in entering.items():
             prompt = self.prompts[request.prompt]
-            self.rows.token[row], self.rows.position[row] = prompt[-1], len(prompt) - 1
-            self.rows.count[row], self.rows.longest[row] = 0, request.longest
-            self.rows.live[row], self.rows.key[row], self.rows.tail[row] = True, request.key, -1
+            state = (prompt[-1], len(prompt) - 1, 0, request.longest, True, request.key, -1)
+            for of_rows, value in zip(self.rows, state, strict=True):
+                of_rows[row] = value
         self._grow()
+        B = len(self.rows.live)
         for source in {id(self.computed[p][0]): self.computed[p][0] for p in new}.values():
-            B = len(self.rows.live)
             indices, targets = np.zeros(B, np.int32), np.full(B, B, np.int32)
-            for row, request in of.items():
+            for row, request in entering.items():
                 computed, index = self.computed[request.prompt]
                 if computed is source:
                     indices[row], targets[row] = index, row
             self.cache = _copy(self.cache, source, indices, targets)
-        for request in of.values():
-            self.uses[request.prompt] -= 1
-            if not self.uses[request.prompt]:
-                del self.computed[request.prompt]
+        self.uses.subtract(request.prompt for request in entering.values())
+        for prompt in new:
+            if not self.uses[prompt]:
+                del self.computed[prompt]
 
     def _compute(self, numbers: Sequence[int]) -> None:
         """Compute keys and values of prompts by their numbers, those of like length together."""
@@ -209,8 +189,7 @@ class _Batch:
             by_length[bucket(len(self.prompts[number]))].append(number)
         for S, alike in by_length.items():
             most = max(1, TOKENS // S)
-            for start in range(0, len(alike), most):
-                some = alike[start : start + most]
+            for some in (alike[i : i + most] for i in range(0, len(alike), most)):
                 P = sharding.fit_rows(1 << (len(some) - 1).bit_length(), self.mesh)
                 tokens = np.zeros((P, S), np.int32)
                 for i, number in enumerate(some):
@@ -225,31 +204,33 @@ class _Batch:
         S = bucket(int(self.rows.position[self.rows.live].max()) + STEPS)
         if self.cache is None:
             place = self.mesh and NamedSharding(self.mesh, Spec(sharding.ROWS))
-            shapes = {
-                "k": (B, c.num_kv_heads, c.head_dim, S),
-                "v": (B, c.num_kv_heads, S, c.head_dim),
-            }
+            K, H, zeros = c.num_kv_heads, c.head_dim, functools.partial(jnp.zeros, device=place)
             self.cache = [
-                {name: jnp.zeros(shape, self.dtype, device=place) for name, shape in shapes.items()}
+                {"k": zeros((B, K, H, S), self.dtype), "v": zeros((B, K, S, H), self.dtype)}
                 for _ in range(c.num_layers)
             ]
         elif self.cache[0]["v"].shape[POSITIONS["v"]] < S:
             self.cache = _lengthen(self.cache, S)
 
-    def run(self, patience: int) -> "_Found":
-        """New tokens for all live rows: STEPS of them, or fewer where `patience` rows are free."""
+    def run(self, patience: int) -> list[np.ndarray]:
+        """New tokens for all live rows: STEPS of them, or fewer where `patience` rows are free.
+
+        Returns tokens int32 [B, STEPS], -1 where a row was not live; their log-probabilities; which
+        rows came to an end.
+        """
         self._grow()
+        ends, temperature, top_p, top_k = self.drawing
         rows, self.cache, *found = _loop(
             *(self.top, self.layers, sharding.place_rows(self.rows, self.mesh), self.cache),
-            *(patience, self.drawing.temperature, self.drawing.top_p),
+            *(patience, temperature, top_p),
             config=self.config,
-            choice=self.drawing.choice,
-            ends=self.drawing.ends,
+            choice=Choice(temperature == 0, top_k, top_p < 1),
+            ends=ends,
             dtype=self.dtype,
         )
         # Copies, since rows are written to here.
         self.rows = jax.tree.map(lambda x: np.array(sharding.to_host(x)), rows)
-        return _Found(*map(sharding.to_host, found))
+        return list(map(sharding.to_host, found))
 
 
 def bucket(length: int) -> int:
@@ -279,7 +260,7 @@ def _prefill(params, tokens, config: Config, dtype):
     """Compute keys and values {"k" [L, P, K, H, S], "v" [L, P, K, S, H]} of prompts [P, S],
     whatever follows their ends."""
     position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
+    with exact_products(dtype):
         _, changed = Decoder(config, dtype=dtype).apply(
             {"params": params}, tokens, position, mutable=["cache"]
         )
@@ -321,7 +302,6 @@ def _loop(
 ):
     """The loop on the device: (rows, cache, tokens and log-probabilities [B, STEPS], ended [B])."""
     B = len(rows.token)
-    lm_head = params.get("lm_head", params["embed"])
 
     def goes_on(state):
         step, rows = state[:2]
@@ -330,15 +310,14 @@ def _loop(
     def one(state):
         step, rows, cache, tokens, scores, ended = state
         hidden, cache = decode(config, params, layers, cache, rows.token, rows.position, dtype)
-        logits = jnp.einsum("BD,VD->BV", hidden, lm_head, preferred_element_type=jnp.float32)
-        if config.final_logit_softcap is not None:
-            logits = config.final_logit_softcap * jnp.tanh(logits / config.final_logit_softcap)
+        logits = heads.logits(params, hidden, config)
         own = jax.vmap(jax.random.fold_in)(
             jax.random.wrap_key_data(rows.key, impl="threefry2x32"), rows.count
         )
         token, score = draw(own, logits, choice, temperature, top_p)
         tail = jnp.concatenate([rows.tail[:, 1:], token[:, None]], axis=1)
-        ends_here = _ends(tail, ends) & rows.live
+        endings = (jnp.all(tail[:, -len(end) :] == jnp.asarray(end), axis=1) for end in ends)
+        ends_here = functools.reduce(jnp.logical_or, endings) & rows.live
         tokens = tokens.at[:, step].set(jnp.where(rows.live, token, -1))
         scores = scores.at[:, step].set(score)
         live = rows.live & ~ends_here & (rows.count + 1 < rows.longest)
@@ -347,14 +326,6 @@ def _loop(
         return step + 1, rows, cache, tokens, scores, ended | ends_here
 
     start = jnp.full((B, STEPS), -1, jnp.int32), jnp.zeros((B, STEPS)), jnp.zeros(B, bool)
-    with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
+    with exact_products(dtype):
         _, *state = jax.lax.while_loop(goes_on, one, (0, rows, cache, *start))
     return state
-
-
-def _ends(tail, ends):
-    """Find the rows [B] whose last tokens [B, W] are one of the ends."""
-    found = jnp.zeros(len(tail), bool)
-    for end in ends:
-        found |= jnp.all(tail[:, tail.shape[1] - len(end) :] == jnp.asarray(end), axis=1)
-    return found

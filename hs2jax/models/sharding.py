@@ -35,12 +35,9 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1):
     if sizes.count(-1) == 1:
         sizes[sizes.index(-1)] = devices // max(1, -math.prod(sizes))
     if math.prod(sizes) != devices or min(sizes) < 1:
-        named = ", ".join(
-            f"{axis}={size}" for axis, size in zip(AXES, (data, fsdp, tensor), strict=True)
-        )
         raise ValueError(
-            f"config.mesh: {named} does not multiply to the {devices} devices that are here; "
-            "let one axis be -1 to take what is left"
+            f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor} does not multiply to the "
+            f"{devices} devices that are here; let one axis be -1 to take what is left"
         )
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
 
@@ -62,13 +59,8 @@ def spec_for(name: str, shape, mesh) -> P:
         return P()
     for pattern, spec in RULES:
         if re.search(pattern, name):
-            names = tuple(spec) + (None,) * (len(shape) - len(spec))
-            return P(
-                *(
-                    a if a and n % mesh.shape[a] == 0 else None
-                    for a, n in zip(names, shape, strict=True)
-                )
-            )
+            axes = zip((*spec, *[None] * (len(shape) - len(spec))), shape, strict=True)
+            return P(*(a if a and n % mesh.shape[a] == 0 else None for a, n in axes))
     raise ValueError(f"no sharding rule covers the parameter {name!r}; add one to RULES")
 
 

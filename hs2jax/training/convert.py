@@ -80,16 +80,6 @@ def open_run(run: Path, mesh=None) -> merge.Source:
     task = best_of_run(run, mesh)
     if "head" not in task.params:
         raise ValueError(f"{run} is the run of a policy, and ExPO is of two reward models")
-    model = task.model
     leaves = {path_name(path): x for path, x in jax.tree.leaves_with_path(task.params)}
-    return merge.Source(
-        name=str(run),
-        config=model.config,
-        outputs=model.outputs,
-        weights=model.weights,
-        template=model.template,
-        read=model.read,
-        tokenizer=model.tokenizer,
-        shapes=jax.eval_shape(lambda: task.params),
-        leaf=leaves.__getitem__,
-    )
+    shapes = jax.eval_shape(lambda: task.params)
+    return merge.Source(str(run), task.model, shapes, leaves.__getitem__)

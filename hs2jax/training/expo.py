@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from tqdm import tqdm
@@ -25,6 +24,7 @@ from hs2jax.data import corpora, loader
 from hs2jax.data.record import Record
 from hs2jax.evaluation import comparison, measures
 from hs2jax.evaluation import items as scored_items
+from hs2jax.model import default_dtype
 from hs2jax.models import merge, sharding
 from hs2jax.models.checksum import checksum
 from hs2jax.reward_model import RewardModel
@@ -52,17 +52,17 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     mesh = sharding.make_mesh(**config.mesh)
     initial, trained = (open_source(x, mesh) for x in (config.initial, config.trained))
     merge.check_alike(initial, trained)
-    own = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    base = trained.model
     model = RewardModel(
-        config=trained.config,
-        params=None,
-        tokenizer=trained.tokenizer,
-        outputs=trained.outputs,
-        weights=parse_weights(config.weights) or trained.weights,
+        base.config,
+        None,
+        base.tokenizer,
+        base.outputs,
+        parse_weights(config.weights) or base.weights,
         mesh=mesh,
-        dtype=configs.dtype(config.dtype) or own,
-        template=trained.template,
-        read=trained.read,
+        dtype=configs.dtype(config.dtype) or default_dtype(),
+        template=base.template,
+        read=base.read,
     )
     scalar = model.scalar_weights()
     if scalar is None:

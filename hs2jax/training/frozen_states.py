@@ -12,11 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from hs2jax.data import loader
-from hs2jax.inference import count_layers, plan_evaluation, to_host
-from hs2jax.models import sharding
-from hs2jax.models.attention import Layout
+from hs2jax.inference import plan_evaluation, run_decoder, run_rows
 from hs2jax.models.checksum import checksum
-from hs2jax.models.decoder import Decoder
 from hs2jax.models.hf import hub
 from hs2jax.workdir import Store, content_key
 
@@ -60,25 +57,21 @@ def _compute(store: Store, batches: loader.Batches, params, config, dtype, mesh)
         rows=batches.micro_batch_size,
         mesh=mesh,
     )
-    for i in range(len(plan)):
-        arrays, found = plan[i], {}
-        for m in range(-(-len(plan.plan[i]) // plan.micro_batch_size)):
-            micro = sharding.place_rows({name: x[m] for name, x in arrays.items()}, mesh)
-            with jax.set_mesh(mesh):
-                tables = to_host(run(params, micro))
-            for table, row in zip(tables, plan.plan[i][m * plan.micro_batch_size :], strict=False):
-                for e, start, stop in plan.spans(row):
-                    found[str(e)] = {"states": table[start:stop]}
-        if store.add({e: states for e, states in found.items() if e not in store}):
-            raise ValueError("config.trainable.cache: the frozen layers give what is not finite")
+    with jax.set_mesh(mesh):
+        for i, table in enumerate(run_rows(functools.partial(run, params), plan, mesh)):
+            found = {}
+            for row, pieces in zip(table, plan.plan[i], strict=False):
+                for e, start, stop in plan.spans(pieces):
+                    found[str(e)] = {"states": row[start:stop]}
+            if store.add({e: states for e, states in found.items() if e not in store}):
+                raise ValueError(
+                    "config.trainable.cache: the frozen layers give what is not finite"
+                )
 
 
 def _below(params, batch, *, config, dtype):
     """States [B, T, D] that enter the first trained layer; what is above is pruned by jit."""
-    decoder = Decoder(config, dtype=dtype, frozen=count_layers(params["frozen"]))
-    layout = Layout(batch["segment_ids"], batch["branch_ids"], batch["positions"])
-    with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
-        _, out = decoder.apply({"params": params}, batch["tokens"], batch["positions"], layout)
+    _, out = run_decoder({"decoder": params}, batch, config, dtype=dtype)
     return out["frozen"]
 
 
