@@ -7,7 +7,7 @@ import pytest
 from judge_runs import write
 from planted_judge import PlantedJudge, readings_of
 from test_pairwise import PlantedPairs, worth_groups
-from test_uses import dialogue, knows_answers, knows_intensities, questions
+from test_uses import knows_answers, questions
 
 from hs2jax import configs, report, workdir
 from hs2jax.judging import evaluate
@@ -72,14 +72,6 @@ def selection(folder) -> Run:
     return finish(folder, PlantedJudge(quality, NOISE), task="selection", data=data)
 
 
-def emotions(folder) -> Run:
-    path = folder / "questions.json"
-    rows = [dialogue(f"Ann: I won {i}!\nBob: Oh.", n=i) for i in range(20)]
-    path.write_text(json.dumps(dict(enumerate(rows))))
-    judge = PlantedJudge(knows_intensities(str(path)), NOISE)
-    return finish(folder, judge, task="emotions", data=str(path))
-
-
 def knowledge(folder) -> Run:
     path = folder / "questions.json"
     path.write_text(json.dumps({"example": questions(90)}))
@@ -123,7 +115,6 @@ def test_a_judge_that_knows_nothing_is_not_shown_to_and_unrated_scores_are_not_j
     [
         (pairs, ["good", "unsure"]),
         (selection, ["unsure"]),
-        (emotions, ["good", "good"]),
         (knowledge, ["good", "good"]),
     ],
 )

@@ -168,7 +168,8 @@ def table_of(
     used = {key for line in lines.values() for key, cell in line.items() if str(cell)}
     order = ["", *fields]
     used = sorted(used, key=lambda key: (key[0], names.index(key[1]), order.index(key[2])))
-    notes = sorted({f"{leaf(row)}: {row['note']}." for row in rows if row.get("note")})
+    notes = {(leaf(row) or _heading(row["metric"]), row.get("note")) for row in rows}
+    notes = [f"{name}: {text}." for name, text in sorted(notes, key=str) if text]
     return Table(
         title,
         [heading, *(fields.get(field, name) for _, name, field in used)],
