@@ -149,12 +149,11 @@ def conversations(row: dict) -> Group:
     field = rows.either(row, "conversations", "messages")
     names = ("role", "content") if field == "messages" else ("from", "value")
     turns = list(rows.messages(row, field, *names, SPEAKERS))
-    system = row.get("system")
-    if system is not None and not rows.is_blank(system):
+    if not rows.is_blank(row.get("system")):
         if turns and turns[0]["role"] == "system":
             what = f"expected one system text, found another one in {field}[0]"
             raise FieldError("system", what, "two of one field")
-        turns.insert(0, {"role": "system", "content": check_text(system, "system")})
+        turns.insert(0, {"role": "system", "content": rows.text(row, "system")})
     prompt, last = rows.split_last(turns, field)
     check_turns(prompt, field)
     label, at = row[field][-1].get("label"), f"{field}[{len(row[field]) - 1}].label"

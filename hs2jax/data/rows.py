@@ -101,7 +101,7 @@ def user_turn(content: str) -> Turns:
 
 
 def is_blank(value: object) -> bool:
-    return isinstance(value, str) and not value.strip()
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def messages(row: dict, field: str, who="role", what="content", roles=ROLES) -> Turns:
@@ -198,10 +198,8 @@ def transcript(row: dict, field: str) -> tuple[Turns, str]:
 
 def instruction(row: dict, field: str, more: str = "", before: str = "") -> Turns:
     """Read a prompt of one user turn, with the text of another field behind it if there is any."""
-    content, extra = before + text(row, field), row.get(more)
-    if extra is not None and not is_blank(extra):
-        content += "\n\n" + check_text(extra, more)
-    return user_turn(content)
+    content = before + text(row, field)
+    return user_turn(content if is_blank(row.get(more)) else f"{content}\n\n{text(row, more)}")
 
 
 def response_columns(row: dict, *fields: str) -> tuple[str, ...]:
