@@ -1,5 +1,6 @@
 """Log-probabilities of a batch's tokens, and what policies minimise, against numpy."""
 
+import collections
 import itertools
 
 import jax
@@ -13,8 +14,7 @@ from hs2jax.data import chat, loader, packing
 from hs2jax.data.groups import Group
 from hs2jax.inference import token_log_probabilities
 from hs2jax.language_model import LanguageModel
-from hs2jax.training import policy_objectives
-from hs2jax.training.policy_objectives import COLUMNS, Likelihood, SteerLM2
+from hs2jax.training.objectives import COLUMNS, Likelihood, SteerLM2
 
 GROUPS = [
     Group(({"role": "user", "content": "What is the sea?"},), ("Waves.", "The waves come in.")),
@@ -112,7 +112,7 @@ def test_steerlm2_is_the_formula(normalize):
     terms = [batch["ratings"][place].astype(np.float64) for place in places]
     groups = [batch["group_ids"][place] for place in places]
 
-    expected, slopes, at = dict.fromkeys(("loss", *policy_objectives.METRICS), 0.0), {}, 0
+    expected, slopes, at = collections.Counter(), {}, 0
     for _, members in itertools.groupby(groups):
         n = len(list(members))
         some = slice(at, at + n)

@@ -19,7 +19,7 @@ from hs2jax.data.record import Record
 from hs2jax.inference import plan_evaluation
 from hs2jax.language_model import LanguageModel
 from hs2jax.models.sharding import path_name
-from hs2jax.training import loop, metrics, policy_task, tasks
+from hs2jax.training import loop, metrics, tasks
 from hs2jax.training.convert import convert
 
 QUESTION = ({"role": "user", "content": "How many?"},)
@@ -110,7 +110,7 @@ def steerlm2(data):
 
 def held_out(data, kind):
     groups = list(corpora.read(config(data, kind).data.validation))
-    return policy_task.conditioned(groups, Record()) if kind == "likelihood" else groups
+    return tasks.conditioned(groups, Record()) if kind == "likelihood" else groups
 
 
 def evaluations(folder):
@@ -266,7 +266,7 @@ RATINGS = st.dictionaries(st.sampled_from(["a", "b"]), st.floats(-9, 9), max_siz
 def test_each_rated_response_is_asked_for_its_ratings(ratings):
     texts = tuple(f"Answer {i}" for i in range(len(ratings)))
     record = Record()
-    found = policy_task.conditioned([Group(QUESTION, texts, tuple(ratings))], record)
+    found = tasks.conditioned([Group(QUESTION, texts, tuple(ratings))], record)
     assert len(found) + sum(record.skipped.values()) == len(texts)
     kept = [(text, each) for text, each in zip(texts, ratings, strict=True) if each]
     for group, (text, each) in zip(found, kept, strict=True):
@@ -279,7 +279,7 @@ def test_each_rated_response_is_asked_for_its_ratings(ratings):
 
 def test_halves_are_rounded_to_even():
     groups = [Group(QUESTION, ("Two.",), ({"a": half},)) for half in (0.5, 1.5, 2.5, 3.5)]
-    found = policy_task.conditioned(groups, Record())
+    found = tasks.conditioned(groups, Record())
     assert [group.condition["a"] for group in found] == [0, 2, 2, 4]
 
 

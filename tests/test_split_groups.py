@@ -13,7 +13,7 @@ from test_training import assert_close, relative_errors
 from hs2jax.data import loader, packing
 from hs2jax.data.chat import Encoded
 from hs2jax.models import sharding
-from hs2jax.training.policy_objectives import Likelihood, SteerLM2
+from hs2jax.training.objectives import Likelihood, SteerLM2
 
 LENGTH = 24
 OF = tiny_policies.config(vocabulary=20)

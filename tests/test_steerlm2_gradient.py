@@ -15,7 +15,7 @@ from hs2jax import losses
 from hs2jax.data import packing
 from hs2jax.inference import token_log_probabilities
 from hs2jax.training import step
-from hs2jax.training.policy_objectives import SteerLM2
+from hs2jax.training.objectives import SteerLM2
 
 V, END, LONGEST = 4, 0, 3
 OF = tiny_policies.config(V)

@@ -1,18 +1,25 @@
-"""Checkpoints: all of orbax that the project uses.
+"""Keep how far a run has got: its latest checkpoint and its best step.
 
-A run's latest checkpoint has three items: `params`, `rest` (optimizer and counters) and `meta`
-(JSON: the loader's place, the best step so far). Saving goes on in the background; a checkpoint
-appears under its name only when it is whole, so a run may be killed at any moment.
+A run may be killed at any moment and must end with the same bits. A checkpoint, which orbax saves
+in the background, appears under its name only when it is whole. So the order is fixed: the best
+step's parameters are whole before a checkpoint names that step, and the best step that the latest
+checkpoint names stays until another one is named.
 """
 
+import time
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 
+from hs2jax import workdir as folders
+from hs2jax.models.checksum import checksum
+from hs2jax.training import trainable
+
 
 class Checkpoints:
-    """The checkpoints of one folder, of which the latest are kept.
+    """The checkpoints of one folder, of which the latest are kept: of each step a state, a tree of
+    arrays, and its meta, which is JSON.
 
     `read_only` is for looking into the folder of a run that may be going on.
     """
@@ -25,49 +32,31 @@ class Checkpoints:
         )
         self.folder = Path(folder).absolute()
         self._manager = ocp.CheckpointManager(self.folder, options=options)
-
-    @property
-    def latest(self) -> int | None:
-        return self._manager.latest_step()
+        self.latest: int | None = self._manager.latest_step()
 
     def save(self, step: int, state, meta: dict) -> None:
         """Begin to save."""
-        state = dict(state)
-        items = {"params": ocp.args.StandardSave(state.pop("params"))}
-        if state:
-            items["rest"] = ocp.args.StandardSave(state)
-        self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)))
+        items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(meta)}
+        self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, step: int, like):
-        """Restore the state of a step onto the shardings of `like` (arrays or ShapeDtypeStructs),
-        and its meta. With only "params" in `like`, nothing else is read."""
-        rest = {name: x for name, x in like.items() if name != "params"}
-        items = {"params": ocp.args.StandardRestore(_abstract(like["params"]))}
-        if rest:
-            items["rest"] = ocp.args.StandardRestore(_abstract(rest))
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(**items, meta=ocp.args.JsonRestore())
+        """Restore the state of a step, in the places of `like` (arrays or ShapeDtypeStructs)."""
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        state = {"params": restored["params"], **(restored["rest"] if rest else {})}
-        return state, restored["meta"]
+        return self._restore(step, "state", ocp.args.StandardRestore(like))
 
     def read_meta(self, step: int) -> dict:
-        """Read the meta of a step alone."""
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
-            "meta"
-        ]
+        return self._restore(step, "meta", ocp.args.JsonRestore())
 
-    def forget_after(self, step: int) -> None:
-        """Delete checkpoints of later steps, which a run that goes on from `step` makes anew."""
-        for later in self._manager.all_steps():
-            if later > step:
-                self._manager.delete(later)
+    def _restore(self, step: int, item: str, how):
+        return self._manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
 
-    def forget_before(self, step: int) -> None:
-        """Delete checkpoints of earlier steps."""
-        for earlier in self._manager.all_steps():
-            if earlier < step:
-                self._manager.delete(earlier)
+    def keep_only(self, first: int, last: int) -> None:
+        """Delete the checkpoints of steps before `first` and after `last`."""
+        for step in self._manager.all_steps():
+            if not first <= step <= last:
+                self._manager.delete(step)
 
     def wait(self) -> None:
         """Wait until what is being saved is there under its name."""
@@ -78,5 +67,62 @@ class Checkpoints:
         self._manager.close()
 
 
-def _abstract(tree):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+class RunState:
+    """The state of a run that is not on the devices.
+
+    Attributes:
+        step: how many batches were learned from.
+        restored: the step of the checkpoint that this process goes on from, None at a start.
+        best: {"step", "values", "frozen"} of the best step so far, None before there is one.
+        seconds: how long the run has taken, all its processes together.
+    """
+
+    def __init__(self, workdir: Path, config, frozen, *, started: float):
+        """frozen: the parameters that are not trained. started: when this process began, in s.
+
+        Raises ValueError where a run goes on and `frozen` is not what it began with.
+        """
+        self._workdir, self._config, self._frozen = workdir, config, checksum(frozen)
+        self._latest = Checkpoints(workdir / "checkpoints")
+        # Two: the one that the latest checkpoint names, and one newer than that checkpoint.
+        self._best = Checkpoints(workdir / "best", keep=2)
+        self.restored = self._latest.latest
+        self.step = self.restored or 0
+        self.best, self._began, self._meta = None, started, {}
+        self._best.keep_only(0, self.step)  # What comes later is made anew.
+        if self.restored is not None:
+            self._meta = self._latest.read_meta(self.step)
+            trainable.check_frozen(self._frozen, self._meta["frozen"], config.model.name, workdir)
+            self.best = self._meta["best"]
+            self._began -= self._meta["seconds"]
+
+    @property
+    def seconds(self) -> float:
+        return time.time() - self._began
+
+    def restore(self, like, batches):
+        """Restore the state, in the places of `like`, and the place of the iterator `batches`."""
+        batches.set_state(self._meta["loader"])
+        return self._latest.restore(self.step, like)
+
+    def save_best(self, params, values: dict) -> None:
+        """Begin to save the parameters of a new best step. `save` must be next, to name it."""
+        self.best = {"step": self.step, "frozen": self._frozen, "values": values}
+        self._latest.wait()  # One at a time: on several hosts two would meet at the same barriers.
+        self._best.save(self.step, params, self.best)
+
+    def save(self, state, batches) -> None:
+        """Begin to save what the run goes on from after a kill."""
+        self._best.wait()  # It must not be named before it is there.
+        folders.settle(self._workdir, self._config)
+        meta = {"loader": batches.get_state(), "best": self.best, "frozen": self._frozen}
+        self._latest.save(self.step, state, meta | {"seconds": self.seconds})
+
+    def restore_best(self, like):
+        """End saving, and restore the trained parameters of the best step in the places of
+        `like`."""
+        self._latest.close()
+        self._best.keep_only(self.best["step"], self.best["step"])  # Which that one names.
+        params = self._best.restore(self.best["step"], like)
+        self._best.close()
+        return params

@@ -56,10 +56,11 @@ def best_of_run(run: Path, mesh=None) -> tasks.Task:
     task = tasks.make(config, mesh)
     params = trainable.begin(task.params, config, mesh)
     trained, frozen = trainable.split(params, config)
-    state, meta = checkpoints.restore(checkpoints.latest, {"params": trained})
-    checkpoints.close()
+    meta = checkpoints.read_meta(checkpoints.latest)
     trainable.check_frozen(checksum(frozen), meta["frozen"], config.model.name, run)
-    task.params = trainable.finish(trainable.join(state["params"], frozen))
+    best = checkpoints.restore(checkpoints.latest, trained)
+    checkpoints.close()
+    task.params = trainable.finish(trainable.join(best, frozen))
     return task
 
 

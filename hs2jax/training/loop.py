@@ -22,11 +22,9 @@ from hs2jax.evaluation import items
 from hs2jax.inference import plan_evaluation
 from hs2jax.models import sharding
 from hs2jax.training import frozen_states, metrics, optimizer, step, tasks, trainable
-from hs2jax.training.run_state import RunState
+from hs2jax.training.checkpoint import RunState
 
 log = logging.getLogger(__name__)
-
-SELECT = {"loss": -1, "accuracy": 1}  # What the best step has least or most of.
 
 
 def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
@@ -106,20 +104,16 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         log.info("going on from step %d", run.step)
     else:
         state = jax.jit(init, out_shardings=places, donate_argnums=0)(params)
-    out = metrics.Metrics(folder if first else None, start=run.step, total=steps, name=folder.name)
+    out = metrics.Metrics(folder, start=run.step, total=steps)
 
     def report(now, values):
         values = {name: float(x) for name, x in values.items()}
         took, clock["step"] = time.time() - clock["step"], time.time()
-        values |= {
-            "learning_rate": float(rate(now - 1)),
-            "seconds": took,
-            "tokens_per_second": values.pop("tokens") / took,
-        }
+        values |= {"learning_rate": float(rate(now - 1)), "seconds": took}
+        values["tokens_per_second"] = values.pop("tokens") / took
         not_finite = int(values.pop("not_finite"))
         out.write("train", now, values)
-        shown = ("loss", *task.shown, "tokens_per_second")
-        out.show(now, {name: values[name] for name in shown})
+        out.show(now, {x: values[x] for x in ("loss", *task.shown, "tokens_per_second")})
         if not_finite and first:
             numbers = sorted({example for _, _, example, _ in batches.slots(now - 1)})
             sources = [trained_on.groups[number].source for number in numbers]
@@ -129,6 +123,10 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
                 f"{not_finite} steps in a row, up to step {now}, gave a loss or gradient that is "
                 f"not finite and were left out; see {folder / 'not_finite.jsonl'} for their rows"
             )
+
+    def better(values, than):
+        side = -1 if config.select == "loss" else 1
+        return side * (values[config.select] - than[config.select]) > 0
 
     # Steps --------------------------------------------------------------------------------------
     clock = {"step": time.time()}
@@ -150,7 +148,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
                 out.say(f"step {run.step}: {metrics.one_line(values)}")
                 if run.step == 0 and first:
                     workdir.write_rows(folder / "items" / "start.jsonl", found)
-                elif run.step and better(values, run.best, config.select):
+                elif run.step and (run.best is None or better(values, run.best["values"])):
                     run.save_best(state["params"], values)
                     if first:
                         workdir.write_rows(folder / "items" / "validation.jsonl", found)
@@ -170,10 +168,8 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
             pending = (run.step, values)
 
     # The best step's model ----------------------------------------------------------------------
-    run.wait()
     del state
-    best_params = run.restore_best(shapes["params"])
-    task.params = trainable.finish(trainable.join(best_params, frozen))
+    task.params = trainable.finish(trainable.join(run.restore_best(shapes["params"]), frozen))
     model.save(folder / "model")
     out.say(f"best, step {run.best['step']}: {metrics.one_line(run.best['values'])}")
     out.close()
@@ -182,29 +178,19 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         start, best = (
             workdir.read_rows(folder / "items" / f"{x}.jsonl") for x in ("start", "validation")
         )
-        costs = {"trained_parameters": trained_parameters}
-        rows = task.rows(start, best, notes) + _cost_rows(folder, run, record.tokens, costs)
+        seconds = [row["seconds"] for row in metrics.read(folder / "metrics.jsonl", "train")]
+        costs = {
+            "step": run.best["step"],
+            "steps": steps,
+            "seconds": run.seconds,
+            "seconds_per_step": statistics.median(seconds),  # As the first ones compile.
+            "tokens_per_second": record.tokens / sum(seconds),
+            "peak_memory_bytes": workdir.peak_memory(),
+            "trained_parameters": trained_parameters,
+        }
+        rows = task.rows(start, best, notes)
+        rows += [workdir.row("", "", name, value) for name, value in costs.items()]
     result = {"step": run.best["step"], "steps": steps, "values": run.best["values"], **notes}
     result |= {"objective": config.objective.kind, **task.results(), "records": records}
     result["seconds"] = run.seconds
     return workdir.finish(folder, config, result, workdir.from_first(rows))
-
-
-def better(values: dict, best: dict | None, select: str) -> bool:
-    """Tell whether an evaluation is better than the best step's by `config.select`."""
-    return best is None or SELECT[select] * (values[select] - best["values"][select]) > 0
-
-
-def _cost_rows(folder: Path, run: RunState, tokens: int, costs: dict) -> list[dict]:
-    """Make rows of what a run took; of steps the median, as the first ones compile."""
-    seconds = [row["seconds"] for row in metrics.read(folder / "metrics.jsonl", "train")]
-    values = {
-        "step": run.best["step"],
-        "steps": run.step,
-        "seconds": run.seconds,
-        "seconds_per_step": statistics.median(seconds),
-        "tokens_per_second": tokens / sum(seconds),
-        "peak_memory_bytes": workdir.peak_memory(),
-        **costs,
-    }
-    return [workdir.row("", "", name, value) for name, value in values.items()]

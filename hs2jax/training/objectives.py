@@ -1,33 +1,49 @@
-"""Losses of reward models: from a batch and the model's outputs to a loss and metrics.
+"""Losses of reward models and policies: from a batch and the model's outputs to a loss and metrics.
 
-Of the published recipes (HelpSteer2, HelpSteer2-Preference, NeMo-Aligner) these are not here: the
-four attributes that NeMo's heads have and never train; the mean of micro-batches' means, which
-weighs entries by how many are missing beside them (here sums are divided once, by the whole batch's
-counts); comparisons of strength 0, which NeMo's regular and margin losses count for the second
-response and which are no pairs here; and the Pairwise Justifier, a generative model.
+An objective has three methods. `counts(batch)` counts, with any leading axes, what a whole batch's
+loss is divided by; `loss(outputs, batch, counts)` gives a micro-batch's share of the whole batch's
+loss and metrics; `needs_full_batch(batch)` tells, without the batch's values, whether a share
+depends on the other micro-batches. Sums are divided once, by the whole batch's counts: NeMo's mean
+of micro-batches' means, which weighs entries by their neighbours, is not here.
 
-Axis letters: B rows, R response slots, K outputs (and as many columns of ratings), P pair slots.
+Axis letters: M micro-batches, B rows, T tokens of a row, R response slots, K outputs (and as many
+columns of ratings), P pair slots.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hs2jax import losses
 from hs2jax.data.packing import Example
 
+# Reward models ------------------------------------------------------------------------------------
+
+# The metrics that mean something for an objective.
+METRICS_OF = {
+    "regression": ("mse",),
+    "bradley_terry": ("accuracy", "margin"),
+    "joint": ("mse", "accuracy", "margin"),
+}
+
 
 class Counts(NamedTuple):
-    """The rated entries and the pairs of the whole batch, which its losses are divided by."""
+    """The rated entries and the pairs of the whole batch."""
 
     rated: jnp.ndarray
     paired: jnp.ndarray
 
 
 class Objective(NamedTuple):
-    """Settings of the loss. See `losses` for the formulas.
+    """The loss of a reward model: `losses.combined`, of which each kind has what it needs.
+
+    Of the published recipes (HelpSteer2, HelpSteer2-Preference, NeMo-Aligner) these are not here:
+    the four attributes that NeMo's heads have and never train; comparisons of strength 0, which
+    NeMo's regular and margin losses count for the second response and which are no pairs here; and
+    the Pairwise Justifier, a generative model.
 
     kind: "regression" on ratings, "bradley_terry" on pairs, or "joint" for both on one batch.
     output: index of the output that Bradley-Terry compares.
@@ -41,29 +57,18 @@ class Objective(NamedTuple):
     preference_weight: float
 
     def counts(self, batch) -> Counts:
-        """Count for a batch with any leading axes what `loss` needs for each of its parts."""
         return Counts(jnp.sum(batch["rating_mask"]), jnp.sum(batch["strength"] > 0))
 
     def needs_full_batch(self, batch) -> bool:
-        """Tell whether a part's loss depends on the other parts. Pairs lie in one row."""
-        return False
+        return False  # Pairs lie in one row.
 
     def loss(self, outputs, batch, counts: Counts):
-        """Compute this part's share of the whole batch's loss and metrics, which are the sums of
-        their shares over its micro-batches.
-
-        outputs: [B, R, K]; batch: as `data.packing.lay` makes it. Returns (scalar, dict).
-        """
+        """outputs: [B, R, K]; batch: as `data.packing.lay` makes it. Returns (scalar, dict)."""
         squared = losses.regression(outputs, batch["ratings"], batch["rating_mask"])
-        paired = batch["strength"] > 0
-        reward = outputs[..., self.output]
-        chosen, rejected, strength = (
-            x.reshape(-1)
-            for x in (
-                jnp.take_along_axis(reward, batch["chosen"], axis=1),
-                jnp.take_along_axis(reward, batch["rejected"], axis=1),
-                batch["strength"],
-            )
+        reward, strength = outputs[..., self.output], batch["strength"].reshape(-1)
+        chosen, rejected = (
+            jnp.take_along_axis(reward, batch[side], axis=1).reshape(-1)
+            for side in ("chosen", "rejected")
         )
         preference = losses.bradley_terry(
             chosen,
@@ -75,23 +80,24 @@ class Objective(NamedTuple):
         if self.centering:
             preference += self.centering * losses.centering(chosen, rejected)
 
-        nothing = jnp.zeros_like
+        rated, paired, nothing = batch["rating_mask"], strength > 0, jnp.zeros_like
         loss = losses.combined(
             squared,
-            nothing(batch["rating_mask"]) if self.kind == "bradley_terry" else batch["rating_mask"],
+            nothing(rated) if self.kind == "bradley_terry" else rated,
             preference,
-            nothing(paired).reshape(-1) if self.kind == "regression" else paired.reshape(-1),
+            nothing(paired) if self.kind == "regression" else paired,
             preference_weight=self.preference_weight if self.kind == "joint" else 1.0,
             rated_count=counts.rated,
             paired_count=counts.paired,
         )
-        right = (chosen > rejected) & paired.reshape(-1)
-        margin = jnp.where(paired.reshape(-1), chosen - rejected, 0.0)
-        rated = jnp.where(batch["rating_mask"], squared, 0.0)
+
+        def mean(values, where, count):
+            return jnp.sum(jnp.where(where, values, 0.0)) / jnp.maximum(count, 1)
+
         return loss, {
-            "accuracy": jnp.sum(right) / jnp.maximum(counts.paired, 1),
-            "margin": jnp.sum(margin) / jnp.maximum(counts.paired, 1),
-            "mse": jnp.sum(rated) / jnp.maximum(counts.rated, 1),
+            "accuracy": mean(chosen > rejected, paired, counts.paired),
+            "margin": mean(chosen - rejected, paired, counts.paired),
+            "mse": mean(squared, rated, counts.rated),
         }
 
 
@@ -105,15 +111,6 @@ def make(settings: Mapping, outputs: Sequence[str]) -> Objective:
         )
     own = {key: settings[key] for key in Objective._fields}
     return Objective(**own | {"output": list(outputs).index(name)})
-
-
-def metrics_of(objective: Objective) -> tuple[str, ...]:
-    """Name the metrics that mean something for this objective."""
-    return {
-        "regression": ("mse",),
-        "bradley_terry": ("accuracy", "margin"),
-        "joint": ("mse", "accuracy", "margin"),
-    }[objective.kind]
 
 
 def loss_of_examples(
@@ -136,3 +133,123 @@ def loss_of_examples(
     }
     loss, _ = objective.loss(np.concatenate(outputs)[None], batch, objective.counts(batch))
     return float(loss)
+
+
+# Policies -----------------------------------------------------------------------------------------
+
+# Columns of a batch's ratings for SteerLM 2.0: log P(a|x,y), log P(y|x) and log Q'(y|a,x), in nats.
+COLUMNS = ("log_attribute", "log_prior", "log_proposal")
+
+
+class Likelihood:
+    """-log p of a token, in nats, averaged over the learned tokens of the whole batch: supervised
+    fine-tuning, and with conditions in the prompts SteerLM (arXiv 2310.05344)."""
+
+    def counts(self, batch):
+        """Count the learned tokens."""
+        return jnp.sum(batch["loss_mask"])
+
+    def needs_full_batch(self, batch) -> bool:
+        return False
+
+    def loss(self, outputs, batch, counts):
+        """outputs: [B, T], as of `inference.token_log_probabilities`. Returns (scalar, {})."""
+        return -jnp.sum(jnp.where(batch["loss_mask"], outputs, 0.0)) / jnp.maximum(counts, 1), {}
+
+
+class SteerLM2(NamedTuple):
+    """The distance KL(w'||b') of the policy Q to its target P(y|a,x), estimated from n sampled
+    responses of each group (HelpSteer2, section 4.5; `losses.steerlm` has the weights).
+
+    The loss is the mean distance of the batch's groups, and its gradient is that of
+
+        -1 / groups * sum_i (w'_i - b'_i) log Q(y_i|a,x),   weights without gradient,
+
+    which is the distance's own. Not here: sampling while training; a round's samples come from the
+    policy that it begins with, and w' and b' are recomputed at every step with the current one.
+    normalize_tokens: divides each group's distance by the group's mean number of response tokens,
+    as NeMo-Aligner does and the paper does not.
+    """
+
+    normalize_tokens: bool = False
+
+    def counts(self, batch):
+        """Count the groups, numbered from 0."""
+        return jnp.max(batch["group_ids"]) + 1
+
+    def needs_full_batch(self, batch) -> bool:
+        """Groups that lie in several rows need their weights before the first gradient."""
+        return "parts" in batch
+
+    def response_sums(self, outputs, batch):
+        """Sum up each response as its group's weights need it: arrays [B, R]. outputs: [B, T]."""
+        mine, _ = tokens_of_slots(batch)
+        return {
+            # Not a product: on accelerators that would be in lower precision.
+            "log_policy": jnp.sum(jnp.where(mine, outputs[:, None, :], 0.0), axis=-1),
+            "response_tokens": jnp.sum(mine, axis=-1),
+        }
+
+    def response_weights(self, seen, batch):
+        """Weigh each response for the loss and the metrics: arrays of batch["group_ids"]'s shape,
+        which holds all slots of each of its groups. seen: of `response_sums`, the same shape."""
+        shape = batch["group_ids"].shape
+        group = batch["group_ids"].reshape(-1)
+        columns = [batch["ratings"][..., i].reshape(-1) for i in range(len(COLUMNS))]
+        policy = jax.lax.stop_gradient(seen["log_policy"]).reshape(-1)
+        target, baseline = losses.steerlm2_weights(*columns, policy, group)
+        size = jnp.maximum(losses.sum_of_group(jnp.ones(group.shape), group), 1.0)
+        tokens = losses.sum_of_group(seen["response_tokens"].reshape(-1), group)
+        tokens = jnp.maximum(tokens, 1)
+        effective = losses.effective_sample_size(target, group) / size
+        weights = {
+            "weight": target - baseline,
+            "scale": size / tokens if self.normalize_tokens else jnp.ones(group.shape),
+            "distance": losses.steerlm2_distance(target, baseline, group),
+            "effective_sample_size": effective,
+            "effective_fraction": effective / size,
+            "weight_max": losses.max_of_group(target, group) / size,
+            "log_likelihood": policy / tokens,
+        }
+        return {name: x.reshape(shape) for name, x in weights.items()}
+
+    def loss(self, outputs, batch, counts):
+        """outputs: [B, T], as of `inference.token_log_probabilities`. batch: with
+        "response_weights", which the method of that name gives, where `needs_full_batch`. Returns
+        (scalar, dict).
+
+        Metrics, means over groups: distance, in nats and not divided by tokens; the effective
+        sample size of w', as a number and as a fraction of n; the largest w'; log_likelihood, the
+        policy's log-probability per response token.
+        """
+        seen = self.response_sums(outputs, batch)
+        weights = dict(batch.get("response_weights") or self.response_weights(seen, batch))
+        filled, groups = batch["group_ids"] >= 0, jnp.maximum(counts, 1)
+
+        def mean(values):
+            return jnp.sum(jnp.where(filled, values, 0.0)) / groups
+
+        # The gradient of the one with the value of the other.
+        weight, scale = weights.pop("weight"), weights.pop("scale")
+        surrogate = mean(-scale * weight * seen["log_policy"])
+        loss = mean(scale * weights["distance"]) + surrogate - jax.lax.stop_gradient(surrogate)
+        return loss, {name: mean(x) for name, x in weights.items()}
+
+
+def tokens_of_slots(batch):
+    """Find the tokens of each response slot, and those of its prompt: bool [B, R, T] each."""
+
+    def of(name):
+        return jnp.take_along_axis(batch[name], batch["end_positions"], axis=1)[:, :, None]
+
+    branch = batch["branch_ids"][:, None, :]
+    here = batch["segment_ids"][:, None, :] == of("segment_ids")
+    here &= batch["group_ids"][:, :, None] >= 0
+    return here & (branch == of("branch_ids")), here & (branch == 0)
+
+
+def make_policy(settings: Mapping) -> Likelihood | SteerLM2:
+    """Make a policy's objective of `config.objective`."""
+    if settings["kind"] == "likelihood":
+        return Likelihood()
+    return SteerLM2(settings["normalize_tokens"])

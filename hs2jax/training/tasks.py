@@ -1,20 +1,35 @@
-"""Declare what the loop trains: a reward model or a policy, each with all that is its own.
+"""Declare what the loop trains: a reward model or a policy, each with its data and its objective.
 
-The loop knows only what is declared here.
+The loop knows only what `Task` declares. Axis letters: B rows, T tokens of a row, R response slots.
 """
 
+import dataclasses
+import functools
+import itertools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from hs2jax.data import loader
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hs2jax import configs, inference
+from hs2jax.config_rules import parse_weights
+from hs2jax.data import conversations, corpora, loader
+from hs2jax.data.groups import Group, prompt_text
 from hs2jax.data.record import Record
-from hs2jax.training.policy_task import PolicyTask
-from hs2jax.training.reward_task import RewardTask
+from hs2jax.evaluation import items as scored
+from hs2jax.evaluation import measures, statistics
+from hs2jax.language_model import LanguageModel
+from hs2jax.losses import steerlm
+from hs2jax.reward_model import RewardModel
+from hs2jax.training import objectives
+from hs2jax.workdir import row
 
 
-class Task(Protocol):
-    """A model that is trained, with its data and its objective. Made from (config, mesh), where a
-    config that does not suit the model raises ValueError naming the key.
+class Task:
+    """A model that is trained. Made from (config, mesh), where a config that does not suit the
+    model raises ValueError naming the key.
 
     Attributes:
         model: with `config`, `dtype` and `save(folder)`.
@@ -22,6 +37,8 @@ class Task(Protocol):
         objective: with `counts` and `loss`, as `training.step` asks.
         forward: `(params, batch, config, *, layout, dtype, remat)` to what `objective.loss` takes.
         shown: the metrics of a step that are shown beside its loss.
+        columns: the ratings that the objective takes. preparing: further options of
+            `loader.prepare`.
     """
 
     model: Any
@@ -29,28 +46,316 @@ class Task(Protocol):
     objective: Any
     forward: Any
     shown: tuple[str, ...]
+    columns: tuple[str, ...]
+    preparing: dict[str, Any]
 
     def read(self, spec: str) -> tuple[loader.Prepared, Record]:
         """Read and prepare the data of a specification. Raises ValueError where there is nothing
         in it that the objective could learn from."""
+        data, record = self.config.data, Record()
+        prepared = loader.prepare(
+            self.choose(list(corpora.read(spec, on_error=data.on_error, record=record)), record),
+            self.model.tokenizer,
+            read=self.model.read,
+            on_error=data.on_error,
+            attributes=self.columns,
+            row_length=data.row_length,
+            layout=data.layout,
+            max_tokens=self.model.config.max_seq_len,
+            too_long=data.too_long,
+            record=record,
+            **self.preparing,
+        )
+        if missing := self.missing(prepared, record):
+            raise ValueError(f"{spec}: {missing}: {scored.describe(record)}")
+        return prepared, record
+
+    def choose(self, groups: list[Group], record: Record) -> list[Group]:
+        """Choose what is prepared of the groups that were read."""
+        return groups
+
+    def missing(self, data: loader.Prepared, record: Record) -> str:
+        """Say what the objective needs and the data do not have; "" where they have all."""
+        raise NotImplementedError
 
     def prepare_training(self, data: loader.Prepared) -> tuple[loader.Prepared, dict]:
         """Choose what of the training data goes into batches. Returns it, and notes on the data
         for result.json, among them "warnings", a list of texts."""
+        raise NotImplementedError
 
     def evaluate(self, params, held_out: loader.Prepared, batches) -> tuple[list[dict], dict]:
         """Evaluate held-out groups. Returns an item for each, and numbers by name, of which "loss"
         is what is minimised."""
+        raise NotImplementedError
 
     def rows(self, start: Sequence[dict], best: Sequence[dict], notes: dict) -> list[dict]:
         """Make rows of results.jsonl from the items of the first evaluation and of the best one,
         and the notes of `prepare_training`."""
+        raise NotImplementedError
 
     def results(self) -> dict:
         """Say what result.json holds of this kind of run beside what it holds of all."""
+        return {}
 
 
 def make(config, mesh) -> Task:
     """Make the task of a config, its model loaded onto the mesh."""
     kinds = {"train_reward_model": RewardTask, "train_policy": PolicyTask}
     return kinds[config.kind](config, mesh)
+
+
+# Reward models ------------------------------------------------------------------------------------
+
+
+class RewardTask(Task):
+    """A reward model that learns from ratings, preferences or both."""
+
+    forward = staticmethod(inference.forward)
+
+    def __init__(self, config, mesh):
+        self.config, self.mesh = config, mesh
+        self.model = model = RewardModel.load(
+            config.model.name,
+            outputs=config.model.outputs,
+            bias=config.model.bias,
+            weights=parse_weights(config.model.weights),
+            template=config.model.template,
+            seed=config.seed,
+            mesh=mesh,
+            dtype=configs.dtype(config.model.dtype),
+        )
+        self.objective = objectives.make(config.objective, model.outputs)
+        self.shown = objectives.METRICS_OF[config.objective.kind]
+        self.columns, self.preparing = model.outputs, {"derive": config.data.derive or None}
+        if model.scalar_weights() is None:
+            model.weights = {model.outputs[self.objective.output]: 1.0}
+        self.scalar = model.scalar_weights()
+        if config.objective.kind != "regression" and not self.scalar[self.objective.output] > 0:
+            raise ValueError(
+                f"config.model.weights: {model.weights} leave out "
+                f"{model.outputs[self.objective.output]}, which config.objective.output trains"
+            )
+
+    @property
+    def params(self):
+        return self.model.params
+
+    @params.setter
+    def params(self, params):
+        self.model.params = params
+
+    def missing(self, data: loader.Prepared, record: Record) -> str:
+        kind, outputs = self.config.objective.kind, self.model.outputs
+        needs_pairs = {
+            "config.objective.kind": kind != "regression",
+            "config.data.derive": bool(self.config.data.derive),
+            "config.select": self.config.select == "accuracy",
+        }
+        for key, needs in needs_pairs.items():
+            if needs and not record.pairs:
+                return f"no preference pairs, for {key}"
+        rated = scored.rating_means(data, outputs)
+        unrated = [name for name in outputs if name not in rated]
+        if (kind == "regression" and unrated) or (kind == "joint" and not rated):
+            named = "named in config.model.outputs"
+            return f"no row that fits rates {', '.join(unrated)}, {named}"
+        return ""
+
+    def prepare_training(self, data: loader.Prepared) -> tuple[loader.Prepared, dict]:
+        notes = {"warnings": [], "rating_means": scored.rating_means(data, self.model.outputs)}
+        if self.config.objective.kind == "bradley_terry":
+            data = loader.with_pairs(data)  # Ties would take up places in batches.
+        return data, notes
+
+    def evaluate(self, params, held_out: loader.Prepared, batches) -> tuple[list[dict], dict]:
+        model, values = self.model, {}
+        settings = {"config": model.config, "layout": batches.layout, "dtype": model.dtype}
+        run = functools.partial(inference.predict, params, **settings)
+        outputs = inference.run_batches(run, batches, len(model.outputs), self.mesh)
+        found = scored.make(held_out, outputs, self.scalar)
+        loss = objectives.loss_of_examples(self.objective, held_out.examples, outputs)
+        pairs = measures.pairs_of(found)
+        if len(pairs.margin):
+            values = {"accuracy": np.mean(pairs.right), "margin": np.mean(pairs.margin)}
+        for name in model.outputs:
+            _, predicted, people = measures.rated(found, model.outputs, name)
+            if len(people):
+                values[f"{name} mse"] = np.mean(np.square(predicted - people))
+        return found, {"loss": loss, **{name: float(x) for name, x in values.items()}}
+
+    def rows(self, start: Sequence[dict], best: Sequence[dict], notes: dict) -> list[dict]:
+        found = measures.rows("validation", best, self.model.outputs, notes["rating_means"])
+        regresses = self.config.objective.kind == "regression"
+        chief = ("mse_below_mean",) if regresses else ("accuracy", "lead_over_length")
+        for each in found:
+            if each["metric"] in chief and not each["part"].startswith(("strength", "band")):
+                each["headline"] = True
+        return found
+
+    def results(self) -> dict:
+        return {"outputs": list(self.model.outputs), "weights": self.model.weights}
+
+
+# Policies -----------------------------------------------------------------------------------------
+
+
+class PolicyTask(Task):
+    """A language model that learns to answer: as responses do, also where these are asked to have
+    attribute values (SteerLM), or as a reward model's Beta distribution weighs samples
+    (SteerLM 2.0)."""
+
+    forward = staticmethod(inference.token_log_probabilities)
+
+    def __init__(self, config, mesh):
+        self.config, self.mesh = config, mesh
+        self.model = LanguageModel.load(
+            config.model.name,
+            template=config.model.template,
+            mesh=mesh,
+            dtype=configs.dtype(config.model.dtype),
+        )
+        self.objective = objectives.make_policy(config.objective)
+        self.weighs = config.objective.kind == "steerlm2"
+        self.shown = ("distance", "effective_sample_size") if self.weighs else ()
+        self.columns = objectives.COLUMNS if self.weighs else ()
+        self.preparing = {"policy": True}
+
+    @property
+    def params(self):
+        return {"decoder": self.model.params}
+
+    @params.setter
+    def params(self, params):
+        self.model.params = params and params["decoder"]
+
+    def choose(self, groups: list[Group], record: Record) -> list[Group]:
+        return conditioned(groups, record) if self.config.data.condition == "ratings" else groups
+
+    def missing(self, data: loader.Prepared, record: Record) -> str:
+        if not data.examples:
+            rated = " and has ratings, which config.data.condition asks for"
+            return "no conversation that fits" + rated * bool(self.config.data.condition)
+        if not self.weighs:
+            return ""
+        for group, example in zip(data.groups, data.examples, strict=True):
+            if not example.rating_mask.all():
+                return (
+                    f"{group.source} has not {', '.join(objectives.COLUMNS)} of every response, "
+                    'which config.objective.kind "steerlm2" needs and `hs2jax weigh` writes'
+                )
+        if all(len(example.rating_mask) == 1 for example in data.examples):
+            return "no group that fits has two responses or more to weigh against each other"
+        return ""
+
+    def prepare_training(self, data: loader.Prepared) -> tuple[loader.Prepared, dict]:
+        warnings = []
+        if self.weighs:
+            warnings = steerlm.collapse([example.ratings for example in data.examples])
+        # The slots of "padded" are made for one answer each.
+        if self.config.data.condition == "ratings" and self.config.data.layout != "padded":
+            data = together(data)
+        return data, {"warnings": warnings}
+
+    def evaluate(self, params, held_out: loader.Prepared, batches) -> tuple[list[dict], dict]:
+        settings = {"config": self.model.config, "layout": batches.layout}
+        run = functools.partial(_of_responses, params, dtype=self.model.dtype, **settings)
+        tables = inference.run_batches(run, batches, 3, self.mesh)
+        found = [
+            {
+                "source": group.source,
+                "prompt": prompt_text(group),
+                "condition": dict(group.condition),
+                "responses": list(group.responses),
+                "tokens": [len(ids) for ids in example.encoded.responses],
+                "log_probability": table[:, 0].tolist(),
+                "loss": -float(table[:, 1].sum(dtype=np.float64)),
+                "learned_tokens": int(table[:, 2].sum()),
+            }
+            for group, example, table in zip(
+                held_out.groups, held_out.examples, tables, strict=True
+            )
+        ]
+        if not self.weighs:
+            _, learned, count = np.concatenate(tables).sum(axis=0, dtype=np.float64)
+            loss = float(-learned / count)
+            perplexity = float(np.exp(loss))
+            return found, {"loss": loss, "perplexity": perplexity, "learned_tokens": int(count)}
+        log_policy = [each["log_probability"] for each in found]
+        columns = [example.ratings for example in held_out.examples]
+        groups = steerlm.weigh_groups(columns, log_policy)
+        for each, of in zip(found, groups, strict=True):
+            each |= {name: x.tolist() for name, x in of.items()}
+            each["loss"] = float(of["distance"].sum(dtype=np.float64))
+        return found, {
+            "loss": float(np.mean([each["loss"] for each in found])),
+            **steerlm.mean_effective(groups),
+            "log_likelihood": sum(map(sum, log_policy)) / sum(sum(x["tokens"]) for x in found),
+        }
+
+    def rows(self, start: Sequence[dict], best: Sequence[dict], notes: dict) -> list[dict]:
+        count = np.array([1 if self.weighs else each["learned_tokens"] for each in best], float)
+        before, after = (np.array([each["loss"] for each in x], float) for x in (start, best))
+        prompt, n = [each["prompt"] for each in best], len(best)
+
+        def mean(values, count):
+            return values.sum() / count.sum()
+
+        loss, change = (
+            statistics.interval(mean, (values, count), prompt) for values in (after, after - before)
+        )
+        verdict = {"reference": 0.0, "better": "lower", "against": "start", "headline": True}
+        found = {"perplexity": np.exp(mean(after, count)), "learned_tokens": count.sum()}
+        if self.weighs:
+            found = steerlm.mean_effective(best)
+        return [
+            row("validation", "", "loss", loss.value, loss.interval, n, headline=True),
+            row("validation", "", "change of loss", change.value, change.interval, n, **verdict),
+            *(row("validation", "", name, x, n=n) for name, x in found.items()),
+        ]
+
+
+def conditioned(groups: Sequence[Group], record: Record) -> list[Group]:
+    """Make each rated response a group of its own that is asked for the response's ratings, put
+    between 0 and 4 and rounded, halves to even as NeMo-Aligner does. Others are counted as left
+    out. Raises ValueError for a group that has a condition already."""
+    found = []
+    for group in groups:
+        if group.condition:
+            raise ValueError(
+                f"{group.source}: has a condition of its own, so its ratings cannot be one; leave "
+                "config.data.condition empty"
+            )
+        known = group.ratings or [{}] * len(group.responses)
+        for response, ratings in zip(group.responses, known, strict=True):
+            if not ratings:
+                record.skip("response without ratings")
+                continue
+            condition = {name: int(steerlm.rounded(x)) for name, x in ratings.items()}
+            found.append(Group(group.prompt, (response,), source=group.source, condition=condition))
+    return found
+
+
+def together(prepared: loader.Prepared) -> loader.Prepared:
+    """Join neighbours that answer the same prompt, each behind its own condition, to one group, so
+    that the prompt is computed once. Their conditions are in the responses, and are not learned."""
+    found = loader.Prepared([], [])
+    pairs = zip(prepared.groups, prepared.examples, strict=True)
+    for _, neighbours in itertools.groupby(pairs, key=lambda pair: pair[0].prompt):
+        for part in conversations.in_parts(neighbours, conversations.SHARED):
+            groups, examples = zip(*part, strict=True)
+            responses = tuple(group.responses[0] for group in groups)
+            found.groups.append(dataclasses.replace(groups[0], responses=responses, condition={}))
+            found.examples.append(conversations.join([each.encoded for each in examples]))
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("config", "layout", "dtype"))
+def _of_responses(params, batch, config, layout: str, dtype):
+    """[B, R, 3]: a response's log-probability; that of the tokens that are learned with it, which
+    for a group's first response are also the prompt's; and how many these are."""
+    tokens = inference.token_log_probabilities(params, batch, config, layout=layout, dtype=dtype)
+    own, prompt = objectives.tokens_of_slots(batch)
+    first = jnp.take_along_axis(batch["branch_ids"], batch["end_positions"], axis=1) == 1
+    learned = (own | prompt & first[:, :, None]) & batch["loss_mask"][:, None, :]
+    sums = [jnp.sum(jnp.where(of, tokens[:, None, :], 0.0), axis=-1) for of in (own, learned)]
+    return jnp.stack([*sums, jnp.sum(learned, axis=-1, dtype=jnp.float32)], axis=-1)

@@ -6,17 +6,15 @@ again from the model that the run starts from.
 """
 
 import re
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from hs2jax.inference import count_layers
 from hs2jax.models import lora
-from hs2jax.models.sharding import path_name, spec_for
-
-LORA = ("lora", "lora_scale")  # What stands beside a decoder's parameters while LoRA trains.
+from hs2jax.models.sharding import shardings
 
 
 def begin(params, config, mesh=None):
@@ -28,8 +26,8 @@ def begin(params, config, mesh=None):
     """
     params = {**params, "decoder": dict(params["decoder"])}
     decoder, last = params["decoder"], config.trainable.last_layers
-    layers = jax.tree.leaves(decoder["layers"])[0].shape[0]
-    if not -1 <= last < layers:
+    layers = count_layers(decoder["layers"])
+    if last >= layers:
         raise ValueError(
             f"config.trainable.last_layers is {last}; the model has {layers} layers, so it must be "
             f"0 to {layers - 1}, or -1 for all"
@@ -39,16 +37,14 @@ def begin(params, config, mesh=None):
         decoder["frozen"] = _make(lambda: jax.tree.map(lambda x: x[:cut], stack), mesh)
         if last:
             decoder["layers"] = _make(lambda: jax.tree.map(lambda x: x[cut:], stack), mesh)
-    if config.lora.rank:
+    if rank := config.lora.rank:
         if "layers" not in decoder:
             raise ValueError("config.lora.rank: no layer is left for LoRA (trainable.last_layers)")
         key = jax.random.fold_in(jax.random.key(config.seed), 1)  # Not the head's.
-        rank, targets = config.lora.rank, config.lora.targets
-        shapes = jax.eval_shape(lambda: decoder["layers"])
-        params["lora"] = _make(
-            lambda: {"layers": lora.init(key, shapes, rank=rank, targets=targets)}, mesh, "lora/"
-        )
-        params["lora_scale"] = jnp.float32(config.lora.alpha / config.lora.rank)
+        shapes, targets = jax.eval_shape(lambda: decoder["layers"]), config.lora.targets
+        low = lambda: lora.init(key, shapes, rank=rank, targets=targets)  # noqa: E731
+        params |= _make(lambda: {"lora": {"layers": low()}}, mesh)
+        params["lora_scale"] = jnp.float32(config.lora.alpha / rank)
     return params
 
 
@@ -60,46 +56,34 @@ def split(params, config):
     never = "^lora_scale$|^decoder/frozen/"
     if "frozen" in params["decoder"]:
         never += "|^decoder/embed$"
-    named = {path_name(path): (path, x) for path, x in jax.tree.leaves_with_path(params)}
-    able = [name for name in named if not re.search(never, name)]
+    flat = flatten_dict(params, sep="/")
+    able = [name for name in flat if not re.search(never, name)]
     chosen = {name for name in able if re.search(pattern, name)}
     if config.trainable.paths and not chosen:
         raise ValueError(
             f"config.trainable.paths is {pattern!r}, which matches none of {', '.join(able)}"
         )
     chosen |= {name for name in able if re.search("^(head|lora)/", name)}
-    trained, frozen = {}, {}
-    for name, (path, x) in named.items():
-        _put(trained if name in chosen else frozen, path, x)
-    return trained, frozen
+    sides = ({k: x for k, x in flat.items() if (k in chosen) == side} for side in (True, False))
+    return tuple(unflatten_dict(side, sep="/") for side in sides)
 
 
 def join(trained, frozen):
     """Put the two back together."""
-    if not isinstance(trained, Mapping):
-        return trained
-    both = {**frozen, **trained}
-    return {
-        name: join(trained[name], frozen[name]) if name in trained and name in frozen else x
-        for name, x in both.items()
-    }
+    return unflatten_dict(flatten_dict(frozen) | flatten_dict(trained))
 
 
 @jax.jit
 def finish(params):
     """Restore the plain parameters, {"decoder", ...}: LoRA merged, layers in one stack."""
-    decoder = dict(params["decoder"])
-    others = {name: x for name, x in params.items() if name not in ("decoder", *LORA)}
-    if "lora" in params:
-        decoder["layers"] = lora.merge(
-            decoder["layers"], params["lora"]["layers"], params["lora_scale"]
-        )
+    params = dict(params)
+    decoder, scale = dict(params.pop("decoder")), params.pop("lora_scale", None)
+    if low := params.pop("lora", None):
+        decoder["layers"] = lora.merge(decoder["layers"], low["layers"], scale)
     if "frozen" in decoder:
-        stacks = [decoder.pop("frozen")]
-        if "layers" in decoder:
-            stacks.append(decoder["layers"])
+        stacks = [decoder.pop(name) for name in ("frozen", "layers") if name in decoder]
         decoder["layers"] = jax.tree.map(lambda *parts: jnp.concatenate(parts), *stacks)
-    return {"decoder": decoder, **others}
+    return {"decoder": decoder, **params}
 
 
 def check_frozen(found: str, expected: str, name: str, workdir) -> None:
@@ -118,19 +102,7 @@ def count(params) -> int:
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
 
 
-def _make(function, mesh, prefix: str = ""):
-    """Compute `function()` in its place on the mesh; paths start with `prefix`."""
-    if mesh is None:
-        return jax.jit(function)()
-    places = jax.tree.map_with_path(
-        lambda path, x: NamedSharding(mesh, spec_for(prefix + path_name(path), x.shape, mesh)),
-        jax.eval_shape(function),
-    )
+def _make(function, mesh):
+    """Compute `function()` in its place on the mesh."""
+    places = mesh and shardings(jax.eval_shape(function), mesh)
     return jax.jit(function, out_shardings=places)()
-
-
-def _put(tree: dict, path, x) -> None:
-    *parents, name = (str(step.key) for step in path)
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-    tree[name] = x
