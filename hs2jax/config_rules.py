@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from hs2jax.data import corpora, files
@@ -69,6 +70,10 @@ layer_weights = expect(
     f'the weights.json of another run (there is no such file), "{CROSS_VALIDATE}", or "" for even '
     "weights",
     lambda x: x in ("", CROSS_VALIDATE) or Path(x).is_file() or "{" in x,
+)
+arms = expect(
+    'pairs like ("scaled", {"objective.preference": "scaled"})',
+    lambda xs: xs and all([*map(type, x)] == [str, dict] for x in xs),
 )
 
 
@@ -220,6 +225,27 @@ def refusals(config: ConfigDict, default: ConfigDict) -> Iterator[str]:
             (file if config.task in ("emotions", "knowledge") else data)(config.data)
         except (ValueError, FileNotFoundError) as error:
             yield f"data: {error}"
+
+
+# Keys and texts -----------------------------------------------------------------------------------
+
+COUNT = r"\d*,?\d*"  # What braces hold in a regular expression.
+
+
+def flat(config: ConfigDict) -> dict[str, object]:
+    """Return the settings by their dotted keys."""
+    return flatten_dict(config.to_dict(), sep=".")
+
+
+def references(config: ConfigDict) -> list[tuple[str, str, str]]:
+    """List each "{NAME}" in a config's texts, a stage of a recipe or an arm of a sweep, as (dotted
+    key, text, name)."""
+    return [
+        (key, text, name)
+        for key, text in flat(config).items()
+        for name in (re.findall(r"\{([^{}]+)\}", text) if isinstance(text, str) else ())
+        if not re.fullmatch(COUNT, name)
+    ]
 
 
 # Texts that stand for dicts -----------------------------------------------------------------------

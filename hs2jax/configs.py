@@ -8,10 +8,9 @@ SteerLM (arXiv 2310.05344).
 """
 
 import difflib
-import re
 
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
 from hs2jax import config_rules as rules
@@ -143,7 +142,7 @@ SETTINGS = {
     # reference the first arm is it.
     "sweep": {
         "seeds": ((0,), rules.seeds),
-        "arms": ((), needed(what='pairs like ("scaled", {"objective.preference": "scaled"})')),
+        "arms": ((), rules.arms),
         "reference": ("", anything),
     },
     "evaluate": {
@@ -304,7 +303,7 @@ def check(config: ConfigDict, where: str = "config") -> None:
     data, naming the key, its value, and what is expected.
     """
     kind = config.get("kind")
-    settings, flat = defaults(kind, where), flatten_dict(config.to_dict(), sep=".")
+    settings, flat = defaults(kind, where), rules.flat(config)
     if kind not in ("recipe", "sweep") and (unknown := flat.keys() - {"kind", *SETTINGS[kind]}):
         raise ValueError(unknown_key(kind, min(unknown), where))
     for key, (default, rule) in SETTINGS[kind].items():
@@ -338,13 +337,12 @@ def _check_stages(recipe: ConfigDict, where: str) -> None:
         stage = recipe.get(name)
         if not isinstance(stage, ConfigDict) or stage.get("kind") in (None, "recipe"):
             raise ValueError(f"{where}.{name}: a stage is a config with a kind other than recipe")
-        for key, value in flatten_dict(stage.to_dict(), sep=".").items():
-            for other in re.findall(r"\{(\w+)\}", value) if isinstance(value, str) else ():
-                if other not in earlier and not other.isdigit():  # A count in a regex.
-                    raise ValueError(
-                        f"{where}.{name}.{key} is {value!r}; {{{other}}} names no earlier stage of "
-                        f"{', '.join(earlier) or 'which there are none'}"
-                    )
+        for key, value, other in rules.references(stage):
+            if other not in earlier:
+                raise ValueError(
+                    f"{where}.{name}.{key} is {value!r}; {{{other}}} names no earlier stage of "
+                    f"{', '.join(earlier) or 'which there are none'}"
+                )
         check(stage, f"{where}.{name}")
         earlier.append(name)
 

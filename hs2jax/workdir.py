@@ -174,7 +174,7 @@ class Store:
         self._reads = 0  # Of the file, whose end others may have moved.
         self._mapped: np.ndarray | None = None
         if is_first() and path.exists():
-            with _locked(self._lock):
+            with locked(self._lock):
                 self._read()
 
     def __contains__(self, key: str) -> bool:
@@ -199,7 +199,7 @@ class Store:
             self._entries |= kept
             return refused
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(self._lock):
+        with locked(self._lock):
             self._read()
             content = bytearray()
             start = self._bytes.stat().st_size if self._bytes.exists() else 0
@@ -262,7 +262,7 @@ class Store:
 
 
 @contextlib.contextmanager
-def _locked(path: Path):
+def locked(path: Path):
     """Let one process of this machine in at a time."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Tiny models, prompts, configs and rows, shared by the tests of alignment's stages."""
+"""Tiny models, prompts, configs and rows, shared by the tests of stages and trainings."""
 
 import json
 from pathlib import Path
@@ -27,6 +27,15 @@ def write(path: Path, rows) -> Path:
 
 def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def pairs(path: Path, n: int) -> str:
+    """Preferences that can be learned, as a data specification. The rejected ones' lengths vary."""
+    rows = [
+        {"prompt": f"Is {i} odd?", "chosen": str(bool(i % 2)), "rejected": "I forgot" + i % 7 * "."}
+        for i in range(n)
+    ]
+    return f"preference:{write(path, rows)}"
 
 
 def result(folder: Path) -> dict:

@@ -1,11 +1,11 @@
 """`hs2jax expo`: which factor it chooses, that it goes on after a kill, and what it says."""
 
-import json
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import stages
 import tiny
 from command import fail, succeed
 from hypothesis import given
@@ -41,11 +41,7 @@ def save_pair(folder: Path, seed: int = 7) -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
-    rows = [
-        {"prompt": f"Is {i} odd?", "chosen": str(bool(i % 2)), "rejected": "I forgot" + i % 7 * "."}
-        for i in range(36)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stages.pairs(path, 36)
     return path
 
 
@@ -183,11 +179,9 @@ def test_the_rows_are_those_of_the_items(swept):
 
 
 def test_the_page_says_what_came_out(swept):
-    folder, _ = swept
-    page, text = ((folder / name).read_text() for name in ("report.html", "report.md"))
-    for said in (page, text):
-        assert "pairs that had no say in the factor: test pairs" in said
-        assert "chosen on these very pairs" in said
+    page = (swept[0] / "report.html").read_text()
+    assert "pairs that had no say in the factor: test pairs" in page
+    assert "chosen on these very pairs" in page
     assert page.count("<svg") == 2
 
 
@@ -197,8 +191,10 @@ def test_a_finished_sweep_is_not_done_again(swept, models, data, monkeypatch):
     assert succeed(*command(models, data, folder, f"test=preference:{data}[24:]")) == said
 
 
-def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(models, data, tmp_path, monkeypatch):
-    arguments = command(models, data, tmp_path / "whole")
+def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(
+    swept, models, data, tmp_path, monkeypatch
+):
+    arguments = command(models, data, tmp_path, f"test=preference:{data}[24:]")
     real, merged = merge.merge, []
 
     def until(calls: int):
@@ -210,26 +206,20 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(models, data, tmp_pa
 
         monkeypatch.setattr(merge, "merge", merge_some)
 
-    until(-1)
-    succeed(*arguments)
-    whole = merged[:]
-    merged.clear()
-    arguments = command(models, data, tmp_path / "parts")
     for calls in (3, 6):  # In the coarse part, then in the fine one.
         until(calls)
         with pytest.raises(KeyboardInterrupt):
             succeed(*arguments)
-        assert not workdir.finished(tmp_path / "parts")
+        assert not workdir.finished(tmp_path)
     until(-1)
     succeed(*arguments)
-    assert merged == whole  # Each once, then the one to save.
-    assert len(set(whole[:-1])) == len(whole) - 1
-    (one, ours), (other, theirs) = (results(tmp_path / name) for name in ("whole", "parts"))
+    (one, ours), (other, theirs) = (results(folder) for folder in (swept[0], tmp_path))
+    validated = merged[: len(curve(theirs))]
+    assert sorted(set(validated)) == sorted(validated), "some were merged again"
     assert ours == theirs
     assert one | {"seconds": 0} == other | {"seconds": 0}
-    files = ("model/model.safetensors", "items/chosen.jsonl")
-    for name in files:
-        assert len({(tmp_path / x / name).read_bytes() for x in ("whole", "parts")}) == 1
+    for name in ("model/model.safetensors", "items/chosen.jsonl"):
+        assert (swept[0] / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_another_config_is_refused_and_other_models_are_scored_anew(data, tmp_path, monkeypatch):
@@ -247,23 +237,19 @@ def test_another_config_is_refused_and_other_models_are_scored_anew(data, tmp_pa
 
 
 def test_models_or_data_that_cannot_be_are_refused(models, data, tmp_path):
-    for option, said in (
-        ("weights=quality=1", "weights for ['quality'], but the outputs are ['helpfulness']"),
-        ("test=ratings:absent.jsonl", "absent.jsonl"),
-        ("trained=absent", "no model 'absent'"),
-    ):
-        assert said in fail(*command(models, data, tmp_path / "x", option))
     tiny.save(tmp_path / "other", num_layers=2)
-    said = fail(*command(models, data, tmp_path / "a", f"trained={tmp_path / 'other'}"))
-    assert "num_layers: 3 and 2" in said
-    tie = {"prompt": "a", "responses": ["b", "c"], "ratings": [{"helpfulness": 1}] * 2}
-    (tmp_path / "ties.jsonl").write_text(json.dumps(tie) + "\n")
-    options = f"data=ratings:{tmp_path / 'ties.jsonl'}", "derive=helpfulness"
-    said = fail(*command(models, data, tmp_path / "b", *options))
-    assert "no preference pairs to judge a factor by" in said
-    assert "ties 1" in said
     tiny.save(tmp_path / "two", outputs=("a", "b"))
-    both = f"initial={tmp_path / 'two'}", f"trained={tmp_path / 'two'}"
-    assert "has the outputs a, b: say in config.weights" in fail(
-        *command(models, data, tmp_path / "c", *both)
-    )
+    tie = {"prompt": "a", "responses": ["b", "c"], "ratings": [{"helpfulness": 1}] * 2}
+    ties = stages.write(tmp_path / "ties.jsonl", [tie])
+    two = f"initial={tmp_path / 'two'}", f"trained={tmp_path / 'two'}"
+    derived = f"data=ratings:{ties}", "derive=helpfulness"
+    for n, (options, said) in enumerate(
+        (
+            (("weights=quality=1",), "weights for ['quality'], but the outputs are"),
+            (("trained=absent",), "no model 'absent'"),
+            ((f"trained={tmp_path / 'other'}",), "num_layers: 3 and 2"),
+            (derived, "no preference pairs to judge a factor by: 1 rows, 1 groups, 0 pairs (ties"),
+            (two, "has the outputs a, b: say in config.weights"),
+        )
+    ):
+        assert said in fail(*command(models, data, tmp_path / str(n), *options))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from tiny_policies import softmax
 
 from hs2jax import losses
 
@@ -85,11 +86,6 @@ def arrays(slots):
 
 def members(group):
     return [np.flatnonzero(group == number) for number in set(group.tolist()) - {-1}]
-
-
-def softmax(scores):
-    powers = np.exp(scores - scores.max())
-    return powers / powers.sum()
 
 
 @given(SLOTS)

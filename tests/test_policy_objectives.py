@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tiny
 import tiny_policies
+from tiny_policies import softmax
 
 from hs2jax.data import chat, loader, packing
 from hs2jax.data.groups import Group
 from hs2jax.inference import token_log_probabilities
 from hs2jax.language_model import LanguageModel
-from hs2jax.training.objectives import COLUMNS, Likelihood, SteerLM2
+from hs2jax.training.objectives import Likelihood, SteerLM2
 
 GROUPS = [
     Group(({"role": "user", "content": "What is the sea?"},), ("Waves.", "The waves come in.")),
@@ -96,11 +97,6 @@ def rows(batch, b):
     return {name: x[b : b + 1] for name, x in batch.items()}
 
 
-def softmax(scores):
-    powers = np.exp(scores - scores.max())
-    return powers / powers.sum()
-
-
 @pytest.mark.parametrize("normalize", [False, True])
 def test_steerlm2_is_the_formula(normalize):
     batch, outputs = laid()
@@ -147,15 +143,6 @@ def test_steerlm2_is_the_formula(normalize):
     assert (np.asarray(gradient)[batch["branch_ids"] == 0] == 0).all()
     parts = [aim.loss(outputs[b : b + 1], rows(batch, b), counts)[0] for b in range(3)]
     np.testing.assert_allclose(sum(parts), loss, rtol=1e-5)
-
-
-def test_columns_are_read_by_name():
-    known = {"log_attribute": -1.0, "log_prior": -20.0, "log_proposal": -30.0}
-    group = Group(({"role": "user", "content": "Why?"},), ("So.", "No."), ratings=(known, known))
-    prepared = loader.prepare(
-        [group], tiny.tokenizer(), attributes=COLUMNS, row_length=64, max_tokens=64, policy=True
-    )
-    np.testing.assert_array_equal(prepared.examples[0].ratings, [[-1, -20, -30]] * 2)
 
 
 def test_a_policy_s_group_may_be_longer_than_a_row_but_no_response_of_it():

@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+import stages
 import tiny
 from safetensors.numpy import load_file
 
@@ -17,8 +18,8 @@ from hs2jax import configs
 def get_config():
     config = configs.defaults("train_reward_model")
     config.model.name = {base!r}
-    config.data.train = "preference:{data}[:-6]"
-    config.data.validation = "preference:{data}[-6:]"
+    config.data.train = "{data}[:-6]"
+    config.data.validation = "{data}[-6:]"
     config.data.row_length = 256
     config.optimizer.learning_rate = 1e-3
     config.batch_size = 6
@@ -65,11 +66,7 @@ def finish(running, said):
 
 def test_two_processes_train_what_one_trains(tmp_path):
     tiny.language_model(tmp_path / "base")
-    data, config = tmp_path / "pairs.jsonl", tmp_path / "config.py"
-    with data.open("w") as file:
-        for i in range(20):
-            row = {"prompt": f"Is {i} odd?", "chosen": str(bool(i % 2)), "rejected": "I forgot."}
-            file.write(json.dumps(row) + "\n")
+    data, config = stages.pairs(tmp_path / "pairs.jsonl", 20), tmp_path / "config.py"
     config.write_text(CONFIG.format(base=str(tmp_path / "base"), data=data))
     with socket.socket() as free:
         free.bind(("localhost", 0))

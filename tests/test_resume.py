@@ -1,16 +1,14 @@
 """Runs that are killed and started again end with the same bits as runs that are left alone.
 
-The moments that matter are named; one real SIGKILL comes at random. HS2JAX_TEST_KILLS=20 makes it
-as many.
+The moments that matter are named; with LONG=1 in the environment twenty real SIGKILLs come at
+random besides.
 """
 
 import contextlib
-import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,15 +16,16 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import stages
 import tiny
-from test_policy_training import sampled_rows, write
+from test_policy_training import sampled_rows
 
 from hs2jax import configs, workdir
 from hs2jax.reward_model import RewardModel
-from hs2jax.training import loop
+from hs2jax.training import loop, metrics
 from hs2jax.training.checkpoint import Checkpoints
 
-KILLS = int(os.environ.get("HS2JAX_TEST_KILLS", "1"))
+KILLS = 20 if os.environ.get("LONG") else 0
 EPOCHS = 2 + KILLS  # Of 17 groups, five at a time.
 LAST = -(-17 * EPOCHS // 5)
 SETTINGS = {
@@ -53,27 +52,22 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
     tiny.language_model(folder / "base", num_layers=2)
     # 17 to train: an epoch is three batches of five and two left over.
-    rows = [
-        {"prompt": f"Is {i} odd?", "chosen": str(bool(i % 2)), "rejected": "I forgot."}
-        for i in range(23)
-    ]
-    write(folder / "pairs.jsonl", rows)
-    write(folder / "groups.jsonl", sampled_rows(23, samples=5))
+    stages.pairs(folder / "pairs.jsonl", 23)
+    stages.write(folder / "groups.jsonl", sampled_rows(23, samples=5))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HS2JAX_CACHE", str(folder / "cache"))
         yield folder
 
 
 def config(folder, kind="train_reward_model", **changes):
-    data = (
-        "preference:{}/pairs.jsonl" if kind == "train_reward_model" else "sampled:{}/groups.jsonl"
-    )
+    rewards = kind == "train_reward_model"
+    data = f"preference:{folder}/pairs.jsonl" if rewards else f"sampled:{folder}/groups.jsonl"
     made = configs.defaults(kind)
     own = {
         "model.name": str(folder / "base"),
         "data.row_length": 256,
-        "data.train": data.format(folder) + "[:-6]",
-        "data.validation": data.format(folder) + "[-6:]",
+        "data.train": f"{data}[:-6]",
+        "data.validation": f"{data}[-6:]",
     }
     made.update_from_flattened_dict(own | SETTINGS | changes)
     return made
@@ -88,13 +82,11 @@ def undisturbed(folder):
 def saved(place: Path) -> dict:
     """Every array of the last checkpoint, the export, and what was measured and scored."""
     (last,) = (place / "checkpoints").iterdir()
-    arrays = [ocp.StandardCheckpointer().restore((last / x).absolute()) for x in ("params", "rest")]
-    rows = [json.loads(line) for line in (place / "metrics.jsonl").open()]
     clocks = ("seconds", "tokens_per_second", "seconds_per_step", "peak_memory_bytes")
-    results = workdir.read_rows(place / "results.jsonl")
+    rows, results = (workdir.read_rows(place / f"{x}.jsonl") for x in ("metrics", "results"))
     return {
         "step": last.name,
-        "arrays": arrays,
+        "arrays": ocp.StandardCheckpointer().restore((last / "state").absolute()),
         "export": (place / "model" / "model.safetensors").read_bytes(),
         "metrics": [{k: v for k, v in row.items() if k not in clocks} for row in rows],
         "items": [path.read_text() for path in sorted((place / "items").iterdir())],
@@ -180,39 +172,18 @@ def test_whatever_is_trained_is_gone_on_with(folder, kind, changes):
     assert_same(places[1], places[0])
 
 
-CONFIG = """
-import sys
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-from test_resume import config
-
-def get_config():
-    return config(Path({folder!r}))
-"""
-
-
+@pytest.mark.skipif(not KILLS, reason="long: LONG=1 in the environment runs it")
 def test_killed_by_sigkill_it_ends_with_the_same_bits(folder, undisturbed):
-    file, place = folder / "config.py", folder / "sigkill"
-    file.write_text(CONFIG.format(tests=str(Path(__file__).parent), folder=str(folder)))
-    rng, command = random.Random(0), ["train", f"--config={file}", f"--workdir={place}"]
+    rng, of, place = random.Random(0), config(folder), folder / "sigkill"
     for _ in range(KILLS):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hs2jax.cli", *command],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        wanted, said = rng.randint(1, 3), []
-        for line in process.stderr:
-            said.append(line)
-            if sum("sigkill step" in each for each in said) >= wanted:
-                break
+        process = multiprocessing.get_context("spawn").Process(target=loop.train, args=(of, place))
+        process.start()
+        wanted = len(metrics.read(place / "metrics.jsonl")) + rng.randint(1, 4)
+        while process.is_alive() and len(metrics.read(place / "metrics.jsonl")) < wanted:
+            time.sleep(0.01)
         time.sleep(rng.uniform(0.0, 0.1))
-        assert process.poll() in (None, 0), "".join(said)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stderr.close()
-        if workdir.finished(place):
-            break
-    loop.train(config(folder), place)
+        process.kill()
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+    loop.train(of, place)
     assert_same(place, undisturbed)

@@ -62,11 +62,6 @@ def divergence_and_gradient(params, target):
     return jax.value_and_grad(divergence)(params)
 
 
-def softmax(scores):
-    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
-
-
 def parameters(seed):
     """Of a model that leaves no response without a chance."""
     params = tiny_policies.parameters(OF, seed)
@@ -80,7 +75,7 @@ class World:
     def __init__(self, proposal):
         self.log_prior = np.asarray(listed(parameters(5)), np.float64)
         self.log_proposal = np.asarray(listed(proposal), np.float64)
-        self.target = softmax(np.stack(LOG_ATTRIBUTE) + self.log_prior)
+        self.target = tiny_policies.softmax(np.stack(LOG_ATTRIBUTE) + self.log_prior)
 
     def groups(self, rng, n, each):
         """`each` groups of n responses sampled from Q' for each prompt, as examples."""

@@ -1,5 +1,7 @@
 """What is trained and what is kept: last layers, paths, LoRA; and that no head is lost."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import tiny
 
 from hs2jax import configs
 from hs2jax.inference import forward
-from hs2jax.models import lora, sharding
+from hs2jax.models import sharding
 from hs2jax.models.checksum import checksum
 from hs2jax.models.sharding import path_name
 from hs2jax.reward_model import RewardModel
@@ -36,19 +38,13 @@ def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("last_layers", [-1, 0, 1, 2])
-@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize(("last_layers", "rank"), [(-1, 0), (0, 0), (1, 0), (-1, 2), (2, 2)])
 def test_parameters_come_back_as_they_were(last_layers, rank):
     model = tiny.reward_model()
     settings = config(**{"trainable.last_layers": last_layers, "lora.rank": rank})
-    if rank and not last_layers:
-        with pytest.raises(ValueError, match=r"lora\.rank"):
-            trainable.begin(model.params, settings)
-        return
-    begun = trainable.begin(model.params, settings)
-    trained, kept = trainable.split(begun, settings)
-    assert not names(trained) & names(kept)
-    assert_same(trainable.finish(trainable.join(trained, kept)), model.params)
+    trained, frozen = trainable.split(trainable.begin(model.params, settings), settings)
+    assert not names(trained) & names(frozen)
+    assert_same(trainable.finish(trainable.join(trained, frozen)), model.params)
 
 
 @pytest.mark.parametrize(
@@ -67,12 +63,10 @@ def test_parameters_come_back_as_they_were(last_layers, rank):
 def test_what_is_trained(changes, expected):
     settings = config(**changes)
     begun = trainable.begin(tiny.reward_model(bias=True).params, settings)
-    trained, kept = trainable.split(begun, settings)
-    import re
-
+    trained, frozen = trainable.split(begun, settings)
     assert {"head/kernel", "head/bias"} <= names(trained)
     assert all(re.match(expected, name) for name in names(trained))
-    assert not any(re.match(expected, name) for name in names(kept) - {"lora_scale"})
+    assert not any(re.match(expected, name) for name in names(frozen) - {"lora_scale"})
 
 
 def test_a_frozen_stack_gives_the_same_scores_and_no_gradient():
@@ -129,16 +123,6 @@ def test_lora_in_the_decoder_equals_merged_weights():
         assert a.reward == pytest.approx(b.reward, abs=1e-4)
     model.params = tiny.reward_model().params
     assert abs(model.score(TALKS)[0].reward - branched[0].reward) > 1e-2
-
-
-def test_lora_targets_that_match_nothing_are_told():
-    with pytest.raises(ValueError, match=r"lora\.targets is 'query'.*attention/q"):
-        lora.init(
-            jax.random.key(0),
-            tiny.reward_model().params["decoder"]["layers"],
-            rank=2,
-            targets="query",
-        )
 
 
 def test_every_trained_parameter_has_a_place_on_the_mesh():
@@ -199,19 +183,26 @@ def source(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"trainable.last_layers": 1},
-        {"lora.rank": 2},
-        {"trainable.paths": "^head/", "optimizer.mu_dtype": "bfloat16"},
-    ],
-    ids=["last layer", "LoRA", "head"],
-)
-def test_a_run_changes_what_is_trained_and_exports_it_all(tmp_path, source, changes):
-    rows = run(tmp_path / "run", source, **changes)
+RUNS = {
+    "last layer": {"trainable.last_layers": 1},
+    "LoRA": {"lora.rank": 2},
+    "head": {"trainable.paths": "^head/", "optimizer.mu_dtype": "bfloat16"},
+}
+
+
+@pytest.fixture(scope="module")
+def plain(source):
+    """The folder of a run of the last layer."""
+    run(source.parent / "plain", source, **RUNS["last layer"])
+    return source.parent / "plain"
+
+
+@pytest.mark.parametrize("what", RUNS)
+def test_a_run_changes_what_is_trained_and_exports_it_all(tmp_path, source, plain, what):
+    folder = plain if what == "last layer" else tmp_path / "run"
+    rows = run(folder, source, **RUNS[what])
     begun = RewardModel.load(source, outputs=("reward",))
-    ended = RewardModel.load(tmp_path / "run" / "model")
+    ended = RewardModel.load(folder / "model")
     assert names(ended.params) == names(begun.params)
     changed = {
         path_name(path)
@@ -222,47 +213,43 @@ def test_a_run_changes_what_is_trained_and_exports_it_all(tmp_path, source, chan
     }
     assert "head/kernel" in changed
     assert "decoder/embed" not in changed
-    if "trainable.last_layers" in changes:
+    if what == "last layer":
         q, before = (m.params["decoder"]["layers"]["attention"]["q"] for m in (ended, begun))
         np.testing.assert_array_equal(q[:2], before[:2])
         assert not np.array_equal(q[2:], before[2:])
-    if changes.get("trainable.paths"):
+    if what == "head":
         assert changed == {"head/kernel"}
-    if changes.get("lora.rank"):
+    if what == "LoRA":
         assert {"decoder/layers/attention/q", "decoder/layers/mlp/down"} <= changed
         assert not any(name.endswith("norm") for name in changed)
     costs = {row["metric"]: row["value"] for row in rows if row["set"] == ""}
     assert 0 < costs["trained_parameters"] < trainable.count(begun.params)
     assert costs["peak_memory_bytes"] > 10_000_000
     # The run's own checkpoint gives the same model as its export.
-    convert(str(tmp_path / "run"), tmp_path / "again")
+    convert(str(folder), tmp_path / "again")
     again = RewardModel.load(tmp_path / "again").params
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), again, ended.params)
 
 
-def test_states_computed_once_train_the_same_model(tmp_path, source, monkeypatch):
+def test_states_computed_once_train_the_same_model(tmp_path, source, plain, monkeypatch):
     monkeypatch.setenv("HS2JAX_CACHE", str(tmp_path / "cache"))
-    changes = {"trainable.last_layers": 1}
-    plain = run(tmp_path / "plain", source, **changes)
-    cached = run(tmp_path / "cached", source, **changes, **{"trainable.cache": True})
+    cached = RUNS["last layer"] | {"trainable.cache": True}
+    rows = run(plain, source, **RUNS["last layer"]) + run(tmp_path / "cached", source, **cached)
     files = list((tmp_path / "cache" / "states").glob("*.bin"))
     assert len(files) == 2
     times = {path: path.stat().st_mtime_ns for path in files}
     # Also for what was trained from it: the layers below are the same, its vocabulary is not.
-    again = {"trainable.cache": True, "model.outputs": (), "seed": 1}
-    run(tmp_path / "later", tmp_path / "plain" / "model", **changes, **again)
+    run(tmp_path / "later", plain / "model", **cached, **{"model.outputs": (), "seed": 1})
     assert {path: path.stat().st_mtime_ns for path in files} == times, "they were computed again"
     assert len(list((tmp_path / "cache" / "states").glob("*.bin"))) == 2
-    place = {"part": "", "metric": "margin"}
-    margins = [row["value"] for row in plain + cached if place.items() <= row.items()]
+    margins = [r["value"] for r in rows if (r["part"], r["metric"]) == ("", "margin")]
     assert margins[0] == pytest.approx(margins[1], abs=1e-4)
-    a, b = (RewardModel.load(tmp_path / name / "model").params for name in ("plain", "cached"))
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, atol=2e-3)
+    a, b = (RewardModel.load(f / "model").params for f in (plain, tmp_path / "cached"))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-3), a, b)
 
 
 def test_a_run_with_another_base_model_does_not_go_on(tmp_path, source):
-    settings = {"lora.rank": 2, "model.name": str(tmp_path / "base")}
+    settings = {"lora.rank": 2, "model.name": str(tmp_path / "base"), "epochs": 1}
     tiny.language_model(tmp_path / "base")
     run(tmp_path / "run", source, **settings)
     (tmp_path / "run" / "result.json").unlink()
@@ -272,14 +259,15 @@ def test_a_run_with_another_base_model_does_not_go_on(tmp_path, source):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("changes", "told"),
     [
-        ("trainable.last_layers", 9, "config.trainable.last_layers is 9"),
-        ("trainable.last_layers", 3, "or -1 for all"),
-        ("trainable.paths", "nothing_here", "config.trainable.paths is 'nothing_here'"),
+        ({"trainable.last_layers": 3}, r"config\.trainable\.last_layers is 3;.*or -1 for all"),
+        ({"trainable.last_layers": 0, "lora.rank": 2}, r"config\.lora\.rank: no layer is left"),
+        ({"trainable.paths": "nothing"}, r"config\.trainable\.paths is 'nothing'"),
+        ({"lora.rank": 2, "lora.targets": "query"}, r"lora\.targets is 'query'.*attention/q"),
     ],
 )
-def test_settings_that_do_not_suit_the_model_are_told(key, value, told):
-    settings = config(**{key: value})
+def test_settings_that_do_not_suit_the_model_are_told(changes, told):
+    settings = config(**changes)
     with pytest.raises(ValueError, match=told):
         trainable.split(trainable.begin(tiny.reward_model().params, settings), settings)

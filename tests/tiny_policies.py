@@ -51,3 +51,9 @@ def apply(of, layout: str = "shared"):
 def gradients(of, params, batch, aim, layout: str = "shared"):
     """Loss, metrics and gradients of a batch, compiled anew."""
     return jax.jit(lambda p, b: step.gradients(p, b, aim, apply(of, layout)))(params, batch)
+
+
+def softmax(scores):
+    """Over the last axis, in the scores' own precision."""
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)

@@ -51,7 +51,7 @@ def bradley_terry(chosen, rejected, strength=None, *, kind="regular", label_smoo
         raise ValueError(f"kind {kind!r} needs the strength of each preference")
     if not 0.0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing is {label_smoothing}; it must be in [0, 0.5)")
-    _pairs(chosen=chosen, rejected=rejected, strength=strength)
+    same_shape(axes="[P]", chosen=chosen, rejected=rejected, strength=strength)
 
     difference = jnp.asarray(chosen, jnp.float32) - jnp.asarray(rejected, jnp.float32)
     margin = jnp.asarray(strength, jnp.float32) if kind == "margin" else 0.0
@@ -69,7 +69,7 @@ def centering(chosen, rejected):
     Bradley-Terry sees differences only, so the level of the rewards is free; a small multiple of
     this, such as 0.01, fixes it.
     """
-    _pairs(chosen=chosen, rejected=rejected, strength=None)
+    same_shape(axes="[P]", chosen=chosen, rejected=rejected)
     return jnp.square(jnp.asarray(chosen, jnp.float32) + jnp.asarray(rejected, jnp.float32))
 
 
@@ -92,18 +92,11 @@ def combined(
     """
     same_shape(regression=regression, rated=rated)
     same_shape(preference=preference, paired=paired)
-    if rated_count is None:
-        rated_count = jnp.sum(rated)
-    if paired_count is None:
-        paired_count = jnp.sum(paired)
-    # Padding is left out by `where` and not by a product: 0 times infinity is not 0.
-    ratings = jnp.sum(jnp.where(rated, regression, 0.0)) / jnp.maximum(rated_count, 1)
-    preferences = jnp.sum(jnp.where(paired, preference, 0.0)) / jnp.maximum(paired_count, 1)
-    return ratings + preference_weight * preferences
 
+    def mean(values, where, count):
+        count = jnp.sum(where) if count is None else count
+        # Padding is left out by `where` and not by a product: 0 times infinity is not 0.
+        return jnp.sum(jnp.where(where, values, 0.0)) / jnp.maximum(count, 1)
 
-def _pairs(**arrays):
-    same_shape(**arrays)
-    shape = jnp.shape(arrays["chosen"])
-    if len(shape) != 1:
-        raise ValueError(f"rewards of pairs must have one axis, [P]; the shape is {shape}")
+    ratings = mean(regression, rated, rated_count)
+    return ratings + preference_weight * mean(preference, paired, paired_count)

@@ -77,7 +77,7 @@ def steerlm2_weights(log_attribute, log_prior, log_proposal, log_policy, group_i
         "log_proposal": log_proposal,
         "log_policy": log_policy,
     }
-    _slots(**terms, group_ids=group_ids)
+    same_shape(axes="[R]", **terms, group_ids=group_ids)
     attribute, prior, proposal, policy = (jnp.asarray(x, jnp.float32) for x in terms.values())
     return (
         _softmax(attribute + prior - proposal, group_ids),
@@ -91,7 +91,7 @@ def steerlm2_distance(target, baseline, group_ids):
     target, baseline: w' and b' of `steerlm2_weights`. A b' that float32 holds as 0 counts as the
     smallest normal number, so that the distance stays finite.
     """
-    _slots(target=target, baseline=baseline, group_ids=group_ids)
+    same_shape(axes="[R]", target=target, baseline=baseline, group_ids=group_ids)
     target, baseline = (jnp.asarray(x, jnp.float32) for x in (target, baseline))
     least = jnp.finfo(jnp.float32).tiny
     share = xlogy(target, target) - xlogy(target, jnp.maximum(baseline, least))
@@ -104,7 +104,7 @@ def effective_sample_size(weights, group_ids):
     Between 1, where one response has all the weight, and the group's number of responses.
     weights: [R], summing to 1 in each group.
     """
-    _slots(weights=weights, group_ids=group_ids)
+    same_shape(axes="[R]", weights=weights, group_ids=group_ids)
     squares = sum_of_group(jnp.square(jnp.asarray(weights, jnp.float32)), group_ids)
     return jnp.where(group_ids >= 0, 1.0 / squares, 0.0)
 
@@ -162,18 +162,21 @@ def collapse(columns: Sequence[np.ndarray]) -> list[str]:
 
 def sum_of_group(values, group_ids):
     """The sum [R] over each slot's group of `values` [R]; 0 in an empty slot."""
-    _slots(values=values, group_ids=group_ids)
-    filled, number = jnp.asarray(group_ids) >= 0, _numbers(group_ids)
-    values = jnp.where(filled, values, 0.0)
-    return jax.ops.segment_sum(values, number, len(values))[number]
+    return _over_groups(jax.ops.segment_sum, values, group_ids)
 
 
 def max_of_group(values, group_ids):
     """The largest [R] of each slot's group of `values` [R]; 0 in an empty slot."""
-    _slots(values=values, group_ids=group_ids)
-    filled, number = jnp.asarray(group_ids) >= 0, _numbers(group_ids)
-    values = jnp.where(filled, values, 0.0)
-    return jax.ops.segment_max(values, number, len(values))[number]
+    return _over_groups(jax.ops.segment_max, values, group_ids)
+
+
+def _over_groups(reduce, values, group_ids):
+    same_shape(axes="[R]", values=values, group_ids=group_ids)
+    # Groups renumbered from 0, so that there are no more than slots: a part of a batch has a few of
+    # the batch's groups, with the batch's numbers. Empty slots are a group of their own.
+    number = jnp.unique(group_ids, return_inverse=True, size=len(group_ids))[1]
+    values = jnp.where(jnp.asarray(group_ids) >= 0, values, 0.0)
+    return reduce(values, number, len(values))[number]
 
 
 def _softmax(scores, group_ids):
@@ -182,16 +185,3 @@ def _softmax(scores, group_ids):
     most = jax.lax.stop_gradient(max_of_group(scores, group_ids))
     powers = jnp.where(filled, jnp.exp(scores - most), 0.0)
     return powers / jnp.where(filled, sum_of_group(powers, group_ids), 1.0)
-
-
-def _numbers(group_ids):
-    """Groups renumbered from 0, so that there are no more than slots: a part of a batch has a few
-    of the batch's groups, with the batch's numbers. Empty slots are a group of their own."""
-    return jnp.unique(group_ids, return_inverse=True, size=len(group_ids))[1]
-
-
-def _slots(**arrays):
-    same_shape(**arrays)
-    shape = jnp.shape(arrays["group_ids"])
-    if len(shape) != 1:
-        raise ValueError(f"response slots must have one axis, [R]; the shape is {shape}")

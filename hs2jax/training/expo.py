@@ -8,7 +8,6 @@ as soon as they are there, so that a killed sweep goes on), model/ (of the chose
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,14 +15,13 @@ from pathlib import Path
 import jax
 import ml_collections
 import numpy as np
-from tqdm import tqdm
 
 from hs2jax import configs, workdir
 from hs2jax.config_rules import parse_weights
 from hs2jax.data import corpora, loader
 from hs2jax.data.record import Record
 from hs2jax.evaluation import comparison, measures
-from hs2jax.evaluation import items as scored_items
+from hs2jax.evaluation import items as scored
 from hs2jax.model import default_dtype
 from hs2jax.models import merge, sharding
 from hs2jax.models.checksum import checksum
@@ -71,55 +69,47 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
             "they make one reward"
         )
     specs = {"validation": config.data} | ({"test": config.test} if config.test else {})
-    records = {name: Record() for name in specs}
-    data = {name: read(config, specs[name], model, records[name]) for name in specs}
-    for name, record in records.items():
-        log.info("%s: %s", name, scored_items.describe(record))
+    data, records = {}, {}
+    for name, spec in specs.items():
+        data[name], records[name] = read(config, spec, model)
+        log.info("%s: %s", name, scored.describe(records[name]))
     store = workdir.Store(folder / "scored.jsonl")
     follows_from = [_checksums(initial), _checksums(trained), str(model.dtype)]
 
+    def merged(factor: float):
+        model.params = None  # Gone before the next ones come.
+        model.params = merge.merge(initial, trained, factor)
+        return model
+
     def items_of(name: str, factor: float) -> list[dict]:
-        prepared = data[name]
-        key = workdir.content_key(*follows_from, factor, *_tokens(prepared))
+        encoded = [example.encoded for example in data[name].examples]
+        tokens = [ids for each in encoded for ids in (each.prompt, *each.responses)]
+        key = workdir.content_key(*follows_from, factor, *tokens)
         store.share([key])
         if key not in store:
-            model.params = None  # Gone before the next ones come.
-            model.params = merge.merge(initial, trained, factor)
-            outputs = np.concatenate(model.predict(prepared.examples))
+            outputs = np.concatenate(merged(factor).predict(data[name].examples))
             if store.add({key: {"outputs": outputs}}):
                 raise ValueError(f"with factor {factor:g} the outputs are not finite numbers")
             workdir.settle(folder, config)
-        ends = np.cumsum([len(example.encoded.responses) for example in prepared.examples])
-        tables = np.split(store.get(key)["outputs"], ends[:-1])
-        return scored_items.make(prepared, tables, scalar)
+        ends = np.cumsum([len(each.responses) for each in encoded])
+        return scored.make(data[name], np.split(store.get(key)["outputs"], ends[:-1]), scalar)
 
     # The sweep ----------------------------------------------------------------------------------
     measured: dict[float, dict[str, float]] = {}
 
-    def measure(factors: Sequence[float]) -> None:
-        bar.total += len(factors)
+    def measure(factors: Sequence[float]) -> float:
         for factor in factors:
             measured[factor] = summarize(measures.pairs_of(items_of("validation", factor)))
-            if bar.disable:
-                log.info("factor %g: %s", factor, metrics.one_line(measured[factor]))
-            best = choose(measured)
-            bar.set_postfix_str(f"best: {best:g}, accuracy {measured[best]['accuracy']:.1%}")
-            bar.update()
+            log.info("factor %g: %s", factor, metrics.one_line(measured[factor]))
+        return choose(measured)
 
     coarse = coarse_factors(config.factors)
-    bar = tqdm(total=0, desc="expo", unit="factor", disable=not sys.stderr.isatty())
-    with jax.set_mesh(mesh), bar:
-        measure(coarse)
-        fine = fine_factors(
-            choose(measured), coarse, step=config.fine_step, reach=config.fine_reach
-        )
-        measure(fine)
-        factor = choose(measured)
+    with jax.set_mesh(mesh):
+        reach = {"step": config.fine_step, "reach": config.fine_reach}
+        factor = measure(fine_factors(measure(coarse), coarse, **reach))
         factors = {"initial": 0.0, "trained": 1.0, "chosen": factor}
         found = {name: {each: items_of(name, f) for each, f in factors.items()} for name in specs}
-        model.params = None
-        model.params = merge.merge(initial, trained, factor)
-    model.save(folder / "model")
+        merged(factor).save(folder / "model")
 
     # What came of it ----------------------------------------------------------------------------
     rows = [row("", "", "factor", factor, headline=True)]
@@ -127,8 +117,8 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         for each, items in by_model.items():
             rows += [r | {"method": each} for r in _rows(name, "", items, OF_MODELS)]
         rows += _rows(name, "", by_model["trained"], OF_LENGTH)
-        trained, chosen = (measures.pairs_of(by_model[each]) for each in ("trained", "chosen"))
-        rows.append(gain(name, trained, chosen.right))
+        before, after = (measures.pairs_of(by_model[each]) for each in ("trained", "chosen"))
+        rows.append(gain(name, before, after.right))
     pairs = {f: measures.pairs_of(items_of("validation", f)) for f in coarse if f > 0}
     chosen_for = cross_validate(pairs)
     if chosen_for is not None:
@@ -148,16 +138,17 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         "records": {name: record.to_dict() for name, record in records.items()},
         "seconds": time.time() - started,
     }
-    if workdir.is_first():
-        for name, by_model in found.items():
-            for each, some in by_model.items():
-                file = f"{each}.jsonl" if name == "validation" else f"{name}-{each}.jsonl"
-                workdir.write_rows(folder / "items" / file, some)
+    for name, by_model in found.items():
+        for each, items in by_model.items():
+            file = f"{each}.jsonl" if name == "validation" else f"{name}-{each}.jsonl"
+            if workdir.is_first():
+                workdir.write_rows(folder / "items" / file, items)
     return workdir.finish(folder, config, result, rows)
 
 
-def read(config, spec: str, model: RewardModel, record: Record) -> loader.Prepared:
+def read(config, spec: str, model: RewardModel) -> tuple[loader.Prepared, Record]:
     """Tokenise the groups of a specification that have pairs. Raises ValueError without any."""
+    record = Record()
     groups = list(corpora.read(spec, on_error=config.on_error, record=record))
     longest = min(config.max_tokens or model.config.max_seq_len, model.config.max_seq_len)
     prepared = loader.prepare(
@@ -173,13 +164,12 @@ def read(config, spec: str, model: RewardModel, record: Record) -> loader.Prepar
         on_error=config.on_error,
         record=record,
     )
-    prepared = loader.with_pairs(prepared)
-    if not prepared.examples:
+    if not record.pairs:
         raise ValueError(
-            f"{spec}: no preference pairs to judge a factor by: {scored_items.describe(record)}. "
+            f"{spec}: no preference pairs to judge a factor by: {scored.describe(record)}. "
             "Ratings become pairs with config.derive"
         )
-    return prepared
+    return loader.with_pairs(prepared), record
 
 
 # Factors ------------------------------------------------------------------------------------------
@@ -263,9 +253,3 @@ def gain(name: str, trained: measures.Pairs, right: np.ndarray) -> dict:
 def _checksums(source: merge.Source) -> str:
     paths = (sharding.path_name(path) for path, _ in jax.tree.leaves_with_path(source.shapes))
     return "-".join(checksum(source.leaf(path)) for path in paths)
-
-
-def _tokens(prepared: loader.Prepared) -> list[np.ndarray]:
-    """List the token ids that outputs follow from."""
-    encoded = [example.encoded for example in prepared.examples]
-    return [ids for each in encoded for ids in (each.prompt, *each.responses)]

@@ -5,14 +5,11 @@ rows are written anew after each. A process of its own gives memory back and is 
 one that dies takes only its run with it. `sweep_arms` says which runs there are.
 """
 
-import contextlib
-import fcntl
 import functools
 import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Mapping
@@ -22,7 +19,7 @@ from ml_collections import ConfigDict
 
 from hs2jax import configs, workdir
 from hs2jax.training import loop
-from hs2jax.training.sweep_arms import Arm, Arms, plan
+from hs2jax.training.sweep_arms import Arms, plan
 from hs2jax.training.sweep_rows import COSTS, Run, make_rows
 
 log = logging.getLogger(__name__)
@@ -79,43 +76,40 @@ def sweep(config: ConfigDict, folder: Path | str) -> list[dict]:
 def _train(config: ConfigDict, place: Path) -> str:
     """Train in a new process; returns why that failed, or ""."""
     receive, send = PROCESSES.Pipe(duplex=False)
-    levels = {name: logging.getLogger(name).level for name in ("hs2jax", "absl")}
-    process = PROCESSES.Process(target=_work, args=(config, place, levels, send))
+    level = logging.getLogger("hs2jax").getEffectiveLevel()
+    process = PROCESSES.Process(target=_work, args=(config, place, level, send))
     process.start()
     send.close()
     try:
         try:
-            why = receive.recv()
-        except EOFError:  # It ended without a word.
-            why = ""
-        process.join()
+            return receive.recv()
+        finally:
+            process.join()
+    except EOFError:  # It ended without a word.
+        memory = " (out of memory?)" * (process.exitcode == -signal.SIGKILL)
+        return f"its process ended with code {process.exitcode}{memory}"
     finally:
         process.kill()  # Does nothing, unless the waiting was interrupted.
-    if process.exitcode and not why:
-        why = f"its process ended with code {process.exitcode}"
-        if process.exitcode < 0:
-            why = f"its process was ended by {signal.Signals(-process.exitcode).name}"
-            why += " (out of memory?)" if process.exitcode == -signal.SIGKILL else ""
-    return why
 
 
-def _work(config: ConfigDict, place: Path, levels: Mapping[str, int], send) -> None:
+def _work(config: ConfigDict, place: Path, level: int, send) -> None:
     # Whoever presses ^C means the sweep, which then ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
+    logging.getLogger("hs2jax").setLevel(level)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of its own waiting.
+    why = ""
     try:
-        with _alone(place):
+        place.mkdir(parents=True, exist_ok=True)
+        with workdir.locked(place / "lock"):  # Another sweep may be at work on it.
             loop.train(config, place)
     except Exception as error:
-        known = isinstance(error, (ValueError, OSError))
+        known = isinstance(error, ValueError | OSError)
         if not known or os.environ.get("HS2JAX_TRACEBACK"):
             traceback.print_exc()
         why = str(error) if known else f"{type(error).__name__}: {error}"
-        send.send(why if len(why) <= MOST_LETTERS else why[:MOST_LETTERS] + " ...")
-        sys.exit(1)
+    send.send(why[:MOST_LETTERS])
 
 
 def _end_with_parent() -> None:
@@ -124,49 +118,39 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-@contextlib.contextmanager
-def _alone(place: Path):
-    """Hold a run's folder against other sweeps; wait for one that works on it."""
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another sweep works on %s; waiting for it", place)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 # Rows ---------------------------------------------------------------------------------------------
 
 
 def _write(config: ConfigDict, arms: Arms, folder: Path, failed: Mapping) -> list[dict]:
     """Write the rows of the runs that are finished, those of other seeds too, as another sweep may
     be at work on them. Nothing is claimed but the runs: seeds may be added to a sweep."""
-    runs, notes = {}, []
+    runs: dict[str, dict[int, Run]] = {arm.name: {} for arm in arms.arms}
+    notes = []
     for arm in arms.arms:
-        runs[arm.name] = {}
-        for seed in _seeds_there(arms, arm):
+        places = arm.folder.glob("seed-*/result.json")
+        seeds = (path.parent.name.removeprefix("seed-") for path in places)
+        for seed in sorted(int(each) for each in seeds if each.isdecimal()):
             place = arms.run_folder(arm, seed)
             try:
                 workdir.check_config(place, arms.run_config(arm, seed))
+                runs[arm.name][seed] = _read_run(place)
             except ValueError as error:
                 notes.append(f"Left out: {error}.")
-            else:
-                runs[arm.name][seed] = _read_run(place)
-        missing = [seed for seed in arms.seeds if seed not in runs[arm.name]]
-        for seed in missing:
+        waiting = []
+        for seed in (each for each in arms.seeds if each not in runs[arm.name]):
             if why := failed.get((arm.name, seed)):
                 notes.append(f"Missing: {arm.name}, seed {seed}: {' '.join(why.split())}.")
-        if waiting := [str(seed) for seed in missing if (arm.name, seed) not in failed]:
+            else:
+                waiting.append(str(seed))
+        if waiting:
             notes.append(f"Not yet run: {arm.name}, seed {', '.join(waiting)}.")
     rows, more = make_rows(runs, arms.reference)
+    settings = arms.settings()
     result = {
         "kind": config.kind,
         "reference": arms.reference,
         "arms": {
-            arm.name: {"settings": arm.settings, "seeds": sorted(runs[arm.name])}
-            for arm in arms.arms
+            name: {"settings": settings[name], "seeds": sorted(of)} for name, of in runs.items()
         },
         "notes": [*notes, *more],
         "config": config.to_dict(),
@@ -176,12 +160,6 @@ def _write(config: ConfigDict, arms: Arms, folder: Path, failed: Mapping) -> lis
     workdir.write_rows(folder / "results.jsonl", rows)
     workdir.write_json(folder / "result.json", result)
     return rows
-
-
-def _seeds_there(arms: Arms, arm: Arm) -> list[int]:
-    found = [path.parent for path in arm.folder.glob("seed-*/result.json")]
-    seeds = [place.name.removeprefix("seed-") for place in found]
-    return sorted(int(seed) for seed in seeds if seed.isdecimal())
 
 
 @functools.cache  # A finished run does not change.

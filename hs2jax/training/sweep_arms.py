@@ -22,21 +22,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from hs2jax import configs, workdir
+from hs2jax import config_rules, configs, workdir
 from hs2jax.training.recipe import filled_in
 
 
 class Arm(NamedTuple):
-    """`config` is whole, but for the places of the arms in `needs`; `settings` are what differs."""
+    """`config` is whole, but for the places of the arms in `needs`."""
 
     name: str
     folder: Path
     config: ConfigDict
     needs: tuple[str, ...]
-    settings: dict[str, object]
 
 
 class Arms(NamedTuple):
@@ -51,10 +49,17 @@ class Arms(NamedTuple):
 
     def run_config(self, arm: Arm, seed: int) -> ConfigDict:
         """Make the config of one run: with its seed, and the folders of what it starts from."""
-        places = {other.name: self.run_folder(other, seed) for other in self.arms}
-        config = filled_in(arm.config, {name: places[name] for name in arm.needs})
+        places = {x.name: self.run_folder(x, seed) for x in self.arms if x.name in arm.needs}
+        config = filled_in(arm.config, places)
         config.seed = seed
         return config
+
+    def settings(self) -> dict[str, dict[str, object]]:
+        """List what differs between arms, by arm and key."""
+        flat = {arm.name: config_rules.flat(arm.config) for arm in self.arms}
+        first, *others = flat.values()
+        keys = [key for key in first if any(each[key] != first[key] for each in others)]
+        return {name: {key: each[key] for key in keys} for name, each in flat.items()}
 
 
 def plan(config: ConfigDict, folder: Path) -> Arms:
@@ -63,25 +68,27 @@ def plan(config: ConfigDict, folder: Path) -> Arms:
     Raises ValueError that names the arm and the key for what cannot be, also where a folder holds
     a run of another config.
     """
-    if not isinstance(config.arms, tuple | list):
-        raise ValueError(f"config.arms is {config.arms!r}; {_ARMS}")
     folder = folder.absolute()  # The same run from wherever it is named.
     arms: dict[str, Arm] = {}
-    for entry in config.arms:
-        pair = isinstance(entry, tuple | list) and len(entry) == 2
-        if not pair or not isinstance(entry[0], str) or not isinstance(entry[1], dict):
-            raise ValueError(f"config.arms has {entry!r}; {_ARMS}")
-        name, changes = entry
-        place = folder / _slug(name)
+    for name, changes in config.arms:
+        slug = re.sub(r"[^\w.=-]+", "-", name).strip("-.")
+        if not slug or re.fullmatch(config_rules.COUNT, name):
+            raise ValueError(f"an arm cannot be called {name!r}; use letters")
         for other in arms.values():  # Some file systems do not tell capitals.
-            if other.folder.name.lower() == place.name.lower():
+            if other.folder.name.lower() == slug.lower():
                 raise ValueError(f"the arms {other.name!r} and {name!r} would share a folder")
         changed = _changed(config.base, changes, f"arm {name!r}")
-        arms[name] = Arm(name, place, changed, _needs(name, changed, list(arms)), {})
+        needs = [needed for _, _, needed in config_rules.references(changed)]
+        if unknown := [each for each in needs if each not in arms]:
+            raise ValueError(
+                f"arm {name!r}: {{{unknown[0]}}} names no earlier arm; earlier are: "
+                f"{', '.join(arms) or 'none'}"
+            )
+        arms[name] = Arm(name, folder / slug, changed, tuple(dict.fromkeys(needs)))
     reference = config.reference or next(iter(arms))
     if reference not in arms:
         raise ValueError(f"config.reference is {reference!r}, which is no arm")
-    found = Arms(_with_settings(list(arms.values())), tuple(config.seeds), reference)
+    found = Arms(tuple(arms.values()), tuple(config.seeds), reference)
     for arm, seed in itertools.product(found.arms, found.seeds):
         try:
             configs.check(found.run_config(arm, seed))
@@ -89,9 +96,6 @@ def plan(config: ConfigDict, folder: Path) -> Arms:
         except (ValueError, OSError) as error:
             raise ValueError(f"arm {arm.name!r}: {error}") from error
     return found
-
-
-_ARMS = 'it must be a tuple of pairs like ("scaled", {"objective.preference": "scaled"})'
 
 
 def of_grid(base: ConfigDict, over: Sequence[str]) -> ConfigDict:
@@ -103,30 +107,26 @@ def of_grid(base: ConfigDict, over: Sequence[str]) -> ConfigDict:
     """
     if not over:
         raise ValueError("nothing to sweep over: give --over=KEY=VALUE,VALUE or a config with arms")
-    values = {}
-    for text in over:
-        key, _, listed = text.partition("=")
+    values: dict[str, list] = {}
+    for key, _, listed in (text.partition("=") for text in over):
         if key in values:
             raise ValueError(f"--over names {key} twice; give one list of values")
-        values[key] = _values(listed)
+        try:
+            values[key] = list(ast.literal_eval(f"({listed},)"))
+        except (SyntaxError, ValueError):
+            values[key] = [word.strip() for word in listed.split(",")]
     last = [key.split(".")[-1] for key in values]
-    short = {
-        key: name if last.count(name) == 1 else key for key, name in zip(values, last, strict=True)
-    }
+    short = [name if last.count(name) == 1 else key for key, name in zip(values, last, strict=True)]
     config = configs.defaults("sweep")
     config.base, config.seeds = base, (base.seed,)
     config.arms = tuple(
-        (", ".join(f"{short[key]}={value}" for key, value in choice), dict(choice))
-        for choice in itertools.product(*([(k, v) for v in of] for k, of in values.items()))
+        (
+            ", ".join(f"{name}={value}" for name, value in zip(short, choice, strict=True)),
+            dict(zip(values, choice, strict=True)),
+        )
+        for choice in itertools.product(*values.values())
     )
     return config
-
-
-def _values(text: str) -> list[object]:
-    try:
-        return list(ast.literal_eval(f"({text},)"))
-    except (SyntaxError, ValueError):
-        return [word.strip() for word in text.split(",")]
 
 
 def _changed(base: ConfigDict, changes: dict[str, object], where: str) -> ConfigDict:
@@ -142,35 +142,3 @@ def _changed(base: ConfigDict, changes: dict[str, object], where: str) -> Config
         except TypeError as error:
             raise ValueError(f"{where}: config.{key} is {value!r}: {error}") from error
     return config
-
-
-def _needs(name: str, config: ConfigDict, earlier: Sequence[str]) -> tuple[str, ...]:
-    """Find the arms that "{ARM}" in an arm's texts names."""
-    found = []
-    texts = [x for x in flatten_dict(config.to_dict()).values() if isinstance(x, str)]
-    for text, other in [(x, name) for x in texts for name in re.findall(r"\{([^{}]+)\}", x)]:
-        if re.fullmatch(r"\d*,?\d*", other):
-            continue  # A count in a regular expression.
-        if other not in earlier:
-            raise ValueError(
-                f"arm {name!r}: {text!r} names no earlier arm; earlier are: "
-                f"{', '.join(earlier) or 'none'}"
-            )
-        found.append(other)
-    return tuple(dict.fromkeys(found))
-
-
-def _slug(name: str) -> str:
-    slug = re.sub(r"[^\w.=-]+", "-", name).strip("-.")
-    if not slug or re.fullmatch(r"\d*,?\d*", name):
-        raise ValueError(f"an arm cannot be called {name!r}; use letters")
-    return slug
-
-
-def _with_settings(arms: Sequence[Arm]) -> tuple[Arm, ...]:
-    flat = [flatten_dict(arm.config.to_dict(), sep=".") for arm in arms]
-    keys = [key for key in flat[0] if any(other[key] != flat[0][key] for other in flat)]
-    return tuple(
-        arm._replace(settings={key: each[key] for key in keys})
-        for arm, each in zip(arms, flat, strict=True)
-    )

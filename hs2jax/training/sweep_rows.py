@@ -31,16 +31,16 @@ def make_rows(
     Differences are taken seed by seed on the same pairs, so what both arms share falls out.
     Raises ValueError where the runs of one arm were judged on different data.
     """
-    rows, notes = [], []
-    base = runs[reference]
+    rows, notes, base = [], [], runs[reference]
     for arm, of in runs.items():
         rows += [each | {"seeds": sorted(of)} for each in _measured(arm, list(of.values()))]
         if arm == reference or not any(_known(run, "pairs") for run in of.values()):
             continue
         shared = sorted(of.keys() & base.keys())
-        why = "" if base else "it has no finished run"
-        why = why or ("" if shared else "they have no seed in common")
-        if not why and _known(of[shared[0]], "pairs") != _known(base[shared[0]], "pairs"):
+        why = ""
+        if not shared:
+            why = "they have no seed in common" if base else "it has no finished run"
+        elif _known(of[shared[0]], "pairs") != _known(base[shared[0]], "pairs"):
             why = "they were judged on different pairs"
         if why:
             notes.append(f"No difference of “{arm}” from “{reference}”: {why}.")
@@ -67,8 +67,10 @@ def _measured(arm: str, runs: Sequence[Run]) -> list[dict]:
             f"arm {arm!r}: its seeds were judged on different data; has a file been changed in "
             "between? Give another --workdir"
         )
-    rows = []
-    if runs and len(prompts := _prompts(runs[0])):
+    if not runs:
+        return []
+    rows, names = [], runs[0].outputs
+    if prompts := _prompts(runs[0]):
         pairs = [pairs_of(run.items) for run in runs]
         right, margin = _right(runs), np.stack([each.margin for each in pairs])
         share = statistics.share(right.mean(axis=0), prompts, between=right.mean(axis=1))
@@ -78,13 +80,12 @@ def _measured(arm: str, runs: Sequence[Run]) -> list[dict]:
             _row(arm, "", "margin", _mean(margin, prompts), margin),
             row(arm, "", "longer_wins", longer.value, longer.interval, len(prompts)),
         ]
-    for name in runs[0].outputs if runs else ():
-        found = [rated(run.items, run.outputs, name) for run in runs]
-        group, _, people = found[0]
+    for name in names:
+        groups, predicted, ratings = zip(*(rated(x.items, names, name) for x in runs), strict=True)
+        people, predicted = ratings[0], np.stack(predicted)
         if not len(people):
             continue
-        prompts = [runs[0].items[g]["source"] for g in group]
-        predicted = np.stack([each for _, each, _ in found])
+        prompts = [runs[0].items[g]["source"] for g in groups[0]]
         errors = (predicted - people) ** 2
         seeds = [statistics.pearson(each, people) for each in predicted]
         pearson = statistics.interval(

@@ -9,10 +9,8 @@ import re
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from hs2jax.inference import count_layers
 from hs2jax.models import lora
 from hs2jax.models.sharding import shardings
 
@@ -26,7 +24,7 @@ def begin(params, config, mesh=None):
     """
     params = {**params, "decoder": dict(params["decoder"])}
     decoder, last = params["decoder"], config.trainable.last_layers
-    layers = count_layers(decoder["layers"])
+    layers = len(jax.tree.leaves(decoder["layers"])[0])
     if last >= layers:
         raise ValueError(
             f"config.trainable.last_layers is {last}; the model has {layers} layers, so it must be "
@@ -99,7 +97,7 @@ def check_frozen(found: str, expected: str, name: str, workdir) -> None:
 
 def count(params) -> int:
     """Count the numbers in a tree."""
-    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
+    return sum(x.size for x in jax.tree.leaves(params))
 
 
 def _make(function, mesh):
