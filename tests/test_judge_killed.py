@@ -40,7 +40,9 @@ run(Path({here!r}), Path({folder!r}), **{settings!r})
 def whole(tmp_path_factory) -> tuple[Path, list[dict]]:
     """A folder with what runs need and a run that was not killed; and its rows."""
     here = prepare(tmp_path_factory.mktemp("here"))
-    return here, run(here, here / "whole", **SETTINGS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readings, "CHUNK", 4)
+        return here, run(here, here / "whole", **SETTINGS)
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
