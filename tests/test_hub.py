@@ -4,41 +4,17 @@ import dataclasses
 import json
 
 import huggingface_hub
-import hypothesis.strategies as st
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
 from huggingface_hub.utils import filter_repo_objects
-from hypothesis import given, settings
+from safetensors.numpy import load_file, save_file
 from tiny_models import TINY, assert_same_bits, random_head, random_params, save
 
-from hs2jax.models.config import Config
 from hs2jax.models.hf import hub, weights
 from hs2jax.models.hf.config import read_config, write_config
 from hs2jax.models.sharding import make_mesh, shardings
-
-
-@st.composite
-def configs(draw):
-    num_kv_heads = draw(st.integers(1, 3))
-    tied = draw(st.booleans())
-    return Config(
-        vocab_size=draw(st.integers(1, 40)),
-        hidden_size=draw(st.integers(1, 20)),
-        num_layers=draw(st.integers(1, 3)),
-        num_heads=num_kv_heads * draw(st.integers(1, 3)),
-        num_kv_heads=num_kv_heads,
-        head_dim=2 * draw(st.integers(1, 4)),
-        intermediate_size=draw(st.integers(1, 20)),
-        norm_epsilon=draw(st.floats(1e-12, 1e-2)),
-        rope_base=draw(st.floats(1.0, 1e7)),
-        tied=tied,
-        language_head=tied or draw(st.booleans()),
-        bos_id=draw(st.none() | st.integers(0, 5)),
-        eos_ids=tuple(draw(st.lists(st.integers(0, 5), max_size=3, unique=True))),
-        pad_id=draw(st.none() | st.integers(0, 5)),
-    )
 
 
 @pytest.mark.parametrize(
@@ -77,25 +53,6 @@ def test_old_and_new_config_files_say_the_same():
     assert read_config(old).head_dim == TINY.hidden_size // TINY.num_heads
 
 
-@settings(max_examples=15)
-@given(config=configs(), max_bytes=st.sampled_from([1, 500, 5e9]), with_head=st.booleans())
-def test_a_folder_gives_back_the_bits(tmp_path_factory, config, max_bytes, with_head):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    with_head = with_head or not config.language_head
-    head, outputs = (random_head(config), ("a", "b")) if with_head else (None, None)
-    if with_head:
-        head["bias"] = np.array([0.1, -2.0], np.float32)
-    params = save(folder, config, head=head, outputs=outputs, max_shard_bytes=max_bytes)
-    again = hub.load(folder)
-    if with_head:
-        params.pop("lm_head", None)
-        config = dataclasses.replace(config, language_head=config.tied)
-    assert again.config == config
-    assert_same_bits(again.params, params)
-    assert again.outputs == (outputs or ())
-    assert_same_bits(again.head, head)
-
-
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_files_hold_the_rounded_numbers(tmp_path, dtype):
     params = save(tmp_path, dtype=dtype)
@@ -105,20 +62,21 @@ def test_half_precision_files_hold_the_rounded_numbers(tmp_path, dtype):
     assert again.hf_config["dtype"] == dtype
 
 
-@pytest.mark.parametrize("axes", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8)])
-def test_loading_into_shards_equals_loading_whole(tmp_path, axes):
-    params = save(tmp_path, max_shard_bytes=2000)
-    mesh = make_mesh(*axes)
-    loaded = hub.load(tmp_path, mesh).params
-    assert_same_bits(loaded, params)
-    wanted = shardings(weights.shapes(TINY), mesh)
-    assert jax.tree.map(lambda x: x.sharding, loaded) == wanted
+@pytest.mark.parametrize("max_bytes", [1, 2000, 5e9])
+@pytest.mark.parametrize("axes", [None, (1, 8, 1), (2, 2, 2)])
+def test_a_folder_gives_back_the_bits_whole_or_into_shards(tmp_path, axes, max_bytes):
+    params = save(tmp_path, max_shard_bytes=max_bytes)
+    mesh = axes and make_mesh(*axes)
+    loaded = hub.load(tmp_path, mesh)
+    assert loaded.config == TINY
+    assert_same_bits(loaded.params, params)
+    if mesh:
+        wanted = shardings(weights.shapes(TINY), mesh)
+        assert jax.tree.map(lambda x: x.sharding, loaded.params) == wanted
 
 
 def edited(folder, edit):
     """Rewrites the folder's one safetensors file with `edit(name -> array)`."""
-    from safetensors.numpy import load_file, save_file
-
     path = folder / "model.safetensors"
     tensors = load_file(path)
     edit(tensors)
@@ -167,7 +125,7 @@ def test_tied_weights_written_twice_must_be_equal(tmp_path):
         hub.load(tmp_path)
 
 
-@pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.99])
+@pytest.mark.parametrize("keep", [0, 4, 100, 0.99])
 def test_a_file_that_was_cut_short_is_named(tmp_path, keep):
     save(tmp_path)
     path = tmp_path / "model.safetensors"
@@ -193,12 +151,11 @@ def test_missing_files_are_named(tmp_path):
 
 def test_weights_of_another_format_are_named_with_the_way_to_convert_them(tmp_path):
     save(tmp_path)
-    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(
-        ValueError, match=r"pytorch_model\.bin.*not supported(?s:.*)save_pretrained"
-    ):
+    other = (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    words = r"pytorch_model\.bin.*not supported(?s:.*)save_pretrained"
+    with pytest.raises(ValueError, match=words):
         hub.load(tmp_path)
-    (tmp_path / "pytorch_model.bin").unlink()
+    other.unlink()
     with pytest.raises(ValueError, match=r"neither model\.safetensors nor .* is there$"):
         hub.load(tmp_path)
 

@@ -10,19 +10,14 @@ import tiny
 from test_chat import ask, wholes
 from tiny_models import assert_same_bits
 
-from hs2jax import configs
 from hs2jax.data import chat
 from hs2jax.models.hf import hub, reward_checkpoints
 from hs2jax.models.hf.families import FAMILIES
 from hs2jax.reward_model import RewardModel
-from hs2jax.training import loop
 from hs2jax.training.convert import convert
 
 NEMOTRON = "Llama-3.1-Nemotron-70B-Reward-HF"
-TALKS = [
-    [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": text}]
-    for text in ("Paris.", "In Lyon, perhaps.", "Nice \n")
-]
+TALKS = [tiny.talk("Where?", text) for text in ("Paris.", "In Lyon, perhaps.", "Nice \n")]
 
 
 def foreign(folder, make=tiny.tokenizer, *, outputs=("LABEL_0",), tied=True, **changes):
@@ -55,11 +50,8 @@ def ids_of(model, talk):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        f"nvidia/{NEMOTRON}",
-        f"models/{NEMOTRON.lower()}",
-        f"hub/models--nvidia--{NEMOTRON}/snapshots/0123abc",
-    ],
+    [f"{folder}{NEMOTRON}" for folder in ("nvidia/", "models/")]
+    + [f"models/{NEMOTRON.lower()}", f"hub/models--nvidia--{NEMOTRON}/snapshots/0123abc"],
 )
 def test_the_released_helpsteer2_preference_model_is_known_by_name(name):
     causal = {"architectures": ["LlamaForCausalLM"]}
@@ -184,16 +176,11 @@ def test_row_0_of_lm_head_is_a_head(tmp_path, tied):
     assert ids_of(model, TALKS[0])[-1] == model.tokenizer.convert_tokens_to_ids("<|eot|>")
 
     model.save(tmp_path / "out")
-    again = RewardModel.load(tmp_path / "out")
-    assert again.read == "last"
-    np.testing.assert_array_equal(rewards(again), expected)
-
-
-def test_converting_it_keeps_its_scores(tmp_path):
-    name = f"{foreign(tmp_path / 'model', tiny.bos_tokenizer, outputs=())}#lm_head[0]"
-    convert(name, tmp_path / "out")
-    converted, model = RewardModel.load(tmp_path / "out"), RewardModel.load(name)
-    np.testing.assert_allclose(rewards(converted), rewards(model), rtol=0, atol=2e-6)
+    convert(name, tmp_path / "converted")
+    for folder in (tmp_path / "out", tmp_path / "converted"):
+        again = RewardModel.load(folder)
+        assert again.read == "last"
+        np.testing.assert_array_equal(rewards(again), expected)
 
 
 def test_what_has_no_such_row_is_refused(tmp_path):
@@ -211,18 +198,3 @@ def test_what_has_no_such_row_is_refused(tmp_path):
     (tmp_path / "x.gguf").touch()
     with pytest.raises(ValueError, match="folder of safetensors only"):
         hub.load(f"{tmp_path / 'x.gguf'}#lm_head[0]")
-
-
-def test_training_goes_on_from_one_and_keeps_how_it_is_read(tmp_path):
-    settings = configs.defaults("train_reward_model")
-    settings.model.name = str(foreign(tmp_path / "theirs"))
-    settings.model.outputs = ()
-    settings.data.train = "helpsteer2_preference:mini/preference.jsonl[:8]"
-    settings.data.validation = "helpsteer2_preference:mini/preference.jsonl[8:12]"
-    settings.data.row_length = 512
-    settings.batch_size, settings.epochs = 8, 1
-    settings.optimizer.learning_rate = 1e-2
-    loop.train(settings, tmp_path / "run")
-    ours = RewardModel.load(tmp_path / "run" / "model")
-    assert (ours.outputs, ours.template, ours.read) == (("reward",), "own", "last")
-    assert not np.allclose(rewards(ours), rewards(RewardModel.load(tmp_path / "theirs")))

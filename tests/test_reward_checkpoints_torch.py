@@ -18,17 +18,14 @@ pytestmark = pytest.mark.parity
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
 TALKS = [
-    [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Paris."}],
+    tiny.talk("Where?", "Paris."),
     [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "How do I bake bread?"},
-        {"role": "assistant", "content": "In an oven. \n"},
+        *tiny.talk("How do I bake bread?", "In an oven. \n"),
     ],
     [
-        {"role": "user", "content": "Two?"},
-        {"role": "assistant", "content": "2"},
-        {"role": "user", "content": "Please write a short poem."},
-        {"role": "assistant", "content": "\n\nThe waves come in,\nthe waves go out."},
+        *tiny.talk("Two?", "2"),
+        *tiny.talk("Please write a short poem.", "\n\nThe waves come in,\nthe waves go out."),
     ],
 ]
 # One variant of each family that transformers has classes of its own for.
@@ -44,12 +41,19 @@ def markers_tokenizer():
 
 def their_scores(model, tokenizer):
     """As model cards do it: each talk alone, [talks, outputs]."""
-    found = []
-    for talk in TALKS:
-        batch = tokenizer.apply_chat_template(talk, return_tensors="pt", return_dict=True)
-        with torch.no_grad():
-            found.append(model(**batch).logits[0].numpy())
-    return np.stack(found)
+    options = {"return_tensors": "pt", "return_dict": True}
+    with torch.no_grad():
+        found = [model(**tokenizer.apply_chat_template(talk, **options)).logits for talk in TALKS]
+    return np.concatenate(found)
+
+
+def their_scores_of_texts(model, tokenizer):
+    """As some cards do it: the text, its BOS cut off, for the tokenizer to put it there again."""
+    texts = [tokenizer.apply_chat_template(talk, tokenize=False) for talk in TALKS]
+    texts = [text.removeprefix(tokenizer.bos_token) for text in texts]
+    with torch.no_grad():
+        found = [model(**tokenizer(text, return_tensors="pt")).logits for text in texts]
+    return np.concatenate(found)
 
 
 def assert_exported(ours, folder, expected):
@@ -100,30 +104,13 @@ def test_a_classifier_by_others(tmp_path, name, make, pad):
     ours = RewardModel.load(tmp_path / "in")
     assert ours.outputs == ("reward",)
     np.testing.assert_allclose(our_scores(ours), expected, **CLOSE)
-    if pad != "<|end|>":  # There it is the same token.
+    if pad == "<|end|>":
+        np.testing.assert_allclose(their_scores_of_texts(theirs, tokenizer), expected, **CLOSE)
+    else:  # With that pad it is the same token.
         at_the_turn = our_scores(dataclasses.replace(ours, read="end_of_turn"))
         assert np.abs(at_the_turn - expected).max() > 1e-2
 
     assert_exported(ours, tmp_path / "out", expected)
-
-
-def test_the_second_way_of_model_cards(tmp_path):
-    """Some cards render a text, cut its BOS off and let the tokenizer put it there again."""
-    tokenizer = tiny.bos_tokenizer()
-    idle = tokenizer.convert_tokens_to_ids("<|end|>")
-    variant = families.VARIANTS["Llama 3"]
-    theirs = families.build(
-        variant, head=True, vocab_size=len(tokenizer), pad_token_id=idle, id2label={0: "LABEL_0"}
-    )
-    theirs.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    expected = []
-    for talk in TALKS:
-        text = tokenizer.apply_chat_template(talk, tokenize=False)
-        batch = tokenizer(text.removeprefix(tokenizer.bos_token), return_tensors="pt")
-        with torch.no_grad():
-            expected.append(theirs(**batch).logits[0].numpy())
-    np.testing.assert_allclose(our_scores(RewardModel.load(tmp_path)), np.stack(expected), **CLOSE)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -139,17 +126,12 @@ def test_a_reward_in_row_0_of_lm_head(tmp_path, tied, known):
     folder = tmp_path / ("Llama-3.1-Nemotron-70B-Reward-HF" if known else "model")
     theirs.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    once = {"max_new_tokens": 1, "do_sample": False}
+    once |= {"output_scores": True, "return_dict_in_generate": True}
     expected = []
     for talk in TALKS:  # As its model card does it.
         batch = tokenizer.apply_chat_template(talk, return_tensors="pt", return_dict=True)
-        step = theirs.generate(
-            **batch,
-            max_new_tokens=1,
-            do_sample=False,
-            output_scores=True,
-            return_dict_in_generate=True,
-        )
-        expected.append([step.scores[0][0][0].item()])
+        expected.append([theirs.generate(**batch, **once).scores[0][0][0].item()])
 
     ours = RewardModel.load(folder if known else f"{folder}#lm_head[0]")
     np.testing.assert_allclose(our_scores(ours), expected, **CLOSE)
