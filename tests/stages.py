@@ -55,44 +55,37 @@ def prompts(folder: Path, questions=QUESTIONS) -> str:
     return f"responses:{write(folder / 'prompts.jsonl', rows)}"
 
 
-def sampling(folder: Path, **changes):
-    config = configs.defaults("sample")
-    config.model.name, config.data = str(folder / "policy"), prompts(folder)
-    config.conditions, config.n, config.max_new_tokens = (ASKED,), 3, 6
+def made(kind: str, changes: dict, **settings):
+    config = configs.defaults(kind)
+    config.update(settings)
     config.update(changes)
     return config
+
+
+def sampling(folder: Path, **changes):
+    settings = {"model": {"name": str(folder / "policy")}, "data": prompts(folder)}
+    settings |= {"conditions": (ASKED,), "n": 3, "max_new_tokens": 6}
+    return made("sample", changes, **settings)
 
 
 def annotation(folder: Path, data: str, /, **changes):
-    config = configs.defaults("annotate")
-    config.model.name, config.data = str(folder / "ratings"), data
-    config.update(changes)
-    return config
+    return made("annotate", changes, data=data, model={"name": str(folder / "ratings")})
 
 
 def rescaling(folder: Path, data: str, model: str = "ratings", /, **changes):
-    config = configs.defaults("rescale")
-    config.model.name, config.data = str(folder / model), data
-    config.ratings = "helpsteer2:mini/train.jsonl[10:40]"
-    config.update(changes)
-    return config
+    settings = {"model": {"name": str(folder / model)}, "data": data}
+    return made("rescale", changes, **settings, ratings="helpsteer2:mini/train.jsonl[10:40]")
 
 
 def weighing(folder: Path, data: str, /, **changes):
-    config = configs.defaults("weigh")
-    config.data, config.unfinished = data, "keep"
-    config.reward_model, config.prior = str(folder / "ratings"), str(folder / "prior")
-    config.update(changes)
-    return config
+    models = {"reward_model": str(folder / "ratings"), "prior": str(folder / "prior")}
+    return made("weigh", changes, data=data, unfinished="keep", **models)
 
 
 def steering(folder: Path, **changes):
-    config = configs.defaults("steer")
-    config.policies = f"before={folder / 'prior'},after={folder / 'policy'}"
-    config.reward_model, config.reference = str(folder / "ratings"), str(folder / "prior")
-    config.data = prompts(folder)
-    config.attributes, config.requested = ("verbosity",), (0, 4)
-    config.base = "helpfulness=4,verbosity=0"
-    config.n, config.max_new_tokens = 2, 6
-    config.update(changes)
-    return config
+    before, after = folder / "prior", folder / "policy"
+    settings = {"policies": f"before={before},after={after}", "data": prompts(folder)}
+    settings |= {"reward_model": str(folder / "ratings"), "reference": str(before)}
+    settings |= {"attributes": ("verbosity",), "requested": (0, 4)}
+    settings |= {"base": "helpfulness=4,verbosity=0", "n": 2, "max_new_tokens": 6}
+    return made("steer", changes, **settings)

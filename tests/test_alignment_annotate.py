@@ -13,17 +13,11 @@ from hs2jax.data.groups import Group
 from hs2jax.losses.steerlm import rounded
 from hs2jax.reward_model import RewardModel
 
+BREAD = [("human", "What is bread?"), ("gpt", "Flour and water.")]
+SEA, WHY = [("human", "And the sea?"), ("gpt", "Water.")], [("human", "Why?"), ("gpt", "So.")]
 ROWS = [
-    {
-        "system": "Be brief.",
-        "conversations": [
-            {"from": "human", "value": "What is bread?"},
-            {"from": "gpt", "value": "Flour and water."},
-            {"from": "human", "value": "And the sea?"},
-            {"from": "gpt", "value": "Water."},
-        ],
-    },
-    {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]},
+    {"system": system, "conversations": [{"from": who, "value": text} for who, text in turns]}
+    for system, turns in (("Be brief.", BREAD + SEA), ("", WHY))
 ]
 
 
@@ -31,13 +25,12 @@ ROWS = [
 def here(tmp_path_factory):
     folder = tmp_path_factory.mktemp("annotate")
     tiny.save(folder / "ratings", outputs=stages.OUTPUTS, bias=True)
-    stages.write(folder / "talks.jsonl", ROWS)
     return folder
 
 
 @pytest.fixture(scope="module")
 def data(here):
-    return f"conversations:{here / 'talks.jsonl'}"
+    return f"conversations:{stages.write(here / 'talks.jsonl', ROWS)}"
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +65,8 @@ def test_the_rows_hold_what_the_model_says_and_are_read_as_ratings(here, data, l
 
 
 def test_only_the_wanted_attributes_are_written(here, data, last):
-    rows = annotate(
-        stages.annotation(here, data, attributes=("verbosity", "helpfulness")), here / "two"
-    )
-    names = ["helpfulness", "verbosity"]
+    names = ("verbosity", "helpfulness")
+    rows = annotate(stages.annotation(here, data, attributes=names), here / "two")
     assert rows == [row for row in last if "reward" not in row["part"]]
     assert [row["ratings"] for row in stages.read(here / "two" / "annotated.jsonl")] == [
         [{name: rating[name] for name in names} for rating in row["ratings"]]
@@ -102,26 +93,19 @@ def test_every_turn_has_its_own_row(here, data, last):
 def test_turns_are_all_there_once(earlier, responses, system):
     prompt = [{"role": "system", "content": "s"}] if system else []
     for i in range(earlier):
-        prompt.append({"role": "user", "content": f"u{i}"})
-        prompt.append({"role": "assistant", "content": f"a{i}"})
+        prompt += tiny.talk(f"u{i}", f"a{i}")
     prompt.append({"role": "user", "content": "last"})
     group = Group(tuple(prompt), tuple(f"r{i}" for i in range(responses)), source="here")
     found = list(every_turn([group]))
-    assert [x for each in found for x in each.responses] == [
-        *(f"a{i}" for i in range(earlier)),
-        *group.responses,
-    ]
+    answers = [f"a{i}" for i in range(earlier)] + [*group.responses]
+    assert [x for each in found for x in each.responses] == answers
     for each in found:
         assert each.prompt == group.prompt[: len(each.prompt)]
 
 
 def test_of_sampled_responses_the_finished_are_annotated(here):
-    row = {
-        "prompt": [{"role": "user", "content": "Why?"}],
-        "condition": {"helpfulness": 4},
-        "responses": ["So.", "Because it", " "],
-        "finished": [True, False, True],
-    }
+    row = {"prompt": [{"role": "user", "content": "Why?"}], "condition": {"helpfulness": 4}}
+    row |= {"responses": ["So.", "Because it", " "], "finished": [True, False, True]}
     sampled = stages.write(here / "samples.jsonl", [row, row | {"finished": [False] * 3}])
     # Also where there is data of another format beside it.
     other = stages.write(here / "other.jsonl", [{"prompt": "Why?", "response": "It is."}])

@@ -71,23 +71,6 @@ def test_what_does_not_vary_cannot_be_spread():
         affine(np.arange(3.0), [4, 4], "verbosity")
 
 
-def test_only_sampled_responses_that_ended_count(here, tmp_path):
-    row = {
-        "prompt": [{"role": "user", "content": "Why?"}],
-        "condition": {},
-        "responses": ["So.", "Water.", "The waves come in, the waves go out."],
-        "tokens": [[5], [6], [7]],
-        "finished": [True, False, True],
-    }
-    file = stages.write(tmp_path / "samples.jsonl", [row])
-    rows = rescale(
-        stages.rescaling(here, f"sampled:{file}", "biased", attributes=NAMES), tmp_path / "run"
-    )
-    assert {row["n"] for row in rows if row["method"] == "before"} == {2}
-    record = stages.result(tmp_path / "run")["records"]["data"]
-    assert record["skipped"] == {"unfinished responses": 1}
-
-
 @pytest.mark.parametrize(
     ("attributes", "said"),
     [

@@ -1,5 +1,6 @@
 """The stage that samples: whatever the chunks the same rows, and rows from a file or a server."""
 
+import itertools
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +18,8 @@ from hs2jax.data import chat, corpora, formats
 from hs2jax.data.groups import DataError, Group
 from hs2jax.data.record import Record
 from hs2jax.language_model import LanguageModel
+
+FILES = {"config.json", "run.json", "samples.jsonl", "results.jsonl", "result.json"}
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +47,9 @@ def test_a_row_for_each_prompt_and_setting(here, sampled):
             assert len(row[name]) == 3, name
     tokens = [len(ids) for row in rows for ids in row["tokens"]]
     unfinished = sum(not x for row in rows for x in row["finished"])
-    for name, count in (("rows", 10), ("responses", 30), ("tokens", sum(tokens))):
-        assert stages.value(found, name) == count
-    assert stages.value(found, "unfinished") == unfinished
-    assert {each.name for each in (here / "whole").iterdir()} == {
-        *("config.json", "run.json", "samples.jsonl", "results.jsonl", "result.json")
-    }
+    values = {"rows": 10, "responses": 30, "tokens": sum(tokens), "unfinished": unfinished}
+    assert {name: stages.value(found, name) for name in values} == values
+    assert {each.name for each in (here / "whole").iterdir()} == FILES
 
 
 def test_log_proposal_is_what_the_scorer_finds(here, sampled):
@@ -68,18 +68,14 @@ def test_the_same_rows_whatever_the_chunks(here, sampled, monkeypatch):
     sample(stages.sampling(here, conditions=(stages.ASKED, "")), here / "chunks")
     rows = stages.read(here / "chunks" / "samples.jsonl")
     for row, whole in zip(rows, sampled[1], strict=True):
-        assert row["log_proposal"] == pytest.approx(whole["log_proposal"], abs=1e-4)
-        del row["log_proposal"]
+        assert row.pop("log_proposal") == pytest.approx(whole["log_proposal"], abs=1e-4)
         assert row == {name: whole[name] for name in row}
 
 
 def test_an_instruction_is_followed_and_not_kept(here, tmp_path):
-    rows = [{"prompt": f"{text}\n\nBriefly.", "response": "-"} for text in stages.QUESTIONS]
-    config = stages.sampling(here, conditions=(stages.ASKED,))
-    config.data = f"responses:{stages.write(tmp_path / 'asked.jsonl', rows)}"
-    sample(config, tmp_path / "asked")
-    config = stages.sampling(here, conditions=(stages.ASKED,), instruction="Briefly.")
-    sample(config, tmp_path / "instructed")
+    data = stages.prompts(tmp_path, [f"{text}\n\nBriefly." for text in stages.QUESTIONS])
+    sample(stages.sampling(here, data=data), tmp_path / "asked")
+    sample(stages.sampling(here, instruction="Briefly."), tmp_path / "instructed")
     asked = stages.read(tmp_path / "asked" / "samples.jsonl")
     instructed = stages.read(tmp_path / "instructed" / "samples.jsonl")
     assert [row["prompt"][-1]["content"] for row in instructed] == list(stages.QUESTIONS)
@@ -93,9 +89,7 @@ def test_an_instruction_is_followed_and_not_kept(here, tmp_path):
 
 
 def test_prompts_without_room_are_raised_or_counted(here, tmp_path):
-    rows = [{"prompt": "why? " * 600, "response": "-"}, {"prompt": "Why?", "response": "-"}]
-    config = stages.sampling(here)
-    config.data = f"responses:{stages.write(tmp_path / 'long.jsonl', rows)}"
+    config = stages.sampling(here, data=stages.prompts(tmp_path, ["why? " * 600, "Why?"]))
     with pytest.raises(ValueError, match="only 506 leave room"):
         sample(config, tmp_path / "raise")
     config.on_error = "skip"
@@ -121,8 +115,7 @@ def test_responses_of_a_file_are_found_by_their_prompts(here, tmp_path):
     asked = stages.QUESTIONS[1]
     rows += [{"prompt": asked, "response": "One more."}, {"prompt": asked, "response": " "}]
     theirs = f"responses:{stages.write(tmp_path / 'theirs.jsonl', rows)}"
-    config = stages.sampling(here, responses=theirs)
-    config.model.name = ""
+    config = stages.sampling(here, responses=theirs, model={"name": ""})
     with pytest.raises(DataError, match=r"theirs\.jsonl, line 6, field 'response'"):
         sample(config, tmp_path / "raise")
     rows.pop()
@@ -146,32 +139,29 @@ def served(here, monkeypatch):
     """A server that fails twice, and what it was asked: (path, authorization, body)."""
     asked, failures = [], [503, 429]
 
+    def answer(body) -> tuple[int, dict]:
+        if body is None:
+            return 200, {"data": [{"id": "theirs"}]}
+        if failures:
+            return failures.pop(), {"error": "busy"}
+        if body["temperature"] == 2:
+            return 400, {"error": "too hot"}
+        texts = [f"{json.dumps(body['prompt'][-3:])} {i}\n" for i in range(body["n"])]
+        ends = itertools.cycle(["stop", "length"])
+        return 200, {
+            "choices": [{"text": t, "finish_reason": e} for t, e in zip(texts, ends, strict=False)]
+        }
+
     class Handler(BaseHTTPRequestHandler):
-        def _answer(self, body):
+        def do_GET(self, body=None):
             asked.append((self.path, self.headers["Authorization"], body))
-            code, answer = 200, {"data": [{"id": "theirs"}]}
-            if body is not None:
-                text = json.dumps(body["prompt"][-3:])
-                answer = {
-                    "choices": [
-                        {"text": f"{text} {i}\n", "finish_reason": ["stop", "length"][i % 2]}
-                        for i in range(body["n"])
-                    ]
-                }
-                if failures:
-                    code, answer = failures.pop(), {"error": "busy"}
-                elif body["temperature"] == 2:
-                    code, answer = 400, {"error": "too hot"}
+            code, said = answer(body)
             self.send_response(code)
             self.end_headers()
-            self.wfile.write(json.dumps(answer).encode())
-
-        def do_GET(self):
-            self._answer(None)
+            self.wfile.write(json.dumps(said).encode())
 
         def do_POST(self):
-            length = int(self.headers["Content-Length"])
-            self._answer(json.loads(self.rfile.read(length)))
+            self.do_GET(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
         def log_message(self, *_):
             pass
@@ -213,11 +203,9 @@ def test_a_server_reads_what_the_policy_would(here, tmp_path, served):
     assert stages.value(found, "unfinished") == len(rows)
 
 
-def test_the_line_end_before_a_templates_marker_is_no_part_of_what_a_server_says(
-    here, tmp_path, served
-):
-    address, _ = served
-    sample(stages.sampling(here, server=address, model={"template": "steerlm"}), tmp_path / "run")
+def test_the_line_end_before_a_templates_marker_is_no_servers_text(here, tmp_path, served):
+    config = stages.sampling(here, server=served[0], model={"template": "steerlm"})
+    sample(config, tmp_path / "run")
     for row in stages.read(tmp_path / "run" / "samples.jsonl"):
         assert [text.endswith("\n") for text in row["responses"]] == [False, True, False]
         assert row["finished"] == [True, False, True]
@@ -236,14 +224,9 @@ def test_a_server_that_refuses_or_is_not_there_is_told_at_once(here, tmp_path, s
 
 
 def test_nothing_is_left_out_without_being_counted(tmp_path):
-    row = {
-        "prompt": "Why?",
-        "condition": {"helpfulness": 1},
-        "responses": ["a", "", "b", "c"],
-        "finished": [True, True, False, True],
-        "tokens": [[1], [2], [3], [4]],
-        "log_proposal": [-1.0, -2.0, -3.0, -4.0],
-    }
+    row = {"prompt": "Why?", "condition": {"helpfulness": 1}, "responses": ["a", "", "b", "c"]}
+    row |= {"finished": [True, True, False, True], "tokens": [[1], [2], [3], [4]]}
+    row |= {"log_proposal": [-1.0, -2.0, -3.0, -4.0]}
     spec = f"sampled:{stages.write(tmp_path / 'rows.jsonl', [row, {**row, 'tokens': [[1]]}])}"
     record = Record()
     (kept,) = sampled_rows.read(spec, unfinished="drop", on_error="skip", record=record)
@@ -254,12 +237,8 @@ def test_nothing_is_left_out_without_being_counted(tmp_path):
     assert record.skipped.pop("unfinished responses") == 1
     assert record.skipped.pop("empty responses") == 1
     assert sum(record.skipped.values()) == 1  # The row whose tokens do not fit.
-    (kept,) = sampled_rows.read(
-        f"sampled:{stages.write(tmp_path / 'one.jsonl', [row])}",
-        unfinished="keep",
-        on_error="raise",
-        record=Record(),
-    )
+    one = f"sampled:{stages.write(tmp_path / 'one.jsonl', [row])}"
+    (kept,) = sampled_rows.read(one, unfinished="keep", on_error="raise", record=Record())
     assert kept.group.responses == ("a", "b", "c")
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 2, field"):
         sampled_rows.read(spec, unfinished="drop", on_error="raise", record=Record())

@@ -67,10 +67,8 @@ def test_rows_are_those_sampled_and_are_read_with_their_logarithms(here, weighed
     result, rows = weighed
     before = {row["source"]: row for row in stages.read(here / "samples" / "samples.jsonl")}
     for row in rows:
-        sampled, kept = before[row["source"]], []
-        for i, text in enumerate(sampled["responses"]):
-            if text.strip():
-                kept.append(i)
+        sampled = before[row["source"]]
+        kept = [i for i, text in enumerate(sampled["responses"]) if text.strip()]
         for name in ("responses", "tokens", "finished", "log_proposal"):
             assert row[name] == [sampled[name][i] for i in kept]
     groups = list(corpora.read(f"sampled:{here / 'whole' / 'groups.jsonl'}"))
@@ -103,11 +101,7 @@ def test_collapsed_groups_are_counted():
     def columns(*attribute):
         return np.float32([attribute, [-1.0, -1.0], [-1.0, -1.0]]).T
 
-    even, far = columns(-2.0, -2.0), columns(-40.0, 0.0)
-    rows = weigh.results([even])
-    assert stages.value(rows, "effective_sample_size") == pytest.approx(2)
-    assert stages.value(rows, "distance") == pytest.approx(0, abs=1e-6)
-    rows = weigh.results([even, far])
+    rows = weigh.results([columns(-2.0, -2.0), columns(-40.0, 0.0)])
     assert stages.value(rows, "effective_sample_size") == pytest.approx(1.5)
     assert stages.value(rows, "collapsed") == 1
 
@@ -125,17 +119,13 @@ def test_without_log_proposal_the_model_that_wrote_them_is_asked(here, weighed, 
     for row, whole in zip(found, weighed[1], strict=True):
         for name in LOGS:
             assert row[name] == pytest.approx(whole[name], abs=1e-3)
-    assert sorted(each.name for each in (tmp_path / "named").iterdir()) == [
-        *("config.json", "groups.jsonl", "result.json", "results.jsonl", "run.json")
-    ]
 
 
 def test_what_nothing_measures_is_warned_of(here, weighed, tmp_path):
     asked = {"humor": 1, "verbosity": 1}
     row = {"prompt": "Why?", "condition": asked, "responses": ["So.", "The sea."]}
     data = f"sampled:{stages.write(tmp_path / 'samples.jsonl', [row])}"
-    config = stages.weighing(here, data, proposal=str(here / "policy"))
-    weigh.weigh(config, tmp_path / "run")
+    weigh.weigh(stages.weighing(here, data, proposal=str(here / "policy")), tmp_path / "run")
     warnings = stages.result(tmp_path / "run")["warnings"]
     (warning,) = (each for each in warnings if "humor" in each)
     assert "does not rate humor: " in warning
@@ -147,10 +137,10 @@ def test_what_nothing_measures_is_warned_of(here, weighed, tmp_path):
 
 
 def test_groups_that_are_too_small_or_too_long_are_counted(here, tmp_path):
-    def row(text, *responses):
-        return {"prompt": text, "condition": ASKED, "responses": [*responses]}
-
-    rows = [row("Why?", "a", "b"), row("One?", "a", " "), row("Long?", "a", "why? " * 600)]
+    rows = [
+        {"prompt": "Why?", "condition": ASKED, "responses": ["a", response]}
+        for response in ("b", " ", "why? " * 600)
+    ]
     data = f"sampled:{stages.write(tmp_path / 'samples.jsonl', rows)}"
     options = {"proposal": str(here / "policy"), "on_error": "skip"}
     result = weigh.weigh(stages.weighing(here, data, **options), tmp_path / "skip")
