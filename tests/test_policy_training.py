@@ -191,7 +191,7 @@ def test_layouts_and_split_groups_are_evaluated_alike(data):
         found, summary = task.evaluate(task.params, prepared, batches)
         summaries.append(summary)
         items.append([x for each in found for x in each["log_probability"]])
-    assert batches.parts, "the groups should not fit into one row"
+    assert batches.split, "the groups should not fit into one row"
     responses = sum(len(ids) for each in prepared.examples for ids in each.encoded.responses)
     assert summaries[0]["learned_tokens"] > responses, "earlier answers should be learned too"
     for summary, probabilities in zip(summaries, items, strict=True):
