@@ -66,42 +66,34 @@ def check_gradient(f, reference, x, tolerance=2e-3):
 @given(pairs())
 def test_bradley_terry(kind, smoothing, data):
     c, r, m = data
-    options = {"kind": kind, "label_smoothing": smoothing}
-    got = losses.bradley_terry(c, r, m, **options)
-    assert got.shape == c.shape
-    expected = reference_bradley_terry(c, r, m, kind, smoothing)
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
-    check_gradient(
-        lambda x: losses.bradley_terry(x, r, m, **options),
-        lambda x: reference_bradley_terry(x, r, m, kind, smoothing),
-        c,
-    )
-    check_gradient(
-        lambda x: losses.bradley_terry(c, x, m, **options),
-        lambda x: reference_bradley_terry(c, x, m, kind, smoothing),
-        r,
-    )
+
+    def ours(c, r):
+        return losses.bradley_terry(c, r, m, kind=kind, label_smoothing=smoothing)
+
+    def reference(c, r):
+        return reference_bradley_terry(c, r, m, kind, smoothing)
+
+    assert ours(c, r).shape == c.shape
+    np.testing.assert_allclose(ours(c, r), reference(c, r), rtol=1e-5, atol=1e-5)
+    check_gradient(lambda x: ours(x, r), lambda x: reference(x, r), c)
+    check_gradient(lambda x: ours(c, x), lambda x: reference(c, x), r)
 
 
-@given(rated())
-def test_regression(data):
-    predictions, ratings, where = data
-    expected = np.where(where, (predictions - ratings) ** 2, 0.0)
-    unrated_is_nan = np.where(where, ratings, np.nan)
-    got = losses.regression(predictions, unrated_is_nan, where)
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
-    check_gradient(
-        lambda x: losses.regression(x, unrated_is_nan, where),
-        lambda x: np.where(where, (x - ratings) ** 2, 0.0),
-        predictions,
-    )
-
-
-@given(pairs())
-def test_centering(data):
-    c, r, _ = data
-    np.testing.assert_allclose(losses.centering(c, r), (c + r) ** 2, rtol=1e-5, atol=1e-5)
-    check_gradient(lambda x: losses.centering(x, r), lambda x: (x + r) ** 2, c)
+@given(rated(), pairs())
+def test_regression_and_centering(ratings, preferences):
+    predictions, targets, where = ratings
+    unrated_is_nan = np.where(where, targets, np.nan)
+    c, r, _ = preferences
+    for x, f, reference in (
+        (
+            predictions,
+            lambda x: losses.regression(x, unrated_is_nan, where),
+            lambda x: np.where(where, (x - targets) ** 2, 0.0),
+        ),
+        (c, lambda x: losses.centering(x, r), lambda x: (x + r) ** 2),
+    ):
+        np.testing.assert_allclose(f(x), reference(x), rtol=1e-5, atol=1e-5)
+        check_gradient(f, reference, x)
 
 
 @given(rated(), pairs(), st.floats(0, 5), st.data())
@@ -125,24 +117,20 @@ def test_large_rewards_do_not_overflow():
     np.testing.assert_allclose(gradient, [-1.0, 0.0])
 
 
-def test_column_of_rewards_is_refused():
-    column, flat = np.ones((3, 1)), np.ones(3)
-    with pytest.raises(ValueError, match="shapes must be equal"):
-        losses.bradley_terry(column, column, flat, kind="margin")
-    with pytest.raises(ValueError, match="one axis"):
-        losses.bradley_terry(column, column)
-    with pytest.raises(ValueError, match="shapes must be equal"):
-        losses.regression(np.ones((3, 1)), np.ones(3))
+COLUMN, FLAT = np.ones((3, 1)), np.ones(3)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("call", "message"),
     [
-        ({"kind": "scale"}, "regular, margin, scaled"),
-        ({"kind": "scaled"}, "needs the strength"),
-        ({"label_smoothing": 0.5}, "label_smoothing"),
+        (lambda: losses.bradley_terry(FLAT, FLAT, kind="scale"), "regular, margin, scaled"),
+        (lambda: losses.bradley_terry(FLAT, FLAT, kind="scaled"), "needs the strength"),
+        (lambda: losses.bradley_terry(FLAT, FLAT, label_smoothing=0.5), "label_smoothing"),
+        (lambda: losses.bradley_terry(COLUMN, COLUMN, FLAT, kind="margin"), "must be equal"),
+        (lambda: losses.bradley_terry(COLUMN, COLUMN), "one axis"),
+        (lambda: losses.regression(COLUMN, FLAT), "shapes must be equal"),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_bad_arguments_and_columns_of_rewards_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
-        losses.bradley_terry(np.ones(2), np.zeros(2), **arguments)
+        call()

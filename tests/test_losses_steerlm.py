@@ -1,7 +1,5 @@
 """P(a|x,y) against SciPy in double precision; the weights of SteerLM 2.0 against the formulas."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,27 +42,13 @@ def test_levels_have_what_the_beta_distribution_gives_their_cells(ratings):
     np.testing.assert_allclose(got, mirrored, rtol=0, atol=2e-4)
 
 
-def test_levels_near_a_rating_and_far_from_it():
-    """To the digits that were worked out by hand."""
-    for rating, expected in (
-        (3.0, [0, 8e-5, 0.0858, 0.8554, 0.0587]),
-        (2.0, [1e-5, 0.1090, 0.7820, 0.1090, 1e-5]),
-        (3.6, [0, 0, 0.0007, 0.2876, 0.7117]),
-    ):
-        got = np.exp(attribute_log_probability(np.full(5, rating), LEVELS))
-        np.testing.assert_allclose(got, expected, rtol=0, atol=6e-5)
-    # What is past the ends counts as the ends, and nothing is impossible.
-    low, high = (np.asarray(attribute_log_probability(np.full(5, r), LEVELS)) for r in (-7.0, 40.0))
-    np.testing.assert_allclose(low, high[::-1], atol=1e-5)
-    assert low[0] > math.log(0.99)
-    np.testing.assert_allclose(low[4], math.log(1e-12), rtol=1e-5)
-
-
-def test_what_is_no_rating_or_no_level_gives_nan():
-    predicted = np.asarray([np.nan, 3.0, 3.0, 3.0, np.inf])
-    levels = np.asarray([3.0, 2.5, -1.0, 5.0, 4.0])
+def test_what_is_no_rating_or_no_level_gives_nan_and_nothing_is_impossible():
+    predicted = np.asarray([np.nan, 3.0, 3.0, 3.0, np.inf, -7.0])
+    levels = np.asarray([3.0, 2.5, -1.0, 5.0, 4.0, 4.0])
     got = np.asarray(attribute_log_probability(predicted, levels))
-    assert np.isnan(got).tolist() == [True] * 4 + [False]
+    assert np.isnan(got).tolist() == [True] * 4 + [False] * 2
+    # What is past the ends counts as the ends.
+    np.testing.assert_allclose(got[4:], [0, np.log(1e-12)], rtol=1e-5, atol=0.01)
 
 
 NATS = st.floats(-200, 0, width=32)
@@ -120,16 +104,6 @@ def test_weights_know_neither_levels_nor_order(slots, change, seed):
     ):
         np.testing.assert_allclose(level, expected, rtol=2e-4, atol=1e-7)
         np.testing.assert_allclose(moved, expected[order], rtol=1e-5, atol=1e-7)
-
-
-@given(SLOTS)
-def test_a_response_alone_weighs_one_and_is_at_no_distance(slots):
-    terms, _ = arrays(slots)
-    terms, group = np.nan_to_num(terms), np.arange(R)
-    target, baseline = weights(*terms, group)
-    assert (np.asarray(target) == 1).all()
-    assert (np.asarray(baseline) == 1).all()
-    assert (np.asarray(distance(target, baseline, group)) == 0).all()
 
 
 @given(SLOTS)

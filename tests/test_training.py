@@ -18,8 +18,12 @@ from hs2jax.training import objectives, optimizer, step
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
 
-def unequal(tmp_path):
-    """A file of groups with one to four rated responses, so with none to six derived pairs."""
+MODEL = tiny.reward_model(ATTRIBUTES)
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory):
+    """Groups with one to four rated responses, so with none to six derived pairs."""
     rng = np.random.default_rng(0)
     rows = [
         {
@@ -32,29 +36,25 @@ def unequal(tmp_path):
         }
         for i, n in zip(range(14), itertools.cycle([1, 2, 3, 4]), strict=False)
     ]
-    return stages.write(tmp_path / "unequal.jsonl", rows)
+    path = stages.write(tmp_path_factory.mktemp("training") / "unequal.jsonl", rows)
+    return list(corpora.read(f"ratings:{path}"))
 
 
-def one_batch(path, model, micro_batch_size, layout="shared", row_length=512):
-    groups = list(corpora.read(f"ratings:{path}"))
-    prepared = loader.prepare(
-        groups,
-        model.tokenizer,
-        attributes=model.outputs,
-        row_length=row_length,
-        max_tokens=512,
-        layout=layout,
-        derive="helpfulness",
-    )
-    planned = loader.plan(
-        prepared.examples,
+def examples(groups, layout="shared", row_length=512):
+    settings = {"attributes": ATTRIBUTES, "row_length": row_length, "max_tokens": 512}
+    settings |= {"layout": layout, "derive": "helpfulness"}
+    return loader.prepare(groups, MODEL.tokenizer, **settings).examples
+
+
+def one_batch(groups, micro_batch_size, layout="shared", row_length=512):
+    (batch,) = loader.plan(
+        examples(groups, layout, row_length),
         row_length=row_length,
         layout=layout,
         batch_size=100,
         micro_batch_size=micro_batch_size,
     )
-    assert len(planned) == 1
-    return planned[0]
+    return batch
 
 
 def objective(kind, **changes):
@@ -62,11 +62,11 @@ def objective(kind, **changes):
     return objectives.make(config, ATTRIBUTES)
 
 
-def gradients(model, batch, aim, layout="shared"):
+def gradients(batch, aim, layout="shared"):
     def apply(params, micro):
-        return forward(params, micro, model.config, layout=layout, dtype=jnp.float32)
+        return forward(params, micro, MODEL.config, layout=layout, dtype=jnp.float32)
 
-    return jax.jit(lambda p, b: step.gradients(p, b, aim, apply))(model.params, batch)
+    return jax.jit(lambda p, b: step.gradients(p, b, aim, apply))(MODEL.params, batch)
 
 
 def assert_close(a, b, tolerance):
@@ -94,15 +94,14 @@ def relative_errors(a, b):
     ],
     ids=lambda aim: aim.kind,
 )
-def test_accumulated_gradients_equal_the_full_batch(tmp_path, aim):
-    model, path = tiny.reward_model(ATTRIBUTES), unequal(tmp_path)
+def test_accumulated_gradients_equal_the_full_batch(groups, aim):
     used = []
     for micro_batch_size in (16, 8, 3):
-        batch = one_batch(path, model, micro_batch_size, row_length=128)
+        batch = one_batch(groups, micro_batch_size, row_length=128)
         parts = (batch["segment_ids"] > 0).any(axis=(1, 2))
         pairs = (batch["strength"] > 0).sum(axis=(1, 2))[parts]
         used.append(len(pairs))
-        loss, values, grads = gradients(model, batch, aim)
+        loss, values, grads = gradients(batch, aim)
         if len(used) == 1:
             expected = loss, values, grads
             continue
@@ -114,69 +113,56 @@ def test_accumulated_gradients_equal_the_full_batch(tmp_path, aim):
     assert used == [1, 2, 4]
 
 
-def test_loss_of_a_batch_is_the_loss_of_its_examples(tmp_path):
+def test_loss_of_a_batch_is_the_loss_of_its_examples(groups):
     """The training step and the evaluation on the host agree on what the objective is."""
-    model, path = tiny.reward_model(ATTRIBUTES), unequal(tmp_path)
-    prepared = loader.prepare(
-        list(corpora.read(f"ratings:{path}")),
-        model.tokenizer,
-        attributes=ATTRIBUTES,
-        row_length=512,
-        max_tokens=512,
-        derive="helpfulness",
-    )
-    outputs = model.predict(prepared.examples)
+    outputs = MODEL.predict(examples(groups))
     for aim in (objective("regression"), objective("joint", preference="scaled")):
-        loss, _, _ = gradients(model, one_batch(path, model, 16), aim)
-        on_host = objectives.loss_of_examples(aim, prepared.examples, outputs)
+        loss, _, _ = gradients(one_batch(groups, 16), aim)
+        on_host = objectives.loss_of_examples(aim, examples(groups), outputs)
         np.testing.assert_allclose(loss, on_host, rtol=1e-5)
 
 
-def test_layouts_give_one_gradient(tmp_path):
-    model, path = tiny.reward_model(ATTRIBUTES), unequal(tmp_path)
+def test_layouts_give_one_gradient(groups):
     aim = objective("joint", preference="scaled")
-    expected_loss, _, expected = gradients(model, one_batch(path, model, 16), aim)
+    expected_loss, _, expected = gradients(one_batch(groups, 16), aim)
     for layout in ("separate", "padded"):
         # A padded row of 512 tokens holds four slots of 128.
-        loss, _, grads = gradients(model, one_batch(path, model, 16, layout), aim, layout)
+        loss, _, grads = gradients(one_batch(groups, 16, layout), aim, layout)
         np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
         assert_close(grads, expected, 2e-5)
 
 
 @pytest.mark.parametrize("mesh", [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
-def test_eight_devices_do_what_one_does(tmp_path, mesh):
-    path, aim = unequal(tmp_path), objective("joint", preference="scaled")
+def test_eight_devices_do_what_one_does(groups, mesh):
+    aim = objective("joint", preference="scaled")
     tx, _ = optimizer.make(configs.defaults("train_reward_model").optimizer, 10)
 
-    def two_steps(model, mesh):
-        state = step.init_state(jax.tree.map(jnp.copy, model.params), tx)
+    def two_steps(mesh):
+        state = step.init_state(jax.tree.map(jnp.copy, MODEL.params), tx)
         places = None
         if mesh is not None:
             places = sharding.shardings(state, mesh)
             state = jax.device_put(state, places)
         how = {"layout": "shared", "dtype": jnp.float32, "remat": True}
-        update = step.make(model.config, aim, tx, **how, shardings=places)
+        update = step.make(MODEL.config, aim, tx, **how, shardings=places)
         for _ in range(2):
-            batch = sharding.place_rows(one_batch(path, model, 8), mesh, axis=1)
+            batch = sharding.place_rows(one_batch(groups, 8), mesh, axis=1)
             state, values = update(state, {}, batch)
         return state, values
 
-    model = tiny.reward_model(ATTRIBUTES)
-    alone, alone_values = two_steps(model, None)
-    with jax.set_mesh(sharding.make_mesh(**mesh)) as _:
-        together, values = two_steps(model, jax.sharding.get_mesh())
+    alone, alone_values = two_steps(None)
+    with jax.set_mesh(sharding.make_mesh(**mesh)):
+        together, values = two_steps(jax.sharding.get_mesh())
     assert_close(values, alone_values, 1e-5)
     assert_close(together["params"], alone["params"], 1e-6)
 
 
-def test_nothing_changes_where_the_gradient_is_not_finite(tmp_path):
-    model, path = tiny.reward_model(ATTRIBUTES), unequal(tmp_path)
+def test_nothing_changes_where_the_gradient_is_not_finite(groups):
     tx, _ = optimizer.make(configs.defaults("train_reward_model").optimizer, 10)
-    state = step.init_state(model.params, tx)
-    update = step.make(
-        model.config, objective("regression"), tx, layout="shared", dtype=jnp.float32, remat=False
-    )
-    batch = one_batch(path, model, 16)
+    state = step.init_state(jax.tree.map(jnp.copy, MODEL.params), tx)
+    how = {"layout": "shared", "dtype": jnp.float32, "remat": False}
+    update = step.make(MODEL.config, objective("regression"), tx, **how)
+    batch = one_batch(groups, 16)
     before = jax.tree.map(np.array, state)
     bad = {**batch, "ratings": np.where(batch["rating_mask"], np.inf, 0.0).astype(np.float32)}
     state, values = update(state, {}, bad)
@@ -199,13 +185,3 @@ def test_schedules():
     np.testing.assert_allclose(float(rate(9)), 2e-6, rtol=1e-5)
     np.testing.assert_allclose(float(rate(55)), 2e-6 * (0.1 + 0.9 / 2), rtol=1e-5)
     np.testing.assert_allclose(float(rate(100)), 2e-7, rtol=1e-5)
-
-
-def test_weight_decay_leaves_norms_and_biases_alone():
-    model = tiny.reward_model(bias=True)
-    mask = optimizer.decays(model.params)
-    assert not mask["decoder"]["norm"]
-    assert not mask["decoder"]["layers"]["mlp"]["norm"]
-    assert not mask["head"]["bias"]
-    assert mask["head"]["kernel"]
-    assert mask["decoder"]["layers"]["attention"]["q"]
