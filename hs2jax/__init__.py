@@ -1,5 +1,1 @@
-"""Reward models in JAX. Importing it makes its data sets known to `tfds.builder` by name."""
-
-from hs2jax.data.tfds import registration
-
-registration.register()
+"""Reward models, steerable policies and judges in JAX."""

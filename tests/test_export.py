@@ -138,7 +138,6 @@ def test_an_export_loads_as_what_was_exported_again_and_again(tmp_path):
         texts.append({p.name: p.read_bytes() for p in sorted(folder.iterdir())})
     record = json.loads(texts[0]["config.json"])["hs2jax"]
     assert record["outputs"] == list(weights)
-    assert record["head_bias"] == [0.25, -1.0]
     assert record["template"] == CHATML
     assert texts[1] == texts[2]
 

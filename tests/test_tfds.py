@@ -17,7 +17,7 @@ from hs2jax.data import corpora
 from hs2jax.data.groups import DataError, FieldError
 from hs2jax.data.record import Record
 from hs2jax.data.tfds import __main__ as command
-from hs2jax.data.tfds import building, catalogue, reading
+from hs2jax.data.tfds import building, catalogue
 
 FOLDER = Path(hs2jax.data.tfds.__file__).parent
 NAMES = list(catalogue.SOURCES)
@@ -99,7 +99,7 @@ def test_every_field_of_every_row_comes_back(name, built):
         rows = rows_of(name, split)
         assert builder.info.splits[split].num_examples == len(rows) > 0
         remarks = source.columns.get("json", "").split()
-        found = [again for _, again in reading.lines(f"tfds:{name}[{split}]")]
+        found = [again for _, again in building.lines(f"tfds:{name}[{split}]")]
         for again in found:
             again |= {field: json.loads(again[field]) for field in remarks}
         assert found == rows
@@ -198,7 +198,7 @@ def test_a_row_of_another_form_stops_the_build_and_is_named(field, value, own, t
     del rows[1][field]
     with pytest.raises(DataError, match=rf"line 2, field '{field}'.*missing"):
         own(rows, name)
-    assert not reading.make(name, str(tmp_path / "own")).is_prepared()
+    assert not building.make(name, str(tmp_path / "own")).is_prepared()
 
 
 def test_command(tmp_path, capsys):
@@ -214,19 +214,18 @@ def test_command(tmp_path, capsys):
 
 
 def test_builders_are_found_by_name_and_no_tensorflow_is_imported(tmp_path):
-    """In another process, where hs2jax is imported first; here it was tensorflow_datasets."""
     program = f"""
 import sys
-import hs2jax
+import hs2jax.data.corpora
 assert "tensorflow_datasets" not in sys.modules
 import tensorflow_datasets as tfds
-from hs2jax.data import corpora
+import hs2jax.data.tfds.building
 builder = tfds.builder("helpsteer2")
 assert builder.info.full_name == "helpsteer2/ratings/1.0.0"
 manual = {str(dummy("helpsteer2"))!r}
 options = tfds.download.DownloadConfig(manual_dir=manual, try_download_gcs=False)
 builder.download_and_prepare(download_config=options)
-assert len(list(corpora.read("tfds:helpsteer2"))) == 3
+assert len(list(hs2jax.data.corpora.read("tfds:helpsteer2"))) == 3
 assert tfds.builder("mnist").name == "mnist"
 assert "tensorflow" not in sys.modules
 """

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,12 +17,8 @@ READS = ("end_of_turn", "last")
 @dataclasses.dataclass(frozen=True)
 class Encoded:
     """A group as token ids, int32. Prompt + response is one conversation, up to the token that its
-    score is read at.
-
-    `prompt` is what the conversations have in common at their start, never more than the prompt
-    with the assistant's header. Where a tokenizer merges characters across the border between
-    prompt and response, it is a token or two shorter, so that prompt + response is always to the
-    id what the tokenizer gives for the whole text.
+    score is read at, to the id what the tokenizer gives for the whole text: where it merges
+    characters across the border, `prompt` is a token or two shorter than the text before it.
 
     `loss_mask`, of a policy only, bool [prompt]: the prompt's tokens whose likelihood is learned
     along with the responses': those of the assistant's earlier turns, each with its end.
@@ -35,16 +30,6 @@ class Encoded:
     responses: tuple[np.ndarray, ...]
     loss_mask: np.ndarray | None = None
     given: tuple[int, ...] = ()
-
-
-class _Rendered(NamedTuple):
-    """A group as the chat template writes it: the prompt with the assistant's header; the whole
-    conversation of each response that has to be tokenised; of each earlier turn to learn, what
-    comes before its content, and all up to its end."""
-
-    prompt: str
-    wholes: list[str]
-    turns: list[tuple[str, str]]
 
 
 def encode(
@@ -65,10 +50,9 @@ def encode(
     "last": at the last token of the text that is not the tokenizer's pad, as `transformers` reads.
 
     policy: the group's condition stands behind the assistant's header, and its tokens, where there
-    are any, are the responses as they are; reward models and judges see neither. `loss_mask` is
-    then the assistant's earlier turns, or nothing where there is a condition, which holds for the
-    responses alone. An earlier turn that the template writes otherwise than where it is the last,
-    where a policy writes it, is not learned, and counted in `record`.
+    are any, are the responses as they are; reward models and judges see neither. Unless there is a
+    condition, which holds for the responses alone, `loss_mask` is the assistant's earlier turns;
+    one that the template writes otherwise than where it is the last is counted in `record` instead.
     skipped: where a group that the template refuses is counted, whose place is then None.
 
     Raises ValueError where the tokenizer has no chat template, or lacks an EOS that has to be
@@ -78,26 +62,26 @@ def encode(
     if read not in READS:
         raise ValueError(f"read is {read!r}; it must be one of {', '.join(READS)}")
     record = Record() if record is None else record
-    write = functools.partial(_render_for_policy, record=record) if policy else _render
+    write = functools.partial(_render, tokenizer, policy=policy, record=record)
     rendered = _render_all(write, tokenizer, groups, skipped)
-    flat = [[one.prompt, *one.wholes, *itertools.chain(*one.turns)] for one in rendered if one]
+    flat = [[one[0], *one[1], *itertools.chain(*one[2])] for one in rendered if one]
     rows = iter(tokenize(tokenizer, list(itertools.chain(*flat))))
 
     special = special_ids(tokenizer)
     encoded = []
-    for group, of_group in zip(groups, rendered, strict=True):
-        if of_group is None:
+    for group, texts in zip(groups, rendered, strict=True):
+        if texts is None:
             encoded.append(None)
             continue
         prompt = next(rows)
-        wholes = [_ended(next(rows), tokenizer, special, read) for _ in of_group.wholes]
+        wholes = [_ended(next(rows), tokenizer, special, read) for _ in texts[1]]
         shared, responses = len(prompt), group.tokens
         if wholes:
             # The token that is read is the response's, even where all behind the header is pads.
             shared = min(common_prefix([prompt, *wholes]), *(len(ids) - 1 for ids in wholes))
             responses = [ids[shared:] for ids in wholes]
         mask = np.zeros(len(prompt), bool)
-        for _ in of_group.turns:
+        for _ in texts[2]:
             before, through = next(rows), _cut_end(next(rows), tokenizer, special, read)
             mask[common_prefix([before, prompt]) : common_prefix([through, prompt])] = True
         encoded.append(
@@ -113,9 +97,13 @@ def encode(
 def prompt_ids(
     tokenizer, groups: Sequence[Group], skipped: Record | None = None
 ) -> list[np.ndarray | None]:
-    """Tokenise what a policy's response to each group follows, int32: prompt, the assistant's
-    header and the condition. Arguments and errors are those of `encode`."""
-    texts = _render_all(_asked, tokenizer, groups, skipped)
+    """Tokenise what a policy's response to each group follows, int32, as `encode` does."""
+
+    def write(group: Group) -> str:
+        header = render(tokenizer, list(group.prompt), group.source, add_generation_prompt=True)
+        return header + condition_text(tokenizer, group.condition)
+
+    texts = _render_all(write, tokenizer, groups, skipped)
     rows = iter(tokenize(tokenizer, [text for text in texts if text is not None]))
     return [None if text is None else np.asarray(next(rows), np.int32) for text in texts]
 
@@ -179,54 +167,47 @@ def _render_all(write: Callable, tokenizer, groups: Sequence[Group], skipped: Re
     found = []
     for group in groups:
         try:
-            found.append(write(tokenizer, group))
+            found.append(write(group))
         except ValueError as error:
             if skipped is None:
                 raise
-            skipped.refuse(str(error))
+            skipped.refused += 1
+            skipped.keep(str(error))
             found.append(None)
     return found
 
 
-def _render(tokenizer, group: Group) -> _Rendered:
-    """Render a group for reward models and judges, as if it had no condition and no tokens."""
-    prompt = list(group.prompt)
-    header = render(tokenizer, prompt, group.source, add_generation_prompt=True)
-    wholes = []
-    for response in group.responses:
-        turns = [*prompt, {"role": "assistant", "content": response}]
-        wholes.append(render(tokenizer, turns, group.source, add_generation_prompt=False))
-    return _Rendered(header, wholes, [])
+def _render(
+    tokenizer, group: Group, *, policy: bool, record: Record
+) -> tuple[str, list[str], list[tuple[str, str]]]:
+    """Render a group: the prompt with the assistant's header, and of a policy the condition; each
+    whole conversation, unless a policy has its tokens; what `_earlier_turns` gives of a policy.
 
-
-def _asked(tokenizer, group: Group) -> str:
-    """The text that a policy's response follows."""
+    Raises ValueError where there is no place for the condition.
+    """
     header = render(tokenizer, list(group.prompt), group.source, add_generation_prompt=True)
-    return header + condition_text(tokenizer, group.condition)
-
-
-def _render_for_policy(tokenizer, group: Group, record: Record) -> _Rendered:
-    """Render a group for a policy. Raises ValueError where there is no place for the condition."""
-    asked, wholes = _asked(tokenizer, group), []
-    size = len(tokenizer)
+    wholes, size = [], len(tokenizer)
+    for response in () if policy and group.tokens else group.responses:
+        turns = [*group.prompt, {"role": "assistant", "content": response}]
+        wholes.append(render(tokenizer, turns, group.source, add_generation_prompt=False))
+    if not policy:
+        return header, wholes, []
     if any(max(ids) >= size for ids in group.tokens):
         raise ValueError(
             f"{group.source}: its tokens are not of this tokenizer, which has {size} of them; use "
             "the model that sampled them, or leave the field 'tokens' out"
         )
-    if not group.tokens:
-        header, wholes, _ = _render(tokenizer, group)
-        # Put behind the header, so that all else is as the template has it, trimmed texts included.
-        if group.condition and not all(whole.startswith(header) for whole in wholes):
-            raise ValueError(
-                f"{group.source}: the chat template writes an assistant's turn otherwise than it "
-                "starts one (add_generation_prompt), so there is no place for the condition; use "
-                'the template "steerlm" (config.model.template)'
-            )
-        if group.condition:
-            wholes = [asked + whole[len(header) :] for whole in wholes]
-    turns = [] if group.condition else _earlier_turns(tokenizer, group, asked, record)
-    return _Rendered(asked, wholes, turns)
+    if not group.condition:
+        return header, wholes, _earlier_turns(tokenizer, group, header, record)
+    # Put behind the header, so that all else is as the template has it, trimmed texts included.
+    if not all(whole.startswith(header) for whole in wholes):
+        raise ValueError(
+            f"{group.source}: the chat template writes an assistant's turn otherwise than it "
+            "starts one (add_generation_prompt), so there is no place for the condition; use "
+            'the template "steerlm" (config.model.template)'
+        )
+    asked = header + condition_text(tokenizer, group.condition)
+    return asked, [asked + whole[len(header) :] for whole in wholes], []
 
 
 def _earlier_turns(tokenizer, group: Group, whole: str, record: Record) -> list[tuple[str, str]]:

@@ -23,9 +23,8 @@ def group_conversations(conversations) -> list[Group]:
         given = list(conversation) if isinstance(conversation, tuple) else conversation
         prompt, response = rows.split_last(rows.messages({name: given}, name), name)
         if groups and groups[-1].prompt == prompt:
-            groups[-1] = dataclasses.replace(
-                groups[-1], responses=(*groups[-1].responses, response)
-            )
+            last = groups.pop()
+            groups.append(dataclasses.replace(last, responses=(*last.responses, response)))
         else:
             groups.append(Group(prompt, (response,), source=name))
     return groups
@@ -47,10 +46,9 @@ def encode(
 
     longest: tokens that a conversation may have. Where a prompt has to be cut, each of the group's
     conversations is a part of its own, so that a score does not depend on the others' length; else
-    a part has at most SHARED, so that a row fits into memory. read, policy: see `chat.encode`.
-    truncate: cut prompts from the left where a conversation is longer, counted in `record`. skip:
-    leave a group out that is still too long or that the chat template refuses, counted in
-    `record`. Else both raise ValueError.
+    a part has at most SHARED, so that a row fits into memory. truncate: cut prompts from the left
+    where a conversation is longer. skip: leave a group out that is still too long or that the chat
+    template refuses. Both are counted in `record`, and else raise ValueError.
     """
     record = Record() if record is None else record
     skipped = record if skip else None
@@ -64,9 +62,13 @@ def encode(
         if excess <= 0:
             found[-1] = [unrated(encoded.prompt, r) for r in in_parts(encoded.responses, SHARED)]
             continue
-        alone = [unrated(encoded.prompt, [response]) for response in encoded.responses]
-        cut = [_fitted(part, longest, tokenizer) for part in alone]
-        if truncate and None not in cut:
+        cut = []
+        for response in encoded.responses if truncate else ():
+            over = max(0, len(encoded.prompt) + len(response) - longest)
+            alone = Encoded(encoded.prompt, (response,))
+            if (short := chat.cut_prompt(alone, over, tokenizer.bos_token_id)) is not None:
+                cut.append(unrated(short.prompt, [response])._replace(cut=over))
+        if len(cut) == len(encoded.responses):
             found[-1] = cut
             record.truncated += 1
         elif skip:
@@ -94,13 +96,6 @@ def unrated(prompt: np.ndarray, responses: Sequence[np.ndarray], **others) -> Ex
     )
 
 
-def _fitted(example: Example, longest: int, tokenizer) -> Example | None:
-    """Cut an example's prompt where it is longer than `longest`; None if that is not enough."""
-    excess = max(0, packing.cost(example.encoded, "padded") - longest)
-    encoded = chat.cut_prompt(example.encoded, excess, tokenizer.bos_token_id)
-    return None if encoded is None else example._replace(encoded=encoded, cut=excess)
-
-
 def in_parts(things: Iterable, size: int):
     """Yield tuples of at most `size`, in order."""
     things = iter(things)
@@ -109,11 +104,8 @@ def in_parts(things: Iterable, size: int):
 
 
 def share(encoded: Sequence[Encoded], width: int) -> list[range]:
-    """Find the runs of neighbours that, each joined by `join`, are the least work for a model.
-
-    encoded: conversations, each a prompt and one response. A run has at most SHARED. width: the
-    model's.
-    """
+    """Find the runs of neighbours, at most SHARED, that, each joined by `join`, are the least work
+    for a model of this width. encoded: conversations, each a prompt and one response."""
     lengths = [packing.cost(one, "separate") for one in encoded]
     alike = [chat.common_prefix([a.prompt, b.prompt]) for a, b in itertools.pairwise(encoded)]
     # Of the first n: the least work, the size of its last run, and where that begins.
@@ -135,11 +127,8 @@ def share(encoded: Sequence[Encoded], width: int) -> list[range]:
 
 
 def join(encoded: Sequence[Encoded]) -> Example:
-    """Join conversations, each a prompt and one response, to one group.
-
-    What their prompts begin with is its prompt, and what follows is a response, of which the
-    prompt's rest is given. What is learned of the prompt is as the first has it.
-    """
+    """Join conversations, each a prompt and one response, to one group. Its prompt is what theirs
+    begin with, learned as in the first; the rest of a prompt is given at the response's start."""
     common = chat.common_prefix([one.prompt for one in encoded])
     mask = encoded[0].loss_mask
     return unrated(

@@ -13,7 +13,7 @@ from hs2jax.data import files, rows
 from hs2jax.data.formats import FORMATS
 from hs2jax.data.groups import DataError, FieldError, Group, row_unit
 from hs2jax.data.record import Record
-from hs2jax.data.tfds import catalogue, reading
+from hs2jax.data.tfds import catalogue
 
 SLICE = re.compile(r"(-?\d+%?)?:(-?\d+%?)?")
 
@@ -34,13 +34,10 @@ def read(spec: str, *, on_error: str = "raise", record: Record | None = None) ->
     Args:
         spec: "format:path" or "format:path[selector]", or several joined with "+". Formats are the
             keys of FORMATS. The path is a file of rows, .jsonl, .jsonl.gz, .json (one list) or
-            .parquet, here, in a bucket (gs://) or on the hub
-            (hf://datasets/OWNER/NAME@REVISION/PATH); "mini/NAME" is a file of the bundled mini
-            set; a "*" stands for all files that match, in sorted order, and what follows in
-            brackets is then taken of each. The selector is a slice of the file's
-            groups, [a:b], with integers or percents ([:90%] and [90%:] share nothing), or the
-            split [train] or [val] of rows that name theirs. A slice counts groups before any is
-            skipped, so it always means the same rows.
+            .parquet, as `files.locate` and `files.expand` understand it; of several files the
+            selector is taken of each. It is a slice of the file's groups, [a:b], with integers or
+            percents ([:90%] and [90%:] share nothing), counted before any is skipped, or the split
+            [train] or [val] of rows that name theirs.
             "tfds:NAME", "tfds:NAME/CONFIG" is a TFDS data set of ours that has been built, with
             [SPLIT], [a:b] or [SPLIT][a:b] behind it; without a split its first one, train.
         on_error: "raise", or "skip" to leave malformed rows out and count them in the record.
@@ -58,8 +55,8 @@ def read(spec: str, *, on_error: str = "raise", record: Record | None = None) ->
 
 
 def raw(spec: str) -> Iterator[tuple[str, bytes]]:
-    """Give the rows of the files as they are, JSON, each with its source "path:line"; all of them,
-    whatever is selected. Raises what `read` raises for a wrong spec."""
+    """Give all rows of the files, whatever is selected, as they are, JSON, each with its source
+    "path:line". Raises what `read` raises for a wrong spec."""
     for each in _files(spec):
         for number, line in _lines(each):
             row = line if isinstance(line, bytes) else json.dumps(line, default=str).encode()
@@ -127,7 +124,7 @@ def _files(spec: str) -> list[Spec]:
     found = []
     for each in parse(spec):
         if each.path.startswith(catalogue.PREFIX):
-            reading.open_built(each.path)
+            _built().open_built(each.path)
             found.append(each)
         else:
             found += [each._replace(path=path) for path in files.expand(each.path)]
@@ -137,24 +134,29 @@ def _files(spec: str) -> list[Spec]:
 def _lines(spec: Spec) -> Iterator[files.Line]:
     """The rows as JSON, with the numbers of their lines, or their indices in the data set."""
     if spec.path.startswith(catalogue.PREFIX):
-        return reading.lines(spec.path)
+        return _built().lines(spec.path)
     return files.lines(files.locate(spec.path), spec.path)
+
+
+def _built():
+    from hs2jax.data.tfds import building  # Imports TFDS, which is slow.
+
+    return building
 
 
 def _groups(spec: Spec, on_error: str, record: Record) -> Iterator[Group]:
     """Read the groups of one file, with everything counted."""
     for unit in _selected(spec):
+        record.rows += len(unit)
         try:
             group = _join(unit, spec)
         except DataError as error:
             if on_error == "raise":
                 raise
-            record.rows += len(unit)
             record.skip(error.reason, example=str(error))
             if len(unit) > 1:
                 record.skip("partner of a malformed row", rows=len(unit) - 1)
             continue
-        record.rows += len(unit)
         record.groups += 1
         yield group
 

@@ -1,6 +1,5 @@
 """Find the files of a data spec, and read the rows in them, whatever their form is."""
 
-import contextlib
 import gzip
 import json
 import re
@@ -15,8 +14,8 @@ from etils import epath
 
 from hs2jax.data.groups import DataError, FieldError, show
 
-# The number of a row, from 1 (of a data set: its index, from 0), and the row: its bytes, JSON, or
-# what these say already, where it is an item of a list or comes from a table.
+# The number of a row, from 1 (of a data set: its index, from 0), and its bytes, JSON, or what these
+# say already.
 Line = tuple[int, object]
 T = TypeVar("T")
 
@@ -29,12 +28,10 @@ BATCH = 256  # Rows of a Parquet file that are in memory at once, besides its co
 
 
 def locate(path: str) -> epath.Path:
-    """Find the file of a spec.
-
-    "mini/NAME" is bundled with the package, "./mini/NAME" not. "hf://datasets/OWNER/NAME/PATH", or
-    NAME@REVISION, is fetched from the hub unless it has been before. A "/" in a revision is written
-    "%2F", but in the hub's own refs/pr/NUMBER and refs/convert/NAME. Raises FileNotFoundError where
-    the hub does not give it.
+    """Find the file of a spec: "mini/NAME" is bundled with the package, and
+    "hf://datasets/OWNER/NAME/PATH", or NAME@REVISION, is fetched from the hub unless it has been
+    before. A "/" in a revision is written "%2F", but in the hub's own refs/pr/NUMBER and
+    refs/convert/NAME. Raises FileNotFoundError where the hub does not give it.
     """
     if path.startswith(HUB):
         return _fetch(path)
@@ -42,10 +39,9 @@ def locate(path: str) -> epath.Path:
 
 
 def expand(path: str) -> list[str]:
-    """Return the path, or all paths that match it where it has a "*", sorted.
-
-    A "*" stands for any part of the name of a file or folder. Raises FileNotFoundError where
-    nothing is there, and ValueError for a path that cannot be understood.
+    """Return the path, or, sorted, all that match it where it has a "*", which stands for any part
+    of the name of a file or folder. Raises FileNotFoundError where nothing is there, and ValueError
+    for a path that cannot be understood.
     """
     if "*" not in path:
         file = locate(path)
@@ -70,9 +66,8 @@ def expand(path: str) -> list[str]:
 
 def lines(file: epath.Path, name: str) -> Iterator[Line]:
     """Read the rows of a file, with their numbers from 1: lines of a .jsonl or .jsonl.gz file that
-    are not blank, items of a .json file that holds one list, rows of a .parquet file.
-
-    Raises DataError, with `name` as the file's name, where the file is damaged.
+    are not blank, items of a .json file that holds one list, rows of a .parquet file. Raises
+    DataError, with `name` as the file's name, where it is damaged.
     """
     if file.name.endswith(".parquet"):
         return _parquet(file, name)
@@ -140,9 +135,8 @@ def _fetch(path: str) -> epath.Path:
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"the hub did not give {file} of the data set {repository} at revision '{revision}' "
-            f"({error}). Check these names, and that you are logged in where the data set asks for "
-            "it (hf auth login). Without a network (or with HF_HUB_OFFLINE set), fetch the file "
-            "elsewhere, put it into a folder under this name, and give its path instead of hf://"
+            f"({error}). Check these names, and log in where it asks for it (hf auth login). Or "
+            "fetch the file elsewhere, and give its path instead of hf://"
         ) from error
     return epath.Path(found)
 
@@ -151,11 +145,9 @@ def _text(file: epath.Path, name: str) -> Iterator[tuple[int, bytes]]:
     """Read the lines of a file, compressed or not, with their numbers from 1."""
     number = 0
     try:
-        with contextlib.ExitStack() as stack:
-            stream = stack.enter_context(file.open("rb"))
-            if file.name.endswith(".gz"):
-                stream = stack.enter_context(gzip.open(stream))
-            for number, line in enumerate(stream, 1):
+        with file.open("rb") as stream:
+            lines = gzip.GzipFile(fileobj=stream) if file.name.endswith(".gz") else stream
+            for number, line in enumerate(lines, 1):
                 yield number, line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         what = f"the compressed file is damaged after this line ({error}): fetch it again"

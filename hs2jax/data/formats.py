@@ -1,11 +1,8 @@
 """The formats in which data is published: how their rows become groups.
 
-A format says of each part of a Group in which columns it stands, or is a function of the whole row
-where these depend on one another. Fields that a format does not know are ignored.
-
-Of a pair, the better response has a strength of 1 where the data does not say how much better it
-is. Where several responses are right or wrong, each is rated {"correct": 1.0} or {"correct": 0.0},
-the right ones first. What says where a row belongs in its benchmark is in the group's `about`.
+Fields that a format does not know are ignored. Of a pair, the better response has a strength of 1
+where the data does not say how much better it is. Where several responses are right or wrong, each
+is rated {"correct": 1.0} or {"correct": 0.0}, the right ones first.
 
 HelpSteer (arXiv 2311.09528), HelpSteer2 (2406.08673), HelpSteer2-Preference (2410.01257),
 HelpSteer3 (2505.11475), HH-RLHF (2204.05862), RewardBench (2403.13787) and its prior sets,
@@ -57,21 +54,16 @@ LARGEST = 0.01  # Sums of logarithms that are rounded may be a little more than 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """The way from the rows of a file to groups.
+    """The way from the rows of a file to groups."""
 
-    Attributes:
-        parts: for parts of a Group, a function and the columns that it reads them from, with what
-            else it needs to know of them (see `columns`); or a function of the whole row.
-        rows: how many rows, which follow one another, are one group; None: all rows of the file
-            with the same prompt.
-        of_path: fields that the published file's name says for all its rows, which lack them.
-        benchmark: all its files are one set, scored by a published rule.
-    """
-
+    # For parts of a Group, a function and the columns that it reads them from, with what else it
+    # needs to know of them (see `columns`); or a function of the whole row.
     parts: dict[str, tuple] | Callable[[dict], Group]
+    # How many rows, which follow one another, are one group; None: all with the same prompt.
     rows: int | None = 1
+    # Fields that the published file's name says for all its rows, which lack them.
     of_path: Callable[[str], dict] = lambda path: {}
-    benchmark: bool = False
+    benchmark: bool = False  # All its files are one set, scored by a published rule.
 
     def group(self, row: dict) -> Group:
         """The group of one row, a decoded JSON object. Raises FieldError."""
@@ -120,11 +112,8 @@ def preference(row: dict) -> Group:
 
 
 def reward_bench(row: dict) -> Group:
-    """A prompt, the response that should win and the one that should not; strength 1.
-
-    All are texts in RewardBench; in its prior preference sets they may be messages, as in the
-    format `preference`. `subset` is needed, `id` is kept where there is one.
-    """
+    """A prompt, the response that should win and the one that should not, as in the format
+    `preference`; strength 1. `subset` is needed, `id` is kept where there is one."""
     about = rows.benchmark_place(row, "id", "subset")
     return dataclasses.replace(preference({**row, "strength": 1}), about=about)
 
@@ -142,9 +131,7 @@ def responses(row: dict) -> Group:
 def conversations(row: dict) -> Group:
     """A whole conversation, whose last turn, the assistant's, is the response: a list `messages` of
     "role" and "content", or `conversations` of "from" and "value". A `system` text may stand beside
-    it; one without content is none.
-
-    NeMo-Aligner's `label` of the last turn, as in "helpfulness:4,verbosity:2", is its ratings.
+    it. NeMo-Aligner's `label` of the last turn ("helpfulness:4,verbosity:2") is its ratings.
     """
     field = rows.either(row, "conversations", "messages")
     names = ("role", "content") if field == "messages" else ("from", "value")
@@ -171,13 +158,10 @@ def parse_label(label: object, field: str) -> dict[str, float]:
 
 
 def sampled(row: dict) -> Group:
-    """Responses that a policy has sampled for one prompt and one `condition`.
-
-    `prompt`: messages, or a text. `condition`: an object from attribute to a whole number from 0 to
-    4, absent where none was asked for. `responses`: texts. Lists with an entry for each response,
-    each where known: `tokens` (lists of the policy's token ids, with the end of turn where it came
-    to one), `finished` (whether it did), and `log_attribute`, `log_prior` and `log_proposal` (nats,
-    sums over the tokens), which become the ratings of these names.
+    """Responses (texts) that a policy has sampled for one `prompt` (messages, or a text) and one
+    `condition`, where one was asked for: see `Group`. Lists with an entry for each response, each
+    where known: `tokens`, `finished` (whether it came to an end of turn), and LOGS (sums over the
+    tokens), which become the ratings of these names.
     """
     answers = rows.texts(row, "responses")
     for i, value in enumerate(rows.of_each(row, "finished", len(answers))):
@@ -259,18 +243,15 @@ def named_in_file(pattern: str) -> Callable[[str], dict]:
 
 
 def llmbar_file(path: str) -> dict:
-    """The subset that a file holds: "natural", "adversarial-GPTInst", "mt-bench", ...
-
-    The published path is Dataset/LLMBar/Adversarial/GPTInst/dataset.json; copies of it put the
-    folders into the file's name, joined with two underscores.
-    """
+    """The subset that a file holds: "natural", "adversarial-GPTInst", ... The published path is
+    Dataset/LLMBar/Adversarial/GPTInst/dataset.json; copies join its parts with two underscores."""
     stem = re.sub(r"\.(parquet|jsonl?)(\.gz)?$", "", path.replace("__", "/"))
     *folders, name = stem.removesuffix("/dataset").split("/")
     adversarial = folders[-1:] == ["Adversarial"]
     return {"subset": f"adversarial-{name}" if adversarial else name.lower()}
 
 
-MARKED = (rows.marked_turns, "prompt")
+MARKED, INSTRUCTION = (rows.marked_turns, "prompt"), (rows.instruction, "instruction", "input")
 RATED = columns(MARKED, "response", ratings=(rows.rating_columns, ATTRIBUTES, 0, 4, check_integer))
 RIGHT = {
     "responses": (rows.right_then_wrong, "chosen", "rejected"),
@@ -293,12 +274,7 @@ FORMATS = {
     "hh_rlhf": Format(hh_rlhf),
     "biggen": Format(biggen),
     "conversations": Format(conversations),
-    "instructions": Format(
-        columns(
-            (rows.instruction, "instruction", "input"),
-            (rows.response_or_list, "output", "response"),
-        )
-    ),
+    "instructions": Format(columns(INSTRUCTION, (rows.response_or_list, "output", "response"))),
     "judge_bench": Format(
         columns(
             "question",
@@ -320,7 +296,7 @@ FORMATS = {
     ),
     "pandalm": Format(
         columns(
-            (rows.instruction, "instruction", "input"),
+            INSTRUCTION,
             "response1 response2",
             strength=(rows.majority, "annotator1", "annotator2", "annotator3"),
             about=(rows.benchmark_place, "idx", "cmp_key"),

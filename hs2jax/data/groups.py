@@ -14,8 +14,8 @@ NAME = re.compile(r"[\w.-]+(?: [\w.-]+)*")  # Of an attribute that stands in a l
 class FieldError(ValueError):
     """Something is wrong with one field.
 
-    Attributes: `field` (its name, with indices, as in "prompt[1].content"), `what` (what was found
-    and what was expected) and `reason` (a few words of a fixed kind, to count by).
+    `field`: its name, with indices, as in "prompt[1].content". `what`: what was found and expected.
+    `reason`: a few words of a fixed kind, to count by.
     """
 
     def __init__(self, field: str, what: str, reason: str):
@@ -31,11 +31,8 @@ class FieldError(ValueError):
 
 
 class DataError(ValueError):
-    """A malformed row: its `file` and `line` (from 1), and the rest as in FieldError.
-
-    Of a .json or .parquet file, `line` is the number of the row (from 1); of a TFDS data set,
-    `file` is "tfds:NAME/CONFIG[SPLIT]" and `line` the index (from 0).
-    """
+    """A malformed row: its `file` and `line` (from 1; see `row_unit`), the rest as in FieldError.
+    Of a TFDS data set, `file` is "tfds:NAME/CONFIG[SPLIT]" and `line` the index (from 0)."""
 
     def __init__(self, file: str, line: int, field: str, what: str, reason: str = "malformed"):
         # All arguments go to the base class, so that the error survives pickling by loader workers.
@@ -60,22 +57,17 @@ class Group:
     Attributes:
         prompt: turns {"role": "system" | "user" | "assistant", "content": text}: a system turn
             first or none, then user and assistant in turn, the last one by the user.
-        responses: the assistant's answers to this prompt, at least one. Where there are tokens, an
-            answer may say nothing, as where the policy ended its turn at once.
-        ratings: for each response its ratings by attribute (an unknown one is absent), or () where
-            no response is rated.
+        responses: the assistant's answers, at least one. Only with tokens may one say nothing.
+        ratings: of each response by attribute (an unknown one is absent), or ().
         strength: with exactly two responses, how much the second is better, from -3 (the first is
             much better) to 3; 0 is a tie; None where unknown. The sign is HelpSteer2-Preference's.
         source: "path:line" of its first row, or "tfds:NAME/CONFIG[SPLIT]:index".
         about: what a benchmark says of the row, texts or integers by name, as in {"subset":
-            "alpacaeval-easy", "id": 30}. Where several responses are right and several wrong, each
-            is rated {"correct": 1.0} or {"correct": 0.0}, the right ones come first, and there is
-            no strength.
+            "alpacaeval-easy", "id": 30}.
         condition: attribute values from 0 to 4 that the responses are asked to have, as in
             {"helpfulness": 4, "verbosity": 2} (SteerLM). Only policies see it.
         tokens: of each response, the token ids that the policy sampled, with the end of turn where
-            it came to one; () where responses are to be tokenised from their texts. Only for the
-            policy's own tokenizer.
+            it came to one; () where texts are to be tokenised.
     """
 
     prompt: tuple[dict, ...]
@@ -139,12 +131,10 @@ def pairs(group: Group, derive: str | None = None) -> tuple[list[Pair], int]:
     every two responses that both have this rating are compared: the higher one is chosen, with the
     difference, at most 3, as the strength (HelpSteer2-Preference correlates 0.90 with it).
     """
-    compared = []
+    rated = [(i, r[derive]) for i, r in enumerate(group.ratings) if derive in r]
+    compared = [(i, j, b - a) for (i, a), (j, b) in itertools.combinations(rated, 2)]
     if group.strength is not None:
         compared = [(0, 1, group.strength)]
-    elif derive is not None:
-        rated = [(i, r[derive]) for i, r in enumerate(group.ratings) if derive in r]
-        compared = [(i, j, b - a) for (i, a), (j, b) in itertools.combinations(rated, 2)]
     found = []
     for i, j, better in compared:
         if better:
@@ -182,9 +172,8 @@ def check_unicode(value: str, field: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        place = f"at character {error.start + 1}"
-        what = f"expected Unicode, found a broken byte or half of a surrogate pair {place}"
-        raise FieldError(field, what, "broken Unicode") from None
+        found = f"a broken byte or half of a surrogate pair at character {error.start + 1}"
+        raise FieldError(field, f"expected Unicode, found {found}", "broken Unicode") from None
     return value
 
 

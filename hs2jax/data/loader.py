@@ -1,12 +1,12 @@
 """From groups to a stream of batches that a checkpoint can hold its place in.
 
 Everything is tokenised once and the whole run is planned before it starts: grain gives each
-epoch's order, each batch takes the next `batch_size` groups of it, and the batch's groups are
-packed into rows. So every group is seen once an epoch whatever the sizes, a batch is exactly the
-papers' number of groups, and the place in the run is one number.
+epoch's order, each batch takes the next `batch_size` groups of it, packed into rows. So a batch is
+exactly the papers' number of groups, and the place in the run is one number.
 """
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -51,13 +51,11 @@ def prepare(
     """Tokenise groups and see that each fits into a row of `row_length` tokens, and each of its
     conversations into `max_tokens`, the model's positions. read: see `chat.encode`.
 
-    attributes: names of the ratings that become the A columns; a group's other ratings are left
-    out. derive: the attribute whose differences stand for preferences where none is given.
+    attributes: names of the ratings that become the A columns. derive: as for `groups.pairs`.
     too_long: "skip" leaves a group out that does not fit; "truncate" cuts its prompt from the left
-    and leaves it out only if its responses alone are too long. Both are counted in `record`, as are
-    pairs and ties. on_error: "skip" leaves a group out that the chat template refuses, and counts
-    it in `record`; "raise" raises ValueError with its source. policy: see `chat.encode`; only
-    each response with its prompt has to fit into a row.
+    and leaves it out only if its responses alone are too long. on_error: "skip" leaves a group out
+    that the chat template refuses; "raise" raises ValueError with its source. `record` counts all
+    these, pairs and ties. policy: only each response with its prompt has to fit into a row.
     """
     record = Record() if record is None else record
     # A padded row is as many slots as the largest group has responses.
@@ -105,16 +103,12 @@ def _ratings(group: Group, attributes: Sequence[str]) -> tuple[np.ndarray, np.nd
 
 
 class Piece(NamedTuple):
-    """An example as it is laid: whole, or some responses of one that is too long for a row.
+    """An example as it is laid: whole, or some responses of one that is too long for a row."""
 
-    laid: what lies in the row. example: the number of the whole, and turn: its place in the run.
-    start: the first of its responses that are here.
-    """
-
-    laid: Example
-    example: int
-    turn: int
-    start: int
+    laid: Example  # What lies in the row.
+    example: int  # The number of the whole,
+    turn: int  # and its place in the run.
+    start: int  # The first of its responses that are here.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,12 +117,10 @@ class Batches:
 
     An item is `packing.lay`'s arrays with a leading axis M of micro-batches, [M, B, ...], where B
     is `micro_batch_size`. Micro-batches that a batch does not need are all padding and come last.
-    `plan[i]` lists the batch's rows. With several processes each lays the whole batch, which is
-    cheap, and gives its own devices their rows.
+    `plan[i]` lists the batch's rows.
 
-    `states` are states [cost, D] of each example, where they are known before: an item then has
-    "states" [M, B, T, D] too. Not for the layout "padded", which spreads an example over its slots,
-    and not where examples lie in pieces.
+    `states` [cost, D] of each example, where they are known before, are an item's "states"
+    [M, B, T, D]. Not for the layout "padded", and not where examples lie in pieces.
 
     A group that lies in several pieces, each with a copy of the prompt, has one number in
     "group_ids", and with any such group in the run (`split`) every item has "parts" int32
@@ -182,11 +174,8 @@ class Batches:
         """List batch i's responses, each as (row, slot, example, response)."""
         found = []
         for row, pieces in enumerate(self.plan[i]):
-            responses = (
-                (piece.example, piece.start + r)
-                for piece in pieces
-                for r in range(len(piece.laid.encoded.responses))
-            )
+            counts = ((p, range(len(p.laid.encoded.responses))) for p in pieces)
+            responses = ((p.example, p.start + r) for p, count in counts for r in count)
             found += [(row, slot, *each) for slot, each in enumerate(responses)]
         return found
 
@@ -204,9 +193,8 @@ def plan(
 ) -> Batches:
     """Plan all batches of `batch_size` groups; the very last one has what is left.
 
-    seed: shuffles each epoch anew; None keeps the order, for evaluation. The same arguments give
-    the same plan everywhere, whatever the number of processes. A group that is too long for a row
-    lies in several, in parts of as many responses as fit; not where the layout is "padded".
+    seed: shuffles each epoch anew; None keeps the order, for evaluation. A group that is too long
+    for a row lies in several, in parts of as many responses as fit; not in the layout "padded".
     Raises ValueError for a response that does not fit into a row with its prompt.
     """
     order = list(range(len(examples))) * epochs
@@ -217,7 +205,7 @@ def plan(
     for start in range(0, len(order), batch_size):
         pieces = []
         for turn, e in enumerate(order[start : start + batch_size], start):
-            spans = _split(examples[e], layout, row_length)
+            spans = _split(examples[e].encoded, layout, row_length)
             split |= len(spans) > 1
             parts = [_take_responses(examples[e], *span) for span in spans]
             pieces += [Piece(p, e, turn, at) for p, (at, _) in zip(parts, spans, strict=True)]
@@ -245,22 +233,23 @@ def plan(
     return Batches(examples, batches, shape, layout, micro_batch_size, split)
 
 
-def _split(example: Example, layout: str, row_length: int) -> list[tuple[int, int]]:
+def _split(encoded: Encoded, layout: str, row_length: int) -> list[tuple[int, int]]:
     """Split responses into runs that fit into a row with their prompt, as (start, stop) each."""
-    found, start, n = [], 0, len(example.encoded.responses)
-    if layout == "padded" or packing.cost(example.encoded, layout) <= row_length:
-        return [(0, n)]
-    cost = lambda *span: packing.cost(_take_responses(example, *span).encoded, layout)  # noqa: E731
-    for stop in range(1, n + 1):
-        if (alone := cost(stop - 1, stop)) > row_length:
+    if layout == "padded" or packing.cost(encoded, layout) <= row_length:
+        return [(0, len(encoded.responses))]
+    starts, used = [], row_length
+    for i, response in enumerate(encoded.responses):
+        alone = len(encoded.prompt) + len(response)
+        if alone > row_length:
             raise ValueError(
                 f"a prompt and response of {alone} tokens do not fit into a row of {row_length}; "
                 "leave them out, or make rows longer"
             )
-        if cost(start, stop) > row_length:
-            found.append((start, stop - 1))
-            start = stop - 1
-    return [*found, (start, n)]
+        used += alone if layout == "separate" else len(response)
+        if used > row_length:
+            starts.append(i)
+            used = alone
+    return list(itertools.pairwise([*starts, len(encoded.responses)]))
 
 
 def _take_responses(example: Example, start: int, stop: int) -> Example:
@@ -269,9 +258,9 @@ def _take_responses(example: Example, start: int, stop: int) -> Example:
     whole, part = example.encoded, slice(start, stop)
     if len(whole.responses[part]) == len(whole.responses):
         return example
-    mask = whole.loss_mask
-    if mask is not None and start > 0:
-        mask = np.zeros_like(mask)
+    mask = (
+        np.zeros_like(whole.loss_mask) if start and whole.loss_mask is not None else whole.loss_mask
+    )
     return example._replace(
         encoded=Encoded(whole.prompt, whole.responses[part], mask, whole.given[part]),
         ratings=example.ratings[part],

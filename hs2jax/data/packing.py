@@ -76,10 +76,8 @@ def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[st
     of the group in the batch, -1 in an empty slot. ratings f32, rating_mask bool [B, R, A].
     chosen, rejected int32, strength f32 [B, P]: pairs as response slots of their row; strength 0
     in an empty slot.
-    loss_mask bool [B, T], where a group is encoded for a policy: tokens whose likelihood is
-    learned, which are those of responses, less those that were given, and, in the first copy of a
-    prompt, those that `Encoded` names. A conversation's first token, which nothing predicts, is
-    none of them.
+    loss_mask bool [B, T], where a group is encoded for a policy: tokens that are predicted and
+    learned: of responses, less what was given, and, once, what `Encoded` names of a prompt.
     """
     B, (T, R, P, A) = len(rows), shape
     batch = {

@@ -106,9 +106,7 @@ def is_blank(value: object) -> bool:
 
 def messages(row: dict, field: str, who="role", what="content", roles=ROLES) -> Turns:
     """Read a list of messages, in any order of roles; a blank system message at the start is none.
-
-    who, what: the messages' fields that name the speaker and hold the text. roles: by the names
-    that speakers have, in lower case.
+    who, what: the messages' fields for the speaker and the text. roles: by speakers in lower case.
     """
     if not isinstance(present(row, field), list):
         raise mistyped(field, "a text or a list of messages", row[field])
@@ -174,11 +172,8 @@ def marked_turns(row: dict, field: str) -> Turns:
 
 
 def transcript(row: dict, field: str) -> tuple[Turns, str]:
-    """Read the prompt's turns and the assistant's last turn of a Human/Assistant transcript.
-
-    Some transcripts give one speaker several turns on end: they are joined, since chat templates
-    know only turns that alternate.
-    """
+    """Read the prompt's turns and the assistant's last turn of a Human/Assistant transcript. Turns
+    of one speaker on end are joined, since chat templates know only turns that alternate."""
     first, *rest = SPEAKER.split(text(row, field))
     if first.strip():
         what = "expected to start with 'Human:' after two line ends"
@@ -226,14 +221,13 @@ def check_mean(values: object, field: str, low: float, high: float, check=check_
 
 def rating_objects(row: dict, field: str) -> tuple[dict[str, float], ...]:
     """Read ratings of each response, an object from attribute to number or null (unknown)."""
-    given = [row.get(field)] if "response" in row else list_of(row, field)
-    for i, rating in enumerate(given):
+    ratings = []
+    for i, rating in enumerate([row.get(field)] if "response" in row else list_of(row, field)):
         if not isinstance(rating, dict):
             raise mistyped(f"{field}[{i}]", "an object from attribute to number", rating)
-    return tuple(
-        {k: check_number(v, f"{field}[{i}].{k}", -1e6, 1e6) for k, v in r.items() if v is not None}
-        for i, r in enumerate(given)
-    )
+        known = ((name, value) for name, value in rating.items() if value is not None)
+        ratings.append({k: check_number(v, f"{field}[{i}].{k}", -1e6, 1e6) for k, v in known})
+    return tuple(ratings)
 
 
 def right_then_wrong(row: dict, right: str, wrong: str, of_each: int = 0) -> tuple[str, ...]:

@@ -66,11 +66,8 @@ def in_order(attributes: Iterable[str]) -> list[str]:
 
 def condition_text(tokenizer, condition: Mapping[str, int]) -> str:
     """Write the line between the assistant's header and a response that is asked to have these
-    attribute values; "" where none is asked for.
-
-    Where the tokenizer's chat template has NeMo's markers, the line has its own too; else it is
-    plain text, since other templates have no place for it. Attributes are in NeMo's order, others
-    behind them by name.
+    attribute values; "" where none is asked for. Under a template without NeMo's markers it is
+    plain text. Attributes are in the order of `in_order`.
     """
     if not condition:
         return ""

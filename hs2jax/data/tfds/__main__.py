@@ -8,7 +8,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from hs2jax.data.groups import DataError
-from hs2jax.data.tfds import catalogue, reading
+from hs2jax.data.tfds import building, catalogue
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data_dir", help="where it goes; else TFDS_DATA_DIR, else TFDS's default")
     options = parser.parse_args(arguments)
     try:
-        builder = reading.make(options.name, options.data_dir)
+        builder = building.make(options.name, options.data_dir)
         if options.manual_dir and not Path(options.manual_dir).is_dir():
             raise FileNotFoundError(f"there is no folder {options.manual_dir} (--manual_dir)")
         if builder.is_prepared():
@@ -34,10 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     files = catalogue.find(options.name)[1].files
     for split, info in builder.info.splits.items():
-        print(
-            f"{builder.info.full_name}[{split}]: {info.num_examples:,} rows "
-            f"({files[split][1]:,} are published)"
-        )
+        rows = f"{info.num_examples:,} rows ({files[split][1]:,} are published)"
+        print(f"{builder.info.full_name}[{split}]: {rows}")
     print(f"in {builder.data_dir}")
     return 0
 

@@ -1,7 +1,7 @@
-"""The builder of all data sets: columns, where source files are, and rows that become examples."""
+"""The builder of all data sets, known to `tfds.builder` once this is imported, and their rows."""
 
 import json
-import logging
+import os
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -13,10 +13,9 @@ from hs2jax.data import files, rows
 from hs2jax.data.groups import FieldError, check_integer, check_unicode, mistyped
 from hs2jax.data.tfds import catalogue
 
-log = logging.getLogger(__name__)
-
 SPLIT_FIELD = {"train": "train", "val": "validation"}  # Of rows that name their split.
 INTEGERS = 2**31  # Whether a rating is in its range is for the reader to say, not the builder.
+CHUNK = 100  # Rows read at once: array_record is slow one at a time.
 TEXT = tfds.features.Text()
 FEATURES = {
     "text": TEXT,
@@ -33,23 +32,21 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Builder of a data set of the catalogue, from files in the manual folder or from the hub.
 
     Rows keep their order, since neighbours of HelpSteer2 belong together. A builder sees that each
-    field is there and of its kind; anything else that is wrong with a row is found when it is read,
-    by the same checks as for JSONL, where it can be skipped and counted.
+    field is there and of its kind; the reader checks the rest, as it does for JSONL.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Only needed without a network: the files of the hub's repository, under the same names, "
-        "in a folder of it that is named after the data set. A folder that is given as manual_dir "
-        "may also hold the files of one data set itself."
+        "in the folder or in one of the data set's name in it."
     )
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         cls.BUILDER_CONFIGS = [
-            tfds.core.BuilderConfig(name=name.partition("/")[2], description=source.about)
-            for name, source in catalogue.SOURCES.items()
+            tfds.core.BuilderConfig(name=name.partition("/")[2])
+            for name in catalogue.SOURCES
             if name.startswith(f"{cls.name}/")
         ]
 
@@ -78,15 +75,13 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         return {
-            split: self._generate_examples(self._locate(file, split, dl_manager), split, published)
-            for split, (file, published) in self._source.files.items()
+            split: self._generate_examples(self._locate(file, split, dl_manager), split)
+            for split, (file, _) in self._source.files.items()
         }
 
-    def _generate_examples(
-        self, path: epath.Path, split: str, published: int
-    ) -> Iterator[tuple[int, dict]]:
+    def _generate_examples(self, path: epath.Path, split: str) -> Iterator[tuple[int, dict]]:
         """Every row of the split, with its number as the key. Raises DataError."""
-        kinds, count = self._kinds, 0
+        kinds = self._kinds
         for number, line in files.lines(path, str(path)):
             try:
                 row = files.decode(line)
@@ -95,11 +90,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 example = {n: value_of(rows.present(row, n), n, kind) for n, kind in kinds.items()}
             except FieldError as error:
                 raise error.at(str(path), number) from None
-            count += 1
             yield number, example
-        level = logging.INFO if count == published else logging.WARNING
-        name = f"{self.info.full_name}[{split}]"
-        log.log(level, "%s: %d rows of %s; %d are published", name, count, path, published)
 
     def _locate(self, file: str, split: str, dl_manager) -> epath.Path:
         """The file of a split: in the manual folder, else fetched. Raises FileNotFoundError."""
@@ -127,29 +118,77 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             ) from error
 
 
+# TFDS registers each by its name, and takes its description, citation and tags from its folder.
+for _name in catalogue.REPOSITORIES:
+    type(_name, (Builder,), {"name": _name, "pkg_dir_path": epath.Path(__file__).parent / _name})
+
+
 def value_of(found: object, field: str, kind: str):
     """A field as it is stored. Raises FieldError where it is not of its kind."""
-    if kind == "integer":
-        return check_integer(found, field, -INTEGERS, INTEGERS)
-    if kind == "json" and isinstance(found, list | dict | None):
-        return json.dumps(found)
-    if kind == "turn" and isinstance(found, dict):
-        parts = ("role", "content")
-        return {p: value_of(found.get(p), f"{field}.{p}", "text") for p in parts}
-    if kind.endswith("s") and isinstance(found, list):
-        return [value_of(item, f"{field}[{i}]", kind[:-1]) for i, item in enumerate(found)]
-    if kind == "note" and found is None:
-        return ""
-    if kind not in ("text", "note") or not isinstance(found, str):
-        expected = {"json": "a list or an object", "turn": "a message"}
-        raise mistyped(
-            field, expected.get(kind, "a list" if kind.endswith("s") else "a text"), found
+    match kind, found:
+        case "integer", _:
+            return check_integer(found, field, -INTEGERS, INTEGERS)
+        case "json", list() | dict() | None:
+            return json.dumps(found)
+        case "turn", dict():
+            parts = ("role", "content")
+            return {p: value_of(found.get(p), f"{field}.{p}", "text") for p in parts}
+        case "texts" | "integers" | "turns", list():
+            return [value_of(item, f"{field}[{i}]", kind[:-1]) for i, item in enumerate(found)]
+        case "note", None:
+            return ""
+        case "text" | "note", str():
+            return check_unicode(found, field)
+    expected = {"text": "a text", "note": "a text", "json": "a list or an object"}
+    raise mistyped(
+        field, expected.get(kind, "a list" if kind.endswith("s") else "a message"), found
+    )
+
+
+def make(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
+    """Make the builder of "NAME/CONFIG" for a folder, by default TFDS_DATA_DIR or TFDS's own."""
+    name, _ = catalogue.find(name)
+    return tfds.builder(name, data_dir=data_dir or os.environ.get("TFDS_DATA_DIR"))
+
+
+def open_built(path: str):
+    """Find the builder and the split of "tfds:NAME/CONFIG[SPLIT]".
+
+    Raises FileNotFoundError unless the data set has been built.
+    """
+    name, _, split = path.removeprefix(catalogue.PREFIX).removesuffix("]").partition("[")
+    found = make(name)
+    if not found.is_prepared():
+        raise FileNotFoundError(
+            f"the data set {name} has not been built in {found.data_dir}: build it with "
+            f"python -m hs2jax.data.tfds {name} (--manual_dir=FOLDER where its files are at hand, "
+            "--data_dir=FOLDER or TFDS_DATA_DIR for where it goes)"
         )
-    return check_unicode(found, field)
+    return found, split
 
 
-# TFDS takes a builder's description, citation and tags from its folder.
-BUILDERS = {
-    name: type(name, (Builder,), {"name": name, "pkg_dir_path": epath.Path(__file__).parent / name})
-    for name in catalogue.REPOSITORIES
-}
+def lines(path: str) -> Iterator[tuple[int, dict]]:
+    """Read the rows of "tfds:NAME/CONFIG[SPLIT]" with their indices, from 0, as they were before
+    they were built."""
+    built, split = open_built(path)
+    source = built.as_data_source(split=split)
+    for start in range(0, len(source), CHUNK):
+        indices = range(start, min(start + CHUNK, len(source)))
+        for index, row in zip(indices, source.__getitems__(list(indices)), strict=True):
+            yield index, {name: _plain(value) for name, value in row.items()}
+
+
+def _plain(value):
+    """A value of a data source as JSON has it: texts come as bytes, lists as arrays, and a list of
+    objects as an object of lists."""
+    match value:
+        case bytes():
+            return value.decode()
+        case np.ndarray() | np.generic():
+            return _plain(value.tolist())
+        case list():
+            return [_plain(item) for item in value]
+        case dict():
+            items = zip(*map(_plain, value.values()), strict=True)
+            return [dict(zip(value, item, strict=True)) for item in items]
+    return value

@@ -1,4 +1,4 @@
-"""The data sets that there are as TFDS builders: their files, their columns, their published sizes.
+"""The data sets that there are as TFDS builders: their files, columns and published sizes.
 
 Nothing here imports TFDS, so that a data spec is understood at once.
 """
@@ -9,26 +9,19 @@ PREFIX = "tfds:"
 
 
 class Source(NamedTuple):
-    """A data set, or one config of it.
+    """A data set, or one config of it."""
 
-    Attributes:
-        format: the rows' format, a key of `formats.FORMATS`.
-        files: of each split the file, as it is named on the hub, and its published number of rows;
-            two splits may share a file, whose rows then name theirs in the field `split`.
-        columns: names of fields by their kind, a key of `building.FEATURES`.
-        about: a sentence.
-    """
-
-    format: str
+    format: str  # Of its rows, a key of `formats.FORMATS`.
+    # Of each split the file, as it is named on the hub, and its published number of rows; two
+    # splits may share a file, whose rows then name theirs in the field `split`.
     files: dict[str, tuple[str, int]]
-    columns: dict[str, str]
-    about: str = ""
+    columns: dict[str, str]  # Names of fields by their kind, a key of `building.FEATURES`.
 
 
 CC_BY, ODC_BY = "CC-BY-4.0", "ODC-BY-1.0"
 REPOSITORIES = {  # Of each data set that of the hub, its revision, and its licence.
     "helpsteer": ("nvidia/HelpSteer", "3ca5d59c1bc1080af195b4254e7407db60b6f450", CC_BY),
-    "helpsteer2": ("nvidia/HelpSteer2", "990b2711a36180dd19d9c94b8627844866f8982a", "CC-BY-4.0"),
+    "helpsteer2": ("nvidia/HelpSteer2", "990b2711a36180dd19d9c94b8627844866f8982a", CC_BY),
     "helpsteer3": ("nvidia/HelpSteer3", "f6d145777bcbde96137596340fab89793acd1031", CC_BY),
     "reward_bench": ("allenai/reward-bench", "168d848cdbbea9764fae4a544dc9ca1e6cca4931", ODC_BY),
     "reward_bench_2": (
@@ -55,7 +48,6 @@ SOURCES = {
         "helpsteer2",
         {"train": (TRAIN, 20_324), "validation": (VALIDATION, 1_038)},
         RESPONSE | {"integer": FIVE},
-        "Five ratings of each response; rows 2i and 2i+1 share a prompt.",
     ),
     "helpsteer2/preference": Source(
         "helpsteer2_preference",
@@ -66,19 +58,17 @@ SOURCES = {
             "note": "preference_statement preference_elaboration",
             "json": "three_most_similar_preferences all_preferences_unprocessed",
         },
-        "Two responses and how much the second is better (HelpSteer2-Preference).",
     ),
     "helpsteer2/disagreements": Source(
         "helpsteer2_disagreements",
         {"train": ("disagreements/disagreements.jsonl.gz", 23_652)},
         RESPONSE | {"integers": FIVE},
-        "Each annotator's ratings; nothing is left out for disagreement.",
     ),
     "helpsteer3/preference": Source(
         "helpsteer3",
         {
-            "train": (f"preference/{TRAIN}", 38_459),
-            "validation": (f"preference/{VALIDATION}", 2_017),
+            "train": ("preference/" + TRAIN, 38_459),
+            "validation": ("preference/" + VALIDATION, 2_017),
         },
         {
             "text": "domain language response1 response2",
@@ -86,7 +76,6 @@ SOURCES = {
             "integer": "overall_preference",
             "json": "individual_preference",
         },
-        "Two responses to a conversation and how much the second is better.",
     ),
     "reward_bench": Source(
         "reward_bench",

@@ -1,10 +1,8 @@
 """Tensors in and out of folders in the safetensors format.
 
 The format: eight bytes with the length of a JSON header, the header with each tensor's type,
-shape and place, then the tensors' bytes. Files are mapped into memory and only the wanted parts
-are read; writing holds one tensor at a time. (The `safetensors` package reads whole tensors and
-writes from whole files in memory.) Numbers are moved as they are: a float32 checkpoint read here
-and written again has the same bits.
+shape and place, then the tensors' bytes. Only the wanted parts are read, and writing holds one
+tensor at a time. (The `safetensors` package reads whole tensors and writes from whole files.)
 """
 
 import functools
@@ -63,8 +61,7 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if index.exists():
         try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            files = sorted(set(weight_map.values()))
+            files = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{index}: not an index of safetensors files ({error!r})") from error
         for name in files:
@@ -75,12 +72,9 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     pickled = sorted(path.name for path in folder.glob("*.bin"))
     convert = pickled and (
-        f"; there is {pickled[0]}, but .bin files are not supported. Convert the folder once, "
-        "with transformers 4.35 or later:\n"
-        "  from transformers import AutoModelForCausalLM  # of a reward model, "
-        "AutoModelForSequenceClassification\n"
-        f"  AutoModelForCausalLM.from_pretrained({str(folder)!r})"
-        f".save_pretrained({str(folder)!r})"
+        f"; there is {pickled[0]}, but .bin files are not supported. Convert the folder once, with "
+        "transformers' AutoModelForCausalLM (of a reward model, AutoModelForSequenceClassification)"
+        f".from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
     )
     raise ValueError(f"{folder}: neither {WEIGHTS} nor {INDEX} is there{convert or ''}")
 
@@ -101,16 +95,11 @@ def _open_file(path: Path) -> dict[str, Tensor]:
     for name, entry in header.items():
         code, shape = entry["dtype"], tuple(entry["shape"])
         if code not in DTYPES:
-            raise ValueError(
-                f"{path}: tensor {name} has type {code}; supported are {', '.join(DTYPES)}"
-            )
-        read = functools.partial(_view, data, slice(*entry["data_offsets"]), DTYPES[code], shape)
-        tensors[name] = Tensor(str(path), name, shape, read)
+            known = ", ".join(DTYPES)
+            raise ValueError(f"{path}: tensor {name} has type {code}; supported are {known}")
+        part = data[slice(*entry["data_offsets"])].view(DTYPES[code])
+        tensors[name] = Tensor(str(path), name, shape, functools.partial(part.reshape, shape))
     return tensors
-
-
-def _view(data: np.ndarray, part: slice, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    return data[part].view(dtype).reshape(shape)
 
 
 def write(folder: Path, tensors: Mapping[str, tuple[Tensor, np.dtype]], max_bytes: float) -> None:

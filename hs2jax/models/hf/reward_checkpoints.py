@@ -1,7 +1,6 @@
 """Reward checkpoints: how those of others are used, and the tensors of their heads.
 
-For each kind: which chat template makes the text, at which token the score is read, and which
-tensor holds the head. What is recorded in config.json by our own exports goes before the table.
+What is recorded in config.json by our own exports goes before what is said here.
 """
 
 import functools
@@ -22,37 +21,27 @@ READS = ("end_of_turn", "last")
 
 
 class ScoringConvention(NamedTuple):
-    """The template, place of reading and head with which a checkpoint is used.
+    """The template, place of reading and head with which a checkpoint is used."""
 
-    template: "own" (the tokenizer's) or the name of one that was put in its place. read:
-    "end_of_turn", or "last" for the last token of all of the text. head: "score", a head of its
-    own, or "lm_head", where row 0 of the vocabulary's output weights gives the reward.
-    """
-
-    template: str = "own"
-    read: str = "end_of_turn"
-    head: str | None = None
+    template: str = "own"  # The tokenizer's own, or the name of one that was put in its place.
+    read: str = "end_of_turn"  # Or "last", for the last token of all of the text.
+    head: str | None = None  # "score", or "lm_head", where row 0 of lm_head gives the reward.
 
 
-# SequenceClassification (Skywork-Reward, Skywork-Reward-V2, RM-Mistral and others like them) and a
-# reward in row 0 of lm_head are both used with the tokenizer's own chat template and exactly one
-# BOS, and read at the last token of the text, also where that is a line break behind the end of the
-# turn (ChatML, Gemma).
+# SequenceClassification (Skywork-Reward, RM-Mistral and others like them) and a reward in row 0 of
+# lm_head are read at the last token of the text, also where that is a line break behind the end of
+# the turn (ChatML, Gemma).
 CLASSIFIER = ScoringConvention(read="last", head="score")
 LANGUAGE_MODEL = ScoringConvention()
 LM_HEAD_ROW = ScoringConvention(read="last", head="lm_head")
-# Checkpoints that only their name tells from a language model. HelpSteer2-Preference's released
-# model: its card reads the first logit of one generated step for a conversation without generation
-# prompt, which is row 0 of lm_head times the last token's state.
+# Checkpoints that only their name tells from a language model: HelpSteer2-Preference's released
+# one, whose card reads the first logit behind a conversation without generation prompt.
 NAMED = {"llama-3.1-nemotron-70b-reward-hf": LM_HEAD_ROW}
 
 
 def find(name: str, hf_config: Mapping[str, Any], *, lm_head: bool = False) -> ScoringConvention:
-    """Find how the checkpoint of this name is used; `head` is None for a language model.
-
-    lm_head: its name ends with LM_HEAD.
-    Raises ValueError where it has a head of its own too, or what is recorded is not known here.
-    """
+    """Find how the checkpoint of this name is used. lm_head: the name ends with LM_HEAD. Raises
+    ValueError where it has a head of its own too, or what is recorded is not known here."""
     classifiers = {family.classifier for family in FAMILIES.values()}
     has_head = not classifiers.isdisjoint(hf_config.get("architectures") or ())
     if lm_head and has_head:
@@ -70,8 +59,8 @@ def find(name: str, hf_config: Mapping[str, Any], *, lm_head: bool = False) -> S
 
 
 def _short_name(name: str) -> str:
-    """The last part of a name on the hub, of a folder, or of one in the hub's cache
-    (models--OWNER--NAME/snapshots/REVISION)."""
+    """The last part of a name on the hub, of a folder, or of models--OWNER--NAME/snapshots/REVISION
+    in the hub's cache."""
     parts = Path(name).absolute().parts
     if parts[-2:-1] == ("snapshots",):
         parts = parts[:-2]
@@ -79,10 +68,8 @@ def _short_name(name: str) -> str:
 
 
 def match_pad(tokenizer: Any, convention: ScoringConvention, pad_id: int | None) -> None:
-    """Give the tokenizer the pad token that reading passes over, or none.
-
-    `transformers`' SequenceClassification passes over those that end a text, and goes by
-    config.json's `pad_id` whatever the tokenizer says; a reward in lm_head passes over none.
+    """Give the tokenizer the pad token that reading passes over: config.json's `pad_id`, whatever
+    the tokenizer says, as in `transformers`' SequenceClassification; none for a reward in lm_head.
     """
     known = convention.head == "score" and pad_id is not None and 0 <= pad_id < len(tokenizer)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id) if known else None
@@ -97,16 +84,15 @@ def take_head(tensors: dict[str, Tensor], config: Config) -> dict[str, Any] | No
     weight, bias = tensors.pop(HEAD, None), tensors.pop(HEAD_BIAS, None)
     if weight is None and bias is None:
         return None
-    if weight is None or len(weight.shape) != 2 or weight.shape[1] != config.hidden_size:
-        found = "is missing" if weight is None else f"has shape {list(weight.shape)}"
-        where = (weight or bias).where
-        raise ValueError(
-            f"{where}: tensor {HEAD} {found}; it should be [outputs, {config.hidden_size}]"
-        )
-    if bias is not None and bias.shape != weight.shape[:1]:
+    shape = None if weight is None else weight.shape
+    if shape is None or len(shape) != 2 or shape[1] != config.hidden_size:
+        found = "is missing" if shape is None else f"has shape {list(shape)}"
+        wanted = f"tensor {HEAD} {found}; it should be [outputs, {config.hidden_size}]"
+        raise ValueError(f"{(weight or bias).where}: {wanted}")
+    if bias is not None and bias.shape != shape[:1]:
         raise ValueError(
             f"{bias.where}: tensor {HEAD_BIAS} has shape {list(bias.shape)}; it should be "
-            f"[{weight.shape[0]}], one number per row of {HEAD}"
+            f"[{shape[0]}], one number per row of {HEAD}"
         )
     head = {"kernel": _float32(weight.read().T)}
     return head if bias is None else head | {"bias": _float32(bias.read())}

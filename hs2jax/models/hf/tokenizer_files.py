@@ -2,8 +2,7 @@
 
 `transformers`' SequenceClassification reads at the last token that is not the pad token. A score
 that we read at "end_of_turn" is the same when a conversation's text ends with the end of its last
-turn, and when the pad token is never the token that ends a turn; an export's tokenizer is made so.
-A score that we read at "last" is read as `transformers` does: text and pad token stay as they are.
+turn, and when the pad token never ends a turn; an export's tokenizer is made so.
 """
 
 import copy
@@ -42,26 +41,22 @@ def load(path: Path) -> Any:
     """
     if not any((path / name).exists() for name in SOURCES):
         return None
-    # Where there is a tokenizer.json, it says all. Version 5's AutoTokenizer may go by the class
-    # named beside it and make the parts anew: SmolLM2's, named GPT2Tokenizer, then loses its
-    # splitting of digits.
+    # Version 5's AutoTokenizer may go by the class named beside it and make the parts anew:
+    # SmolLM2's, named GPT2Tokenizer, then loses its splitting of digits.
     if (path / "tokenizer.json").exists():
         return PreTrainedTokenizerFast.from_pretrained(path)
+    settings = path / SETTINGS
     try:
-        if (path / SETTINGS).exists() and "auto_map" in json.loads(
-            (path / SETTINGS).read_text("utf-8")
-        ):
+        if settings.exists() and "auto_map" in json.loads(settings.read_text("utf-8")):
             raise ValueError("the tokenizer is made by code of the checkpoint, which is not run")
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # Of many kinds: a missing package, a broken file.
         raise ValueError(
             f"{path}: there is no tokenizer.json, and none could be made from the other tokenizer "
-            f"files: {' '.join(str(error).split()) or repr(error)}\n"
-            "If the tokenizer is of Llama's kind (tokenizer.model), write one once, where "
-            "sentencepiece is installed, and compare the ids of a few texts with its own:\n"
-            "  from transformers import LlamaTokenizerFast\n"
-            f"  LlamaTokenizerFast.from_pretrained({str(path)!r}, from_slow=True)"
-            f".save_pretrained({str(path)!r})"
+            f"files: {' '.join(str(error).split()) or repr(error)}. Of a tokenizer of Llama's kind "
+            "(tokenizer.model), write one where sentencepiece is installed, with transformers' "
+            f"LlamaTokenizerFast.from_pretrained({str(path)!r}, from_slow=True)"
+            f".save_pretrained({str(path)!r}), and compare the ids of a few texts with its own"
         ) from error
 
 
@@ -114,9 +109,8 @@ def with_fixed_dates(template: str) -> str:
 def prepare(
     tokenizer: Any, ends: Collection[int], vocab_size: int, read: str = "end_of_turn"
 ) -> Any:
-    """A copy of the tokenizer, to be exported with a reward model whose scores are read at `read`
-    ("end_of_turn" or "last"). Its pad token may be new, with an id of `vocab_size` or above: then
-    the embeddings need a row for it, whose numbers do not matter."""
+    """A copy of the tokenizer, to be exported with a reward model whose scores are read at `read`.
+    Its pad token may be new, with an id of `vocab_size` or above, which needs an embedding."""
     tokenizer = copy.deepcopy(tokenizer)
     template = template_of(tokenizer)
     if template is not None:
@@ -153,11 +147,9 @@ def _example_ids(tokenizer: Any, *, strip: bool) -> list[int]:
 
 
 def end_with_turn(template: str, *, bos: bool = False, eos: bool = False) -> str:
-    """The chat template, changed so that its text ends with the last turn's end.
-
-    ChatML, for one, writes a line break after the token that ends a turn, and the line break
-    would be scored instead. With `add_generation_prompt` the end is as it was. `bos` and `eos` add
-    the tokenizer's tokens, where it is our own encoding that adds them.
+    """The chat template, changed so that its text ends with the last turn's end, and not with the
+    line break that ChatML, for one, writes after it; as it was with `add_generation_prompt`. `bos`
+    and `eos` add the tokenizer's tokens, where it is our own encoding that adds them.
     """
     start = "bos_token + " if bos else ""
     end = "hs2jax_text + eos_token" if eos else "hs2jax_text.rstrip()"
@@ -182,8 +174,7 @@ def choose_pad(tokenizer: Any, ends: Collection[int], vocab_size: int) -> str | 
 
     `ends`: ids that may end a conversation. Many tokenizers pad with one of them (SmolLM2 pads
     with its end of turn); `transformers` would then look for the score one token too early.
-    The tokenizer's own choice stays where it can. Else it is a special token without a part to
-    play: neither one of the tokenizer's named tokens nor a piece of the chat template.
+    The tokenizer's own choice stays where it can. Else it is a special token without a part.
     """
     own = tokenizer.pad_token_id
     if own is not None and own not in ends and own < vocab_size:

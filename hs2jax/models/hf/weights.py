@@ -1,8 +1,5 @@
 """A table of where each of our parameters lies among Hugging Face's tensors, and its use.
 
-`LEAVES` says, for each leaf of our tree, which tensors hold it and how their axes lie. Reading
-and writing both follow that table, so they cannot disagree.
-
 Axis letters: V vocabulary, D width, N query heads, K key/value heads, H head size, F hidden
 size; layers are stacked on axis 0.
 """
@@ -24,9 +21,9 @@ from hs2jax.models.sharding import to_host
 class Leaf(NamedTuple):
     """One leaf of our tree and its tensor in a checkpoint, whose name lacks "model.".
 
-    `theirs` holds one word per axis of the tensor; a word of two letters is two of our axes
-    laid out as one. A name with "{}" stands for one tensor per layer, stacked here on axis 0.
-    `when` names the field or property of `Config` that is true of models with this row.
+    `theirs` has a word per axis of the tensor; one of two letters is two of our axes as one. A name
+    with "{}" stands for one tensor per layer, stacked here on axis 0. `when` names the field or
+    property of `Config` that is true of models with this row.
     """
 
     path: str
@@ -46,19 +43,17 @@ class Leaf(NamedTuple):
 
     def shape(self, config: Config) -> tuple[int, ...]:
         """The leaf's shape."""
-        stack = (config.num_layers,) if self.stacked else ()
-        return stack + tuple(_size(axis, config) for axis in self.ours)
+        return (config.num_layers,) * self.stacked + _sizes(self.ours, config)
 
     def their_shape(self, config: Config) -> tuple[int, ...]:
         """The shape of each of its tensors."""
-        words = self.theirs.split()
-        return tuple(math.prod(_size(axis, config) for axis in word) for word in words)
+        return tuple(math.prod(_sizes(word, config)) for word in self.theirs.split())
 
     def to_ours(self, tensor: np.ndarray, config: Config) -> np.ndarray:
         """View a tensor in our layout: nothing is read or copied."""
         axes = self.theirs.replace(" ", "")
-        split = tensor.reshape([_size(axis, config) for axis in axes])
-        return split.transpose([axes.index(axis) for axis in self.ours])
+        order = [axes.index(axis) for axis in self.ours]
+        return tensor.reshape(_sizes(axes, config)).transpose(order)
 
     def to_theirs(self, array, config: Config, layer: int) -> np.ndarray:
         """Fetch one tensor of the leaf's array, in the layout of `transformers`. Of an array that
@@ -78,8 +73,8 @@ SIZES = {
 }
 
 
-def _size(axis: str, config: Config) -> int:
-    return getattr(config, SIZES[axis])
+def _sizes(axes: str, config: Config) -> tuple[int, ...]:
+    return tuple(getattr(config, SIZES[axis]) for axis in axes)
 
 
 def full_name(name: str) -> str:
@@ -152,9 +147,8 @@ def shapes(config: Config) -> dict[str, Any]:
 def assemble(tensors: Mapping[str, Tensor], config: Config, shardings: Any = None):
     """The parameter tree in float32 from tensors by name (without "model.").
 
-    `shardings`: a tree of jax.sharding.Sharding with the structure of `shapes(config)`, or
-    None for plain arrays on the default device. Only the parts that this process's devices
-    hold are read, one leaf at a time.
+    `shardings`: a tree of jax.sharding.Sharding as `shapes(config)` is one, or None for plain
+    arrays on the default device. Only what this process's devices hold is read, leaf by leaf.
     Raises ValueError for a tensor that is missing, of another shape, or has no place.
     """
     check(tensors, config)
@@ -231,10 +225,8 @@ def unstack(params: Mapping[str, Any], config: Config) -> Iterator[Tensor]:
 
 
 def gathered(decoder, config: Config):
-    """A decoder's parameters as an export needs them, on the first process; None on the others.
-
-    Where several processes share them, all must call this. Layers are gathered one at a time, as
-    the export reads them, so that no host or device needs room for all.
+    """A decoder's parameters as an export needs them, on the first process; None on the others. All
+    processes that share them must call this. Layers are gathered one at a time, as they are read.
     """
     decoder = {name: x if name == "layers" else to_host(x) for name, x in decoder.items()}
     if jax.process_index() == 0:
