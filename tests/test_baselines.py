@@ -240,7 +240,5 @@ def test_features_that_are_constant_say_nothing():
 
 def test_what_cannot_be_probed():
     states, target, clusters = planted()
-    with pytest.raises(ValueError, match="of which there are only 2"):
+    with pytest.raises(ValueError, match="there are only 2"):
         baselines.ridge_probe(states, target, clusters % 2)
-    with pytest.raises(ValueError, match="there must be at least 3"):
-        baselines.ridge_probe(states, target, clusters, folds=2)

@@ -367,11 +367,11 @@ BAD = {
     ),
     "a probe with few ratings by one criterion": (
         {"folds": 3, "baselines": "ridge_probe", "data": "ratings:HERE/sparse.jsonl"},
-        "config.folds is 3, but only 2 prompts of ratings-sparse have ratings by each criterion",
+        "3 folds need as many prompts with ratings, and there are only 2",
     ),
     "more folds than prompts": (
         {"folds": 4, "weights": "cross-validate", "data": "ratings:HERE/rated.jsonl[:2]"},
-        "config.folds is 4, but only 2 prompts of ratings-rated-2",
+        "4 folds need as many prompts with ratings, and there are only 2",
     ),
 }
 

@@ -202,8 +202,3 @@ def test_what_cannot_be_aggregated_is_refused():
         lager.aggregate(logits, values, "lager_w", PRESETS["repository"], np.full(4, 0.25))
     with pytest.raises(ValueError, match=r"weights has shape \(3,\)"):
         lager.distribution(logits, paper, np.full(3, 1 / 3))
-    with pytest.raises(ValueError, match="there are 5 candidates"):
-        lager.aggregate(logits, range(1, 5), "direct", paper)
-    for shape in ((2, 5), (3, 4, 5), (2, 1, 5), ()):
-        with pytest.raises(ValueError, match=r"must be \[\.\.\., 2, L \+ 1, S\]"):
-            lager.aggregate(np.zeros(shape), values, "direct", paper)

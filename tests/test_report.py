@@ -221,7 +221,7 @@ def test_an_evaluation_says_what_was_measured(tmp_path):
     assert "Worse than chance" in text
     assert "Incomplete; of what is here: better than chance and counting characters" in text
     assert "358 of 1,098 items are here" in text
-    for figure in ("Rewards", "Calibration", "Accuracy by strength", "Scores by section"):
+    for figure in ("Rewards", "Calibration", "Scores by section"):
         assert f"<figcaption>{figure}" in text
     said = (folder / "report.md").read_text(encoding="utf-8")
     assert "| **Safety** | **0** |" in said

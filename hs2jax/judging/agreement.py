@@ -26,10 +26,9 @@ def correlation_rows(
 ) -> list[dict]:
     """Make rows of how well each of the scores follows people's ratings, and of differences.
 
-    name, part: of the set. human [N], scores {method: [N]}: NaN where there is none; only what
-    both sides have counts. clusters [N]: what hangs together. criterion [N]: its number; where
-    there are several, the mean of Spearman's correlations within each, "spearman_within", is
-    measured, too. compared: pairs of methods (a, b), for a's measure less b's, on what both have.
+    name, part: of the set. human [N], scores {method: [N]}: NaN where there is none. clusters [N]:
+    what hangs together. criterion [N]: its number; where there are several, the mean correlation
+    within each is "spearman_within". compared: pairs of methods (a, b), for a's measure less b's.
     """
     clusters = statistics.numbered(clusters)
     several = criterion is not None and len(np.unique(criterion[np.isfinite(human)])) > 1
@@ -110,15 +109,12 @@ def spread_rows(
 
 def distances(human: np.ndarray, scores: np.ndarray, low: float, high: float) -> dict:
     """Measure how far scores [N] are from being spread like people's [M]: {"kl", "mse"} of their
-    densities (LAGER, its table of score distributions). Correlation does not see it: a judge that
-    gives nearly everything the same score may still order it well.
+    densities (LAGER, its table of score distributions), which correlation does not see.
 
     The scale's ends become 0 and 1. Densities are Gaussian kernel estimates with Silverman's
-    bandwidth (1986, Density Estimation, 4.3.2), at 501 points from 0 to 1, with the mean 1 there,
-    so that what kernels spill over the ends does not count. kl: KL(human || scores), in nats, very
-    large where people use scores that the judge never comes near. mse: of the densities. The
-    paper's own grid is not known, so published numbers show the order of methods at most. Both are
-    None where a side has fewer than two scores or is constant but for rounding.
+    bandwidth (1986, Density Estimation, 4.3.2), at 501 points from 0 to 1, with the mean 1 there
+    (the paper's own grid is not known). kl: KL(human || scores), in nats. Both are None where a
+    side has fewer than two scores or is constant but for rounding.
     """
     sides = [(np.asarray(side, float) - low) / (high - low) for side in (human, scores)]
     if any(len(side) < 2 or np.ptp(side) < 1e-9 for side in sides):

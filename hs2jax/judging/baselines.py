@@ -34,8 +34,7 @@ def gpt_score(
 
     items: (prompt, response) each. NaN where the conversation is longer than the model's positions
     or the chat template refuses it. The wording is this project's, and the token that ends the turn
-    counts too. Equal prompts share their computation, wherever they stand. readings: of the judge,
-    and where what is made is kept.
+    counts too. readings: of the judge, and where what is made is kept.
     """
     first: dict[str, int] = {}
     for i, (prompt, _) in enumerate(items):
@@ -79,9 +78,8 @@ def reward_scores(
     one that does not fit, counted in `record`.
 
     By a criterion that one of the model's outputs is named after, it is that output, else the one
-    reward that the outputs make. Prompts are cut from the left where that is needed. Scores are
-    kept as in an evaluation, and not computed again.
-    Raises ValueError where one reward is needed and the model has no weights for it.
+    reward that the outputs make. Prompts are cut from the left where that is needed. Raises
+    ValueError where one reward is needed and the model has no weights for it.
     """
     reward, columns = model.scalar_weights(), []
     for criterion in criteria:
@@ -124,15 +122,14 @@ def ridge_probe(
     """Ridge regression from the states of one layer to human scores, cross-validated.
 
     states: [N, L + 1, D], of any float type. targets: [N]. clusters: [N], which samples hang
-    together; those of a cluster stay in one fold, and folds are drawn from the seed as in
-    `layer_weights.cross_validate`. Features are standardised. For each fold, layer and penalty are
-    those with the least squared error on the other folds, each held out in turn: nothing is fitted
-    or chosen by the targets of a fold, nor is anything standardised by its states.
+    together and stay in one fold. Features are standardised. For each fold, layer and penalty are
+    those with the least squared error on the other folds, each held out in turn: nothing is
+    fitted, chosen or standardised by what is in the fold.
 
-    Raises ValueError unless there are 3 folds or more and a cluster for each.
+    folds: 3 or more. Raises ValueError with fewer clusters than folds.
     """
     y = np.asarray(targets, np.float64)
-    fold = layer_weights.draw_folds(clusters, folds, seed, least=3)
+    fold = layer_weights.draw_folds(clusters, folds, seed)
 
     def predict(layer: int, train: np.ndarray, penalties: Sequence[float]) -> np.ndarray:
         x = states[:, layer].astype(np.float64)

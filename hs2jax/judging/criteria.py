@@ -41,12 +41,11 @@ def bundled() -> list[str]:
 def load(name: str) -> tuple[Criterion, ...]:
     """Load a set of criteria by its name, or from a file of one's own.
 
-    name: "helpsteer" (its five attributes; people's ratings 0..4 and 1 more are on this scale),
-    "flask" (the twelve skills of arXiv 2307.10928), "summeval" (the four of arXiv 2007.12626),
-    "data_selection" (LAGER's seven for choosing training data, arXiv 2508.03550, on 1..9), all in
-    words of this project; "rubric" for the one that each row of data has. Or the path of a .json
-    file: a list of objects with name, definition, and, where wanted, levels (a text for each value
-    of the scale) and scale (a list of increasing integers; 1 to 5 where absent).
+    name: "helpsteer" (its five attributes, on 1..5), "flask" (the twelve skills of arXiv
+    2307.10928), "summeval" (the four of arXiv 2007.12626), "data_selection" (LAGER's seven, arXiv
+    2508.03550, on 1..9), in words of this project; "rubric" for the one that each row of data has.
+    Or a .json file: a list of objects with name, definition, and, where wanted, levels (a text for
+    each value of the scale) and scale (a list of increasing integers; 1 to 5 where absent).
 
     Raises ValueError for an unknown name, FileNotFoundError where there is no such file, and
     DataError, with file, number of the criterion and field, for what is malformed.

@@ -135,8 +135,6 @@ def score(
         fitted = _fit(config, "validation", read(config.validation).values(), chosen)
         weights = fitted.weights
     sets = read(config.data, "ridge_probe" in wanted)
-    if config.weights == CROSS_VALIDATE or "ridge_probe" in wanted:
-        _check_folds(sets, config.folds, len(chosen) if "ridge_probe" in wanted else 0)
     if config.weights == CROSS_VALIDATE:
         fitted = _fit(config, "data", sets.values(), chosen)
     rows = []
@@ -192,20 +190,6 @@ def _fit(
     options = {"recipe": config.recipe, "seed": config.seed}
     preset = lager.PRESETS[config.preset]
     return layer_weights.fit(logits, human, clusters, chosen[0].scale, preset, **options)
-
-
-def _check_folds(sets: Mapping[str, JudgedSet], folds: int, alone: int) -> None:
-    """Raise ValueError where there are ratings, but not of a prompt for each fold; by each of the
-    first `alone` criteria, too, which are fitted alone."""
-    for name, one in sets.items():
-        one = one.rated()
-        parts = [one.clusters, *(one.clusters[one.criterion == k] for k in range(alone))]
-        fewest = min((len(set(part)) for part in parts if len(part)), default=folds)
-        if fewest < folds:
-            raise ValueError(
-                f"config.folds is {folds}, but only {fewest} prompts of {name} have ratings"
-                f"{' by each criterion' if alone else ''}: give more data, or fewer folds"
-            )
 
 
 def _baselines(

@@ -42,10 +42,10 @@ class JudgedSet:
 
     def take(self, places: np.ndarray) -> "JudgedSet":
         """Return some samples, by their numbers."""
-        names = ("logits", "states", "human", "clusters", "criterion", "response")
-        columns = {name: getattr(self, name) for name in names}
-        some = {name: None if each is None else each[places] for name, each in columns.items()}
-        return dataclasses.replace(self, **some)
+        names = ("logits", "human", "clusters", "criterion", "response")
+        some = {name: getattr(self, name)[places] for name in names}
+        states = None if self.states is None else self.states[places]
+        return dataclasses.replace(self, states=states, **some)
 
 
 def judge_set(

@@ -61,9 +61,8 @@ class Preset:
             their sum, or of their weighted mean), which flattens them; else that of the mixture.
         error: of the expected score, "absolute" or "squared", when weights are fitted.
         mix: the share of cross-entropy in that loss; the error has the rest.
-        whole_targets: count a fractional human score as the value of the scale below it when
-            weights are fitted; else it is taken as it is, and cross-entropy shares it out between
-            the two values beside it.
+        whole_targets: fit to a fractional human score as to the value of the scale below it; else
+            cross-entropy shares it out between the two values beside it.
     """
 
     layers: str
@@ -90,7 +89,7 @@ PRESETS = {
 def used_layers(logits, preset: Preset):
     """Select what a preset aggregates: logits [..., 2, L + 1, S] -> f32 [..., L', S].
 
-    L' is L + 1, or L without the last. Raises ValueError for another shape.
+    L' is L + 1, or L without the last.
     """
     return _of_norm(logits, preset)[..., LAYERS[preset.layers], :]
 
@@ -102,7 +101,7 @@ def aggregate(logits, values, aggregation: str, preset: Preset, weights=None):
     to 5. aggregation: one of `AGGREGATIONS`; "e_score" and "direct" read the last entry, whatever
     the preset. weights: [L'], summing to 1, which only those in `WEIGHTED` use. Of equally likely
     values the first one is taken. A reading that is not finite gives NaN.
-    Raises ValueError for missing weights, or shapes that do not fit.
+    Raises ValueError for missing weights, or weights of another number of layers.
     """
     way, values = AGGREGATIONS[aggregation], jnp.asarray(values, jnp.float32)
     if way.of == "last":
@@ -116,10 +115,6 @@ def aggregate(logits, values, aggregation: str, preset: Preset, weights=None):
         over_values = combine(layers, weights if way.weighted else None)
         if way.of == "probabilities" and preset.double_softmax and not way.weighted:
             over_values = over_values * layers.shape[-2]  # The repository sums them.
-    if values.shape != over_values.shape[-1:]:
-        raise ValueError(
-            f"values has shape {values.shape}, but there are {over_values.shape[-1]} candidates"
-        )
     if not way.expectation:
         likeliest = values[jnp.argmax(over_values, axis=-1)]
         return jnp.where(jnp.isfinite(over_values).all(axis=-1), likeliest, jnp.nan)
@@ -168,8 +163,5 @@ def _of_norm(logits, preset: Preset):
     No score depends on a constant that is added to a layer's candidates, and raw logits may be
     tens of thousands, of which float32 would keep few decimals in a sum.
     """
-    logits = jnp.asarray(logits, jnp.float32)
-    if logits.ndim < 3 or logits.shape[-3] != len(NORMS) or logits.shape[-2] < 2:
-        raise ValueError(f"logits must be [..., 2, L + 1, S]; the shape is {logits.shape}")
-    chosen = logits[..., NORMS.index(preset.norm), :, :]
+    chosen = jnp.asarray(logits, jnp.float32)[..., NORMS.index(preset.norm), :, :]
     return chosen - jnp.max(chosen, axis=-1, keepdims=True)

@@ -83,16 +83,14 @@ def fit(
     the rest the error of its expectation.
 
     * "published": Adam, rate 0.01, in one pass over the samples in batches of 4, in an order drawn
-      from the seed (not the repository's own, which is PyTorch's).
-    * "converged": Adam on all samples at once; of up to 1,000 steps the weights with the least loss
-      on a fifth of the clusters, drawn from the seed and not fitted on. Step 0, even weights, is
-      among them.
+      from the seed.
+    * "converged": Adam on all samples at once; of up to 1,000 steps, 0 (even weights) included,
+      those with the least loss on a fifth of the clusters, drawn from the seed and not fitted on.
 
-    The same arguments give the same weights. Raises ValueError for targets outside the scale,
-    readings that are not finite, shapes that do not fit, and "converged" with fewer than two
-    clusters.
+    The same arguments give the same weights. Raises ValueError for targets outside the scale, and
+    for "converged" with fewer than two clusters.
     """
-    data = _fit_data(logits, targets, clusters, values, preset)
+    data = _fit_data(logits, targets, values, preset)
     everything = np.ones(len(data.targets), bool)
     return _fit(data, everything, _numbered(clusters), preset, recipe, seed)
 
@@ -110,12 +108,11 @@ def cross_validate(
 ) -> CrossValidation:
     """Fit weights on all folds but one, and score that one with them, for each fold.
 
-    Arguments and errors as for `fit` and `draw_folds`. Weights are fitted to people's level, too,
-    which in the other folds is the higher the lower it is in the one held out. By that alone the
-    scores as they are would be ordered against people's; so each fold's are moved by the mean that
-    its weights give the other folds.
+    Arguments and errors as for `fit` and `draw_folds`. Weights are fitted to people's level, which
+    in the other folds is the higher the lower it is in the one held out; so that this alone orders
+    nothing, each fold's scores are moved by the mean that its weights give the other folds.
     """
-    data = _fit_data(logits, targets, clusters, values, preset)
+    data = _fit_data(logits, targets, values, preset)
     N, member, fold = len(data.targets), _numbered(clusters), draw_folds(clusters, folds, seed)
     weights = np.stack(
         [_fit(data, fold != f, member, preset, recipe, seed).weights for f in range(folds)]
@@ -133,18 +130,18 @@ def cross_validate(
     return CrossValidation(moved, weights, fold)
 
 
-def draw_folds(clusters: Sequence, folds: int, seed: int, least: int = 2) -> np.ndarray:
+def draw_folds(clusters: Sequence, folds: int, seed: int) -> np.ndarray:
     """Draw the fold [N] of each sample, from 0; the samples of a cluster (a prompt) are in one.
 
-    The same clusters and seed give the same folds. Raises ValueError unless there are `least` folds
-    or more and a cluster for each.
+    The same clusters and seed give the same folds. Raises ValueError with fewer clusters than
+    folds.
     """
     member = _numbered(clusters)
     G = int(member.max(initial=-1)) + 1
-    if not least <= folds <= G:
+    if folds > G:
         raise ValueError(
-            f"{folds} folds: there must be at least {least}, and a prompt (a cluster) for each, of "
-            f"which there are only {G}: give more data, or fewer folds"
+            f"{folds} folds need as many prompts with ratings, and there are only {G}: give more "
+            "data, or fewer folds (config.folds)"
         )
     return np.random.default_rng(seed).permutation(np.arange(G) % folds)[member]
 
@@ -163,27 +160,11 @@ def _numbered(clusters: Sequence) -> np.ndarray:
     return np.unique(np.asarray(clusters), return_inverse=True)[1]
 
 
-def _fit_data(logits, targets, clusters, values, preset: Preset) -> FitData:
+def _fit_data(logits, targets, values, preset: Preset) -> FitData:
     targets, values = np.asarray(targets, np.float64), np.asarray(values, np.float64)
-    shape, lengths = np.shape(logits), {len(targets), len(clusters)}
-    if len(shape) != 4 or lengths != {shape[0]} or not shape[0] or shape[3] != len(values):
-        raise ValueError(
-            f"expected logits [N, 2, L + 1, S], targets [N], clusters [N] and values [S] with N "
-            f"above 0, got shapes {shape}, {targets.shape}, ({len(clusters)},) and {values.shape}"
-        )
-    outside = ~((values[0] <= targets) & (targets <= values[-1]))
-    if outside.any():
-        i = int(outside.argmax())
-        raise ValueError(
-            f"target {i} is {targets[i]:g}, outside the scale from {values[0]:g} to "
-            f"{values[-1]:g}: shift or rescale the human scores, and leave out samples without one"
-        )
+    if not ((values[0] <= targets) & (targets <= values[-1])).all():
+        raise ValueError(f"targets must lie on the scale from {values[0]:g} to {values[-1]:g}")
     layers = lager.used_layers(logits, preset)
-    if not (finite := np.isfinite(layers).all(axis=(1, 2))).all():
-        raise ValueError(
-            f"the reading of sample {int(finite.argmin())} has logits that are not finite: leave "
-            "such samples out, or read them in float32"
-        )
     if preset.whole_targets:
         targets = values[np.searchsorted(values, targets, side="right") - 1]
     # A value's label falls evenly to 0 at its neighbours, so that the labels' mean is the target.
@@ -201,7 +182,7 @@ def _fit(
         batches = np.full((-(-len(train) // BATCH), BATCH), -1)
         batches.flat[: len(order)] = order
         weights, steps = _published(data, batches, preset)
-    elif recipe == "converged":
+    else:
         groups = rng.permutation(np.unique(member[train]))
         if len(groups) < 2:
             raise ValueError(
@@ -210,8 +191,6 @@ def _fit(
             )
         held = train & np.isin(member, groups[: max(1, round(HELD_OUT * len(groups)))])
         weights, steps = _converged(data, train & ~held, held, preset)
-    else:
-        raise ValueError(f"recipe is {recipe!r}; it must be one of {', '.join(RECIPES)}")
     even, weights = np.full(len(weights), 1 / len(weights), np.float32), np.asarray(weights)
     before, after = (
         float(np.asarray(losses(each, data, preset))[train].mean()) for each in (even, weights)

@@ -2,10 +2,7 @@
 
 "pointwise": each response is scored by itself, and the higher score wins. "question": the judge is
 shown both and says which is better, A or B, in both orders, so that what it likes about a place or
-a letter cancels. LAGER (arXiv 2508.03550) scores single responses; both ways are this project's,
-with the paper's aggregations over layers.
-
-Each pair has two requests: of its first response and of its second, or in its order and swapped.
+a letter cancels. Both are this project's, with LAGER's aggregations (arXiv 2508.03550).
 Axis letters: P pairs, 2 requests of a pair, 2 norms, L layers, S answers.
 """
 
@@ -44,8 +41,7 @@ def margins(
 
     logits: [P, 2, 2, L + 1, S], of the pair's two requests. For "pointwise" the margin is the
     difference of the scores, on the criterion's scale; for "question" it is the probability of the
-    first response (A in its order, B in the other), averaged over both orders, less one half. A
-    probability and not log-odds, as all ten aggregations have one; the sign is the same.
+    first response (A in its order, B in the other), averaged over both orders, less one half.
     Swapping the two responses negates it. Raises ValueError as `lager.aggregate` does.
     """
     if way == "pointwise":
@@ -77,18 +73,14 @@ def pair_rows(
 ) -> list[dict]:
     """Make rows of how often a judge prefers what people prefer, asked in both ways.
 
-    groups: those without a preference are left alone. record: counts pairs and ties (of people),
-    and pairs that could not be read in both ways, which do not count. weights: [L'], fitted for
-    scores, of the weighted aggregations, which are left out without; the question is weighed by
-    them too.
+    record: counts pairs and ties (of people), and pairs that could not be read in both ways.
+    weights: [L'], fitted for scores; weighted aggregations are left out without.
 
     part "way/NAME", for each aggregation: accuracy, the share of pairs whose chosen response has
-    the strictly higher score; equal scores (`equal`) are wrong, and `accuracy_half_credit` gives
-    them one half. accuracy `against` "longer" or "shorter": the lead over the better of these two
-    rules, whose own accuracy has the part "". Of the question, consistency: how often both orders
-    name the same response; says_a: how often a request is answered with A.
-
-    Raises ValueError where there is no pair, or none that could be read.
+    the strictly higher score; `accuracy_half_credit` gives equal ones half. accuracy `against`
+    "longer" or "shorter": the lead over the better of these two rules, whose own accuracy has the
+    part "". Of the question, consistency: how often both orders name the same response; says_a:
+    how often a request is answered with A. Raises ValueError where no pair could be read.
     """
     found = [pairs(group) for group in groups]
     record.ties = sum(ties for _, ties in found)

@@ -16,7 +16,7 @@ from hs2jax.data.conversations import in_parts
 from hs2jax.data.groups import DataError, Group, prompt_text
 from hs2jax.data.record import Record
 from hs2jax.evaluation import statistics
-from hs2jax.judging import criteria, lager
+from hs2jax.judging import agreement, criteria, lager
 from hs2jax.judging.judge import requests_of
 from hs2jax.judging.lager import Preset
 from hs2jax.judging.prompts import Request
@@ -43,22 +43,18 @@ def select(
 ) -> list[dict]:
     """Choose the rows of data whose mean score over the seven criteria is highest.
 
-    Writes into the folder selected.jsonl, the chosen rows with the fields they have in the source,
-    in its order; and scores.jsonl, a line for each row that was judged: source, characters (of the
+    Writes into the folder selected.jsonl, the chosen rows as they are in the source and in its
+    order; and scores.jsonl, a line for each row that was judged: source, characters (of the
     response), scores (by criterion) and means (over criteria, by aggregation).
 
-    data: a data spec of rows with one response, such as "instructions:alpaca.json". record: counts
-    what was left out. fraction: of the rows that were judged; one row is always chosen. weights:
-    [L']; with them rows are chosen by "lager_w", else by "lager_wo". max_tokens: rows whose prompt
-    and response, with the task's explanation, have more tokens are left out; 0: no limit. seed: of
-    the choice between equally good rows, and of the random one to compare with.
+    fraction: of the rows that were judged; one is always chosen. weights: [L']; with them rows are
+    chosen by "lager_w", else by "lager_wo". max_tokens: of a row with the task's explanation, 0: no
+    limit. seed: of the choice between equally good rows, and of chance.
 
-    Rows are also of what other ways would have chosen: other aggregations, the longest responses,
-    the longest prompts, and chance. response, prompt: mean characters of what one chooses; overlap:
-    share of it that was selected; spearman: with the way that was used, over all rows; tied: rows
-    that are as good as the last one it chooses (0 where it chooses all of those).
-    Raises ValueError where no row could be judged, and DataError for a malformed row or one with
-    several responses.
+    Rows are also of what other ways would have chosen: response, prompt: mean characters of it;
+    overlap: share of it that was selected; spearman: with the way that was used, over all rows;
+    tied: rows as good as the last one it chooses (0 where it chooses all of those). Raises
+    ValueError where no row could be judged, and DataError for a row with several responses.
     """
     methods = ["lager_w"] * (weights is not None) + ["lager_wo", "e_score", "direct"]
     # Rows are read a chunk ahead of their readings.
@@ -94,10 +90,8 @@ def select(
         write_text(folder / "selected.jsonl", "".join(texts))
     found = [row("selection", "", "rows", n), row("selection", "", "selected", size)]
     for each in NAMES:
-        column = np.array([line["scores"][each] for line in lines])
-        about = {"n": n, "method": methods[0]}
-        for metric, value in (("mean", column.mean()), ("sd", column.std())):
-            found.append(row("selection", f"criterion/{each}", metric, value, **about))
+        column = {methods[0]: np.array([line["scores"][each] for line in lines])}
+        found += agreement.spread_rows("selection", f"criterion/{each}", column)
     for name, key in keys.items():
         of = chosen[name]
         equal = key == key[of].min()

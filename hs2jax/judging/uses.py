@@ -76,10 +76,9 @@ def read_dialogues(path: str) -> list[Dialogue]:
 def emotions(readings: Readings, data: str, record: Record, **options) -> list[dict]:
     """Correlate all ten aggregations with people's intensities.
 
-    data: the path of EQ-Bench's file. record: counts what could not be read. options: of `_scores`.
-    Where no weights are given they are cross-validated against the intensities (moved to 1..9), all
-    questions about a dialogue in one fold. Raises ValueError as `layer_weights` does, and DataError
-    as `read_dialogues` does.
+    data: the path of EQ-Bench's file. options: of `_scores`. Where no weights are given they are
+    cross-validated against the intensities (moved to 1..9), a dialogue's questions in one fold.
+    Raises ValueError as `layer_weights` does, and DataError as `read_dialogues` does.
     """
     items = read_dialogues(data)
     logits, place = _answers(readings, [item.request() for item in items], "emotions", record)
@@ -184,16 +183,13 @@ def knowledge(
     """Measure how well all ten aggregations tell unanswerable questions from others.
 
     Arguments and errors as for `emotions`, data: the path of SelfAware's file. Weights are
-    cross-validated against 5 for answerable and 1 for unanswerable questions; scores by the weights
-    of several folds are then compared with each other, which makes them look a little worse.
+    cross-validated against 5 for answerable and 1 for unanswerable questions.
 
     auc: how often an answerable question scores higher than an unanswerable one; a tie is half.
-    f1, precision, recall: of calling everything at or below a threshold unanswerable. In the part
-    "threshold/published" it is three quarters of the way from the least score to the greatest, as
-    in the paper's code (its text has "below", which matters for "direct" only); in
-    "threshold/fitted" the best one on the other four of five folds. f1 is held against that of
-    calling everything unanswerable. Thresholds stay as they are in intervals.
-    Raises ValueError where questions of one kind only were read.
+    f1, precision, recall: of calling everything at or below a threshold unanswerable:
+    "threshold/published" is three quarters of the way from the least score to the greatest, as in
+    the paper's code (its text has "below"), "threshold/fitted" the best on the other four of five
+    folds. Raises ValueError where questions of one kind only were read.
     """
     questions = read_questions(data)
     logits, place = _answers(readings, question_requests(questions), "knowledge", record)
@@ -257,9 +253,8 @@ def f1(unanswerable: np.ndarray, called: np.ndarray) -> float:
 
 def auc(unanswerable: np.ndarray, scores: np.ndarray) -> float:
     """Return the area under the curve; a tie is half. NaN where questions are of one kind only."""
-    pairs = unanswerable.sum() * (~unanswerable).sum()
-    above = statistics.ranks(scores)[~unanswerable].sum()
     n = (~unanswerable).sum()
+    pairs, above = unanswerable.sum() * n, statistics.ranks(scores)[~unanswerable].sum()
     return float((above - n * (n + 1) / 2) / pairs) if pairs else np.nan
 
 
@@ -302,10 +297,7 @@ def _scores(
     seed: int = 0,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """All ten aggregations of logits [N, 2, L + 1, S], and the weights [L'] behind the weighted: as
-    given, or fitted to the targets [N] on the scale of `values` (recipe: see `layer_weights.fit`),
-    so that each sample is scored by the weights of the folds that do not hold its cluster; then the
-    mean over folds.
-    """
+    given, or cross-validated against the targets [N] on the scale of `values`, their mean."""
     if weights is not None:
         return lager.scores(logits, values, preset, weights), np.asarray(weights)
     options = {"recipe": recipe, "seed": seed}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from hs2jax import workdir
 from hs2jax.judging import prompts
@@ -12,17 +13,17 @@ from hs2jax.judging.lager import Preset
 from hs2jax.judging.layer_weights import Fit
 from hs2jax.models.checksum import checksum
 
+# What must be the same where weights are used.
+BINDING = ("model.checksum", "template", "layers", "preset.layers", "preset.norm")
+
 
 def save(path: Path, fitted: Fit, judge, preset: Preset, scale: Sequence[int], data: str) -> None:
     """Write weights to a small JSON file, with all that says where they may be used: the model's
     name and checksum, the name of the prompts' template, the scale and data of the fit."""
     fit = fitted._asdict()
-    content = _head(judge, preset) | {
-        "scale": [int(value) for value in scale],
-        "weights": [float(weight) for weight in fit.pop("weights")],
-        "fitted": {"loss": {name: fit.pop(name) for name in ("before", "after")}, "data": data}
-        | fit,
-    }
+    weights, loss = fit.pop("weights").tolist(), {x: fit.pop(x) for x in ("before", "after")}
+    content = _head(judge, preset) | {"scale": [int(value) for value in scale], "weights": weights}
+    content["fitted"] = {"loss": loss, "data": data, **fit}
     if workdir.is_first():
         workdir.write_json(path, content)
 
@@ -30,11 +31,9 @@ def save(path: Path, fitted: Fit, judge, preset: Preset, scale: Sequence[int], d
 def load(path: Path | str, judge, preset: Preset, *, any_template: bool = False) -> np.ndarray:
     """Load the weights f32 [L'] that `save` wrote, for the very judge they were fitted for.
 
-    any_template: take those that were fitted with other prompts, as the paper does, which fits them
-    once for a model and uses them with other prompts and scales. Of the preset, `layers` and `norm`
-    must be those of the fit: they say what the weights multiply, and the rest how they were found.
-    Raises ValueError for a malformed file, and where the judge is another one, naming all that
-    differs.
+    any_template: take those that were fitted with other prompts, as the paper does. Of the preset,
+    `layers` and `norm` must be those of the fit: they say what the weights multiply. Raises
+    ValueError for a malformed file, and for another judge, naming all that differs.
     """
     try:
         saved = workdir.read_json(Path(path))
@@ -71,9 +70,5 @@ def _head(judge, preset: Preset) -> dict:
 
 
 def _binding(content: dict) -> dict:
-    """What must be the same where weights are used."""
-    model, preset = content["model"], content["preset"]
-    same = {name: content[name] for name in ("template", "layers")}
-    return {"model.checksum": model["checksum"], **same} | {
-        f"preset.{name}": preset[name] for name in ("layers", "norm")
-    }
+    flat = flatten_dict(content, sep=".")
+    return {name: flat[name] for name in BINDING}

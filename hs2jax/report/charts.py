@@ -153,11 +153,11 @@ def curves(
     faint: Iterable[Sequence[Sequence[float]]] = (),
     diagonal: str = "",
 ) -> None:
-    """Draw lines through points (x, y) or (x, y, low, high), by the name of each.
+    """Draw lines through points (x, y) or (x, y, low, high), by the name of each, interrupted where
+    y is None or not finite.
 
     across: named levels, as lines. faint: lines without a name, in the first one's colour.
-    diagonal: the name of the line where y is x, and both have the same form. A line has dots where
-    its points are few or have intervals, and is interrupted where y is None or not finite.
+    diagonal: the name of the line where y is x, and both have the same form.
     """
     points = {name: np.array(line, float) for name, line in lines.items() if len(line)}
     if not any(np.isfinite(line[:, 1]).any() for line in points.values()):

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hs2jax.evaluation import comparison
-from hs2jax.report import charts, format
-from hs2jax.report.format import POINTS, SIGNED
-from hs2jax.report.page import Case, Figure, Section, Table, Verdict, verdict_of
+from hs2jax.report import format
+from hs2jax.report.format import SIGNED
+from hs2jax.report.page import Case, Section, Table, Verdict, verdict_of
 from hs2jax.report.run import Run, answer, leaf, select, table_of
 
 SHOWN = 5  # Pairs on which the models differ most.
@@ -46,9 +46,8 @@ def _set(name: str, first: Run, second: Run, names: Sequence[str]) -> Section:
         raise ValueError(f"set {name}: {error}") from error
     sides = {"first": names[0], "second": names[1]}
     rows = [row | {"method": sides.get(row.get("method"))} for row in rows]
-    differences = select(rows, metric="accuracy_difference")
     verdicts = []
-    for row in select(differences, part=""):
+    for row in select(rows, metric="accuracy_difference", part=""):
         note = f"p by McNemar's exact test: {format.probability(row['p_mcnemar'])}."
         verdicts.append(verdict_of({names[0]: row}, subject=names[1], note=note))
     if ratings := {leaf(row): row for row in select(rows, metric="mse_difference")}:
@@ -56,12 +55,9 @@ def _set(name: str, first: Run, second: Run, names: Sequence[str]) -> Section:
     if not verdicts:
         sentence = "Without pairs or ratings neither can be said to be better."
         verdicts = [Verdict("unsure", "Nothing to compare", sentence)]
-    drawn = [row | {"name": _part(row)} for row in differences]
-    svg = charts.intervals(drawn, POINTS, reference=0.0, reference_name="no difference")
-    figures = [Figure(f"{names[1]} minus {names[0]}, points", svg, chief=True)]
     tables = _tables(rows, names, [select(run.rows, set=name) for run in (first, second)])
     cases = [_case(each, names) for each in differ[:SHOWN]]
-    return Section(name, verdicts, figures, tables, cases, "Where they differ most")
+    return Section(name, verdicts, [], tables, cases, "Where they differ most")
 
 
 def _tables(rows, names: Sequence[str], own: Sequence[Sequence[Mapping]]) -> list[Table]:

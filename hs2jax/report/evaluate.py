@@ -73,7 +73,7 @@ def _tables(rows: Sequence[Mapping]) -> list[Table]:
 
 
 def _pair_figures(rows: Sequence[Mapping], items: Sequence[Mapping]) -> list[Figure]:
-    """Pictures of rewards, of how sure the model is, and of accuracy by part."""
+    """Pictures of rewards, and of how sure the model is."""
     pairs = [(item["rewards"], c, r) for item in items for c, r, _ in item.get("pairs") or []]
     sides = {"chosen": [x[c] for x, c, _ in pairs], "rejected": [x[r] for x, _, r in pairs]}
     bins: dict[str, list] = {}
@@ -81,17 +81,7 @@ def _pair_figures(rows: Sequence[Mapping], items: Sequence[Mapping]) -> list[Fig
         point = (row["confidence"], row["value"], row["low"], row["high"])
         bins.setdefault(row.get("method") or "as scored", []).append(point)
     sure = charts.curves(bins, "how sure the model is", PERCENT, diagonal="calibrated")
-    drawn = [Figure("Rewards", charts.histograms(sides, "reward")), Figure("Calibration", sure)]
-    longer = {row["part"]: row["value"] for row in select(rows, metric="longer_wins")}
-    for family, name in (("strength", "strength"), ("band", "length")):
-        found = select(rows, family=["", family], metric="accuracy")
-        parts = []
-        for row in found if len(found) > 2 else []:
-            marks = [longer[row["part"]]] if longer.get(row["part"]) is not None else []
-            parts.append(row | {"name": leaf(row) or "all pairs", "marks": marks})
-        svg = charts.intervals(parts, span=(0, 1), reference=0.5, mark_name="longer wins")
-        drawn.append(Figure(f"Accuracy by {name}", svg))
-    return drawn
+    return [Figure("Rewards", charts.histograms(sides, "reward")), Figure("Calibration", sure)]
 
 
 def _rating_figures(items: Sequence[Mapping], outputs: Sequence[str]) -> list[Figure]:

@@ -5,6 +5,8 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from flax.traverse_util import flatten_dict
+
 PERCENT, POINTS, NUMBER, SIGNED, COUNT = "percent", "points", "number", "signed", "count"
 MEMORY = "memory"
 WORDS = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
@@ -94,15 +96,9 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def listing(values: Mapping, prefix: str = "") -> dict[str, str]:
+def listing(values: dict) -> dict[str, str]:
     """Flatten nested settings to {key: value}, as one would type them."""
-    flat = {}
-    for key, each in values.items():
-        if isinstance(each, Mapping) and each:
-            flat |= listing(each, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = setting(each)
-    return flat
+    return {key: setting(each) for key, each in flatten_dict(values, sep=".").items()}
 
 
 def setting(value: object) -> str:
@@ -111,7 +107,7 @@ def setting(value: object) -> str:
         return "; ".join(map(setting, value))
     if isinstance(value, float):
         return f"{value:.6g}"
-    return "" if value is None or value == {} else str(value)
+    return "" if value is None else str(value)
 
 
 def clean(text: str) -> str:

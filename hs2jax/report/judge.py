@@ -119,11 +119,8 @@ def _scores(run: Run, name: str, shown: str, rated: Sequence[Mapping]) -> list[F
 
 def _tables(run: Run, name: str, rows: Sequence[Mapping]) -> list[Table]:
     alone = [row for row in rows if row.get("method") and not row.get("against")]
-    tests = [
-        row | {"pair": f"{row['method']}\u00a0−\u00a0{row['against']}"}
-        for row in rows
-        if row.get("against")
-    ]
+    tests = [row for row in rows if row.get("against")]
+    tests = [row | {"pair": f"{row['method']}\u00a0−\u00a0{row['against']}"} for row in tests]
     tables = []
     for way, title in {"": "Methods", **WAYS}.items():
         note = "" if way else format.WORDS["notes"][run.result["task"]]
@@ -136,8 +133,7 @@ def _tables(run: Run, name: str, rows: Sequence[Mapping]) -> list[Table]:
         tables.append(table_of(title, found, "method", **across))
     between = [row for row in tests if family(row) != "criterion"]
     tables.append(table_of("Paired differences", between, "pair", across="part"))
-    found = select(tests, family="criterion", metric="spearman")
-    title = "Paired differences of Spearman by criterion"
+    found, title = select(tests, family="criterion", metric="spearman"), "Differences by criterion"
     tables.append(table_of(title, found, "pair", across="leaf", folded=True))
     used = run.config["preset"]
     about = {"set": name, "part": "", "metric": "spearman", "method": lager.CROSS_LAYER}
@@ -158,8 +154,7 @@ def _tables(run: Run, name: str, rows: Sequence[Mapping]) -> list[Table]:
 def _worst(items: Sequence[Mapping], method: str) -> list[Case]:
     """Show where the judge's place for an item is farthest from people's, a text only once.
 
-    Places (shares of lower scores, of the same criterion) rather than scores: a judge that never
-    leaves 2.9 to 3.1 disagrees as well.
+    Places among scores of the same criterion: a judge that never leaves 2.9 to 3.1 disagrees too.
     """
     found: list[tuple[float, float, Mapping]] = []
     for name in dict.fromkeys(item["criterion"] for item in items):

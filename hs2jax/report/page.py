@@ -96,9 +96,8 @@ def verdict_of(
     such as attributes, by rows that each hold one against the same.
 
     rows: by what they are held against, as in {"chance": accuracy, "counting characters": lead};
-    with `than`, by the things. subject: what is judged. note: what the numbers need to be
-    understood. All better is good; one thing that is worse than any is bad, and so are several of
-    which none is better and some are worse; everything else is not shown.
+    with `than`, by the things. subject: what is judged. All better is good; one thing that is worse
+    than any is bad, and so are several of which none is better and some are worse.
     """
     sides: dict[str, list[str]] = {"better": [], "worse": [], "not shown to be better": []}
     for name, row in rows.items():

@@ -49,10 +49,9 @@ class Run:
         """The sets that rows are of, in their order."""
         return list(dict.fromkeys(row["set"] for row in self.rows if row["set"]))
 
-    def items(self, name: str = "") -> list[dict]:
-        """Scored groups: items/NAME.jsonl, or items.jsonl without a name; [] where there are
-        none."""
-        return self.read(f"items/{name}.jsonl" if name else "items.jsonl")
+    def items(self, name: str) -> list[dict]:
+        """The scored groups of a set; [] where there are none."""
+        return self.read(f"items/{name}.jsonl")
 
     def metrics(self, kind: str = "train") -> list[dict]:
         """The lines of metrics.jsonl of a kind: "train" or "validation"."""

@@ -71,16 +71,14 @@ def _cases(run: Run) -> list[Case]:
     base = config_rules.parse_condition(run.config["base"])
     values = sorted(run.config["requested"])
     asked = dict.fromkeys((values[0], values[len(values) // 2], values[-1]))
-    shown: dict[tuple[str, str], list] = {}
+    cases: dict[str, Case] = {}
     for policy in run.sets():
         items = run.items(policy)
         for attribute, value in itertools.product(run.config["attributes"], asked):
             found = [item for item in items if item["condition"] == base | {attribute: value}]
             for item in found[:SHOWN]:
-                shown_as = answer(f"{policy}, {attribute} {value}", item, 0)
-                shown.setdefault((attribute, item["source"]), []).append((item, shown_as))
-    cases = []
-    for (attribute, source), some in shown.items():
-        prompt = prompt_text(Group(tuple(some[0][0]["prompt"]), ("-",)))
-        cases.append(Case(f"{attribute}, {source}", prompt, [each for _, each in some]))
-    return cases
+                heading = f"{attribute}, {item['source']}"
+                prompt = prompt_text(Group(tuple(item["prompt"]), ("-",)))
+                case = cases.setdefault(heading, Case(heading, prompt, []))
+                case.answers.append(answer(f"{policy}, {attribute} {value}", item, 0))
+    return [*cases.values()]

@@ -7,8 +7,7 @@ from hs2jax import workdir
 from hs2jax.report import format, page
 from hs2jax.report.page import Section, Table, verdict_of
 from hs2jax.report.run import Run, leaf, select, table_of
-
-COSTS = ("seconds_per_step", "tokens_per_second", "peak_memory_bytes", "trained_parameters")
+from hs2jax.training.sweep_rows import COSTS
 
 
 def sections(run: Run) -> list[Section]:

@@ -1,9 +1,8 @@
 """Keep how far a run has got: its latest checkpoint and its best step.
 
-A run may be killed at any moment and must end with the same bits. A checkpoint, which orbax saves
-in the background, appears under its name only when it is whole. So the order is fixed: the best
-step's parameters are whole before a checkpoint names that step, and the best step that the latest
-checkpoint names stays until another one is named.
+A run may be killed at any moment and must end with the same bits. So the best step's parameters are
+whole before a checkpoint (which orbax saves in the background, and names when it is whole) names
+that step, and the best step that the latest checkpoint names stays until another one is named.
 """
 
 import time
@@ -44,13 +43,12 @@ class Checkpoints:
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        return self._restore(step, "state", ocp.args.StandardRestore(like))
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        return self._manager.restore(step, args=args)["state"]
 
     def read_meta(self, step: int) -> dict:
-        return self._restore(step, "meta", ocp.args.JsonRestore())
-
-    def _restore(self, step: int, item: str, how):
-        return self._manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["meta"]
 
     def keep_only(self, first: int, last: int) -> None:
         """Delete the checkpoints of steps before `first` and after `last`."""

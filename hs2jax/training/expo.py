@@ -1,9 +1,8 @@
 """ExPO: how far to go beyond a trained reward model, found on validation pairs.
 
 A sweep over factors of `models.merge.expo`, coarse then fine (arXiv 2410.01257 found 1.52 in such a
-way). Beside what `workdir` describes, the folder holds scored.jsonl (outputs of each factor, kept
-as soon as they are there, so that a killed sweep goes on), model/ (of the chosen factor) and items/
-(groups scored by the initial, the trained and the chosen model).
+way). The folder holds scored.jsonl (outputs of each factor, so that a killed sweep goes on), model/
+(of the chosen factor) and items/ (groups scored by the initial, trained and chosen model).
 """
 
 import logging
@@ -116,6 +115,9 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     for name, by_model in found.items():
         for each, items in by_model.items():
             rows += [r | {"method": each} for r in _rows(name, "", items, OF_MODELS)]
+            file = f"{each}.jsonl" if name == "validation" else f"{name}-{each}.jsonl"
+            if workdir.is_first():
+                workdir.write_rows(folder / "items" / file, items)
         rows += _rows(name, "", by_model["trained"], OF_LENGTH)
         before, after = (measures.pairs_of(by_model[each]) for each in ("trained", "chosen"))
         rows.append(gain(name, before, after.right))
@@ -138,11 +140,6 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         "records": {name: record.to_dict() for name, record in records.items()},
         "seconds": time.time() - started,
     }
-    for name, by_model in found.items():
-        for each, items in by_model.items():
-            file = f"{each}.jsonl" if name == "validation" else f"{name}-{each}.jsonl"
-            if workdir.is_first():
-                workdir.write_rows(folder / "items" / file, items)
     return workdir.finish(folder, config, result, rows)
 
 
@@ -200,10 +197,7 @@ def choose(measured: Mapping[float, Mapping[str, float]]) -> float:
 
 def cross_validate(pairs: Mapping[float, measures.Pairs]) -> np.ndarray | None:
     """Choose a factor for each pair [P] from the pairs of other folds of groups, FOLDS in all; None
-    with fewer groups. pairs: by factor.
-
-    Only the coarse factors should be candidates, as the finer ones lie where all pairs said.
-    """
+    with fewer groups. pairs: by factor, the coarse ones: finer ones lie where all pairs said."""
     group = pairs[1.0].group
     groups = np.unique(group)
     if len(groups) < FOLDS:

@@ -26,10 +26,8 @@ def attach(batches: loader.Batches, params, config, *, dtype, mesh) -> loader.Ba
     """Give batches the states [tokens, D] of their examples below the trained layers.
 
     params: the decoder's, of which the stack "frozen" is computed. The states are in a store named
-    by a hash of all that they depend on, in the folder of fetched models. Its size is the examples'
-    tokens x width x the size of `dtype`; it may be deleted whenever no run uses it.
-    Raises ValueError on several hosts, where a group is too long for one row, and for states that
-    are not finite.
+    by a hash of all that they depend on, in the folder of fetched models. Raises ValueError on
+    several hosts, where a group is too long for one row, and for states that are not finite.
     """
     if jax.process_count() > 1:
         raise ValueError("config.trainable.cache works on one host only; set it to False")

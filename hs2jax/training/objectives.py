@@ -1,10 +1,10 @@
 """Losses of reward models and policies: from a batch and the model's outputs to a loss and metrics.
 
-An objective has three methods. `counts(batch)` counts, with any leading axes, what a whole batch's
+An objective has two methods. `counts(batch)` counts, with any leading axes, what a whole batch's
 loss is divided by; `loss(outputs, batch, counts)` gives a micro-batch's share of the whole batch's
-loss and metrics; `needs_full_batch(batch)` tells, without the batch's values, whether a share
-depends on the other micro-batches. Sums are divided once, by the whole batch's counts: NeMo's mean
-of micro-batches' means, which weighs entries by their neighbours, is not here.
+loss and metrics. One whose shares need whole groups has `response_sums` and `response_weights` too.
+Sums are divided once, by the whole batch's counts: NeMo's mean of micro-batches' means, which
+weighs entries by their neighbours, is not here.
 
 Axis letters: M micro-batches, B rows, T tokens of a row, R response slots, K outputs (and as many
 columns of ratings), P pair slots.
@@ -42,8 +42,7 @@ class Objective(NamedTuple):
 
     Of the published recipes (HelpSteer2, HelpSteer2-Preference, NeMo-Aligner) these are not here:
     the four attributes that NeMo's heads have and never train; comparisons of strength 0, which
-    NeMo's regular and margin losses count for the second response and which are no pairs here; and
-    the Pairwise Justifier, a generative model.
+    NeMo counts for the second response; and the Pairwise Justifier, a generative model.
 
     kind: "regression" on ratings, "bradley_terry" on pairs, or "joint" for both on one batch.
     output: index of the output that Bradley-Terry compares.
@@ -58,9 +57,6 @@ class Objective(NamedTuple):
 
     def counts(self, batch) -> Counts:
         return Counts(jnp.sum(batch["rating_mask"]), jnp.sum(batch["strength"] > 0))
-
-    def needs_full_batch(self, batch) -> bool:
-        return False  # Pairs lie in one row.
 
     def loss(self, outputs, batch, counts: Counts):
         """outputs: [B, R, K]; batch: as `data.packing.lay` makes it. Returns (scalar, dict)."""
@@ -149,9 +145,6 @@ class Likelihood:
         """Count the learned tokens."""
         return jnp.sum(batch["loss_mask"])
 
-    def needs_full_batch(self, batch) -> bool:
-        return False
-
     def loss(self, outputs, batch, counts):
         """outputs: [B, T], as of `inference.token_log_probabilities`. Returns (scalar, {})."""
         return -jnp.sum(jnp.where(batch["loss_mask"], outputs, 0.0)) / jnp.maximum(counts, 1), {}
@@ -165,10 +158,9 @@ class SteerLM2(NamedTuple):
 
         -1 / groups * sum_i (w'_i - b'_i) log Q(y_i|a,x),   weights without gradient,
 
-    which is the distance's own. Not here: sampling while training; a round's samples come from the
-    policy that it begins with, and w' and b' are recomputed at every step with the current one.
-    normalize_tokens: divides each group's distance by the group's mean number of response tokens,
-    as NeMo-Aligner does and the paper does not.
+    which is the distance's own. Not here: sampling while training; w' and b' are recomputed at
+    every step with the current policy. normalize_tokens: divides each group's distance by its mean
+    number of response tokens, as NeMo-Aligner does and the paper does not.
     """
 
     normalize_tokens: bool = False
@@ -176,10 +168,6 @@ class SteerLM2(NamedTuple):
     def counts(self, batch):
         """Count the groups, numbered from 0."""
         return jnp.max(batch["group_ids"]) + 1
-
-    def needs_full_batch(self, batch) -> bool:
-        """Groups that lie in several rows need their weights before the first gradient."""
-        return "parts" in batch
 
     def response_sums(self, outputs, batch):
         """Sum up each response as its group's weights need it: arrays [B, R]. outputs: [B, T]."""
@@ -214,9 +202,8 @@ class SteerLM2(NamedTuple):
         return {name: x.reshape(shape) for name, x in weights.items()}
 
     def loss(self, outputs, batch, counts):
-        """outputs: [B, T], as of `inference.token_log_probabilities`. batch: with
-        "response_weights", which the method of that name gives, where `needs_full_batch`. Returns
-        (scalar, dict).
+        """outputs: [B, T], as of `inference.token_log_probabilities`. batch: where groups lie in
+        several rows with "response_weights" of the method of that name. Returns (scalar, dict).
 
         Metrics, means over groups: distance, in nats and not divided by tokens; the effective
         sample size of w', as a number and as a fraction of n; the largest w'; log_likelihood, the
@@ -246,10 +233,3 @@ def tokens_of_slots(batch):
     here = batch["segment_ids"][:, None, :] == of("segment_ids")
     here &= batch["group_ids"][:, :, None] >= 0
     return here & (branch == of("branch_ids")), here & (branch == 0)
-
-
-def make_policy(settings: Mapping) -> Likelihood | SteerLM2:
-    """Make a policy's objective of `config.objective`."""
-    if settings["kind"] == "likelihood":
-        return Likelihood()
-    return SteerLM2(settings["normalize_tokens"])

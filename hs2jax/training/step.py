@@ -33,7 +33,8 @@ def gradients(params, batch, objective, apply):
     Micro-batches that are all padding come last and are not run.
     """
     counts = objective.counts(batch)
-    if objective.needs_full_batch(batch):
+    # A group that lies in several rows needs its weights before the first gradient.
+    if "parts" in batch and hasattr(objective, "response_sums"):
         seen = _gather_response_sums(params, batch, objective, apply)
         batch = batch | {"response_weights": objective.response_weights(seen, batch)}
 

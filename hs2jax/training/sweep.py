@@ -1,8 +1,7 @@
 """Sweeps: arms x seeds of training runs, each in a process of its own, as rows of one table.
 
 The run of an arm and a seed is WORKDIR/ARM/seed-N, as `hs2jax train` would leave it; the sweep's
-rows are written anew after each. A process of its own gives memory back and is measured alone, and
-one that dies takes only its run with it. `sweep_arms` says which runs there are.
+rows are written anew after each. `sweep_arms` says which runs there are.
 """
 
 import functools

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,17 +36,17 @@ class Task:
         objective: with `counts` and `loss`, as `training.step` asks.
         forward: `(params, batch, config, *, layout, dtype, remat)` to what `objective.loss` takes.
         shown: the metrics of a step that are shown beside its loss.
-        columns: the ratings that the objective takes. preparing: further options of
-            `loader.prepare`.
-    """
+        columns: the ratings that the objective takes. preparing: options of `loader.prepare`.
 
-    model: Any
-    params: Any
-    objective: Any
-    forward: Any
-    shown: tuple[str, ...]
-    columns: tuple[str, ...]
-    preparing: dict[str, Any]
+    Beside what is here, each has
+        missing(data, record): says what the objective needs and the data do not have, or "".
+        prepare_training(data): chooses what goes into batches; returns it, and notes for
+            result.json, among them "warnings", a list of texts.
+        evaluate(params, held_out, batches): returns an item for each held-out group, and numbers
+            by name, of which "loss" is what is minimised.
+        rows(start, best, notes): makes rows of results.jsonl from the items of the first
+            evaluation and of the best one, and the notes.
+    """
 
     def read(self, spec: str) -> tuple[loader.Prepared, Record]:
         """Read and prepare the data of a specification. Raises ValueError where there is nothing
@@ -73,25 +72,6 @@ class Task:
     def choose(self, groups: list[Group], record: Record) -> list[Group]:
         """Choose what is prepared of the groups that were read."""
         return groups
-
-    def missing(self, data: loader.Prepared, record: Record) -> str:
-        """Say what the objective needs and the data do not have; "" where they have all."""
-        raise NotImplementedError
-
-    def prepare_training(self, data: loader.Prepared) -> tuple[loader.Prepared, dict]:
-        """Choose what of the training data goes into batches. Returns it, and notes on the data
-        for result.json, among them "warnings", a list of texts."""
-        raise NotImplementedError
-
-    def evaluate(self, params, held_out: loader.Prepared, batches) -> tuple[list[dict], dict]:
-        """Evaluate held-out groups. Returns an item for each, and numbers by name, of which "loss"
-        is what is minimised."""
-        raise NotImplementedError
-
-    def rows(self, start: Sequence[dict], best: Sequence[dict], notes: dict) -> list[dict]:
-        """Make rows of results.jsonl from the items of the first evaluation and of the best one,
-        and the notes of `prepare_training`."""
-        raise NotImplementedError
 
     def results(self) -> dict:
         """Say what result.json holds of this kind of run beside what it holds of all."""
@@ -214,8 +194,10 @@ class PolicyTask(Task):
             mesh=mesh,
             dtype=configs.dtype(config.model.dtype),
         )
-        self.objective = objectives.make_policy(config.objective)
         self.weighs = config.objective.kind == "steerlm2"
+        self.objective = objectives.Likelihood()
+        if self.weighs:
+            self.objective = objectives.SteerLM2(config.objective.normalize_tokens)
         self.shown = ("distance", "effective_sample_size") if self.weighs else ()
         self.columns = objectives.COLUMNS if self.weighs else ()
         self.preparing = {"policy": True}

@@ -1,8 +1,7 @@
 """Split a model into what is trained, all of it, its last layers, some paths or LoRA, and the rest.
 
-While it trains, a model's parameters are two nested dicts with different leaves: `trained`, which
-has gradients, an optimizer state and checkpoints, and `frozen`, which has none of these and is read
-again from the model that the run starts from.
+While it trains, a model's parameters are two nested dicts with different leaves: `trained`, and
+`frozen`, which is in no checkpoint and is read again from the model that the run starts from.
 """
 
 import re
