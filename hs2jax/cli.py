@@ -225,7 +225,7 @@ def score(verb: str, options) -> None:
     from hs2jax import report
     from hs2jax.config_rules import parse_weights
     from hs2jax.data import corpora
-    from hs2jax.evaluation import items, score
+    from hs2jax.evaluation import score
     from hs2jax.models import sharding
     from hs2jax.reward_model import RewardModel
 
@@ -246,7 +246,7 @@ def score(verb: str, options) -> None:
         best=Path(options.best) if options.best else None,
         reference=options.reference,
     )
-    left = {"truncated": record.truncated, **items.left_out(record.to_dict())}
+    left = {"truncated": record.truncated, **record.left_out()}
     counted = "".join(f", {count} {name}" for name, count in left.items() if count)
     print(f"{output}: {record.rows} rows, {record.groups} groups{counted}")
     if options.best:

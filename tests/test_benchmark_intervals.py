@@ -6,16 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_benchmarks import SECTIONS, WEIGHTS, prompt, ties_of
 
-from hs2jax.evaluation.benchmarks.scoring import Part, combine, scored
-from hs2jax.evaluation.statistics import wilson
+from hs2jax.evaluation.benchmarks.scoring import Part, combine
+from hs2jax.evaluation.statistics import Estimate, share, wilson
 
 SHARES = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 60)), min_size=1, max_size=6)
 
 
 def shares(drawn: list[tuple[int, int]]) -> list[Part]:
-    """Scores as the parts of a section have them; at most n right of n."""
-    credits = [np.array([[1.0]] * min(k, n) + [[0.0]] * (n - min(k, n))) for k, n in drawn]
-    return [Part("", *scored(credit), len(credit), len(credit)) for credit in credits]
+    """Scores as the parts of a section have them; at most k right of n."""
+    return [Part(share([1.0] * min(k, n) + [0.0] * (n - min(k, n))), n, n) for k, n in drawn]
 
 
 @settings(max_examples=50)
@@ -23,23 +22,23 @@ def shares(drawn: list[tuple[int, int]]) -> list[Part]:
 def test_a_weighted_mean_has_an_interval_around_it(drawn, data):
     parts = shares(drawn)
     weights = data.draw(st.lists(st.floats(0.1, 10), min_size=len(drawn), max_size=len(drawn)))
-    found = combine("", parts, weights)
+    found = combine(parts, weights).score
     low, high = found.interval
-    assert found.score == pytest.approx(np.average([s.score for s in parts], weights=weights))
-    assert 0 <= low <= found.score <= high <= 1
+    assert found.value == pytest.approx(np.average([s.score.value for s in parts], weights=weights))
+    assert 0 <= low <= found.value <= high <= 1
     assert high - low > 0.005
-    mirrored = combine("", shares([(n - min(k, n), n) for k, n in drawn]), weights)
+    mirrored = combine(shares([(n - min(k, n), n) for k, n in drawn]), weights).score
     assert mirrored.interval == pytest.approx([1 - high, 1 - low], abs=1e-9)
-    absent = Part("", None, None, None, 0, 0)
-    assert combine("", [*parts, absent], [*weights, 5.0]) == found
+    absent = Part(Estimate(None), 0, 0)
+    assert combine([*parts, absent], [*weights, 5.0]).score == found
 
 
 @given(st.integers(0, 30), st.lists(st.integers(1, 5), min_size=2, max_size=5))
 def test_equal_shares_weighted_by_their_counts_are_one_sample(right, sizes):
     drawn = [(right * size, 30 * size) for size in sizes]
-    found = combine("", shares(drawn), [n for _, n in drawn])
+    found = combine(shares(drawn), [n for _, n in drawn]).score
     total = sum(n for _, n in drawn)
-    assert found.effective == pytest.approx(total)
+    assert found.worth == pytest.approx(total)
     assert found.interval == pytest.approx(wilson(sum(k for k, _ in drawn), total))
 
 
@@ -58,14 +57,13 @@ def test_intervals_of_sections_and_overall_cover_at_their_rate(accuracy):
         for name, sizes in rows.items():
             right = rng.binomial(sizes, spread[name])
             parts = [
-                Part("", k / n, wilson(k, n), float(n), n, n)
+                Part(Estimate(k / n, wilson(k, n), None, float(n)), n, n)
                 for k, n in zip(right, sizes, strict=True)
             ]
-            sections.append(combine(name, parts, WEIGHTS[name]))
-        each = zip(
-            [*sections, combine("", sections, [1.0] * 4)], [*truth, np.mean(truth)], strict=True
-        )
-        covered.append([s.interval[0] <= t <= s.interval[1] for s, t in each])
+            sections.append(combine(parts, WEIGHTS[name]))
+        ends = [section.score.interval for section in (*sections, combine(sections))]
+        each = zip(ends, [*truth, np.mean(truth)], strict=True)
+        covered.append([low <= t <= high for (low, high), t in each])
     rates = np.mean(covered, axis=0)  # The standard error of a rate of 0.95 is 0.011.
     assert np.all((rates > 0.905) & (rates < 0.985)), rates
 
@@ -80,6 +78,6 @@ def test_intervals_of_the_ties_score_cover_at_their_rate():
             items += prompt(number, ref, (list(rng.normal(mean, 1, 4)), list(rng.normal(size=4))))
         return ties_of(items)
 
-    truth = draw(4000)[0]
-    covered = [low <= truth <= high for low, high in (draw(51)[1] for _ in range(200))]
+    truth = draw(4000).value
+    covered = [low <= truth <= high for low, high in (draw(51).interval for _ in range(200))]
     assert 0.89 < np.mean(covered) < 0.995

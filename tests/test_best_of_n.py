@@ -22,9 +22,9 @@ def over_subsets(row, worth, n):
     return np.mean([worth[max(s, key=lambda i: (row[i], -i))] for s in subsets])
 
 
-def curve(items, **options) -> dict[int, dict]:
+def curve(items) -> dict[int, dict]:
     """The rows of each n, by metric."""
-    rows = best_of_n.curve(items, **options)
+    rows = best_of_n.curve(items)
     json.dumps(rows, allow_nan=False)
     found: dict = {}
     for row in rows:
@@ -90,7 +90,7 @@ def test_the_curve_is_unbiased_and_its_interval_holds_the_truth():
     rng, means, inside, trials = np.random.default_rng(0), [], 0, 200
     truth = rng.normal(size=(400_000, 4)).max(axis=1).mean()
     for _ in range(trials):
-        (row,) = best_of_n.curve(raters.of_candidates(rng.normal(size=(40, 12))), sizes=[4])
+        row = curve(raters.of_candidates(rng.normal(size=(40, 12))))[4]["reward"]
         means.append(row["value"])
         inside += row["low"] <= truth <= row["high"]
     assert np.mean(means) == pytest.approx(truth, abs=4 * np.std(means) / np.sqrt(trials))
@@ -100,16 +100,11 @@ def test_the_curve_is_unbiased_and_its_interval_holds_the_truth():
 def test_sizes_by_default():
     assert list(curve(raters.of_candidates([np.arange(100)]))) == [*range(1, 17), 32, 64, 100]
     assert best_of_n.curve([]) == []
-    with pytest.raises(ValueError, match="at least 1"):
-        best_of_n.curve(raters.of_candidates([[1.0]]), sizes=[0])
 
 
 def test_pick_takes_the_first_of_equals_and_counts():
     items = raters.of_candidates([[1.0, 2.0, 2.0], [3.0, 1.0], [0.0, 0.0]])
     assert best_of_n.pick(items) == ([1, 0, 0], 2)
-    for row in ([], [1.0, float("nan")]):
-        with pytest.raises(ValueError, match=r"made\.jsonl:1: expected a finite reward"):
-            best_of_n.pick(raters.of_candidates([row]))
 
 
 def test_win_rate_by_hand():

@@ -125,8 +125,3 @@ def test_what_cannot_be_measured():
     assert (only["confidence"], only["value"]) == (0.5, 0.5)  # Half an agreement.
     assert calibration.rows("", []) == []
     assert calibration.rows("", raters.of_candidates([[1.0, 2.0]])) == []
-    with pytest.raises(ValueError, match="no pairs"):
-        calibration.fit_temperature([])
-    for temperature in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="above 0"):
-            measured([1.0], temperature)

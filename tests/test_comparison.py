@@ -48,9 +48,10 @@ def test_p_is_uniform_where_there_is_no_difference_and_the_exact_one_conservativ
 
 
 def test_mcnemar_by_hand():
-    cases = {(0, 0): 1.0, (0, 5): 2 / 32, (1, 4): 12 / 32, (2, 2): 1.0}
-    for votes, expected in cases.items():
-        assert comparison.mcnemar(*votes) == pytest.approx(expected)
+    for (first, second), p in {(0, 0): 1.0, (0, 5): 2 / 32, (1, 4): 12 / 32, (2, 2): 1.0}.items():
+        one = [1.0] * (first + 1) + [-1.0] * second
+        other = [1.0] + [-1.0] * first + [1.0] * second
+        assert compare(one, other)["p_mcnemar"] == pytest.approx(p)
 
 
 def test_a_real_difference_is_found():
@@ -136,9 +137,10 @@ def test_subsets_add_up():
     assert {**alone, "part": "subset/hard"} == found[1]
 
 
-def test_disagreements_are_the_widest_in_units_of_each_model():
+def test_disagreements_are_the_widest_in_units_of_each_model(monkeypatch):
+    monkeypatch.setattr(comparison, "SHOWN", 2)
     first, second = [10.0, -10.0, 30.0, 20.0], [-1.0, 0.1, -3.0, 5.0]
-    _, found = comparison.rows("", *map(raters.of_margins, (first, second)), shown=2)
+    _, found = comparison.rows("", *map(raters.of_margins, (first, second)))
     assert [d["first_margin"] for d in found] == [30.0, 10.0]
     assert [d["second_margin"] for d in found] == [-3.0, -1.0]
 

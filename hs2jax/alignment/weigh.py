@@ -17,7 +17,6 @@ from hs2jax.alignment.sampled_rows import Sampled
 from hs2jax.data import formats
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
-from hs2jax.evaluation import items
 from hs2jax.language_model import LanguageModel
 from hs2jax.losses import steerlm
 from hs2jax.reward_model import RewardModel
@@ -72,7 +71,7 @@ def read(config, record: Record) -> list[Sampled]:
     if len(found) < len(every):
         record.skip("too few responses", len(every) - len(found))
     if not found:
-        raise ValueError(f"config.data: nothing is left of {config.data}; {items.describe(record)}")
+        raise ValueError(f"config.data: nothing is left of {config.data}; {record}")
     return found
 
 

@@ -49,3 +49,17 @@ class Record:
     def to_dict(self) -> dict:
         """Give all of it, ready for JSON."""
         return {**dataclasses.asdict(self), "padding_fraction": self.padding_fraction}
+
+    def left_out(self) -> dict[str, int]:
+        """Count what was left out, by reason."""
+        counts = {"too long": self.too_long, "refused by the chat template": self.refused}
+        return {name: count for name, count in {**counts, **self.skipped}.items() if count}
+
+    def __str__(self) -> str:
+        """What was read and what was left out, in a line."""
+        counts = {"ties": self.ties, "truncated": self.truncated, **self.left_out()}
+        counted = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+        text = f"{self.rows} rows, {self.groups} groups, {self.pairs} pairs"
+        text += f" ({counted})" if counted else ""
+        tokens = f", {self.tokens:,} tokens, {self.padding_fraction:.1%} padding"
+        return text + tokens * bool(self.tokens)

@@ -39,19 +39,19 @@ def search(
     * gain_over_equal, gain_over_single: held_out above these on the same pairs.
 
     Accuracies are strict: a margin of 0 is wrong. The same items, seed and folds give the same
-    result. Raises ValueError with fewer groups that have pairs than folds, for folds below 2, where
-    rows of outputs have not K numbers, and as `pairs_of` does.
+    result. Raises ValueError with fewer groups that have pairs than folds, and as `pairs_of` does.
     """
-    group, difference = _differences(items, names)
-    member = statistics.numbered(group.tolist())
-    G = int(member.max()) + 1 if len(member) else 0
-    if folds < 2 or folds > G:
+    group = pairs_of(items).group
+    rows = [np.subtract(i["outputs"][c], i["outputs"][r]) for i in items for c, r, _ in i["pairs"]]
+    difference, member = np.array(rows).reshape(-1, len(names)), statistics.numbered(group.tolist())
+    groups = len(np.unique(group))
+    if groups < folds:
         raise ValueError(
-            f"a search in {folds} folds needs at least 2 folds and a group with a pair for each, "
-            f"and {G} groups have pairs: give more validation data that have preferences"
+            f"a search in {folds} folds needs a group with a pair for each, and {groups} groups "
+            "have pairs: give more validation data that have preferences"
         )
     rng = np.random.default_rng(seed)
-    fold = rng.permutation(np.arange(G) % folds)[member]
+    fold = rng.permutation(np.arange(groups) % folds)[member]
     weights = _search(difference, rng)
     right, right_single = np.empty(len(group)), np.empty(len(group))
     for f in range(folds):
@@ -60,46 +60,19 @@ def search(
         right_single[fold == f] = test @ _single(train) > 0
     equal = difference.mean(axis=1) > 0
     single = names[int(np.abs(_single(difference)).argmax())]
-    place, rows = ("", "weights", len(group)), []
+    place = "", "weights", len(group)
     held_out, alone = ({"held_out": statistics.share(x, group)} for x in (right, right_single))
-    rows += rows_of(*place, {"accuracy": (difference @ weights > 0).mean()})
-    rows += rows_of(*place, held_out, headline=True)
-    rows += rows_of(*place, alone, method=single)
-    rows += rows_of(*place, {"equal_weights": equal.mean()})
-    for metric, other, against in (
-        ("gain_over_equal", equal, "equal weights"),
-        ("gain_over_single", right_single, single),
-    ):
-        gain = {metric: statistics.interval(np.mean, [right - other], group)}
-        rows += rows_of(*place, gain, against=against, **OVER_ZERO)
-    return dict(zip(names, weights.tolist(), strict=True)), rows
-
-
-def overlap(first: Sequence[dict], second: Sequence[dict]) -> int:
-    """Count the different prompts that are in both, for a warning that weights saw the test set.
-
-    White space at the ends makes no difference.
-    """
-    return len({i["prompt"].strip() for i in first} & {i["prompt"].strip() for i in second})
-
-
-def _differences(items: Sequence[dict], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Collect the group of each pair [P], and its outputs' difference [P, K], chosen - rejected."""
-    group = pairs_of(items).group
-    rows = []
-    for item in items:
-        outputs = np.array(item["outputs"], float)
-        if item["pairs"] and outputs.shape[1:] != (len(names),):
-            raise ValueError(
-                f"{item.get('source', '?')}: expected {len(names)} outputs per response, as many "
-                f"as names ({', '.join(names)}), got rows of {outputs.shape[1:]}"
-            )
-        rows += [outputs[chosen] - outputs[rejected] for chosen, rejected, _ in item["pairs"]]
-    difference = np.array(rows).reshape(-1, len(names))
-    if not np.isfinite(difference).all():
-        i = group[int(np.flatnonzero(~np.isfinite(difference).all(axis=1))[0])]
-        raise ValueError(f"{items[i].get('source', '?')}: outputs must be finite numbers")
-    return group, difference
+    over_equal, over_single = (
+        statistics.interval(np.mean, [right - other], group) for other in (equal, right_single)
+    )
+    return dict(zip(names, weights.tolist(), strict=True)), [
+        *rows_of(*place, {"accuracy": (difference @ weights > 0).mean()}),
+        *rows_of(*place, held_out, headline=True),
+        *rows_of(*place, alone, method=single),
+        *rows_of(*place, {"equal_weights": equal.mean()}),
+        *rows_of(*place, {"gain_over_equal": over_equal}, against="equal weights", **OVER_ZERO),
+        *rows_of(*place, {"gain_over_single": over_single}, against=single, **OVER_ZERO),
+    ]
 
 
 def _search(difference: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -125,8 +98,8 @@ def _search(difference: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     for r in range(ROUNDS):
         near = best + rng.normal(size=(PER_ROUND, K)) * 0.2 * 0.5**r
         best = _best(unit, np.concatenate([best[None], _normalised(near)]))
-    raw = np.where(spread > 0, best / np.where(spread > 0, spread, 1.0), 0.0)
     # An output that never differs gets 0. If it had all the weight, nothing was ever right.
+    raw = np.where(spread > 0, best / np.where(spread > 0, spread, 1.0), 0.0)
     return _normalised(raw[None])[0] if raw.any() else np.full(K, 1 / K)
 
 

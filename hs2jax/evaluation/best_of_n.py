@@ -13,50 +13,37 @@ from hs2jax.evaluation.measures import OVER_HALF, rows_of
 
 def pick(items: Sequence[dict]) -> tuple[list[int], int]:
     """Find the response with the highest reward of each item, and count where it has no more than
-    another: of equal rewards the first is picked.
-
-    Raises ValueError for an item without responses or with a reward that is not finite, with its
-    source.
-    """
-    best, ties = [], 0
-    for item in items:
-        rewards = _rewards(item)
-        best.append(int(rewards.argmax()))
-        ties += int((rewards == rewards.max()).sum() > 1)
-    return best, ties
+    another: of equal rewards the first is picked."""
+    best = [int(np.argmax(item["rewards"])) for item in items]
+    return best, sum(item["rewards"].count(max(item["rewards"])) > 1 for item in items)
 
 
-def curve(items: Sequence[dict], sizes: Sequence[int] | None = None) -> list[dict]:
-    """Estimate what the best of n candidates is expected to be worth, for each n; [] without items.
+def curve(items: Sequence[dict]) -> list[dict]:
+    """Estimate what the best of n candidates is expected to be worth, for n of 1 to 16, powers of
+    two, and the largest number of candidates; [] without items.
 
     Not by drawing: of N candidates, the one of rank i (from the lowest) is the best of a random n
     of them with probability C(i - 1, n - 1) / C(N, n), so the mean over all subsets is a weighted
     sum, unbiased for a fresh n (as pass@k, Chen et al. 2021, arXiv 2107.03374, is for shares). Of
     equal rewards the first counts as higher, as in `pick`.
 
-    sizes: which n; by default 1 to 16, then powers of two and the largest number of candidates.
     Rows of part "n/N", over the prompts that have n candidates or more; where prompts have
     different numbers of candidates, values for different n are of different prompts:
 
-    * reward: mean over prompts; kl: log n - (n - 1) / n, in nats, which the distance of the best of
-      n from the sampler does not exceed (Beirami et al. 2024, arXiv 2401.01879).
+    * reward: mean over prompts, marked for the largest n that all have; kl: log n - (n - 1) / n, in
+      nats, which the distance of the best of n from the sampler does not exceed (Beirami et al.
+      2024, arXiv 2401.01879).
     * rating of method=NAME: people's rating of the picked response, over prompts whose candidates
       all have it.
     * correct: where responses are rated "correct" (1 or 0), the chance that the picked one is; the
       interval is Wilson's, which is on the safe side for chances.
-
-    Raises ValueError as `pick` does, and for an n below 1.
     """
-    if not items:
-        return []
-    most = max(len(item["responses"]) for item in items)
-    if sizes is None:
-        powers = [2**k for k in range(5, most.bit_length())]
-        sizes = sorted({*range(1, min(most, 16) + 1), *powers, most})
-    if min(sizes) < 1:
-        raise ValueError(f"the best of n needs n of at least 1, got {min(sizes)}")
+    most = max((len(item["responses"]) for item in items), default=0)
+    sizes = {*range(1, min(most, 16) + 1), *(2**k for k in range(5, most.bit_length())), most}
     columns = [_columns(item) for item in items]
-    return [found for n in sizes if n <= most for found in _rows(n, columns)]
+    fewest = min((len(item["responses"]) for item in items), default=0)
+    chief = max((n for n in sizes if n <= fewest), default=0)
+    return [row for n in sorted(sizes - {0}) for row in _rows(n, columns, n == chief)]
 
 
 def weights(N: int, n: int) -> np.ndarray:
@@ -74,34 +61,26 @@ def win_rate(items: Sequence[dict], reference: Sequence[dict]) -> dict:
     reference: items of the same prompts, scored by the same model; where one has several responses,
     its best one stands for it. Of several items with one prompt the k-th meets the k-th. missing
     counts reference prompts that `items` has not, missing_reference the other way round. Raises
-    ValueError as `pick` does and where no prompt is in common.
+    ValueError where no prompt is in common.
     """
     matched, missing, missing_reference = comparison.match(items, reference, lambda i: i["prompt"])
-    outcome = np.array([np.sign(_rewards(a).max() - _rewards(b).max()) for a, b in matched])
-    counts = {
-        name: int((outcome == k).sum()) for name, k in (("wins", 1), ("ties", 0), ("losses", -1))
+    outcome = np.array([np.sign(max(a["rewards"]) - max(b["rewards"])) for a, b in matched])
+    more = {
+        "against": "reference",
+        "wins": int((outcome > 0).sum()),
+        "ties": int((outcome == 0).sum()),
+        "losses": int((outcome < 0).sum()),
+        "missing": missing,
+        "missing_reference": missing_reference,
+        "headline": True,
     }
     won = {"win_rate": statistics.share((1 + outcome) / 2)}
-    more = {"missing": missing, "missing_reference": missing_reference, "headline": True}
-    (found,) = rows_of(
-        "", "", len(outcome), won, against="reference", **OVER_HALF, **counts, **more
-    )
-    return found
-
-
-def _rewards(item: dict) -> np.ndarray:
-    rewards = np.array(item["rewards"], float)
-    if not len(rewards) or not np.isfinite(rewards).all():
-        raise ValueError(
-            f"{item.get('source', '?')}: expected a finite reward for each of at least one "
-            f"response, got {item['rewards']}"
-        )
-    return rewards
+    return rows_of("", "", len(outcome), won, **OVER_HALF, **more)[0]
 
 
 def _columns(item: dict) -> dict[str | tuple, np.ndarray]:
     """Collect what there is about every candidate: "reward", ("rating", name) of the rated."""
-    columns = {"reward": _rewards(item)}
+    columns = {"reward": np.array(item["rewards"], float)}
     for name in item["ratings"][0]:
         values = [ratings.get(name) for ratings in item["ratings"]]
         if None not in values:
@@ -109,7 +88,7 @@ def _columns(item: dict) -> dict[str | tuple, np.ndarray]:
     return columns
 
 
-def _rows(n: int, columns: Sequence[dict]) -> list[dict]:
+def _rows(n: int, columns: Sequence[dict], chief: bool) -> list[dict]:
     values: dict = {}
     for candidates in columns:
         rewards = candidates["reward"]
@@ -125,7 +104,7 @@ def _rows(n: int, columns: Sequence[dict]) -> list[dict]:
         estimate = statistics.interval(np.mean, [np.array(means)], range(len(means)))
         metric, more = ("rating", {"method": name[1]}) if name[0] == "rating" else (name, {})
         if metric == "reward":
-            more = {"kl": float(np.log(n) - (n - 1) / n)}
+            more = {"kl": float(np.log(n) - (n - 1) / n)} | ({"headline": True} if chief else {})
         found += rows_of("", part, len(means), {metric: estimate._replace(p=None)}, **more)
     if chances := values.get(("rating", "correct")):
         share = statistics.share(np.minimum(chances, 1.0))

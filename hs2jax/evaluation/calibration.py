@@ -37,25 +37,25 @@ def rows(
     * brier: mean (1 - p)^2 with p the probability of the chosen response: 0 is perfect, 0.25 is no
       opinion (half of Brier's own sum over both outcomes). log_loss: mean -log p, in nats.
 
-    Raises ValueError as `pairs_of` does, and where temperature is not a finite number above 0.
+    Raises ValueError as `pairs_of` does.
     """
-    if not 0 < temperature < np.inf:
-        raise ValueError(f"a temperature is a finite number above 0, got {temperature}")
     pairs = pairs_of(items)
     n = len(pairs.margin)
     if not n:
         return []
     scaled = pairs.margin / temperature
     confidence, agreed = expit(np.abs(scaled)), (np.sign(scaled) + 1) / 2
-    bin_of = _equal_mass(confidence)
+    count = max(1, min(BINS, n // FEWEST_IN_BIN))
+    edges = np.quantile(confidence, np.arange(1, count) / count)
+    bin_of = np.searchsorted(edges, confidence, side="right")
     bins, ece, chance = [], 0.0, 0.0
     for number, b in enumerate(np.unique(bin_of), 1):
         mask = bin_of == b
         sure, right, group = confidence[mask], agreed[mask], pairs.group[mask]
         ece += mask.mean() * abs(right.mean() - sure.mean())
         chance += mask.mean() * _mean_absolute(sure, group)
-        sides = {"confidence": np.mean, "confidence_low": np.min, "confidence_high": np.max}
-        more = {name: float(of(sure)) for name, of in sides.items()}
+        ends = {"confidence_low": float(sure.min()), "confidence_high": float(sure.max())}
+        more = {"confidence": float(sure.mean())} | ends
         agreement = {"agreement": statistics.share(right, group)}
         bins += rows_of(set, f"bin/{number}", len(sure), agreement, method=method, **more)
     whole = {
@@ -74,16 +74,11 @@ def fit_temperature(items: Sequence[dict]) -> float:
     Fit it on validation pairs, not on those that are then measured. The loss is convex in
     1 / temperature, so the minimum is the only one. It is looked for between 0.01 and 100 times the
     mean absolute margin, and an end of this range is given back where the loss has no minimum:
-    the lower end where no pair is wrong, the upper end where the mean margin is not above 0 (the
-    model is then no better than a coin at any temperature). Where all margins are 0 every
-    temperature is equal, and 1 is given back.
-    Raises ValueError without pairs, and as `pairs_of` does.
+    the lower end where no pair is wrong, the upper end where the mean margin is not above 0. Where
+    all margins are 0 every temperature is equal, and 1 is given back.
+    Raises ValueError as `pairs_of` does.
     """
     margin = pairs_of(items).margin
-    if not len(margin):
-        raise ValueError(
-            "no pairs to fit a temperature on: give validation data that have preferences"
-        )
     scale = float(np.abs(margin).mean())
     if scale == 0:
         return 1.0
@@ -99,13 +94,6 @@ def fit_temperature(items: Sequence[dict]) -> float:
         options={"xatol": 1e-8},
     )
     return float(np.exp(found.x)) * scale
-
-
-def _equal_mass(confidence: np.ndarray) -> np.ndarray:
-    """The bin of each pair; the order of pairs does not matter."""
-    bins = max(1, min(BINS, len(confidence) // FEWEST_IN_BIN))
-    edges = np.quantile(confidence, np.arange(1, bins) / bins)
-    return np.searchsorted(edges, confidence, side="right")
 
 
 def _mean_absolute(confidence: np.ndarray, group: np.ndarray) -> float:

@@ -36,8 +36,7 @@ def match(first: Sequence, second: Sequence, key: Callable) -> tuple[list, int, 
     return matched, len(second) - len(matched), len(first) - len(matched)
 
 
-def key(item: Mapping) -> tuple:
-    """Make the key of an item in two evaluations: file name and line, prompt, responses."""
+def _key(item: Mapping) -> tuple:
     return item["source"].rsplit("/", 1)[-1], item["prompt"], tuple(item["responses"])
 
 
@@ -47,14 +46,12 @@ def rows(
     second: Sequence[dict],
     first_names: Sequence[str] = (),
     second_names: Sequence[str] = (),
-    *,
-    shown: int = SHOWN,
 ) -> tuple[list[dict], list[dict]]:
     """Compare two models on what both scored; differences are second - first.
 
     Items are the same where file name and line, prompt and responses are (folders may differ).
     first_names, second_names: of their outputs. Returns rows and the pairs that just one model has
-    right, up to `shown`, the widest apart first, by margins in units of each model's own root mean
+    right, up to SHOWN, the widest apart first, by margins in units of each model's own root mean
     square: {source, prompt, responses, pair, first_margin, second_margin}.
 
     * accuracy of method "first" and "second", accuracy_difference, over all pairs and by
@@ -68,7 +65,7 @@ def rows(
     Raises ValueError where nothing is in common, where the two disagree about which response is
     preferred or about people's ratings, and as `measures` does.
     """
-    matched, missing_first, missing_second = match(first, second, key)
+    matched, missing_first, missing_second = match(first, second, _key)
     for one, other in matched:
         if [p[:2] for p in one["pairs"]] != [p[:2] for p in other["pairs"]]:
             raise ValueError(
@@ -86,36 +83,30 @@ def rows(
     found += _attribute_rows(set, ours, theirs, first_names, second_names)
     counts = {"missing_first": missing_first, "missing_second": missing_second}
     found += rows_of(set, "", None, {"common": len(matched), **counts})
-    return found, _disagreements(ours, margins, shown)
+    return found, _disagreements(ours, margins)
 
 
 def pair_rows(set: str, part: str, right: np.ndarray, group: np.ndarray) -> list[dict]:
     """Compare accuracies, from right [2, P] and the group of each pair [P]; [] without pairs."""
-    first, second = right
-    n = len(group)
+    n, (first, second) = len(group), right
     if not n:
         return []
     change = second.astype(float) - first
-    sums = np.bincount(group, weights=change)
-    counts = {
-        "only_first": first & ~second,
-        "only_second": second & ~first,
-        "both": first & second,
-        "neither": ~first & ~second,
+    votes = np.bincount(group, weights=change)
+    votes = int((votes < 0).sum()), int((votes > 0).sum())
+    more = {
+        "only_first": int((first & ~second).sum()),
+        "only_second": int((second & ~first).sum()),
+        "both": int((first & second).sum()),
+        "neither": int((~first & ~second).sum()),
+        "p_mcnemar": float(binomtest(votes[0], sum(votes)).pvalue) if any(votes) else 1.0,
     }
-    more = {name: int(mask.sum()) for name, mask in counts.items()}
-    more |= {"p_mcnemar": mcnemar(int((sums < 0).sum()), int((sums > 0).sum()))}
     difference = {"accuracy_difference": statistics.interval(np.mean, [change], group)}
     return [
         *rows_of(set, part, n, {"accuracy": first.mean()}, method="first"),
         *rows_of(set, part, n, {"accuracy": second.mean()}, method="second"),
         *rows_of(set, part, n, difference, against="first", **OVER_ZERO, **more),
     ]
-
-
-def mcnemar(first: int, second: int) -> float:
-    """Two-sided exact p-value from the counts of what only one model has right."""
-    return float(binomtest(first, first + second, 0.5).pvalue) if first + second else 1.0
 
 
 def _attribute_rows(set: str, ours, theirs, first_names, second_names) -> list[dict]:
@@ -142,23 +133,18 @@ def _attribute_rows(set: str, ours, theirs, first_names, second_names) -> list[d
     return found
 
 
-def _disagreements(items: Sequence[dict], margins: np.ndarray, shown: int) -> list[dict]:
+def _disagreements(items: Sequence[dict], margins: np.ndarray) -> list[dict]:
     pairs = [(item, pair) for item in items for pair in item["pairs"]]
     if not pairs:
         return []
     spread = np.sqrt((margins**2).mean(axis=1, keepdims=True))
     unit = margins / np.where(spread > 0, spread, 1.0)
     apart = np.where((margins[0] > 0) != (margins[1] > 0), np.abs(unit[1] - unit[0]), -1.0)
-    order = [p for p in np.argsort(-apart, kind="stable")[:shown] if apart[p] >= 0]
-    return [
-        {
-            "source": item["source"],
-            "prompt": item["prompt"],
-            "responses": item["responses"],
-            "pair": pair,
-            "first_margin": float(margins[0, p]),
-            "second_margin": float(margins[1, p]),
-        }
-        for p in order
-        for item, pair in [pairs[p]]
-    ]
+    found = []
+    for p in np.argsort(-apart, kind="stable")[:SHOWN]:
+        if apart[p] >= 0:
+            item, pair = pairs[p]
+            found.append({name: item[name] for name in ("source", "prompt", "responses")})
+            first, second = map(float, margins[:, p])
+            found[-1] |= {"pair": pair, "first_margin": first, "second_margin": second}
+    return found

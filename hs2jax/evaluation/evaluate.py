@@ -4,7 +4,6 @@ Every set of data is scored, its items are kept, and the rows of `evaluation` ar
 benchmark's files make one set, scored by its published rule.
 """
 
-import itertools
 import logging
 import time
 from collections.abc import Sequence
@@ -55,8 +54,8 @@ def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict
     # Validation: temperature and weights --------------------------------------------------------
     validation, temperature, weights = [], None, []
     if config.validation:
-        validation, _ = score_set("validation", config.validation, model, store, config)
-        if not _count_pairs(validation):
+        validation, fitted_on = score_set("validation", config.validation, model, store, config)
+        if not fitted_on.pairs:
             raise ValueError(f"config.validation: there are no pairs in {config.validation}")
         if named == "search":
             try:
@@ -73,19 +72,28 @@ def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict
     for name, spec in sets:
         items, record = score_set(name, spec, model, store, config)
         some, benchmark = scoring.rows(name, items)
-        scored = any(each["metric"] == "score" and each["part"] == "" for each in some)
-        rows += some + _with_headline(measures.rows(name, items, model.outputs), scored)
+        # A benchmark's own score stands for the other numbers of its set.
+        whole = any(each["metric"] == "score" and each["part"] == "" for each in some)
+        chief = "" if whole else "pairs" if record.pairs else "ratings"
+        rows += some + measures.rows(name, items, model.outputs, chief=chief)
         rows += length.rows(name, items) + calibration.rows(name, items)
         if temperature:
             rows += calibration.rows(name, items, temperature, "fitted temperature")
-        rows += _counts(name, items, record)
+        counts = {
+            "groups": len(items),
+            "responses": sum(len(item["responses"]) for item in items),
+            "prompts_cut": sum(item["cut"] > 0 for item in items),
+            "left_out": sum(record.left_out().values()),
+        }
+        rows += measures.rows_of(name, "", None, counts)
         found[name], records[name] = items, record.to_dict()
         about[name] = {"data": spec, "benchmark": benchmark}
-    _check_derived(config, found)
-    warning = _warning(validation, found)
+    every = [item for items in found.values() for item in items]
+    if config.derive and not any(config.derive in r for item in every for r in item["ratings"]):
+        raise ValueError(f"config.derive is {config.derive!r}, but nothing in config.data rates it")
+    warning = _warning(validation, every)
     if temperature:
-        n = _count_pairs(validation)
-        rows.append(row("", "", "temperature", temperature, n=n, **warning))
+        rows.append(row("", "", "temperature", temperature, n=fitted_on.pairs, **warning))
     rows += [each | (warning if each["metric"] == "held_out" else {}) for each in weights]
     for name, weight in (model.weights or {}).items():
         rows.append(row("", f"attribute/{name}", "weight", weight))
@@ -139,54 +147,16 @@ def score_set(
             )
             if each.outputs is not None
         ]
-    record.pairs = _count_pairs(found)
+    record.pairs = sum(len(item["pairs"]) for item in found)
     record.ties = sum(item["ties"] for item in found)
     return found, record
 
 
-def _count_pairs(items: Sequence[dict]) -> int:
-    return sum(len(item["pairs"]) for item in items)
-
-
-def _counts(name: str, items: Sequence[dict], record: Record) -> list[dict]:
-    counts = {
-        "groups": len(items),
-        "responses": sum(len(item["responses"]) for item in items),
-        "prompts_cut": sum(item["cut"] > 0 for item in items),
-        "left_out": sum(scored_items.left_out(record.to_dict()).values()),
-    }
-    return [row(name, "", metric, count) for metric, count in counts.items()]
-
-
-def _with_headline(rows: list[dict], scored: bool) -> list[dict]:
-    """Mark a set's chief numbers, where a benchmark's own score does not stand for them: its
-    accuracy beside the length baseline, and of ratings without pairs the errors."""
-    pairs = any(each["metric"] == "accuracy" for each in rows)
-    chief = ("accuracy", "lead_over_length") if pairs else ("mse_below_mean",)
-    return [
-        {**each, "headline": True}
-        if not scored
-        and each["metric"] in chief
-        and not each["part"].startswith(("strength", "band"))
-        else each
-        for each in rows
-    ]
-
-
-def _check_derived(config, found: dict[str, list[dict]]) -> None:
-    """Raise ValueError where preferences are to be made from an attribute that nobody rated."""
-    ratings = (r for items in found.values() for item in items for r in item["ratings"])
-    if config.derive and not any(config.derive in rating for rating in ratings):
-        raise ValueError(f"config.derive is {config.derive!r}, but nothing in config.data rates it")
-
-
-def _warning(validation: Sequence[dict], found: dict[str, list[dict]]) -> dict[str, str]:
+def _warning(validation: Sequence[dict], evaluated: Sequence[dict]) -> dict[str, str]:
     """{"warning"} where prompts that something was fitted on are evaluated too."""
-    everything = list(itertools.chain(*found.values()))
-    shared = attribute_weights.overlap(validation, everything)
-    fitted = attribute_weights.overlap(validation, validation)
+    fitted, seen = ({i["prompt"].strip() for i in items} for items in (validation, evaluated))
     text = (
-        f"{shared} of {fitted} prompts that it was fitted on are evaluated here too: what was "
-        "tuned on a test set is not measured by it"
+        f"{len(fitted & seen)} of {len(fitted)} prompts that it was fitted on are evaluated here "
+        "too: what was tuned on a test set is not measured by it"
     )
-    return {"warning": text} if shared else {}
+    return {"warning": text} if fitted & seen else {}

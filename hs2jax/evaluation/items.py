@@ -6,7 +6,6 @@ import numpy as np
 
 from hs2jax.data.groups import Group, pairs, prompt_text
 from hs2jax.data.loader import Prepared
-from hs2jax.data.record import Record
 from hs2jax.evaluation.scores import Scored
 
 
@@ -75,22 +74,3 @@ def rating_means(prepared: Prepared, names: Sequence[str]) -> dict[str, float]:
         for k, name in enumerate(names)
         if rated[:, k].any()
     }
-
-
-def left_out(record: dict) -> dict[str, int]:
-    """Count what of a record's data (as `Record.to_dict` gives it) was left out, by reason."""
-    counts = {"too long": record["too_long"], "refused by the chat template": record["refused"]}
-    return {name: count for name, count in {**counts, **record["skipped"]}.items() if count}
-
-
-def describe(record: Record) -> str:
-    """Say in a line what was read and what was left out."""
-    data = record.to_dict()
-    text = f"{data['rows']} rows, {data['groups']} groups, {data['pairs']} pairs"
-    left = {"ties": data["ties"], "truncated": data["truncated"], **left_out(data)}
-    counted = ", ".join(f"{name} {count}" for name, count in left.items() if count)
-    if counted:
-        text += f" ({counted})"
-    if data["tokens"]:
-        text += f", {data['tokens']:,} tokens, {data['padding_fraction']:.1%} padding"
-    return text

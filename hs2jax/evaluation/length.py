@@ -37,9 +37,10 @@ def rows(set: str, items: Sequence[dict], seed: int = 0) -> list[dict]:
     * band/NAME: pairs by length of the chosen response over that of the rejected one; accuracy,
       longer_wins (the share in which the chosen response is the longer one).
 
-    Raises ValueError as `pairs_of` does, also for a reward of any response.
+    Raises ValueError as `pairs_of` does.
     """
-    rewards, characters = _responses(items)
+    rewards = np.array([reward for item in items for reward in item["rewards"]], float)
+    characters = np.array([len(text) for item in items for text in item["responses"]], float)
     if not len(rewards):
         return []
     correlations = {
@@ -97,18 +98,6 @@ def controlled(pairs: Pairs, median: float, seed: int = 0) -> tuple[Estimate, fl
     twice = np.diff(_basis(np.array([scale, 2 * scale]), scale, knots), axis=0)[0]
     gain = float(_slopes(features, pairs.margin) @ twice)
     return statistics.share(right, pairs.group, slopes=features.shape[1]), gain
-
-
-def _responses(items: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
-    rewards, characters = [], []
-    for item in items:
-        if not np.isfinite(item["rewards"]).all():
-            raise ValueError(
-                f"{item.get('source', '?')}: rewards must be finite numbers, got {item['rewards']}"
-            )
-        rewards += item["rewards"]
-        characters += [len(response) for response in item["responses"]]
-    return np.array(rewards, float), np.array(characters, float)
 
 
 def _bands(set: str, pairs: Pairs) -> list[dict]:

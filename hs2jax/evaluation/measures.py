@@ -51,21 +51,15 @@ class Pairs(NamedTuple):
 
 
 def pairs_of(items: Sequence[Mapping]) -> Pairs:
-    """Collect the pairs of items. Raises ValueError, with the item's source, for a pair that points
-    outside its responses or has a reward that is not finite."""
+    """Collect the pairs of items. Raises ValueError, with the item's source, for a reward that is
+    not finite."""
     found = []
     for i, item in enumerate(items):
         for chosen, rejected, strength in item["pairs"]:
-            if not all(0 <= r < len(item["responses"]) for r in (chosen, rejected)):
-                raise ValueError(
-                    f"{item.get('source', '?')}: the pair ({chosen}, {rejected}) points outside "
-                    f"the group's {len(item['responses'])} responses"
-                )
             margin = float(item["rewards"][chosen]) - float(item["rewards"][rejected])
             if not math.isfinite(margin):
                 raise ValueError(
-                    f"{item.get('source', '?')}: rewards must be finite numbers, got "
-                    f"{item['rewards'][chosen]} (chosen) and {item['rewards'][rejected]} (rejected)"
+                    f"{item['source']}: rewards must be finite numbers, got {item['rewards']}"
                 )
             lengths = [len(item["responses"][r]) for r in (chosen, rejected)]
             found.append((i, margin, *lengths, float(strength)))
@@ -95,9 +89,17 @@ def rows(
     items: Sequence[Mapping],
     names: Sequence[str],
     means: Mapping[str, float] | None = None,
+    *,
+    chief: str = "",
 ) -> list[dict]:
-    """Measure one scored set: `pair_rows` and `attribute_rows`."""
-    return pair_rows(set, items) + attribute_rows(set, items, names, means)
+    """Measure one scored set: `pair_rows` and `attribute_rows`. chief: "pairs" or "ratings", of
+    which the numbers that count most are marked."""
+    found = pair_rows(set, items) + attribute_rows(set, items, names, means)
+    marked = {"pairs": ("accuracy", "lead_over_length"), "ratings": ("mse_below_mean",)}
+    for each in found:
+        if each["metric"] in marked.get(chief, ()) and not each["part"].startswith("strength"):
+            each["headline"] = True
+    return found
 
 
 def pair_rows(set: str, items: Sequence[Mapping]) -> list[dict]:
@@ -172,35 +174,34 @@ def attribute_rows(
 
     Raises ValueError as `rated` does.
     """
-    found = []
+    found, means = [], means or {}
     for name in names:
         group, predicted, people = rated(items, names, name)
-        n, part = len(people), f"attribute/{name}"
+        n, part, both = len(people), f"attribute/{name}", (predicted, people)
         if not n:
             continue
-        given = (means or {}).get(name)
-        mean = people.mean() if given is None else given
-        source = "mean of these ratings" if given is None else "training mean"
-        both, of_mean, clipped = (predicted, people), (people - mean) ** 2, rounded(predicted)
+        off, of_mean = (predicted - people) ** 2, (people - means.get(name, people.mean())) ** 2
+        source = "training mean" if name in means else "mean of these ratings"
+        below = statistics.interval(np.mean, [of_mean - off], group)
         mse = statistics.interval(statistics.squared_error, both, group, LOG)
         found += rows_of(set, part, n, {"mse": mse, "mae": np.abs(predicted - people).mean()})
         found += rows_of(set, part, n, {"mse_of_mean": of_mean.mean()}, method=source)
-        below = statistics.interval(np.mean, [of_mean - (predicted - people) ** 2], group)
         found += rows_of(set, part, n, {"mse_below_mean": below}, **OVER_ZERO)
         values = {
-            name: statistics.interval(statistics.CORRELATIONS[name], both, group, FISHER)
-            for name in ("pearson", "spearman")
+            "pearson": statistics.interval(statistics.pearson, both, group, FISHER),
+            "spearman": statistics.interval(statistics.spearman, both, group, FISHER),
+            "mean_prediction": predicted.mean(),
+            "mean_rating": people.mean(),
         }
-        values |= {"mean_prediction": predicted.mean(), "mean_rating": people.mean()}
         found += rows_of(set, part, n, values)
         if people.min() < 0 or people.max() > TOP:
             note = OTHER_SCALE.format(people.min(), people.max())
             found += rows_of(set, part, n, {"kappa": None}, note=note)
             continue
-        levels = clipped, rounded(people)
+        levels = rounded(predicted), rounded(people)
         kappa = statistics.interval(statistics.kappa, levels, group, FISHER)
+        outside = (levels[0] != np.floor(predicted + 0.5)).sum()
         found += rows_of(set, part, n, {"kappa": kappa})
-        outside = (clipped != np.floor(predicted + 0.5)).sum()
         found += rows_of(set, part, None, {"outside": outside})
     return found
 
@@ -216,16 +217,13 @@ def rated(
     """Collect the responses that people rated for `name`, one of the outputs' names: the index of
     the item, the prediction, the rating, [N] each.
 
-    Raises ValueError where a row of outputs has not K finite numbers, with the item's source.
+    Raises ValueError where an output is not finite, with the item's source.
     """
     k, found = list(names).index(name), []
     for i, item in enumerate(items):
         for outputs, given in zip(item["outputs"], item["ratings"], strict=True):
-            if len(outputs) != len(names) or not np.isfinite(outputs).all():
-                raise ValueError(
-                    f"{item.get('source', '?')}: expected {len(names)} finite outputs per "
-                    f"response ({', '.join(names)}), got {outputs}"
-                )
+            if not np.isfinite(outputs).all():
+                raise ValueError(f"{item['source']}: outputs must be finite, got {outputs}")
             if (given or {}).get(name) is not None:
                 found.append((i, float(outputs[k]), float(given[name])))
     group, predicted, people = np.array(found, float).reshape(-1, 3).T

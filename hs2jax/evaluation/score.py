@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,9 +54,8 @@ def score(
     def scored(spec: str, name: str, record: Record) -> Iterator[Scored]:
         groups = corpora.read(spec, on_error="skip" if skip else "raise", record=record)
         with progress_of(name) as show:
-            for each in scores.stream(
-                model, groups, store, truncate=truncate, skip=skip, record=record, progress=show
-            ):
+            options = {"truncate": truncate, "skip": skip, "record": record, "progress": show}
+            for each in scores.stream(model, groups, store, **options):
                 if each.outputs is not None:
                     yield each
 
@@ -66,7 +65,11 @@ def score(
     scratch = output.with_name(output.name + ".unfinished")
     with scratch.open("w", encoding="utf-8") as file:
         for each in scored(data, "score", record):
-            file.write(json.dumps(_line(each, model.outputs, scalar), ensure_ascii=False) + "\n")
+            line = {name: getattr(each.group, name) for name in ("source", "prompt", "responses")}
+            table = each.outputs
+            line["outputs"] = [dict(zip(model.outputs, row.tolist(), strict=True)) for row in table]
+            line["rewards"] = None if scalar is None else [float(row @ scalar) for row in table]
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
             if best is not None:
                 kept.append(each)
     scratch.replace(output)
@@ -76,7 +79,7 @@ def score(
     if reference:
         found = Record()
         against = _candidates(scored(reference, "reference", found), scalar)
-        log.info("reference: %s", scored_items.describe(found))
+        log.info("reference: %s", found)
         records["reference"] = found.to_dict()
         try:
             rows.append(best_of_n.win_rate(items, against))
@@ -84,7 +87,7 @@ def score(
             raise ValueError(f"{data} against {reference}: {error}") from error
     picked, ties = best_of_n.pick(items)
     rows += [row("", "", "prompts", len(items)), row("", "", "ties_at_top", ties)]
-    rows += _with_headline(best_of_n.curve(items))
+    rows += best_of_n.curve(items)
     lines = [
         {
             "source": item["source"],
@@ -99,45 +102,18 @@ def score(
     config = ConfigDict({"kind": "best_of_n", "data": data, "reference": reference})
     best.mkdir(parents=True, exist_ok=True)
     workdir.write_rows(best / "best.jsonl", lines)
-    result = {"records": records, "seconds": time.time() - started}
-    workdir.finish(best, config, result, rows)
+    workdir.finish(best, config, {"records": records, "seconds": time.time() - started}, rows)
     return record
 
 
-def _line(each: Scored, names, scalar: np.ndarray | None) -> dict:
-    return {
-        "source": each.group.source,
-        "prompt": list(each.group.prompt),
-        "responses": list(each.group.responses),
-        "outputs": [dict(zip(names, map(float, row), strict=True)) for row in each.outputs],
-        "rewards": None if scalar is None else [float(row @ scalar) for row in each.outputs],
-    }
-
-
-def _candidates(found: Sequence[Scored] | Iterator[Scored], scalar: np.ndarray) -> list[dict]:
+def _candidates(found: Iterable[Scored], scalar: np.ndarray) -> list[dict]:
     """Make an item for each prompt, the whole conversation as JSON, with the responses of all its
     rows; source is the first one's."""
-    together: dict[str, list[dict]] = {}
+    together: dict[str, dict] = {}
     for each in found:
-        prompt = json.dumps(each.group.prompt)
-        together.setdefault(prompt, []).append(scored_items.of(each, scalar))
-    return [
-        {
-            "source": some[0]["source"],
-            "prompt": prompt,
-            **{
-                name: [x for item in some for x in item[name]]
-                for name in ("responses", "rewards", "ratings")
-            },
-        }
-        for prompt, some in together.items()
-    ]
-
-
-def _with_headline(curve: list[dict]) -> list[dict]:
-    """Mark the reward of the most candidates that all prompts have."""
-    rewards = [i for i, each in enumerate(curve) if each["metric"] == "reward"]
-    whole = [i for i in rewards if curve[i]["n"] == curve[rewards[0]]["n"]]
-    for i in whole[-1:]:
-        curve[i] = {**curve[i], "headline": True}
-    return curve
+        prompt, item = json.dumps(each.group.prompt), scored_items.of(each, scalar)
+        first = together.setdefault(prompt, item | {"prompt": prompt})
+        if first["responses"] is not item["responses"]:
+            for name in ("responses", "rewards", "ratings"):
+                first[name] += item[name]
+    return list(together.values())

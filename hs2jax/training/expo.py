@@ -71,7 +71,7 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     data, records = {}, {}
     for name, spec in specs.items():
         data[name], records[name] = read(config, spec, model)
-        log.info("%s: %s", name, scored.describe(records[name]))
+        log.info("%s: %s", name, records[name])
     store = workdir.Store(folder / "scored.jsonl")
     follows_from = [_checksums(initial), _checksums(trained), str(model.dtype)]
 
@@ -163,7 +163,7 @@ def read(config, spec: str, model: RewardModel) -> tuple[loader.Prepared, Record
     )
     if not record.pairs:
         raise ValueError(
-            f"{spec}: no preference pairs to judge a factor by: {scored.describe(record)}. "
+            f"{spec}: no preference pairs to judge a factor by: {record}. "
             "Ratings become pairs with config.derive"
         )
     return loader.with_pairs(prepared), record

@@ -18,7 +18,6 @@ import ml_collections
 
 from hs2jax import configs, workdir
 from hs2jax.data import loader
-from hs2jax.evaluation import items
 from hs2jax.inference import plan_evaluation
 from hs2jax.models import sharding
 from hs2jax.training import frozen_states, metrics, optimizer, step, tasks, trainable
@@ -60,8 +59,8 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         held_out.examples, rows=config.micro_batch_size, mesh=mesh, **shape
     )
     steps = len(batches)
-    log.info("train: %s", items.describe(record))
-    log.info("validation: %s", items.describe(held_out_record))
+    log.info("train: %s", record)
+    log.info("validation: %s", held_out_record)
     for warning in notes["warnings"]:
         log.warning("%s", warning)
     records = {"train": record.to_dict(), "validation": held_out_record.to_dict()}

@@ -66,7 +66,7 @@ class Task:
             **self.preparing,
         )
         if missing := self.missing(prepared, record):
-            raise ValueError(f"{spec}: {missing}: {scored.describe(record)}")
+            raise ValueError(f"{spec}: {missing}: {record}")
         return prepared, record
 
     def choose(self, groups: list[Group], record: Record) -> list[Group]:
@@ -164,13 +164,10 @@ class RewardTask(Task):
         return found, {"loss": loss, **{name: float(x) for name, x in values.items()}}
 
     def rows(self, start: Sequence[dict], best: Sequence[dict], notes: dict) -> list[dict]:
-        found = measures.rows("validation", best, self.model.outputs, notes["rating_means"])
-        regresses = self.config.objective.kind == "regression"
-        chief = ("mse_below_mean",) if regresses else ("accuracy", "lead_over_length")
-        for each in found:
-            if each["metric"] in chief and not each["part"].startswith(("strength", "band")):
-                each["headline"] = True
-        return found
+        chief = "ratings" if self.config.objective.kind == "regression" else "pairs"
+        return measures.rows(
+            "validation", best, self.model.outputs, notes["rating_means"], chief=chief
+        )
 
     def results(self) -> dict:
         return {"outputs": list(self.model.outputs), "weights": self.model.weights}

@@ -6,15 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Published(NamedTuple):
-    """A model's score, a share, in a part of a benchmark as rows name it."""
-
-    model: str
-    source: str
-    part: str
-    score: float
-
-
 class Benchmark(NamedTuple):
     """A benchmark's own rule.
 
@@ -23,7 +14,8 @@ class Benchmark(NamedTuple):
     published "rows", its rows that are "here", or they count "equal"; `weights` are exceptions.
     overall: of complete sections, "mean" (unweighted), "pooled" (over all items) or "" (there is
     none). apart: subsets that are in no section, of which `averaged` have a mean. chance: what a
-    coin has.
+    coin has. published: scores of others, {"part" as rows name it, "value", "method": the model,
+    "source"}.
     """
 
     title: str
@@ -38,7 +30,7 @@ class Benchmark(NamedTuple):
     sections: Mapping[str, Mapping[str, int]]
     apart: Mapping[str, int]
     averaged: Sequence[str]
-    published: Sequence[Published]
+    published: Sequence[Mapping]
 
     def weight(self, name: str, rows: int, here: int) -> float:
         """The weight of a subset in its section."""
@@ -47,7 +39,12 @@ class Benchmark(NamedTuple):
 
 def _benchmark(found: dict) -> Benchmark:
     published = [
-        Published(model, table["source"], _part(column), value / 100)
+        {
+            "part": {"Overall": "", "Prior sets": "apart"}.get(column, f"section/{column}"),
+            "value": value / 100,
+            "method": model,
+            "source": table["source"],
+        }
         for table in found.pop("published")
         for model, values in table["rows"].items()
         for column, value in zip(table["columns"], values, strict=True)
@@ -55,10 +52,6 @@ def _benchmark(found: dict) -> Benchmark:
     ]
     found.pop("notes", None)
     return Benchmark(**found, published=published)
-
-
-def _part(column: str) -> str:
-    return {"Overall": "", "Prior sets": "apart"}.get(column, f"section/{column}")
 
 
 _TEXT = Path(__file__).with_name("benchmarks.json").read_text(encoding="utf-8")

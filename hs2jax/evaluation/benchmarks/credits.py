@@ -2,12 +2,11 @@
 
 A rule is a function (item, rewards [R], equal) -> credits: one number in [0, 1] for each comparison
 that the item consists of, where `equal` is the credit for two equal rewards. It takes the rewards
-apart from the item because the baselines are the same rule with lengths as the rewards.
+apart from the item because the baselines are the same rule with lengths as the rewards. Items that
+are not of the benchmark raise ValueError, with their source.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-
-Rule = Callable[[Mapping, Sequence[float], float], list[float]]
+from collections.abc import Mapping, Sequence
 
 STYLES = ("concise", "detailed", "markdown")  # RM-Bench's, the plainest first.
 S = len(STYLES)
@@ -29,7 +28,7 @@ def one_pair(item: Mapping, rewards: Sequence[float], equal: float) -> list[floa
     """Benchmarks of pairs: the chosen response has the strictly higher reward."""
     if len(item["pairs"]) != 1:
         raise ValueError(
-            f"{source(item)}: expected one pair of a better and a worse response, "
+            f"{item['source']}: expected one pair of a better and a worse response, "
             f"found {len(item['pairs'])}"
         )
     chosen, rejected, _ = item["pairs"][0]
@@ -39,41 +38,31 @@ def one_pair(item: Mapping, rewards: Sequence[float], equal: float) -> list[floa
 def best(item: Mapping, rewards: Sequence[float], equal: float) -> list[float]:
     """RewardBench 2: the one right response has the highest reward. Of n equal ones, it among them,
     it has 1/n, as published, whatever `equal`."""
-    right = right_and_wrong(item)
+    right = right_of(item)
     if right != 1:
-        raise ValueError(f"{source(item)}: expected one right response, found {right}")
-    highest = max(rewards)
-    shared = sum(reward == highest for reward in rewards)
-    return [1 / shared if rewards[0] == highest else 0.0]
+        raise ValueError(f"{item['source']}: expected one right response, found {right}")
+    return [1 / list(rewards).count(rewards[0]) if rewards[0] == max(rewards) else 0.0]
 
 
 def nine(item: Mapping, rewards: Sequence[float], equal: float) -> list[float]:
     """RM-Bench: the nine cells, in the order of CELLS."""
-    right = right_and_wrong(item)
+    right = right_of(item)
     if (right, len(rewards)) != (S, 2 * S):
         raise ValueError(
-            f"{source(item)}: expected {S} right and {S} wrong responses, one of each style, "
+            f"{item['source']}: expected {S} right and {S} wrong responses, one of each style, "
             f"found {right} and {len(rewards) - right}"
         )
     return [above(rewards[i], rewards[S + j], equal) for i, j in CELLS]
 
 
-def right_and_wrong(item: Mapping) -> int:
-    """Count the responses that are right, where their ratings `correct` say it and the right come
-    first.
-
-    Raises ValueError, with the item's source, where a response has no such rating, where none is
-    right or none is wrong, or where a right one comes after a wrong one.
-    """
+def right_of(item: Mapping) -> int:
+    """Count the responses that are right, by their ratings `correct` of 1 or 0: those that are
+    come first, and there are one of each at least."""
     correct = [rating.get("correct") for rating in item["ratings"]]
     right = correct.count(1.0)
     if not 0 < right < len(correct) or correct != [1.0] * right + [0.0] * (len(correct) - right):
         raise ValueError(
-            f"{source(item)}: expected ratings 'correct' of 1 for the right responses, which come "
-            f"first, and 0 for the wrong ones, at least one of each, found {correct}"
+            f"{item['source']}: expected ratings 'correct' of 1 for the right responses, which "
+            f"come first, and 0 for the wrong ones, at least one of each, found {correct}"
         )
     return right
-
-
-def source(item: Mapping) -> str:
-    return item.get("source") or "an item without a source"

@@ -1,6 +1,5 @@
 """From scored items to a benchmark's rows: subsets, sections and an overall score."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -8,28 +7,20 @@ import numpy as np
 
 from hs2jax.evaluation import statistics
 from hs2jax.evaluation.benchmarks import credits, ties
-from hs2jax.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, benchmark_of
+from hs2jax.evaluation.benchmarks.catalogue import Benchmark, benchmark_of
 from hs2jax.evaluation.measures import rows_of
+from hs2jax.evaluation.statistics import Estimate
 from hs2jax.workdir import row
 
 SHRINK = 2.0
-NOTHING = None, None, None
 
 
 class Part(NamedTuple):
-    """A score in [0, 1] with its 95% interval, of how many items of those that are published.
+    """A score in [0, 1], of how many items of those that are published."""
 
-    effective: the number of independent comparisons that it is worth. All three are None where
-    there is nothing.
-    """
-
-    name: str
-    score: float | None
-    interval: Sequence[float] | None
-    effective: float | None
+    score: Estimate
     items: int
     expected: int
-    weight: float = 1.0
 
     @property
     def complete(self) -> bool:
@@ -58,94 +49,74 @@ def rows(set: str, items: Sequence[Mapping]) -> tuple[list[dict], dict | None]:
     benchmark = benchmark_of(set, items)
     if benchmark is None:
         return [], None
-    names = [name for subsets in benchmark.sections.values() for name in subsets]
-    found = by_name(items, benchmark.field, [*names, *benchmark.apart])
-    said, sections, lines = [], [], []
+    expected = {name: n for some in benchmark.sections.values() for name, n in some.items()}
+    expected |= benchmark.apart
+    found = by_name(items, benchmark.field, expected)
+    parts = {
+        name: Part(_measure(benchmark, name, found[name]), len(found[name]), n)
+        for name, n in expected.items()
+    }
+    said, missing, sections = [], [], {}
     for name, subsets in benchmark.sections.items():
-        parts = [_part(benchmark, sub, found[sub], n) for sub, n in subsets.items()]
-        section = combine(name, parts)
-        sections.append(section)
-        place = f"section/{name}"
-        said.append(_score(set, place, section, headline=True))
-        alone = len(parts) == 1 and parts[0].name.lower() == name.lower()
-        for part in parts:
-            below = place if alone else f"{place}/{part.name}"
+        weights = [benchmark.weight(sub, n, len(found[sub])) for sub, n in subsets.items()]
+        section = sections[name] = combine([parts[sub] for sub in subsets], weights)
+        said.append(_score(set, f"section/{name}", section, headline=True))
+        alone = [sub.lower() for sub in subsets] == [name.lower()]
+        for sub in subsets:
+            below = f"section/{name}" if alone else f"section/{name}/{sub}"
             if not alone and section.items:
-                said.append(_score(set, below, part))
-            if part.items:
-                said += _beside(set, below, benchmark, found[part.name])
-            lines += _missing(name, part)
-    overall = _overall(benchmark, sections, found)
-    if overall:
+                said.append(_score(set, below, parts[sub]))
+            said += _beside(set, below, benchmark, sub, found[sub])
+            if not parts[sub].complete:
+                missing.append(_missing(name if alone else f"{name}, {sub}", parts[sub]))
+    complete = all(section.complete for section in sections.values())
+    if complete and benchmark.overall:
+        whole = combine([*sections.values()])
+        if benchmark.overall == "pooled":
+            whole = whole._replace(score=_share(_credit(benchmark, items)))
         verdict = {"reference": benchmark.chance, "better": "higher", "headline": True}
-        said.insert(0, _score(set, "", overall, **verdict))
-    said += _apart(set, benchmark, sections, found)
+        said.insert(0, _score(set, "", whole, **verdict))
+    for name in benchmark.apart:
+        if found[name]:
+            said.append(_score(set, f"apart/{name}", parts[name]))
+            said += _beside(set, f"apart/{name}", benchmark, name, found[name])
+    averaged = combine([parts[name] for name in benchmark.averaged])
+    if averaged.items:
+        said.append(_score(set, "apart", averaged))
+        if complete and averaged.complete:
+            weights = [1.0] * len(sections) + [0.5]
+            both = combine([*sections.values(), averaged], weights)
+            said.append(_score(set, "", both, metric="score_with_prior"))
     if set == "reward_bench_2":
-        said += _ties(set, found["Ties"])
+        for name, value in ties.score(found["Ties"], _rewards(found["Ties"]))[1].items():
+            weight, words = ties.PARTS[name]
+            said.append(row(set, f"section/Ties/{name}", "share", value, weight=weight, note=words))
     if set == "rm_bench":
-        said += _styles(set, sections, found)
-    said += [
-        row(set, each.part, "published", each.score, method=each.model, source=each.source)
-        for each in benchmark.published
-    ]
+        said += _styles(set, benchmark, sections, found)
+    said += [row(set, metric="published", **each) for each in benchmark.published]
     about = {key: getattr(benchmark, key) for key in ("title", "source", "rule", "chance")}
-    return said, about | {"missing": lines}
-
-
-def _rule(benchmark: Benchmark) -> credits.Rule:
-    return getattr(credits, benchmark.credit)
+    return said, about | {"missing": missing}
 
 
 def by_name(items: Iterable[Mapping], field: str, names: Iterable[str]) -> dict[str, list[Mapping]]:
     """Sort items by what `about[field]` says, [] where there are none of a name.
 
-    Raises ValueError for an item that says nothing or another name, or has a reward that is not a
-    finite number, with its source.
+    Raises ValueError for an item that says nothing or another name, with its source.
     """
     found: dict[str, list[Mapping]] = {name: [] for name in names}
     for item in items:
-        name = item.get("about", {}).get(field)
+        name = item["about"].get(field)
         if name not in found:
             said = f"does not say its {field}" if name is None else f"has the {field} {name!r}"
             raise ValueError(
-                f"{credits.source(item)}: the item {said}, expected one of: {', '.join(found)}"
+                f"{item['source']}: the item {said}, expected one of: {', '.join(found)}"
             )
-        for reward in item["rewards"]:
-            if not math.isfinite(reward):
-                raise ValueError(
-                    f"{credits.source(item)}: rewards must be finite numbers, got {reward}"
-                )
         found[name].append(item)
     return found
 
 
-def table(items: Sequence[Mapping], rewards, rule: credits.Rule, equal: float = 0.0) -> np.ndarray:
-    """The credits of the items, [items, comparisons]."""
-    pairs = zip(items, rewards, strict=True)
-    return np.array([rule(item, row, equal) for item, row in pairs], float)
-
-
-def own(items: Sequence[Mapping]) -> list[Sequence[float]]:
-    return [item["rewards"] for item in items]
-
-
-def lengths(items: Sequence[Mapping], sign: int = 1) -> list[list[int]]:
-    """The characters of each response, times `sign`: the rewards of the length baselines."""
-    return [[sign * len(response) for response in item["responses"]] for item in items]
-
-
-def scored(credit: np.ndarray) -> tuple[float | None, Sequence[float] | None, float | None]:
-    """The mean of credits [items, comparisons], Wilson's interval, and the number of independent
-    comparisons that they are worth, which is the number of items where each has one."""
-    if not credit.size:
-        return NOTHING
-    item = np.repeat(np.arange(len(credit)), credit.shape[1])
-    found = statistics.share(credit.ravel(), item)
-    return found.value, found.interval, found.worth
-
-
-def combine(name: str, parts: Sequence[Part], weights: Sequence[float] | None = None) -> Part:
-    """Average independent scores, those that are there, by their weights.
+def combine(parts: Sequence[Part], weights: Sequence[float] | None = None) -> Part:
+    """Average independent scores, those that are there, by their weights; equal ones by default.
 
     The interval is Wilson's at the effective number of comparisons, p (1 - p) / variance, where the
     variance is that of the weighted mean. Each score's own variance is taken as if SHRINK more
@@ -153,125 +124,99 @@ def combine(name: str, parts: Sequence[Part], weights: Sequence[float] | None = 
     all are 0, or all 1, this is Kish's number (1965, Survey Sampling). Simulated 95% intervals of
     RewardBench's sections and overall score cover 91 to 97% for accuracies from 0.55 to 0.995.
     """
-    weights = [part.weight for part in parts] if weights is None else weights
+    weights = [1.0] * len(parts) if weights is None else weights
     size = sum(part.items for part in parts), sum(part.expected for part in parts)
-    here = [(p, w) for p, w in zip(parts, weights, strict=True) if p.score is not None]
+    here = [(p.score, w) for p, w in zip(parts, weights, strict=True) if p.score.value is not None]
     if len(here) < 2:
-        return Part(name, *(here[0][0][1:4] if here else NOTHING), *size)
+        return Part(here[0][0] if here else Estimate(None), *size)
     share = np.array([weight for _, weight in here], float)
     share /= share.sum()
-    values = np.array([part.score for part, _ in here])
+    values = np.array([each.value for each, _ in here])
     score = float(share @ values)
-    n = np.array([part.effective for part, _ in here])
+    n = np.array([each.worth for each, _ in here])
     p = min(max(score, 0.0), 1.0)  # RewardBench 2's Ties score can be a hundredth outside.
     shrunk = np.clip((n * values + SHRINK * p) / (n + SHRINK), 0, 1)
     same = np.ptp(values) == 0 or not 0 < p < 1
     odds = np.ones_like(n) if same else shrunk * (1 - shrunk) / (p * (1 - p))
-    effective = float(1 / (share**2 / n @ odds))
-    low, high = statistics.wilson(p * effective, effective)
-    return Part(name, score, (min(low, score), max(high, score)), effective, *size)
+    worth = float(1 / (share**2 / n @ odds))
+    low, high = statistics.wilson(p * worth, worth)
+    return Part(Estimate(score, (min(low, score), max(high, score)), None, worth), *size)
 
 
-def _part(benchmark: Benchmark, name: str, items: Sequence[Mapping], expected: int) -> Part:
-    found = ties.score(items, own(items))[:3] if _is_ties(items) else None
-    found = found or scored(table(items, own(items), _rule(benchmark)))
-    weight = benchmark.weight(name, expected, len(items))
-    return Part(name, *found, len(items), expected, weight)
+def _rewards(items: Sequence[Mapping]) -> list[Sequence[float]]:
+    return [item["rewards"] for item in items]
 
 
-def _is_ties(items: Sequence[Mapping]) -> bool:
-    return bool(items) and items[0].get("about", {}).get("subset") == "Ties"
+def _credit(benchmark: Benchmark, items: Sequence[Mapping], rewards=None, equal=0.0) -> np.ndarray:
+    """The credits of the items, [items, comparisons]; rewards: by default their own."""
+    rule = getattr(credits, benchmark.credit)
+    both = zip(items, _rewards(items) if rewards is None else rewards, strict=True)
+    return np.array([rule(item, row, equal) for item, row in both], float)
+
+
+def _share(credit: np.ndarray) -> Estimate:
+    """Estimate the mean of credits [items, comparisons]."""
+    cluster = np.repeat(np.arange(len(credit)), credit.shape[1]) if credit.size else None
+    return statistics.share(credit.ravel(), cluster)
+
+
+def _measure(benchmark: Benchmark, name: str, items: Sequence[Mapping], rewards=None) -> Estimate:
+    """Estimate the score of a subset."""
+    if name == "Ties":
+        return ties.score(items, _rewards(items) if rewards is None else rewards)[0]
+    return _share(_credit(benchmark, items, rewards))
 
 
 def _score(set: str, place: str, part: Part, metric: str = "score", **more) -> dict:
     size = {"expected": part.expected, "complete": part.complete}
-    return row(set, place, metric, part.score, part.interval, part.items, **size, **more)
+    return rows_of(set, place, part.items, {metric: part.score}, **size, **more)[0]
 
 
-def _beside(set: str, place: str, benchmark: Benchmark, items: Sequence[Mapping]) -> list[dict]:
-    """The rows of what stands beside the score of a subset."""
-    rule = _rule(benchmark)
-    baselines = {"longer_wins": lengths(items), "shorter_wins": lengths(items, -1)}
-    if _is_ties(items):
-        values = {name: ties.score(items, rewards)[0] for name, rewards in baselines.items()}
-    else:
-        values = {"ties_as_half": table(items, own(items), rule, 0.5).mean()}
-        values |= {name: table(items, r, rule).mean() for name, r in baselines.items()}
-        if rule is credits.best:
-            values["strict"] = (table(items, own(items), rule) == 1.0).mean()
-    values["prompts_cut"] = sum(item.get("cut", 0) > 0 for item in items)
+def _beside(
+    set: str, place: str, benchmark: Benchmark, name: str, items: Sequence[Mapping]
+) -> list[dict]:
+    """The rows of what stands beside the score of a subset; [] without items."""
+    if not items:
+        return []
+    lengths = [np.array([len(response) for response in item["responses"]]) for item in items]
+    values = {
+        "longer_wins": _measure(benchmark, name, items, lengths).value,
+        "shorter_wins": _measure(benchmark, name, items, [-each for each in lengths]).value,
+        "prompts_cut": sum(item.get("cut", 0) > 0 for item in items),
+    }
+    if name != "Ties":
+        values["ties_as_half"] = _credit(benchmark, items, equal=0.5).mean()
+        if benchmark.credit == "best":
+            values["strict"] = (_credit(benchmark, items) == 1.0).mean()
     return rows_of(set, place, len(items), values)
 
 
-def _overall(benchmark: Benchmark, sections: Sequence[Part], found: Mapping) -> Part | None:
-    """The overall score; None unless every section is complete."""
-    if not benchmark.overall or not all(section.complete for section in sections):
-        return None
-    if benchmark.overall == "mean":
-        return combine("overall", sections)
-    items = [item for some in found.values() for item in some]
-    credit = table(items, own(items), _rule(benchmark))
-    return Part("overall", *scored(credit), len(items), len(items))
-
-
-def _apart(set: str, benchmark: Benchmark, sections: Sequence[Part], found: Mapping) -> list[dict]:
-    """The rows of subsets that are in no section, those that have items, and of their mean."""
-    said, parts = [], {}
-    for name, expected in benchmark.apart.items():
-        parts[name] = _part(benchmark, name, found[name], expected)._replace(weight=1.0)
-        if found[name]:
-            said.append(_score(set, f"apart/{name}", parts[name]))
-            said += _beside(set, f"apart/{name}", benchmark, found[name])
-    averaged = combine("prior sets", [parts[name] for name in benchmark.averaged])
-    if averaged.score is not None:
-        said.append(_score(set, "apart", averaged))
-        if all(part.complete for part in [*sections, averaged]):
-            weights = [1.0] * len(sections) + [0.5]
-            both = combine("with prior sets", [*sections, averaged], weights)
-            said.append(_score(set, "", both, "score_with_prior"))
-    return said
-
-
-def _missing(section: str, part: Part) -> list[str]:
+def _missing(place: str, part: Part) -> str:
     """Say what keeps a subset from being complete."""
-    place = section if part.name.lower() == section.lower() else f"{section}, {part.name}"
-    if part.items < part.expected:
-        absent = part.expected - part.items
-        return [f"{place}: {absent:,} of {part.expected:,} rows are absent"]
-    if part.items > part.expected:
-        return [f"{place}: {part.items:,} rows, but {part.expected:,} are published"]
-    return []
+    absent = part.expected - part.items
+    if absent > 0:
+        return f"{place}: {absent:,} of {part.expected:,} rows are absent"
+    return f"{place}: {part.items:,} rows, but {part.expected:,} are published"
 
 
-def _ties(set: str, items: Sequence[Mapping]) -> list[dict]:
-    parts = ties.score(items, own(items))[3]
-    return [
-        row(set, f"section/Ties/{name}", "share", value, weight=weight, note=words)
-        for name, value in parts.items()
-        for weight, words in [ties.PARTS[name]]
-    ]
-
-
-def _styles(set: str, sections: Sequence[Part], found: Mapping) -> list[dict]:
+def _styles(set: str, benchmark: Benchmark, sections: Mapping, found: Mapping) -> list[dict]:
     """RM-Bench's hard, normal and easy comparisons of each domain, and of all where all are
     complete; and every style of the right response against each of the wrong one. Rows of one
     domain count the same, whatever their file."""
-    tables = {}
-    for name, subsets in BENCHMARKS["rm_bench"].sections.items():
-        items = [item for sub in subsets for item in found[sub]]
-        if items:
-            tables[name] = table(items, own(items), credits.nine)
+    tables = {
+        name: _credit(benchmark, [item for sub in subsets for item in found[sub]])
+        for name, subsets in benchmark.sections.items()
+        if sections[name].items
+    }
     said = []
     for level, cells in credits.LEVELS.items():
-        parts = [
-            Part(name, *scored(credit[:, cells]), len(credit), section.expected)
+        parts = {
+            name: Part(_share(credit[:, cells]), len(credit), sections[name].expected)
             for name, credit in tables.items()
-            for section in sections
-            if section.name == name
-        ]
-        said += [_score(set, f"level/{level}/{part.name}", part) for part in parts]
-        if all(section.complete for section in sections):
-            said.append(_score(set, f"level/{level}", combine(level, parts)))
+        }
+        said += [_score(set, f"level/{level}/{name}", part) for name, part in parts.items()]
+        if all(section.complete for section in sections.values()):
+            said.append(_score(set, f"level/{level}", combine([*parts.values()])))
     for name, credit in tables.items():
         for (i, j), cell in zip(credits.CELLS, credit.mean(axis=0), strict=True):
             place = f"style/{name}/{credits.STYLES[i]}/{credits.STYLES[j]}"
