@@ -1,10 +1,9 @@
 """Measure calibration: reliability diagram, ECE and Brier score of a reward model's Bradley-Terry
 probabilities, sigmoid(margin / temperature).
 
-The chosen response is always named first, so that "how often does it happen when the model says
-30%" has no meaning by itself. The diagram is therefore made symmetric: the model's confidence in
-the response it prefers, max(p, 1 - p), against how often people prefer that response, too. Each
-pair taken in both orders gives the same diagram and its mirror image. `items` are as in `measures`.
+As the chosen response is always named first, the diagram is symmetric: the model's confidence in
+the response that it prefers, max(p, 1 - p), against how often people prefer that response, too.
+`items` are as in `measures`.
 """
 
 from collections.abc import Sequence
@@ -53,7 +52,11 @@ def rows(
         mask = bin_of == b
         sure, right, group = confidence[mask], agreed[mask], pairs.group[mask]
         ece += mask.mean() * abs(right.mean() - sure.mean())
-        chance += mask.mean() * _mean_absolute(sure, group)
+        # The mean absolute deviation of a calibrated model, pairs of a group deciding together.
+        sizes = np.unique(group, return_counts=True)[1]
+        effective = len(group) ** 2 / (sizes**2).sum()
+        deviation = np.sqrt((sure * (1 - sure)).mean() / effective)
+        chance += mask.mean() * float(np.sqrt(2 / np.pi) * deviation)
         ends = {"confidence_low": float(sure.min()), "confidence_high": float(sure.max())}
         more = {"confidence": float(sure.mean())} | ends
         agreement = {"agreement": statistics.share(right, group)}
@@ -94,11 +97,3 @@ def fit_temperature(items: Sequence[dict]) -> float:
         options={"xatol": 1e-8},
     )
     return float(np.exp(found.x)) * scale
-
-
-def _mean_absolute(confidence: np.ndarray, group: np.ndarray) -> float:
-    """Mean of |observed - predicted| for a calibrated model, pairs of a group deciding together."""
-    sizes = np.unique(group, return_counts=True)[1]
-    effective = len(group) ** 2 / (sizes**2).sum()
-    deviation = np.sqrt((confidence * (1 - confidence)).mean() / effective)
-    return float(np.sqrt(2 / np.pi) * deviation)

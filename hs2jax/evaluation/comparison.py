@@ -15,11 +15,11 @@ SHOWN = 20
 
 
 def match(first: Sequence, second: Sequence, key: Callable) -> tuple[list, int, int]:
-    """The items that both have, as (first, second), in the order of `first`; what each misses.
+    """Match the items that have the same `key`, in the order of `first`; the k-th of several with
+    one key meets the k-th.
 
-    `key` says what makes two items the same; the k-th of several with one key meets the k-th.
-    Returns the matched, how many of `second`'s are missing from `first`, and the other way round.
-    Raises ValueError where nothing is matched.
+    Returns pairs (first, second), how many of `second`'s are missing from `first`, and the other
+    way round. Raises ValueError where nothing is matched.
     """
     waiting: dict = {}
     for item in reversed(second):

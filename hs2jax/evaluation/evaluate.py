@@ -64,7 +64,9 @@ def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict
                 )
             except ValueError as error:
                 raise ValueError(f"config.validation: {error}") from error
-            scored_items.rescore(validation, model.scalar_weights())
+            scalar = model.scalar_weights()
+            for item in validation:
+                item["rewards"] = [float(np.float32(row) @ scalar) for row in item["outputs"]]
         temperature = calibration.fit_temperature(validation)
 
     # Sets ---------------------------------------------------------------------------------------

@@ -27,21 +27,10 @@ def of(scored: Scored, scalar: np.ndarray, derive: str | None = None) -> dict:
     return item(group, table, scalar, *pairs(group, derive), tokens, cut)
 
 
-def item(
-    group: Group,
-    table: np.ndarray,
-    scalar: np.ndarray,
-    better: Sequence,
-    ties: int,
-    tokens,
-    cut: int,
-) -> dict:
-    """Make the item of a group, as in `measures`.
-
-    table: outputs [responses, K]; scalar: weights [K] that make the outputs one reward; better:
-    pairs (chosen, rejected, strength); tokens: of each response; cut: how many tokens its prompt
-    lost.
-    """
+def item(group: Group, table, scalar, better: Sequence, ties: int, tokens, cut: int) -> dict:
+    """Make the item of a group, as in `measures`. table: outputs [responses, K]; scalar: weights
+    [K] that make them one reward; better: pairs (chosen, rejected, strength); tokens: of each
+    response; cut: how many its prompt lost."""
     return {
         "source": group.source,
         "about": dict(group.about),
@@ -55,12 +44,6 @@ def item(
         "tokens": list(tokens),
         "cut": cut,
     }
-
-
-def rescore(items: Sequence[dict], scalar: np.ndarray) -> None:
-    """Give the items other rewards: of their outputs by other weights [K]."""
-    for each in items:
-        each["rewards"] = [float(np.float32(row) @ scalar) for row in each["outputs"]]
 
 
 def rating_means(prepared: Prepared, names: Sequence[str]) -> dict[str, float]:

@@ -81,8 +81,7 @@ def stream(
     record: Record | None = None,
     progress: Callable[..., None] = lambda groups, tokens=0: None,
 ) -> Iterator[Scored]:
-    """Score groups as they come, a window at a time, in their order; what is kept is not
-    computed.
+    """Score groups as they come, a window at a time, in their order, computing what is not kept.
 
     max_tokens, truncate, skip: see `RewardModel.encode`. progress: is told, after each step, how
     many tokens were computed, and how many groups a window finished.
@@ -106,13 +105,9 @@ def stream(
                     "parameters whole, and does its dtype suffice?"
                 )
             record.tokens += sum(packing.cost(each.encoded, "shared") for each in examples)
-            outputs = np.array(known, np.float32)
-            yield Scored(
-                group,
-                outputs,
-                [len(r) for example in examples for r in example.encoded.responses],
-                max(example.cut for example in examples),
-            )
+            tokens = [len(r) for example in examples for r in example.encoded.responses]
+            cut = max(example.cut for example in examples)
+            yield Scored(group, np.array(known, np.float32), tokens, cut)
 
 
 def _names(examples: Sequence[Example]) -> list[str]:
