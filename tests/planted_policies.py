@@ -47,11 +47,8 @@ def rows(
                     "finished": [bool(each) for each in rng.random(n) < 0.9],
                     "tokens": [max(1, len(each) // 4) for each in texts],
                     "measured": [
-                        {
-                            "helpfulness": 2 + 0.5 * float(rng.normal()),
-                            "verbosity": float(each),
-                            "complexity": 1 + own + 0.3 * float(rng.normal()),
-                        }
+                        {"helpfulness": 2 + 0.5 * float(rng.normal()), "verbosity": float(each)}
+                        | {"complexity": 1 + own + 0.3 * float(rng.normal())}
                         for each in verbosity
                     ],
                     "rewards": [float(x) for x in rng.normal(size=n)],

@@ -1,5 +1,7 @@
 """Each stage of alignment, stopped at a named point and started again, ends with the same bytes."""
 
+import contextlib
+
 import pytest
 import stages
 
@@ -65,8 +67,9 @@ def here(tmp_path_factory):
         yield folder
 
 
-def stopping(patch, owner, name: str, after: int) -> None:
-    """Raise once a function has been through `after` times."""
+@contextlib.contextmanager
+def stopped(owner, name: str, after: int):
+    """What is done here is stopped once a function has been through `after` times."""
     keep, left = getattr(owner, name), after
 
     def kept(*arguments):
@@ -77,7 +80,10 @@ def stopping(patch, owner, name: str, after: int) -> None:
             raise StoppedError
         return found
 
-    patch.setattr(owner, name, kept)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, kept)
+        with pytest.raises(StoppedError):
+            yield
 
 
 @pytest.mark.parametrize(
@@ -100,12 +106,11 @@ def stopping(patch, owner, name: str, after: int) -> None:
 def test_stopped_it_ends_with_the_same_bytes(here, tmp_path, monkeypatch, verb, point, after, left):
     """left: groups that language models still compute."""
     run, config_of, files = VERBS[verb]
+    place, whole = tmp_path / "run", here / verb
     monkeypatch.setattr(scores, "default_folder", lambda: tmp_path / "scores")
-    with monkeypatch.context() as patch:
-        stopping(patch, *POINTS[point], after)
-        with pytest.raises(StoppedError):
-            run(config_of(here), tmp_path / "run")
-    assert not (tmp_path / "run" / "result.json").exists()
+    with stopped(*POINTS[point], after):
+        run(config_of(here), place)
+    assert not (place / "result.json").exists()
     done = []
     for name in ("sample_groups", "log_probability_groups"):
         compute = getattr(LanguageModel, name)
@@ -115,29 +120,23 @@ def test_stopped_it_ends_with_the_same_bytes(here, tmp_path, monkeypatch, verb, 
             return compute(self, groups, *arguments, **options)
 
         monkeypatch.setattr(LanguageModel, name, noted)
-    rows = run(config_of(here), tmp_path / "run")
+    rows = run(config_of(here), place)
     for name in [*files, "results.jsonl"]:
-        assert (tmp_path / "run" / name).read_bytes() == (here / verb / name).read_bytes()
-    again, whole = (stages.result(folder) for folder in (tmp_path / "run", here / verb))
+        assert (place / name).read_bytes() == (whole / name).read_bytes()
     own = dict.fromkeys(MADE)
-    assert again | own == whole | own
-    again, whole = (
-        sorted(each.name for each in f.iterdir()) for f in (tmp_path / "run", here / verb)
-    )
-    assert again == whole
+    assert stages.result(place) | own == stages.result(whole) | own
+    assert {each.name for each in place.iterdir()} == {each.name for each in whole.iterdir()}
     assert len(done) == left
     for kind in (RewardModel, LanguageModel):
         monkeypatch.setattr(kind, "load", lambda *_, **__: pytest.fail("loaded again"))
-    assert run(config_of(here), tmp_path / "run") == rows
+    assert run(config_of(here), place) == rows
 
 
-def test_a_changed_prompt_is_not_answered_by_anothers_samples(here, tmp_path, monkeypatch):
+def test_a_changed_prompt_is_not_answered_by_anothers_samples(here, tmp_path):
     questions = [*stages.QUESTIONS[:1], "What has changed?", *stages.QUESTIONS[2:]]
     config = stages.sampling(here, data=stages.prompts(tmp_path))
-    with monkeypatch.context() as patch:
-        stopping(patch, workdir.Store, "add", 2)
-        with pytest.raises(StoppedError):
-            sample(config, tmp_path / "run")
+    with stopped(workdir.Store, "add", 2):
+        sample(config, tmp_path / "run")
     stages.prompts(tmp_path, questions)
     sample(config, tmp_path / "run")
     sample(config, tmp_path / "anew")

@@ -47,17 +47,13 @@ def folder(tmp_path_factory) -> Path:
     tiny.save(folder / "reward", outputs=OUTPUTS, bias=True, max_seq_len=2048)
     (folder / "train.py").write_text(CONFIG.format(base=str(folder / "base")))
     (folder / "recipe.py").write_text(RECIPE)
-    (folder / "old.py").write_text(
-        CONFIG.format(base="").replace("batch_size = 2", "micro_rows = 2", 1)
-    )
-    stages.write(
-        folder / "broken.jsonl",
-        [{"prompt": "One?", "response": "1."}, {"prompt": "Two?", "responses": ["2.", 2]}, {}],
-    )
+    old = CONFIG.format(base="").replace("batch_size = 2", "micro_rows = 2", 1)
+    (folder / "old.py").write_text(old)
+    nothing = "import ml_collections\nget_config = ml_collections.ConfigDict"
+    (folder / "empty.py").write_text(nothing)
+    rows = [{"prompt": "One?", "response": "1."}, {"prompt": "Two?", "responses": ["2.", 2]}, {}]
+    stages.write(folder / "broken.jsonl", rows)
     (folder / "run" / "best").mkdir(parents=True)
-    (folder / "empty.py").write_text(
-        "import ml_collections\nget_config = ml_collections.ConfigDict"
-    )
     stages.write(folder / "long.jsonl", [{"prompt": "why? " * 3000, "response": "So."}])
     return folder
 
@@ -66,17 +62,16 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_scores_are_the_models_in_every_form(folder, tmp_path):
-    question = {"role": "user", "content": "Is 7 odd?"}
+    question, answers = "Is 7 odd?", ["Yes.", "Not at all, it is even."]
     system = {"role": "system", "content": "Answer in one word."}
-    answers = ["Yes.", "Not at all, it is even."]
-    talks = [[system, question, {"role": "assistant", "content": a}] for a in answers]
+    plain = tiny.talk(question, answers[0])
+    talks = [[system, *tiny.talk(question, answer)] for answer in answers]
     rows = [
         {"messages": talks[0]},
-        {"prompt": [system, question], "responses": answers},
-        {"prompt": question["content"], "response": answers[0]},
+        {"prompt": talks[0][:2], "responses": answers},
+        {"prompt": question, "response": answers[0]},
     ]
     data = stages.write(tmp_path / "responses.jsonl", rows)
-    plain = [question, {"role": "assistant", "content": answers[0]}]
     weights = {"helpfulness": 0.65, "verbosity": -0.4}
     model = RewardModel.load(folder / "reward")
     first, second, third = model.score([*talks, plain], weights=weights)
@@ -101,28 +96,31 @@ def test_scores_are_the_models_in_every_form(folder, tmp_path):
     assert stages.read(tmp_path / "scores.jsonl")[0]["rewards"] is None  # Two are no reward.
 
 
-def test_malformed_rows_end_scoring_or_are_counted(folder, tmp_path):
-    data, output = folder / "broken.jsonl", tmp_path / "scores.jsonl"
-    flags = [f"--model={folder / 'reward'}", f"--data=responses:{data}", f"--output={output}"]
-    said = fail("score", *flags)
-    assert f"{data}, line 2, field 'responses[1]'" in said
-    assert not output.exists(), "what is there should be whole"
+def scoring(folder, tmp_path, name) -> tuple[list[str], Path, Path]:
+    """A command that scores a file, the file, and what it writes."""
+    data, output = folder / name, tmp_path / "scores.jsonl"
+    command = ["score", f"--model={folder / 'reward'}", f"--data=responses:{data}"]
+    return [*command, f"--output={output}"], data, output
 
-    printed = succeed("score", *flags, "--on_error=skip")
+
+def test_malformed_rows_end_scoring_or_are_counted(folder, tmp_path):
+    command, data, output = scoring(folder, tmp_path, "broken.jsonl")
+    assert f"{data}, line 2, field 'responses[1]'" in fail(*command)
+    assert not output.exists(), "what is there should be whole"
+    printed = succeed(*command, "--on_error=skip")
     assert f"{output}: 3 rows, 1 groups, 1 wrong type, 1 missing field" in printed
     assert [row["source"] for row in stages.read(output)] == [f"{data}:1"]
 
 
 def test_too_long_is_refused_or_truncated(folder, tmp_path):
-    data, output = folder / "long.jsonl", tmp_path / "scores.jsonl"
-    flags = [f"--model={folder / 'reward'}", f"--data=responses:{data}", f"--output={output}"]
-    said = fail("score", *flags)
+    command, data, output = scoring(folder, tmp_path, "long.jsonl")
+    said = fail(*command)
     assert f"{data}:1" in said
     assert "2048" in said
-    succeed("score", *flags, "--truncate")
+    succeed(*command, "--truncate")
     (row,) = stages.read(output)
     assert np.isfinite(list(row["outputs"][0].values())).all()
-    assert "1 too long" in succeed("score", *flags, "--on_error=skip")
+    assert "1 too long" in succeed(*command, "--on_error=skip")
     assert stages.read(output) == []
 
 
@@ -132,13 +130,11 @@ def test_too_long_is_refused_or_truncated(folder, tmp_path):
 @pytest.mark.parametrize("arguments", [[], ["frobnicate"]])
 def test_without_a_known_verb_the_verbs_are_listed(arguments):
     said = fail(*arguments)
-    for word in ("run", "train", "score", "convert", "report", *arguments):
-        assert word in said
+    assert all(word in said for word in ("run", "train", "score", "report", *arguments))
 
 
 def test_help_is_no_failure():
     said = succeed("train", "--help")
-    assert "--workdir" in said
     assert "hs2jax train    --config" in said
     assert "hs2jax judge" not in said
     assert "hs2jax convert" in succeed("help")
@@ -147,6 +143,8 @@ def test_help_is_no_failure():
 # Refusals of the checker are in test_config_checks; these are of flags, verbs, data and models.
 # A command and what is said of it, parted by "|". Of a flag that stands twice the later one counts.
 TRAIN = "train --config={folder}/train.py --workdir={out} "
+PAIRS = "--config.data.train=helpsteer2_preference:mini/preference.jsonl[:6]"
+OF = "train --config={{folder}}/{}.py --workdir={{out}} "
 SCORE = f"score --model={{folder}}/reward --data={VALIDATION}[:1] --output={{out}}/scores.jsonl "
 REFUSED = {
     "unknown flag": (TRAIN + "--colour=red", "colour"),
@@ -159,10 +157,7 @@ REFUSED = {
     "no model": (TRAIN + "--config.model.name=gone", "gone"),
     "rows too short": (TRAIN + "--config.data.row_length=16", "mini/train.jsonl|too long 6"),
     "no pairs": (TRAIN + "--config.objective.kind=bradley_terry", "mini/train.jsonl|0 pairs"),
-    "no ratings": (
-        TRAIN + "--config.data.train=helpsteer2_preference:mini/preference.jsonl[:6]",
-        "mini/preference.jsonl|helpfulness",
-    ),
+    "no ratings": (TRAIN + PAIRS, "mini/preference.jsonl|helpfulness"),
     "accuracy without pairs": (TRAIN + "--config.select=accuracy", "config.select|pairs"),
     "devices": (TRAIN + "--config.mesh.data=5", "config.mesh|data=5"),
     "no config": ("train --workdir={out}", "--config"),
@@ -170,13 +165,10 @@ REFUSED = {
     "workdir a file": (TRAIN + "--workdir={folder}/train.py", "--workdir|is a file"),
     "no config file": ("train --config=gone.py --workdir={out}", "gone.py"),
     "config of a run": ("run --config={folder}/train.py --workdir={out}", "`hs2jax train`"),
-    "recipe for train": ("train --config={folder}/recipe.py --workdir={out}", "`hs2jax run`"),
-    "old key in a file": (
-        "train --config={folder}/old.py --workdir={out}",
-        "micro_rows|is now config.micro_batch_size",
-    ),
-    "key of nothing": ("train --config={folder}/empty.py --config.a=1 --workdir={out}", "config.a"),
-    "config of nothing": ("train --config={folder}/empty.py --workdir={out}", "kind"),
+    "recipe for train": (OF.format("recipe"), "`hs2jax run`"),
+    "old key in a file": (OF.format("old"), "micro_rows|is now config.micro_batch_size"),
+    "key of nothing": (OF.format("empty") + "--config.a=1", "config.a"),
+    "config of nothing": (OF.format("empty"), "kind"),
     "report of nothing": ("report", "--workdir"),
     "output of no comparison": ("report --workdir=x --output={out}", "--output|--against"),
     "convert nothing": ("convert --model=gone --output={out}", "gone"),
@@ -193,22 +185,15 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_wrong_is_named(folder, tmp_path, case):
-    command, words = (text.format(folder=folder, out=tmp_path / "out") for text in REFUSED[case])
+def test_what_is_wrong_is_named_and_claims_no_folder(folder, case):
+    """All in one folder, as it is where a mistyped setting is corrected."""
+    out = folder / "out"
+    command, words = (text.format(folder=folder, out=out) for text in REFUSED[case])
     said = fail(*command.split())
     for word in words.split("|"):
         assert word in said
-    assert not (tmp_path / "out" / "metrics.jsonl").exists()
-    assert not (tmp_path / "out" / "scores.jsonl").exists()
-
-
-def test_a_refused_start_does_not_claim_the_folder(folder, tmp_path):
-    """A mistyped setting can be corrected, and the run started in the same folder."""
-    command = ["train", f"--config={folder / 'train.py'}", f"--workdir={tmp_path / 'run'}"]
-    assert "too long" in fail(*command, "--config.data.row_length=16")
-    said = fail(*command, "--config.objective.kind=bradley_terry")
-    assert "0 pairs" in said
     assert "another config" not in said
+    assert not {"metrics.jsonl", "scores.jsonl"} & {each.name for each in out.glob("*")}
 
 
 # Not finite ---------------------------------------------------------------------------------------
@@ -230,15 +215,10 @@ def one_bad_row(folder, tmp_path) -> list[str]:
         for i in range(6)
     ]
     data = stages.write(tmp_path / "ratings.jsonl", rows)
-    return [
-        "train",
-        f"--config={folder / 'train.py'}",
-        f"--workdir={tmp_path / 'run'}",
-        f"--config.model.name={tmp_path / 'base'}",
-        f"--config.data.train=ratings:{data}",
-        f"--config.data.validation=ratings:{data}[:2]",
-        "--config.data.row_length=128",
-    ]
+    of = {"model.name": tmp_path / "base", "data.row_length": 128}
+    of |= {"data.train": f"ratings:{data}", "data.validation": f"ratings:{data}[:2]"}
+    settings = [f"--config.{key}={value}" for key, value in of.items()]
+    return ["train", f"--config={folder / 'train.py'}", f"--workdir={tmp_path / 'run'}", *settings]
 
 
 def test_steps_that_are_not_finite_are_passed_over_and_noted(one_bad_row, tmp_path):
@@ -266,6 +246,5 @@ def test_many_in_a_row_stop_the_run(one_bad_row, tmp_path):
     assert all(set(row["rows"]) == every_row for row in noted)
     assert not (run / "result.json").exists()
     assert "no finished run" in fail("report", f"--workdir={run}")
-    said = fail("convert", f"--model={run}", f"--output={tmp_path / 'out'}")
-    assert str(run) in said
+    assert str(run) in fail("convert", f"--model={run}", f"--output={tmp_path / 'out'}")
     assert not (tmp_path / "out").exists()

@@ -1,6 +1,7 @@
 """Every published config can be read at every size; a recipe of runlocal's trains from start to
 report, the others are planned."""
 
+import functools
 import importlib.util
 import json
 from pathlib import Path
@@ -125,29 +126,25 @@ def test_runlocal_trains_to_a_report(tmp_path, language_model):
 
 
 class PlannedError(Exception):
-    """What ends a training before its first step."""
+    """The end of a training before its first step."""
 
 
 @pytest.mark.parametrize("name", sorted({*SIZED} - {TRAINED}))
 def test_runlocal_can_be_trained(tmp_path, language_model, name, monkeypatch):
     """Batches are built, and the step takes them by shapes."""
     seen = {}
+    noted = ((loader, "plan"), (sharding, "placed_shapes"), (step, "make"), (trainable, "split"))
 
-    def note(module, function):
-        known = getattr(module, function)
+    def note(known, of, *arguments, **options):
+        return seen.setdefault(of, known(*arguments, **options))
 
-        def noting(*arguments, **options):
-            return seen.setdefault(function, known(*arguments, **options))
-
-        monkeypatch.setattr(module, function, noting)
+    for module, of in noted:
+        known = getattr(module, of)
+        monkeypatch.setattr(module, of, functools.partial(note, known, of))
 
     def stop(*_, **__):
         raise PlannedError
 
-    note(loader, "plan")
-    note(sharding, "placed_shapes")
-    note(step, "make")
-    note(trainable, "split")
     monkeypatch.setattr(loop, "RunState", stop)
     (config,) = trained(read(name, "runlocal"))
     config.model.name = str(language_model)

@@ -39,6 +39,12 @@ def markers_tokenizer():
     return tiny_models.chat_tokenizer(("<|im_start|>", "<unk>", "<|im_end|>", *markers))
 
 
+def built(variant, tokenizer, pad=None, **changes):
+    """A model of the tokenizer's size, with the id of its pad token if there is one."""
+    changes["pad_token_id"] = None if pad is None else tokenizer.convert_tokens_to_ids(pad)
+    return families.build(variant, vocab_size=len(tokenizer), **changes)
+
+
 def their_scores(model, tokenizer):
     """As model cards do it: each talk alone, [talks, outputs]."""
     options = {"return_tensors": "pt", "return_dict": True}
@@ -90,13 +96,7 @@ def our_scores(model):
 )
 def test_a_classifier_by_others(tmp_path, name, make, pad):
     variant, tokenizer = VARIANTS[name], make()
-    theirs = families.build(
-        variant,
-        head=True,
-        vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.convert_tokens_to_ids(pad),
-        id2label={0: "LABEL_0"},
-    )
+    theirs = built(variant, tokenizer, pad, head=True, id2label={0: "LABEL_0"})
     families.save(variant, theirs, tmp_path / "in")
     tokenizer.save_pretrained(tmp_path / "in")
     expected = their_scores(theirs, tokenizer)
@@ -117,12 +117,7 @@ def test_a_classifier_by_others(tmp_path, name, make, pad):
 @pytest.mark.parametrize("known", [True, False], ids=["by name", "when told"])
 def test_a_reward_in_row_0_of_lm_head(tmp_path, tied, known):
     tokenizer = tiny.bos_tokenizer()
-    theirs = families.build(
-        families.VARIANTS["Llama 3.1, scaled rope"],
-        vocab_size=len(tokenizer),
-        pad_token_id=None,
-        tie_word_embeddings=tied,
-    )
+    theirs = built(families.VARIANTS["Llama 3.1, scaled rope"], tokenizer, tie_word_embeddings=tied)
     folder = tmp_path / ("Llama-3.1-Nemotron-70B-Reward-HF" if known else "model")
     theirs.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -141,12 +136,8 @@ def test_a_reward_in_row_0_of_lm_head(tmp_path, tied, known):
 @pytest.mark.parametrize("make", [tiny.tokenizer, tiny.bos_tokenizer, markers_tokenizer])
 def test_a_model_of_ours_with_the_extra_id_template(tmp_path, make):
     tokenizer = make()
-    theirs = families.build(
-        families.VARIANTS["Llama 3"],
-        vocab_size=len(tokenizer),
-        pad_token_id=None,
-        max_position_embeddings=1024,  # One of these tokenizers cuts text into bytes.
-    )
+    # Of many positions, since one of these tokenizers cuts text into bytes.
+    theirs = built(families.VARIANTS["Llama 3"], tokenizer, max_position_embeddings=1024)
     theirs.save_pretrained(tmp_path / "in")
     tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path / "in")

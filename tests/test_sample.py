@@ -4,11 +4,8 @@ import functools
 
 import numpy as np
 import pytest
-import scipy.special
-import tiny
 import tiny_models
 from test_language_model import next_tokens, tiny_model
-from test_sampler import assert_drawn_from
 
 from hs2jax.data import chat
 from hs2jax.data.groups import Group
@@ -77,7 +74,11 @@ def test_samples_depend_on_seed_and_number_only():
 
 
 def test_log_probabilities_are_those_of_the_scorer():
+    # Of the sampled tokens, that is, which are not those of their texts read again.
+    again = chat.encode(MODEL.tokenizer, as_groups(plain()), policy=True)
     scored = MODEL.log_probability_groups(as_groups(plain()))
+    for one, ids in pairs(plain(), [one.responses for one in again]):
+        assert one.tokens.tolist() == ids.tolist()
     for one, table in pairs(plain(), scored):
         assert table.shape == one.tokens.shape
         np.testing.assert_allclose(one.log_probabilities, table, atol=1e-4)
@@ -114,42 +115,28 @@ def test_at_temperature_0_each_token_is_the_likeliest():
     np.testing.assert_allclose(of[0].log_probabilities, table[before].max(axis=1), atol=1e-4)
 
 
-def test_first_tokens_are_as_frequent_as_the_model_says():
-    group = Group(tuple(PROMPTS[0]), ("-",))
-    ids = chat.prompt_ids(MODEL.tokenizer, [group])[0]
-    table = next_tokens(MODEL, ids).astype(np.float64)
-    (found,) = MODEL.sample_groups([group], 3000, max_new_tokens=1, rows=1000)
-    first = np.array([one.tokens[0] for one in found])
-    assert_drawn_from(first, scipy.special.softmax(table[len(ids) - 1]))
-
-
 def test_an_end_of_turn_ends_a_sample_and_is_no_text():
-    end = MODEL.tokenizer.eos_token_id
-    finished = [one for of in plain() for one in of if one.finished]
-    cut = [one for of in plain() for one in of if not one.finished]
-    assert finished
-    assert cut
-    for one in finished:
-        assert one.tokens[-1] == end
-        assert one.text == MODEL.tokenizer.decode(one.tokens[:-1])
-    for one in cut:
-        assert len(one.tokens) == LONGEST
-        assert one.text == MODEL.tokenizer.decode(one.tokens)
-    assert all(end not in one.tokens[:-1] for one in (*finished, *cut))
+    every = [one for of in plain() for one in of]
+    assert {one.finished for one in every} == {True, False}
+    for one in every:
+        said = one.tokens[:-1] if one.finished else one.tokens
+        ids = [*said, MODEL.tokenizer.eos_token_id] if one.finished else said
+        assert one.tokens.tolist() == list(ids)
+        assert one.finished or len(said) == LONGEST
+        assert MODEL.tokenizer.eos_token_id not in said
+        assert one.text == MODEL.tokenizer.decode(said)
 
 
 def test_a_text_ends_a_sample_at_the_token_that_completes_it():
-    found = sampled(stop=["e", "a"], rows=5)
-    some = 0
-    for one, other in pairs(found, plain()):
-        whole, count = MODEL.tokenizer.decode(other.tokens), len(one.tokens)
+    stop, decode, some = {"e", "a"}, MODEL.tokenizer.decode, 0
+    for one, other in pairs(sampled(stop=[*stop], rows=5), plain()):
+        count = len(one.tokens)
         assert other.tokens.tolist()[:count] == one.tokens.tolist()
-        if {"e", "a"} & set(whole):
+        if stop & set(decode(other.tokens)):
             some += 1
             assert one.finished
-            assert not {"e", "a"} & set(one.text)
-            assert {"e", "a"} & set(MODEL.tokenizer.decode(one.tokens))
-            assert not {"e", "a"} & set(MODEL.tokenizer.decode(one.tokens[:-1]))
+            assert stop & set(decode(one.tokens))
+            assert not stop & {*one.text, *decode(one.tokens[:-1])}
             likely = other.log_probabilities[:count]
             np.testing.assert_allclose(one.log_probabilities, likely, atol=1e-4)
     assert some > 3
@@ -167,10 +154,11 @@ def test_an_end_of_several_tokens_ends_a_sample():
     assert found.tokens.tolist() == free[:7].tolist()
 
 
-@pytest.mark.parametrize("axes", [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
-def test_samples_do_not_depend_on_the_devices(axes):
-    spread = tiny_model(sharding.make_mesh(**axes))
-    same(sampled(spread, top_p=0.9, max_new_tokens=20), cut_off())
+def test_samples_do_not_depend_on_the_devices():
+    settings = {"top_p": 0.9, "max_new_tokens": 20}
+    expected = sampled(**settings)
+    for axes in ({"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}):
+        same(sampled(tiny_model(sharding.make_mesh(**axes)), **settings), expected)
 
 
 def test_each_device_has_rows_of_its_own(monkeypatch):
@@ -182,19 +170,13 @@ def test_each_device_has_rows_of_its_own(monkeypatch):
     assert rows == [1, 4]
 
 
-@functools.cache
-def cut_off():
-    return sampled(top_p=0.9, max_new_tokens=20)
-
-
 def test_a_saved_model_samples_the_same_in_its_template(tmp_path):
     bytes_only = tiny_models.chat_tokenizer()
     tiny_model(tokenizer=lambda: bytes_only).save(tmp_path / "model")
     model = LanguageModel.load(tmp_path / "model", template="steerlm")
-    assert (model.template, model.read) == ("steerlm", "last")
     model.save(tmp_path / "again")
     again = LanguageModel.load(tmp_path / "again")
-    assert (again.template, again.read) == ("steerlm", "last")
+    assert {(of.template, of.read) for of in (model, again)} == {("steerlm", "last")}
     found, expected = (sampled(of, max_new_tokens=8, n=2) for of in (again, model))
     same(found, expected)
     own = LanguageModel.load(tmp_path / "model")
@@ -230,10 +212,3 @@ def test_where_positions_end_samples_do():
 def test_what_cannot_be_is_said(settings, message):
     with pytest.raises(ValueError, match=message):
         sampled(**settings)
-
-
-def test_tiny_tokens_are_the_policys():
-    # Else the tests above might pass by tokenising texts, which these samples do not survive.
-    again = chat.encode(tiny.tokenizer(), as_groups(plain()), policy=True)
-    of = [ids.tolist() for one in again for ids in one.responses]
-    assert of == [one.tokens.tolist() for found in plain() for one in found]

@@ -36,10 +36,6 @@ def compared(later, earlier):
 OWN = "attribute/verbosity"
 
 
-def holds(row: dict, value: float) -> bool:
-    return row["low"] <= value <= row["high"]
-
-
 def test_a_sweep_changes_one_attribute_only():
     rows = planted_policies.rows(0, prompts=3, n=2)
     for attribute in ATTRIBUTES:
@@ -73,7 +69,7 @@ def test_following_by_length_alone_is_told_from_more_than_that():
     assert alone["length_spearman", OWN]["low"] > 0.3
     given = alone["length_partial", OWN]["value"]
     assert abs(given) < 0.15 < alone["pearson", OWN]["value"]
-    assert holds(more["length_spearman", OWN], 0)
+    assert more["length_spearman", OWN]["low"] <= 0 <= more["length_spearman", OWN]["high"]
     pearson = more["pearson", OWN]["value"]
     assert more["length_partial", OWN]["value"] == pytest.approx(pearson, abs=0.05)
 
@@ -94,10 +90,11 @@ def test_what_else_a_request_changes():
         for measured in row["measured"]:
             measured["helpfulness"] -= 0.6 * measured["verbosity"]
     found = followed(rows)
-    changed = found["slope", "change/verbosity/helpfulness"]
-    assert holds(changed, -0.3)
-    assert changed["high"] < 0
-    assert holds(found["slope", "change/verbosity/complexity"], 0)
+    changed, other = (
+        found["slope", f"change/verbosity/{x}"] for x in ("helpfulness", "complexity")
+    )
+    assert changed["low"] <= -0.3 <= changed["high"] < 0
+    assert other["low"] <= 0 <= other["high"]
 
 
 @settings(deadline=None, max_examples=50)
@@ -124,8 +121,7 @@ def test_every_number_is_finite_or_none_with_a_reason(seed, prompts, n, values, 
         if row["metric"] in ("spearman", "pearson"):
             undefined = row["value"] is None
             assert undefined == bool(row.get("note"))
-            assert undefined or len(values) > 1
-            assert undefined or measured == "as it comes"
+            assert undefined or (len(values) > 1 and measured == "as it comes")
         if row["metric"] == "spearman_difference":
             assert row.get("note") or row["value"] == 0
     for attribute in ATTRIBUTES:
@@ -159,13 +155,8 @@ def test_a_run_says_what_was_sampled_and_measured(here):
         for name in ("measured", "reference"):
             assert records[f"{policy}, {name}"]["rows"] == len(items)
         assert records[f"{policy}, reference"]["too_long"] == 0
-        values = [
-            each["verbosity"]
-            for item in items
-            if item["condition"]["verbosity"] == 4
-            for each in item["measured"]
-            if each
-        ]
+        asked = [item for item in items if item["condition"]["verbosity"] == 4]
+        values = [each["verbosity"] for item in asked for each in item["measured"] if each]
         found = stages.value(rows, "measured", "requested/verbosity/4", set=policy)
         assert found == pytest.approx(np.mean(values))
         ratios = [x for item in items for x in item["log_ratio"]]
@@ -175,18 +166,12 @@ def test_a_run_says_what_was_sampled_and_measured(here):
 def test_the_log_ratio_is_of_the_same_tokens_without_the_request(here):
     items = stages.read(here / "run" / "items" / "after.jsonl")
     sampled = stages.read(here / "run" / "samples" / "after" / "samples.jsonl")
-    policy, reference = (LanguageModel.load(here / name) for name in ("policy", "prior"))
+    models = [LanguageModel.load(here / name) for name in ("policy", "prior")]
     for item, source in zip(items[:3], sampled, strict=False):
-        plain = Group(
-            tuple(item["prompt"]),
-            tuple(item["responses"]),
-            tokens=tuple(map(tuple, source["tokens"])),
-        )
+        tokens = tuple(map(tuple, source["tokens"]))
+        plain = Group(tuple(item["prompt"]), tuple(item["responses"]), tokens=tokens)
         asked = dataclasses.replace(plain, condition=item["condition"])
-        (ours,), (theirs,) = (
-            policy.log_probability_groups([asked]),
-            reference.log_probability_groups([plain]),
-        )
+        (ours,), (theirs,) = map(LanguageModel.log_probability_groups, models, ([asked], [plain]))
         for i, (q, p) in enumerate(zip(ours, theirs, strict=True)):
             assert source["log_proposal"][i] == pytest.approx(q.sum(), abs=1e-3)
             assert item["log_ratio"][i] == pytest.approx(q.sum() - p.sum(), abs=1e-3)

@@ -1,6 +1,7 @@
 """The page of steering: what it says of planted policies, and that it is safe to look at."""
 
 import re
+import types
 
 import planted_policies
 import pytest
@@ -18,21 +19,15 @@ def planted() -> dict:
     }
 
 
-class Rows:
-    """A finished run, as far as a verdict needs it."""
-
-    def __init__(self, policies):
-        self.rows = planted_policies.results(policies)
-
-
 def verdicts(policies: dict) -> list:
-    """The verdicts of each policy."""
-    return [steer.verdicts_of(Rows(policies), name) for name in policies]
+    """The verdicts of each policy, of a finished run as far as they need it."""
+    run = types.SimpleNamespace(rows=planted_policies.results(policies))
+    return [steer.verdicts_of(run, name) for name in policies]
 
 
-def shown(folder, policies: dict, **config) -> tuple[str, str]:
+def shown(folder, policies: dict) -> tuple[str, str]:
     """The two pages of a finished run."""
-    planted_policies.write(folder, policies, **config)
+    planted_policies.write(folder, policies)
     return report.write(folder).read_text(), (folder / "report.md").read_text()
 
 
@@ -60,12 +55,10 @@ def test_a_policy_that_follows_all_that_is_asked_is_good_and_one_that_does_the_o
 
 
 def test_following_by_length_alone_is_said():
-    alone, more = (
-        verdicts({"one": planted_policies.rows(0, prompts=30, follows=0.4, by_length=by_length)})
-        for by_length in (1.0, 0.0)
-    )
-    assert "which alone may be what follows" in alone[0][0].sentence
-    assert "alone" not in more[0][0].sentence
+    for by_length in (1.0, 0.0):
+        rows = planted_policies.rows(0, prompts=30, follows=0.4, by_length=by_length)
+        ((follows, *_),) = verdicts({"one": rows})
+        assert ("which alone may be what follows" in follows.sentence) == (by_length == 1)
 
 
 def test_the_page_has_figures_tables_and_samples(tmp_path, planted):
@@ -75,19 +68,17 @@ def test_the_page_has_figures_tables_and_samples(tmp_path, planted):
         assert title in html
         assert title in markdown
     assert "Samples side by side" in markdown
-    assert "log ratio" in shown(tmp_path / "other", planted, temperature=0.7)[1]
 
 
-@pytest.mark.parametrize("kind", ["constant", "one prompt", "one value", "nothing"])
-def test_what_is_not_defined_is_said_so(tmp_path, kind):
-    options = {"one prompt": {"prompts": 1}, "one value": {"values": (2,)}}.get(kind, {})
-    rows = planted_policies.rows(0, **options)
-    for row in rows:
-        if kind == "constant":
-            row["measured"] = [dict.fromkeys(each, 2.5) for each in row["measured"]]
-        if kind == "nothing":
-            row["measured"] = row["rewards"] = row["log_ratio"] = [None] * 2
-    html, markdown = shown(tmp_path, {"a": rows, "b": rows})
+def test_what_is_not_defined_is_said_so(tmp_path):
+    policies = {name: planted_policies.rows(0) for name in ("constant", "unmeasured")}
+    policies["one prompt"] = planted_policies.rows(0, prompts=1)
+    policies["one value"] = planted_policies.rows(0, values=(2,))
+    for row in policies["constant"]:
+        row["measured"] = [dict.fromkeys(each, 2.5) for each in row["measured"]]
+    for row in policies["unmeasured"]:
+        row["measured"] = row["rewards"] = row["log_ratio"] = [None] * 2
+    html, markdown = shown(tmp_path, policies)
     text = re.sub(r"<[^>]*>", " ", html.split("</style>")[1])
     for page in (text, markdown):
         assert not re.search(r"\b(nan|NaN|inf|None|null)\b", page)

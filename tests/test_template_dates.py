@@ -1,6 +1,5 @@
 """Chat templates that ask for today's date: here the date is always the same one."""
 
-import dataclasses
 import datetime
 
 import pytest
@@ -28,8 +27,7 @@ def dated(request, tmp_path):
     start, text = request.param
     tokenizer = chat_tokenizer(("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<empty>"))
     tokenizer.chat_template = start + CHATML
-    config = dataclasses.replace(TINY, vocab_size=len(tokenizer))
-    save(tmp_path / "in", config, tokenizer=tokenizer)
+    save(tmp_path / "in", tokenizer=tokenizer)
     return tmp_path, text
 
 
@@ -43,9 +41,8 @@ def test_texts_do_not_depend_on_the_day_here_nor_in_an_export(dated, caplog):
     ours = model.tokenizer.apply_chat_template(TALK, tokenize=False)
     assert ours.startswith(text + "<|im_start|>user")
 
-    out, head = folder / "out", random_head(model.config)
-    options = {"tokenizer": model.tokenizer, "head": head, "outputs": ["a", "b"]}
-    save(out, model.config, model.params, **options)
+    out, head = folder / "out", {"head": random_head(TINY), "outputs": ["a", "b"]}
+    save(out, model.config, model.params, tokenizer=model.tokenizer, **head)
     exported = AutoTokenizer.from_pretrained(out)
     assert exported.apply_chat_template(TALK, tokenize=False) == ours.rstrip()
     caplog.clear()
@@ -72,13 +69,7 @@ def test_a_call_becomes_the_text_that_it_gives_on_that_day(parts, quote):
     assert fixed == f'{{{{ "{datetime.date(2024, 7, 26).strftime(form)}" }}}}x'
 
 
-HARMLESS = [
-    "{% if strftime_now is not defined %}",
-    "{# strftime_now(x)\n #}",
-    "('%Y')",
-    "strf",
-    "\n",
-]
+HARMLESS = ["{% if strftime_now is undefined %}", "{# strftime_now(x)\n #}", "('%Y')", "strf", "\n"]
 
 
 @given(st.lists(st.sampled_from(HARMLESS)).map("".join))
@@ -86,15 +77,12 @@ def test_other_templates_stay_as_they_are(text):
     assert tokenizer_files.with_fixed_dates(text) == text
 
 
-@pytest.mark.parametrize(
-    "use",
-    ["strftime_now(form)", "strftime_now('%Y' + x)", "strftime_now", r"strftime_now('\x25Y')"],
-)
-def test_what_cannot_be_replaced_is_refused_by_name(use, tmp_path):
+@pytest.mark.parametrize("of", ["(form)", "('%Y' + x)", "", r"('\x25Y')"])
+def test_what_cannot_be_replaced_is_refused_by_name(of, tmp_path):
+    use = f"strftime_now{of}"
     tokenizer = chat_tokenizer()
     tokenizer.chat_template = {"default": CHATML, "other": f"{{{{ {use} }}}}"}
-    config = dataclasses.replace(TINY, vocab_size=len(tokenizer))
-    save(tmp_path, config, tokenizer=tokenizer)
+    save(tmp_path, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="depends on the day and is not supported") as error:
         hub.load(tmp_path)
     assert str(tmp_path) in str(error.value)

@@ -75,21 +75,10 @@ def _bpe(special: list[str]) -> Tokenizer:
 def config(**changes) -> Config:
     """Three narrow layers with grouped key/value heads, for the vocabulary of `tokenizer`."""
     named = tokenizer()
-    settings = {
-        "vocab_size": len(named),
-        "hidden_size": 32,
-        "num_layers": 3,
-        "num_heads": 4,
-        "num_kv_heads": 2,
-        "head_dim": 8,
-        "intermediate_size": 64,
-        "max_seq_len": 512,
-        "tied": True,
-        "bos_id": named.bos_token_id,
-        "eos_ids": (named.eos_token_id,),
-        "pad_id": named.pad_token_id,
-    }
-    return Config(**(settings | changes))
+    sizes = {"hidden_size": 32, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
+    sizes |= {"intermediate_size": 64, "max_seq_len": 512, "vocab_size": len(named), "tied": True}
+    ids = {"bos_id": named.bos_token_id, "eos_ids": (named.eos_token_id,)}
+    return Config(**(sizes | ids | {"pad_id": named.pad_token_id} | changes))
 
 
 def parameters(of: Config, seed: int = 0):

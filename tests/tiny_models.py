@@ -1,5 +1,7 @@
 """Random models and a chat tokenizer of a few hundred tokens, for the tests of `models`."""
 
+import dataclasses
+
 import jax
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -32,10 +34,13 @@ def random_head(config, outputs=2, seed=1):
     return {"kernel": rng.normal(size=(config.hidden_size, outputs)).astype(np.float32)}
 
 
-def save(folder, config=TINY, params=None, **options):
-    """Write a model's folder. Returns its parameters, random ones where none are given."""
+def save(folder, config=None, params=None, *, tokenizer=None, **options):
+    """Write a model's folder: without a config TINY, of the tokenizer's size if there is one.
+    Returns its parameters, random ones where none are given."""
+    size = TINY.vocab_size if tokenizer is None else len(tokenizer)
+    config = config or dataclasses.replace(TINY, vocab_size=size)
     params = random_params(config) if params is None else params
-    hub.save(folder, config=config, params=params, **options)
+    hub.save(folder, config=config, params=params, tokenizer=tokenizer, **options)
     return params
 
 
