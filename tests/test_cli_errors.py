@@ -19,23 +19,16 @@ from hs2jax import configs
 
 def get_config():
     config = configs.defaults("train_reward_model")
-    config.model.name = {base!r}
-    config.model.remat = False
-    config.model.outputs = ("helpfulness",)
-    config.data.train = "helpsteer2:mini/train.jsonl[:6]"
+    config.model.update(name={base!r}, remat=False, outputs=("helpfulness",))
+    config.data.update(train="helpsteer2:mini/train.jsonl[:6]", row_length=512)
     config.data.validation = "helpsteer2:mini/train.jsonl[6:8]"
-    config.data.row_length = 512
     config.objective.kind = "regression"
-    config.batch_size = 2
-    config.epochs = 1
+    config.update(batch_size=2, epochs=1)
     return config
 """
-RECIPE = """
-from ml_collections import ConfigDict
-
-def get_config():
-    return ConfigDict({"kind": "recipe", "stages": ("first",)})
-"""
+NOTHING = "import ml_collections\nget_config = ml_collections.ConfigDict"
+RECIPE = "import ml_collections\n"
+RECIPE += "get_config = lambda: ml_collections.ConfigDict({'kind': 'recipe', 'stages': ('first',)})"
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +38,11 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("errors")
     tiny.language_model(folder / "base", max_seq_len=4096)
     tiny.save(folder / "reward", outputs=OUTPUTS, bias=True, max_seq_len=2048)
-    (folder / "train.py").write_text(CONFIG.format(base=str(folder / "base")))
-    (folder / "recipe.py").write_text(RECIPE)
-    old = CONFIG.format(base="").replace("batch_size = 2", "micro_rows = 2", 1)
-    (folder / "old.py").write_text(old)
-    nothing = "import ml_collections\nget_config = ml_collections.ConfigDict"
-    (folder / "empty.py").write_text(nothing)
+    config = CONFIG.format(base=str(folder / "base"))
+    old = config.replace("    return", "    config.micro_rows = 2\n    return")
+    files = {"train": config, "old": old, "recipe": RECIPE, "empty": NOTHING}
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
     rows = [{"prompt": "One?", "response": "1."}, {"prompt": "Two?", "responses": ["2.", 2]}, {}]
     stages.write(folder / "broken.jsonl", rows)
     (folder / "run" / "best").mkdir(parents=True)

@@ -1,21 +1,19 @@
 """Every published config can be read at every size; a recipe of runlocal's trains from start to
 report, the others are planned."""
 
-import functools
 import importlib.util
-import json
 from pathlib import Path
 
 import jax
 import pytest
+import stages
 import tiny
 from command import fail, succeed
 from ml_collections import ConfigDict
 
 from hs2jax import cli, configs, sizes
 from hs2jax.data import loader
-from hs2jax.models import sharding
-from hs2jax.training import loop, recipe, step, trainable
+from hs2jax.training import loop, recipe
 
 FOLDER = Path(__file__).parent.parent / "configs"
 FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -119,7 +117,7 @@ def test_runlocal_trains_to_a_report(tmp_path, language_model):
                 flags.append(f"{prefix}.model.name={language_model}")
     command = ("run", f"--config=configs/{TRAINED}.py:runlocal", f"--workdir={tmp_path}", *flags)
     assert f"report: {tmp_path / 'report.html'}" in succeed(*command)
-    model = json.loads((tmp_path / "evaluation" / "result.json").read_text())["model"]["name"]
+    model = stages.result(tmp_path / "evaluation")["model"]["name"]
     assert model == str(tmp_path / "expo" / "model")
     config = f"--config=configs/evaluate.py:{tmp_path / 'expo'}"
     assert f"its model is {model}" in fail("evaluate", config, f"--workdir={tmp_path / 'e'}")
@@ -132,15 +130,6 @@ class PlannedError(Exception):
 @pytest.mark.parametrize("name", sorted({*SIZED} - {TRAINED}))
 def test_runlocal_can_be_trained(tmp_path, language_model, name, monkeypatch):
     """Batches are built, and the step takes them by shapes."""
-    seen = {}
-    noted = ((loader, "plan"), (sharding, "placed_shapes"), (step, "make"), (trainable, "split"))
-
-    def note(known, of, *arguments, **options):
-        return seen.setdefault(of, known(*arguments, **options))
-
-    for module, of in noted:
-        known = getattr(module, of)
-        monkeypatch.setattr(module, of, functools.partial(note, known, of))
 
     def stop(*_, **__):
         raise PlannedError
@@ -148,10 +137,56 @@ def test_runlocal_can_be_trained(tmp_path, language_model, name, monkeypatch):
     monkeypatch.setattr(loop, "RunState", stop)
     (config,) = trained(read(name, "runlocal"))
     config.model.name = str(language_model)
-    with pytest.raises(PlannedError):
+    with pytest.raises(PlannedError) as stopped:
         loop.train(config, tmp_path)
-    batch = next(loader.iterate(seen["plan"]))
-    (_, kept), shapes = seen["split"], seen["placed_shapes"]
-    state, metrics = jax.eval_shape(seen["make"], shapes, kept, batch)
+    planned = stopped.traceback[-2].locals  # Of `train`, which had all but begun.
+    batch, shapes = next(loader.iterate(planned["batches"])), planned["shapes"]
+    state, metrics = jax.eval_shape(planned["update"], shapes, planned["frozen"], batch)
     assert metrics["loss"].shape == ()
     assert jax.tree.structure(state) == jax.tree.structure(shapes)
+
+
+# SteerLM 2.0, from fine-tuning to the steering report ---------------------------------------------
+
+STAGES = ("reward", "sft", "annotation", "steerlm", "samples_1", "groups_1", "round_1", "steering")
+RATINGS = "ratings:{annotation}/annotated.jsonl"
+ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+
+
+def test_the_small_recipe_goes_through_all_its_stages(tmp_path):
+    tiny.language_model(tmp_path / "base", max_seq_len=2048, num_layers=1, intermediate_size=32)
+    fast = {"model.remat": False, "data.row_length": 1024, "epochs": 1}
+    few, own = "helpsteer2:mini/train.jsonl[:12]", {**fast, "model.name": tmp_path / "base"}
+    own["batch_size"] = 24
+    settings = {
+        "reward": {**own, "data.train": few, "data.validation": few},
+        "sft": {**own, "data.train": few, "data.validation": few},
+        "annotation": {"data": few},
+        "steerlm": {**own, "data.train": RATINGS, "data.validation": RATINGS},
+        "samples_1": {"n": 3, "max_new_tokens": 8},
+        "round_1": fast,
+        "steering": {"max_new_tokens": 8, "requested": "(0,4)"},
+    }
+    flags = [
+        f"--config.{stage}.{key}={value}"
+        for stage, of in settings.items()
+        for key, value in of.items()
+    ]
+    run = tmp_path / "run"
+    command = ["run", "--config=configs/steerlm2.py:runlocal", f"--workdir={run}", *flags]
+    said = succeed(*command)
+    assert f"report: {run / 'report.html'}" in said
+    assert f"model: {run / 'round_1' / 'model'}" in said
+    assert {each.name for each in run.iterdir() if each.is_dir()} == set(STAGES)
+
+    page = (run / "report.md").read_text(encoding="utf-8")
+    assert all(stage in page for stage in STAGES)
+
+    # What each stage made is what the next one learned from.
+    rows = stages.read(run / "groups_1" / "groups.jsonl")
+    assert 2 < len(rows) <= len(stages.read(run / "samples_1" / "samples.jsonl")) == 6
+    assert stages.result(run / "round_1")["records"]["train"]["groups"] == len(rows) - 2
+    start = stages.read(run / "round_1" / "metrics.jsonl")[0]
+    assert (start["kind"], start["step"]) == ("validation", 0)
+    annotated = stages.read(run / "annotation" / "annotated.jsonl")
+    assert tuple(annotated[0]["ratings"][0]) == ATTRIBUTES

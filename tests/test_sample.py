@@ -161,15 +161,6 @@ def test_samples_do_not_depend_on_the_devices():
         same(sampled(tiny_model(sharding.make_mesh(**axes)), **settings), expected)
 
 
-def test_each_device_has_rows_of_its_own(monkeypatch):
-    rows, batch = [], sampler._Batch
-    monkeypatch.setattr(sampler, "ROWS", 1)
-    monkeypatch.setattr(sampler, "_Batch", lambda *given: rows.append(given[5]) or batch(*given))
-    for mesh in (None, sharding.make_mesh(fsdp=4, tensor=2)):
-        sampled(tiny_model(mesh), n=8, max_new_tokens=2)
-    assert rows == [1, 4]
-
-
 def test_a_saved_model_samples_the_same_in_its_template(tmp_path):
     bytes_only = tiny_models.chat_tokenizer()
     tiny_model(tokenizer=lambda: bytes_only).save(tmp_path / "model")

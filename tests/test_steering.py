@@ -1,21 +1,69 @@
-"""Steering: planted policies give the numbers they were planted with; runs of tiny models."""
+"""Steering: planted policies give the numbers they were planted with, and the page says so; runs
+of tiny models."""
 
 import dataclasses
 import json
+import re
+import types
 
 import numpy as np
-import planted_policies
 import pytest
 import stages
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted_policies import ATTRIBUTES, BASE, VALUES
 
+from hs2jax import report, workdir
 from hs2jax.alignment import following, stage, steering
 from hs2jax.data.groups import Group
 from hs2jax.language_model import LanguageModel
+from hs2jax.report import steer
 
 # Planted policies ---------------------------------------------------------------------------------
+
+BASE = {"helpfulness": 4, "verbosity": 2, "complexity": 2}
+ATTRIBUTES = ("verbosity", "complexity")
+VALUES = (0, 1, 2, 3, 4)
+
+
+def planted(seed: int, *, prompts=12, n=2, follows=0.0, by_length=0.0, values=VALUES) -> list[dict]:
+    """Rows of a policy whose verbosity rises by `follows` for each unit requested.
+
+    by_length: how much of the log-length is the measured verbosity; the rest follows nothing.
+    """
+    rng = np.random.default_rng(seed)
+    settings = [BASE | {name: value} for name in ATTRIBUTES for value in values]
+    settings = [each for i, each in enumerate(settings) if each not in settings[:i]]
+    found = []
+    for p in range(prompts):
+        own = 0.5 * rng.normal()  # What samples of a prompt have in common.
+        for condition in settings:
+            verbosity = 1.5 + follows * (condition["verbosity"] - 2) + own
+            verbosity = verbosity + 0.5 * rng.normal(size=n)
+            length = 4 + by_length * verbosity + (1 - by_length) * 0.3 * rng.normal(size=n)
+            texts = [("word " * 200)[: max(1, round(np.exp(each)))] for each in length]
+            row = {"source": f"prompts.jsonl:{p + 1}", "condition": condition, "responses": texts}
+            row["prompt"] = [{"role": "user", "content": f"Question {p}?"}]
+            row["finished"] = [bool(each) for each in rng.random(n) < 0.9]
+            row["tokens"] = [max(1, len(each) // 4) for each in texts]
+            row["measured"] = [
+                {"helpfulness": 2 + 0.5 * float(rng.normal()), "verbosity": float(each)}
+                | {"complexity": 1 + own + 0.3 * float(rng.normal())}
+                for each in verbosity
+            ]
+            row["rewards"] = [float(x) for x in rng.normal(size=n)]
+            row["log_ratio"] = [float(x) for x in 3 + rng.normal(size=n)]
+            found.append(row)
+    return found
+
+
+def config():
+    base = ",".join(f"{name}={value}" for name, value in BASE.items())
+    return stages.made("steer", {}, base=base, attributes=ATTRIBUTES)
+
+
+def results(policies: dict[str, list[dict]]) -> list[dict]:
+    """The rows of a run of these policies."""
+    return steering.results(config(), policies)
 
 
 def sweep(rows, attribute="verbosity"):
@@ -36,21 +84,9 @@ def compared(later, earlier):
 OWN = "attribute/verbosity"
 
 
-def test_a_sweep_changes_one_attribute_only():
-    rows = planted_policies.rows(0, prompts=3, n=2)
-    for attribute in ATTRIBUTES:
-        some = sweep(rows, attribute)
-        assert len(some.requested) == 3 * 2 * len(VALUES)  # The base is in both.
-        assert sorted(set(some.requested)) == list(VALUES)
-        assert len(set(some.keys)) == len(some.keys)
-        assert len(set(some.prompts)) == 3
-    assert not len(following.sweep(rows, "verbosity", BASE | {"helpfulness": 0}).requested)
-
-
 def test_the_closer_policy_is_found_and_equal_ones_are_not():
     loose, close, alike = (
-        sweep(planted_policies.rows(seed, follows=follows))
-        for seed, follows in ((1, 0.1), (2, 0.8), (3, 0.1))
+        sweep(planted(seed, follows=follows)) for seed, follows in ((1, 0.1), (2, 0.8), (3, 0.1))
     )
     found, back = compared(close, loose), compared(loose, close)
     for name in ("spearman_difference", "pearson_difference"):
@@ -63,7 +99,7 @@ def test_the_closer_policy_is_found_and_equal_ones_are_not():
 
 def test_following_by_length_alone_is_told_from_more_than_that():
     alone, more = (
-        followed(planted_policies.rows(0, prompts=40, follows=0.4, by_length=by_length))
+        followed(planted(0, prompts=40, follows=0.4, by_length=by_length))
         for by_length in (1.0, 0.0)
     )
     assert alone["length_spearman", OWN]["low"] > 0.3
@@ -85,7 +121,7 @@ def test_the_partial_correlation_is_that_of_the_three_pairs():
 
 
 def test_what_else_a_request_changes():
-    rows = planted_policies.rows(4, prompts=30, follows=0.5)
+    rows = planted(4, prompts=30, follows=0.5)
     for row in rows:
         for measured in row["measured"]:
             measured["helpfulness"] -= 0.6 * measured["verbosity"]
@@ -107,7 +143,7 @@ def test_what_else_a_request_changes():
     rest=st.sampled_from(["as it comes", "nothing"]),
 )
 def test_every_number_is_finite_or_none_with_a_reason(seed, prompts, n, values, measured, rest):
-    rows = planted_policies.rows(seed, prompts=prompts, n=n, values=values)
+    rows = planted(seed, prompts=prompts, n=n, values=values)
     for row in rows:
         if measured == "all alike":
             row["measured"] = [dict.fromkeys(each, 2.5) for each in row["measured"]]
@@ -115,7 +151,7 @@ def test_every_number_is_finite_or_none_with_a_reason(seed, prompts, n, values, 
             row["measured"] = [None] * n
         if rest == "nothing":
             row["rewards"] = row["log_ratio"] = [None] * n
-    found = planted_policies.results({"a": rows, "b": rows})
+    found = results({"a": rows, "b": rows})
     json.dumps(found, allow_nan=False)
     for row in found:
         if row["metric"] in ("spearman", "pearson"):
@@ -128,6 +164,83 @@ def test_every_number_is_finite_or_none_with_a_reason(seed, prompts, n, values, 
         some = sweep(rows, attribute)
         asked = sum(row["condition"] | {attribute: 0} == BASE | {attribute: 0} for row in rows)
         assert len(some.requested) + some.left_out == n * asked
+
+
+# The page: what it says of planted policies -------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def three() -> dict:
+    follows = {"before": 0.0, "steerlm": 0.3, "steerlm2": 0.9}
+    return {name: planted(seed, follows=follows[name]) for seed, name in enumerate(follows, 1)}
+
+
+def verdicts(policies: dict) -> list:
+    """The verdicts of each policy, of a finished run as far as they need it."""
+    run = types.SimpleNamespace(rows=results(policies))
+    return [steer.verdicts_of(run, name) for name in policies]
+
+
+def shown(folder, policies: dict) -> tuple[str, str]:
+    """The two pages of a finished run."""
+    for name, rows in policies.items():
+        workdir.write_rows(folder / "items" / f"{name}.jsonl", rows)
+    records = {f"{name}, sampled": {"rows": 12, "groups": 12} for name in policies}
+    workdir.finish(folder, config(), {"records": records}, results(policies))
+    return report.write(folder).read_text(), (folder / "report.md").read_text()
+
+
+def test_each_policy_is_judged_by_its_intervals_and_against_the_one_before(three):
+    before, *later = verdicts(three)
+    assert [verdict.tone for verdict in before] == ["unsure"]
+    for (follows, compared), earlier in zip(later, ("before", "steerlm"), strict=True):
+        assert "better than chance on verbosity, not shown" in follows.label
+        assert f"better than {earlier} on verbosity, not shown" in compared.label
+    back = verdicts(dict(reversed(three.items())))
+    assert "worse than steerlm on verbosity" in back[-1][1].label
+
+
+def test_a_policy_that_follows_all_that_is_asked_is_good_and_one_that_does_the_opposite_bad():
+    rows = planted(5, follows=0.8)
+    for row in rows:
+        for measured in row["measured"]:
+            measured["complexity"] += row["condition"]["complexity"]
+    ((good,),) = verdicts({"one": rows})
+    assert good.tone == "good"
+    for row in rows:
+        row["measured"] = [{k: -v for k, v in each.items()} for each in row["measured"]]
+    ((bad,),) = verdicts({"one": rows})
+    assert bad.tone == "bad"
+
+
+def test_following_by_length_alone_is_said():
+    for by_length in (1.0, 0.0):
+        rows = planted(0, prompts=30, follows=0.4, by_length=by_length)
+        ((follows, *_),) = verdicts({"one": rows})
+        assert ("which alone may be what follows" in follows.sentence) == (by_length == 1)
+
+
+def test_the_page_has_figures_tables_and_samples(tmp_path, three):
+    html, markdown = shown(tmp_path, three)
+    assert html.count("<svg") == 5  # Two attributes by request, twice, and their correlations.
+    for title in ("How closely", "Differences on the same prompts", "What changes", "KL"):
+        assert title in html
+        assert title in markdown
+    assert "Samples side by side" in markdown
+
+
+def test_what_is_not_defined_is_said_so(tmp_path):
+    policies = {name: planted(0) for name in ("constant", "unmeasured")}
+    policies["one prompt"] = planted(0, prompts=1)
+    policies["one value"] = planted(0, values=(2,))
+    for row in policies["constant"]:
+        row["measured"] = [dict.fromkeys(each, 2.5) for each in row["measured"]]
+    for row in policies["unmeasured"]:
+        row["measured"] = row["rewards"] = row["log_ratio"] = [None] * 2
+    html, markdown = shown(tmp_path, policies)
+    text = re.sub(r"<[^>]*>", " ", html.split("</style>")[1])
+    for page in (text, markdown):
+        assert not re.search(r"\b(nan|NaN|inf|None|null)\b", page)
 
 
 # Runs of tiny models ------------------------------------------------------------------------------

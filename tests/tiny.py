@@ -34,15 +34,9 @@ LLAMA = (
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """Like SmolLM2's: ChatML, no BOS of its own, and a pad that is the end of a turn."""
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=_bpe(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]),
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
-        unk_token="<|endoftext|>",
-    )
-    wrapped.chat_template = CHATML
-    return wrapped
+    named = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
+    bpe = _bpe(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    return _wrapped(bpe, CHATML, **named, unk_token="<|endoftext|>")
 
 
 def bos_tokenizer() -> PreTrainedTokenizerFast:
@@ -51,10 +45,12 @@ def bos_tokenizer() -> PreTrainedTokenizerFast:
     bpe.post_processor = processors.TemplateProcessing(
         single="<|begin|> $A", special_tokens=[("<|begin|>", bpe.token_to_id("<|begin|>"))]
     )
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<|begin|>", eos_token="<|end|>", pad_token="<|end|>"
-    )
-    wrapped.chat_template = LLAMA
+    return _wrapped(bpe, LLAMA, bos_token="<|begin|>", eos_token="<|end|>", pad_token="<|end|>")
+
+
+def _wrapped(bpe: Tokenizer, template: str, **named) -> PreTrainedTokenizerFast:
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=bpe, **named)
+    wrapped.chat_template = template
     return wrapped
 
 
@@ -62,12 +58,9 @@ def _bpe(special: list[str]) -> Tokenizer:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=special,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
+    options = {"vocab_size": 320, "special_tokens": special, "show_progress": False}
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(**options, initial_alphabet=alphabet)
     bpe.train_from_iterator(SENTENCES, trainer)
     return bpe
 

@@ -4,22 +4,16 @@ import dataclasses
 
 import jax
 import numpy as np
+from tiny import CHATML, talk
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from hs2jax.models.config import Config
 from hs2jax.models.hf import hub, weights
 
-TINY = Config(
-    vocab_size=300,
-    hidden_size=16,
-    num_layers=3,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    intermediate_size=24,
-    eos_ids=(2,),
-)
+SIZES = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 24, "num_layers": 3}
+TINY = Config(**SIZES, num_heads=4, num_kv_heads=2, head_dim=8, eos_ids=(2,))
+TALK = talk(" Hi\n", "Yes. \n")
 
 
 def random_params(config, seed=0):
@@ -46,13 +40,6 @@ def save(folder, config=None, params=None, *, tokenizer=None, **options):
 
 def assert_same_bits(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
-
-
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-TALK = [{"role": "user", "content": " Hi\n"}, {"role": "assistant", "content": "Yes. \n"}]
 
 
 def chat_tokenizer(special=("<|endoftext|>", "<|im_start|>", "<|im_end|>"), **named):

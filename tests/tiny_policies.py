@@ -12,15 +12,9 @@ from hs2jax.training import step
 
 
 def config(vocabulary: int, layers: int = 1):
-    return tiny.config(
-        vocab_size=vocabulary,
-        hidden_size=16,
-        num_layers=layers,
-        num_heads=2,
-        num_kv_heads=1,
-        intermediate_size=24,
-        tied=False,
-    )
+    heads = {"num_heads": 2, "num_kv_heads": 1, "num_layers": layers}
+    sizes = {"vocab_size": vocabulary, "hidden_size": 16, "intermediate_size": 24}
+    return tiny.config(**sizes, **heads, tied=False)
 
 
 def parameters(of, seed: int = 0):

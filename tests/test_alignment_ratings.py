@@ -1,13 +1,15 @@
-"""Annotation: a reward model's outputs as whole numbers, in rows that training reads again."""
+"""Annotation: a reward model's outputs as whole numbers, in rows that training reads again; and
+rescaling, which gives them people's mean and spread first."""
 
 import numpy as np
 import pytest
 import stages
 import tiny
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hs2jax.alignment.annotate import annotate, every_turn
+from hs2jax.alignment.rescale import affine, rescale
 from hs2jax.data import corpora
 from hs2jax.data.groups import Group
 from hs2jax.losses.steerlm import rounded
@@ -24,7 +26,8 @@ ROWS = [
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     folder = tmp_path_factory.mktemp("annotate")
-    tiny.save(folder / "ratings", outputs=stages.OUTPUTS, bias=True)
+    for name, bias in (("ratings", True), ("plain", False)):
+        tiny.save(folder / name, outputs=stages.OUTPUTS, bias=bias, max_seq_len=1024)
     return folder
 
 
@@ -122,3 +125,68 @@ def test_a_model_that_rates_no_attribute_is_refused(data, tmp_path):
     tiny.save(tmp_path / "ratings", outputs=("reward",))
     with pytest.raises(ValueError, match="none of them an attribute"):
         annotate(stages.annotation(tmp_path, data), tmp_path / "run")
+
+
+# Rescaling: values get people's mean and spread, and keep their order -----------------------------
+
+TALKS = "helpsteer2:mini/train.jsonl[:6]"
+PEOPLE = "helpsteer2:mini/train.jsonl[10:40]"
+NAMES = ("helpfulness", "verbosity")
+
+
+def outputs_of(folder) -> np.ndarray:
+    return np.concatenate(RewardModel.load(folder).score_groups(list(corpora.read(TALKS))))
+
+
+@pytest.mark.parametrize("model", ["ratings", "plain"])
+def test_the_saved_model_rates_as_people_do_in_mean_and_spread(here, model, tmp_path):
+    rows = rescale(stages.rescaling(here, TALKS, model, attributes=NAMES), tmp_path / "run")
+    before, after = outputs_of(here / model), outputs_of(tmp_path / "run" / "model")
+    people = [rating for group in corpora.read(PEOPLE) for rating in group.ratings]
+    assert len(before) == 12
+    for name in NAMES:
+        rated, part = [rating[name] for rating in people], f"attribute/{name}"
+        old, new = (table[:, stages.OUTPUTS.index(name)] for table in (before, after))
+        assert [new.mean(), new.std()] == pytest.approx([np.mean(rated), np.std(rated)], abs=1e-3)
+        assert (np.argsort(old) == np.argsort(new)).all()
+        for method, table in (("before", old), ("after", new)):
+            told = [stages.value(rows, metric, part, method=method) for metric in ("mean", "std")]
+            assert told == pytest.approx([table.mean(), table.std()], abs=1e-3)
+        for v in range(5):
+            assert stages.value(rows, f"rated_{v}", part, method="people") == rated.count(v)
+    # What was not named stays as it is.
+    assert {row["part"].split("/")[1] for row in rows} == set(NAMES)
+    np.testing.assert_allclose(after[:, 1], before[:, 1], atol=1e-5)
+
+
+@given(
+    values=st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20),
+    ratings=st.lists(st.integers(0, 4), min_size=2, max_size=20),
+)
+def test_affine_matches_the_first_two_moments(values, ratings):
+    assume(np.std(values) > 1e-2 and len(set(ratings)) > 1)
+    scale, shift = affine(np.asarray(values), ratings, "verbosity")
+    scaled = scale * np.asarray(values) + shift
+    assert scale > 0
+    assert np.mean(scaled) == pytest.approx(np.mean(ratings), abs=1e-5)
+    assert np.std(scaled) == pytest.approx(np.std(ratings), abs=1e-5)
+
+
+def test_what_does_not_vary_cannot_be_spread():
+    with pytest.raises(ValueError, match="verbosity: all 3 values are 2; there is no spread"):
+        affine(np.full(3, 2.0), [1, 2, 3], "verbosity")
+    with pytest.raises(ValueError, match="verbosity: all 2 people's ratings are 4"):
+        affine(np.arange(3.0), [4, 4], "verbosity")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        (("beauty",), "rates verbosity, reward, helpfulness, and not beauty"),
+        ((), "has no ratings of reward; leave them out with config.attributes"),
+    ],
+)
+def test_attributes_that_cannot_be_rescaled_are_named(here, attributes, said, tmp_path):
+    config = stages.rescaling(here, TALKS, "ratings", attributes=attributes)
+    with pytest.raises(ValueError, match=said):
+        rescale(config, tmp_path / "run")
