@@ -108,10 +108,8 @@ def test_the_papers_settings():
 
 
 def test_responses_of_a_file_are_found_by_their_prompts(here, tmp_path):
-    rows = [
-        {"prompt": question, "responses": [f"{question} {i}" for i in range(2)]}
-        for question in reversed(stages.QUESTIONS[1:])
-    ]
+    said = {question: [f"{question} {i}" for i in range(2)] for question in stages.QUESTIONS}
+    rows = [{"prompt": x, "responses": said[x]} for x in reversed(stages.QUESTIONS[1:])]
     asked = stages.QUESTIONS[1]
     rows += [{"prompt": asked, "response": "One more."}, {"prompt": asked, "response": " "}]
     theirs = f"responses:{stages.write(tmp_path / 'theirs.jsonl', rows)}"
@@ -129,7 +127,7 @@ def test_responses_of_a_file_are_found_by_their_prompts(here, tmp_path):
     assert record["skipped"] == {"no responses to the prompt": 1, "empty text": 1}
     groups = list(corpora.read(f"sampled:{tmp_path / 'skip' / 'samples.jsonl'}"))
     assert [group.prompt[0]["content"] for group in groups] == list(stages.QUESTIONS[1:])
-    assert groups[0].responses == (*(f"Is the sea far? {i}" for i in range(2)), "One more.")
+    assert groups[0].responses == (*said[asked], "One more.")
     assert {(group.tokens, group.ratings) for group in groups} == {((), ())}
     assert all(group.condition == parse_condition(stages.ASKED) for group in groups)
 
@@ -182,12 +180,9 @@ def test_a_server_reads_what_the_policy_would(here, tmp_path, served):
     assert asked[0][0] == "/v1/models"
     assert {key for _, key, _ in asked} == {"Bearer secret"}
     assert len(bodies) == len(stages.QUESTIONS) + 2  # Two were asked again.
-    condition = parse_condition(stages.ASKED)
-    named = tiny.tokenizer()
-    groups = [
-        Group(({"role": "user", "content": question},), ("-",), condition=condition)
-        for question in stages.QUESTIONS
-    ]
+    condition, named = parse_condition(stages.ASKED), tiny.tokenizer()
+    prompts = [tuple(tiny.talk(question, "-")[:1]) for question in stages.QUESTIONS]
+    groups = [Group(prompt, ("-",), condition=condition) for prompt in prompts]
     expected = [ids.tolist() for ids in chat.prompt_ids(named, groups)]
     assert named.decode(expected[0]).endswith("assistant\nhelpfulness:4,verbosity:1\n")
     by_seed = {body["seed"]: body for body in bodies}

@@ -23,13 +23,10 @@ LINEAR = {"type": "linear", "factor": 2.0}
     ("change", "named"),
     [
         ({"model_type": "mamba"}, "model_type is 'mamba'"),
-        ({"architectures": ["LlamaForTokenClassification"]}, "LlamaForTokenClassification"),
         ({"attention_bias": "yes"}, "attention_bias is 'yes'"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config is"),
         ({"rope_scaling": {"rope_type": "longrope", "factor": 8.0}}, "rope_scaling.rope_type"),
         ({"rope_scaling": LINEAR, "rope_parameters": LINEAR | {"factor": 3}}, "different things"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
         ({"hidden_size": None}, "hidden_size is None"),
         ({"num_hidden_layers": "3"}, "num_hidden_layers is '3'"),
         ({"num_key_value_heads": 3}, "num_key_value_heads 3"),

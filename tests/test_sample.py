@@ -50,15 +50,12 @@ def same(found, expected):
 
 
 def as_groups(found: list[list[Sample]], condition=ASKED) -> list[Group]:
-    return [
-        Group(
-            tuple(prompt),
-            tuple(one.text.strip() or "-" for one in of),
-            condition=condition,
-            tokens=tuple(tuple(one.tokens.tolist()) for one in of),
-        )
-        for prompt, of in zip(PROMPTS, found, strict=True)
-    ]
+    groups = []
+    for prompt, of in zip(PROMPTS, found, strict=True):
+        texts = tuple(one.text.strip() or "-" for one in of)
+        tokens = tuple(tuple(one.tokens.tolist()) for one in of)
+        groups.append(Group(tuple(prompt), texts, condition=condition, tokens=tokens))
+    return groups
 
 
 def test_samples_depend_on_seed_and_number_only():
