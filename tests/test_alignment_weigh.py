@@ -14,7 +14,6 @@ from hs2jax.alignment.sample import sample
 from hs2jax.config_rules import parse_condition
 from hs2jax.data import corpora, formats
 from hs2jax.language_model import LanguageModel
-from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
 
 LOGS = ("log_attribute", "log_prior", "log_proposal")
@@ -25,6 +24,7 @@ ASKED = parse_condition(stages.ASKED)
 def here(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weigh")
     stages.models(folder)
+    tiny.language_model(folder / "other", words=tiny.bos_tokenizer())
     sample(stages.sampling(folder), folder / "samples")
     return folder
 
@@ -162,18 +162,9 @@ def test_groups_that_are_too_small_or_too_long_are_counted(here, tmp_path):
         ({"tokens": [[310], [311]]}, r"config\.prior: .* has another vocabulary"),
     ],
 )
-def test_what_cannot_be_weighed_is_told(here, other_prior, tmp_path, row, words):
+def test_what_cannot_be_weighed_is_told(here, tmp_path, row, words):
     row = {"prompt": "Why?", "condition": ASKED, "responses": ["a", "b"]} | row
     data = f"sampled:{stages.write(tmp_path / 'rows.jsonl', [row])}"
-    models = {"prior": other_prior, "proposal": str(here / "policy")}
+    models = {"prior": str(here / "other"), "proposal": str(here / "policy")}
     with pytest.raises(ValueError, match=words):
         weigh.weigh(stages.weighing(here, data, **models), tmp_path / "run")
-
-
-@pytest.fixture(scope="module")
-def other_prior(here):
-    words = tiny.bos_tokenizer()
-    config = tiny.config(vocab_size=len(words))
-    params = tiny.parameters(config)
-    hub.save(here / "other", config=config, params=params, tokenizer=words)
-    return str(here / "other")

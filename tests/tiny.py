@@ -110,10 +110,11 @@ def save(folder, **options) -> RewardModel:
     return model
 
 
-def language_model(folder, seed: int = 0, **changes) -> None:
-    """Writes a model without a reward head to a folder."""
-    of = config(**changes)
-    hub.save(folder, config=of, params=parameters(of, seed), tokenizer=tokenizer())
+def language_model(folder, seed: int = 0, words=None, **changes) -> None:
+    """Writes a model without a reward head to a folder, of the tokenizer `words` if it is given."""
+    words = words or tokenizer()
+    of = config(**{"vocab_size": len(words)} | changes)
+    hub.save(folder, config=of, params=parameters(of, seed), tokenizer=words)
 
 
 def talk(prompt: str, response: str) -> list[dict[str, str]]:
