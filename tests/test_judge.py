@@ -11,11 +11,10 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.judging import lager, prompts, readings, score_tokens, weights_file
 from hs2jax.judging.criteria import Criterion
-from hs2jax.judging.judge import Judge, forward, requests_of
+from hs2jax.judging.judge import Judge, forward
 from hs2jax.judging.layer_weights import Fit
 from hs2jax.judging.prompts import Request
 from hs2jax.judging.readings import Readings, is_whole
@@ -47,7 +46,7 @@ def small_judge(seed=0, mesh=None, words=None, **changes) -> Judge:
 
 
 JUDGE = small_judge()
-SPOKEN = [[{"role": "user", "content": a}, {"role": "assistant", "content": b}] for a, b in TALKS]
+SPOKEN = [tiny.talk(*talk) for talk in TALKS]
 REQUESTS = [request_of(talk) for talk in TALKS]
 
 
@@ -127,11 +126,11 @@ def test_no_logits_of_the_vocabulary_and_no_layers_states_are_made(states):
     batch = {name: jnp.zeros((2, T), jnp.int32) for name in names}
     batch["end_positions"] = jnp.zeros((2, 4), jnp.int32)
     params = tiny.parameters(config)
-    made = sizes(
-        jax.make_jaxpr(
-            lambda p, b: forward(p, b, p["embed"][:5], config, dtype=jnp.float32, states=states)
-        )(params, batch).jaxpr
-    )
+
+    def run(p, b):
+        return forward(p, b, p["embed"][:5], config, dtype=jnp.float32, states=states)
+
+    made = sizes(jax.make_jaxpr(run)(params, batch).jaxpr)
     assert not [shape for shape in made if V in shape]
     assert not [shape for shape in made if layers + 1 in shape[:1] and T in shape]
     assert not [shape for shape in made if shape[:1] == (layers,) and T in shape]
@@ -264,25 +263,30 @@ def test_a_reading_is_made_once(tmp_path, monkeypatch):
     assert_same(found[1:4], JUDGE.ask(REQUESTS), atol=2e-5)
 
 
-@pytest.mark.parametrize(
-    "what", ["parameter", "template", "tokenizer", "dtype", "text", "answers", "states"]
-)
+def nudge(model):
+    norm = model.params["norm"]
+    model.params["norm"] = norm.at[0].set(jnp.nextafter(norm[0], 2.0))
+
+
+OTHERS = {
+    "parameter": nudge,
+    "template": lambda model: setattr(model.tokenizer, "chat_template", tiny.CHATML + "\n"),
+    "tokenizer": lambda model: model.tokenizer.add_tokens(["Paris is"]),
+    "dtype": lambda model: setattr(model, "dtype", jnp.bfloat16),
+    "text": lambda request: request._replace(item=request.item + " "),
+    "answers": lambda request: request._replace(answers=("1", "2", "3")),
+    "states": None,
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
 def test_nothing_kept_serves_another_model_or_text(tmp_path, monkeypatch, what):
     calls, judge, requests = counting(monkeypatch), small_judge(), REQUESTS
     list(stream(judge, requests, tmp_path))
-    if what == "parameter":
-        norm = judge.model.params["norm"]
-        judge.model.params["norm"] = norm.at[0].set(jnp.nextafter(norm[0], 2.0))
-    elif what == "template":
-        judge.model.tokenizer.chat_template += "\n"
-    elif what == "tokenizer":
-        judge.model.tokenizer.add_tokens(["Paris is"])
-    elif what == "dtype":
-        judge.model.dtype = jnp.bfloat16
-    elif what == "text":
-        requests = [r._replace(item=r.item + " ") for r in requests]
-    elif what == "answers":
-        requests = [r._replace(answers=("1", "2", "3")) for r in requests]
+    if what in ("text", "answers"):
+        requests = [OTHERS[what](request) for request in requests]
+    elif what != "states":
+        OTHERS[what](judge.model)
     calls.clear()
     list(stream(judge, requests, tmp_path, states=what == "states"))
     assert calls == [2, 1]
@@ -294,11 +298,3 @@ def test_what_is_too_long_is_kept_as_that(tmp_path):
     for _ in range(2):
         found = list(stream(judge, requests, tmp_path))
         assert [each is None for each in found] == [False, True]
-
-
-def test_requests_of_a_group_are_one_for_each_response():
-    group = Group(({"role": "user", "content": "Q"},), ("yes", "no"))
-    items = [request.item for request in requests_of(group, CRITERIA)]
-    assert [item.split("[Response]")[1].strip() for item in items] == ["yes", "no"]
-    with pytest.raises(ValueError, match=r"'style' has the scale 0\.\.9"):
-        requests_of(group, [*CRITERIA, Criterion("style", "Style.", (), tuple(range(10)))])

@@ -37,9 +37,8 @@ UNTIED = tiny_model(tied=False, final_logit_softcap=3.0)
 
 PROMPTS = ("Where is Paris?", "How do I bake bread, and how long does it take?", "Hi")
 ANSWERS = ("Yes.", "No.", "In France.", "\n\nMix flour and water, then wait.")
-PAIRS = st.lists(
-    st.tuples(st.sampled_from(PROMPTS), st.sampled_from(ANSWERS)), min_size=1, max_size=10
-)
+MANY = list(itertools.product(PROMPTS, ANSWERS))
+PAIRS = st.lists(st.sampled_from(MANY), min_size=1, max_size=10)
 
 
 def by_hand(model: LanguageModel, prompt: str, response: str) -> np.ndarray:
@@ -80,17 +79,11 @@ def same(found, expected):
 
 @pytest.mark.parametrize("model", [MODEL, UNTIED], ids=["tied", "untied, capped"])
 def test_equals_softmax_over_all_logits(model):
-    pairs = list(itertools.product(PROMPTS, ANSWERS))
-    expected = [by_hand(model, *pair) for pair in pairs]
-    same(model.log_probability([talk(*pair) for pair in pairs]), expected)
+    expected = [by_hand(model, *pair) for pair in MANY]
+    same(model.log_probability([talk(*pair) for pair in MANY]), expected)
     # Else the tests of this file would hold for a model that finds all equally likely.
     assert np.ptp(np.concatenate(expected)) > 1
     assert len({len(tokens) for tokens in expected}) > 1
-
-
-def test_what_the_config_says_matters():
-    cap = tiny_model(tied=False).log_probability([talk("Hi", "Yes.")])[0].total
-    assert abs(cap - UNTIED.log_probability([talk("Hi", "Yes.")])[0].total) > 0.1
 
 
 @settings(max_examples=15)
@@ -98,9 +91,6 @@ def test_what_the_config_says_matters():
 def test_depends_on_neither_layout_nor_rows_nor_order_nor_company(pairs, layout, rows):
     found = MODEL.log_probability([talk(*pair) for pair in pairs], layout=layout, rows=rows)
     same(found, [alone(*pair) for pair in pairs])
-
-
-MANY = list(itertools.product(PROMPTS, ANSWERS))
 
 
 @pytest.mark.parametrize("layout", packing.LAYOUTS)
@@ -189,21 +179,10 @@ def test_shared_runs_are_the_least_work(pairs, width):
             assert whole.tolist() == [*pairs[i][0], *pairs[i][1]]
 
 
-def test_a_run_has_at_most_so_many():
-    same_prompt = [Encoded(np.arange(50, dtype=np.int32), (np.ones(1, np.int32),))] * 20
-    runs = conversations.share(same_prompt, 1000)
-    assert [i for run in runs for i in run] == list(range(20))
-    assert len(runs) == 3
-    assert max(map(len, runs)) <= conversations.SHARED
-
-
-def test_a_reward_model_without_output_weights_is_refused(tmp_path):
+def test_a_loaded_model_says_the_same_and_what_is_no_whole_one_is_refused(tmp_path):
     tiny.save(tmp_path / "reward", tied=False, language_head=False)
     with pytest.raises(ValueError, match="without a language model's output weights"):
         LanguageModel.load(tmp_path / "reward")
-
-
-def test_a_loaded_model_says_the_same(tmp_path):
     tiny.language_model(tmp_path / "model")
     loaded = LanguageModel.load(tmp_path / "model")
     assert loaded.name == str(tmp_path / "model")
@@ -259,16 +238,13 @@ def test_chunks_give_the_plain_softmax_and_its_gradients(dtype, chunk, cap):
 
 @pytest.mark.parametrize("gradient", [False, True])
 def test_no_array_has_room_for_all_logits(gradient):
-    hidden, lm_head, targets = (
-        jax.ShapeDtypeStruct((2, 300, 8), jnp.bfloat16),
-        jax.ShapeDtypeStruct((50_000, 8), jnp.float32),
-        jax.ShapeDtypeStruct((2, 300), jnp.int32),
-    )
+    of = {(2, 300, 8): jnp.bfloat16, (50_000, 8): jnp.float32, (2, 300): jnp.int32}
+    arguments = [jax.ShapeDtypeStruct(*each) for each in of.items()]
 
     def total(hidden, lm_head, targets):
         return log_probabilities(hidden, lm_head, targets, chunk=512).sum()
 
     run = jax.grad(total, argnums=(0, 1)) if gradient else total
-    memory = jax.jit(run).lower(hidden, lm_head, targets).compile().memory_analysis()
+    memory = jax.jit(run).lower(*arguments).compile().memory_analysis()
     all_logits = 4 * 2 * 300 * 50_000
     assert memory.temp_size_in_bytes < all_logits / 8

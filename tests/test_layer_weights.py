@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_policies import softmax
 
 from hs2jax.evaluation.statistics import spearman
 from hs2jax.judging import lager, layer_weights
@@ -13,11 +14,6 @@ from hs2jax.judging.layer_weights import RECIPES, cross_validate, fit
 OURS, PAPER, REPOSITORY = (PRESETS[name] for name in ("recommended", "paper", "repository"))
 VALUES = np.arange(1, 6)
 recipes = pytest.mark.parametrize("recipe", RECIPES)
-
-
-def softmax(x):
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
 
 
 def noise(rng, N, entries=8, S=5, spread=3.0):
@@ -148,13 +144,10 @@ def test_a_folds_weights_are_those_of_a_fit_without_it(recipe):
         np.testing.assert_allclose(weights, alone.weights, atol=1e-4)
 
 
-@given(
-    members=st.lists(st.sampled_from("abcdefgh"), min_size=30, max_size=30).filter(
-        lambda members: len(set(members)) >= 3
-    ),
-    folds=st.integers(2, 3),
-    seed=st.integers(0, 9),
-)
+MEMBERS = st.lists(st.sampled_from("abcdefgh"), min_size=30, max_size=30)
+
+
+@given(MEMBERS.filter(lambda few: len(set(few)) > 2), st.integers(2, 3), st.integers(0, 9))
 @settings(max_examples=10)
 def test_clusters_stay_together_and_every_sample_is_scored(members, folds, seed):
     clusters, N = np.array(members), len(members)
@@ -176,15 +169,12 @@ def test_clusters_stay_together_and_every_sample_is_scored(members, folds, seed)
             assert lager.AGGREGATIONS[name].expectation or not moved[held].any()
 
 
+CASES = [(range(1, 6), 2, REPOSITORY), (range(1, 10), 6, REPOSITORY)]
+CASES += [(range(1, 6), 6, PAPER), (range(10), 2, OURS)]
+
+
 @given(
-    case=st.sampled_from(
-        [
-            (range(1, 6), 2, REPOSITORY),
-            (range(1, 10), 6, REPOSITORY),
-            (range(1, 6), 6, PAPER),
-            (range(10), 2, OURS),
-        ]
-    ),
+    case=st.sampled_from(CASES),
     recipe=st.sampled_from(RECIPES),
     seed=st.integers(0, 2**32 - 1),
 )

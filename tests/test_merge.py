@@ -1,5 +1,6 @@
 """ExPO's arithmetic on trees and on models that are read leaf by leaf, and runs as its sources."""
 
+import copy
 import dataclasses
 import json
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import stages
 import tiny
 from command import succeed
 from hypothesis import given
@@ -137,12 +139,8 @@ def test_of_two_models_only_one_and_a_pair_of_leaves_are_in_memory(folders, devi
 
 def on_first_device() -> int:
     """Bytes of living arrays on the first device."""
-    return sum(
-        shard.data.nbytes
-        for x in jax.live_arrays()
-        for shard in x.addressable_shards
-        if shard.device == jax.devices()[0]
-    )
+    shards = [shard for x in jax.live_arrays() for shard in x.addressable_shards]
+    return sum(each.data.nbytes for each in shards if each.device == jax.devices()[0])
 
 
 @pytest.mark.parametrize(
@@ -167,34 +165,29 @@ def test_a_different_template_reading_or_vocabulary_is_refused(folders):
     other = merge.open_source(str(folders[1]))
     merge.check_alike(source, other)
 
-    def changed(of, **changes):
-        return of._replace(model=dataclasses.replace(of.model, **changes))
-
-    with pytest.raises(ValueError, match="template: 'own' and 'extra_id'"):
-        merge.check_alike(source, changed(other, template="extra_id"))
-    with pytest.raises(ValueError, match="read: 'end_of_turn' and 'last'"):
-        merge.check_alike(source, changed(other, read="last"))
-    other.model.tokenizer.chat_template = tiny.LLAMA
-    with pytest.raises(ValueError, match="text of the chat template"):
-        merge.check_alike(source, other)
-    with pytest.raises(ValueError, match="tokenizer's vocabulary"):
-        merge.check_alike(source, changed(other, tokenizer=tiny.bos_tokenizer()))
+    with_template = copy.deepcopy(other.model.tokenizer)
+    with_template.chat_template = tiny.LLAMA
+    for changes, said in (
+        ({"template": "extra_id"}, "template: 'own' and 'extra_id'"),
+        ({"read": "last"}, "read: 'end_of_turn' and 'last'"),
+        ({"tokenizer": with_template}, "text of the chat template"),
+        ({"tokenizer": tiny.bos_tokenizer()}, "tokenizer's vocabulary"),
+    ):
+        changed = dataclasses.replace(other.model, **changes)
+        with pytest.raises(ValueError, match=said):
+            merge.check_alike(source, other._replace(model=changed))
     # The pad that an export adds makes no difference.
     assert tokenizer_files.PAD in source.model.tokenizer.get_vocab()
     assert tokenizer_files.PAD not in tiny.tokenizer().get_vocab()
-    merge.check_alike(source, changed(source, tokenizer=tiny.tokenizer()))
+    unpadded = dataclasses.replace(source.model, tokenizer=tiny.tokenizer())
+    merge.check_alike(source, source._replace(model=unpadded))
 
 
-def test_a_language_model_is_no_source(tmp_path):
-    tiny.language_model(tmp_path)
+def test_a_language_model_is_a_source_only_by_a_row_of_its_lm_head(tmp_path):
+    tiny.language_model(tmp_path, tied=False)
     with pytest.raises(ValueError, match="no reward head"):
         merge.open_source(str(tmp_path))
-
-
-def test_a_reward_in_lm_head_is_a_source(tmp_path):
-    tiny.language_model(tmp_path, tied=False)
-    name = f"{tmp_path}#lm_head[0]"
-    source = merge.open_source(name)
+    source = merge.open_source(name := f"{tmp_path}#lm_head[0]")
     assert_same_bits(merge.merge(source, source, 1.0), RewardModel.load(name).params)
 
 
@@ -213,9 +206,7 @@ TRAINED = {
 def run(folders, tmp_path_factory):
     """Train from `folders[0]` in a way of TRAINED; returns the run's folder."""
     folder = tmp_path_factory.mktemp("runs")
-    data = folder / "pairs.jsonl"
-    rows = ({"prompt": f"Is {i} odd?", "chosen": str(i % 2), "rejected": "No."} for i in range(12))
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = stages.pairs(folder / "pairs.jsonl", 12)
     done = {}
 
     def train(way: str):
@@ -223,7 +214,7 @@ def run(folders, tmp_path_factory):
             done[way] = folder / str(len(done))
             options = [
                 *(f"model.name={folders[0]}", "model.outputs=()", "model.template="),
-                *(f"data.train=preference:{data}", f"data.validation=preference:{data}"),
+                *(f"data.train={data}", f"data.validation={data}"),
                 *("data.row_length=256", "batch_size=6", "micro_batch_size=8", "epochs=2"),
                 *("optimizer.learning_rate=1e-3", "optimizer.warmup=1", "model.remat=False"),
                 *TRAINED[way],
@@ -257,17 +248,15 @@ def test_a_run_is_read_as_its_export_is(run, folders, way, on):
     assert changed["decoder"]["layers"]["attention"]["q"] == (way != "head")
 
 
-def test_a_run_whose_base_has_changed_is_refused(run, folders, tmp_path):
+def test_a_run_whose_base_has_changed_or_without_a_best_step_is_refused(run, folders, tmp_path):
     config = json.loads((run("LoRA") / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "best").mkdir()
+    with pytest.raises(FileNotFoundError, match="no checkpoint of a best step yet"):
+        open_source(str(tmp_path))
+    (tmp_path / "best").rmdir()
+    (tmp_path / "best").symlink_to(run("LoRA") / "best")
     config["model"]["name"] = str(folders[1])
     (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "best").symlink_to(run("LoRA") / "best")
     with pytest.raises(ValueError, match="is another model than the one that the run"):
-        open_source(str(tmp_path))
-
-
-def test_a_run_without_a_best_step_is_refused(run, tmp_path):
-    (tmp_path / "best").mkdir()
-    (tmp_path / "config.json").write_text((run("all") / "config.json").read_text())
-    with pytest.raises(FileNotFoundError, match="no checkpoint of a best step yet"):
         open_source(str(tmp_path))

@@ -159,13 +159,8 @@ def test_the_better_response_is_found_whatever_the_letter_liked(tmp_path, likes_
 def test_a_judge_that_always_says_a_is_at_chance(tmp_path):
     rows = compare_all(PlantedPairs(sees=0.0, likes_a=5.0), worth_groups(), tmp_path)
     # Strictly: a tie is wrong.
-    for metric, value in {
-        "accuracy": 0,
-        "accuracy_half_credit": 0.5,
-        "equal": 12,
-        "consistency": 0,
-        "says_a": 1,
-    }.items():
+    expected = {"accuracy": 0, "accuracy_half_credit": 0.5, "equal": 12}
+    for metric, value in (expected | {"consistency": 0, "says_a": 1}).items():
         assert asked_for(rows, metric) == dict.fromkeys(UNTUNED, value)
 
 
@@ -191,12 +186,8 @@ def test_what_does_not_count_is_counted(tmp_path):
 
 
 def test_longer_and_shorter_are_beside_it(tmp_path):
-    groups = [
-        group(0, "worth 2", "worth 1 and more", -1),
-        group(1, "worth 2", "worth 1 and more", -1),
-        group(2, "worth 1", "worth 2 and more", 1),
-        group(3, "worth 1", "worth 2", 1),
-    ]
+    groups = [group(i, "worth 2", "worth 1 and more", -1) for i in range(2)]
+    groups += [group(2, "worth 1", "worth 2 and more", 1), group(3, "worth 1", "worth 2", 1)]
     rows = compare_all(PlantedPairs(), groups, tmp_path)
     assert values(rows, "accuracy") == {"longer": 0.25, "shorter": 0.5}
     assert values(rows, "equal") == {"longer": 1, "shorter": 1}

@@ -34,11 +34,9 @@ def of_responses(batch, tokens):
     """The numbers [B, T] of each response's tokens, in the order of the slots."""
     found = []
     for b, slot in zip(*np.nonzero(batch["group_ids"] >= 0), strict=True):
-        last = batch["end_positions"][b, slot]
-        mine = batch["branch_ids"][b] == batch["branch_ids"][b, last]
-        found.append(
-            np.asarray(tokens)[b, mine & (batch["segment_ids"][b] == batch["segment_ids"][b, last])]
-        )
+        ids = np.stack([batch["branch_ids"][b], batch["segment_ids"][b]])
+        mine = (ids == ids[:, [batch["end_positions"][b, slot]]]).all(axis=0)
+        found.append(np.asarray(tokens)[b, mine])
     return found
 
 

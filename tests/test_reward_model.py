@@ -32,14 +32,6 @@ def table(scores):
     return np.asarray([list(score.outputs.values()) for score in scores])
 
 
-def test_scores_differ_visibly():
-    # Without this, the tests below would hold for a model that says the same of everything.
-    scores = [alone(p, r) for p in PROMPTS for r in ("Yes.", "No.", "In France.")]
-    first = sorted(score[0] for score in scores)
-    assert min(np.diff(first)) > 1e-4
-    assert np.ptp(first) > 0.1
-
-
 @settings(max_examples=15)
 @given(pairs=PAIRS, layout=st.sampled_from(packing.LAYOUTS), rows=st.sampled_from([1, 3, 8]))
 def test_scores_depend_on_neither_layout_nor_rows_nor_order_nor_company(pairs, layout, rows):
@@ -49,6 +41,13 @@ def test_scores_depend_on_neither_layout_nor_rows_nor_order_nor_company(pairs, l
 
 
 MANY = [(p, r) for p in PROMPTS for r in ("Yes.", "No.", "Mix flour and water, then wait.")]
+
+
+def test_scores_differ_visibly():
+    # Without this, the tests here would hold for a model that says the same of everything.
+    first = sorted(alone(*pair)[0] for pair in MANY)
+    assert min(np.diff(first)) > 1e-4
+    assert np.ptp(first) > 0.1
 
 
 @pytest.mark.parametrize("layout", ["shared", "separate"])
@@ -109,13 +108,10 @@ def test_a_lone_output_is_the_reward_and_a_bias_is_added():
     assert second.reward - first.reward == pytest.approx(0.5, abs=1e-6)
 
 
-@pytest.mark.parametrize("weights", [{"humour": 1.0}, {}])
-def test_weights_for_no_output_are_an_error(weights):
-    with pytest.raises(ValueError, match=r"outputs are \['helpfulness', 'verbosity'\]"):
-        MODEL.score([talk("Hi", "Yes.")], weights=weights)
-
-
-def test_a_conversation_must_end_with_the_assistant():
+def test_weights_for_no_output_and_what_is_no_conversation_are_errors():
+    for weights in ({"humour": 1.0}, {}):
+        with pytest.raises(ValueError, match=r"outputs are \['helpfulness', 'verbosity'\]"):
+            MODEL.score([talk("Hi", "Yes.")], weights=weights)
     assert MODEL.score([]) == []
     with pytest.raises(ValueError, match="conversation 1: expected a last turn by the assistant"):
         MODEL.score([talk("Hi", "Yes."), talk("Hi", "Yes.")[:1]])
@@ -128,21 +124,17 @@ LONG = talk("word " * 200, "Yes.")
 
 
 @pytest.mark.parametrize("layout", packing.LAYOUTS)
-@pytest.mark.parametrize("company", [[], [talk("Hi", text) for text in ("Yes.", "No.", "So.")]])
-def test_what_is_longer_than_the_positions_is_an_error(layout, company):
-    with pytest.raises(ValueError, match=r"conversation \d: .* longer than the 512 that fit"):
-        MODEL.score([*company, LONG], layout=layout)
-
-
-@pytest.mark.parametrize("layout", packing.LAYOUTS)
-def test_prompts_are_cut_where_asked(layout):
-    settings = {"row_length": 512, "max_tokens": 512, "too_long": "truncate"}
-    groups = group_conversations([LONG])
-    encoded = loader.prepare(groups, MODEL.tokenizer, attributes=(), **settings)
-    expected = MODEL.predict(encoded.examples)[0]
+def test_what_is_longer_than_the_positions_is_an_error_or_cut_where_asked(layout):
     company = [talk("Hi", text) for text in ("Yes.", "No.", "So.")]
+    for before in ([], company):
+        with pytest.raises(ValueError, match=r"conversation \d: .* longer than the 512 that fit"):
+            MODEL.score([*before, LONG], layout=layout)
+    settings = {"row_length": 512, "max_tokens": 512, "too_long": "truncate"}
+    encoded = loader.prepare(
+        group_conversations([LONG]), MODEL.tokenizer, attributes=(), **settings
+    )
     found = table(MODEL.score([*company, LONG], layout=layout, truncate=True))[3:]
-    np.testing.assert_allclose(found, expected, **TOLERANCE)
+    np.testing.assert_allclose(found, MODEL.predict(encoded.examples)[0], **TOLERANCE)
 
 
 @pytest.mark.parametrize("layout", packing.LAYOUTS)

@@ -114,16 +114,6 @@ def test_the_highest_are_those_not_below_the_last_of_them(rows, count, scale):
     assert found.tolist() == (rows >= least[:, None]).tolist()
 
 
-def test_a_part_of_the_whole_falls_on_its_token():
-    weights = np.zeros((1, 3 * next_token.COLUMNS), np.float32)
-    weights[0, [5, 256, 700]] = 1, 2, 1
-    table = jnp.asarray(weights).reshape(1, 3, next_token.COLUMNS)
-    # As they lie column by column: 256 is in column 0, 5 in 5 and 700 in 188.
-    parts = [0.0, 0.49, 0.51, 0.74, 0.76, 1 - 2**-24]
-    found = [int(next_token._by_weight(jnp.full(1, part), table)[0]) for part in parts]
-    assert found == [256, 256, 5, 5, 700, 700]
-
-
 def test_what_weighs_nothing_is_never_drawn():
     # Where one token's part of the whole ends and another's begins, sums are rounded either way.
     generator = np.random.default_rng(0)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import stages
 from planted_judge import TOO_LONG, PlantedJudge, readings_of, values
 
 from hs2jax.data.groups import DataError
@@ -39,11 +40,9 @@ def likes(request, q):
 @pytest.fixture
 def write(tmp_path):
     def to_file(content, name="rows.jsonl"):
-        path = tmp_path / name
+        path = stages.write(tmp_path / name, content)
         if name.endswith(".json"):
             path.write_text(json.dumps(content, indent=1))
-        else:
-            path.write_text("".join(json.dumps(row) + "\n" for row in content))
         return f"instructions:{path}"
 
     return to_file
@@ -112,10 +111,6 @@ def test_weights_choose_by_the_layer_that_they_name(write, tmp_path):
         choose(judge, write(content), tmp_path, weights=[0.5, 0.5])
 
 
-class KilledError(Exception):
-    pass
-
-
 def test_a_killed_run_goes_on_where_it_was_and_holds_no_rows(write, tmp_path, monkeypatch):
     data = write(rows(300))
     whole = choose(PlantedJudge(likes), data, tmp_path / "whole")
@@ -129,22 +124,24 @@ def test_a_killed_run_goes_on_where_it_was_and_holds_no_rows(write, tmp_path, mo
     def until_killed(requests, **options):
         ahead.append(len(taken) - len(judge.asked))
         if len(judge.asked) >= 128:
-            raise KilledError
+            raise KeyboardInterrupt
         return ask(judge, requests, **options)
 
     monkeypatch.setattr(selection, "requests_of", counted)
     judge.ask = until_killed
-    with pytest.raises(KilledError):
+    with pytest.raises(KeyboardInterrupt):
         choose(judge, data, tmp_path / "killed")
     # When a chunk is asked for, only a chunk or so more has been read of the file.
     assert max(ahead) <= 70
-    assert not (tmp_path / "killed" / "scores.jsonl").exists()
-    assert not (tmp_path / "killed" / "selected.jsonl").exists()
+    ends = [
+        [tmp_path / x / y for y in ("scores.jsonl", "selected.jsonl")] for x in ("whole", "killed")
+    ]
+    assert not any(path.exists() for path in ends[1])
     second = PlantedJudge(likes)
     assert choose(second, data, tmp_path / "killed") == whole
     assert len(second.asked) == 300 - 128
-    for name in ("scores.jsonl", "selected.jsonl"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    for one, other in zip(*ends, strict=True):
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_what_is_too_long_is_counted_and_never_chosen(write, tmp_path):
@@ -200,8 +197,8 @@ def test_one_row_is_always_chosen_and_each_only_once(write, tmp_path):
 
 
 def test_data_that_cannot_be_chosen_from(write, tmp_path):
-    path = tmp_path / "several.jsonl"
-    path.write_text(json.dumps({"prompt": "Hi", "responses": ["a", "b"]}) + "\n")
+    several = [{"prompt": "Hi", "responses": ["a", "b"]}]
+    path = stages.write(tmp_path / "several.jsonl", several)
     with pytest.raises(DataError, match=r"several\.jsonl, line 1, field 'responses': .*found 2"):
         choose(PlantedJudge(likes), f"responses:{path}", tmp_path)
     data = write([row | {"output": f"quality 1 {TOO_LONG}"} for row in rows(3)])

@@ -1,6 +1,7 @@
 """EQ-Bench's and SelfAware's questions as they are published, and judges who know planted parts of
 the truth."""
 
+import functools
 import json
 
 import numpy as np
@@ -66,12 +67,11 @@ def knows_answers(request, q):
     return 4.5 if int(request.questions[q].split()[1]) % 3 else 2.0
 
 
-def felt(judge, path, folder, record=None, **options):
-    return uses.emotions(readings_of(judge, folder), path, record or Record(), **options)
+def asked_by(use, judge, path, folder, record=None, **options):
+    return use(readings_of(judge, folder), path, record or Record(), **options)
 
 
-def known(judge, path, folder, record=None, **options):
-    return uses.knowledge(readings_of(judge, folder), path, record or Record(), **options)
+felt, known = (functools.partial(asked_by, use) for use in (uses.emotions, uses.knowledge))
 
 
 def weights(rows) -> list[float]:
@@ -255,6 +255,8 @@ def test_auc_f1_and_the_best_threshold_equal_their_definitions(pairs):
 def test_a_judge_with_one_layer_that_knows_what_can_be_answered(write, tmp_path):
     judge = PlantedJudge(knows_answers, noise=(3.0, 3.0, 0.2, 3.0))
     rows = known(judge, write(questions(300)), tmp_path)
+    # The explanation is computed once for several questions.
+    assert [len(request.questions) for request in judge.asked] == [16] * 18 + [12]
     auc = values(rows, "auc")
     assert list(auc) == list(lager.AGGREGATIONS)
     assert [row["method"] for row in select(rows, headline=True)] == list(auc)
@@ -276,14 +278,6 @@ def test_a_judge_with_one_layer_that_knows_what_can_be_answered(write, tmp_path)
             of = values(rows, row["metric"], row["part"])
             assert row["value"] == pytest.approx(of[row["method"]] - of[row["against"]])
     assert find(rows, metric="auc", method="lager_w", against="e_score")["low"] > 0
-
-
-def test_the_explanation_is_computed_once_for_several_questions(write, tmp_path):
-    path, judge = write(questions(40)), PlantedJudge(knows_answers)
-    first = known(judge, path, tmp_path, weights=[0.25] * 4)
-    assert [len(request.questions) for request in judge.asked] == [16, 16, 8]
-    assert known(judge, path, tmp_path, weights=[0.25] * 4) == first
-    assert len(judge.asked) == 3
 
 
 def test_questions_of_one_kind_only(write, tmp_path):

@@ -103,10 +103,8 @@ def test_a_run_whose_judge_writes(tmp_path, monkeypatch):
     assert result_of(tmp_path / "run")["weights_from"] == str(fitted)
     items = items_of(tmp_path / "run")
     assert len(items) == 32
-    judge, chosen = (
-        Judge.load(str(tmp_path / "model")),
-        criteria.load(str(tmp_path / "criteria.json")),
-    )
+    judge = Judge.load(str(tmp_path / "model"))
+    chosen = criteria.load(str(tmp_path / "criteria.json"))
     weights = np.array(json.loads(fitted.read_text())["weights"], np.float32)
     for one, other in zip(items[::2], items[1::2], strict=True):
         request = prompts.pointwise(one["prompt"], one["response"], chosen, condition="reasoning")
