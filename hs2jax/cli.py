@@ -86,7 +86,11 @@ def main(argv=None) -> None:
             print(*(line for line in __doc__.splitlines() if f" hs2jax {verb} " in line), sep="\n")
             print(options)
             return
-        prepare_logging()
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        logging.getLogger("hs2jax").setLevel(logging.INFO)
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of its own waiting.
+        # It would tell everybody that there is no torch, which is not needed.
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         if "distributed" in options and options.distributed:
             import jax
 
@@ -139,17 +143,13 @@ def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
 
 def unfit(arguments: list[str], error: Exception) -> str:
     """Say which key a config does not have, or what else does not fit it."""
-    from hs2jax import configs
-
     cause = error.args[0]
     said = str(cause.args[0] if isinstance(cause, KeyError) else cause)
     if not (missing := re.match(r"(?:Key )?[\"'](\w+)[\"']", said)):
         return f"an override of the config does not fit it: {said}"
     keys = re.findall(r"^--?config\.([\w.]+)", "\n".join(arguments), re.MULTILINE)
     key = next((key for key in keys if missing[1] in key.split(".")), missing[1])
-    new = [x for old, x in configs.OLD_KEYS.items() if missing[1] == old.split(".")[-1]]
-    hints = [f"It is now config.{each}." for each in new] + re.findall(r"Did you mean .*", said)
-    return " ".join([f"there is no config.{key}.", *hints])
+    return " ".join([f"there is no config.{key}.", *re.findall(r"Did you mean .*", said)])
 
 
 # Verbs --------------------------------------------------------------------------------------------
@@ -267,19 +267,10 @@ def report(verb: str, options) -> None:
 
     if options.output and not options.against:
         raise ValueError("--output is where the page of --against=FOLDER goes: give both")
-    against = (options.against, options.output or None)
-    print(
-        report.compare(options.workdir, *against) if against[0] else report.write(options.workdir)
-    )
-
-
-def prepare_logging() -> None:
-    """Say how every process of a command logs."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("hs2jax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of its own waiting.
-    # It would tell everybody that there is no torch, which is not needed.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if options.against:
+        print(report.compare(options.workdir, options.against, options.output or None))
+    else:
+        print(report.write(options.workdir))
 
 
 if __name__ == "__main__":

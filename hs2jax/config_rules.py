@@ -130,101 +130,71 @@ JUDGE_TASKS = {
 }
 BASELINES = ("gpt_score", "ridge_probe", "reward_model")
 
-_TRAINING = [
-    (
-        lambda c: c.trainable.cache and (c.trainable.last_layers < 0 or c.data.layout == "padded"),
-        "trainable.cache keeps what frozen layers give: it needs config.trainable.last_layers and "
-        'a layout other than "padded"',
-    ),
-]
-# Of each kind: when settings contradict one another, and what is said then, with c the config.
-CONTRADICTIONS = {
-    "train_reward_model": [
-        *_TRAINING,
-        (
-            lambda c: c.objective.output not in ("", *(c.model.outputs or (c.objective.output,))),
-            "objective.output is {c.objective.output!r}; the model's outputs are {c.model.outputs}",
-        ),
-    ],
-    "train_policy": [
-        *_TRAINING,
-        (
-            lambda c: c.objective.kind == "steerlm2" and c.data.condition,
-            "data.condition is {c.data.condition!r}; sampled groups have conditions of their own, "
-            'so with config.objective.kind "steerlm2" it must be ""',
-        ),
-        (
-            lambda c: c.objective.kind == "steerlm2" and c.data.too_long != "skip",
-            "data.too_long is {c.data.too_long!r}; the log-probabilities of sampled groups are "
-            'those after whole prompts, so with config.objective.kind "steerlm2" it must be "skip"',
-        ),
-    ],
-    "evaluate": [
-        (
-            lambda c: c.model.weights == "search" and not c.validation,
-            'model.weights is "search": name the pairs to search on in config.validation',
-        ),
-    ],
-    "sample": [
-        (
-            lambda c: c.responses and c.server,
-            "responses and config.server both say who answers: set one of them",
-        ),
-        (lambda c: not c.model.name and not c.responses, "model.name is not set"),
-        (
-            lambda c: c.responses and c.instruction,
-            "instruction: the responses of a file are written already; leave it empty",
-        ),
-        (
-            lambda c: c.responses and len(c.conditions) > 1,
-            "conditions: the responses of a file were written for one attribute setting",
-        ),
-    ],
-    "judge": [
-        (
-            lambda c: set(parse_names(c.baselines)) - set(BASELINES),
-            f"baselines are {{c.baselines!r}}; expected some of {', '.join(BASELINES)}",
-        ),
-        (
-            lambda c: ("reward_model" in parse_names(c.baselines)) != bool(c.reward_model),
-            'reward_model names the model of "reward_model" in config.baselines: set both or none',
-        ),
-        (
-            lambda c: "gpt_score" in c.baselines and c.criteria == "rubric",
+
+def refusals(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
+    """Say of settings that contradict one another: "KEY ...", each a sentence."""
+    match c.kind:
+        case "train_reward_model":
+            compared, outputs = c.objective.output, c.model.outputs
+            if outputs and compared not in ("", *outputs):
+                yield f"objective.output is {compared!r}; the model's outputs are {outputs}"
+        case "train_policy" if c.objective.kind == "steerlm2":
+            end = 'so with config.objective.kind "steerlm2" it must be'
+            if c.data.condition:
+                held = "sampled groups have conditions of their own"
+                yield f'data.condition is {c.data.condition!r}; {held}, {end} ""'
+            if c.data.too_long != "skip":
+                held = "the log-probabilities of sampled groups are those after whole prompts"
+                yield f'data.too_long is {c.data.too_long!r}; {held}, {end} "skip"'
+        case "evaluate":
+            if c.model.weights == "search" and not c.validation:
+                yield 'model.weights is "search": name the pairs to search on in config.validation'
+        case "sample":
+            if c.responses and c.server:
+                yield "responses and config.server both say who answers: set one of them"
+            if not c.model.name and not c.responses:
+                yield "model.name is not set"
+            if c.responses and c.instruction:
+                yield "instruction: the responses of a file are written already; leave it empty"
+            if c.responses and len(c.conditions) > 1:
+                yield "conditions: the responses of a file were written for one attribute setting"
+        case "judge":
+            yield from _judge(c, default)
+    trained = c.get("trainable", {"cache": False})
+    if trained["cache"] and (trained.last_layers < 0 or c.data.layout == "padded"):
+        yield (
+            "trainable.cache keeps what frozen layers give: it needs config.trainable.last_layers "
+            'and a layout other than "padded"'
+        )
+
+
+def _judge(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
+    baselines = parse_names(c.baselines)
+    if set(baselines) - set(BASELINES):
+        yield f"baselines are {c.baselines!r}; expected some of {', '.join(BASELINES)}"
+    if ("reward_model" in baselines) != bool(c.reward_model):
+        yield 'reward_model names the model of "reward_model" in config.baselines: set both or none'
+    if "gpt_score" in baselines and c.criteria == "rubric":
+        yield (
             "baselines: gpt_score asks by the same criteria for every row; name them in "
-            "config.criteria instead of 'rubric', or leave gpt_score out",
-        ),
-        (
-            lambda c: "ridge_probe" in c.baselines and c.folds < 3,
-            "folds is {c.folds}; expected 3 or more for ridge_probe",
-        ),
-        (
-            lambda c: c.validation and c.weights,
-            "validation says what weights are fitted on and config.weights where they come from: "
-            "set one of them",
-        ),
-        (
-            lambda c: c.task in ("pairs", "selection") and c.weights == CROSS_VALIDATE,
-            "weights is {c.weights!r}, but {c.task} has no ratings: give the weights.json of "
-            'another run, or "" for even weights',
-        ),
-    ],
-}
-
-
-def refusals(config: ConfigDict, default: ConfigDict) -> Iterator[str]:
-    """Say of settings that do not go with others: "KEY ...", each a sentence."""
-    for contradict, text in CONTRADICTIONS.get(config.kind, ()):
-        if contradict(config):
-            yield text.format(c=config)
-    if config.kind == "judge":
-        for key, tasks in JUDGE_TASKS.items():
-            if config.task not in tasks and config[key] != default[key]:
-                yield f"{key} is for config.task {' and '.join(tasks)}, not for {config.task}"
-        try:
-            (file if config.task in ("emotions", "knowledge") else data)(config.data)
-        except (ValueError, FileNotFoundError) as error:
-            yield f"data: {error}"
+            "config.criteria instead of 'rubric', or leave gpt_score out"
+        )
+    if "ridge_probe" in baselines and c.folds < 3:
+        yield f"folds is {c.folds}; expected 3 or more for ridge_probe"
+    if c.validation and c.weights:
+        yield "validation and config.weights both say where weights come from: set one of them"
+    if c.task in ("pairs", "selection") and c.weights == CROSS_VALIDATE:
+        yield (
+            f"weights is {c.weights!r}, but {c.task} has no ratings: give the weights.json of "
+            'another run, or "" for even weights'
+        )
+    for key, tasks in JUDGE_TASKS.items():
+        if c.task not in tasks and c[key] != default[key]:
+            yield f"{key} is for config.task {' and '.join(tasks)}, not for {c.task}"
+    try:
+        (file if c.task in ("emotions", "knowledge") else data)(c.data)
+    except (ValueError, FileNotFoundError) as error:
+        yield f"data: {error}"
 
 
 # Keys and texts -----------------------------------------------------------------------------------

@@ -304,7 +304,8 @@ def check(config: ConfigDict, where: str = "config") -> None:
     """
     kind = config.get("kind")
     settings, flat = defaults(kind, where), rules.flat(config)
-    if kind not in ("recipe", "sweep") and (unknown := flat.keys() - {"kind", *SETTINGS[kind]}):
+    given = set(config) - {"base"} if kind == "sweep" else flat.keys()
+    if kind != "recipe" and (unknown := given - {"kind", *SETTINGS[kind]}):
         raise ValueError(unknown_key(kind, min(unknown), where))
     for key, (default, rule) in SETTINGS[kind].items():
         if key not in flat:
@@ -324,8 +325,6 @@ def check(config: ConfigDict, where: str = "config") -> None:
     if kind == "recipe":
         _check_stages(config, where)
     if kind == "sweep":
-        if unknown := set(config) - {"kind", "base", *SETTINGS["sweep"]}:
-            raise ValueError(unknown_key("sweep", min(unknown), where))
         base = config.get("base")
         if not isinstance(base, ConfigDict) or base.get("kind") != "train_reward_model":
             raise ValueError(f"{where}.base: expected a config of kind train_reward_model")
@@ -349,17 +348,8 @@ def _check_stages(recipe: ConfigDict, where: str) -> None:
 
 # Keys ---------------------------------------------------------------------------------------------
 
-# Of earlier versions, by what stands there now.
-OLD_KEYS: dict[str, str] = {
-    "micro_rows": "micro_batch_size",
-    "optimizer.clip": "optimizer.max_grad_norm",
-    "optimizer.first_moment": "optimizer.mu_dtype",
-}
-
 
 def unknown_key(kind: str, key: str, where: str = "config") -> str:
     """Say that configs of a kind have no such key (dotted), and which one may be meant."""
-    if key in OLD_KEYS:
-        return f"there is no {where}.{key}; it is now {where}.{OLD_KEYS[key]}"
     (near,) = difflib.get_close_matches(key, SETTINGS[kind], 1, cutoff=0)
     return f"there is no {where}.{key}; the nearest is {where}.{near}"

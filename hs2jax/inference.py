@@ -203,14 +203,11 @@ def progress_of(name: str, total: int | None = None, unit: str = "group"):
     def show(items: int, tokens: int = 0) -> None:
         done["items"] += items
         done["tokens"] += tokens
-        speed = f"{done['tokens'] / (time.time() - begun):.0f} tokens/s"
-        if done["tokens"]:
-            bar.set_postfix_str(speed)
+        speed = f"{done['tokens'] / (time.time() - begun):.0f} tokens/s" if done["tokens"] else ""
+        bar.set_postfix_str(speed)
         bar.update(items)
-        if bar.disable and tokens:
-            log.info("%s: %d tokens, %s", name, done["tokens"], speed)
-        elif bar.disable and not done["tokens"]:
-            log.info("%s: %d %ss", name, done["items"], unit)
+        if bar.disable:
+            log.info("%s: %d %ss %s", name, done["items"], unit, speed)
 
     with bar:
         yield show

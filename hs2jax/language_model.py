@@ -9,14 +9,13 @@ How samples are drawn is in `models.sampler`.
 """
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from hs2jax import config_rules
+from hs2jax import configs
 from hs2jax.data import chat
 from hs2jax.data.chat import Encoded
 from hs2jax.data.conversations import encode, group_conversations
@@ -25,15 +24,6 @@ from hs2jax.inference import response_log_probabilities
 from hs2jax.model import Model, load
 from hs2jax.models import sampler
 
-RULES = {
-    "n": config_rules.at_least(1),
-    "temperature": config_rules.at_least(0),
-    "top_p": config_rules.share,
-    "top_k": config_rules.at_least(0),
-    "max_new_tokens": config_rules.at_least(1),
-    "seed": config_rules.seed,
-}
-
 
 class LogProbability(NamedTuple):
     """log P(response | prompt) in nats: of the whole, and of each of its tokens, f32 [tokens], the
@@ -41,21 +31,6 @@ class LogProbability(NamedTuple):
 
     total: float
     tokens: np.ndarray
-
-
-class Sample(NamedTuple):
-    """A response that was sampled.
-
-    text: without what ended it. tokens int32 [tokens]: up to and with the end of turn, or the token
-    that completes a text of `stop`, where it finished; else as many as it might have.
-    log_probabilities f32 [tokens], in nats: of these tokens under the model itself, temperature 1
-    and nothing cut off. finished: whether it ended by itself.
-    """
-
-    text: str
-    tokens: np.ndarray
-    log_probabilities: np.ndarray
-    finished: bool
 
 
 @dataclasses.dataclass
@@ -70,13 +45,10 @@ class LanguageModel(Model):
 
     @classmethod
     def load(cls, name, *, template: str = "", mesh=None, dtype=None) -> "LanguageModel":
-        """Load a folder, a GGUF file, a hub id or a short name.
-
-        template: one of `data.templates`; "" is what belongs to the checkpoint. dtype: of the
-        computation; None is float32 on CPU and bfloat16 elsewhere. Of a reward model that still has
-        its output weights, the language model is loaded and the head left.
-        Raises ValueError where the checkpoint has no output weights or no tokenizer.
-        """
+        """Load a folder, a GGUF file, a hub id or a short name; template and dtype: see
+        `RewardModel.load`. Of a reward model that still has its output weights, the language model
+        is loaded and the head left. Raises ValueError where the checkpoint has no output weights or
+        no tokenizer."""
         loaded, common = load(name, template=template, mesh=mesh, dtype=dtype)
         if not loaded.config.language_head:
             raise ValueError(
@@ -93,26 +65,21 @@ class LanguageModel(Model):
         prompts: Sequence[Sequence[Mapping[str, str]]],
         n: int = 1,
         *,
-        condition: Mapping[str, int] | Sequence[Mapping[str, int]] | None = None,
+        condition: Mapping[str, int] | None = None,
         **settings,
-    ) -> list[list[Sample]]:
+    ) -> list[list[sampler.Completion]]:
         """n responses to each prompt, a list of messages that ends with the user's.
 
-        condition: attribute values that the responses are asked to have (SteerLM), for all prompts
-        or one mapping for each. settings: see `sample_groups`, as are errors.
+        condition: attribute values that the responses are asked to have (SteerLM). settings: see
+        `sample_groups`, as are errors.
         """
-        if condition is None or isinstance(condition, Mapping):
-            condition = [condition or {}] * len(prompts)
-        if len(condition) != len(prompts):
-            raise ValueError(f"{len(condition)} conditions, but {len(prompts)} prompts")
         # A group has responses; this one stands for those to come.
         answer, groups = {"role": "assistant", "content": "-"}, []
-        for i, (prompt, asked) in enumerate(zip(prompts, condition, strict=True)):
+        for i, prompt in enumerate(prompts):
+            own = {"source": f"prompt {i}", "condition": dict(condition or {})}
             try:
                 (group,) = group_conversations([[*prompt, answer]])
-                groups.append(
-                    dataclasses.replace(group, source=f"prompt {i}", condition=dict(asked))
-                )
+                groups.append(dataclasses.replace(group, **own))
             except ValueError as error:
                 raise ValueError(f"prompt {i}: {error}") from None
         return self.sample_groups(groups, n, **settings)
@@ -126,30 +93,26 @@ class LanguageModel(Model):
         top_p: float = 1.0,
         top_k: int = 0,
         max_new_tokens: int = 256,
-        stop: Sequence[str] = (),
         seed: int = 0,
         first: int = 0,
         rows: int | None = None,
-    ) -> list[list[Sample]]:
+    ) -> list[list[sampler.Completion]]:
         """n responses to the prompt of each group, under its condition; its own are not looked at.
 
         temperature: 0 for the likeliest token always. top_k: of so many likeliest tokens, 0 for
         all; then top_p: of the likeliest that have this probability together, as `transformers`
-        has them. stop: texts that end a response, besides the end of turn and the model's EOS.
-        first: the number of the first group, for a list that is sampled in parts: random numbers
-        depend on seed, a group's number and a response's, and on nothing else. rows: responses
-        computed at a time, None for 32 on each device that rows are divided among; what is drawn
-        does not depend on it but for rounding.
+        has them. first: the number of the first group, for a list that is sampled in parts: random
+        numbers depend on seed, a group's number and a response's, and on nothing else. rows:
+        responses computed at a time, None for 32 on each device that rows are divided among; what
+        is drawn does not depend on it but for rounding.
 
         Raises ValueError where a setting is out of range or a prompt leaves no room for a response.
         """
         settings = {"n": n, "temperature": temperature, "top_p": top_p, "top_k": top_k}
         settings |= {"max_new_tokens": max_new_tokens, "seed": seed}
         for key, value in settings.items():
-            if expected := RULES[key](value):
+            if expected := configs.SETTINGS["sample"][key][1](value):
                 raise ValueError(f"{key} is {value}; expected {expected}")
-        if isinstance(stop, str) or not all(stop):
-            raise ValueError(f"stop is {stop!r}; it must be a list of texts, none of them empty")
         prompts = chat.prompt_ids(self.tokenizer, groups)
         positions = self.config.max_seq_len
         for group, ids in zip(groups, prompts, strict=True):
@@ -174,9 +137,8 @@ class LanguageModel(Model):
             rows=rows,
             mesh=self.mesh,
             dtype=self.dtype,
-            stopped=functools.partial(self._stopped, tuple(stop)),
         )
-        samples = iter([Sample(self._text(one, stop), *one) for one in taken])
+        samples = iter([one._replace(text=self._text(one)) for one in taken])
         return [list(itertools.islice(samples, n)) for _ in groups]
 
     def _ends(self) -> tuple[tuple[int, ...], ...]:
@@ -184,29 +146,14 @@ class LanguageModel(Model):
         own = chat.end_of_turn(self.tokenizer, self.read)
         return (own, *((id,) for id in self.config.eos_ids if (id,) != own))
 
-    def _text(self, taken: sampler.Completion, stop: Sequence[str]) -> str:
+    def _text(self, taken: sampler.Completion) -> str:
         """Write a sample without what ended it."""
         ids = taken.tokens.tolist()
-        end = next((end for end in self._ends() if tuple(ids[-len(end) :]) == end), ())
-        ended = taken.finished and end
-        text = self._decode(ids[: -len(end)] if ended else ids)
-        if ended:
-            text = chat.without_line_end(text, self.read)
-        return text[: min((at for at in map(text.find, stop) if at >= 0), default=None)]
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-
-    def _stopped(self, stop: Sequence[str], ids: np.ndarray) -> int | None:
-        """Count the tokens it takes to write one of the texts `stop`; None if they do not."""
-
-        def written(count: int) -> bool:
-            text = self._decode(ids[:count].tolist())
-            return any(one in text for one in stop)
-
-        if not stop or not written(len(ids)):
-            return None
-        return next(count for count in range(1, len(ids) + 1) if written(count))
+        if taken.finished:
+            end = next(end for end in self._ends() if tuple(ids[-len(end) :]) == end)
+            ids = ids[: -len(end)]
+        text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return chat.without_line_end(text, self.read) if taken.finished else text
 
     def log_probability(
         self, conversations: Sequence[Sequence[Mapping[str, str]]], **options
@@ -246,34 +193,23 @@ class LanguageModel(Model):
         options |= {"longest": self.config.max_seq_len, "read": self.read, "policy": policy}
         encoded = iter(encode(self.tokenizer, flat, **options))
         every = [[next(encoded) for _ in some] for some in parts]
-        singles = [
-            [
-                _single(example.encoded.prompt, ids)
-                for example in itertools.chain(*some)
-                for ids in example.encoded.responses
+        singles = {
+            i: [
+                _single(e.encoded.prompt, ids)
+                for e in itertools.chain(*some)
+                for ids in e.encoded.responses
             ]
-            for some in every
+            for i, some in enumerate(every)
             if all(some)
-        ]
-        tables = iter(
-            response_log_probabilities(
-                self.params,
-                list(itertools.chain(*singles)),
-                self.config,
-                layout=layout,
-                rows=rows,
-                mesh=self.mesh,
-                dtype=self.dtype,
-            )
-        )
-        found = iter([[next(tables) for _ in some] for some in singles])
-        return [next(found) if all(some) else None for some in every]
+        }
+        whole, where = list(itertools.chain(*singles.values())), {"mesh": self.mesh}
+        where |= {"layout": layout, "rows": rows, "dtype": self.dtype}
+        tables = iter(response_log_probabilities(self.params, whole, self.config, **where))
+        found = {i: [next(tables) for _ in some] for i, some in singles.items()}
+        return [found.get(i) for i in range(len(groups))]
 
     def save(self, folder) -> None:
-        """Export weights, config and tokenizer as a folder that `transformers` loads, and `load`.
-
-        Where the parameters are spread over several processes, see `RewardModel.save`.
-        """
+        """Export a folder that `transformers` loads, and `load`; see `RewardModel.save`."""
         self._export(folder, self.params)
 
 

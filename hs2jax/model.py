@@ -32,19 +32,13 @@ class Model:
     read: str = "end_of_turn"
 
     def _export(self, folder, decoder, **others) -> None:
-        """Write a folder that `transformers` loads. Where the parameters are spread over several
-        processes, all must call this; the first one writes."""
+        """Write a folder that `transformers` loads."""
         decoder = gathered(decoder, self.config)
         if decoder is not None:
-            how = {"template": self.template, "read": self.read}
-            hub.save(
-                folder,
-                config=self.config,
-                params=decoder,
-                tokenizer=self.tokenizer,
-                **how,
-                **others,
-            )
+            own = {
+                name: getattr(self, name) for name in ("config", "tokenizer", "template", "read")
+            }
+            hub.save(folder, params=decoder, **own, **others)
 
 
 def default_dtype():

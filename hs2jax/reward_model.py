@@ -63,12 +63,10 @@ class RewardModel(Model):
 
         name: a folder, a GGUF file, a hub id or a short name; with "#lm_head[0]" behind it, a
         language model whose row 0 of lm_head gives the reward. outputs: names of a new head's
-        outputs, for a checkpoint that has no head; a head that is there must have just these
-        outputs where they are given. bias and seed: of a new head. template: one of
-        `data.templates`; "" is what belongs to the checkpoint. dtype: of the computation; None is
-        float32 on CPU and bfloat16 elsewhere.
-
-        Raises ValueError where there is no head and no outputs are named, or they disagree.
+        outputs; a head that is there must have just these where they are given. bias and seed: of
+        a new head. template: one of `data.templates`; "" is the checkpoint's. dtype: of the
+        computation; None is float32 on CPU and bfloat16 elsewhere. Raises ValueError where there
+        is no head and no outputs are named, or they disagree.
         """
         if any((Path(name) / mark).exists() for mark in ("best", "result.json")):
             raise ValueError(f"{name} is the folder of a run; its model is {Path(name) / 'model'}")
@@ -132,13 +130,8 @@ class RewardModel(Model):
         `record`, instead of raising ValueError.
         """
         scalar = self.scalar_weights(weights)
-        outputs = self.score_groups(
-            group_conversations(conversations),
-            layout=layout,
-            rows=rows,
-            truncate=truncate,
-            record=record,
-        )
+        options = {"layout": layout, "rows": rows, "truncate": truncate, "record": record}
+        outputs = self.score_groups(group_conversations(conversations), **options)
         return [
             Score(
                 dict(zip(self.outputs, map(float, row), strict=True)),
@@ -175,11 +168,8 @@ class RewardModel(Model):
         return run_batches(run, batches, len(self.outputs), self.mesh)
 
     def save(self, folder) -> None:
-        """Export weights, config and tokenizer as a folder that `transformers` loads.
-
-        Where the parameters are spread over several processes, all must call this; the first one
-        writes.
-        """
+        """Export weights, config and tokenizer as a folder that `transformers` loads. Where the
+        parameters are spread over several processes, all must call this; the first one writes."""
         head = jax.tree.map(sharding.to_host, self.params["head"])
         named = {"head": head, "outputs": self.outputs, "weights": self.weights}
         self._export(folder, self.params["decoder"], **named)

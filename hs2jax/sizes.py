@@ -44,7 +44,12 @@ def apply(config: ConfigDict, arg: str | None, *, default: str, local: str = "ra
     Raises ValueError for another arg.
     """
     if arg == "runlocal":
-        _run_locally(config, local)
+        parts = MINI.values() if local == "both" else [MINI[local]]
+        train, validation = ("+".join(each) for each in zip(*parts, strict=True))
+        config.data.update(train=train, validation=validation, row_length=384)
+        config.update(batch_size=6, micro_batch_size=1, epochs=1)
+        config.update(evaluate_every=12, checkpoint_every=12)
+        config.model.remat, config.optimizer.warmup = False, 3
         arg = "smollm2_135m"
     name = arg or default
     if name not in SIZES:
@@ -55,17 +60,3 @@ def apply(config: ConfigDict, arg: str | None, *, default: str, local: str = "ra
     config.model.template = size.template if rewards or not size.template else "steerlm"
     config.optimizer.learning_rate *= size.learning_rate
     config.mesh.tensor = size.tensor
-
-
-def _run_locally(config: ConfigDict, local: str) -> None:
-    parts = MINI.values() if local == "both" else [MINI[local]]
-    config.data.train = "+".join(train for train, _ in parts)
-    config.data.validation = "+".join(validation for _, validation in parts)
-    config.model.remat = False
-    config.data.row_length = 384
-    config.batch_size = 6
-    config.micro_batch_size = 1
-    config.epochs = 1
-    config.evaluate_every = 12
-    config.checkpoint_every = 12
-    config.optimizer.warmup = 3

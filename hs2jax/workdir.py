@@ -13,22 +13,21 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import pickle
 import platform
 import resource
+import sqlite3
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
+from flax.serialization import msgpack_restore, msgpack_serialize
 from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
 log = logging.getLogger(__name__)
-
-ARRAY = "array"  # Marks where an array lies, in a store's line: [start, dtype, shape].
 
 
 # A run's folder ---------------------------------------------------------------------------------
@@ -158,62 +157,40 @@ def content_key(*parts) -> str:
 
 
 class Store:
-    """What was computed, by the key of what it follows from: only appended to, and kept on disk.
+    """What was computed, by the key of what it follows from, kept on disk: a table of SQLite.
 
-    PATH holds a line of JSON, [key, value], for each entry. Arrays that are values of a dict lie in
-    PATH.bin, in the dtype that they have, and are mapped into memory. An entry counts as soon as
-    its line has an end, and its bytes are on the disk before that; what a kill left behind is cut
-    off on opening. Several processes of one machine may append at once. Entries that are not finite
-    are not kept.
+    Values are of None, numbers, texts, lists, dicts with texts as keys, and arrays, which keep
+    their dtype. What `add` was given is there as a whole or, after a kill, not at all. Several
+    processes of one machine may add at once. Values that are not finite are not kept. Of several
+    hosts the first one has the file; what the others have is in memory.
     """
 
     def __init__(self, path: Path):
-        self.path, self._bytes = path, path.with_name(path.name + ".bin")
-        self._lock = path.with_name(path.name + ".lock")
-        self._entries: dict[str, object] = {}
-        self._reads = 0  # Of the file, whose end others may have moved.
-        self._mapped: np.ndarray | None = None
-        if is_first() and path.exists():
-            with locked(self._lock):
-                self._read()
+        self.path, place = path, ":memory:"
+        if is_first():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            place = path
+        self._table = sqlite3.connect(place, timeout=3600, check_same_thread=False)
+        self._table.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value BLOB)")
 
     def __contains__(self, key: str) -> bool:
-        return key in self._entries
-
-    def __len__(self) -> int:
-        return len(self._entries)
+        return self._find("1", key) is not None
 
     def get(self, key: str, default=None):
         """Return what is kept under a key, or the default."""
-        value = self._entries.get(key, default)
-        if not isinstance(value, dict):
-            return value
-        places = {name: x[ARRAY] for name, x in value.items() if isinstance(x, dict) and ARRAY in x}
-        return value | {name: self._map(*place) for name, place in places.items()}
+        found = self._find("value", key)
+        return default if found is None else msgpack_restore(found[0])
 
     def add(self, entries: Mapping[str, object]) -> list[str]:
-        """Keep entries, in the file too. Returns the keys of those that are not finite."""
+        """Keep entries. Returns the keys of those that are not finite."""
         refused = [key for key, value in entries.items() if not _is_finite(value)]
-        kept = {key: value for key, value in entries.items() if key not in refused}
-        if not is_first():
-            self._entries |= kept
-            return refused
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(self._lock):
-            self._read()
-            content = bytearray()
-            start = self._bytes.stat().st_size if self._bytes.exists() else 0
-
-            def place(x: np.ndarray) -> dict:
-                at = start + len(content)
-                content.extend(np.ascontiguousarray(x).tobytes())
-                return {ARRAY: [at, str(x.dtype), list(x.shape)]}
-
-            lines = [json.dumps(each, ensure_ascii=False, default=place) for each in kept.items()]
-            if content:
-                _append(self._bytes, content)  # Before the lines that count on it.
-            _append(self.path, "".join(f"{line}\n" for line in lines).encode())
-            self._read()
+        kept = [
+            (key, msgpack_serialize(value, in_place=True))  # As a copy, dicts would be sorted.
+            for key, value in entries.items()
+            if key not in refused
+        ]
+        with self._table:
+            self._table.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", kept)
         return refused
 
     def share(self, keys: Iterable[str]) -> None:
@@ -222,43 +199,16 @@ class Store:
         if jax.process_count() > 1:
             known = from_first({key: self.get(key) for key in keys if key in self})
             if not is_first():
-                self._entries |= known
+                self.add(known)
 
     def remove(self) -> None:
-        """Take the files away, where they only served to make another one."""
-        self._entries = {}
+        """Take the file away, where it only served to make another one."""
+        self._table.close()
         if is_first():
-            for path in (self.path, self._bytes, self._lock):
-                path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
 
-    def _read(self) -> None:
-        """Take in what was appended since, and cut off a line without an end."""
-        if not self.path.exists():
-            return
-        with self.path.open("r+b") as file:
-            file.seek(self._reads)
-            found = file.read()
-            whole = found.rfind(b"\n") + 1
-            if whole < len(found):
-                log.warning("%s: an unfinished last line is cut off", self.path)
-                file.truncate(self._reads + whole)
-        for line in found[:whole].splitlines():
-            try:
-                key, value = json.loads(line)
-            except ValueError:
-                log.warning("%s: a line that is no entry is passed over", self.path)
-                continue
-            self._entries[key] = value
-        self._reads += whole
-
-    def _map(self, start: int, dtype: str, shape: Sequence[int]) -> np.ndarray:
-        dtype = jax.numpy.dtype(dtype)  # Knows bfloat16.
-        if not np.prod(shape):
-            return np.zeros(shape, dtype)
-        end = start + int(np.prod(shape)) * dtype.itemsize
-        if self._mapped is None or len(self._mapped) < end:  # One map for all: they are limited.
-            self._mapped = np.memmap(self._bytes, np.uint8, "r")
-        return self._mapped[start:end].view(dtype).reshape(shape)
+    def _find(self, column: str, key: str) -> tuple | None:
+        return self._table.execute(f"SELECT {column} FROM kept WHERE key = ?", (key,)).fetchone()
 
 
 @contextlib.contextmanager
@@ -267,13 +217,6 @@ def locked(path: Path):
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _append(path: Path, content: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _is_finite(value) -> bool:

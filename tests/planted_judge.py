@@ -47,7 +47,7 @@ class PlantedJudge:
 
 def readings_of(judge, folder):
     """The readings of a judge, kept in a folder."""
-    return Readings(judge, Path(folder) / "readings.jsonl")
+    return Readings(judge, Path(folder) / "readings.sqlite")
 
 
 def values(rows, metric, part="", **fields) -> dict:

@@ -84,7 +84,7 @@ BAD = {
         ("reward_model", "r", 'names the model of "reward_model" in config.baselines'),
         ("criteria baselines", "rubric gpt_score", "gpt_score asks by the same criteria"),
         ("baselines folds", "ridge_probe 2", "folds is 2; expected 3 or more for ridge_probe"),
-        ("weights validation", f"cross-validate {MINI}", "config.weights where they come from"),
+        ("weights validation", f"cross-validate {MINI}", "config.weights both say where"),
         ("task condition", "emotions direct", "condition is for config.task scores, not for emo"),
         ("task criteria", "selection flask", "criteria is for config.task scores and pairs, not"),
         ("task weights", "pairs cross-validate", "pairs has no ratings"),
@@ -186,7 +186,7 @@ def test_a_recipe_is_checked_as_a_whole(here):
         configs.check(recipe)
     recipe.second.data = "ratings:{first}/rows.jsonl"
     recipe.second.unlock().micro_rows = 2
-    with pytest.raises(ValueError, match=r"no config\.second\.micro_rows; it is now"):
+    with pytest.raises(ValueError, match=r"no config\.second\.micro_rows; the nearest"):
         configs.check(recipe)
 
 

@@ -242,7 +242,7 @@ def counting(monkeypatch) -> list[int]:
 
 
 def stream(judge, requests, folder, **options):
-    return Readings(judge, folder / "readings.jsonl").stream(requests, "test", **options)
+    return Readings(judge, folder / "readings.sqlite").stream(requests, "test", **options)
 
 
 def test_a_reading_is_made_once(tmp_path, monkeypatch):

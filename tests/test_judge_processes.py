@@ -70,7 +70,7 @@ def test_two_processes_judge_as_one_does(tmp_path):
             for i in range(2)
         ]
         finish(running, said)
-        files = {path: path.read_bytes() for path in two.glob("*/readings.jsonl*")}
+        files = {path: path.read_bytes() for path in two.glob("*/readings.sqlite*")}
         assert not kept or kept == files
         kept = files
         for first, second in zip(items_of(one / "scores"), items_of(two / "scores"), strict=True):

@@ -68,7 +68,7 @@ def read(here, everything):
     chosen = criteria.load(str(here / "criteria.json"))
     judge = Judge.load(str(here / "model"))
     requests = [request for group in groups for request in requests_of(group, chosen)]
-    kept = Readings(judge, everything[0] / "readings.jsonl")
+    kept = Readings(judge, everything[0] / "readings.sqlite")
     found = list(kept.stream(requests, "again", states=True))
     return groups, chosen, judge, found
 
@@ -300,7 +300,7 @@ def test_feelings_and_knowledge_are_judged(here, foreign, tmp_path):
     """By weights of other prompts, too, which do not serve to score."""
     with pytest.raises(ValueError, match=r"config\.weights: .*template is 'of other prompts'"):
         run(here, tmp_path / "run", weights=foreign[0], preset="paper")
-    assert not (tmp_path / "run" / "readings.jsonl").exists()
+    assert not (tmp_path / "run" / "run.json").exists()
     talks = [dialogue(f"Ann: I won {i} times!\nBob: Oh.", n=i) for i in range(6)]
     path = tmp_path / "questions.json"
     path.write_text(json.dumps({str(i): talk for i, talk in enumerate(talks, 1)}))

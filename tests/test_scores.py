@@ -1,6 +1,7 @@
 """Kept scores: each computed once, never another model's or template's, whole after a kill."""
 
 import dataclasses
+import sqlite3
 
 import jax
 import numpy as np
@@ -30,7 +31,7 @@ class KilledError(Exception):
 
 
 def store(folder, name="a") -> Store:
-    return Store(folder / f"{name}.jsonl")
+    return Store(folder / f"{name}.sqlite")
 
 
 def outputs(model, kept, groups=GROUPS, **options):
@@ -144,4 +145,5 @@ def test_scores_that_are_not_finite_are_refused_with_their_row(tmp_path):
     broken = dataclasses.replace(MODEL, params={**MODEL.params, "head": {"kernel": kernel}})
     with pytest.raises(ValueError, match="test:0: the model's outputs are not finite"):
         outputs(broken, store(tmp_path), GROUPS[:3])
-    assert not len(store(tmp_path))
+    kept = sqlite3.connect(store(tmp_path).path).execute("SELECT * FROM kept")
+    assert not kept.fetchall()

@@ -235,13 +235,13 @@ def test_states_computed_once_train_the_same_model(tmp_path, source, plain, monk
     monkeypatch.setenv("HS2JAX_CACHE", str(tmp_path / "cache"))
     cached = RUNS["last layer"] | {"trainable.cache": True}
     rows = run(plain, source, **RUNS["last layer"]) + run(tmp_path / "cached", source, **cached)
-    files = list((tmp_path / "cache" / "states").glob("*.bin"))
+    files = list((tmp_path / "cache" / "states").glob("*.sqlite"))
     assert len(files) == 2
     times = {path: path.stat().st_mtime_ns for path in files}
     # Also for what was trained from it: the layers below are the same, its vocabulary is not.
     run(tmp_path / "later", plain / "model", **cached, **{"model.outputs": (), "seed": 1})
     assert {path: path.stat().st_mtime_ns for path in files} == times, "they were computed again"
-    assert len(list((tmp_path / "cache" / "states").glob("*.bin"))) == 2
+    assert len(list((tmp_path / "cache" / "states").glob("*.sqlite"))) == 2
     margins = [r["value"] for r in rows if (r["part"], r["metric"]) == ("", "margin")]
     assert margins[0] == pytest.approx(margins[1], abs=1e-4)
     a, b = (RewardModel.load(f / "model").params for f in (plain, tmp_path / "cached"))

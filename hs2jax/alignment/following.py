@@ -42,18 +42,15 @@ def sweep(items: Sequence[dict], attribute: str, base: Mapping[str, int]) -> Swe
         if attribute in item["condition"] and item["condition"] | same == base | same
         for i, measured in enumerate(item["measured"])
     ]
-    found = [(item, i) for item, i, measured in every if measured is not None]
-    measured = [measured for *_, measured in every if measured is not None]
-    requested = [item["condition"][attribute] for item, _ in found]
+    found = [each for each in every if each[2] is not None]
+    requested = [item["condition"][attribute] for item, _, _ in found]
+    names = found[0][2] if found else ()
     return Sweep(
         np.array(requested, float),
-        {
-            name: np.array([each[name] for each in measured], float)
-            for name in next(iter(measured), ())
-        },
-        np.array([len(item["responses"][i]) for item, i in found], float),
-        [json.dumps(item["prompt"]) for item, _ in found],
-        [(item["source"], value, i) for (item, i), value in zip(found, requested, strict=True)],
+        {name: np.array([measured[name] for *_, measured in found], float) for name in names},
+        np.array([len(item["responses"][i]) for item, i, _ in found], float),
+        [json.dumps(item["prompt"]) for item, _, _ in found],
+        [(item["source"], item["condition"][attribute], i) for item, i, _ in found],
         len(every) - len(found),
     )
 

@@ -1,13 +1,11 @@
 """Rescaling: model/, a reward model whose attribute values are spread over some responses as
 people's ratings are.
 
-A regression model that follows ratings with a correlation of r gives values of only r times their
-standard deviation, and on responses more alike than those it learned from, of less. In whole
-numbers (`annotate`) all answers to a prompt may then have one value, from which a policy cannot
-learn what a value means, though the model orders these answers well. So an attribute's value v
-becomes M + S (v - m) / s: m and s are its mean and standard deviation over config.data, M and S
-those of people's ratings in config.ratings. This is affine and goes into the head; the order of
-responses stays as it is, and what is an error of the model is spread with the rest.
+A regression model's values are less spread than the ratings it learned from: in whole numbers
+(`annotate`) all answers to a prompt may have one value, from which a policy learns nothing. So an
+attribute's value v becomes M + S (v - m) / s: m and s are its mean and standard deviation over
+config.data, M and S those of people's ratings in config.ratings. This is affine and goes into the
+head; the order of responses stays as it is.
 """
 
 from collections.abc import Sequence

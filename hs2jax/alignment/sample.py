@@ -10,8 +10,6 @@ temperature and truncation it was sampled with. Responses from elsewhere have ne
 count, responses that say nothing, which elsewhere are malformed (config.data.on_error).
 """
 
-import logging
-import time
 from collections.abc import Sequence
 
 from hs2jax import config_rules
@@ -22,8 +20,6 @@ from hs2jax.data.record import Record
 from hs2jax.language_model import LanguageModel
 from hs2jax.models import sampler, sharding
 from hs2jax.workdir import content_key, row
-
-log = logging.getLogger(__name__)
 
 
 @stage.verb
@@ -46,17 +42,7 @@ def sample(config, run: stage.Run) -> list[dict]:
         content_key(source.identity, list(group.prompt), group.condition, number)
         for number, group in enumerate(groups)
     ]
-    spent, drawn = 0.0, 0
-
-    def answer(some: Sequence[Group], first: int) -> list[dict]:
-        nonlocal spent, drawn
-        began, answers = time.time(), source.answer(some, first)
-        spent += time.time() - began
-        drawn += sum(len(ids) for each in answers for ids in each.get("tokens", ()))
-        log.info("samples: %.0f tokens/s", drawn / spent)
-        return answers
-
-    answers = run.each("samples", groups, keys, chunk(config), answer)
+    answers = run.each("samples", groups, keys, chunk(config), source.answer)
     samples = []
     for group, found in zip(groups, answers, strict=True):
         *earlier, last = group.prompt
@@ -67,7 +53,6 @@ def sample(config, run: stage.Run) -> list[dict]:
             found["instruction"] = config.instruction
         samples.append(head | found)
     run.write("samples.jsonl", samples)
-    run.result["tokens_per_second"] = drawn / spent if spent else None
     return results(samples)
 
 

@@ -1,8 +1,7 @@
 """An OpenAI-compatible server that answers prompts, such as vLLM's or SGLang's.
 
-It is asked at /v1/completions with the token ids of the prompt: they end with the assistant's
-header and the attributes, so that the model reads what it was trained on. /v1/chat/completions
-would put its own template around the messages, and has no place for the attributes.
+It is asked at /v1/completions with the token ids of the prompt, which end with the assistant's
+header and the attributes, for which /v1/chat/completions has no place.
 """
 
 import functools
@@ -16,6 +15,8 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import numpy as np
 
 from hs2jax.alignment.sources import Source, fitting
 from hs2jax.data import chat, templates
@@ -103,13 +104,9 @@ def connect(config) -> Source:
         # Half a surrogate pair is no text, and cannot be written.
         texts = [choice["text"].encode(errors="replace").decode() for choice in choices]
         ended = [choice.get("finish_reason") == "stop" for choice in choices]
-        return {
-            "responses": [
-                chat.without_line_end(text, read) if end else text
-                for text, end in zip(texts, ended, strict=True)
-            ],
-            "finished": ended,
-        }
+        for i in np.flatnonzero(ended):
+            texts[i] = chat.without_line_end(texts[i], read)
+        return {"responses": texts, "finished": ended}
 
     def answer(groups: Sequence[Group], first: int) -> list[dict]:
         settings = {
@@ -122,9 +119,9 @@ def connect(config) -> Source:
             # Not every server knows it.
             **({"top_k": config.top_k} if config.top_k else {}),
         }
+        start = config.seed * 1_000_003 + first
         bodies = [
-            settings
-            | {"prompt": ids.tolist(), "seed": (config.seed * 1_000_003 + first + i) % 2**31}
+            settings | {"prompt": ids.tolist(), "seed": (start + i) % 2**31}
             for i, ids in enumerate(chat.prompt_ids(tokenizer, groups))
         ]
         if not is_first():

@@ -1,12 +1,4 @@
-"""The beginning and the end that every verb of this room has, and the loading of its models.
-
-A verb is written as what it does between the two, and called as any verb:
-
-    @stage.verb
-    def annotate(config, run): ...  # Returns rows for results.jsonl.
-
-    annotate(config, workdir)  # Checks, claims or resumes, works, finishes, and returns the rows.
-"""
+"""The beginning and the end that every verb of this room has, and the loading of its models."""
 
 import functools
 import logging
@@ -42,7 +34,7 @@ class Run:
     def __init__(self, config, folder: Path):
         self.config, self.workdir = config, folder
         self.record, self.records, self.result = Record(), {}, {}
-        self.kept = workdir.Store(folder / "kept.jsonl")
+        self.kept = workdir.Store(folder / "kept.sqlite")
         self.mesh = sharding.mesh_of(config.mesh)
 
     def load(self, kind: type, name: str, template: str = ""):
@@ -100,7 +92,8 @@ class Run:
 
 
 def verb(work: Callable[..., list[dict]]) -> Callable[..., list[dict]]:
-    """Make verb(config, workdir) -> rows of work(config, run) -> rows.
+    """Make verb(config, workdir) -> rows of work(config, run) -> rows: it checks, claims or
+    resumes, works and finishes.
 
     Raises ValueError or FileNotFoundError for a config that cannot be, naming the key.
     """

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import grain
@@ -119,8 +119,8 @@ class Batches:
     is `micro_batch_size`. Micro-batches that a batch does not need are all padding and come last.
     `plan[i]` lists the batch's rows.
 
-    `states` [cost, D] of each example, where they are known before, are an item's "states"
-    [M, B, T, D]. Not for the layout "padded", and not where examples lie in pieces.
+    `states` gives the states [cost, D] of an example, where they are known before, which are an
+    item's "states" [M, B, T, D]. Not for the layout "padded", and not where examples lie in pieces.
 
     A group that lies in several pieces, each with a copy of the prompt, has one number in
     "group_ids", and with any such group in the run (`split`) every item has "parts" int32
@@ -133,7 +133,7 @@ class Batches:
     layout: str
     micro_batch_size: int
     split: bool
-    states: Sequence[np.ndarray] | None = None
+    states: Callable[[int], np.ndarray] | None = None
 
     @property
     def micro_batches(self) -> int:
@@ -147,11 +147,11 @@ class Batches:
         rows = self.plan[i] + [[]] * (M * B - len(self.plan[i]))
         batch = packing.lay([[p.laid for p in row] for row in rows], self.shape, self.layout)
         if self.states is not None:
-            like = self.states[0]
+            like = self.states(0)
             batch["states"] = np.zeros((M * B, self.shape.length, like.shape[1]), like.dtype)
             for row, pieces in zip(batch["states"], rows, strict=True):
                 for e, start, stop in self.spans(pieces):
-                    row[start:stop] = self.states[e]
+                    row[start:stop] = self.states(e)
         if self.split:
             turns = [piece.turn for row in rows for piece in row]
             counts = Counter(turns)

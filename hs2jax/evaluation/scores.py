@@ -67,7 +67,7 @@ def default_folder() -> Path:
 
 def store_of(model: RewardModel) -> Store:
     """Open the store of what a model has scored: outputs by `conversation_key`."""
-    return Store(default_folder() / f"{model_key(model)}.jsonl")
+    return Store(default_folder() / f"{model_key(model)}.sqlite")
 
 
 def stream(

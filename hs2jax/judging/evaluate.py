@@ -55,7 +55,7 @@ def judge(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         return workdir.read_rows(folder / "results.jsonl")
     mesh, dtype = sharding.mesh_of(config.mesh), configs.dtype(config.model.dtype)
     one = Judge.load(config.model.name, mesh=mesh, dtype=dtype)
-    readings = Readings(one, folder / "readings.jsonl")
+    readings = Readings(one, folder / "readings.sqlite")
     rows, result = (score if config.task == "scores" else use)(config, readings, folder, chosen)
     model = {
         "name": config.model.name,

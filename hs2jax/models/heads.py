@@ -12,11 +12,8 @@ from hs2jax.models.decoder import pick
 
 
 def init_reward(key, width: int, outputs: int, *, bias: bool = False):
-    """A fresh reward head: kernel [D, K] normal with std 0.02, bias [K] zero where asked.
-
-    The papers' head inherits the backbone's initialiser and has a bias; `transformers`'
-    SequenceClassification heads have none, so here it is there only where asked.
-    """
+    """A fresh reward head: kernel [D, K] normal with std 0.02, bias [K] zero where asked: the
+    papers' head has one, and those of `transformers` have none."""
     head = {"kernel": 0.02 * jax.random.normal(key, (width, outputs), jnp.float32)}
     if bias:
         head["bias"] = jnp.zeros((outputs,), jnp.float32)
@@ -42,11 +39,8 @@ def reward(head, hidden, end_positions):
 
 
 def logits(params, hidden, config: Config):
-    """Vocabulary logits [..., V] in float32 of hidden [..., D]; only for few positions, V is large.
-
-    params must be a language model's: tied embeddings where there is no "lm_head". Where the
-    config has a `final_logit_softcap`, as Gemma 2's has, they are capped by it.
-    """
+    """Vocabulary logits [..., V] in float32 of hidden [..., D], by a language model's params; only
+    for few positions, V is large."""
     table = params.get("lm_head", params["embed"]).astype(hidden.dtype)
     out = jnp.einsum("...D,VD->...V", hidden, table, preferred_element_type=jnp.float32)
     return softcap(out, config.final_logit_softcap)

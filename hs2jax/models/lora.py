@@ -4,7 +4,6 @@ A projection with weights W gets a product a b of rank r: x W + scale x a b, sca
 Axis letters: L layers, I the weights' input axes as one, O their output axes as one, r rank.
 """
 
-import functools
 import math
 import re
 from collections.abc import Mapping
@@ -12,8 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-
-from hs2jax.models.sharding import path_name
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 INPUTS = {"q": 1, "k": 1, "v": 1, "o": 2, "gate": 1, "up": 1, "down": 1}
 """The projections, and how many axes of their weights, after the layers', are summed over."""
@@ -27,23 +25,21 @@ def init(key, layers: Mapping[str, Any], *, rank: int, targets: str):
     that the model is at first what it was.
     Raises ValueError where no projection matches.
     """
-    able = [(p, x) for p, x in jax.tree.leaves_with_path(layers) if p[-1].key in INPUTS]
-    chosen = [(path, x) for path, x in able if re.search(targets, path_name(path))]
+    able = [(path, x) for path, x in sorted(flatten_dict(layers).items()) if path[-1] in INPUTS]
+    chosen = [(path, x) for path, x in able if re.search(targets, "/".join(path))]
     if not chosen:
-        names = ", ".join(sorted(path_name(path) for path, _ in able))
+        names = ", ".join("/".join(path) for path, _ in able)
         raise ValueError(f"config.lora.targets is {targets!r}, which matches none of {names}")
-    tree: dict[str, Any] = {}
+    leaves = {}
     for n, (path, x) in enumerate(chosen):
-        *parents, name = (step.key for step in path)
-        count, into = x.shape[0], x.shape[1 : 1 + INPUTS[name]]
+        count, into = x.shape[0], x.shape[1 : 1 + INPUTS[path[-1]]]
         out_of = x.shape[1 + len(into) :]
         draw = jax.random.normal(jax.random.fold_in(key, n), (count, *into, rank), jnp.float32)
-        node = functools.reduce(lambda node, key: node.setdefault(key, {}), parents, tree)
-        node[name] = {
+        leaves[path] = {
             "a": draw / math.sqrt(math.prod(into)),
             "b": jnp.zeros((count, rank, *out_of), jnp.float32),
         }
-    return tree
+    return unflatten_dict(leaves)
 
 
 def scaled(tree, scale):

@@ -103,9 +103,8 @@ def check_alike(initial: Source, trained: Source) -> None:
         # Which token fills up rows says something only where reading passes over it.
         a["pad_id"] = b["pad_id"]
     found = [f"\n  {what}: {a[what]!r} and {b[what]!r}" for what in a if a[what] != b[what]]
-    for what, text_of in TEXTS.items():
-        if text_of(initial.model.tokenizer) != text_of(trained.model.tokenizer):
-            found.append(f"\n  {what}")
+    long = [_texts(each.model.tokenizer) for each in (initial, trained)]
+    found += [f"\n  {what}" for what in long[0] if long[0][what] != long[1][what]]
     if found:
         raise ValueError(
             f"{initial.name} and {trained.name} cannot be merged, since they differ in"
@@ -119,13 +118,9 @@ def _described(source: Source) -> dict[str, Any]:
     return vars(source.model.config) | named | bias
 
 
-def _vocabulary(tokenizer) -> dict[str, int]:
-    words = tokenizer.get_vocab()
-    words.pop(PAD, None)  # Only in an export, and never in a text.
-    return words
-
-
-TEXTS = {
-    "the text of the chat template": template_of,
-    "the tokenizer's vocabulary": _vocabulary,
-}
+def _texts(tokenizer) -> dict[str, Any]:
+    words = tokenizer.get_vocab() | {PAD: None}  # It is only in an export, and never in a text.
+    return {
+        "the text of the chat template": template_of(tokenizer),
+        "the tokenizer's vocabulary": words,
+    }

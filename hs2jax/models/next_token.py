@@ -1,9 +1,8 @@
 """Drawing the next token from logits: greedy, or by chance, of all tokens or the likely ones.
 
-Nothing is sorted. A token is drawn of all; whether it is one of the likely ones (top-p) is a
-question of how much probability lies above it, one sum. If it is not, neither is what lies below
-it, and the next is drawn of what lies above. That is a fair draw of the likely ones, and takes two
-or three sums where the vocabulary would be sorted.
+Nothing is sorted. A token is drawn of all; it is one of the likely ones (top-p) by how much
+probability lies above it, one sum. If it is not, the next is drawn of what lies above, which is a
+fair draw of the likely ones.
 
 Axis letters: B rows, V vocabulary, E and C the vocabulary as a table of E by C, token e C + c, so
 that sums over it run along E and many columns at a time.
@@ -51,8 +50,7 @@ def draw(keys, logits, choice: Choice, temperature, top_p):
 
 def among_highest(logits, count: int):
     """Bool [B, V]: those not below the count-th highest of their row. Found by halving the numbers
-    between which that one is, since finding them by order takes ten times as long on
-    CPU."""
+    between which that one is: `jax.lax.top_k` takes ten times as long on CPU."""
     count = min(count, logits.shape[1])
     bits = jax.lax.bitcast_convert_type(logits, jnp.int32)
     order = jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # Integers in the same order.

@@ -2,9 +2,8 @@
 
 A prompt is computed once and its keys and values copied to the rows of its samples. Rows are
 computed together, a token of each at a time, in a loop on the device that comes back to the host
-now and then: after STEPS tokens, so that the cache can grow and texts be looked at, or as soon as
-an eighth of the rows have ended while samples wait, so that these take their places. (To come back
-for each one that ends would cost more than it brings: their prompts are computed together too.)
+now and then: after STEPS tokens, so that the cache can grow, or as soon as an eighth of the rows
+have ended while samples wait, so that these take their places.
 
 A row of the cache holds a token at the index of its position. So which rows there are, where a
 sample lies and when it began changes nothing of what it computes, and its random numbers come from
@@ -16,7 +15,7 @@ L layers, V vocabulary, W tokens of the longest end.
 
 import collections
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -48,11 +47,12 @@ class SampleRequest(NamedTuple):
 class Completion(NamedTuple):
     """A sample: new tokens int32 [tokens], their log-probabilities f32 [tokens] under the model
     itself, whatever temperature, top-k and top-p they were drawn with; whether it ended by itself,
-    then with an end of turn or what `stopped` found."""
+    then with one of the ends; and what `LanguageModel` reads them as, without that end."""
 
     tokens: np.ndarray
     log_probabilities: np.ndarray
     finished: bool
+    text: str = ""
 
 
 class Drawing(NamedTuple):
@@ -102,14 +102,12 @@ def sample(
     rows: int | None = None,
     mesh=None,
     dtype=jnp.float32,
-    stopped: Callable[[np.ndarray], int | None] = lambda tokens: None,
 ) -> list[Completion]:
     """Draw a completion for each request, in their order.
 
     params: a language model's. prompts: token ids, at least one each; requests of one prompt should
     be neighbours. rows: samples computed at a time, None for ROWS on each device among which rows
-    are divided. stopped: is given a sample's tokens and says how many of them to keep where they
-    are enough, else None.
+    are divided.
     """
     if not requests:
         return []
@@ -131,13 +129,12 @@ def sample(
         found, likely, ended = batch.run(patience=max(1, B // 8) if waiting else B)
         for row, request in sorted(inside.items()):
             new, before = found[row] >= 0, completions[request]
-            tokens = np.concatenate([before.tokens, found[row][new]])
-            scores = np.concatenate([before.log_probabilities, likely[row][new]])
-            enough = stopped(tokens)
-            finished = enough is not None or bool(ended[row])
-            completions[request] = Completion(tokens[:enough], scores[:enough], finished)
-            if finished or not batch.rows.live[row]:
-                batch.rows.live[row] = False
+            completions[request] = Completion(
+                np.concatenate([before.tokens, found[row][new]]),
+                np.concatenate([before.log_probabilities, likely[row][new]]),
+                bool(ended[row]),
+            )
+            if not batch.rows.live[row]:
                 del inside[row]
     return completions
 
@@ -228,7 +225,7 @@ class _Batch:
             ends=ends,
             dtype=self.dtype,
         )
-        # Copies, since rows are written to here.
+        # Copies, since `enter` writes to them.
         self.rows = jax.tree.map(lambda x: np.array(sharding.to_host(x)), rows)
         return list(map(sharding.to_host, found))
 

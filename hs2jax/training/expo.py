@@ -1,8 +1,8 @@
 """ExPO: how far to go beyond a trained reward model, found on validation pairs.
 
 A sweep over factors of `models.merge.expo`, coarse then fine (arXiv 2410.01257 found 1.52 in such a
-way). The folder holds scored.jsonl (outputs of each factor, so that a killed sweep goes on), model/
-(of the chosen factor) and items/ (groups scored by the initial, trained and chosen model).
+way). The folder holds scored.sqlite (outputs of each factor, so that a killed sweep goes on),
+model/ (of the chosen factor) and items/ (groups scored by the initial, trained and chosen model).
 """
 
 import logging
@@ -72,7 +72,7 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     for name, spec in specs.items():
         data[name], records[name] = read(config, spec, model)
         log.info("%s: %s", name, records[name])
-    store = workdir.Store(folder / "scored.jsonl")
+    store = workdir.Store(folder / "scored.sqlite")
     follows_from = [_checksums(initial), _checksums(trained), str(model.dtype)]
 
     def merged(factor: float):

@@ -19,7 +19,7 @@ from hs2jax.workdir import Store, content_key
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # Goes up when the decoder computes, or `Store` keeps, anything in another way.
+VERSION = 2  # Goes up when the decoder computes anything in another way.
 
 
 def attach(batches: loader.Batches, params, config, *, dtype, mesh) -> loader.Batches:
@@ -37,13 +37,12 @@ def attach(batches: loader.Batches, params, config, *, dtype, mesh) -> loader.Ba
             "False, or config.data.row_length to what the longest group takes"
         )
     name = _name(batches, params, config, dtype)
-    store = Store(hub.cache_folder() / "states" / f"{name}.jsonl")
+    store = Store(hub.cache_folder() / "states" / f"{name}.sqlite")
     numbers = range(len(batches.examples))
     if not all(str(e) in store for e in numbers):
         log.info("computing what the frozen layers give: %s", store.path)
         _compute(store, batches, params, config, dtype, mesh)
-    states = [store.get(str(e))["states"] for e in numbers]
-    return dataclasses.replace(batches, states=states)
+    return dataclasses.replace(batches, states=lambda e: store.get(str(e)))
 
 
 def _compute(store: Store, batches: loader.Batches, params, config, dtype, mesh) -> None:
@@ -60,7 +59,7 @@ def _compute(store: Store, batches: loader.Batches, params, config, dtype, mesh)
             found = {}
             for row, pieces in zip(table, plan.plan[i], strict=False):
                 for e, start, stop in plan.spans(pieces):
-                    found[str(e)] = {"states": row[start:stop]}
+                    found[str(e)] = row[start:stop]
             if store.add({e: states for e, states in found.items() if e not in store}):
                 raise ValueError(
                     "config.trainable.cache: the frozen layers give what is not finite"
