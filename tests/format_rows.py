@@ -13,7 +13,15 @@ def user(content):
     return ({"role": "user", "content": content},)
 
 
-RIGHT, WRONG = {"correct": 1.0}, {"correct": 0.0}
+def pair(prompt, first, second, strength, **about):
+    return Group(user(prompt), (first, second), strength=strength, about=about)
+
+
+def credited(prompt, right, wrong, **about):
+    credits = ({"correct": 1.0},) * len(right) + ({"correct": 0.0},) * len(wrong)
+    return Group(user(prompt), (*right, *wrong), credits, about=about)
+
+
 # Of each format: the file's name, a row, and the group that it is.
 FILES = {
     "helpsteer2_disagreements": "rows.jsonl",
@@ -72,42 +80,22 @@ GROUPS = {
     "helpsteer2_disagreements": Group(
         user("p"), ("r",), (dict(zip(ATTRIBUTES, (1.5, 2.0, 2.0, 2.0, 3.0), strict=True)),)
     ),
-    "helpsteer3": Group(user("Hi"), ("a", "b"), strength=2.0),
-    "reward_bench": Group(
-        user("Name a gas."),
-        ("Helium.", "Iron."),
-        strength=-1.0,
-        about={"subset": "hep-go", "id": 30},
+    "helpsteer3": pair("Hi", "a", "b", 2.0),
+    "reward_bench": pair("Name a gas.", "Helium.", "Iron.", -1.0, subset="hep-go", id=30),
+    "reward_bench_2": credited(
+        "Name a colour.", ["Red.", "Blue."], ["Two.", "Cat.", "Loud."], subset="Ties", id="tied:12"
     ),
-    "reward_bench_2": Group(
-        user("Name a colour."),
-        ("Red.", "Blue.", "Two.", "Cat.", "Loud."),
-        (RIGHT, RIGHT, WRONG, WRONG, WRONG),
-        about={"subset": "Ties", "id": "tied:12"},
+    "rm_bench": credited(
+        *("What is 2 + 2?", ["4", "It is 4.", "**4**"], ["5", "It is 5.", "**5**"]),
+        domain="math",
+        id=8,
     ),
-    "rm_bench": Group(
-        user("What is 2 + 2?"),
-        ("4", "It is 4.", "**4**", "5", "It is 5.", "**5**"),
-        (RIGHT,) * 3 + (WRONG,) * 3,
-        about={"domain": "math", "id": 8},
+    "judge_bench": pair(
+        "A tort?", "Theft.", "Negligence.", 1.0, subset="knowledge", id="81ec", writer="gpt-4o"
     ),
-    "judge_bench": Group(
-        user("A tort?"),
-        ("Theft.", "Negligence."),
-        strength=1.0,
-        about={"subset": "knowledge", "id": "81ec", "writer": "gpt-4o"},
-    ),
-    "llmbar": Group(
-        user("Say hello."),
-        ("Hello.", "Goodbye."),
-        strength=-1.0,
-        about={"subset": "adversarial-GPTInst"},
-    ),
-    "pandalm": Group(
-        user("Shorten the text.\n\nIt is very cold."),
-        ("Cold.", "Hot."),
-        strength=-1.0,
-        about={"subset": "bloom_llama", "id": 3},
+    "llmbar": pair("Say hello.", "Hello.", "Goodbye.", -1.0, subset="adversarial-GPTInst"),
+    "pandalm": pair(
+        "Shorten the text.\n\nIt is very cold.", "Cold.", "Hot.", -1.0, subset="bloom_llama", id=3
     ),
     "instructions": Group(user("Name a gas.\n\nA light one."), ("Helium.",)),
     "summeval": Group(
@@ -136,7 +124,7 @@ UNREAD = {
     "helpsteer3": {"domain", "language", "individual_preference"},
     "reward_bench": {"chosen_model", "rejected_model", "id"},
     "reward_bench_2": {
-        *("num_correct", "num_incorrect", "total_completions", "models", "additional_metadata"),
+        *("num_correct", "num_incorrect", "total_completions", "models", "additional_metadata")
     },
     "rm_bench": {"id", "subset", "error"},
     "judge_bench": {"pair_id", "original_id", "response_model"},

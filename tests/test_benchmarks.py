@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 import pytest
-from benchmark_items import from_groups, listwise, pair, pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raters import from_groups, listwise, pair, pairs
 
 from hs2jax.data import corpora, formats
 from hs2jax.evaluation.benchmarks import scoring, ties

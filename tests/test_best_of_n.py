@@ -8,7 +8,6 @@ import pytest
 import raters
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import comb
 
 from hs2jax.evaluation import best_of_n
 
@@ -54,28 +53,6 @@ def test_the_curve_equals_counting_all_subsets(rewards, data):
                 assert row["low"] - 1e-9 <= row["value"] <= row["high"] + 1e-9
         if len(able) == 1:
             assert rows["reward"]["low"] is None
-
-
-@settings(max_examples=50)
-@given(st.lists(REWARDS, min_size=1, max_size=4))
-def test_the_ends_of_the_curve(rewards):
-    items = raters.of_candidates(rewards)
-    values = [rows["reward"]["value"] for rows in curve(items).values()]
-    assert values[0] == pytest.approx(np.mean([np.mean(row) for row in rewards]))
-    assert (np.diff(values[: min(map(len, rewards))]) > -1e-12).all()
-    best, _ = best_of_n.pick(items)
-    for item, index in zip(items, best, strict=True):
-        *_, last = curve([item]).values()
-        assert last["reward"]["value"] == pytest.approx(item["rewards"][index])
-
-
-@given(st.integers(1, 60), st.data())
-def test_weights_equal_the_formula(N, data):
-    n = data.draw(st.integers(1, N))
-    rank = np.arange(1, N + 1)
-    assert best_of_n.weights(N, n) == pytest.approx(
-        comb(rank - 1, n - 1) / comb(N, n), rel=1e-9, abs=1e-300
-    )
 
 
 def test_weights_are_a_distribution_where_factorials_overflow():

@@ -1,28 +1,21 @@
 """Two processes that share a mesh evaluate and sweep as one process does, kept scores included."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import stages
 from command import succeed
 from test_expo import save_pair
+from test_judge_processes import TOGETHER, start
 from test_processes import finish
 
 from hs2jax.evaluation import scores
 from hs2jax.reward_model import RewardModel
 from hs2jax.workdir import read_rows
 
-PROGRAM = """
-import jax
-jax.distributed.initialize({address!r}, 2, {number})
-from hs2jax.cli import main
-for verb in {verbs!r}:
-    main(verb)
-"""
+CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def verbs(folder: Path, out: Path) -> list[list[str]]:
@@ -31,35 +24,17 @@ def verbs(folder: Path, out: Path) -> list[list[str]]:
     data = f"preference:{folder / 'pairs.jsonl'}"
     sweep = {"initial": folder / "initial", "trained": folder / "trained", "data": data}
     sweep |= {"factors": "(1.5,)", "fine_step": 0}
-    evaluate = [f"--config=configs/evaluate.py:{folder / 'trained'}", f"--config.data={data}"]
-    expo = ["--config=configs/expo.py", *(f"--config.{k}={v}" for k, v in sweep.items())]
+    evaluate = [f"--config={CONFIGS}/evaluate.py:{folder / 'trained'}", f"--config.data={data}"]
+    expo = [f"--config={CONFIGS}/expo.py", *(f"--config.{k}={v}" for k, v in sweep.items())]
     return [
         ["evaluate", *evaluate, f"--workdir={out / 'evaluation'}", spread],
         ["expo", *expo, f"--workdir={out / 'expo'}", spread],
     ]
 
 
-def start(folder: Path, out: Path, address: str, number: int, said: Path) -> subprocess.Popen:
-    program = PROGRAM.format(address=address, number=number, verbs=verbs(folder, out))
-    return subprocess.Popen(
-        [sys.executable, "-c", program],
-        env={
-            **os.environ,
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-            "HS2JAX_CACHE": str(folder / "cache"),
-        },
-        stdout=said.open("w"),
-        stderr=subprocess.STDOUT,
-    )
-
-
 def test_two_processes_evaluate_and_sweep_as_one_does(tmp_path):
     save_pair(tmp_path)
-    rows = [
-        {"prompt": f"Is {i} odd?", "chosen": str(bool(i % 2)), "rejected": "I forgot" + i % 7 * "."}
-        for i in range(20)
-    ]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stages.pairs(tmp_path / "pairs.jsonl", 20)
     for verb in verbs(tmp_path, tmp_path / "one"):
         succeed(*[argument.replace("fsdp=4", "fsdp=8") for argument in verb])
     # Half of the scores are known before, in the file that only the first process reads.
@@ -73,8 +48,15 @@ def test_two_processes_evaluate_and_sweep_as_one_does(tmp_path):
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     said = [tmp_path / "first", tmp_path / "second"]
-    running = [start(tmp_path, tmp_path / "two", address, i, said[i]) for i in range(2)]
-    finish(running, said)
+    program = "from hs2jax.cli import main\nfor verb in {!r}:\n    main(verb)"
+    program = TOGETHER + program.format(verbs(tmp_path, tmp_path / "two"))
+    finish(
+        [
+            start(program.format(address=address, number=i), 2, tmp_path / "cache", said[i])
+            for i in range(2)
+        ],
+        said,
+    )
 
     names = [json.loads(line)[0] for line in kept.read_text().splitlines() if line]
     assert len(set(names)) == 40
@@ -84,7 +66,5 @@ def test_two_processes_evaluate_and_sweep_as_one_does(tmp_path):
         for first, second in zip(one, two, strict=True):
             assert first["responses"] == second["responses"]
             np.testing.assert_allclose(first["rewards"], second["rewards"], atol=1e-5)
-    sweeps = [
-        json.loads((tmp_path / run / "expo/result.json").read_text()) for run in ("one", "two")
-    ]
-    assert sweeps[0]["factor"] == sweeps[1]["factor"]
+    first, second = (stages.result(tmp_path / run / "expo") for run in ("one", "two"))
+    assert first["factor"] == second["factor"]

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from test_policy_chat import talk
 
 from hs2jax.data import corpora
-from hs2jax.data.formats import ATTRIBUTES, FORMATS, PRIOR_SETS, RM_BENCH_DOMAINS
+from hs2jax.data.formats import FORMATS, PRIOR_SETS, RM_BENCH_DOMAINS
 from hs2jax.data.groups import DataError, FieldError, Group, Pair, pairs
 from hs2jax.data.record import Record
+from hs2jax.evaluation.benchmarks.catalogue import BENCHMARKS
 from hs2jax.judging import criteria
 from hs2jax.judging.judge import requests_of
 
@@ -36,37 +37,7 @@ def test_an_absent_field_is_named(name):
                 FORMATS[name].group(rest)
 
 
-@pytest.mark.parametrize(
-    ("name", "fields", "place"),
-    [
-        ("helpsteer2_disagreements", {"coherence": [1, 5]}, "coherence[1]"),
-        ("helpsteer3", {"context": [{"role": "tool", "content": "x"}]}, "context[0].role"),
-        ("reward_bench", {"prompt": ["p"]}, "prompt[0]"),
-        ("reward_bench_2", {"rejected": ["Two.", " "]}, "rejected[1]"),
-        ("biggen", {"system_prompt": 3}, "prompt[0].content"),
-        ("biggen", {"score_rubric": {"criteria": " "}}, "score_rubric.criteria"),
-        ("sampled", {"log_prior": [0, 3.0]}, "log_prior[1]"),
-    ],
-)
-def test_the_place_in_a_field_is_named(name, fields, place):
-    with pytest.raises(FieldError) as raised:
-        of(name, **fields)
-    assert raised.value.field == place
-
-
 # Ratings, strengths and signs ---------------------------------------------------------------------
-
-
-@given(
-    st.fixed_dictionaries(
-        {a: st.lists(st.integers(0, 4), min_size=1, max_size=6) for a in ATTRIBUTES}
-    )
-)
-def test_a_rating_is_the_mean_of_the_annotators(lists):
-    (rating,) = of("helpsteer2_disagreements", **lists).ratings
-    for name, values in lists.items():
-        assert min(values) <= rating[name] <= max(values)
-        assert rating[name] * len(values) == pytest.approx(sum(values))
 
 
 def test_rows_of_a_prompt_are_joined_in_their_order(tmp_path):
@@ -197,22 +168,15 @@ def test_prior_sets_may_be_messages(tmp_path):
 
 REAL = {
     "reward_bench:reward_bench/filtered_first500.jsonl": {
-        "alpacaeval-easy": 100,
-        "alpacaeval-hard": 95,
-        "alpacaeval-length": 95,
-        "mt-bench-easy": 28,
-        "mt-bench-med": 40,
+        **BENCHMARKS["reward_bench"].sections["Chat"],
         "mt-bench-hard": 37,
         "llmbar-natural": 100,
         "llmbar-adver-neighbor": 5,
     },
     "llmbar:llmbar/*.json": {
         "natural": 100,
-        "adversarial-GPTInst": 92,
-        "adversarial-GPTOut": 47,
-        "adversarial-Manual": 46,
-        "adversarial-Neighbor": 134,
         "mt-bench": 200,
+        **BENCHMARKS["llmbar"].sections["Adversarial"],
     },
     "rm_bench:rm_bench/*.json": {"chat": 129, "safety-refuse": 284},
     "summeval:summeval/summeval.jsonl": {"": 1600},

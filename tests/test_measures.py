@@ -29,17 +29,15 @@ def scored_groups(draw, max_pairs=3):
     rating = st.dictionaries(st.sampled_from(NAMES), st.integers(0, 4).map(float))
     pair = st.permutations(range(n)).map(lambda order: order[:2])
     pairs = draw(st.lists(pair, max_size=max_pairs))
-    return {
-        "source": "train.jsonl:7",
-        "prompt": "Why?",
-        "responses": draw(st.lists(st.text(max_size=4), min_size=n, max_size=n)),
-        "outputs": outputs,
-        "rewards": [row[0] for row in outputs],
-        "ratings": draw(st.lists(rating, min_size=n, max_size=n)),
-        "pairs": [[*p, draw(st.sampled_from([0.5, 1.0, 1.3, 2.0, 3.0]))] for p in pairs],
-        "ties": draw(st.integers(0, 1)),
-        "tokens": [1] * n,
-    }
+    strengths = st.sampled_from([0.5, 1.0, 1.3, 2.0, 3.0])
+    return raters.item(
+        draw(st.lists(st.text(max_size=4), min_size=n, max_size=n)),
+        [row[0] for row in outputs],
+        [(*pair, draw(strengths)) for pair in pairs],
+        outputs=outputs,
+        ratings=draw(st.lists(rating, min_size=n, max_size=n)),
+        ties=draw(st.integers(0, 1)),
+    )
 
 
 ITEMS = st.lists(scored_groups(), min_size=1, max_size=6)
@@ -51,16 +49,9 @@ def values(rows, part="") -> dict:
 
 def rated_items(pairs, name="helpfulness", per_group=1):
     """(prediction, rating or None) of responses, `per_group` to a prompt."""
-    return [
-        {
-            "source": f"a.jsonl:{start + 1}",
-            "outputs": [[float(p)] for p, _ in pairs[start : start + per_group]],
-            "ratings": [
-                {} if r is None else {name: r} for _, r in pairs[start : start + per_group]
-            ],
-        }
-        for start in range(0, len(pairs), per_group)
-    ]
+    ratings = [{} if rating is None else {name: rating} for _, rating in pairs]
+    parts = [slice(start, start + per_group) for start in range(0, len(pairs), per_group)]
+    return [raters.item("", [p for p, _ in pairs[s]], ratings=ratings[s]) for s in parts]
 
 
 @settings(max_examples=50)
@@ -122,15 +113,6 @@ def test_the_order_of_groups_and_responses_does_not_matter(items, random):
         for key in one:
             same = one[key] == two[key]
             assert same or one[key] == pytest.approx(two[key], rel=1e-6, abs=1e-6), key
-
-
-def test_a_model_that_counts_characters_has_no_lead():
-    lengths = np.array([(9, 2), (3, 8), (7, 1), (4, 4)])
-    for sign, side in ((1, lengths), (-1, lengths[:, ::-1])):
-        margins = sign * (side[:, 0] - side[:, 1])
-        rows = measures.pair_rows("", raters.of_margins(margins, lengths=side))
-        row = find(rows, metric="lead_over_length")
-        assert (row["value"], row["against"]) == (0.0, "longer" if sign == 1 else "shorter")
 
 
 def test_a_few_pairs_that_agree_are_not_certain():
@@ -202,14 +184,9 @@ def test_a_half_is_rounded_up_on_both_sides_and_unrated_responses_do_not_count()
 
 
 def test_ratings_on_another_scale_have_no_kappa_and_others_are_kept():
-    items = [
-        {
-            "source": "a.jsonl:1",
-            "outputs": [[1.0, 7.0], [3.0, 2.0]],
-            "ratings": [{"helpfulness": 1, "quality": 7}, {"helpfulness": 3, "quality": 2}],
-        }
-    ]
-    names = ["helpfulness", "quality"]
+    names, table = ["helpfulness", "quality"], [[1.0, 7.0], [3.0, 2.0]]
+    rated = [dict(zip(names, row, strict=True)) for row in table]
+    items = [raters.item("ab", [1, 3], outputs=table, ratings=rated)]
     rows = measures.attribute_rows("", items, names)
     ours, other = (find(rows, metric="kappa", part=f"attribute/{name}") for name in names)
     assert (ours["value"], "note" in ours) == (1.0, False)
@@ -222,5 +199,5 @@ def test_what_is_not_finite_is_named():
     item = raters.of_margins([float("nan")])[0]
     with pytest.raises(ValueError, match=r"made\.jsonl:1.*finite"):
         measures.pair_rows("", [item])
-    with pytest.raises(ValueError, match=r"a\.jsonl:1: outputs must be finite"):
+    with pytest.raises(ValueError, match=r"made\.jsonl:1: outputs must be finite"):
         measures.attribute_rows("", rated_items([(float("nan"), 2)]), ["helpfulness"])

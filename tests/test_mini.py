@@ -43,18 +43,16 @@ def test_nothing_is_there_twice():
 
 @pytest.mark.parametrize("split", SIZES)
 def test_strengths_agree_with_helpfulness(split):
-    differences, strengths = [], []
+    both = []
     for rated, preferred in zip(corpora.read(RATINGS[split]), preferences(split), strict=True):
         assert (rated.prompt, rated.responses) == (preferred.prompt, preferred.responses)
         first, second = (rating["helpfulness"] for rating in rated.ratings)
-        differences.append(second - first)
-        strengths.append(preferred.strength)
-    for difference, strength in zip(differences, strengths, strict=True):
-        assert difference * strength >= 0
-        assert abs(strength) < 2 or difference
-        assert strength or not difference
-    assert np.corrcoef(differences, strengths)[0, 1] > 0.9
-    assert {abs(strength) for strength in strengths} == {0, 1, 2, 3}
+        both.append((second - first, preferred.strength))
+        assert preferred.strength * (second - first) >= 0
+        assert second != first or abs(preferred.strength) < 2
+        assert second == first or preferred.strength
+    assert np.corrcoef(*zip(*both, strict=True))[0, 1] > 0.9
+    assert {abs(strength) for _, strength in both} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(("split", "low", "high"), [("train", 0.45, 0.55), ("val", 0.4, 0.6)])

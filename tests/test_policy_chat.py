@@ -76,41 +76,39 @@ def test_the_steerlm_template_is_nemos():
 
 @EVERY_KIND
 @settings(max_examples=25)
-@given(group=groups())
-def test_without_a_condition_a_policy_reads_what_a_reward_model_reads(kind, group):
-    tokenizer, read, *_ = KINDS[kind]
-    (plain,) = chat.encode(tokenizer, [group], read)
-    (encoded,) = chat.encode(tokenizer, [group], read, policy=True)
-    assert wholes(encoded) == wholes(plain)
-    assert encoded.prompt.tolist() == plain.prompt.tolist()
-    assert encoded.loss_mask.shape == encoded.prompt.shape
-    assert plain.loss_mask is None
-
-
-@EVERY_KIND
-@settings(max_examples=25)
-@given(group=groups(), responses=st.lists(TRIMMED, min_size=1, max_size=3))
-def test_a_condition_stands_between_header_and_response(kind, group, responses):
+@given(
+    group=groups(),
+    responses=st.lists(TRIMMED, min_size=1, max_size=3),
+    condition=st.sampled_from([{}, CONDITION]),
+)
+def test_a_condition_stands_between_header_and_response(kind, group, responses, condition):
     tokenizer, read, header, end = KINDS[kind]
-    group = conditioned(Group(group.prompt, tuple(responses)))
+    group = conditioned(Group(group.prompt, tuple(responses)), condition)
     (encoded,) = chat.encode(tokenizer, [group], read, policy=True)
     asked = tokenizer.apply_chat_template(
         list(group.prompt), tokenize=False, add_generation_prompt=True
     )
     assert asked.endswith(header)
-    asked += line(tokenizer)
+    asked += line(tokenizer, condition)
     expected = [asked + response + end for response in responses]
     assert wholes(encoded) == chat.tokenize(tokenizer, expected)
-    # The same as the template's own text of an assistant's turn that starts with the line.
-    inside = Group(group.prompt, tuple(line(tokenizer) + response for response in responses))
-    assert wholes(encoded) == wholes(chat.encode(tokenizer, [inside], read)[0])
-    assert not encoded.loss_mask.any()
+    # The same as the template's own text of an assistant's turn that starts with the line, and
+    # without a condition what a reward model reads.
+    starts = line(tokenizer, condition)
+    inside = Group(group.prompt, tuple(starts + response for response in responses))
+    (plain,) = chat.encode(tokenizer, [inside], read)
+    assert wholes(encoded) == wholes(plain)
+    assert (encoded.loss_mask.shape, plain.loss_mask) == (encoded.prompt.shape, None)
+    if condition:
+        assert not encoded.loss_mask.any()
+    else:
+        assert encoded.prompt.tolist() == plain.prompt.tolist()
 
 
 @EVERY_KIND
 @settings(max_examples=25)
 @given(group=groups(), condition=st.sampled_from([{}, CONDITION]))
-def test_sampled_tokens_stay_and_follow_the_prompt_they_were_sampled_from(kind, group, condition):
+def test_sampled_tokens_and_texts_follow_the_prompt_to_sample_from(kind, group, condition):
     tokenizer, read, *_ = KINDS[kind]
     tokens = tuple((5 + i, 7, 7) for i in range(len(group.responses)))
     sampled = conditioned(group, condition, tokens)
@@ -121,19 +119,13 @@ def test_sampled_tokens_stay_and_follow_the_prompt_they_were_sampled_from(kind, 
     assert encoded.prompt.tolist() == ids.tolist()
     assert len(encoded.loss_mask) == len(ids)
 
-
-@EVERY_KIND
-@settings(max_examples=25)
-@given(group=groups(), condition=st.sampled_from([{}, CONDITION]))
-def test_the_prompt_to_sample_from_starts_every_conversation(kind, group, condition):
-    tokenizer, read, *_ = KINDS[kind]
-    group = conditioned(Group(group.prompt, ("Paris.",)), condition)
-    (ids,) = chat.prompt_ids(tokenizer, [group])
-    (encoded,) = chat.encode(tokenizer, [group], read, policy=True)
+    (said,) = chat.encode(
+        tokenizer, [conditioned(Group(group.prompt, ("Paris.",)), condition)], read, policy=True
+    )
     if kind == "llama" and not condition:  # This tokenizer parts two line ends before a word.
-        assert tokenizer.decode(ids[-1:]) == tokenizer.decode(encoded.responses[0][:2]) == "\n\n"
+        assert tokenizer.decode(ids[-1:]) == tokenizer.decode(said.responses[0][:2]) == "\n\n"
         ids = ids[:-1]
-    assert encoded.prompt.tolist() == ids.tolist()
+    assert said.prompt.tolist() == ids.tolist()
 
 
 def test_a_refused_prompt_can_be_left_out_and_is_counted():
@@ -309,12 +301,3 @@ def test_a_cut_prompt_keeps_what_is_learned_of_the_rest():
         == np.delete(whole.loss_mask, slice(start, start + 5)).tolist()
     )
     assert cut.encoded.loss_mask.shape == cut.encoded.prompt.shape
-
-
-def test_what_is_not_learned_is_in_the_loaders_record(monkeypatch):
-    monkeypatch.setattr(
-        CHATML, "chat_template", tiny.CHATML.replace("<|im_end|>", "{{ loop.last }}")
-    )
-    record = Record()
-    prepare(MANY[:1], policy=True, record=record)
-    assert record.unlearned_turns == 1

@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+import raters
 
 from hs2jax import report, workdir
-from hs2jax.evaluation import comparison
 from hs2jax.report import charts, format, page
 from hs2jax.report.page import Case, Cell, Figure, Section, Table, Verdict
-from hs2jax.report.run import Run, find, table_of
+from hs2jax.report.run import Run
 
 EVIL = '<script>alert("&")</script> $x_1$ | *b* \x00'
 
@@ -33,19 +33,8 @@ def make(folder: Path, kind: str, rows, items=None, metrics=(), **result) -> Pat
 
 
 def item(prompt="Why?", right=1.0, wrong=0.0, **more):
-    return {
-        "source": "data.jsonl:1",
-        "about": {},
-        "prompt": prompt,
-        "responses": ["Because.", "No."],
-        "outputs": [[right], [wrong]],
-        "rewards": [right, wrong],
-        "ratings": [{"helpfulness": 4.0}, {"helpfulness": 1.0}],
-        "pairs": [[0, 1, 2]],
-        "ties": 0,
-        "tokens": [3, 2],
-        "cut": 0,
-    } | more
+    more |= {"prompt": prompt, "ratings": [{"helpfulness": 4.0}, {"helpfulness": 1.0}]}
+    return raters.item(["Because.", "No."], [right, wrong], [(0, 1, 2)], **more)
 
 
 def set_rows(name, accuracy=(0.8, 0.6, 0.9), lead=(0.3, 0.1, 0.5)):
@@ -81,10 +70,11 @@ def benchmark_rows():
     ]
 
 
-def evaluation(folder: Path, name="models/a/model", **rows) -> Path:
+def evaluation(folder: Path, name="models/a/model", plus=0.0, **rows) -> Path:
+    """plus: what is added to the rewards of right responses."""
     benchmark = {"title": "RewardBench", "source": "a paper", "rule": "Means.", "chance": 0.5}
     sets = {"own": {"data": "own.jsonl"}, "reward_bench": {"data": "b", "benchmark": benchmark}}
-    items = [item(f"{EVIL} {i}", right=0.1 * i, wrong=0.3) for i in range(9)]
+    items = [item(f"{EVIL} {i}", right=plus + 0.1 * i, wrong=0.5) for i in range(9)]
     made = [*set_rows("own", **rows), *benchmark_rows()]
     made.append(row("", "attribute/helpfulness", "weight", 1.0))
     return make(
@@ -227,35 +217,22 @@ def test_an_evaluation_says_what_was_measured(tmp_path):
     assert "| **Safety** | **0** |" in said
     assert "| **740** | **none** |" in said
     assert "| helpfulness | 20 | 1.200 (1.000 to 1.400) | 1.500 |" in said
-    assert "Margin −0.30, strength 2" in said  # The worst mistake.
+    assert "Margin −0.50, strength 2" in said  # The worst mistake.
     assert format.line(Run(folder).rows[0]) == (
         "own, accuracy: 20.0% (95% interval 10.0 to 40.0), n=20"
     )
 
 
-def test_a_comparison_says_which_is_better(tmp_path, monkeypatch):
-    def rows(name, first, second, *outputs):
-        difference = {"reference": 0.0, "better": "higher", "p_mcnemar": 0.03, "p": 0.02}
-        difference |= {"both": 5, "only_first": 1, "only_second": 8, "neither": 2}
-        said = [
-            row(name, "", "accuracy", x, method=m) for m, x in zip(sides, (0.4, 0.8), strict=True)
-        ]
-        said.append(row(name, "", "accuracy_difference", 0.4, 0.1, 0.6, **difference))
-        said.append(row(name, "", "common", len(first)))
-        margins = {"first_margin": 1.0, "second_margin": -1.0, "pair": [0, 1, 2]}
-        return said, [{**first[0], **margins}]
-
-    sides = ("first", "second")
-    monkeypatch.setattr(comparison, "rows", rows, raising=False)
-    one, two = evaluation(tmp_path / "one", "a"), evaluation(tmp_path / "two", "b")
+def test_a_comparison_says_which_is_better(tmp_path):
+    one, two = evaluation(tmp_path / "one", "a"), evaluation(tmp_path / "two", "b", plus=1.0)
     path = report.compare(two, one)
     assert path == two / "against-one" / "report.html"
     text = path.read_text(encoding="utf-8")
     check(text)
     assert "<h1>b against a</h1>" in text
     assert "b: better than a" in text
-    assert "+40.0 points (95% interval +10.0 to +60.0)" in text
-    assert "Margin +1.00 by a, −1.00 by b" in text
+    assert "+66.7 points (95% interval +28.2 to" in text
+    assert "Margin −0.50 by a, +0.50 by b" in text
 
 
 def test_trainings_say_what_was_learned(tmp_path):
@@ -291,27 +268,15 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
     assert report.write(first).read_bytes() == report.write(second).read_bytes()
 
 
-def test_charts_draw_with_the_page_s_colours_and_nothing_where_there_is_nothing():
-    drawn = [
-        charts.intervals(
-            [
-                row("s", "", "m", None, name="a"),
-                row("s", "", "m", 0.1, -0.1, 0.3, name="b", marks=[0.2], hollow=True),
-            ],
-            "points",
-        ),
+def test_charts_draw_around_what_is_missing_and_nothing_where_there_is_nothing():
+    rows = [row("s", "", "m", None, name="a"), row("s", "", "m", 0.1, -0.1, 0.3, name="b")]
+    for svg in (
+        charts.intervals(rows, "points"),
         charts.curves({"a": [(0, 1.0), (1, None), (2, 3.0)]}, diagonal="as asked"),
-        charts.curves({n: [(0, 1.0, 0.5, 1.5), (1, 2.0, None, None)] for n in "abcde"}),
         charts.training_curve([(i, i % 7) for i in range(999)], [(0, 3.0), (999, float("nan"))]),
         charts.histograms({"a": [1.0], "b": [1.0]}, "reward"),
-        charts.predicted_by_rating([1.0, 2.0, 3.0], [0.4, 3.0, 3.0]),
-    ]
-    for svg in drawn:
-        assert svg.startswith("<svg")
-        assert svg.endswith("</svg>")
-        assert "var(--one)" in svg
-        # Whatever is coloured follows the page.
-        assert not re.search(r"#[0-9a-f]{6}\b", svg)
+    ):
+        assert (svg[:4], svg[-6:]) == ("<svg", "</svg>")
     for nothing in (
         charts.intervals([]),
         charts.curves({"a": [(0, None)]}),
@@ -320,32 +285,6 @@ def test_charts_draw_with_the_page_s_colours_and_nothing_where_there_is_nothing(
         charts.predicted_by_rating([], []),
     ):
         assert nothing == ""
-
-
-def test_a_table_of_rows_leaves_out_what_is_empty():
-    rows = [row("s", f"section/{x}", "score", 0.5, 0.4, 0.6) for x in "ab"]
-    rows.append(row("s", "section/c", "score", None, n=None))
-    table = table_of("T", rows, strong=["b"])
-    assert table.columns == ["", "n", "score"]
-    assert [list(map(str, line)) for line in table.rows] == [
-        ["a", "20", "50.0% (40.0 to 60.0)"],
-        ["b", "20", "50.0% (40.0 to 60.0)"],
-    ]
-    assert table.strong == [1]
-    assert find(rows, part="section/c")["value"] is None
-
-
-def test_numbers_read_well():
-    for value, form, text in (
-        (0.8176, "percent", "81.8%"),
-        (-0.032, "points", "−3.2"),
-        (1234.5, "number", "1,234"),
-        (-0.0714, "number", "−0.071"),
-        (1234567, "count", "1,234,567"),
-        (None, "percent", ""),
-        (1e-5, ".4g", "1e−05"),
-    ):
-        assert format.number(value, form) == text
 
 
 def test_what_is_not_finished_has_no_page(tmp_path):

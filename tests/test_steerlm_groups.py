@@ -1,11 +1,11 @@
 """SteerLM on several answers to a prompt: together they are learned as they are alone."""
 
 import itertools
-import json
 
 import jax
 import numpy as np
 import pytest
+import stages
 import tiny
 
 from hs2jax import configs, inference
@@ -29,12 +29,11 @@ def task(tmp_path_factory):
     ]
     # Twelve neighbours with one prompt, more than a row should hold.
     rows += [{**rows[2], "prompt": "Who are you?"}] * 4
-    (folder / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = configs.defaults("train_policy")
     config.model.name = str(folder / "base")
     config.data.condition = "ratings"
     config.data.row_length = 512
-    config.data.train = f"ratings:{folder}/rated.jsonl"
+    config.data.train = f"ratings:{stages.write(folder / 'rated.jsonl', rows)}"
     return tasks.make(config, None)
 
 

@@ -16,10 +16,9 @@ from hs2jax.data import chat, packing, rows, templates
 from hs2jax.data.groups import Group
 from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
-from hs2jax.training import loop
+from hs2jax.training import tasks
 
 MARKERS = ("<extra_id_0>", "<extra_id_1>", "<extra_id_2>")
-ROLES = {"System": "system", "User": "user", "Assistant": "assistant"}
 
 
 def with_template(tokenizer):
@@ -39,17 +38,6 @@ def render(messages, **options) -> str:
     return CHATML.apply_chat_template(messages, tokenize=False, **options)
 
 
-def parse(text: str) -> list[dict]:
-    """The messages of a text, which must not hold markers themselves."""
-    *turns, end = text.replace("<extra_id_0>", "<extra_id_1>").split("<extra_id_")
-    assert (turns.pop(0), end) == ("", "2>")
-    messages = []
-    for turn in turns:
-        name, content = turn.removeprefix("1>").split("\n", 1)
-        messages.append({"role": ROLES[name], "content": content.removesuffix("\n")})
-    return messages
-
-
 def test_the_text_is_nemos():
     talk = [*ask("x", prompt="Hi\n").prompt, {"role": "assistant", "content": " Yes. "}]
     system = "<extra_id_0>System\n" + templates.SYSTEM + "\n"
@@ -61,17 +49,6 @@ def test_the_text_is_nemos():
     own = [{"role": "system", "content": "Be brief."}, *talk]
     assert render(own).startswith("<extra_id_0>System\nBe brief.\n<extra_id_1>User\nHi\n\n<")
     assert render(own).count("System") == 1
-
-
-@given(group=groups().filter(lambda g: not any(m in str(g) for m in MARKERS)))
-def test_messages_come_back_from_their_text(group):
-    talk = [*group.prompt, {"role": "assistant", "content": group.responses[0]}]
-    system, *others = parse(render(talk))
-    if talk[0]["role"] == "system":
-        assert [system, *others] == talk
-    else:
-        assert system == {"role": "system", "content": templates.SYSTEM}
-        assert others == talk
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=5).filter(lambda turns: len(turns) % 2))
@@ -96,16 +73,6 @@ def test_the_score_is_read_at_the_markers_last_token(tokenizer, group):
         assert whole == bos + tokenizer(text, add_special_tokens=False)["input_ids"]
         assert text.endswith("<extra_id_2>")
     assert min(len(response) for response in encoded.responses) > 0
-
-
-@TOKENIZERS
-def test_the_prompt_is_shared_up_to_the_response(tokenizer):
-    (encoded,) = chat.encode(tokenizer, [ask("Paris.", "Lyon.", "Nice.")], "last")
-    assert tokenizer.decode(encoded.prompt).endswith("<extra_id_1>Assistant\n")
-    assert tokenizer.decode(encoded.responses[1]) == "Lyon.\n<extra_id_2>"
-    if tokenizer is WITH_MARKERS:
-        marker = tokenizer.convert_tokens_to_ids("<extra_id_2>")
-        assert encoded.responses[1][-1] == marker
 
 
 def test_a_turn_by_somebody_else_is_refused():
@@ -157,6 +124,7 @@ def test_a_base_model_is_used_with_extra_id_and_stays_so(tmp_path, make):
     model.save(tmp_path / "reward")
     record = json.loads((tmp_path / "reward" / "config.json").read_text())["hs2jax"]
     assert (record["template_name"], record["read"]) == ("extra_id", "last")
+    assert record["template"] == templates.EXTRA_ID
     again = RewardModel.load(tmp_path / "reward")
     assert (again.template, again.read) == ("extra_id", "last")
     assert again.tokenizer.chat_template == templates.EXTRA_ID
@@ -184,14 +152,10 @@ def test_another_template_than_the_recorded_one_can_be_asked_for(tmp_path):
         RewardModel.load(tmp_path / "reward", template="chatml")
 
 
-def test_training_keeps_it(tmp_path):
+def test_training_takes_it_from_its_config(tmp_path):
     base_model(tmp_path / "base", tiny.tokenizer())
     config = configs.defaults("train_reward_model")
-    config.model.update(name=str(tmp_path / "base"), template="extra_id", remat=False)
-    preferences = "helpsteer2_preference:mini/preference.jsonl"
-    config.data.update(train=f"{preferences}[:2]", validation=f"{preferences}[14:16]")
-    config.data.row_length = 1024
-    loop.train(config, tmp_path / "run")
-    record = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["hs2jax"]
-    assert (record["template_name"], record["read"]) == ("extra_id", "last")
-    assert record["template"] == templates.EXTRA_ID
+    config.model.update(name=str(tmp_path / "base"), template="extra_id")
+    config.data.train = "helpsteer2_preference:mini/preference.jsonl[:2]"
+    model = tasks.make(config, None).model
+    assert (model.template, model.read) == ("extra_id", "last")
