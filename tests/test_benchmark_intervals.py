@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_benchmarks import SECTIONS, WEIGHTS, prompt, ties_of
+from test_benchmarks import SECTIONS, WEIGHTS
 
 from hs2jax.evaluation.benchmarks.scoring import Part, combine
 from hs2jax.evaluation.statistics import Estimate, share, wilson
@@ -66,18 +66,3 @@ def test_intervals_of_sections_and_overall_cover_at_their_rate(accuracy):
         covered.append([low <= t <= high for (low, high), t in each])
     rates = np.mean(covered, axis=0)  # The standard error of a rate of 0.95 is 0.011.
     assert np.all((rates > 0.905) & (rates < 0.985)), rates
-
-
-def test_intervals_of_the_ties_score_cover_at_their_rate():
-    rng = np.random.default_rng(3)
-
-    def draw(prompts):
-        items = []
-        for number, mean in enumerate(rng.normal(4, 1, prompts)):
-            ref = [rng.normal(mean)], list(rng.normal(size=4))
-            items += prompt(number, ref, (list(rng.normal(mean, 1, 4)), list(rng.normal(size=4))))
-        return ties_of(items)
-
-    truth = draw(4000).value
-    covered = [low <= truth <= high for low, high in (draw(51).interval for _ in range(200))]
-    assert 0.89 < np.mean(covered) < 0.995

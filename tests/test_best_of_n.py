@@ -63,17 +63,6 @@ def test_weights_are_a_distribution_where_factorials_overflow():
         assert weights.sum() == pytest.approx(1)
 
 
-def test_the_curve_is_unbiased_and_its_interval_holds_the_truth():
-    rng, means, inside, trials = np.random.default_rng(0), [], 0, 200
-    truth = rng.normal(size=(400_000, 4)).max(axis=1).mean()
-    for _ in range(trials):
-        row = curve(raters.of_candidates(rng.normal(size=(40, 12))))[4]["reward"]
-        means.append(row["value"])
-        inside += row["low"] <= truth <= row["high"]
-    assert np.mean(means) == pytest.approx(truth, abs=4 * np.std(means) / np.sqrt(trials))
-    assert raters.covered(inside, trials, slack=0)
-
-
 def test_sizes_by_default():
     assert list(curve(raters.of_candidates([np.arange(100)]))) == [*range(1, 17), 32, 64, 100]
     assert best_of_n.curve([]) == []

@@ -51,20 +51,13 @@ def by_the_template(tokenizer, group, response):
 
 @KINDS
 @given(group=groups())
-def test_prompt_and_response_are_the_whole_conversation(tokenizer, group):
+def test_prompt_and_response_are_the_whole_conversation_and_the_prompt_is_shared(tokenizer, group):
     (encoded,) = chat.encode(tokenizer, [group])
     expected = [by_the_template(tokenizer, group, response) for response in group.responses]
     assert wholes(encoded) == expected  # With one BOS, although LLAMA and its template add one.
     assert all(response.size and response.dtype == np.int32 for response in encoded.responses)
-
-
-@KINDS
-@given(group=groups())
-def test_the_prompt_is_what_the_conversations_share(tokenizer, group):
-    (encoded,) = chat.encode(tokenizer, [group])
-    turns = list(group.prompt)
     header = tokenizer.apply_chat_template(
-        turns, tokenize=True, add_generation_prompt=True, return_dict=False
+        list(group.prompt), tokenize=True, add_generation_prompt=True, return_dict=False
     )
     assert encoded.prompt.tolist() == header[: len(encoded.prompt)]
     # These two tokenizers merge nothing across the special tokens and lines of a header, except

@@ -201,7 +201,6 @@ def test_a_damaged_gz_file_is_never_skipped(write, tmp_path):
         ("rows.jsonl", "format:path"),
         ("helpsteer9:rows.jsonl", "helpsteer2_preference"),
         ("preference:rows.jsonl[5]", "slice"),
-        ("preference:rows.jsonl[]", "slice"),
         ("preference:rows.jsonl[a:b]", "slice"),
         ("preference:rows.jsonl[1:2:3]", "slice"),
         ("helpsteer2:rows.jsonl[train]", "where rows name theirs"),
@@ -214,7 +213,6 @@ def test_a_damaged_gz_file_is_never_skipped(write, tmp_path):
         ("tfds:helpsteer2[:1][train]", "selector"),
         ("tfds:helpsteer2[train[:90%]]", r"name/config\[split\]\[slice\]"),
         ("tfds:", "name/config"),
-        ("tfds:helpsteer2[]", "selector"),
     ],
 )
 def test_a_wrong_spec_is_refused_at_once(spec, expected):
