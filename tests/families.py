@@ -61,6 +61,10 @@ def inside(key: str, **changes) -> dict[str, Any]:
     return {f"{key}.{name}": value for name, value in changes.items()}
 
 
+def caps(attention, final) -> dict[str, Any]:
+    return {"attn_logit_softcapping": attention, "final_logit_softcapping": final}
+
+
 # Of a head of 16, one frequency stays, two are mixed and five are divided.
 FACTORS = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA3_ROPE = rope(1e4, "llama3", **FACTORS, original_max_position_embeddings=64)
@@ -83,9 +87,7 @@ VARIANTS = {
         inside("rope_parameters", **LLAMA3_BITES, original_max_position_embeddings=60),
     ),
     "Llama, linear rope": Variant(
-        LLAMA,
-        {"rope_parameters": rope(1e4, "linear", factor=2.0)},
-        {"rope_parameters.factor": 2.2},
+        LLAMA, {"rope_parameters": rope(1e4, "linear", factor=2.0)}, {"rope_parameters.factor": 2.2}
     ),
     "Llama, dynamic rope": Variant(
         LLAMA, {"rope_parameters": rope(1e4, "dynamic", factor=2.0)}, {}
@@ -114,29 +116,14 @@ VARIANTS = {
     ),
     "Gemma 2": Variant(
         GEMMA2,
-        {
-            "sliding_window": WINDOW,
-            "query_pre_attn_scalar": 24,
-            "attn_logit_softcapping": 5.0,
-            "final_logit_softcapping": 4.0,
-        },
-        {
-            "sliding_window": 9,
-            "layer_types": [FULL, SLIDING] * 2,
-            "query_pre_attn_scalar": 26,
-            "attn_logit_softcapping": 5.5,
-            "final_logit_softcapping": 4.4,
-        },
+        {"sliding_window": WINDOW, "query_pre_attn_scalar": 24, **caps(5.0, 4.0)},
+        {"sliding_window": 9, "layer_types": [FULL, SLIDING] * 2, "query_pre_attn_scalar": 26}
+        | caps(5.5, 4.4),
     ),
     "Gemma 2, no caps": Variant(
         GEMMA2,
-        {
-            "sliding_window": WINDOW,
-            "query_pre_attn_scalar": 16,
-            "attn_logit_softcapping": None,
-            "final_logit_softcapping": None,
-        },
-        {"attn_logit_softcapping": 30.0, "final_logit_softcapping": 30.0},
+        {"sliding_window": WINDOW, "query_pre_attn_scalar": 16, **caps(None, None)},
+        caps(30.0, 30.0),
     ),
     "Gemma 3, scaled rope": Variant(
         GEMMA3,
@@ -156,8 +143,7 @@ VARIANTS = {
         },
     ),
     "Gemma 3, untied": Variant(
-        GEMMA3,
-        {"num_hidden_layers": 6, "sliding_window": WINDOW, "tie_word_embeddings": False},
+        GEMMA3, {"num_hidden_layers": 6, "sliding_window": WINDOW, "tie_word_embeddings": False}
     ),
     "Nemotron": Variant(
         NEMOTRON,
@@ -168,8 +154,7 @@ VARIANTS = {
         },
     ),
     "Nemotron, biases, all rotary": Variant(
-        NEMOTRON,
-        {"rope_parameters": rope(1e4, partial_rotary_factor=1.0), **BIASES},
+        NEMOTRON, {"rope_parameters": rope(1e4, partial_rotary_factor=1.0), **BIASES}
     ),
     "InternLM3": Variant(INTERNLM3, {"rope_parameters": rope(5e7, "dynamic", factor=6.0)}),
     "InternLM3, biases": Variant(INTERNLM3, BIASES),
@@ -197,20 +182,10 @@ def build(variant: Variant, *, head: bool = False, seed: int = 0, **changes):
     Weights are drawn by their names and large, so that every part of the model shows. `changes`
     are settings of the config class that come before the variant's and the usual ones.
     """
-    settings = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "max_position_embeddings": 128,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": PAD,
-        "attn_implementation": "eager",
-    }
+    settings = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48}
+    settings |= {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
+    settings |= {"head_dim": 16, "max_position_embeddings": 128, "attn_implementation": "eager"}
+    settings |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": PAD}
     if variant.classes == QWEN2:
         del settings["head_dim"]  # It is no setting of that class, which divides the width.
     if head:

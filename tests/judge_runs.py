@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import tiny
+from stages import write
 
 from hs2jax import configs, workdir
 from hs2jax.judging import evaluate
@@ -15,11 +16,6 @@ CRITERIA = [
     {"name": "helpfulness", "definition": "It helps."},
     {"name": "verbosity", "definition": "It is long.", "levels": ["a", "b", "c", "d", "e"]},
 ]
-
-
-def write(path: Path, rows) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def rated_rows(n: int) -> list[dict]:

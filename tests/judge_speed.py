@@ -52,8 +52,8 @@ def micro_batches(asked) -> list[dict]:
     batches = plan_rows(examples, layout="shared")
     return [
         {name: jnp.asarray(x[m]) for name, x in batches[i].items()}
-        for i in range(len(batches))
-        for m in range(-(-len(batches.plan[i]) // batches.micro_batch_size))
+        for i, rows in enumerate(batches.plan)
+        for m in range(-(-len(rows) // batches.micro_batch_size))
     ]
 
 
@@ -83,13 +83,9 @@ def print_memory(of: Judge, asked) -> None:
         how = {"config": dataclasses.replace(config, **change), "dtype": of.model.dtype}
         shapes = weights.shapes(how["config"])
         params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes)
-        needed = [
-            lowered.compile().memory_analysis()
-            for lowered in (
-                plain.lower({"decoder": params}, batch, **how),
-                judge.run.lower(params, batch, columns=columns, states=False, **how),
-            )
-        ]
+        forward = plain.lower({"decoder": params}, batch, **how)
+        judged = judge.run.lower(params, batch, columns=columns, states=False, **how)
+        needed = [each.compile().memory_analysis() for each in (forward, judged)]
         found = [(each.temp_size_in_bytes + each.output_size_in_bytes) / MIB for each in needed]
         print(f"| {name} | {found[0]:.2f} | {found[1]:.2f} |", flush=True)
 
@@ -119,15 +115,9 @@ def read_straightforward(model, asked, pad: int, together: int) -> tuple[np.ndar
         ids = torch.tensor([[pad] * (longest - len(row)) + row.tolist() for row in some])
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in some])
         with torch.no_grad():
-            out = model.generate(
-                ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                max_new_tokens=10,
-                do_sample=False,
-                output_hidden_states=True,
-                return_dict_in_generate=True,
-                pad_token_id=pad,
-            )
+            how = {"attention_mask": mask.to(model.device), "do_sample": False, "pad_token_id": pad}
+            how |= {"output_hidden_states": True, "return_dict_in_generate": True}
+            out = model.generate(ids.to(model.device), max_new_tokens=10, **how)
             # The prompts end right before the score, so it is the first token that is generated.
             states = torch.stack([layer[:, -1] for layer in out.hidden_states[0]], dim=1)
             found = model.lm_head(states)[..., asked[0].tokens.tolist()]
@@ -186,7 +176,7 @@ def main(name: str, items: int, repetitions: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--items", type=int, default=16)
-    parser.add_argument("--repetitions", type=int, default=7)
+    for name, default in (("--items", 16), ("--repetitions", 7)):
+        parser.add_argument(name, type=int, default=default)
     options = parser.parse_args()
     main(options.model, options.items, options.repetitions)

@@ -113,14 +113,8 @@ def tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
 
 
 def export(ours: hub.Loaded, folder: Path, dtype: str = "float32") -> Path:
-    hub.save(
-        folder,
-        config=ours.config,
-        params=ours.params,
-        head=ours.head,
-        outputs=ours.outputs or None,
-        dtype=dtype,
-    )
+    more = {"head": ours.head, "outputs": ours.outputs or None, "dtype": dtype}
+    hub.save(folder, config=ours.config, params=ours.params, **more)
     return folder
 
 

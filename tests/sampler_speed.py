@@ -42,15 +42,9 @@ def theirs(model, tokenizer, prompts, tokens: int, seed: int) -> int:
     texts = tokenizer.apply_chat_template(prompts, tokenize=False, add_generation_prompt=True)
     batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
     with torch.no_grad():
-        found = model.generate(
-            **batch,
-            do_sample=True,
-            top_k=0,
-            num_return_sequences=SAMPLES,
-            max_new_tokens=tokens,
-            pad_token_id=tokenizer.pad_token_id,
-            **SETTINGS,
-        )
+        how = {"do_sample": True, "top_k": 0, "pad_token_id": tokenizer.pad_token_id} | SETTINGS
+        how |= {"num_return_sequences": SAMPLES, "max_new_tokens": tokens}
+        found = model.generate(**batch, **how)
     new = found[:, batch["input_ids"].shape[1] :]
     # The end of turn is also what the rows are padded with.
     ends = (new == tokenizer.eos_token_id).int()

@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import jax
+import numpy as np
 import tiny
 
 from hs2jax import configs
+from hs2jax.models.sharding import path_name
 
 ASKED = "helpfulness=4,verbosity=1"
 OUTPUTS = ("verbosity", "reward", "helpfulness")  # Not in NeMo's order.
@@ -40,6 +43,12 @@ def pairs(path: Path, n: int) -> str:
 
 def result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def changed(before, after) -> set[str]:
+    """Names of the parameters that differ. An export may have one more embedding, for padding."""
+    pairs = zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True)
+    return {path_name(path) for (path, x), y in pairs if not np.array_equal(x, y[: len(x)])}
 
 
 def value(rows, metric: str, part: str = "", **more) -> float:

@@ -32,9 +32,8 @@ def save_pair(folder: Path, seed: int = 7) -> None:
     """Save an initial model, and one as if it had been trained from there."""
     model = tiny.save(folder / "initial")
     rng = np.random.default_rng(seed)
-    model.params = jax.tree.map(
-        lambda x: (x + rng.normal(0, 0.03, x.shape)).astype(np.float32), model.params
-    )
+    moved = lambda x: (x + rng.normal(0, 0.03, x.shape)).astype(np.float32)  # noqa: E731
+    model.params = jax.tree.map(moved, model.params)
     model.save(folder / "trained")
 
 
@@ -59,12 +58,6 @@ def swept(models, data, tmp_path_factory) -> tuple[Path, str]:
 
 def results(folder: Path):
     return workdir.read_json(folder / "result.json"), workdir.read_rows(folder / "results.jsonl")
-
-
-def value(rows, **fields):
-    """The value of the one row with these fields."""
-    (row,) = [row for row in rows if all(row.get(name) == x for name, x in fields.items())]
-    return row["value"]
 
 
 def curve(rows) -> dict[float, float]:
@@ -148,11 +141,7 @@ def test_the_chosen_model_is_the_two_models_arithmetic(swept, models):
     trained.params = merge.expo(initial.params, trained.params, factor)
     exported = RewardModel.load(folder / "model")
     items = workdir.read_rows(folder / "items" / "chosen.jsonl")
-    talks = [
-        [{"role": "user", "content": item["prompt"]}, {"role": "assistant", "content": text}]
-        for item in items
-        for text in item["responses"]
-    ]
+    talks = [tiny.talk(item["prompt"], text) for item in items for text in item["responses"]]
     rewards = [reward for item in items for reward in item["rewards"]]
     for model in (trained, exported):
         scores = [score.reward for score in model.score(talks)]
@@ -165,24 +154,17 @@ def test_the_rows_are_those_of_the_items(swept):
     accuracy = curve(rows)
     assert {0.0, 1.0, 1.25, 1.5, 2.0} < set(accuracy)
     best = max(x for factor, x in accuracy.items() if factor > 0)
-    assert accuracy[result["factor"]] == best == accuracy[value(rows, metric="factor")]
+    assert accuracy[result["factor"]] == best == accuracy[stages.value(rows, "factor")]
     for name, factor in (("initial", 0.0), ("trained", 1.0), ("chosen", result["factor"])):
         items = workdir.read_rows(folder / "items" / f"{name}.jsonl")
         right = [i["rewards"][c] > i["rewards"][r] for i in items for c, r, _ in i["pairs"]]
         assert len(right) == 24
-        of = {"set": "validation", "part": "", "metric": "accuracy", "method": name}
-        assert np.mean(right) == accuracy[factor] == value(rows, **of)
+        of = stages.value(rows, "accuracy", set="validation", method=name)
+        assert np.mean(right) == accuracy[factor] == of
         assert len(workdir.read_rows(folder / "items" / f"test-{name}.jsonl")) == 12
-    assert value(rows, set="validation", metric="gain") == pytest.approx(best - accuracy[1.0])
+    assert stages.value(rows, "gain", set="validation") == pytest.approx(best - accuracy[1.0])
     verdicts = {row["set"]: "reference" in row for row in rows if row["metric"] == "gain"}
     assert verdicts == {"validation": False, "held_out": True, "test": True}
-
-
-def test_the_page_says_what_came_out(swept):
-    page = (swept[0] / "report.html").read_text()
-    assert "pairs that had no say in the factor: test pairs" in page
-    assert "chosen on these very pairs" in page
-    assert page.count("<svg") == 2
 
 
 def test_a_finished_sweep_is_not_done_again(swept, models, data, monkeypatch):

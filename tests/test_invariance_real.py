@@ -6,6 +6,7 @@ However the conversations are laid into rows, padded and spread over devices.
 import jax
 import numpy as np
 import pytest
+import tiny
 from test_reward_model import pad_left
 
 from hs2jax.data import corpora, loader, packing
@@ -20,10 +21,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def model():
-    try:
-        return RewardModel.load("smollm2-135m-instruct", outputs=("reward",))
-    except FileNotFoundError as error:
-        pytest.skip(f"no SmolLM2-135M-Instruct: {error}")
+    return tiny.smollm2(RewardModel.load, outputs=("reward",))
 
 
 @pytest.fixture(scope="module")

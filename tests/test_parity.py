@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import parity_table
 import pytest
+import tiny
 from families import VARIANTS
 from tiny_models import TALK, chat_tokenizer
 from transformers import AutoTokenizer
@@ -80,16 +81,9 @@ def test_an_exported_reward_model_scores_alike_in_transformers(tmp_path, side, s
     theirs = families.build(LLAMA, vocab_size=len(tokenizer), pad_token_id=None)
     theirs.save_pretrained(tmp_path / "in")
     ours = hub.load(tmp_path / "in")
-    kernel = np.random.default_rng(2).normal(size=(32, 2)).astype(np.float32)
-    head = {"kernel": kernel}
-    hub.save(
-        tmp_path / "out",
-        config=ours.config,
-        params=ours.params,
-        tokenizer=tokenizer,
-        head=head,
-        outputs=["helpfulness", "verbosity"],
-    )
+    head = {"kernel": np.random.default_rng(2).normal(size=(32, 2)).astype(np.float32)}
+    saved = {"params": ours.params, "head": head, "outputs": ["helpfulness", "verbosity"]}
+    hub.save(tmp_path / "out", config=ours.config, tokenizer=tokenizer, **saved)
     talks = [TALK, [*TALK[:1], {"role": "assistant", "content": "No"}], TALK * 2]
     expected = scores_of(hub.Loaded(ours.config, ours.params, head, None, {}), tokenizer, talks)
 
@@ -106,18 +100,11 @@ def test_an_exported_reward_model_scores_alike_in_transformers(tmp_path, side, s
     np.testing.assert_array_equal(scores_of(again, again.tokenizer, talks), expected)
 
 
-@pytest.fixture(scope="module")
-def smollm2():
-    try:
-        return hub.load("smollm2-135m-instruct")
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-
-
-def test_smollm2_agrees(smollm2, tmp_path):
-    hub.save(tmp_path, config=smollm2.config, params=smollm2.params, tokenizer=smollm2.tokenizer)
+def test_smollm2_agrees(tmp_path):
+    ours = tiny.smollm2(hub.load)
+    hub.save(tmp_path, config=ours.config, params=ours.params, tokenizer=ours.tokenizer)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     text = "In 1969, 2 people walked on the Moon; the journey of 384,400 km took them 3 days."
     ids = AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"]
-    assert ids == smollm2.tokenizer(text)["input_ids"]
-    assert max(parity_table.language_models(smollm2, theirs, np.array([ids]))) < 1e-4
+    assert ids == ours.tokenizer(text)["input_ids"]
+    assert max(parity_table.language_models(ours, theirs, np.array([ids]))) < 1e-4

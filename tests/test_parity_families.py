@@ -130,16 +130,12 @@ def test_packed_conversations_score_as_each_does_alone(tmp_path, name):
     theirs = families.build(variant, head=True)
     ours = hub.load(families.save(variant, theirs, tmp_path))
     rows = groups(np.random.default_rng(3))
-    expected = np.stack(
-        [
-            [
-                parity_table.their_scores(theirs, np.concatenate([e.prompt, response])[None])[0]
-                for e in (example.encoded for example in row)
-                for response in e.responses
-            ]
-            for row in rows
-        ]
-    )
+
+    def of_row(row):
+        of = [(each.encoded.prompt, y) for each in row for y in each.encoded.responses]
+        return [parity_table.their_scores(theirs, np.concatenate(both)[None])[0] for both in of]
+
+    expected = np.stack([of_row(row) for row in rows])
     # The responses of one prompt differ, so an answer read from the wrong one would show.
     scores = expected.reshape(-1, len(families.OUTPUTS))
     assert min(np.abs(a - b).max() for a, b in itertools.combinations(scores, 2)) > VISIBLE

@@ -4,9 +4,9 @@ and behind the final norm."""
 import families
 import numpy as np
 import pytest
+import tiny
 from families import VARIANTS
 from test_judge import REQUESTS
-from tiny import tokenizer
 
 from hs2jax.judging import score_tokens
 from hs2jax.judging.judge import Judge
@@ -43,10 +43,9 @@ def assert_agree(judge, theirs, requests, relative):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_logits_of_every_layer_agree_in_every_family(tmp_path, name):
-    words = tokenizer()
-    theirs = families.build(
-        VARIANTS[name], vocab_size=len(words), pad_token_id=None, max_position_embeddings=2048
-    )
+    words = tiny.tokenizer()
+    sizes = {"vocab_size": len(words), "max_position_embeddings": 2048}
+    theirs = families.build(VARIANTS[name], pad_token_id=None, **sizes)
     ours = hub.load(families.save(VARIANTS[name], theirs, tmp_path))
     judge = Judge(LanguageModel(ours.config, dict(ours.params), words))
     assert_agree(judge, theirs, REQUESTS, relative=False)
@@ -55,7 +54,7 @@ def test_logits_of_every_layer_agree_in_every_family(tmp_path, name):
 def test_logits_of_every_layer_agree_on_smollm2(tmp_path):
     # Its states reach 20,000, where a step of float32 is 0.002, and raw logits some hundreds: each
     # layer is held to 1e-4 of its largest logit.
-    judge = Judge.load("smollm2-135m-instruct")
+    judge = tiny.smollm2(Judge.load)
     model = judge.model
     hub.save(tmp_path, config=model.config, params=model.params, tokenizer=model.tokenizer)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)

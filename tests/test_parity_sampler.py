@@ -1,5 +1,6 @@
 """Samples against transformers: which tokens may be drawn, and greedy decoding of every family."""
 
+import itertools
 import json
 import os
 
@@ -7,6 +8,7 @@ import families
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 import tiny_models
 from families import ONE_OF_EACH, VARIANTS
 
@@ -62,23 +64,15 @@ def greedy(theirs, tokenizer, prompt, longest: int) -> list[int]:
     text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        whole = theirs.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            max_new_tokens=longest,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.eos_token_id,
-        )
+        ends = dict.fromkeys(("eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
+        how = {"attention_mask": torch.ones_like(ids), "do_sample": False} | ends
+        whole = theirs.generate(ids, max_new_tokens=longest, **how)
     return whole[0, ids.shape[1] :].tolist()
 
 
 @pytest.fixture(scope="module")
 def model():
-    try:
-        return LanguageModel.load("smollm2-135m-instruct")
-    except FileNotFoundError as error:
-        pytest.skip(f"no SmolLM2-135M-Instruct: {error}")
+    return tiny.smollm2(LanguageModel.load)
 
 
 @pytest.fixture(scope="module")
@@ -103,21 +97,16 @@ def test_real_samples_depend_on_neither_rows_nor_company_and_are_scored_alike(mo
     settings = {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 24, "seed": 3}
     prompts = sorted(questions, key=lambda prompt: len(prompt[0]["content"]))[:4]
     found = model.sample(prompts, 4, **settings)
+    texts = [[one.text for one in of] for of in found]
     for rows in (3, 7):
         again = model.sample(prompts, 4, rows=rows, **settings)
-        assert [[one.text for one in of] for of in again] == [
-            [one.text for one in of] for of in found
-        ]
-    assert len({one.text for of in found for one in of}) > 8
+        assert [[one.text for one in of] for of in again] == texts
+    assert len(set(itertools.chain(*texts))) > 8
     # And the scorer says of them what the sampler does.
-    groups = [
-        Group(
-            tuple(prompt),
-            tuple(one.text for one in of),
-            tokens=tuple(tuple(one.tokens.tolist()) for one in of),
-        )
-        for prompt, of in zip(prompts, found, strict=True)
-    ]
+    groups = []
+    for prompt, of in zip(prompts, found, strict=True):
+        tokens = tuple(tuple(one.tokens.tolist()) for one in of)
+        groups.append(Group(tuple(prompt), tuple(one.text for one in of), tokens=tokens))
     for of, tables in zip(found, model.log_probability_groups(groups), strict=True):
         for one, table in zip(of, tables, strict=True):
             np.testing.assert_allclose(one.log_probabilities, table, atol=1e-4)

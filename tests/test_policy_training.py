@@ -7,6 +7,7 @@ import re
 import jax
 import numpy as np
 import pytest
+import stages
 import tiny
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -19,20 +20,12 @@ from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.inference import plan_evaluation
 from hs2jax.language_model import LanguageModel
-from hs2jax.models.sharding import path_name
 from hs2jax.training import loop, metrics, tasks
 from hs2jax.training.convert import convert
 
 QUESTION = ({"role": "user", "content": "How many?"},)
-SMALL = {
-    "data.row_length": 192,
-    "optimizer.learning_rate": 3e-3,
-    "batch_size": 4,
-    "micro_batch_size": 8,
-    "model.remat": False,
-    "evaluate_every": 4,
-    "checkpoint_every": 4,
-}
+SMALL = {"data.row_length": 192, "optimizer.learning_rate": 3e-3, "model.remat": False}
+SMALL |= {"batch_size": 4, "micro_batch_size": 8, "evaluate_every": 4, "checkpoint_every": 4}
 
 
 def rated_rows(n):
@@ -78,13 +71,9 @@ def data(tmp_path_factory):
 def config(data, kind="likelihood", **changes):
     made = configs.defaults("train_policy")
     spec = f"sampled:{data}/sampled.jsonl" if kind == "steerlm2" else f"ratings:{data}/rated.jsonl"
-    own = {
-        "objective.kind": kind,
-        "data.condition": "" if kind == "steerlm2" else "ratings",
-        "data.train": f"{spec}[:-4]",
-        "data.validation": f"{spec}[-4:]",
-        "model.name": str(data / "base"),
-    }
+    own = {"objective.kind": kind, "data.condition": "" if kind == "steerlm2" else "ratings"}
+    own |= {"data.train": f"{spec}[:-4]", "data.validation": f"{spec}[-4:]"}
+    own |= {"model.name": str(data / "base")}
     made.update_from_flattened_dict(SMALL | own | changes)
     return made
 
@@ -125,10 +114,9 @@ def distance(groups, log_policy):
     """The mean KL(w'||b') of the groups, as the paper's formulas say, in float64."""
     found = []
     for group, policy in zip(groups, log_policy, strict=True):
-        attribute, prior, proposal = (
-            np.array([ratings[name] for ratings in group.ratings])
-            for name in ("log_attribute", "log_prior", "log_proposal")
-        )
+        names = ("log_attribute", "log_prior", "log_proposal")
+        terms = [[ratings[name] for name in names] for ratings in group.ratings]
+        attribute, prior, proposal = np.array(terms).T
         target = softmax(attribute + prior - proposal)
         baseline = softmax(np.array(policy) - proposal)
         found.append(np.sum(target * np.log(target / baseline)))
@@ -181,12 +169,7 @@ def test_layouts_and_split_groups_are_evaluated_alike(data):
     prepared, _ = task.read(f"responses:{write(data / 'talks.jsonl', rows)}")
     longest = max(packing.cost(each.encoded, "shared") for each in prepared.examples)
     summaries, items = [], []
-    for layout, length in (
-        ("shared", 192),
-        ("separate", 192),
-        ("padded", 192),
-        ("shared", longest - 1),
-    ):
+    for layout, length in (*((each, 192) for each in packing.LAYOUTS), ("shared", longest - 1)):
         batches = plan_evaluation(prepared.examples, row_length=length, layout=layout, rows=2)
         found, summary = task.evaluate(task.params, prepared, batches)
         summaries.append(summary)
@@ -206,13 +189,7 @@ def test_what_is_trained_changes_and_nothing_else(data, tmp_path, monkeypatch):
     rows = loop.train(config(data, **changes), tmp_path / "run")
     before, after = (LanguageModel.load(m).params for m in (data / "base", tmp_path / "run/model"))
     assert jax.tree.structure(before) == jax.tree.structure(after)
-    changed = {
-        path_name(path)
-        for (path, x), y in zip(
-            jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True
-        )
-        if not np.array_equal(x, y)
-    }
+    changed = stages.changed(before, after)
     assert changed
     assert all(re.fullmatch("layers/.*|norm", name) for name in changed), changed
     q, was = (each["layers"]["attention"]["q"] for each in (after, before))
@@ -268,9 +245,10 @@ def test_data_without_what_is_learned_from_are_told(data, tmp_path):
     alone = sampled_rows(2, samples=1)
     unrated = [row | {"ratings": [{}, {}]} for row in rated_rows(2)]
     steerlm, steerlm2 = (tasks.make(config(data, k), None) for k in ("likelihood", "steerlm2"))
+    weigh = "log_prior.* of every response.*hs2jax weigh"
     for task, format, rows, told in (
-        (steerlm2, "sampled", unweighed, "log_prior.* of every response.*hs2jax weigh"),
-        (steerlm2, "ratings", rated_rows(2), "log_prior.* of every response.*hs2jax weigh"),
+        (steerlm2, "sampled", unweighed, weigh),
+        (steerlm2, "ratings", rated_rows(2), weigh),
         (steerlm2, "sampled", alone, "two responses or more"),
         (steerlm, "ratings", unrated, "config.data.condition asks for"),
         (steerlm, "sampled", alone, "condition of its own.*config.data.condition"),

@@ -22,15 +22,7 @@ from hs2jax import configs
 
 def get_config(what="sweep"):
     base = configs.defaults("train_reward_model")
-    base.model.name = {base!r}
-    base.model.remat = False
-    base.data.train = "{data}[:-6]"
-    base.data.validation = "{data}[-6:]"
-    base.data.row_length = 256
-    base.optimizer.learning_rate = 1e-3
-    base.batch_size = 5
-    base.evaluate_every = 100
-    base.checkpoint_every = 2
+    base.update_from_flattened_dict({base})
     if what == "base":
         return base
     sweep = configs.defaults("sweep")
@@ -67,7 +59,10 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
     tiny.language_model(folder / "base")
     data = stages.pairs(folder / "pairs.jsonl", 23)
-    (folder / "sweep.py").write_text(CONFIG.format(base=str(folder / "base"), data=data))
+    base = {"model.name": str(folder / "base"), "model.remat": False, "data.row_length": 256}
+    base |= {"data.train": f"{data}[:-6]", "data.validation": f"{data}[-6:]", "batch_size": 5}
+    base |= {"optimizer.learning_rate": 1e-3, "evaluate_every": 100, "checkpoint_every": 2}
+    (folder / "sweep.py").write_text(CONFIG.format(base=base))
     return folder
 
 
@@ -105,8 +100,9 @@ def swept(folder) -> dict:
     return killed
 
 
-def test_a_killed_sweep_goes_on_where_it_was(folder, swept):
-    first, second = (folder / "out" / name / "seed-0" for name in ("regular", "margin-from-it"))
+def test_a_killed_sweep_goes_on_and_its_table_has_each_arm_s_accuracy(folder, swept):
+    places = [folder / "out" / name / "seed-0" for name in ("regular", "margin-from-it")]
+    first, second = places
     assert swept["unfinished"]
     assert (first / "result.json").stat().st_mtime_ns == swept["finished"]
     # The steps before a checkpoint were not made again.
@@ -115,15 +111,11 @@ def test_a_killed_sweep_goes_on_where_it_was(folder, swept):
     config = workdir.read_json(second / "config.json")
     assert config["model"]["name"] == f"{first}/model"
     assert config["objective"]["preference"] == "margin"
-
-
-def test_the_table_has_each_arm_and_its_accuracy(folder, swept):
     with (folder / "out" / "sweep.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["arm"] for line in lines] == ["regular", "margin, from it"]
     assert lines[1]["model.name"] == "{regular}/model"
-    for line, slug in zip(lines, ("regular", "margin-from-it"), strict=True):
-        place = folder / "out" / slug / "seed-0"
+    for line, place in zip(lines, places, strict=True):
         values = workdir.read_json(place / "result.json")["values"]
         assert float(line["accuracy"]) == pytest.approx(values["accuracy"])
         assert float(line["margin"]) == pytest.approx(values["margin"], rel=1e-6)
@@ -229,18 +221,13 @@ def rows_of(runs, reference):
 def test_rows_are_means_over_seeds_and_differences_are_paired():
     rng = np.random.default_rng(0)
     groups = rng.normal(2, 1, (30, 2, 4))  # Of two seeds.
-    runs = {
-        arm: {
-            seed: run(
-                [
-                    item(f"f:{g}", rng.choice([-1.0, 1.0], 2, p=[1 - p, p]), [1, 2, 3, 4], x[seed])
-                    for g, x in enumerate(groups)
-                ]
-            )
-            for seed in (0, 1)
-        }
-        for arm, p in (("a", 0.6), ("b", 0.9))
-    }
+
+    def one(p, seed):
+        margins = rng.choice([-1.0, 1.0], (30, 2), p=[1 - p, p])
+        each = enumerate(zip(margins, groups[:, seed], strict=True))
+        return run([item(f"f:{g}", right, [1, 2, 3, 4], x) for g, (right, x) in each])
+
+    runs = {arm: {s: one(p, s) for s in (0, 1)} for arm, p in (("a", 0.6), ("b", 0.9))}
     rows, notes = rows_of(runs | {"none": {}}, "a")
     assert notes == []
     accuracy = {arm: [pairs_of(r.items).right.mean() for r in runs[arm].values()] for arm in runs}
@@ -331,11 +318,8 @@ def test_a_grid_is_every_choice_with_values_of_the_keys_kind(base, tmp_path):
     differing = ["model.outputs", "objective.preference", "optimizer.learning_rate"]
     assert sorted(plan.settings()[last.name]) == differing
     assert base.objective.preference == "regular"
-
-
-def test_quoted_values_may_have_commas_and_regular_expressions_counts(base, tmp_path):
-    over = ["model.weights='a=1,b=2',''", "trainable.paths=hea{1}d,[a-z]{3}"]
-    config = sweep_arms.of_grid(base, over)
+    # Quoted values may have commas, and regular expressions counts.
+    config = sweep_arms.of_grid(base, ["model.weights='a=1,b=2',''", "trainable.paths=hea{1}d,x"])
     assert [changes["model.weights"] for _, changes in config.arms] == ["a=1,b=2"] * 2 + [""] * 2
     assert all(arm.needs == () for arm in sweep_arms.plan(config, tmp_path).arms)
 

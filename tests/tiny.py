@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -115,6 +116,14 @@ def language_model(folder, seed: int = 0, words=None, **changes) -> None:
     words = words or tokenizer()
     of = config(**{"vocab_size": len(words)} | changes)
     hub.save(folder, config=of, params=parameters(of, seed), tokenizer=words)
+
+
+def smollm2(load, **options):
+    """SmolLM2-135M-Instruct; the test is skipped where it is not at hand."""
+    try:
+        return load("smollm2-135m-instruct", **options)
+    except FileNotFoundError as error:
+        pytest.skip(f"no SmolLM2-135M-Instruct: {error}")
 
 
 def talk(prompt: str, response: str) -> list[dict[str, str]]:
