@@ -1,15 +1,10 @@
 """Two processes that share a mesh judge as one does, and go on with what only one of them can
 read."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
-from judge_runs import items_of, prepare, write
-from test_processes import finish
+from judge_runs import items_of, prepare
+from stages import write
+from test_processes import finish, start, start_two
 
 from hs2jax import workdir
 
@@ -28,21 +23,6 @@ run(here, out / "scores", baselines="gpt_score,ridge_probe,reward_model", **scor
 data = "instructions:" + str(here / "rows.jsonl")
 run(here, out / "selection", task="selection", data=data, fraction=0.5, **{{"mesh.fsdp": 4}})
 """
-TOGETHER = "import jax; jax.distributed.initialize({address!r}, 2, {number})\n"
-
-
-def start(program: str, devices: int, cache: Path, said: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", program],
-        env={
-            **os.environ,
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "HS2JAX_CACHE": str(cache),
-        },
-        cwd=Path(__file__).parent,
-        stdout=said.open("w"),
-        stderr=subprocess.STDOUT,
-    )
 
 
 def test_two_processes_judge_as_one_does(tmp_path):
@@ -50,26 +30,13 @@ def test_two_processes_judge_as_one_does(tmp_path):
     rows = [{"instruction": f"Task {i}.", "output": "word " * (1 + i % 3)} for i in range(5)]
     write(here / "rows.jsonl", rows)
     one, two, said = here / "one", here / "two", [here / "first", here / "second"]
-    alone = RUNS.format(here=str(here), out=str(one))
-    finish([start(alone, 4, here / "cache of one", said[0])], said[:1])
+    alone, together = (RUNS.format(here=str(here), out=str(out)) for out in (one, two))
+    finish([start(alone, 4, said[0], HS2JAX_CACHE=str(here / "cache of one"))], said[:1])
     kept = {}
     for _ in range(2):  # The second time they go on with what is kept.
         for name in ("scores", "selection"):
             (two / name / "result.json").unlink(missing_ok=True)
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            address = f"localhost:{free.getsockname()[1]}"
-        again = RUNS.format(here=str(here), out=str(two))
-        running = [
-            start(
-                TOGETHER.format(address=address, number=i) + again,
-                2,
-                here / "cache of two",
-                said[i],
-            )
-            for i in range(2)
-        ]
-        finish(running, said)
+        finish(start_two(together, said, HS2JAX_CACHE=str(here / "cache of two")), said)
         files = {path: path.read_bytes() for path in two.glob("*/readings.sqlite*")}
         assert not kept or kept == files
         kept = files

@@ -5,20 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from judge_runs import (
-    CRITERIA,
-    SET,
-    column,
-    items_of,
-    people,
-    prepare,
-    rated_rows,
-    result_of,
-    run,
-    write,
-)
+from judge_runs import CRITERIA, SET, column, items_of, people, prepare, rated_rows, result_of, run
 from planted_judge import readings_of, values
 from scipy import stats
+from stages import write
 from test_uses import dialogue, questions
 
 from hs2jax import workdir
@@ -27,7 +17,6 @@ from hs2jax.data.formats import ATTRIBUTES, SUMMEVAL
 from hs2jax.data.record import Record
 from hs2jax.judging import baselines, criteria, lager, layer_weights, weights_file
 from hs2jax.judging.judge import Judge, requests_of
-from hs2jax.judging.readings import Readings
 from hs2jax.report.run import find, select
 from hs2jax.reward_model import RewardModel
 
@@ -65,12 +54,10 @@ def everything(here, tmp_path_factory) -> tuple[Path, list[dict]]:
 def read(here, everything):
     """What the judge has read of the rated set: groups, criteria, the judge, readings."""
     groups = list(corpora.read(f"ratings:{here / 'rated.jsonl'}"))
-    chosen = criteria.load(str(here / "criteria.json"))
-    judge = Judge.load(str(here / "model"))
+    chosen, judge = criteria.load(str(here / "criteria.json")), Judge.load(str(here / "model"))
     requests = [request for group in groups for request in requests_of(group, chosen)]
-    kept = Readings(judge, everything[0] / "readings.sqlite")
-    found = list(kept.stream(requests, "again", states=True))
-    return groups, chosen, judge, found
+    found = readings_of(judge, everything[0]).stream(requests, "again", states=True)
+    return groups, chosen, judge, list(found)
 
 
 def test_every_number_is_that_of_the_items(everything):
@@ -134,12 +121,11 @@ def test_fitted_weights_are_those_of_the_other_folds(everything, read):
     logits = np.concatenate([reading.logits for reading in kept])
     human = people(items)
     there = np.isfinite(human)
-    prompts = [item["prompt"] for item, known in zip(items, there, strict=True) if known]
+    prompts = np.array([item["prompt"] for item in items])[there]
     arguments = (logits[there], human[there])
     preset, options = lager.PRESETS["paper"], {"recipe": "converged", "seed": 3}
-    found = layer_weights.cross_validate(
-        *arguments, prompts, chosen[0].scale, preset, folds=4, **options
-    )
+    arguments += (prompts, chosen[0].scale, preset)
+    found = layer_weights.cross_validate(*arguments, folds=4, **options)
     assert (~there).sum() == 1
     for name, scores in found.scores.items():
         np.testing.assert_allclose(column(items, name)[there], scores, atol=1e-6)
@@ -148,7 +134,7 @@ def test_fitted_weights_are_those_of_the_other_folds(everything, read):
         kept = [row["value"] for row in select(rows, fold=fold)]
         np.testing.assert_allclose(kept, weights, atol=1e-6)
     saved = json.loads((everything[0] / "weights.json").read_text())
-    fitted = layer_weights.fit(*arguments, prompts, chosen[0].scale, preset, **options)
+    fitted = layer_weights.fit(*arguments, **options)
     np.testing.assert_allclose(saved["weights"], fitted.weights, atol=1e-6)
     assert saved["layers"] == 4
     assert saved["model"]["checksum"] == result_of(everything[0])["model"]["checksum"]
@@ -167,13 +153,9 @@ def test_baselines_are_what_their_functions_give(here, everything, read, tmp_pat
     for k in range(len(chosen)):
         human = people(items[k::2])
         there = np.isfinite(human)
-        probe = baselines.ridge_probe(
-            states[k::2][there],
-            human[there],
-            [i["prompt"] for i, known in zip(items[k::2], there, strict=True) if known],
-            folds=4,
-            seed=3,
-        )
+        prompts = np.array([item["prompt"] for item in items[k::2]])[there]
+        arguments = (states[k::2][there], human[there], prompts)
+        probe = baselines.ridge_probe(*arguments, folds=4, seed=3)
         np.testing.assert_allclose(column(items[k::2], "ridge_probe")[there], probe.scores)
 
 
@@ -345,18 +327,12 @@ def test_pairs_and_rows_are_judged(here, foreign, tmp_path):
 
 BAD = {
     "a reward model": ({"model.name": "HERE/reward"}, "is a reward model"),
-    "a rating outside the scale": (
-        {"data": "ratings:HERE/outside.jsonl"},
-        ":1: helpfulness is rated 6, and the criterion's scale",
-    ),
+    "a rating outside": ({"data": "ratings:HERE/outside.jsonl"}, ":1: helpfulness is rated 6, and"),
     "criteria of two scales": (
         {"criteria": [CRITERIA[0], CRITERIA[1] | {"levels": ["x", "y"], "scale": [0, 1]}]},
         "config.criteria: criterion 'verbosity' has the scale 0..1",
     ),
-    "a reward model that is none": (
-        {"baselines": "reward_model", "reward_model": "HERE/model"},
-        "HERE/model",
-    ),
+    "no reward": ({"baselines": "reward_model", "reward_model": "HERE/model"}, "HERE/model"),
     "weights fitted to nothing": (
         {"weights": "cross-validate", "data": "responses:HERE/own.jsonl"},
         "config.data: nobody has rated responses:",
@@ -379,11 +355,8 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_what_cannot_be_judged_is_said(case, here, tmp_path):
     settings, words = BAD[case]
-    settings = {
-        key: value.replace("HERE", str(here)) if isinstance(value, str) else value
-        for key, value in settings.items()
-    }
-    if isinstance(settings.get("criteria"), list):
+    settings = json.loads(json.dumps(settings).replace("HERE", str(here)))
+    if "criteria" in settings:
         path = tmp_path / "criteria.json"
         path.write_text(json.dumps(settings["criteria"]))
         settings["criteria"] = path

@@ -6,46 +6,46 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import stages
 import tiny
 from safetensors.numpy import load_file
 
+# All of the last layers are trained, with LoRA beside them.
+SETTINGS = {"data.row_length": 256, "optimizer.learning_rate": 1e-3, "batch_size": 6}
+SETTINGS |= {"micro_batch_size": 4, "evaluate_every": 2, "checkpoint_every": 2, "mesh.data": 2}
+SETTINGS |= {"trainable.last_layers": 2, "trainable.paths": ".", "lora.rank": 2}
 CONFIG = """
 from hs2jax import configs
 
 def get_config():
     config = configs.defaults("train_reward_model")
-    config.model.name = {base!r}
-    config.data.train = "{data}[:-6]"
-    config.data.validation = "{data}[-6:]"
-    config.data.row_length = 256
-    config.optimizer.learning_rate = 1e-3
-    config.batch_size = 6
-    config.micro_batch_size = 4
-    config.evaluate_every = 2
-    config.checkpoint_every = 2
-    config.mesh.data = 2
-    # All of the last layers, with LoRA beside them.
-    config.trainable.last_layers = 2
-    config.trainable.paths = "."
-    config.lora.rank = 2
+    config.update_from_flattened_dict({!r})
     return config
 """
 
 
-def start(config, workdir, devices, said, join=""):
-    """`hs2jax train` in a process of its own, after it has joined the others; `said` is a file."""
-    arguments = ["train", f"--config={config}", f"--workdir={workdir}"]
-    program = f"{join}\nfrom hs2jax.cli import main\nmain({arguments!r})"
+def start(program: str, devices: int, said, **environment) -> subprocess.Popen:
+    """Python in a process of its own with so many devices; `said` is a file."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-c", program],
-        env={**os.environ, "XLA_FLAGS": flags},
+        env={**os.environ, "XLA_FLAGS": flags, **environment},
+        cwd=Path(__file__).parent,
         stdout=said.open("w"),
         stderr=subprocess.STDOUT,
     )
+
+
+def start_two(program: str, said, **environment) -> list[subprocess.Popen]:
+    """Two processes that have joined each other, with two devices each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    join = "import jax; jax.distributed.initialize({!r}, 2, {})\n"
+    return [start(join.format(address, i) + program, 2, said[i], **environment) for i in range(2)]
 
 
 def finish(running, said):
@@ -67,17 +67,13 @@ def finish(running, said):
 def test_two_processes_train_what_one_trains(tmp_path):
     tiny.language_model(tmp_path / "base")
     data, config = stages.pairs(tmp_path / "pairs.jsonl", 20), tmp_path / "config.py"
-    config.write_text(CONFIG.format(base=str(tmp_path / "base"), data=data))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    join = "import jax; jax.distributed.initialize({!r}, 2, {})"
+    own = {"data.train": f"{data}[:-6]", "data.validation": f"{data}[-6:]"}
+    own["model.name"] = str(tmp_path / "base")
+    config.write_text(CONFIG.format(SETTINGS | own))
     said = [tmp_path / name for name in ("first", "second", "alone")]
-    running = [
-        start(config, tmp_path / "two", 2, said[i], join.format(address, i)) for i in range(2)
-    ]
-    running.append(start(config, tmp_path / "one", 4, said[2]))
-    finish(running, said)
+    program = "from hs2jax.cli import main\nmain(['train', '--config={}', '--workdir={}'])"
+    alone = start(program.format(config, tmp_path / "one"), 4, said[2])
+    finish([*start_two(program.format(config, tmp_path / "two"), said), alone], said)
 
     one, two = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("one", "two"))
     assert one.keys() == two.keys()
