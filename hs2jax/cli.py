@@ -16,7 +16,8 @@
     hs2jax report   --workdir=FOLDER [--against=FOLDER]
 
 `hs2jax VERB --help` lists a verb's flags. Errors are told in a line or two; with
-HS2JAX_TRACEBACK=1 in the environment they come with where they were raised.
+--traceback they come with where they were raised. Exit codes: 0 done, 1 an error, 2 no such verb,
+75 stopped by a signal: the same command goes on.
 """
 
 import importlib
@@ -24,6 +25,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 
 from absl import flags
@@ -53,6 +55,7 @@ MADE = ("samples.jsonl", "annotated.jsonl", "groups.jsonl", "selected.jsonl", "s
 _SCORE, _REPORT, _SWEEP = ("score",), ("report",), ("sweep",)
 FLAGS = (
     ("config", CONFIGURED, None, "Config file, with an argument behind a colon."),
+    ("traceback", VERBS, False, "Show where an error was raised."),
     ("workdir", (*CONFIGURED, "report"), None, "Folder of the run."),
     ("distributed", {*CONFIGURED} - {"sweep"}, False, "Join the other hosts of a pod first."),
     ("over", _SWEEP, [], "KEY=VALUE,VALUE: values to try for a key; several give a grid."),
@@ -79,6 +82,8 @@ def main(argv=None) -> None:
             print(f"hs2jax: there is no verb {argv[0]!r}\n", file=sys.stderr)
         print(__doc__)
         sys.exit(0 if asked else 2)
+    from hs2jax import faults, stopping
+
     verb, *rest = argv
     try:
         options = parse(verb, rest)
@@ -91,16 +96,24 @@ def main(argv=None) -> None:
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of its own waiting.
         # It would tell everybody that there is no torch, which is not needed.
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        if options.traceback:
+            os.environ["HS2JAX_TRACEBACK"] = "1"  # For child processes too.
+        stopping.install()
         if "distributed" in options and options.distributed:
-            import jax
-
-            jax.distributed.initialize()
+            stopping.join()
         {"score": score, "convert": convert, "report": report}.get(verb, run)(verb, options)
-    except (flags.Error, ValueError, OSError) as error:
+        stopping.leave()
+    except stopping.Stopped as error:
+        print(f"hs2jax {verb}: stopped by {error.why}; the same command goes on", file=sys.stderr)
+        stopping.leave(stopping.STOPPED, f"stopped by {error.why}")
+        raise
+    except Exception as error:
+        stopping.lost(error)
         if os.environ.get("HS2JAX_TRACEBACK"):
-            raise
-        print(f"hs2jax {verb}: {error}", file=sys.stderr)
-        sys.exit(1)
+            traceback.print_exc()
+        print(f"hs2jax {verb}: {faults.told(error)}", file=sys.stderr)
+        stopping.leave(stopping.FAILED, faults.told(error))
+        sys.exit(stopping.FAILED)
 
 
 # Flags --------------------------------------------------------------------------------------------
@@ -149,6 +162,11 @@ def unfit(arguments: list[str], error: Exception) -> str:
         return f"an override of the config does not fit it: {said}"
     keys = re.findall(r"^--?config\.([\w.]+)", "\n".join(arguments), re.MULTILINE)
     key = next((key for key in keys if missing[1] in key.split(".")), missing[1])
+    from hs2jax.configs import OLD_KEYS
+
+    new = [x for old, x in OLD_KEYS.items() if missing[1] == old.split(".")[-1]]
+    if new:
+        return f"there is no config.{key}. It is now config.{new[0]}"
     return " ".join([f"there is no config.{key}.", *re.findall(r"Did you mean .*", said)])
 
 

@@ -1,7 +1,8 @@
 """A run's folder: claimed, resumed, stored, finished.
 
     config.json    the config, with its kind
-    run.json       there as soon as the run has made something that follows from its config
+    run.json       what the run is (see `identity`), and whether it has made something of it
+    run.lock       who is at work here
     results.jsonl  what came out, one tidy table (see `row`)
     result.json    what does not fit into rows; the last file of a run, so that it marks the end
 
@@ -13,19 +14,24 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import pickle
 import platform
 import resource
 import sqlite3
 import sys
+import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import jax
 import numpy as np
 from flax.serialization import msgpack_restore, msgpack_serialize
-from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
+
+from hs2jax import identity, stopping
 
 log = logging.getLogger(__name__)
 
@@ -36,37 +42,138 @@ log = logging.getLogger(__name__)
 def claim(workdir: Path, config) -> dict | None:
     """Claim a folder for a run, and return its result.json where it is finished.
 
-    Raises ValueError naming the keys that differ where a run of another config has settled there.
+    Until the run has settled, the folder takes any config; then only those of the same identity
+    (see `identity`). Raises ValueError where the folder is another run's, naming what differs, is
+    no run's, or another process is at work in it.
     """
+    found = identity.of(config)
+    _agree(workdir, config, found)
     if is_first():
-        check_config(workdir, config)
+        check(workdir, config, found)
+        _hold(workdir)
         write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
+        if not _settled(workdir):
+            record = {"kind": config.kind, "settled": False, "identity": found}
+            write_json(workdir / "run.json", record | {"free": identity.free(config)})
     barrier("claimed")
     if not finished(workdir):
         return None
     log.info("%s is finished", workdir)
+    if is_first():
+        _release(workdir)
     return read_json(workdir / "result.json")
 
 
-def check_config(workdir: Path, config) -> None:
-    """See that no run of another config has settled in a folder. Uses no device."""
-    path = workdir / "config.json"
-    marks = ("run.json", "result.json", "checkpoints/[0-9]*")  # The last of earlier versions.
-    if path.exists() and any(found for mark in marks for found in workdir.glob(mark)):
-        both = read_json(path), json.loads(config.to_json_best_effort())
-        old, new = (flatten_dict(each, sep=".") for each in both)
-        changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-        if changed:
-            raise ValueError(
-                f"{workdir} holds a run of another config (different: {', '.join(changed)}); give "
-                "another --workdir, or remove it"
-            )
+def _agree(workdir: Path, config, found: identity.Identity) -> None:
+    """See that all processes have one config, code and contents, and one folder.
+
+    Raises ValueError on each of them, on those that differ naming what does.
+    """
+    if jax.process_count() == 1:
+        return
+    mark = workdir / f".{from_first(uuid.uuid4().hex)}"
+    if is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    barrier("the start")
+    mine = found | {"config": content_key(config.to_dict()), "jax": jax.__version__}
+    mine |= {"hs2jax's code": identity.code_hash(), "--workdir": "another folder"}
+    if mark.exists():
+        mine["--workdir"] = "process 0's"
+    wrong = stopping.gather("; ".join(identity.differences(from_first(mine), mine)))
+    if is_first():
+        mark.unlink()
+    if any(wrong.values()):
+        each = (f"process {number} ({text})" for number, text in wrong.items() if text)
+        raise ValueError(f"the same command and data are needed on all hosts: {', '.join(each)}")
 
 
-def settle(workdir: Path, config) -> None:
-    """Note that a run has made something: from now on its folder takes no other config."""
-    if is_first() and not (workdir / "run.json").exists():
-        write_json(workdir / "run.json", {"kind": config.kind, "environment": environment()})
+def check(workdir: Path, config, found: identity.Identity | None = None) -> None:
+    """See that a folder is free for a run, or its own. Writes nothing.
+
+    found: the identity of the run, where it is known. Raises ValueError as `claim` does.
+    """
+    names = {path.name for path in workdir.iterdir()} if workdir.is_dir() else set()
+    names = {name for name in names if not name.startswith(".")} - {"lost+found"}
+    if names and not names & {"config.json", "run.json", LOCK}:
+        raise ValueError(
+            f"{workdir} is not a run's folder: there is {min(names)} in it, but no run.json; give "
+            "another --workdir"
+        )
+    if "config.json" in names and read_json(workdir / "config.json").get("kind") is None:
+        raise ValueError(f"{workdir} is a model's folder, not a run's; give another --workdir")
+    if not _settled(workdir):
+        return
+    old = read_json(workdir / "run.json")
+    changed = identity.differences(old.get("identity", {}), found or identity.of(config))
+    if changed:
+        raise ValueError(
+            f"{workdir} holds another run (different: {'; '.join(changed)}).{_advice(workdir)} "
+            "Give another --workdir, or remove it"
+        )
+    if changed := identity.differences(old.get("free", {}), identity.free(config)):
+        log.info("the same run, but for the order of sums: %s", "; ".join(changed))
+
+
+def _advice(workdir: Path) -> str:
+    if not finished(workdir):
+        return ""
+    return (
+        " It is finished: to train further, start another run from its model/; kept scores of an "
+        "evaluation are used again."
+    )
+
+
+def settle(workdir: Path) -> None:
+    """Note that a run has made something: from now on its folder takes no other run."""
+    if is_first() and not _settled(workdir):
+        record = read_json(workdir / "run.json")
+        record |= {"settled": True, "environment": environment()}
+        write_json(workdir / "run.json", record)
+
+
+def _settled(workdir: Path) -> bool:
+    path = workdir / "run.json"
+    return path.exists() and read_json(path).get("settled", True)
+
+
+LOCK = "run.lock"
+_locks: dict[Path, TextIO] = {}  # Of this process. The system lets go of them when it ends.
+
+
+def _hold(workdir: Path) -> None:
+    """Lock a folder for this process; what a dead holder leaves is no lock.
+
+    Raises ValueError that names the holder.
+    """
+    path = (workdir / LOCK).resolve()
+    if path in _locks:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.seek(0)
+        raise ValueError(
+            f"{workdir} is in use by {file.read().strip() or 'another process'}; wait for it, stop "
+            "it, or give another --workdir"
+        ) from error
+    except OSError as error:
+        log.warning("%s: no locks here (%s); see that no other process uses it", workdir, error)
+    if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+        return _hold(workdir)  # Its last holder took it away in between.
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()} since {now}\n")
+    file.flush()
+    _locks[path] = file
+
+
+def _release(workdir: Path) -> None:
+    if file := _locks.pop((workdir / LOCK).resolve(), None):
+        Path(file.name).unlink(missing_ok=True)
+        file.close()
 
 
 def finish(workdir: Path, config, result: Mapping, rows: Sequence[Mapping]) -> list[dict]:
@@ -77,10 +184,12 @@ def finish(workdir: Path, config, result: Mapping, rows: Sequence[Mapping]) -> l
     """
     rows = [{"kind": config.kind, **each} for each in rows]
     if is_first():
-        settle(workdir, config)
+        if (workdir / "run.json").exists():  # A recipe's folder is not claimed.
+            settle(workdir)
         write_rows(workdir / "results.jsonl", rows)
         head = {"kind": config.kind, **result, "environment": environment()}
         write_json(workdir / "result.json", head | {"config": config.to_dict()})
+        _release(workdir)
     barrier("finished")  # The others must not look for the run's files too early.
     return rows
 
@@ -125,7 +234,8 @@ def is_first() -> bool:
 def barrier(name: str) -> None:
     """Wait for all processes."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+        with stopping.waiting(name):
+            multihost_utils.sync_global_devices(name)
 
 
 def from_first(value):

@@ -41,6 +41,7 @@ def fail(*arguments) -> str:
     said = done.out + done.err
     assert done.code in (1, 2), said
     assert "Traceback" not in said
+    assert "a fault of hs2jax" not in said
     return said
 
 

@@ -157,7 +157,8 @@ REFUSED = {
     "no config file": ("train --config=gone.py --workdir={out}", "gone.py"),
     "config of a run": ("run --config={folder}/train.py --workdir={out}", "`hs2jax train`"),
     "recipe for train": (OF.format("recipe"), "`hs2jax run`"),
-    "unknown key in a file": (OF.format("old"), "no config.micro_rows"),
+    "old key": (TRAIN + "--config.micro_rows=1", "It is now config.micro_batch_size"),
+    "old key in a file": (OF.format("old"), "micro_rows|is now config.micro_batch_size"),
     "key of nothing": (OF.format("empty") + "--config.a=1", "config.a"),
     "config of nothing": (OF.format("empty"), "kind"),
     "report of nothing": ("report", "--workdir"),
@@ -183,7 +184,7 @@ def test_what_is_wrong_is_named_and_claims_no_folder(folder, case):
     said = fail(*command.split())
     for word in words.split("|"):
         assert word in said
-    assert "another config" not in said
+    assert "another run" not in said
     assert not {"metrics.jsonl", "scores.jsonl"} & {each.name for each in out.glob("*")}
 
 

@@ -186,7 +186,7 @@ def test_a_recipe_is_checked_as_a_whole(here):
         configs.check(recipe)
     recipe.second.data = "ratings:{first}/rows.jsonl"
     recipe.second.unlock().micro_rows = 2
-    with pytest.raises(ValueError, match=r"no config\.second\.micro_rows; the nearest"):
+    with pytest.raises(ValueError, match=r"no config\.second\.micro_rows; it is now"):
         configs.check(recipe)
 
 

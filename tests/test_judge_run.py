@@ -282,7 +282,7 @@ def test_feelings_and_knowledge_are_judged(here, foreign, tmp_path):
     """By weights of other prompts, too, which do not serve to score."""
     with pytest.raises(ValueError, match=r"config\.weights: .*template is 'of other prompts'"):
         run(here, tmp_path / "run", weights=foreign[0], preset="paper")
-    assert not (tmp_path / "run" / "run.json").exists()
+    assert not workdir.read_json(tmp_path / "run" / "run.json")["settled"]
     talks = [dialogue(f"Ann: I won {i} times!\nBob: Oh.", n=i) for i in range(6)]
     path = tmp_path / "questions.json"
     path.write_text(json.dumps({str(i): talk for i, talk in enumerate(talks, 1)}))

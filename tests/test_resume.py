@@ -20,7 +20,7 @@ import stages
 import tiny
 from test_policy_training import sampled_rows
 
-from hs2jax import configs, workdir
+from hs2jax import configs, stopping, workdir
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import loop, metrics
 from hs2jax.training.checkpoint import Checkpoints
@@ -145,6 +145,43 @@ def test_killed_at_every_point_that_matters(folder, undisturbed):
     assert_same(place, undisturbed)
     train()  # Which is finished.
     assert_same(place, undisturbed)
+
+
+@contextlib.contextmanager
+def signalled_at(step: int, number: int):
+    """Send this process a signal while a step's numbers are written."""
+    write = metrics.Metrics.write
+
+    def signalling(self, kind, now, values):
+        if (kind, now) == ("train", step):
+            os.kill(os.getpid(), number)
+        write(self, kind, now, values)
+
+    handler = signal.getsignal(number)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics.Metrics, "write", signalling)
+        patch.setattr(stopping, "_asked", "")
+        stopping.install()
+        try:
+            yield
+        finally:
+            signal.signal(number, handler)
+
+
+def test_stopped_by_a_signal_it_saves_and_another_micro_batch_goes_on(folder, undisturbed):
+    place, larger = folder / "signal", config(folder, micro_batch_size=16)
+    for step, number, of in ((1, signal.SIGTERM, config(folder)), (5, signal.SIGHUP, larger)):
+        with signalled_at(step, number), pytest.raises(stopping.Stopped) as stopped:
+            loop.train(of, place)
+        assert Checkpoints(place / "checkpoints", read_only=True).latest == step + 1
+        assert f"saved at step {step + 1}" in stopped.value.why
+    loop.train(larger, place)
+    ours, theirs = (
+        [row["loss"] for row in metrics.read(each / "metrics.jsonl", "train")]
+        for each in (place, undisturbed)
+    )
+    assert ours[:2] == theirs[:2]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -154,12 +154,13 @@ def test_what_fails_is_told_and_the_others_go_on(base, tmp_path, monkeypatch):
             return "no\nluck"
         right = 1.0 if place.parent.name == "good" or config.seed else -1.0
         items = [item(f"f:{i}", [right if i else 1.0]) for i in range(4)]
-        workdir.write_rows(place / "items" / "validation.jsonl", items)
         workdir.claim(place, config)
+        workdir.write_rows(place / "items" / "validation.jsonl", items)
         rows = [workdir.row("", "", "tokens_per_second", 1000.0 + config.seed)]
         workdir.finish(place, config, {"outputs": ["help"]}, rows)
 
     monkeypatch.setattr(sweep, "_train", train)
+    monkeypatch.setattr("hs2jax.identity.fingerprint", lambda name: {"weights": name})
     config = configs.defaults("sweep")
     config.base, config.seeds = base, (0,)
     config.arms = (

@@ -1,16 +1,16 @@
 """A run's folder: what is kept survives a kill, and a settled folder takes no other
 config."""
 
+import os
 import subprocess
 import sys
 import threading
 
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
-from hs2jax import workdir
+from hs2jax import configs, workdir
 from hs2jax.workdir import Store, content_key
 
 ENTRIES = {
@@ -102,23 +102,65 @@ def test_a_key_follows_from_every_part():
 
 
 def config(**settings):
-    return ml_collections.ConfigDict({"kind": "evaluate", "data": "a", **settings})
+    made = configs.defaults("evaluate")
+    made.update({"data": "a", **settings})
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_read(monkeypatch):
+    monkeypatch.setattr("hs2jax.identity.groups_hash", lambda spec, skip: f"rows of {spec}")
+    monkeypatch.setattr("hs2jax.identity.fingerprint", lambda name: {"weights": name})
 
 
 def test_a_folder_takes_another_config_until_something_is_made(tmp_path):
     assert workdir.claim(tmp_path, config()) is None
     assert workdir.claim(tmp_path, config(data="b")) is None
-    workdir.settle(tmp_path, config(data="b"))
+    workdir.settle(tmp_path)
     assert workdir.claim(tmp_path, config(data="b")) is None
-    with pytest.raises(ValueError, match=r"holds a run of another config \(different: data\)"):
+    what = r"holds another run \(different: data \(set 1\): rows of b -> rows of c\)"
+    with pytest.raises(ValueError, match=what):
         workdir.claim(tmp_path, config(data="c"))
 
 
-def test_a_folder_with_checkpoints_of_an_earlier_version_takes_no_other_config(tmp_path):
-    workdir.write_json(tmp_path / "config.json", {"data": "a"})
-    (tmp_path / "checkpoints" / "20").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"different: kind"):
+def test_what_changes_no_result_is_the_same_run_and_said(tmp_path, caplog):
+    workdir.claim(tmp_path, config())
+    workdir.settle(tmp_path)
+    with caplog.at_level("INFO"):
+        workdir.claim(tmp_path, config(mesh={"data": 2}))
+    assert "the same run, but for the order of sums: mesh.data: 1 -> 2" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "config.json"])
+def test_a_folder_that_is_no_run_s_is_left_as_it_is(tmp_path, name):
+    (tmp_path / name).write_text('{"model_type": "llama"}')
+    with pytest.raises(ValueError, match=r"run's"):
         workdir.claim(tmp_path, config())
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+HOLDER = """
+import sys, time
+from hs2jax import configs, workdir
+workdir._hold(workdir.Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_two_processes_do_not_share_a_folder_and_a_dead_one_holds_nothing(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=rf"in use by process {holder.pid} on .* since 20"):
+            workdir.claim(tmp_path, config())
+    finally:
+        holder.kill()
+        holder.wait()
+    assert workdir.claim(tmp_path, config()) is None
+    assert f"process {os.getpid()} " in (tmp_path / "run.lock").read_text()
 
 
 def test_a_finished_run_gives_its_result_again(tmp_path):

@@ -74,7 +74,7 @@ class Run:
             if all(key in self.kept for key in keys[part]):
                 continue
             values = compute(groups[part], start)
-            workdir.settle(self.workdir, self.config)
+            workdir.settle(self.workdir)
             refused = self.kept.add(dict(zip(keys[part], values, strict=True)))
             if refused:
                 source = groups[keys.index(refused[0])].source

@@ -49,7 +49,7 @@ def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict
         or (None if named == "search" else parse_weights(named)),
     )
     store = scores.store_of(model)
-    workdir.settle(folder, config)
+    workdir.settle(folder)
 
     # Validation: temperature and weights --------------------------------------------------------
     validation, temperature, weights = [], None, []

@@ -112,9 +112,13 @@ class RunState:
     def save(self, state, batches) -> None:
         """Begin to save what the run goes on from after a kill."""
         self._best.wait()  # It must not be named before it is there.
-        folders.settle(self._workdir, self._config)
+        folders.settle(self._workdir)
         meta = {"loader": batches.get_state(), "best": self.best, "frozen": self._frozen}
         self._latest.save(self.step, state, meta | {"seconds": self.seconds})
+
+    def wait(self) -> None:
+        """Wait until what is being saved is there."""
+        self._latest.wait()
 
     def restore_best(self, like):
         """End saving, and restore the trained parameters of the best step in the places of

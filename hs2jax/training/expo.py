@@ -89,7 +89,7 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
             outputs = np.concatenate(merged(factor).predict(data[name].examples))
             if store.add({key: {"outputs": outputs}}):
                 raise ValueError(f"with factor {factor:g} the outputs are not finite numbers")
-            workdir.settle(folder, config)
+            workdir.settle(folder)
         ends = np.cumsum([len(each.responses) for each in encoded])
         return scored.make(data[name], np.split(store.get(key)["outputs"], ends[:-1]), scalar)
 

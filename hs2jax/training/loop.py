@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from hs2jax import configs, workdir
+from hs2jax import configs, stopping, workdir
 from hs2jax.data import loader
 from hs2jax.inference import plan_evaluation
 from hs2jax.models import sharding
@@ -130,12 +130,14 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     # Steps --------------------------------------------------------------------------------------
     clock = {"step": time.time()}
     pending = None
-    with jax.set_mesh(mesh):
+    with stopping.deferred(), jax.set_mesh(mesh):
         while True:
             new = run.step != run.restored  # What was done at a checkpoint's step is in it.
             at_end = run.step == steps
             evaluates = new and (at_end or run.step % config.evaluate_every == 0)
-            saves = new and run.step and (at_end or run.step % config.checkpoint_every == 0)
+            stop = stopping.asked(run.step)
+            due = at_end or stop or run.step % config.checkpoint_every == 0
+            saves = new and run.step and due
             if pending and (evaluates or saves):
                 report(*pending)
                 pending = None
@@ -158,6 +160,9 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
                 clock["step"] = time.time()
             if at_end:
                 break
+            if stop:
+                run.wait()
+                raise stopping.Stopped(f"{stop}; saved at step {run.step}")
             batch = sharding.place_rows(next(batch_iterator), mesh, axis=1)
             state, values = update(state, frozen, batch)
             run.step += 1

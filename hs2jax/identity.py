@@ -1,0 +1,106 @@
+"""What a run is: the settings that change its results, and the contents of what it reads.
+
+The identity of a run is {name: text}. A setting that changes results is there by its value. Data
+are there by a hash of their groups in their order, so that a path spelled otherwise, a file moved,
+a copy or a compressed one is the same; a model by hashes of its weights by tensor (however they are
+sharded), of its config, and of its tokenizer with its template; other files by a hash of their
+bytes. `configs.SETTINGS` says which of these a key is.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from flax.traverse_util import flatten_dict
+
+from hs2jax import config_rules, configs
+from hs2jax.data import corpora
+from hs2jax.data.record import Record
+from hs2jax.models.hf.fingerprint import fingerprint
+
+Identity = dict[str, str]
+
+
+def of(config) -> Identity:
+    """Find the identity of a run: of a checked config, and of what it reads as it is now.
+
+    Raises what reading raises: DataError for a malformed row, FileNotFoundError.
+    """
+    flat, found = flatten_dict(config.to_dict(), sep="."), {"kind": config.kind}
+    skip = "skip" in (flat.get("on_error"), flat.get("data.on_error"))
+    for key, setting in configs.SETTINGS[config.kind].items():
+        for part, text in _parts(setting.identity, flat[key], skip):
+            found[f"{key}{part}"] = text
+    return found
+
+
+def free(config) -> Identity:
+    """Find the settings that change no result but for the order in which sums are taken."""
+    flat = flatten_dict(config.to_dict(), sep=".")
+    settings = configs.SETTINGS[config.kind].items()
+    return {key: str(flat[key]) for key, setting in settings if setting.identity == "free"}
+
+
+def differences(old: Identity, new: Identity) -> list[str]:
+    """Say what differs, "KEY: OLD -> NEW"."""
+    keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    return [f"{key}: {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}" for key in keys]
+
+
+def _parts(kind: str, value, skip: bool) -> Iterator[tuple[str, str]]:
+    if kind == "model" and value:
+        yield from ((f" ({part})", text) for part, text in fingerprint(value).items())
+    elif kind == "models":
+        for name, model in config_rules.parse_policies(value).items():
+            yield from ((f" {name}{part}", text) for part, text in _parts("model", model, skip))
+    elif kind == "data" and value and not Path(value).is_file():
+        for number, spec in enumerate(corpora.split(value), 1):
+            yield f" (set {number})", groups_hash(spec, skip)
+    elif kind in ("data", "file") and value and Path(value).is_file():
+        yield " (content)", file_hash(Path(value))
+    elif kind != "free":
+        yield "", json.dumps(value, default=str)
+
+
+def groups_hash(spec: str, skip: bool) -> str:
+    """Hash the groups of a data specification, in their order; skip: leave out malformed rows."""
+    stats = tuple(_stat(Path(each.path)) for each in corpora.parse(spec))
+    if None in stats:  # On the hub, in a bucket, or a data set.
+        return _groups_hash.__wrapped__(spec, skip, stats)
+    return _groups_hash(spec, skip, stats)
+
+
+@functools.cache
+def _groups_hash(spec: str, skip: bool, stats: tuple) -> str:
+    digest, count = hashlib.sha256(), 0
+    on_error = "skip" if skip else "raise"
+    for group in corpora.read(spec, on_error=on_error, record=Record()):
+        fields = dataclasses.asdict(dataclasses.replace(group, source=""))
+        digest.update(json.dumps(fields, sort_keys=True).encode() + b"\0")
+        count += 1
+    return f"{count:,} groups {digest.hexdigest()[:16]}"
+
+
+def code_hash() -> str:
+    """Hash this package's code."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """Hash the bytes of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _stat(path: Path) -> tuple | None:
+    """Return what changes when a file does, so that a hash need not be taken twice."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

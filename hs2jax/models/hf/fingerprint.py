@@ -1,0 +1,62 @@
+"""Hashes of a model by what is in its files, not by where they lie or how they are sharded."""
+
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from hs2jax.models.hf import checkpoint_files, hub, reward_checkpoints, tokenizer_files
+
+# What a checkpoint says of how it was written, which changes no number.
+UNUSED = ("_name_or_path", "transformers_version")
+TOKENIZER_FILES = (*tokenizer_files.FILES, "chat_template.json", "added_tokens.json")
+
+
+def fingerprint(name: str) -> dict[str, str]:
+    """Hash a model, fetched first where it is not here: its "weights", "config" and "tokenizer"
+    with its template; of a GGUF file, which holds them all, "file".
+
+    name: as `hub.load` takes it. Raises FileNotFoundError or ValueError for what is no model.
+    """
+    place = name.removesuffix(reward_checkpoints.LM_HEAD)
+    path = hub.resolve(place)
+    if path.is_file():
+        return {"file": _of_file(path, _changed(path))}
+    config = hub.read_json(path / "config.json")
+    config = {key: value for key, value in config.items() if key not in UNUSED}
+    weights = {}
+    for file in checkpoint_files.weight_files(path):
+        weights |= _of_tensors(file, _changed(file))
+    there = [path / each for each in TOKENIZER_FILES if (path / each).is_file()]
+    files = {each.name: _of_file(each, _changed(each)) for each in there}
+    parts = {"weights": weights, "config": [config, name[len(place) :]], "tokenizer": files}
+    return {part: _of_json(content) for part, content in parts.items()}
+
+
+def _changed(path: Path) -> tuple:
+    """Return what changes when a file does, so that one is hashed once in a process."""
+    found = os.stat(path)
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@functools.cache
+def _of_tensors(path: Path, changed: tuple) -> dict[str, str]:
+    found = {}
+    for name, tensor in checkpoint_files.open_file(path).items():
+        array = np.ascontiguousarray(tensor.read())
+        head = f"{array.dtype}{array.shape}".encode()
+        found[name] = hashlib.sha256(head + b"\0" + array.tobytes()).hexdigest()
+    return found
+
+
+@functools.cache
+def _of_file(path: Path, changed: tuple) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _of_json(value) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,43 @@
+"""Every fault that a user can cause is one line that says what to do, whatever its class."""
+
+import errno
+
+import pytest
+from command import hs2jax
+
+from hs2jax import cli, faults
+
+OUT_OF_MEMORY = RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.")
+BACKEND = RuntimeError("Unable to initialize backend 'tpu': no device\n(JAX_PLATFORMS='')")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OUT_OF_MEMORY, "out of memory|config.micro_batch_size|config.model.remat=True"),
+        (MemoryError(), "out of memory"),
+        (BACKEND, "'tpu'|no device|JAX_PLATFORMS"),
+        (OSError(errno.ENOSPC, "No space", "/a/b"), "/a/b: the disk is full|same command"),
+        (OSError(errno.EDQUOT, "Quota", "/a/b"), "/a/b: the quota is used up"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a"), "/a"),
+        (ModuleNotFoundError("No module named 'gcsfs'", name="gcsfs"), "pip install gcsfs"),
+        (b"\xff".decode, "not UTF-8"),
+        (KeyError("x"), "KeyError: 'x'|--traceback"),
+        (NotImplementedError("sums\nof x"), "NotImplementedError: sums of x|--traceback"),
+    ],
+)
+def test_a_fault_is_one_line(error, words, monkeypatch):
+    if callable(error):
+        with pytest.raises(UnicodeDecodeError) as found:
+            error()
+        error = found.value
+
+    def raising(*_):
+        raise error
+
+    monkeypatch.setattr(cli, "report", raising)
+    done = hs2jax("report", "--workdir=nowhere")
+    assert done.code == 1
+    assert done.err == f"hs2jax report: {faults.told(error)}\n"
+    for word in words.split("|"):
+        assert word in done.err

@@ -1,0 +1,50 @@
+"""Signals stop a run so that it can go on: training after a step, other verbs at once."""
+
+import os
+import signal
+
+import pytest
+
+from hs2jax import stopping
+
+
+@pytest.fixture(autouse=True)
+def _handlers(monkeypatch):
+    monkeypatch.setattr(stopping, "_asked", "")
+    before = {each: signal.getsignal(each) for each in stopping._SIGNALS}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_stops_at_once_and_within_training_after_the_step(name):
+    number = getattr(signal, name)
+    stopping.install()
+    with stopping.deferred():
+        os.kill(os.getpid(), number)
+        assert stopping.asked(3) == name
+    stopping._asked = ""
+    with pytest.raises(SystemExit) as stopped:
+        os.kill(os.getpid(), number)
+    assert stopped.value.code == 75
+    assert stopped.value.why == name
+
+
+def test_what_the_caller_ignores_stays_ignored():
+    """As under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stopping.install()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert not stopping.asked(1)
+
+
+def test_a_second_interrupt_ends_at_once(monkeypatch):
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    stopping.install()
+    with stopping.deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not codes
+        os.kill(os.getpid(), signal.SIGINT)
+    assert codes == [75]
