@@ -147,6 +147,9 @@ def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
     for name, verbs, *_ in FLAGS:
         if verb in verbs and getattr(options, name) is None:
             raise ValueError(f"hs2jax {verb} needs --{name}")
+    for name in ("workdir", "output", "best"):
+        if name in options and getattr(options, name):
+            setattr(options, name, os.path.expanduser(getattr(options, name)))
     if "workdir" in options and Path(options.workdir).is_file():
         raise ValueError(
             f"--workdir={options.workdir} is a file; expected a folder, new or a run's"

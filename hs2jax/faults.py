@@ -23,6 +23,9 @@ def told(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in DISK:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{DISK[error.errno]}; the same command goes on once there is room"
+    if full := re.search(r"No space left on device|Disk quota exceeded", text):
+        # Of libraries that write themselves, such as checkpoints.
+        return f"{full[0]}: {text[:300]}; the same command goes on once there is room"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
         return MEMORY
     if backend := re.search(r"Unable to initialize backend '(\w+)'", text):

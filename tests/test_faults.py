@@ -8,6 +8,7 @@ from command import hs2jax
 from hs2jax import cli, faults
 
 OUT_OF_MEMORY = RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.")
+FULL = ValueError("RESOURCE_EXHAUSTED: Error writing /a/b: No space left on device [OS error 28]")
 BACKEND = RuntimeError("Unable to initialize backend 'tpu': no device\n(JAX_PLATFORMS='')")
 
 
@@ -16,6 +17,7 @@ BACKEND = RuntimeError("Unable to initialize backend 'tpu': no device\n(JAX_PLAT
     [
         (OUT_OF_MEMORY, "out of memory|config.micro_batch_size|config.model.remat=True"),
         (MemoryError(), "out of memory"),
+        (FULL, "No space left on device|/a/b|same command"),
         (BACKEND, "'tpu'|no device|JAX_PLATFORMS"),
         (OSError(errno.ENOSPC, "No space", "/a/b"), "/a/b: the disk is full|same command"),
         (OSError(errno.EDQUOT, "Quota", "/a/b"), "/a/b: the quota is used up"),

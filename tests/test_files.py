@@ -188,3 +188,9 @@ def test_a_file_that_the_hub_does_not_give(hub):
     with pytest.raises(ValueError, match=r"has a '\*'"):
         read("hf://datasets/owner/name/data/*.jsonl")
     assert len(hub) == 1
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "rows.jsonl").write_bytes(as_lines(rows_of(3)))
+    assert len(read("~/rows.jsonl")) == len(read("~/r*.jsonl")) == 3

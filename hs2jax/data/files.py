@@ -35,7 +35,9 @@ def locate(path: str) -> epath.Path:
     """
     if path.startswith(HUB):
         return _fetch(path)
-    return epath.Path(MINI / path[len("mini/") :] if path.startswith("mini/") else path)
+    if path.startswith("mini/"):
+        return epath.Path(MINI / path[len("mini/") :])
+    return epath.Path(path).expanduser()
 
 
 def expand(path: str) -> list[str]:
