@@ -82,6 +82,12 @@ def main(argv=None) -> None:
             print(f"hs2jax: there is no verb {argv[0]!r}\n", file=sys.stderr)
         print(__doc__)
         sys.exit(0 if asked else 2)
+    # Before libraries are imported that would set a form of their own.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("hs2jax").setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of its own waiting.
+    # It would tell everybody that there is no torch, which is not needed.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from hs2jax import faults, stopping
 
     verb, *rest = argv
@@ -91,11 +97,6 @@ def main(argv=None) -> None:
             print(*(line for line in __doc__.splitlines() if f" hs2jax {verb} " in line), sep="\n")
             print(options)
             return
-        logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        logging.getLogger("hs2jax").setLevel(logging.INFO)
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of its own waiting.
-        # It would tell everybody that there is no torch, which is not needed.
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         if options.traceback:
             os.environ["HS2JAX_TRACEBACK"] = "1"  # For child processes too.
         stopping.install()
