@@ -20,7 +20,7 @@
 75 stopped by a signal: the same command goes on.
 """
 
-import importlib
+import importlib.metadata
 import logging
 import os
 import re
@@ -30,6 +30,8 @@ from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
+
+log = logging.getLogger(__name__)
 
 # The verb of each kind of config, and its function in a module below hs2jax.
 KINDS = {
@@ -102,6 +104,8 @@ def main(argv=None) -> None:
         stopping.install()
         if "distributed" in options and options.distributed:
             stopping.join()
+        if verb not in ("report", "convert"):
+            say_with_what(options)
         {"score": score, "convert": convert, "report": report}.get(verb, run)(verb, options)
         stopping.leave()
     except stopping.Stopped as error:
@@ -172,6 +176,20 @@ def unfit(arguments: list[str], error: Exception) -> str:
     if new:
         return f"there is no config.{key}. It is now config.{new[0]}"
     return " ".join([f"there is no config.{key}.", *re.findall(r"Did you mean .*", said)])
+
+
+def say_with_what(options) -> None:
+    """Log what a run is computed with. Raises RuntimeError where JAX has no device."""
+    import jax
+
+    from hs2jax import config_rules, workdir
+
+    found = workdir.environment()
+    flat = config_rules.flat(options.config) if "config" in options else {}
+    dtype = flat.get("model.dtype") or flat.get("dtype")
+    dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    version = importlib.metadata.version("hs2jax")
+    log.info("hs2jax %s, jax %s, %s, %s", version, found["jax"], found["device"], dtype)
 
 
 # Verbs --------------------------------------------------------------------------------------------

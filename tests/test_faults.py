@@ -2,6 +2,7 @@
 
 import errno
 
+import jax
 import pytest
 from command import hs2jax
 
@@ -43,3 +44,11 @@ def test_a_fault_is_one_line(error, words, monkeypatch):
     assert done.err == f"hs2jax report: {faults.told(error)}\n"
     for word in words.split("|"):
         assert word in done.err
+
+
+def test_a_verb_first_says_what_it_computes_with(caplog):
+    with caplog.at_level("INFO", "hs2jax"):
+        hs2jax("score", "--model=nowhere", "--data=preference:nowhere", "--output=nowhere")
+    first = caplog.records[0].getMessage()
+    assert first.startswith("hs2jax 0.")
+    assert f"jax {jax.__version__}, {jax.device_count()} x cpu (cpu), float32" in first
