@@ -104,7 +104,7 @@ def main(argv=None) -> None:
         stopping.install()
         if "distributed" in options and options.distributed:
             stopping.join()
-        if verb not in ("report", "convert"):
+        if verb not in ("report", "convert", "sweep"):  # A sweep leaves the devices to its runs.
             say_with_what(options)
         {"score": score, "convert": convert, "report": report}.get(verb, run)(verb, options)
         stopping.leave()
@@ -152,7 +152,7 @@ def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
     for name, verbs, *_ in FLAGS:
         if verb in verbs and getattr(options, name) is None:
             raise ValueError(f"hs2jax {verb} needs --{name}")
-    for name in ("workdir", "output", "best"):
+    for name in ("workdir", "output", "best", "against", "model"):
         if name in options and getattr(options, name):
             setattr(options, name, os.path.expanduser(getattr(options, name)))
     if "workdir" in options and Path(options.workdir).is_file():

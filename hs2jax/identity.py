@@ -12,13 +12,15 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from flax.traverse_util import flatten_dict
 
 from hs2jax import config_rules, configs
-from hs2jax.data import corpora
+from hs2jax.data import corpora, files
+from hs2jax.data.groups import DataError
 from hs2jax.data.record import Record
 from hs2jax.models.hf.fingerprint import fingerprint
 
@@ -57,13 +59,23 @@ def _parts(kind: str, value, skip: bool) -> Iterator[tuple[str, str]]:
     elif kind == "models":
         for name, model in config_rules.parse_policies(value).items():
             yield from ((f" {name}{part}", text) for part, text in _parts("model", model, skip))
-    elif kind == "data" and value and not Path(value).is_file():
+    elif kind == "data" and re.match(r"\w+:(?!//)", value):
         for number, spec in enumerate(corpora.split(value), 1):
             yield f" (set {number})", groups_hash(spec, skip)
-    elif kind in ("data", "file") and value and Path(value).is_file():
-        yield " (content)", file_hash(Path(value))
+    elif kind == "data" and value:  # A file of one object, such as EQ-Bench's.
+        yield " (content)", _hash(files.locate(value).read_bytes())
+    elif kind == "file" and (path := _file_of(value)):
+        yield " (content)", f"{_hash(path.read_bytes())} {value.partition('.json/')[2]}".strip()
     elif kind != "free":
         yield "", json.dumps(value, default=str)
+
+
+def _file_of(value: str) -> Path | None:
+    """Find the file that a setting names, with what is chosen of it behind a "/"."""
+    for name in (value, f"{value.partition('.json/')[0]}.json"):
+        if Path(name).expanduser().is_file():
+            return Path(name).expanduser()
+    return None
 
 
 def groups_hash(spec: str, skip: bool) -> str:
@@ -78,10 +90,13 @@ def groups_hash(spec: str, skip: bool) -> str:
 def _groups_hash(spec: str, skip: bool, stats: tuple) -> str:
     digest, count = hashlib.sha256(), 0
     on_error = "skip" if skip else "raise"
-    for group in corpora.read(spec, on_error=on_error, record=Record()):
-        fields = dataclasses.asdict(dataclasses.replace(group, source=""))
-        digest.update(json.dumps(fields, sort_keys=True).encode() + b"\0")
-        count += 1
+    try:
+        for group in corpora.read(spec, on_error=on_error, record=Record()):
+            fields = dataclasses.asdict(dataclasses.replace(group, source=""))
+            digest.update(json.dumps(fields, sort_keys=True).encode() + b"\0")
+            count += 1
+    except DataError:  # For the verb to tell, or to read in a way of its own.
+        return f"rows {_hash(b''.join(row for _, row in corpora.raw(spec)))}"
     return f"{count:,} groups {digest.hexdigest()[:16]}"
 
 
@@ -91,10 +106,8 @@ def code_hash() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
-def file_hash(path: Path) -> str:
-    """Hash the bytes of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _stat(path: Path) -> tuple | None:

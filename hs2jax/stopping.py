@@ -26,6 +26,7 @@ SILENCE = 20.0  # Seconds without a sign of life after which a process counts as
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 _asked: str = ""  # The signal that asked this process to stop.
+_interrupts = 0
 _deferred = False
 
 
@@ -51,15 +52,15 @@ def install() -> None:
 
 
 def _answer(number: int, frame) -> None:
-    global _asked
+    global _asked, _interrupts
     name = signal.Signals(number).name
-    if _asked == name == "SIGINT":
+    _interrupts += name == "SIGINT"
+    if _interrupts > 1:
         os._exit(STOPPED)
-    first, _asked = not _asked, _asked or name
-    if _deferred:
-        log.warning("%s: stopping after this step", name)
-    elif first:
+    _asked = name
+    if not _deferred:
         raise Stopped(name)
+    log.warning("%s: stopping after this step", name)
 
 
 @contextlib.contextmanager
@@ -71,6 +72,8 @@ def deferred():
         yield
     finally:
         _deferred = False
+    if _asked:  # After the last step.
+        raise Stopped(_asked)
 
 
 def asked(step: int) -> str:
@@ -112,12 +115,18 @@ def join() -> None:
         threading.Thread(target=_watch, daemon=True).start()
 
 
+def joined() -> bool:
+    """Tell whether this process has joined others."""
+    return distributed.global_state.client is not None
+
+
 def _say_waiting(joined: threading.Event) -> None:
     began = time.time()
     while not joined.wait(5):
         log.warning("waiting for the other processes to join (%.0f s)", time.time() - began)
 
 
+_gathered = 0  # How many times `gather` was called.
 _reached = 0  # How many times this process has come to where all wait for one another.
 _waiting = ""  # Where it waits now.
 
@@ -134,18 +143,19 @@ def waiting(where: str):
 
 
 def gather(text: str) -> dict[int, str]:
-    """Give every process the texts of all, by number. To be called once in a run, by all."""
-    store = distributed.global_state.client
-    store.key_value_set(f"hs2jax-said/{jax.process_index()}", text, allow_overwrite=True)
-    store.wait_at_barrier("hs2jax-said", 60_000)
-    return {int(_number(key)): each for key, each in store.key_value_dir_get("hs2jax-said")}
+    """Give every process the texts of all, by number. To be called by all."""
+    global _gathered
+    _gathered += 1
+    store, place = distributed.global_state.client, f"hs2jax-said-{_gathered}"
+    store.key_value_set(f"{place}/{jax.process_index()}", text)
+    store.wait_at_barrier(place, 60_000)
+    return {int(_number(key)): each for key, each in store.key_value_dir_get(place)}
 
 
 def lost(error: Exception) -> None:
     """Where an error says that a connection broke, wait for `_watch` to tell whose, and end."""
     broken = ("Connection closed by peer", "Connection reset by peer", "UNAVAILABLE", "Gloo")
-    many = distributed.global_state.client is not None
-    if many and any(each in str(error) for each in broken):
+    if joined() and any(each in str(error) for each in broken):
         time.sleep(SILENCE + 5 * BEAT)
 
 

@@ -9,8 +9,6 @@
 Of several processes, which must see the same folder, the first one writes.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -20,20 +18,23 @@ import platform
 import resource
 import sqlite3
 import sys
-import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import jax
 import numpy as np
 from flax.serialization import msgpack_restore, msgpack_serialize
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
-from hs2jax import identity, stopping
+from hs2jax import identity, locks, stopping
 
 log = logging.getLogger(__name__)
+
+
+# Kinds whose folders hold those of other runs, or are written at once.
+UNCLAIMED = ("recipe", "sweep", "best_of_n")
 
 
 # A run's folder ---------------------------------------------------------------------------------
@@ -50,7 +51,9 @@ def claim(workdir: Path, config) -> dict | None:
     _agree(workdir, config, found)
     if is_first():
         check(workdir, config, found)
-        _hold(workdir)
+        locks.hold(workdir)
+        check(workdir, config, found)  # Another process may have been at work until now.
+        _check_dtype(workdir, config)
         write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
         if not _settled(workdir):
             record = {"kind": config.kind, "settled": False, "identity": found}
@@ -60,7 +63,7 @@ def claim(workdir: Path, config) -> dict | None:
         return None
     log.info("%s is finished", workdir)
     if is_first():
-        _release(workdir)
+        locks.release(workdir)
     return read_json(workdir / "result.json")
 
 
@@ -93,26 +96,62 @@ def check(workdir: Path, config, found: identity.Identity | None = None) -> None
 
     found: the identity of the run, where it is known. Raises ValueError as `claim` does.
     """
-    names = {path.name for path in workdir.iterdir()} if workdir.is_dir() else set()
-    names = {name for name in names if not name.startswith(".")} - {"lost+found"}
-    if names and not names & {"config.json", "run.json", LOCK}:
-        raise ValueError(
-            f"{workdir} is not a run's folder: there is {min(names)} in it, but no run.json; give "
-            "another --workdir"
-        )
-    if "config.json" in names and read_json(workdir / "config.json").get("kind") is None:
-        raise ValueError(f"{workdir} is a model's folder, not a run's; give another --workdir")
+    check_place(workdir, config.kind)
     if not _settled(workdir):
         return
     old = read_json(workdir / "run.json")
-    changed = identity.differences(old.get("identity", {}), found or identity.of(config))
+    if "identity" not in old:
+        raise ValueError(f"{workdir} holds a run of an earlier version; give another --workdir")
+    changed = identity.differences(old["identity"], found or identity.of(config))
     if changed:
         raise ValueError(
             f"{workdir} holds another run (different: {'; '.join(changed)}).{_advice(workdir)} "
             "Give another --workdir, or remove it"
         )
-    if changed := identity.differences(old.get("free", {}), identity.free(config)):
-        log.info("the same run, but for the order of sums: %s", "; ".join(changed))
+    if changed := identity.differences(old["free"], identity.free(config)):
+        log.info("the same run, but perhaps for the order of sums: %s", "; ".join(changed))
+
+
+def check_place(workdir: Path, kind: str) -> None:
+    """See that a folder is new, empty, or one of a run of this kind. Raises ValueError."""
+    names = {path.name for path in workdir.iterdir()} if workdir.is_dir() else set()
+    names = {name for name in names if not name.startswith(".")} - {"lost+found"}
+    if names and not names & {"config.json", "run.json", locks.NAME}:
+        raise ValueError(
+            f"{workdir} is not a run's folder: there is {min(names)} in it, but no run.json; give "
+            "another --workdir"
+        )
+    there = read_json(workdir / "config.json").get("kind") if "config.json" in names else kind
+    if there is None:
+        raise ValueError(f"{workdir} is a model's folder, not a run's; give another --workdir")
+    made = _settled(workdir) or finished(workdir) or any(workdir.glob("checkpoints/[0-9]*"))
+    if made and there != kind:
+        raise ValueError(
+            f"{workdir} holds a run of kind {there!r}, not {kind!r}; give another --workdir"
+        )
+    if made and "run.json" not in names and kind not in UNCLAIMED:
+        raise ValueError(f"{workdir} holds a run of an earlier version; give another --workdir")
+
+
+def take(workdir: Path, config) -> None:
+    """Take a folder for runs in folders below it, which claim their own: a recipe's or sweep's.
+
+    Alone it opens no device, which a sweep leaves to its runs."""
+    if not stopping.joined() or is_first():
+        check_place(workdir, config.kind)
+        write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
+
+
+def _check_dtype(workdir: Path, config) -> None:
+    """See that a dtype that the platform decides is what it was. Raises ValueError."""
+    flat = flatten_dict(config.to_dict(), sep=".")
+    if _settled(workdir) and "" in (flat.get("model.dtype"), flat.get("dtype")):
+        before, now = read_json(workdir / "run.json")["environment"], environment()
+        if ("(cpu)" in before["device"]) != ("(cpu)" in now["device"]):
+            raise ValueError(
+                f"{workdir} was computed on {before['device']}, and this is {now['device']}: the "
+                'dtype "" means float32 on a CPU and bfloat16 elsewhere; give the one or other'
+            )
 
 
 def _advice(workdir: Path) -> str:
@@ -126,7 +165,8 @@ def _advice(workdir: Path) -> str:
 
 def settle(workdir: Path) -> None:
     """Note that a run has made something: from now on its folder takes no other run."""
-    if is_first() and not _settled(workdir):
+    claimed = (workdir / "run.json").exists()  # A recipe's folder is not.
+    if is_first() and claimed and not _settled(workdir):
         record = read_json(workdir / "run.json")
         record |= {"settled": True, "environment": environment()}
         write_json(workdir / "run.json", record)
@@ -137,45 +177,6 @@ def _settled(workdir: Path) -> bool:
     return path.exists() and read_json(path).get("settled", True)
 
 
-LOCK = "run.lock"
-_locks: dict[Path, TextIO] = {}  # Of this process. The system lets go of them when it ends.
-
-
-def _hold(workdir: Path) -> None:
-    """Lock a folder for this process; what a dead holder leaves is no lock.
-
-    Raises ValueError that names the holder.
-    """
-    path = (workdir / LOCK).resolve()
-    if path in _locks:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+", encoding="utf-8")
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        file.seek(0)
-        raise ValueError(
-            f"{workdir} is in use by {file.read().strip() or 'another process'}; wait for it, stop "
-            "it, or give another --workdir"
-        ) from error
-    except OSError as error:
-        log.warning("%s: no locks here (%s); see that no other process uses it", workdir, error)
-    if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-        return _hold(workdir)  # Its last holder took it away in between.
-    now = time.strftime("%Y-%m-%d %H:%M:%S")
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()} since {now}\n")
-    file.flush()
-    _locks[path] = file
-
-
-def _release(workdir: Path) -> None:
-    if file := _locks.pop((workdir / LOCK).resolve(), None):
-        Path(file.name).unlink(missing_ok=True)
-        file.close()
-
-
 def finish(workdir: Path, config, result: Mapping, rows: Sequence[Mapping]) -> list[dict]:
     """Write results.jsonl, then result.json, and return the rows. Nothing may come after it but
     the page; all that the run makes must be there.
@@ -184,12 +185,11 @@ def finish(workdir: Path, config, result: Mapping, rows: Sequence[Mapping]) -> l
     """
     rows = [{"kind": config.kind, **each} for each in rows]
     if is_first():
-        if (workdir / "run.json").exists():  # A recipe's folder is not claimed.
-            settle(workdir)
+        settle(workdir)
         write_rows(workdir / "results.jsonl", rows)
         head = {"kind": config.kind, **result, "environment": environment()}
         write_json(workdir / "result.json", head | {"config": config.to_dict()})
-        _release(workdir)
+        locks.release(workdir)
     barrier("finished")  # The others must not look for the run's files too early.
     return rows
 
@@ -321,14 +321,6 @@ class Store:
         return self._table.execute(f"SELECT {column} FROM kept WHERE key = ?", (key,)).fetchone()
 
 
-@contextlib.contextmanager
-def locked(path: Path):
-    """Let one process of this machine in at a time."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _is_finite(value) -> bool:
     numbers = (x for x in jax.tree.leaves(value) if isinstance(x, np.ndarray | float))
     return all(np.isfinite(x).all() for x in numbers)
@@ -359,9 +351,13 @@ def read_rows(path: Path) -> list[dict]:
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:  # A full disk does not say where.
+        scratch.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def note_not_finite(workdir: Path, step: int, rows: list[str], values: dict) -> None:

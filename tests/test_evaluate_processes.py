@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import socket
 import sqlite3
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import numpy as np
 import stages
 from command import succeed
 from test_expo import save_pair
-from test_judge_processes import TOGETHER, start
-from test_processes import finish
+from test_processes import finish, start_two
 
 from hs2jax.evaluation import scores
 from hs2jax.reward_model import RewardModel
@@ -49,19 +47,10 @@ def test_two_processes_evaluate_and_sweep_as_one_does(tmp_path):
         table.execute("DELETE FROM kept WHERE rowid > 20")
         before = set(table.execute(rows))
 
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
     said = [tmp_path / "first", tmp_path / "second"]
     program = "from hs2jax.cli import main\nfor verb in {!r}:\n    main(verb)"
-    program = TOGETHER + program.format(verbs(tmp_path, tmp_path / "two"))
-    finish(
-        [
-            start(program.format(address=address, number=i), 2, tmp_path / "cache", said[i])
-            for i in range(2)
-        ],
-        said,
-    )
+    program = program.format(verbs(tmp_path, tmp_path / "two"))
+    finish(start_two(program, said, HS2JAX_CACHE=str(tmp_path / "cache")), said)
 
     with contextlib.closing(sqlite3.connect(kept)) as table:
         after = set(table.execute(rows))

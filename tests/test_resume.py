@@ -157,7 +157,7 @@ def signalled_at(step: int, number: int):
             os.kill(os.getpid(), number)
         write(self, kind, now, values)
 
-    handler = signal.getsignal(number)
+    handler = signal.signal(number, signal.SIG_DFL)  # It may have been ignored.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics.Metrics, "write", signalling)
         patch.setattr(stopping, "_asked", "")

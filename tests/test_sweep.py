@@ -13,7 +13,7 @@ import stages
 import tiny
 from command import die, fail, hs2jax, succeed
 
-from hs2jax import configs, workdir
+from hs2jax import configs, locks, workdir
 from hs2jax.evaluation.measures import pairs_of
 from hs2jax.training import metrics, sweep, sweep_arms, sweep_rows
 
@@ -90,7 +90,8 @@ def swept(folder) -> dict:
                 break
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "".join(said)
-        with workdir.locked(second / "lock"):  # Its run ends with it, and lets go of the folder.
+        # Its run ends with it, and lets go of the folder.
+        with locks.locked(second.parent / f".{second.name}.lock"):
             killed = {
                 "finished": (first / "result.json").stat().st_mtime_ns,
                 "unfinished": not workdir.finished(second),

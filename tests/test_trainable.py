@@ -225,7 +225,7 @@ def test_a_run_with_another_base_model_does_not_go_on(tmp_path, source):
     run(tmp_path / "run", source, **settings)
     (tmp_path / "run" / "result.json").unlink()
     tiny.language_model(tmp_path / "base", seed=5)
-    with pytest.raises(ValueError, match="another model than the one that the run in"):
+    with pytest.raises(ValueError, match=r"different: model\.name \(weights\)"):
         run(tmp_path / "run", source, **settings)
 
 

@@ -103,7 +103,7 @@ def test_a_key_follows_from_every_part():
 
 def config(**settings):
     made = configs.defaults("evaluate")
-    made.update({"data": "a", **settings})
+    made.update({"data": "ratings:a", **settings})
     return made
 
 
@@ -115,12 +115,12 @@ def _nothing_is_read(monkeypatch):
 
 def test_a_folder_takes_another_config_until_something_is_made(tmp_path):
     assert workdir.claim(tmp_path, config()) is None
-    assert workdir.claim(tmp_path, config(data="b")) is None
+    assert workdir.claim(tmp_path, config(data="ratings:b")) is None
     workdir.settle(tmp_path)
-    assert workdir.claim(tmp_path, config(data="b")) is None
-    what = r"holds another run \(different: data \(set 1\): rows of b -> rows of c\)"
+    assert workdir.claim(tmp_path, config(data="ratings:b")) is None
+    what = r"another run \(different: data \(set 1\): rows of ratings:b -> rows of ratings:c\)"
     with pytest.raises(ValueError, match=what):
-        workdir.claim(tmp_path, config(data="c"))
+        workdir.claim(tmp_path, config(data="ratings:c"))
 
 
 def test_what_changes_no_result_is_the_same_run_and_said(tmp_path, caplog):
@@ -128,7 +128,7 @@ def test_what_changes_no_result_is_the_same_run_and_said(tmp_path, caplog):
     workdir.settle(tmp_path)
     with caplog.at_level("INFO"):
         workdir.claim(tmp_path, config(mesh={"data": 2}))
-    assert "the same run, but for the order of sums: mesh.data: 1 -> 2" in caplog.text
+    assert "the same run, but perhaps for the order of sums: mesh.data: 1 -> 2" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "config.json"])
@@ -140,9 +140,9 @@ def test_a_folder_that_is_no_run_s_is_left_as_it_is(tmp_path, name):
 
 
 HOLDER = """
-import sys, time
-from hs2jax import configs, workdir
-workdir._hold(workdir.Path(sys.argv[1]))
+import pathlib, sys, time
+from hs2jax import locks
+locks.hold(pathlib.Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
 """
@@ -174,7 +174,7 @@ def test_a_finished_run_gives_its_result_again(tmp_path):
     assert found["seconds"] == 1.0
     assert found["config"] == config().to_dict()
     with pytest.raises(ValueError, match="different: data"):
-        workdir.claim(tmp_path, config(data="b"))
+        workdir.claim(tmp_path, config(data="ratings:b"))
 
 
 def test_a_value_that_is_not_finite_becomes_none():

@@ -100,7 +100,7 @@ def score(
         for item, index in zip(items, picked, strict=True)
     ]
     config = ConfigDict({"kind": "best_of_n", "data": data, "reference": reference})
-    best.mkdir(parents=True, exist_ok=True)
+    workdir.take(best, config)
     workdir.write_rows(best / "best.jsonl", lines)
     workdir.finish(best, config, {"records": records, "seconds": time.time() - started}, rows)
     return record

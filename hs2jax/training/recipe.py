@@ -30,6 +30,7 @@ def run(recipe: ConfigDict, folder: Path | str, verb_of: Callable[[str], Verb]) 
     places = {name: folder / name for name in recipe.stages}
     stages = {name: filled_in(recipe[name], places) for name in recipe.stages}
     # The folder is not claimed: stages may be added, and each has claimed its own.
+    workdir.take(folder, recipe)
     rows = []
     for name, config in stages.items():
         log.info("stage %s", name)
@@ -37,8 +38,6 @@ def run(recipe: ConfigDict, folder: Path | str, verb_of: Callable[[str], Verb]) 
         rows += [{**row, "stage": name} for row in made]
     done = [workdir.read_json(place / "result.json") for place in places.values()]
     seconds = sum(each.get("seconds", 0) for each in done)
-    if workdir.is_first():
-        workdir.write_json(folder / "config.json", recipe.to_dict())
     return workdir.finish(folder, recipe, {"stages": [*places], "seconds": seconds}, rows)
 
 

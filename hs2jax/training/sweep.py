@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from hs2jax import configs, workdir
+from hs2jax import configs, locks, stopping, workdir
 from hs2jax.training import loop
 from hs2jax.training.sweep_arms import Arms, plan
 from hs2jax.training.sweep_rows import COSTS, Run, make_rows
@@ -44,6 +44,7 @@ def sweep(config: ConfigDict, folder: Path | str) -> list[dict]:
     folder = Path(folder)
     configs.check(config)
     arms = plan(config, folder)
+    workdir.take(folder, config)
     failed: dict[tuple[str, int], str] = {}
     # Seed by seed, so that what is there at any time compares all arms.
     todo = [(arm, seed) for seed in arms.seeds for arm in arms.arms]
@@ -82,8 +83,11 @@ def _train(config: ConfigDict, place: Path) -> str:
     try:
         try:
             return receive.recv()
+        except stopping.Stopped:  # It saves and stops, too.
+            process.terminate()
+            raise
         finally:
-            process.join()
+            process.join(60)
     except EOFError:  # It ended without a word.
         memory = " (out of memory?)" * (process.exitcode == -signal.SIGKILL)
         return f"its process ended with code {process.exitcode}{memory}"
@@ -94,6 +98,7 @@ def _train(config: ConfigDict, place: Path) -> str:
 def _work(config: ConfigDict, place: Path, level: int, send) -> None:
     # Whoever presses ^C means the sweep, which then ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stopping.install()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("hs2jax").setLevel(level)
@@ -101,7 +106,7 @@ def _work(config: ConfigDict, place: Path, level: int, send) -> None:
     why = ""
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with workdir.locked(place.parent / f".{place.name}.lock"):
+        with locks.locked(place.parent / f".{place.name}.lock"):
             loop.train(config, place)
     except Exception as error:
         known = isinstance(error, ValueError | OSError)
@@ -133,7 +138,7 @@ def _write(config: ConfigDict, arms: Arms, folder: Path, failed: Mapping) -> lis
             try:
                 workdir.check(place, arms.run_config(arm, seed))
                 runs[arm.name][seed] = _read_run(place)
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 notes.append(f"Left out: {error}.")
         waiting = []
         for seed in (each for each in arms.seeds if each not in runs[arm.name]):

@@ -13,6 +13,7 @@ from hs2jax.models.hf import checkpoint_files, hub, reward_checkpoints, tokenize
 # What a checkpoint says of how it was written, which changes no number.
 UNUSED = ("_name_or_path", "transformers_version")
 TOKENIZER_FILES = (*tokenizer_files.FILES, "chat_template.json", "added_tokens.json")
+TOKENIZER_FILES += ("special_tokens_map.json",)
 
 
 def fingerprint(name: str) -> dict[str, str]:
@@ -25,6 +26,11 @@ def fingerprint(name: str) -> dict[str, str]:
     path = hub.resolve(place)
     if path.is_file():
         return {"file": _of_file(path, _changed(path))}
+    if (path / "result.json").exists():  # A finished run's folder.
+        path /= "model"
+    elif (path / "best").is_dir():
+        files = sorted(each for each in (path / "best").rglob("*") if each.is_file())
+        return {"best": _of_json([_of_file(each, _changed(each)) for each in files])}
     config = hub.read_json(path / "config.json")
     config = {key: value for key, value in config.items() if key not in UNUSED}
     weights = {}
@@ -48,7 +54,9 @@ def _of_tensors(path: Path, changed: tuple) -> dict[str, str]:
     for name, tensor in checkpoint_files.open_file(path).items():
         array = np.ascontiguousarray(tensor.read())
         head = f"{array.dtype}{array.shape}".encode()
-        found[name] = hashlib.sha256(head + b"\0" + array.tobytes()).hexdigest()
+        digest = hashlib.sha256(head + b"\0")
+        digest.update(array.reshape(-1).view(np.uint8))  # Other threads go on meanwhile.
+        found[name] = digest.hexdigest()
     return found
 
 
