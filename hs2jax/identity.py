@@ -11,18 +11,15 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-
-from flax.traverse_util import flatten_dict
 
 from hs2jax import config_rules, configs
 from hs2jax.data import corpora, files
 from hs2jax.data.groups import DataError
 from hs2jax.data.record import Record
-from hs2jax.models.hf.fingerprint import fingerprint
+from hs2jax.models.hf.fingerprint import changed, fingerprint
 
 Identity = dict[str, str]
 
@@ -32,7 +29,7 @@ def of(config) -> Identity:
 
     Raises what reading raises: DataError for a malformed row, FileNotFoundError.
     """
-    flat, found = flatten_dict(config.to_dict(), sep="."), {"kind": config.kind}
+    flat, found = config_rules.flat(config), {"kind": config.kind}
     skip = "skip" in (flat.get("on_error"), flat.get("data.on_error"))
     for key, setting in configs.SETTINGS[config.kind].items():
         for part, text in _parts(setting.identity, flat[key], skip):
@@ -42,7 +39,7 @@ def of(config) -> Identity:
 
 def free(config) -> Identity:
     """Find the settings that change no result but for the order in which sums are taken."""
-    flat = flatten_dict(config.to_dict(), sep=".")
+    flat = config_rules.flat(config)
     settings = configs.SETTINGS[config.kind].items()
     return {key: str(flat[key]) for key, setting in settings if setting.identity == "free"}
 
@@ -80,14 +77,14 @@ def _file_of(value: str) -> Path | None:
 
 def groups_hash(spec: str, skip: bool) -> str:
     """Hash the groups of a data specification, in their order; skip: leave out malformed rows."""
-    stats = tuple(_stat(Path(each.path)) for each in corpora.parse(spec))
-    if None in stats:  # On the hub, in a bucket, or a data set.
-        return _groups_hash.__wrapped__(spec, skip, stats)
-    return _groups_hash(spec, skip, stats)
+    paths = [Path(each.path) for each in corpora.parse(spec)]
+    if not all(path.is_file() for path in paths):  # On the hub, in a bucket, or a data set.
+        return _groups_hash.__wrapped__(spec, skip, ())
+    return _groups_hash(spec, skip, tuple(map(changed, paths)))
 
 
 @functools.cache
-def _groups_hash(spec: str, skip: bool, stats: tuple) -> str:
+def _groups_hash(spec: str, skip: bool, changed: tuple) -> str:
     digest, count = hashlib.sha256(), 0
     on_error = "skip" if skip else "raise"
     try:
@@ -108,12 +105,3 @@ def code_hash() -> str:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _stat(path: Path) -> tuple | None:
-    """Return what changes when a file does, so that a hash need not be taken twice."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns

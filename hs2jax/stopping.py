@@ -1,4 +1,4 @@
-"""How a run ends before its end: by a signal, or because another process of it is gone.
+"""End a run before its end: by a signal, or because another process of it is gone.
 
 SIGTERM (preemption, `docker stop`, a scheduler), SIGHUP and Ctrl-C ask a run to stop. Training then
 saves and stops after the step that it is at, on all hosts after the same one; other verbs stop at
@@ -153,7 +153,7 @@ def gather(text: str) -> dict[int, str]:
 
 
 def lost(error: Exception) -> None:
-    """Where an error says that a connection broke, wait for `_watch` to tell whose, and end."""
+    """Wait for `_watch` to tell whose connection broke, where an error says that one did."""
     broken = ("Connection closed by peer", "Connection reset by peer", "UNAVAILABLE", "Gloo")
     if joined() and any(each in str(error) for each in broken):
         time.sleep(SILENCE + 5 * BEAT)
@@ -175,11 +175,12 @@ def _exit(code: int) -> None:
     """End at once, but the first process after the others: what they say to one another is kept
     there, and without it they are ended by an abort."""
     store, until = distributed.global_state.client, time.time() + 5
-    while jax.process_index() == 0 and time.time() < until:
-        if len(store.key_value_dir_get("hs2jax-left")) == jax.process_count():
-            time.sleep(BEAT)  # They have said so, and end now.
-            break
-        time.sleep(BEAT / 4)
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        while jax.process_index() == 0 and time.time() < until:
+            if len(store.key_value_dir_get("hs2jax-left")) == jax.process_count():
+                time.sleep(BEAT)  # They have said so, and end now.
+                break
+            time.sleep(BEAT / 4)
     os._exit(code)
 
 

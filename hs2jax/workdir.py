@@ -25,10 +25,9 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax.serialization import msgpack_restore, msgpack_serialize
-from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
-from hs2jax import identity, locks, stopping
+from hs2jax import config_rules, identity, locks, stopping
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +143,7 @@ def take(workdir: Path, config) -> None:
 
 def _check_dtype(workdir: Path, config) -> None:
     """See that a dtype that the platform decides is what it was. Raises ValueError."""
-    flat = flatten_dict(config.to_dict(), sep=".")
+    flat = config_rules.flat(config)
     if _settled(workdir) and "" in (flat.get("model.dtype"), flat.get("dtype")):
         before, now = read_json(workdir / "run.json")["environment"], environment()
         if ("(cpu)" in before["device"]) != ("(cpu)" in now["device"]):

@@ -162,7 +162,7 @@ def served(here, monkeypatch):
             self.do_GET(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
         def log_message(self, *_):
-            pass
+            """Says nothing."""
 
     monkeypatch.setenv(server.KEY, "secret")
     monkeypatch.setattr(server, "WAITS", (0.0, 0.0, 0.0))

@@ -162,11 +162,17 @@ PAIRS = st.lists(st.tuples(st.floats(-3, 8), st.integers(0, 4)), min_size=1, max
 
 @settings(max_examples=50)
 @given(PAIRS, st.integers(1, 3))
-def test_kappa_and_outside_equal_their_definitions(pairs, per_group):
+def test_kappa_confusion_and_outside_equal_their_definitions(pairs, per_group):
     items = rated_items(pairs, per_group=per_group)
-    found = values(measures.attribute_rows("", items, ["helpfulness"]), "attribute/helpfulness")
+    rows = measures.attribute_rows("", items, ["helpfulness"])
+    found = values(rows, "attribute/helpfulness")
     predicted = [min(4, max(0, int(np.floor(p + 0.5)))) for p, _ in pairs]
     rated = [r for _, r in pairs]
+    table = np.zeros((5, 5), int)
+    np.add.at(table, (rated, predicted), 1)
+    for rating in range(5):
+        line = values(rows, f"confusion/helpfulness, rated {rating}")
+        assert [line[f"predicted_{p}"] for p in range(5)] == table[rating].tolist()
     assert found["outside"] == sum(p < -0.5 or p >= 4.5 for p, _ in pairs)
     observed = np.mean(np.subtract(predicted, rated) ** 2)
     chance = np.mean(np.subtract.outer(predicted, rated) ** 2)

@@ -171,6 +171,7 @@ def attribute_rows(
     * kappa: quadratic weights, both sides rounded half up and predictions clipped to 0..4;
       `outside` counts those that this moves. Where people's ratings are on another scale there is
       none, and a note says so.
+    * confusion: how many responses with each rounded rating have each rounded prediction.
 
     Raises ValueError as `rated` does.
     """
@@ -203,6 +204,10 @@ def attribute_rows(
         outside = (levels[0] != np.floor(predicted + 0.5)).sum()
         found += rows_of(set, part, n, {"kappa": kappa})
         found += rows_of(set, part, None, {"outside": outside})
+        for rating in range(TOP + 1):
+            given = levels[0][levels[1] == rating]
+            counts = {f"predicted_{p}": (given == p).sum() for p in range(TOP + 1)}
+            found += rows_of(set, f"confusion/{name}, rated {rating}", len(given), counts)
     return found
 
 

@@ -17,6 +17,7 @@ FAMILIES = {
     "strength": "By strength",
     "band": "By length of the chosen response against the rejected one",
     "attribute": "Ratings",
+    "confusion": "Rounded ratings and predictions",
 }
 
 

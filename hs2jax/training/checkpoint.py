@@ -13,7 +13,6 @@ import orbax.checkpoint as ocp
 
 from hs2jax import workdir as folders
 from hs2jax.models.checksum import checksum
-from hs2jax.training import trainable
 
 
 class Checkpoints:
@@ -75,12 +74,9 @@ class RunState:
         seconds: how long the run has taken, all its processes together.
     """
 
-    def __init__(self, workdir: Path, config, frozen, *, started: float):
-        """frozen: the parameters that are not trained. started: when this process began, in s.
-
-        Raises ValueError where a run goes on and `frozen` is not what it began with.
-        """
-        self._workdir, self._config, self._frozen = workdir, config, checksum(frozen)
+    def __init__(self, workdir: Path, frozen, *, started: float):
+        """frozen: the parameters that are not trained. started: when this process began, in s."""
+        self._workdir, self._frozen = workdir, checksum(frozen)
         self._latest = Checkpoints(workdir / "checkpoints")
         # Two: the one that the latest checkpoint names, and one newer than that checkpoint.
         self._best = Checkpoints(workdir / "best", keep=2)
@@ -90,7 +86,6 @@ class RunState:
         self._best.keep_only(0, self.step)  # What comes later is made anew.
         if self.restored is not None:
             self._meta = self._latest.read_meta(self.step)
-            trainable.check_frozen(self._frozen, self._meta["frozen"], config.model.name, workdir)
             self.best = self._meta["best"]
             self._began -= self._meta["seconds"]
 

@@ -57,7 +57,12 @@ def best_of_run(run: Path, mesh=None) -> tasks.Task:
     params = trainable.begin(task.params, config, mesh)
     trained, frozen = trainable.split(params, config)
     meta = checkpoints.read_meta(checkpoints.latest)
-    trainable.check_frozen(checksum(frozen), meta["frozen"], config.model.name, run)
+    if checksum(frozen) != meta["frozen"]:
+        raise ValueError(
+            f"{config.model.name} is another model than the one that the run in {run} began with, "
+            "and what that run does not train is not in its folder: bring the model back, or begin "
+            "again in another --workdir"
+        )
     best = checkpoints.restore(checkpoints.latest, trained)
     checkpoints.close()
     task.params = trainable.finish(trainable.join(best, frozen))

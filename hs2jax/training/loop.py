@@ -95,7 +95,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     )
 
     # Begin, or restore --------------------------------------------------------------------------
-    run = RunState(folder, config, frozen, started=started)
+    run = RunState(folder, frozen, started=started)
     batch_iterator = loader.iterate(batches)
     if run.restored:
         del params

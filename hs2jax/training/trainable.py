@@ -83,17 +83,6 @@ def finish(params):
     return {"decoder": decoder, **params}
 
 
-def check_frozen(found: str, expected: str, name: str, workdir) -> None:
-    """Raise ValueError unless the parameters that a run does not train are those it began with, by
-    their checksums."""
-    if found != expected:
-        raise ValueError(
-            f"{name} is another model than the one that the run in {workdir} began with, and what "
-            "that run does not train is not in its folder: bring the model back, or begin again in "
-            "another --workdir"
-        )
-
-
 def count(params) -> int:
     """Count the numbers in a tree."""
     return sum(x.size for x in jax.tree.leaves(params))

@@ -1,5 +1,6 @@
 """The builder of all data sets, known to `tfds.builder` once this is imported, and their rows."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -95,15 +96,13 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _locate(self, file: str, split: str, dl_manager) -> epath.Path:
         """The file of a split: in the manual folder, else fetched. Raises FileNotFoundError."""
         names, folders = [file, file.removesuffix(".gz"), f"{split}.jsonl"], []
-        try:
+        with contextlib.suppress(AssertionError):  # There is none, or it is empty.
             manual = epath.Path(dl_manager.manual_dir)
             folders.append(manual / self.name)
             # Data sets share names of files, so that those of another one may lie in a folder for
             # all. Only who names a folder says what is in it.
             if manual != epath.Path(dl_manager.download_dir) / "manual":
                 folders.append(manual)
-        except AssertionError:  # There is none, or it is empty.
-            pass
         for path in (folder / name for folder in folders for name in names):
             if path.exists():
                 return path

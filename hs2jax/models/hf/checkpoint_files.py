@@ -82,8 +82,7 @@ def weight_files(folder: Path) -> list[Path]:
 def open_file(path: Path) -> dict[str, Tensor]:
     try:
         # Looks at the header, and that the file holds all that it names.
-        with safetensors.safe_open(path, "numpy"):
-            pass
+        safetensors.safe_open(path, "numpy")
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or cut short ({error})") from error
     with path.open("rb") as file:

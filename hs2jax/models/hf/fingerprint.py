@@ -25,31 +25,31 @@ def fingerprint(name: str) -> dict[str, str]:
     place = name.removesuffix(reward_checkpoints.LM_HEAD)
     path = hub.resolve(place)
     if path.is_file():
-        return {"file": _of_file(path, _changed(path))}
+        return {"file": _of_file(path, changed(path))}
     if (path / "result.json").exists():  # A finished run's folder.
         path /= "model"
     elif (path / "best").is_dir():
         files = sorted(each for each in (path / "best").rglob("*") if each.is_file())
-        return {"best": _of_json([_of_file(each, _changed(each)) for each in files])}
+        return {"best": _of_json([_of_file(each, changed(each)) for each in files])}
     config = hub.read_json(path / "config.json")
     config = {key: value for key, value in config.items() if key not in UNUSED}
     weights = {}
     for file in checkpoint_files.weight_files(path):
-        weights |= _of_tensors(file, _changed(file))
+        weights |= _of_tensors(file, changed(file))
     there = [path / each for each in TOKENIZER_FILES if (path / each).is_file()]
-    files = {each.name: _of_file(each, _changed(each)) for each in there}
+    files = {each.name: _of_file(each, changed(each)) for each in there}
     parts = {"weights": weights, "config": [config, name[len(place) :]], "tokenizer": files}
     return {part: _of_json(content) for part, content in parts.items()}
 
 
-def _changed(path: Path) -> tuple:
+def changed(path: Path) -> tuple[int, int, int]:
     """Return what changes when a file does, so that one is hashed once in a process."""
     found = os.stat(path)
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @functools.cache
-def _of_tensors(path: Path, changed: tuple) -> dict[str, str]:
+def _of_tensors(path: Path, changed: tuple[int, int, int]) -> dict[str, str]:
     found = {}
     for name, tensor in checkpoint_files.open_file(path).items():
         array = np.ascontiguousarray(tensor.read())
@@ -61,7 +61,7 @@ def _of_tensors(path: Path, changed: tuple) -> dict[str, str]:
 
 
 @functools.cache
-def _of_file(path: Path, changed: tuple) -> str:
+def _of_file(path: Path, changed: tuple[int, int, int]) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
