@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_chat import CHATML, LLAMA, TEXTS, ask, groups, wholes
 
-from hs2jax.data import chat, conversations, loader, packing, templates
+from hs2jax.data import chat, control_tokens, conversations, loader, packing, templates
 from hs2jax.data.groups import Group
 from hs2jax.data.packing import Example, Shape
 from hs2jax.data.record import Record
@@ -85,16 +85,16 @@ def test_a_condition_stands_between_header_and_response(kind, group, responses, 
     tokenizer, read, header, end = KINDS[kind]
     group = conditioned(Group(group.prompt, tuple(responses)), condition)
     (encoded,) = chat.encode(tokenizer, [group], read, policy=True)
-    asked = tokenizer.apply_chat_template(
-        list(group.prompt), tokenize=False, add_generation_prompt=True
-    )
+    asked = chat.render(tokenizer, group.prompt, "", add_generation_prompt=True)
     assert asked.endswith(header)
     asked += line(tokenizer, condition)
-    expected = [asked + response + end for response in responses]
+    expected = [asked + control_tokens.shield(tokenizer, r) + end for r in responses]
     assert wholes(encoded) == chat.tokenize(tokenizer, expected)
-    # The same as the template's own text of an assistant's turn that starts with the line, and
-    # without a condition what a reward model reads.
+    # The same as the template's own text of an assistant's turn that starts with the line, if that
+    # is text, and without a condition what a reward model reads.
     starts = line(tokenizer, condition)
+    if starts.startswith(MARKERS):
+        return
     inside = Group(group.prompt, tuple(starts + response for response in responses))
     (plain,) = chat.encode(tokenizer, [inside], read)
     assert wholes(encoded) == wholes(plain)

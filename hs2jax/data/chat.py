@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from hs2jax.data import control_tokens
+from hs2jax.data.control_tokens import PosingError
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.data.templates import condition_text
@@ -137,11 +139,14 @@ def special_ids(tokenizer) -> set[int]:
 
 
 def tokenize(tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Tokenise texts that a chat template has rendered: each starts with exactly one BOS where the
-    tokenizer adds one by itself, and has no special token that is not in its text."""
+    """Tokenise texts that `render` has made: each starts with exactly one BOS where the tokenizer
+    adds one by itself, and has no other control token than the template's."""
     if not texts:
         return []
     rows, bos = tokenizer(texts, add_special_tokens=False)["input_ids"], tokenizer.bos_token_id
+    for i, text in enumerate(texts):
+        if control_tokens.BREAK in text:
+            rows[i] = control_tokens.tokenize(tokenizer, text)
     if bos is None or tokenizer("a")["input_ids"][:1] != [bos]:
         return rows
     return [[bos, *itertools.dropwhile(lambda i: i == bos, ids)] for ids in rows]
@@ -171,7 +176,10 @@ def _render_all(write: Callable, tokenizer, groups: Sequence[Group], skipped: Re
         except ValueError as error:
             if skipped is None:
                 raise
-            skipped.refused += 1
+            if isinstance(error, PosingError):
+                skipped.posing += 1
+            else:
+                skipped.refused += 1
             skipped.keep(str(error))
             found.append(None)
     return found
@@ -227,13 +235,20 @@ def _earlier_turns(tokenizer, group: Group, whole: str, record: Record) -> list[
 
 
 def render(tokenizer, turns: Sequence[dict], source: str, *, add_generation_prompt: bool) -> str:
-    """Write turns by the chat template. Raises ValueError where it refuses them."""
+    """Write turns by the chat template, their texts shielded: for `tokenize` alone. Raises
+    ValueError where it refuses them, PosingError where a text cannot be shielded."""
+    try:
+        shield = functools.partial(control_tokens.shield, tokenizer)
+        turns = [turn | {"content": shield(turn["content"])} for turn in turns]
+    except PosingError as error:
+        raise PosingError(f"{source}: {error}") from None
     try:
         return tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=add_generation_prompt
         )
     except Exception as error:  # Templates raise what they like, jinja2's errors among it.
-        raise ValueError(f"{source}: the chat template refuses this: {error}") from error
+        what = str(error).replace(control_tokens.BREAK, "")
+        raise ValueError(f"{source}: the chat template refuses this: {what}") from error
 
 
 def _ended(ids: list[int], tokenizer, special: set[int], read: str) -> list[int]:

@@ -20,6 +20,7 @@ class Record:
     truncated: int = 0  # Prompts cut from the left.
     too_long: int = 0  # Groups left out because they do not fit.
     refused: int = 0  # Groups left out because the chat template refuses them.
+    posing: int = 0  # Groups left out because a text would be read as the chat template's own.
     # Assistant turns within prompts that the template writes otherwise than where they are last.
     unlearned_turns: int = 0
     tokens: int = 0  # Tokens that belong to a conversation.
@@ -53,6 +54,7 @@ class Record:
     def left_out(self) -> dict[str, int]:
         """Count what was left out, by reason."""
         counts = {"too long": self.too_long, "refused by the chat template": self.refused}
+        counts |= {"a text reads as the chat template's own": self.posing}
         return {name: count for name, count in {**counts, **self.skipped}.items() if count}
 
     def __str__(self) -> str:

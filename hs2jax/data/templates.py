@@ -16,6 +16,7 @@ SYSTEM = (
 
 # In this order NeMo-Aligner writes the values of attributes: OpenAssistant's, then HelpSteer's.
 ORDER = ("quality", "toxicity", "humor", "creativity", *ATTRIBUTES)
+MARKERS = ("<extra_id_0>", "<extra_id_1>", "<extra_id_2>")
 
 
 def _nemo(end: str) -> str:
@@ -59,6 +60,11 @@ def choose(name: str) -> tuple[str, str]:
     return TEMPLATES[name]
 
 
+def is_nemo(template: str) -> bool:
+    """Tell whether a chat template writes turns with NeMo's markers."""
+    return "<extra_id_1>Assistant" in template
+
+
 def in_order(attributes: Iterable[str]) -> list[str]:
     """Sort names of attributes in NeMo's order, others behind them by name."""
     return sorted(attributes, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
@@ -71,5 +77,5 @@ def condition_text(tokenizer, condition: Mapping[str, int]) -> str:
     """
     if not condition:
         return ""
-    marker = "<extra_id_2>" if "<extra_id_1>Assistant" in tokenizer.get_chat_template() else ""
+    marker = MARKERS[2] if is_nemo(tokenizer.get_chat_template()) else ""
     return marker + ",".join(f"{n}:{condition[n]}" for n in in_order(condition)) + "\n"

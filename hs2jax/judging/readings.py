@@ -20,7 +20,7 @@ from hs2jax.judging.prompts import Request
 from hs2jax.models.checksum import checksum
 from hs2jax.workdir import Store, content_key
 
-VERSION = 3  # To be raised when the way of reading changes.
+VERSION = 4  # To be raised when the way of reading changes.
 CHUNK = 64  # Requests that are read, and kept, at a time.
 
 
