@@ -113,7 +113,7 @@ class LanguageModel(Model):
         for key, value in settings.items():
             if expected := configs.SETTINGS["sample"][key][1](value):
                 raise ValueError(f"{key} is {value}; expected {expected}")
-        prompts = chat.prompt_ids(self.tokenizer, groups)
+        prompts = chat.prompt_ids(self.tokenizer, groups, vocab_size=self.config.vocab_size)
         positions = self.config.max_seq_len
         for group, ids in zip(groups, prompts, strict=True):
             if len(ids) >= positions:
@@ -190,7 +190,8 @@ class LanguageModel(Model):
         parts = [[group] if group.tokens else _alone(group) for group in groups]
         flat = list(itertools.chain(*parts))
         policy = any(one.condition or one.tokens for one in flat)
-        options |= {"longest": self.config.max_seq_len, "read": self.read, "policy": policy}
+        options |= {"longest": self.config.max_seq_len, "vocab_size": self.config.vocab_size}
+        options |= {"read": self.read, "policy": policy}
         encoded = iter(encode(self.tokenizer, flat, **options))
         every = [[next(encoded) for _ in some] for some in parts]
         singles = {

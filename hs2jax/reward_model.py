@@ -156,7 +156,8 @@ class RewardModel(Model):
         `data.conversations.encode`. max_tokens: of a conversation; None: the model's positions."""
         positions = self.config.max_seq_len
         longest = min(max_tokens or positions, positions)
-        return encode(self.tokenizer, groups, longest=longest, read=self.read, **options)
+        options |= {"read": self.read, "vocab_size": self.config.vocab_size}
+        return encode(self.tokenizer, groups, longest=longest, **options)
 
     def predict(self, examples: Sequence[Example], *, layout="shared", rows: int | None = None):
         """Compute outputs [responses, K] of each tokenised group, a list of numpy arrays."""

@@ -193,21 +193,19 @@ def test_what_is_wrong_is_named_and_claims_no_folder(folder, case):
 
 @pytest.fixture
 def one_bad_row(folder, tmp_path) -> list[str]:
-    """A command to train on six rows, the fourth with a token whose embedding is NaN.
+    """A command to train on six rows, the fourth with a token that overflows in a frozen layer.
 
     Ratings cannot do it: those that are too large to be squared are refused as malformed.
     """
-    config, tokenizer = tiny.config(), tiny.tokenizer()
-    params = tiny.parameters(config)
-    bad = tokenizer.convert_tokens_to_ids("~")
-    params["embed"] = params["embed"].at[bad].set(np.nan)
-    hub.save(tmp_path / "base", config=config, params=params, tokenizer=tokenizer)
+    config = tiny.config()
+    params = tiny.overflowing(tiny.parameters(config), "~")
+    hub.save(tmp_path / "base", config=config, params=params, tokenizer=tiny.tokenizer())
     rows = [
         {"prompt": f"{i}?" if i != 3 else "~", "response": "Yes.", "ratings": {"helpfulness": i}}
         for i in range(6)
     ]
     data = stages.write(tmp_path / "ratings.jsonl", rows)
-    of = {"model.name": tmp_path / "base", "data.row_length": 128}
+    of = {"model.name": tmp_path / "base", "data.row_length": 128, "trainable.last_layers": 1}
     of |= {"data.train": f"ratings:{data}", "data.validation": f"ratings:{data}[:2]"}
     settings = [f"--config.{key}={value}" for key, value in of.items()]
     return ["train", f"--config={folder / 'train.py'}", f"--workdir={tmp_path / 'run'}", *settings]

@@ -89,6 +89,16 @@ def parameters(of: Config, seed: int = 0):
     return jax.tree.map_with_path(draw, shapes) | jax.tree.map_with_path(draw, head)
 
 
+def overflowing(params, word: str, value: float = 3e38):
+    """Finite parameters of a decoder whose first layer's attention values overflow for one token,
+    which alone has something on an axis that they multiply by `value`."""
+    (token,) = tokenizer()(word)["input_ids"]
+    attention = params["layers"]["attention"]
+    attention = attention | {"v": attention["v"].at[0, 0].set(value)}
+    embed = params["embed"].at[:, 0].set(0).at[token, 0].set(1)
+    return params | {"embed": embed, "layers": params["layers"] | {"attention": attention}}
+
+
 def reward_model(
     outputs=("helpfulness",), *, bias=False, weights=None, seed=0, mesh=None, **changes
 ) -> RewardModel:

@@ -129,5 +129,5 @@ def connect(config) -> Source:
         with ThreadPoolExecutor(AT_ONCE) as threads:
             return from_first(list(threads.map(complete, bodies)))
 
-    room = functools.partial(fitting, tokenizer, opened.config.max_seq_len, config)
+    room = functools.partial(fitting, tokenizer, opened.config, config)
     return Source(f"{address} {served}", room, answer)

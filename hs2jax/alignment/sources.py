@@ -11,6 +11,7 @@ from hs2jax.data import chat, corpora
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.language_model import LanguageModel
+from hs2jax.models.config import Config
 from hs2jax.workdir import content_key
 
 SETTINGS = ("temperature", "top_p", "top_k", "max_new_tokens", "seed")
@@ -48,18 +49,19 @@ def of_model(model: LanguageModel, config) -> Source:
             for some in model.sample_groups(groups, config.n, first=first, **settings)
         ]
 
-    room = functools.partial(fitting, model.tokenizer, model.config.max_seq_len, config)
+    room = functools.partial(fitting, model.tokenizer, model.config, config)
     return Source(stage.identity(model), room, answer)
 
 
-def fitting(tokenizer, max_seq_len: int, config, groups: Sequence[Group], record: Record):
+def fitting(tokenizer, model: Config, config, groups: Sequence[Group], record: Record):
     """Leave out groups with prompts that leave no room for `config.max_new_tokens`, and count them
     in the record.
 
     Raises ValueError for such a group unless config.on_error is "skip".
     """
-    skip, found, room = config.on_error == "skip", [], max_seq_len - config.max_new_tokens
-    every = chat.prompt_ids(tokenizer, groups, record if skip else None)
+    skip, found, room = config.on_error == "skip", [], model.max_seq_len - config.max_new_tokens
+    skipped = record if skip else None
+    every = chat.prompt_ids(tokenizer, groups, skipped, vocab_size=model.vocab_size)
     for group, ids in zip(groups, every, strict=True):
         if ids is None:
             continue

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -41,6 +41,7 @@ def encode(
     skipped: Record | None = None,
     *,
     policy: bool = False,
+    vocab_size: int | None = None,
     record: Record | None = None,
 ) -> list[Encoded | None]:
     """Render and tokenise every conversation of the groups.
@@ -55,11 +56,12 @@ def encode(
     are any, are the responses as they are; reward models and judges see neither. Unless there is a
     condition, which holds for the responses alone, `loss_mask` is the assistant's earlier turns;
     one that the template writes otherwise than where it is the last is counted in `record` instead.
+    vocab_size: the rows of the model's embedding, where a token that has none is to be found.
     skipped: where a group that the template refuses is counted, whose place is then None.
 
     Raises ValueError where the tokenizer has no chat template, or lacks an EOS that has to be
-    added, where a group's tokens are not of this tokenizer, and, without `skipped`, where the
-    template refuses a group.
+    added, where a group's tokens are not of this tokenizer or not in the embedding, and, without
+    `skipped`, where the template refuses a group.
     """
     if read not in READS:
         raise ValueError(f"read is {read!r}; it must be one of {', '.join(READS)}")
@@ -82,6 +84,7 @@ def encode(
             # The token that is read is the response's, even where all behind the header is pads.
             shared = min(common_prefix([prompt, *wholes]), *(len(ids) - 1 for ids in wholes))
             responses = [ids[shared:] for ids in wholes]
+        embedded(itertools.chain(prompt, *responses), tokenizer, vocab_size, group.source)
         mask = np.zeros(len(prompt), bool)
         for _ in texts[2]:
             before, through = next(rows), _cut_end(next(rows), tokenizer, special, read)
@@ -97,7 +100,11 @@ def encode(
 
 
 def prompt_ids(
-    tokenizer, groups: Sequence[Group], skipped: Record | None = None
+    tokenizer,
+    groups: Sequence[Group],
+    skipped: Record | None = None,
+    *,
+    vocab_size: int | None = None,
 ) -> list[np.ndarray | None]:
     """Tokenise what a policy's response to each group follows, int32, as `encode` does."""
 
@@ -107,7 +114,23 @@ def prompt_ids(
 
     texts = _render_all(write, tokenizer, groups, skipped)
     rows = iter(tokenize(tokenizer, [text for text in texts if text is not None]))
-    return [None if text is None else np.asarray(next(rows), np.int32) for text in texts]
+    found = [None if text is None else np.asarray(next(rows), np.int32) for text in texts]
+    for group, ids in zip(groups, found, strict=True):
+        embedded(() if ids is None else ids, tokenizer, vocab_size, group.source)
+    return found
+
+
+def embedded(ids: Iterable[int], tokenizer, vocab_size: int | None, source: str) -> None:
+    """See that the embedding has a row for each token: JAX would take another one in silence.
+
+    Raises ValueError with the source, the token and both sizes.
+    """
+    if vocab_size is not None and (highest := max(ids, default=0)) >= vocab_size:
+        raise ValueError(
+            f"{source}: token {highest}, {tokenizer.decode([highest])!r}, is outside the model's "
+            f"embedding, which has {vocab_size} rows, while the tokenizer has {len(tokenizer)} "
+            "tokens: use the tokenizer that belongs to the model, or leave the row out"
+        )
 
 
 def end_of_turn(tokenizer, read: str = "end_of_turn") -> tuple[int, ...]:

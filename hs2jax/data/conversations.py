@@ -39,6 +39,7 @@ def encode(
     truncate: bool = False,
     skip: bool = False,
     policy: bool = False,
+    vocab_size: int | None = None,
     record: Record | None = None,
 ) -> list[list[Example]]:
     """Tokenise groups, without what is known of them: the parts of each group, in the order of
@@ -48,11 +49,12 @@ def encode(
     conversations is a part of its own, so that a score does not depend on the others' length; else
     a part has at most SHARED, so that a row fits into memory. truncate: cut prompts from the left
     where a conversation is longer. skip: leave a group out that is still too long or that the chat
-    template refuses. Both are counted in `record`, and else raise ValueError.
+    template refuses. Both are counted in `record`, and else raise ValueError. policy, vocab_size:
+    see `chat.encode`.
     """
     record = Record() if record is None else record
-    skipped = record if skip else None
-    every = chat.encode(tokenizer, groups, read, skipped, policy=policy, record=record)
+    options = {"policy": policy, "vocab_size": vocab_size, "record": record}
+    every = chat.encode(tokenizer, groups, read, record if skip else None, **options)
     found: list[list[Example]] = []
     for group, encoded in zip(groups, every, strict=True):
         found.append([])

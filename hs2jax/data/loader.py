@@ -46,10 +46,11 @@ def prepare(
     derive: str | None = None,
     on_error: str = "raise",
     policy: bool = False,
+    vocab_size: int | None = None,
     record: Record | None = None,
 ) -> Prepared:
     """Tokenise groups and see that each fits into a row of `row_length` tokens, and each of its
-    conversations into `max_tokens`, the model's positions. read: see `chat.encode`.
+    conversations into `max_tokens`, the model's positions. read, vocab_size: see `chat.encode`.
 
     attributes: names of the ratings that become the A columns. derive: as for `groups.pairs`.
     too_long: "skip" leaves a group out that does not fit; "truncate" cuts its prompt from the left
@@ -63,7 +64,8 @@ def prepare(
     room = row_length // slots
     kept = Prepared([], [])
     skipped = record if on_error == "skip" else None
-    every = chat.encode(tokenizer, groups, read, skipped, policy=policy, record=record)
+    options = {"policy": policy, "vocab_size": vocab_size, "record": record}
+    every = chat.encode(tokenizer, groups, read, skipped, **options)
     for group, encoded in zip(groups, every, strict=True):
         if encoded is None:
             continue

@@ -147,7 +147,7 @@ class Judge:
             return self._ask_written(requests, condition, states, rows)
         model, found = self.model, [None] * len(requests)
         alike: dict[tuple, list[int]] = {}  # By the answers' tokens and the length of rows.
-        every = score_tokens.encode(model.tokenizer, requests)
+        every = score_tokens.encode(model.tokenizer, requests, model.config.vocab_size)
         for i, (request, asked) in enumerate(zip(requests, every, strict=True)):
             longest = packing.cost(asked.encoded, "padded")
             if longest <= model.config.max_seq_len:

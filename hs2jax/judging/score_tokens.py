@@ -5,6 +5,7 @@ or two, and "10" one or two. So nothing is looked up by its name: whole texts ar
 their answer, and what they have in common is the row.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,12 +24,13 @@ class Asked(NamedTuple):
     tokens: np.ndarray
 
 
-def encode(tokenizer, requests: Sequence[Request]) -> list[Asked]:
+def encode(tokenizer, requests: Sequence[Request], vocab_size: int | None = None) -> list[Asked]:
     """Render and tokenise requests.
 
     An answer of several tokens stands for itself by the first token in which the answers differ.
-    Raises ValueError where two answers begin with the same one, and where the tokenizer has no chat
-    template or its template refuses a request.
+    Raises ValueError where two answers begin with the same one, where the tokenizer has no chat
+    template or its template refuses a request, and where the embedding has no row for a token, if
+    `vocab_size` says how many it has.
     """
     if requests and not tokenizer.chat_template:
         raise ValueError(
@@ -53,6 +55,8 @@ def encode(tokenizer, requests: Sequence[Request]) -> list[Asked]:
             ends[kind] = _ends(tokenizer, some[0], request.answers)
         tokens, end = ends[kind]
         whole = [next(every) for _ in some]
+        used = itertools.chain(tokens, *whole)
+        chat.embedded(used, tokenizer, vocab_size, request.source or "a request")
         if any(ids[-len(end) :] != end for ids in whole):
             raise ValueError(
                 f"{request.source}: the tokenizer splits the answer {request.answers[0]!r} "

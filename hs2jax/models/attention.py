@@ -79,6 +79,13 @@ def attend(q, k, v, layout: Layout | None, *, scale: float, window=None, cap: fl
     return jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
+def contain(k, v):
+    """Make a value [B, T, K, H] that is not finite 0, and its key NaN: the mask hides scores, but 0
+    times NaN is NaN, also for queries that do not see it."""
+    whole = jnp.isfinite(v).all(axis=-1, keepdims=True)
+    return jnp.where(whole, k, jnp.nan), jnp.where(whole, v, 0)
+
+
 def softcap(logits, cap: float | None):
     """c tanh(logits / c), as in Gemma 2; the logits themselves where there is no cap."""
     return logits if cap is None else cap * jnp.tanh(logits / cap)

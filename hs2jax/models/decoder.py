@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hs2jax.models.attention import POSITIONS, attend, attend_cached, put_at
+from hs2jax.models.attention import POSITIONS, attend, attend_cached, contain, put_at
 from hs2jax.models.config import Config
 from hs2jax.models.sharding import constrain_rows
 
@@ -179,6 +179,7 @@ class Attention(nn.Module):
         if c.qk_norm:
             q, k = norm(self, "q_norm", q), norm(self, "k_norm", k)
         q, k = rotate(q, position, frequency), rotate(k, position, frequency)
+        k, v = contain(k, v)
         sees = {"scale": c.attention_scale, "window": window, "cap": c.attn_logit_softcap}
         if self.has_variable("cache", "k"):
             k, v = self.put("k", k, position), self.put("v", v, position)

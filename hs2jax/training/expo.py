@@ -155,6 +155,7 @@ def read(config, spec: str, model: RewardModel) -> tuple[loader.Prepared, Record
         # Only a conversation's length counts.
         row_length=longest * max((len(group.responses) for group in groups), default=1),
         max_tokens=longest,
+        vocab_size=model.config.vocab_size,
         read=model.read,
         too_long="truncate",
         derive=config.derive or None,

@@ -61,6 +61,7 @@ class Task:
             row_length=data.row_length,
             layout=data.layout,
             max_tokens=self.model.config.max_seq_len,
+            vocab_size=self.model.config.vocab_size,
             too_long=data.too_long,
             record=record,
             **self.preparing,

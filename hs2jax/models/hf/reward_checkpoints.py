@@ -13,7 +13,7 @@ import numpy as np
 
 from hs2jax.models.config import Config
 from hs2jax.models.hf.families import FAMILIES
-from hs2jax.models.hf.weights import EMBED, UNEMBED, Tensor
+from hs2jax.models.hf.weights import EMBED, UNEMBED, Tensor, finite
 
 LM_HEAD = "#lm_head[0]"  # Behind a model's name: its reward is in that row.
 HEAD, HEAD_BIAS = "score.weight", "score.bias"
@@ -80,7 +80,8 @@ def match_pad(tokenizer: Any, convention: ScoringConvention, pad_id: int | None)
 
 def take_head(tensors: dict[str, Tensor], config: Config) -> dict[str, Any] | None:
     """Take a classifier's head out of a checkpoint's tensors: {"kernel": [D, outputs], "bias":
-    [outputs] if there is one} in float32, or None. Raises ValueError for a wrong shape."""
+    [outputs] if there is one} in float32, or None. Raises ValueError for a wrong shape, and for
+    numbers that are not finite."""
     weight, bias = tensors.pop(HEAD, None), tensors.pop(HEAD_BIAS, None)
     if weight is None and bias is None:
         return None
@@ -94,8 +95,8 @@ def take_head(tensors: dict[str, Tensor], config: Config) -> dict[str, Any] | No
             f"{bias.where}: tensor {HEAD_BIAS} has shape {list(bias.shape)}; it should be "
             f"[{shape[0]}], one number per row of {HEAD}"
         )
-    head = {"kernel": _float32(weight.read().T)}
-    return head if bias is None else head | {"bias": _float32(bias.read())}
+    head = {"kernel": _float32(weight, weight.read().T)}
+    return head if bias is None else head | {"bias": _float32(bias, bias.read())}
 
 
 def lm_head_row(name: str, tensors: Mapping[str, Tensor], config: Config) -> dict[str, Any]:
@@ -110,11 +111,11 @@ def lm_head_row(name: str, tensors: Mapping[str, Tensor], config: Config) -> dic
         raise ValueError(
             f"{name}: no tensor {wanted} of shape {list(shape)}, whose row 0 would be the reward's"
         )
-    return {"kernel": _float32(tensors[wanted].read()[:1].T)}
+    return {"kernel": _float32(tensors[wanted], tensors[wanted].read()[:1].T)}
 
 
-def _float32(array: np.ndarray):
-    return jnp.asarray(np.array(array, np.float32, order="C"))
+def _float32(tensor: Tensor, array: np.ndarray):
+    return jnp.asarray(finite(np.array(array, np.float32, order="C"), tensor))
 
 
 def head_tensors(head: Mapping[str, Any], outputs: Sequence[str], config: Config) -> list[Tensor]:

@@ -149,7 +149,7 @@ def assemble(tensors: Mapping[str, Tensor], config: Config, shardings: Any = Non
 
     `shardings`: a tree of jax.sharding.Sharding as `shapes(config)` is one, or None for plain
     arrays on the default device. Only what this process's devices hold is read, leaf by leaf.
-    Raises ValueError for a tensor that is missing, of another shape, or has no place.
+    Raises ValueError for a tensor that is missing, of another shape, not finite, or has no place.
     """
     check(tensors, config)
     places = {} if shardings is None else flatten_dict(shardings, sep="/")
@@ -183,24 +183,37 @@ def check(tensors: Mapping[str, Tensor], config: Config) -> None:
 
 
 def load_leaf(path: str, tensors: Mapping[str, Tensor], config: Config, sharding: Any = None):
-    """One leaf of what `assemble` gives, of tensors that `check` has seen; nothing else is read."""
+    """One leaf of what `assemble` gives, of tensors that `check` has seen; nothing else is read.
+    Raises ValueError for a tensor that is not finite."""
     leaf = leaves_of(config)[path]
-    views = [leaf.to_ours(tensors[name].read(), config) for name in leaf.names(config)]
+    theirs = [tensors[name] for name in leaf.names(config)]
+    views = [leaf.to_ours(tensor.read(), config) for tensor in theirs]
 
     def read_part(index: tuple[slice, ...]) -> np.ndarray:
         if not leaf.stacked:
             # Always a copy: on a CPU, JAX may use the memory it is given, which is the file's.
-            return np.array(views[0][index], np.float32, order="C")
+            return finite(np.array(views[0][index], np.float32, order="C"), theirs[0])
         parts = views[index[0]]
         out = np.empty((len(parts), *parts[0][index[1:]].shape), np.float32)
-        for row, view in zip(out, parts, strict=True):
+        for row, view, tensor in zip(out, parts, theirs[index[0]], strict=True):
             row[...] = view[index[1:]]
+            finite(row, tensor)
         return out
 
     shape = leaf.shape(config)
     if sharding is None:
         return jnp.asarray(read_part((slice(None),) * len(shape)))
     return jax.make_array_from_callback(shape, sharding, read_part)
+
+
+def finite(numbers: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """Return the numbers of a tensor. Raises ValueError with its name where some are not finite."""
+    if count := numbers.size - np.count_nonzero(np.isfinite(numbers)):
+        raise ValueError(
+            f"{tensor.where}: tensor {tensor.name} has {count} numbers that are not finite (NaN or "
+            "infinity): is the checkpoint whole, and did its training go well?"
+        )
+    return numbers
 
 
 def unstack(params: Mapping[str, Any], config: Config) -> Iterator[Tensor]:
