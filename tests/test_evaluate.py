@@ -10,6 +10,7 @@ from command import fail, succeed
 
 from hs2jax.data import corpora
 from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
 from hs2jax.evaluation import attribute_weights, calibration, length, measures
 from hs2jax.evaluation import items as item_files
 from hs2jax.evaluation.scores import Scored
@@ -202,10 +203,16 @@ def test_pairs_are_a_benchmarks_own_and_derived_ones_those_of_other_data():
     def pairs(ratings, derive):
         group = Group(prompt, ("Yes.",) * len(ratings), ratings=ratings)
         table = np.zeros((len(ratings), 1), np.float32)
-        scored = Scored(group, table, [1] * len(ratings), 0)
-        return item_files.of(scored, np.ones(1), derive)["pairs"]
+        scored = Scored(group, table, [1] * len(ratings), 0, names)
+        return item_files.of(scored, np.ones(1), derive, record)["pairs"]
+
+    names, record = ["a", "b", "c"], Record()
 
     for derive in (None, "helpfulness"):
         assert pairs((right, right, wrong), derive) == [[0, 2, 1.0], [1, 2, 1.0]]
     assert pairs(rated, "helpfulness") == [[1, 0, 2.0]]
     assert pairs(rated, None) == []
+    names = ["a", "a", "b"]  # Of what the model reads.
+    assert pairs(rated, "helpfulness") == []
+    assert pairs((right, wrong, wrong), None) == [[0, 2, 1.0]]
+    assert record.indistinct == 2

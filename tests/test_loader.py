@@ -8,6 +8,7 @@ import pytest
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import normalizers
 
 from hs2jax.data import loader, packing
 from hs2jax.data.chat import Encoded
@@ -134,7 +135,7 @@ def ask(prompt, *responses, **known):
     return Group(({"role": "user", "content": prompt},), responses, **known)
 
 
-def prepare(groups, **changes):
+def prepare(groups, tokenizer=TOKENIZER, **changes):
     record = Record()
     options = {
         "attributes": ("helpfulness",),
@@ -142,7 +143,7 @@ def prepare(groups, **changes):
         "max_tokens": 10_000,
         "record": record,
     }
-    return loader.prepare(groups, TOKENIZER, **(options | changes)), record
+    return loader.prepare(groups, tokenizer, **(options | changes)), record
 
 
 LONG, SHORT = ask("word " * 100, "Yes.", "No."), ask("Why?", "Because.", "So.", strength=-1.0)
@@ -205,6 +206,47 @@ def test_pairs_and_ties_are_counted():
     assert prepared.examples[2].pairs == [Pair(2, 0, 3.0), Pair(2, 1, 3.0)]
     assert prepared.examples[2].ties == 1
     assert (record.pairs, record.ties) == (3, 2)
+
+
+TRIMMING, LAST = tiny.bos_tokenizer(), tiny.tokenizer()
+LAST.chat_template = tiny.CHATML.replace("message['content']", "message['content'].split('=')[-1]")
+FOLDING = tiny.tokenizer()
+FOLDING.backend_tokenizer.normalizer = normalizers.Sequence(
+    [normalizers.NFKC(), normalizers.Lowercase()]
+)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "first", "second", "alike"),
+    [
+        (TOKENIZER, "Paris.", "Paris.", True),
+        (TOKENIZER, "Paris.", "Paris. ", False),
+        (TOKENIZER, "caf\u00e9", "cafe\u0301", False),
+        (TRIMMING, "Paris.", "Paris.\n ", True),
+        (TRIMMING, "\n\nParis.", " Paris.", True),
+        (TRIMMING, "Pa ris.", "Pa\nris.", False),
+        (LAST, "6 * 7 = 42", "40 + 2 = 42", True),
+        (LAST, "= 42", "= 43", False),
+        (FOLDING, "Paris.", "PARIS.", True),
+        (FOLDING, "caf\u00e9", "cafe\u0301", True),
+        (FOLDING, "\uff30aris", "paris", True),
+        (FOLDING, "Paris", "Pari", False),
+    ],
+)
+def test_two_texts_that_are_the_same_to_the_model_are_no_pair(tokenizer, first, second, alike):
+    rated = tuple({"helpfulness": h} for h in (1.0, 2.0, 3.0))
+    groups = [
+        ask("a", first, second, strength=2.0),
+        ask("b", second, first, strength=0.0),  # A tie is one.
+        ask("c", first, second, "Rome", ratings=rated),
+    ]
+    prepared, record = prepare(groups, tokenizer, derive="helpfulness")
+    own = [] if alike else [Pair(1, 0, 2.0)], [] if alike else [Pair(1, 0, 1.0)]
+    others = [Pair(2, 0, 2.0), Pair(2, 1, 1.0)]
+    assert [e.pairs for e in prepared.examples] == [own[0], [], [*own[1], *others]]
+    assert (record.pairs, record.ties, record.indistinct) == (4 - 2 * alike, 1, 2 * alike)
+    assert len(loader.with_pairs(prepared).examples) == 2 - alike
+    assert ("indistinct pairs 2" in str(record)) == alike
 
 
 def test_ratings_become_columns_and_missing_ones_stay_missing():

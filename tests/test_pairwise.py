@@ -168,6 +168,7 @@ def test_what_does_not_count_is_counted(tmp_path):
     groups = [
         *worth_groups(),
         group(12, "worth 3.0", "worth 3.1", 0, "Tie"),
+        group(15, "worth 3.0", "worth 3.0", 2),
         group(13, "worth 3.0", f"worth 3.1 {TOO_LONG}", 1),
         group(14, "worth 3.0", "worth 3.1 broken", 1),
         Group(({"role": "user", "content": "Unrated"},), ("one", "two")),
@@ -175,7 +176,7 @@ def test_what_does_not_count_is_counted(tmp_path):
     record = Record()
     rows = compare_all(PlantedPairs(broken="broken"), groups, tmp_path, record)
     assert (record.pairs, record.ties, record.too_long) == (12, 1, 1)
-    assert record.skipped == {"not finite": 1}
+    assert (record.skipped, record.indistinct) == ({"not finite": 1}, 1)
     assert values(rows, "prompts")[None] == 12
     with pytest.raises(ValueError, match="none of the groups has a preference"):
         compare_all(PlantedPairs(), [group(0, "worth 1", "worth 2", 0)], tmp_path)

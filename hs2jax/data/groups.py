@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 MAX_CHARACTERS = 1_000_000  # Of one text. Longer ones are broken files, not conversations.
@@ -141,6 +142,13 @@ def pairs(group: Group, derive: str | None = None) -> tuple[list[Pair], int]:
             chosen, rejected = (j, i) if better > 0 else (i, j)
             found.append(Pair(chosen, rejected, min(abs(float(better)), MAX_STRENGTH)))
     return found, len(compared) - len(found)
+
+
+def distinct(found: Sequence[Pair], shown: Sequence) -> tuple[list[Pair], int]:
+    """Leave out pairs of two responses that are the same to a model, and count them. shown: what
+    the model reads of each response."""
+    kept = [pair for pair in found if shown[pair.chosen] != shown[pair.rejected]]
+    return kept, len(found) - len(kept)
 
 
 def prompt_text(group: Group) -> str:

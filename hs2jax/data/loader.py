@@ -17,7 +17,7 @@ import numpy as np
 
 from hs2jax.data import chat, packing
 from hs2jax.data.chat import Encoded
-from hs2jax.data.groups import Group, pairs
+from hs2jax.data.groups import Group, distinct, pairs
 from hs2jax.data.packing import Example, Shape
 from hs2jax.data.record import Record
 
@@ -83,6 +83,8 @@ def prepare(
             record.too_long += 1
             continue
         found, ties = pairs(group, derive)
+        found, alike = distinct(found, [ids.tobytes() for ids in encoded.responses])
+        record.indistinct += alike
         record.pairs += len(found)
         record.ties += ties
         kept.groups.append(group)

@@ -13,6 +13,8 @@ class Record:
     groups: int = 0
     pairs: int = 0
     ties: int = 0  # Comparisons left out because neither response is better.
+    # Pairs left out because the model reads the same tokens of both responses.
+    indistinct: int = 0
     # By reason, rows left out because they or their partners are malformed.
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
     # The first few error texts, which name file, line and field; of refused groups too.
@@ -59,7 +61,8 @@ class Record:
 
     def __str__(self) -> str:
         """What was read and what was left out, in a line."""
-        counts = {"ties": self.ties, "truncated": self.truncated, **self.left_out()}
+        counts = {"ties": self.ties, "indistinct pairs": self.indistinct}
+        counts |= {"truncated": self.truncated, **self.left_out()}
         counted = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
         text = f"{self.rows} rows, {self.groups} groups, {self.pairs} pairs"
         text += f" ({counted})" if counted else ""

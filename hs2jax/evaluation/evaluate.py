@@ -137,7 +137,7 @@ def score_set(
     groups = list(corpora.read(spec, on_error=config.on_error, record=record))
     with progress_of(name, len(groups)) as show:
         found = [
-            scored_items.of(each, scalar, config.derive or None)
+            scored_items.of(each, scalar, config.derive or None, record)
             for each in scores.stream(
                 model,
                 groups,

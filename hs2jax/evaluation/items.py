@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hs2jax.data.groups import Group, pairs, prompt_text
+from hs2jax.data.groups import Group, distinct, pairs, prompt_text
 from hs2jax.data.loader import Prepared
+from hs2jax.data.record import Record
 from hs2jax.evaluation.scores import Scored
 
 
@@ -18,13 +19,20 @@ def make(prepared: Prepared, outputs: Sequence[np.ndarray], scalar: np.ndarray) 
     return found
 
 
-def of(scored: Scored, scalar: np.ndarray, derive: str | None = None) -> dict:
+def of(
+    scored: Scored, scalar: np.ndarray, derive: str | None = None, record: Record | None = None
+) -> dict:
     """Make the item of a group that has been scored. derive: see `data.groups.pairs`; where a
-    benchmark says which responses are "correct", and nothing else, that makes its pairs."""
-    group, table, tokens, cut = scored
+    benchmark says which responses are "correct", and nothing else, that makes its pairs. record:
+    counts the pairs that the model cannot tell apart, which are left out."""
+    group, table, tokens, cut, names = scored
     if group.ratings and all(rating.keys() == {"correct"} for rating in group.ratings):
         derive = "correct"
-    return item(group, table, scalar, *pairs(group, derive), tokens, cut)
+    found, ties = pairs(group, derive)
+    found, alike = distinct(found, names)
+    if record is not None:
+        record.indistinct += alike
+    return item(group, table, scalar, found, ties, tokens, cut)
 
 
 def item(group: Group, table, scalar, better: Sequence, ties: int, tokens, cut: int) -> dict:

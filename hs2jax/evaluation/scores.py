@@ -32,12 +32,13 @@ TOKENS = 8192  # Of a step: after each, its scores are kept.
 
 class Scored(NamedTuple):
     """A group and what it scores: outputs [responses, K], or None where it was left out; tokens of
-    each response, and how many tokens its prompt has lost."""
+    each response; how many tokens its prompt has lost; and the `conversation_key` of each."""
 
     group: Group
     outputs: np.ndarray | None
     tokens: list[int]
     cut: int
+    names: list[str]
 
 
 def model_key(model: RewardModel) -> str:
@@ -96,9 +97,10 @@ def stream(
         progress(len(some))
         for group, examples in zip(some, parts, strict=True):
             if not examples:
-                yield Scored(group, None, [], 0)
+                yield Scored(group, None, [], 0, [])
                 continue
-            known = [store.get(name) for name in _names(examples)]
+            names = _names(examples)
+            known = [store.get(name) for name in names]
             if None in known:  # The store keeps no others.
                 raise ValueError(
                     f"{group.source}: the model's outputs are not finite numbers. Are its "
@@ -107,7 +109,7 @@ def stream(
             record.tokens += sum(packing.cost(each.encoded, "shared") for each in examples)
             tokens = [len(r) for example in examples for r in example.encoded.responses]
             cut = max(example.cut for example in examples)
-            yield Scored(group, np.array(known, np.float32), tokens, cut)
+            yield Scored(group, np.array(known, np.float32), tokens, cut, names)
 
 
 def _names(examples: Sequence[Example]) -> list[str]:

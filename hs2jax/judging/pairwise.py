@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hs2jax.data.conversations import in_parts
-from hs2jax.data.groups import Group, pairs, prompt_text
+from hs2jax.data.groups import Group, distinct, pairs, prompt_text
 from hs2jax.data.record import Record
 from hs2jax.evaluation import statistics
 from hs2jax.judging import lager, prompts
@@ -73,7 +73,8 @@ def pair_rows(
 ) -> list[dict]:
     """Make rows of how often a judge prefers what people prefer, asked in both ways.
 
-    record: counts pairs and ties (of people), and pairs that could not be read in both ways.
+    record: counts pairs, ties (of people), pairs of equal texts, and pairs that could not be read
+    in both ways.
     weights: [L'], fitted for scores; weighted aggregations are left out without.
 
     part "way/NAME", for each aggregation: accuracy, the share of pairs whose chosen response has
@@ -82,13 +83,14 @@ def pair_rows(
     part "". Of the question, consistency: how often both orders name the same response; says_a:
     how often a request is answered with A. Raises ValueError where no pair could be read.
     """
-    found = [pairs(group) for group in groups]
-    record.ties = sum(ties for _, ties in found)
-    compared = [
-        (prompt_text(group), group.responses[better], group.responses[worse], group.source)
-        for group, (of_group, _) in zip(groups, found, strict=True)
-        for better, worse, _ in of_group
-    ]
+    compared = []
+    for group in groups:
+        found, ties = pairs(group)
+        found, alike = distinct(found, group.responses)
+        record.ties += ties
+        record.indistinct += alike
+        prompt, responses = prompt_text(group), group.responses
+        compared += [(prompt, responses[a], responses[b], group.source) for a, b, _ in found]
     if not compared:
         raise ValueError("none of the groups has a preference: give data with pairs")
     read = []
