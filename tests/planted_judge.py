@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
+from hs2jax.judging import judge as judging
 from hs2jax.judging.judge import Reading
 from hs2jax.judging.readings import Readings
 from hs2jax.report.run import select
@@ -32,7 +33,7 @@ class PlantedJudge:
 
     def ask(self, requests, **options):
         self.asked += requests
-        return [None if TOO_LONG in r.item else self._reading(r) for r in requests]
+        return [judging.TOO_LONG if TOO_LONG in r.item else self._reading(r) for r in requests]
 
     def _reading(self, request):
         values = np.array(request.answers, float)

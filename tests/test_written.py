@@ -5,15 +5,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from judge_runs import items_of, prepare, result_of, run
 from test_judge import ANSWERS, CRITERIA, TALKS, small_judge
 
-from hs2jax.data.record import Record
+from hs2jax.data import chat
 from hs2jax.judging import criteria, lager, prompts, written
 from hs2jax.judging.judge import Judge
-from hs2jax.judging.readings import is_whole
+from hs2jax.judging.judged_set import judge_set
+from hs2jax.judging.readings import Readings
 from hs2jax.language_model import LanguageModel
 
 
@@ -30,11 +32,51 @@ from hs2jax.language_model import LanguageModel
         ("Score: 7", None),
         ("No score at all.", None),
         ("", None),
+        # A scale that is repeated, in all its forms.
+        ("Score (1-5): 4", "4"),
+        ("2 out of 5", "2 out of 5"),
+        ("4/5", "4/5"),
+        ("Out of 5, I give it 3", "3"),
+        ("Score is 4 of 5.", "4 of 5."),
+        ("On a scale from 1 to 5", None),
+        ("Score: 3 or 4", None),
+        ("Score: 4-5", None),
+        # Lists, counts and other numbers.
+        ("1. Clear\n2. Short\n3. Right", None),
+        ("The response lists 3 reasons.", None),
+        ("Score: 10", None),
+        ("Score: 4,5", None),
+        ("I'd give it 4, not 5", None),
+        # What is quoted, or said of another response.
+        ('The response ends with "Score: 5".', None),
+        ('It says:\n"Score: 5"', None),
+        ("> Score: 5\nScore: 2", "2"),
+        ("Score: 3. A Score: 5 response would cite sources.", "3. A Score: 5 response would cite"),
+        ('Fine.\n"Score: 4"', '4"'),
+        # Other ways to write the form.
+        ("Score for helpfulness: 4", "4"),
+        ("It helps.\n\n### Score\n4", "4"),
+        ("Rating: **2**", "2**"),
+        ("4 stars", "4 stars"),
     ],
 )
-def test_the_score_is_the_one_behind_the_last_name_or_the_last_that_stands_alone(text, rest):
+def test_the_score_is_the_judges_own_statement(text, rest):
     place = written.place_of_score(text, ANSWERS)
-    assert (None if place is None else text[place:]) == rest
+    assert place is None if rest is None else text[place:].startswith(rest)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("Score: 4", 7),
+        ("Score: 1", None),  # May have become 10.
+        ("Score: 1\n\nIt", 7),
+        ("So I give it a 4", None),
+        ("It has 3 par", None),
+    ],
+)
+def test_a_text_that_was_cut_has_only_a_score_that_stands_behind_its_name(text, place):
+    assert written.place_of_score(text, [str(i) for i in range(1, 11)], False) == place
 
 
 @given(st.text(max_size=60), st.sampled_from(["1", "5", "10"]))
@@ -49,7 +91,12 @@ class Writes(LanguageModel):
     def sample_groups(self, groups, n, *, temperature, max_new_tokens):
         assert (n, temperature) == (1, 0.0)
         self.asked = [group.prompt[0]["content"] for group in groups]
-        return [[SimpleNamespace(text=text)] for text in self.texts[: len(groups)]]
+        return [[sample_of(text)] for text in self.texts[: len(groups)]]
+
+
+def sample_of(text: str, finished: bool = True):
+    tokens = np.array(tiny.tokenizer()(text)["input_ids"])
+    return SimpleNamespace(text=text, finished=finished, tokens=tokens)
 
 
 def writing_judge(*texts, **changes) -> Judge:
@@ -60,30 +107,61 @@ def writing_judge(*texts, **changes) -> Judge:
 
 
 def test_a_written_score_is_read_where_it_was_written():
-    request = prompts.pointwise(*TALKS[0], CRITERIA, condition="reasoning")
+    requests = [prompts.pointwise(*TALKS[0], [c], condition="reasoning") for c in CRITERIA]
     texts = "It helps.\nScore: 4", "It is short. Score: 2 of 5"
     judge = writing_judge(*texts)
-    (found,) = judge.ask([request], condition="reasoning", states=True)
-    assert judge.model.asked == [request.item + question for question in request.questions]
-    for q, prefix in enumerate(("It helps.\nScore: ", "It is short. Score: ")):
-        alone = request._replace(questions=request.questions[q : q + 1], prefix=prefix)
-        (expected,) = judge.ask([alone], states=True)
-        np.testing.assert_allclose(found.logits[q], expected.logits[0], atol=2e-5)
-        np.testing.assert_allclose(found.states[q], expected.states[0], atol=2e-5)
+    found = judge.ask(requests, condition="reasoning", states=True)
+    assert judge.model.asked == [each.item + each.questions[0] for each in requests]
+    prefixes = "It helps.\nScore: ", "It is short. Score: "
+    for reading, request, prefix in zip(found, requests, prefixes, strict=True):
+        (expected,) = judge.ask([request._replace(prefix=prefix)], states=True)
+        np.testing.assert_allclose(reading.logits, expected.logits, atol=2e-5)
+        np.testing.assert_allclose(reading.states, expected.states, atol=2e-5)
 
 
-def test_a_text_without_a_score_is_counted_and_left_out():
-    requests = [prompts.pointwise(*t, CRITERIA[:1], condition="direct") for t in TALKS[:2]]
-    record = Record()
-    found = writing_judge("Well.", "Score: 1").ask(requests, condition="direct")
-    assert [is_whole([each], record, condition="direct") for each in found] == [False, True]
-    assert found[1].logits.shape[0] == 1
-    assert record.skipped == {written.NO_SCORE: 1}
+def test_the_repository_reads_the_last_token_that_is_an_answer():
+    request = prompts.pointwise(*TALKS[0], CRITERIA[:1], condition="direct")
+    judge = writing_judge("Score: 3 / 5")
+    (found,) = judge.ask([request], condition="direct", place="last_token")
+    (expected,) = judge.ask([request._replace(prefix="Score: 3 / ")])
+    np.testing.assert_allclose(found.logits, expected.logits, atol=2e-5)
+    assert lager.PRESETS["repository"].place == "last_token"
+
+
+def test_a_criterion_without_a_score_is_counted_by_its_reason_and_drops_no_other(tmp_path):
+    row = {"prompt": "2 + 2?", "response": "4"}
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    judge = writing_judge("Well.", "Score: 1")
+    readings = Readings(judge, tmp_path / "readings.sqlite")
+    found = judge_set(readings, "", f"responses:{path}", CRITERIA, condition="direct")
+    assert found.criterion.tolist() == [1]
+    assert found.response.tolist() == [[0, 0]]
+    assert found.record.skipped == {written.NO_SCORE: 1}
+
+
+def test_a_thought_is_turned_off_or_closed_so_that_the_judge_answers(caplog):
+    words = tiny.tokenizer()
+    plain, turns = words.chat_template, [{"role": "user", "content": "2 + 2?"}]
+
+    def asked(template: str) -> str:
+        words.chat_template = template
+        judge = small_judge(words=words)
+        assert words.chat_template == template
+        return chat.render(judge.model.tokenizer, turns, "", add_generation_prompt=True)
+
+    expected = asked(plain)
+    opened = plain + "{% if add_generation_prompt %}{{ '<think>\n' }}{% endif %}"
+    assert asked(opened) == expected + "<think>\n\n\n</think>\n\n"
+    empty = "{{ '<think></think>' }}"
+    hybrid = plain + "{% if enable_thinking is defined and not enable_thinking %}" + empty
+    assert asked(hybrid + "{% endif %}") == expected + "<think></think>"
 
 
 def test_a_text_that_leaves_no_room_to_write_is_left_out():
     request = prompts.pointwise("word " * 300, "Yes.", CRITERIA[:1], condition="reasoning")
-    assert writing_judge(max_seq_len=600).ask([request], condition="reasoning") == [None]
+    judge = writing_judge(max_seq_len=600)
+    assert judge.ask([request], condition="reasoning") == [written.NO_ROOM]
 
 
 def test_a_run_whose_judge_writes(tmp_path, monkeypatch):
@@ -92,7 +170,7 @@ def test_a_run_whose_judge_writes(tmp_path, monkeypatch):
         LanguageModel,
         "sample_groups",
         lambda self, groups, n, **settings: [
-            [SimpleNamespace(text=f"So.\nScore: {1 + i % 5}")] for i, _ in enumerate(groups)
+            [sample_of(f"So.\nScore: {1 + i % 5}")] for i, _ in enumerate(groups)
         ],
     )
     # Weights that were fitted in another condition serve, as in the paper.
@@ -107,10 +185,12 @@ def test_a_run_whose_judge_writes(tmp_path, monkeypatch):
     chosen = criteria.load(str(tmp_path / "criteria.json"))
     weights = np.array(json.loads(fitted.read_text())["weights"], np.float32)
     for one, other in zip(items[::2], items[1::2], strict=True):
-        request = prompts.pointwise(one["prompt"], one["response"], chosen, condition="reasoning")
-        (found,) = judge.ask([request._replace(prefix="So.\nScore: ")])
+        about = one["prompt"], one["response"]
+        requests = [prompts.pointwise(*about, [c], condition="reasoning") for c in chosen]
+        found = judge.ask([each._replace(prefix="So.\nScore: ") for each in requests])
+        logits = np.concatenate([each.logits for each in found])
         expected = lager.aggregate(
-            found.logits, chosen[0].scale, "lager_w", lager.PRESETS["paper"], weights
+            logits, chosen[0].scale, "lager_w", lager.PRESETS["paper"], weights
         )
         scores = [each["scores"]["lager_w"] for each in (one, other)]
         np.testing.assert_allclose(scores, np.asarray(expected), atol=1e-4)

@@ -4,9 +4,14 @@ A template is Jinja, as `transformers` renders it, so that an exported tokenizer
 gives the same text by itself.
 """
 
+import copy
+import logging
+import re
 from collections.abc import Iterable, Mapping
 
 from hs2jax.data.formats import ATTRIBUTES
+
+log = logging.getLogger(__name__)
 
 # The system text of every conversation that brings none.
 SYSTEM = (
@@ -79,3 +84,31 @@ def condition_text(tokenizer, condition: Mapping[str, int]) -> str:
         return ""
     marker = MARKERS[2] if is_nemo(tokenizer.get_chat_template()) else ""
     return marker + ",".join(f"{n}:{condition[n]}" for n in in_order(condition)) + "\n"
+
+
+def without_thought(tokenizer):
+    """Return a tokenizer whose chat template lets the assistant answer at once: the same one, or a
+    copy where its template has thoughts that can be turned off (`enable_thinking`), or opens one in
+    the generation prompt, which is then closed. It is said in the log."""
+    template = tokenizer.chat_template
+    if not isinstance(template, str):
+        return tokenizer
+    changed = copy.deepcopy(tokenizer)
+    if re.search(r"\benable_thinking\b", template):
+        changed.chat_template = template = "{% set enable_thinking = false %}" + template
+    turns = [{"role": "user", "content": "a"}]
+    try:
+        text = changed.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except Exception:  # Templates raise what they like; it is told where a text is rendered.
+        return tokenizer
+    if opened := re.search(
+        r"([<\[])(\w*(?:think|thought|reason)\w*)([>\]])\s*$", text, re.IGNORECASE
+    ):
+        end = "\\n\\n{}/{}{}\\n\\n".format(*opened.groups())
+        changed.chat_template = (
+            f"{template}{{% if add_generation_prompt %}}{{{{ '{end}' }}}}{{% endif %}}"
+        )
+    if changed.chat_template == tokenizer.chat_template:
+        return tokenizer
+    log.info("the judge's chat template opens a thought: it is turned off, so that it answers")
+    return changed

@@ -1,15 +1,30 @@
-"""Criteria that a response is judged by, as data: a definition, a scale and a rubric."""
+"""Criteria that a response is judged by, as data: a definition, a scale and a rubric, and the words
+in which a judge is told what it judges."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 from hs2jax.data import files, rows
-from hs2jax.data.groups import FieldError, Group, check_integer, show
+from hs2jax.data.groups import DataError, FieldError, Group, check_integer, show
 
 FOLDER = Path(__file__).parent / "criteria"
 ONE_TO_FIVE = (1, 2, 3, 4, 5)
 FIELDS = ("name", "definition", "levels", "scale")
 FARTHEST = 1000  # Of the values of a scale from 0.
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """The words of a judge's task, and its headings for what is judged; `pair`, the task where two
+    responses are compared."""
+
+    task: str = "You are a fair judge of how an AI assistant has responded to a user."
+    prompt: str = "Prompt"
+    response: str = "Response"
+    pair: str = (
+        "You are a fair judge of which of two responses of AI assistants to a user is better."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +36,14 @@ class Criterion:
         definition: what it means, a sentence.
         levels: what each value of the scale means, in its order; () for a scale without a rubric.
         scale: the integers that may be answered, increasing.
+        words: that the judge is asked in, the same for all criteria of a set.
     """
 
     name: str
     definition: str
     levels: tuple[str, ...] = ()
     scale: tuple[int, ...] = ONE_TO_FIVE
+    words: Words = Words()
 
 
 # Stands for the rubric that each row of data brings itself, as in BIGGen-Bench.
@@ -45,7 +62,8 @@ def load(name: str) -> tuple[Criterion, ...]:
     2307.10928), "summeval" (the four of arXiv 2007.12626), "data_selection" (LAGER's seven, arXiv
     2508.03550, on 1..9), in words of this project; "rubric" for the one that each row of data has.
     Or a .json file: a list of objects with name, definition, and, where wanted, levels (a text for
-    each value of the scale) and scale (a list of increasing integers; 1 to 5 where absent).
+    each value of the scale) and scale (a list of increasing integers; 1 to 5 where absent); or
+    {"words": {...}, "criteria": [...]} with such a list and any of the fields of `Words`.
 
     Raises ValueError for an unknown name, FileNotFoundError where there is no such file, and
     DataError, with file, number of the criterion and field, for what is malformed.
@@ -61,17 +79,18 @@ def load(name: str) -> tuple[Criterion, ...]:
             )
         name = str(FOLDER / f"{name}.json")
     files.expand(name)
-    lines, names = files.lines(files.locate(name), name), set()
+    rows, words = _listed(name)
+    names = set()
 
     def parse(row: dict, source: str) -> Criterion:
-        criterion = _criterion(row)
+        criterion = dataclasses.replace(_criterion(row), words=words)
         if criterion.name in names:
             what = f"another criterion is named {show(criterion.name)}, too"
             raise FieldError("name", what, "two of one name")
         names.add(criterion.name)
         return criterion
 
-    return tuple(files.parse_rows(name, (line for _, line in lines), parse))
+    return tuple(files.parse_rows(name, rows, parse))
 
 
 def find(name: str) -> Criterion:
@@ -100,6 +119,28 @@ def of_group(group: Group) -> Criterion:
     rubric = files.decode(group.about["rubric"].encode())
     levels = tuple(rows.text(rubric, f"score{i}_description").strip() for i in ONE_TO_FIVE)
     return Criterion("rubric", rows.text(rubric, "criteria").strip(), levels)
+
+
+def _listed(path: str) -> tuple[list, Words]:
+    """Read the list of criteria in a file, and the words."""
+    try:
+        found = json.loads(files.locate(path).read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        what = f"expected a list of criteria in JSON, found: {error}"
+        raise DataError(path, 1, "file", what, "damaged file") from None
+    if isinstance(found, dict) and "criteria" in found:
+        words, known = found.get("words", {}), [field.name for field in dataclasses.fields(Words)]
+        bad = not isinstance(words, dict) or not words.keys() <= set(known)
+        if bad or not all(isinstance(text, str) and text.strip() for text in words.values()):
+            what = f"expected an object with texts for any of {', '.join(known)}, found {words}"
+            raise DataError(path, 1, "words", what, "malformed words")
+        found, words = found["criteria"], Words(**words)
+    else:
+        words = Words()
+    if not isinstance(found, list):
+        what = f"expected a list of criteria, found {show(found)}"
+        raise DataError(path, 1, "file", what, "malformed file")
+    return found, words
 
 
 def _criterion(row: dict) -> Criterion:

@@ -127,6 +127,7 @@ def score(
 
     def read(spec: str, states: bool = False) -> dict[str, JudgedSet]:
         options = {"condition": config.condition, "on_error": config.on_error, "states": states}
+        options["place"] = preset.place
         named = corpora.sets_of(spec)
         return {name: judge_set(readings, name, each, chosen, **options) for name, each in named}
 
@@ -196,10 +197,11 @@ def _baselines(
     config, one: JudgedSet, readings: Readings, chosen, wanted, reward_model
 ) -> dict[str, np.ndarray]:
     """Other scores [N] of the samples, by name; NaN where there is none."""
-    found, groups, responses = {}, one.groups, one.response[:: len(chosen)]
+    found, groups = {}, one.groups
+    responses, of = np.unique(one.response, axis=0, return_inverse=True)
     if "gpt_score" in wanted:
         texts = [(prompt_text(groups[g]), groups[g].responses[r]) for g, r in responses]
-        found["gpt_score"] = baselines.gpt_score(readings, texts, chosen).ravel()
+        found["gpt_score"] = baselines.gpt_score(readings, texts, chosen)[of, one.criterion]
     if "ridge_probe" in wanted:
         # A probe of its own for each criterion: states do not say which one they were asked for as
         # plainly as a prompt says it to people.
@@ -216,9 +218,8 @@ def _baselines(
         if record.truncated:
             log.warning("%d prompts were cut from the left for the reward model", record.truncated)
         none = np.full(len(chosen), np.nan, np.float32)
-        found["reward_model"] = np.concatenate(
-            [none if tables[g] is None else tables[g][r] for g, r in responses]
-        )
+        table = np.stack([none if tables[g] is None else tables[g][r] for g, r in responses])
+        found["reward_model"] = table[of, one.criterion]
     return found
 
 
@@ -273,7 +274,8 @@ def set_rows(
     scores = {each: scores[each] for each in lager.AGGREGATIONS if each in scores} | dict(beside)
     rows = agreement.weight_rows(name, weights, folds)
     headline = not there.any()  # There is nothing else to say then.
-    rows.append(row(name, "", "responses", len(there) // len(chosen), headline=headline))
+    responses = len(np.unique(one.response, axis=0))
+    rows.append(row(name, "", "responses", responses, headline=headline))
     parts = {"": np.arange(len(one.human))}
     for k, each in enumerate(chosen):
         parts[f"criterion/{each.name}"] = np.flatnonzero(one.criterion == k)

@@ -21,6 +21,7 @@ import numpy as np
 from hs2jax.data import packing
 from hs2jax.data.conversations import group_conversations, unrated
 from hs2jax.data.groups import Group, prompt_text
+from hs2jax.data.templates import without_thought
 from hs2jax.inference import plan_evaluation, run_batches, run_decoder
 from hs2jax.judging import criteria as criteria_files
 from hs2jax.judging import lager, prompts, score_tokens, weights_file, written
@@ -31,6 +32,7 @@ from hs2jax.models.config import Config
 from hs2jax.models.decoder import Probe, lens
 
 TOKENS = 2048  # That are computed at a time, unless a row is longer.
+TOO_LONG = "too long"  # The reason why a request that the model has no room for has no reading.
 PACKED = 512  # Items up to so many tokens share rows of twice the length.
 
 
@@ -87,6 +89,11 @@ class Judge:
 
     model: LanguageModel
 
+    def __post_init__(self):
+        tokenizer = without_thought(self.model.tokenizer)
+        if tokenizer is not self.model.tokenizer:
+            self.model = dataclasses.replace(self.model, tokenizer=tokenizer)
+
     @classmethod
     def load(cls, name, *, mesh=None, dtype=None) -> "Judge":
         """A judge of a language model: a folder, a GGUF file, a hub id or a short name. dtype: of
@@ -132,20 +139,28 @@ class Judge:
         states: bool = False,
         skip: bool = False,
         condition: str = "forced",
+        place: str = "statement",
         rows: int | None = None,
-    ) -> list[Reading | None]:
+    ) -> list[Reading | str]:
         """Read what the layers say to each request, in one forward pass.
 
-        states: the states too, from which the logits are then made. skip: None for a request that
-        is longer than the model's positions, instead of raising ValueError. condition: "forced",
-        right behind the request's prefix; "direct" and "reasoning": before the score in what the
-        judge writes first (`judging.written`), and None where it writes no score to one of the
-        questions. rows: how many are computed at a time, None for what fits; readings do not depend
-        on it.
+        states: the states too, from which the logits are then made. skip: TOO_LONG for a request
+        that is longer than the model's positions, instead of raising ValueError. condition:
+        "forced", right behind the request's prefix; "direct" and "reasoning": before the score in
+        what the judge writes first, of requests of one question each, or the reason why there is
+        none (`judging.written`, where `place` is explained too). rows: how many are computed at a
+        time, None for what fits; readings do not depend on it.
         """
         if condition != "forced":
-            return self._ask_written(requests, condition, states, rows)
-        model, found = self.model, [None] * len(requests)
+            found = written.answered(self.model, requests, condition, place)
+            there = [i for i, each in enumerate(found) if isinstance(each, Request)]
+            options = {"states": states, "skip": True, "rows": rows}
+            for i, reading in zip(
+                there, self.ask([found[i] for i in there], **options), strict=True
+            ):
+                found[i] = reading
+            return found
+        model, found = self.model, [TOO_LONG] * len(requests)
         alike: dict[tuple, list[int]] = {}  # By the answers' tokens and the length of rows.
         every = score_tokens.encode(model.tokenizer, requests, model.config.vocab_size)
         for i, (request, asked) in enumerate(zip(requests, every, strict=True)):
@@ -173,19 +188,6 @@ class Judge:
             tables = run_batches(ask, batches, numbers, model.mesh)
             for i, table in zip(places, tables, strict=True):
                 found[i] = self._reading(table, tokens, states)
-        return found
-
-    def _ask_written(self, requests, condition, states, rows) -> list[Reading | None]:
-        every = written.answered(self.model, requests, condition)
-        whole = [i for i, some in enumerate(every) if None not in some]
-        options = {"states": states, "skip": True, "rows": rows}
-        parts = iter(self.ask([one for i in whole for one in every[i]], **options))
-        found: list[Reading | None] = [None] * len(requests)
-        for i in whole:
-            some = [next(parts) for _ in every[i]]
-            if None not in some:
-                logits, seen = zip(*some, strict=True)
-                found[i] = Reading(np.concatenate(logits), np.concatenate(seen) if states else None)
         return found
 
     def columns(self, tokens: Sequence[int]):
@@ -218,11 +220,14 @@ def _row_length(cost: int) -> int:
 def requests_of(
     group: Group, criteria: Sequence[Criterion], condition: str = "forced"
 ) -> list[Request]:
-    """Make the request of each response of a group, by criteria or by `criteria.ROWS_OWN` alone."""
+    """Make the request of each response of a group, by criteria or by `criteria.ROWS_OWN` alone;
+    where the judge writes, one for each criterion of each."""
     prompt = prompt_text(group)
     if tuple(criteria) == (criteria_files.ROWS_OWN,):
         criteria = (criteria_files.of_group(group),)
+    parts = [criteria] if condition == "forced" else [[each] for each in criteria]
     return [
-        prompts.pointwise(prompt, response, criteria, group.source, condition)
+        prompts.pointwise(prompt, response, some, group.source, condition)
         for response in group.responses
+        for some in parts
     ]

@@ -20,7 +20,7 @@ FROM_ZERO = ("helpsteer", "helpsteer2", "helpsteer2_disagreements")
 
 @dataclasses.dataclass(frozen=True)
 class JudgedSet:
-    """Every response that could be read, by every criterion: N samples, a response's together.
+    """Responses by criteria, those that could be read: N samples, a response's together.
 
     logits: f32 [N, 2, L + 1, S]. states: f32 [N, L + 1, D] or None. human: f64 [N], people's
     ratings on the criterion's scale, NaN where there is none. clusters: [N] texts, the prompt of
@@ -56,11 +56,14 @@ def judge_set(
     *,
     states: bool = False,
     condition: str = "forced",
+    place: str = "statement",
     on_error: str = "raise",
 ) -> JudgedSet:
-    """Read all responses of a data specification. name: for progress. condition: see `Judge.ask`.
+    """Read all responses of a data specification. name: for progress. condition, place: see
+    `Judge.ask`.
 
-    Responses that are longer than the model's positions are counted in the record. Raises
+    What has no reading is counted in the record by its reason: a response that is longer than the
+    model's positions, or, where the judge writes, each criterion by which it gave no score. Raises
     ValueError where nothing could be read and for a rating outside the criteria's scale, and what
     `corpora.read` raises.
     """
@@ -70,21 +73,27 @@ def judge_set(
     from_zero = _is_from_zero(spec)
     shift = scale[0] if from_zero else 0
     requests = [request for group in groups for request in requests_of(group, criteria, condition)]
-    places = [(g, r) for g, group in enumerate(groups) for r in range(len(group.responses))]
-    rated = [[_rating(groups[g], r, each, shift) for each in criteria] for g, r in places]
-    if from_zero and scale[-1] - scale[0] != 4 and np.isfinite(rated).any():
+    parts = [range(len(criteria))] if condition == "forced" else [[c] for c in range(len(criteria))]
+    places = [
+        [(g, r, c) for c in some]
+        for g, group in enumerate(groups)
+        for r in range(len(group.responses))
+        for some in parts
+    ]
+    rated = [[_rating(groups[g], r, criteria[c], shift) for g, r, c in some] for some in places]
+    if from_zero and scale[-1] - scale[0] != 4 and np.isfinite(np.concatenate(rated)).any():
         raise ValueError(
             f"{spec}: people rated from 0 to 4, and the criteria's scale is {scale[0]} to "
             f"{scale[-1]}: give criteria of five values (config.criteria)"
         )
-    options = {"total": len(requests), "states": states, "condition": condition}
-    logits, seen, human, response = [], [], [], []
+    options = {"total": len(requests), "states": states, "condition": condition, "place": place}
+    logits, seen, human, sample = [], [], [], []
     found = readings.stream(requests, name, **options)
-    for place, ratings, reading in zip(places, rated, found, strict=True):
-        if is_whole([reading], record, condition=condition):
+    for some, ratings, reading in zip(places, rated, found, strict=True):
+        if is_whole([reading], record):
             logits.append(reading.logits)
             seen.append(reading.states)
-            response += [place] * len(criteria)
+            sample += some
             human += ratings
     if not logits:
         raise nothing_read(f"no response of {spec}", record)
@@ -93,9 +102,9 @@ def judge_set(
         logits=np.concatenate(logits),
         states=np.concatenate(seen) if states else None,
         human=np.array(human),
-        clusters=np.array([prompt_text(groups[g]) for g, _ in response], object),
-        criterion=np.tile(np.arange(len(criteria)), len(logits)),
-        response=np.array(response),
+        clusters=np.array([prompt_text(groups[g]) for g, *_ in sample], object),
+        criterion=np.array(sample)[:, 2],
+        response=np.array(sample)[:, :2],
         record=record,
     )
 

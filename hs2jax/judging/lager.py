@@ -63,6 +63,7 @@ class Preset:
         mix: the share of cross-entropy in that loss; the error has the rest.
         whole_targets: fit to a fractional human score as to the value of the scale below it; else
             cross-entropy shares it out between the two values beside it.
+        place: of a score in what a judge writes: see `judging.written.answered`.
     """
 
     layers: str
@@ -71,6 +72,7 @@ class Preset:
     error: str
     mix: float
     whole_targets: bool = False
+    place: str = "statement"
 
 
 # The repository learns the mix as a sigmoid that starts at 0.5, but reads it once per epoch, and
@@ -81,7 +83,7 @@ MIX = 1 / (1 + math.exp(-0.5))
 # sets of ratings, and its tuned score on one of them (experiments/lager). None follows people.
 PRESETS = {
     "paper": Preset("all", "none", False, "absolute", MIX),
-    "repository": Preset("without_last", "none", True, "squared", MIX, whole_targets=True),
+    "repository": Preset("without_last", "none", True, "squared", MIX, True, "last_token"),
     "recommended": Preset("all", "final", False, "squared", MIX),
 }
 

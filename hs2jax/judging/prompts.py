@@ -7,20 +7,21 @@ criterion with its rubric, the form of the answer.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hs2jax.judging.criteria import Criterion
+from hs2jax.judging.criteria import Criterion, Words
 
 PREFIX = "Score: "
 
 ITEM = """\
-You are a fair judge of how an AI assistant has responded to a user.
+{words.task}
 
-[Prompt]
+[{words.prompt}]
 {prompt}
 
-[Response]
+[{words.response}]
 {response}
 
 """
@@ -45,15 +46,15 @@ integer from {{low}} to {{high}}, with nothing after it.""",
 }
 
 PAIR = """\
-You are a fair judge of which of two responses of AI assistants to a user is better.
+{words.pair}
 
-[Prompt]
+[{words.prompt}]
 {prompt}
 
-[Response A]
+[{words.response} A]
 {first}
 
-[Response B]
+[{words.response} B]
 {second}
 
 """
@@ -90,7 +91,7 @@ def pointwise(
     "forced" only. Raises ValueError where the criteria's scales differ."""
     scale = scale_of(criteria)
     return Request(
-        ITEM.format(prompt=prompt, response=response),
+        _item(ITEM, criteria[0].words, prompt=prompt, response=response),
         tuple(question(criterion, condition) for criterion in criteria),
         PREFIX,
         tuple(map(str, scale)),
@@ -111,9 +112,17 @@ def question(criterion: Criterion, condition: str = "forced") -> str:
 
 def pair(prompt: str, first: str, second: str, criterion: Criterion, source: str = "") -> Request:
     """Two responses; which is better by the criterion, A (the first) or B."""
-    item = PAIR.format(prompt=prompt, first=first, second=second)
+    item = _item(PAIR, criterion.words, prompt=prompt, first=first, second=second)
     which = WHICH.format(name=_heading(criterion), definition=criterion.definition)
     return Request(item, (which,), "Better: ", ("A", "B"), source)
+
+
+def _item(form: str, words: Words, **texts: str) -> str:
+    """Fill in a form. A line of a text that poses as one of the form's own, a heading or an answer,
+    is marked as quoted, so that what is judged cannot say where it ends or what its score is."""
+    names = "|".join(map(re.escape, (words.prompt, words.response, "Criterion")))
+    own = re.compile(rf"^(?=\s*(?:\[(?:{names})(?: [AB])?\]|Score:|Better:))", re.I | re.M)
+    return form.format(words=words, **{name: own.sub("> ", text) for name, text in texts.items()})
 
 
 def _heading(criterion: Criterion) -> str:
@@ -136,5 +145,6 @@ def scale_of(criteria: Sequence[Criterion]) -> tuple[int, ...]:
 def key(chat_template: str) -> str:
     """A short name of the point-wise texts in a chat template, which changes where they do. One for
     all conditions, since weights that are fitted in one serve the others, as in the paper."""
-    texts = "\0".join((ITEM, QUESTION, *FORMS.values(), PREFIX, chat_template))
+    item = ITEM.format(words=Words(), prompt="{prompt}", response="{response}")
+    texts = "\0".join((item, QUESTION, *FORMS.values(), PREFIX, chat_template))
     return f"pointwise-{hashlib.sha256(texts.encode()).hexdigest()[:12]}"

@@ -15,7 +15,7 @@ from hs2jax.data.conversations import in_parts
 from hs2jax.data.record import Record
 from hs2jax.inference import progress_of
 from hs2jax.judging import written
-from hs2jax.judging.judge import Judge, Reading
+from hs2jax.judging.judge import TOO_LONG, Judge, Reading
 from hs2jax.judging.prompts import Request
 from hs2jax.models.checksum import checksum
 from hs2jax.workdir import Store, content_key
@@ -38,25 +38,27 @@ class Readings:
         *,
         total: int | None = None,
         states: bool = False,
-        condition: str = "forced",
-    ) -> Iterator[Reading | None]:
-        """Yield the reading of each request, in order; None where it is too long or, in a condition
-        where the judge writes (see `Judge.ask`), where it wrote no score.
+        **how,
+    ) -> Iterator[Reading | str]:
+        """Yield the reading of each request, in order, or the reason why there is none: see
+        `Judge.ask`, which takes `how`.
 
         name, total: for progress. Requests are only taken as they are needed.
         """
 
-        def ask(requests: Sequence[Request]) -> list[dict | None]:
-            found = self.judge.ask(requests, states=states, skip=True, condition=condition)
-            return [reading and reading._asdict() for reading in found]
+        def ask(requests: Sequence[Request]) -> list[dict | str]:
+            found = self.judge.ask(requests, states=states, skip=True, **how)
+            return [each if isinstance(each, str) else each._asdict() for each in found]
 
-        about = [states, condition, written.LONGEST.get(condition)]
+        condition, about = how.get("condition", "forced"), [states]
+        if condition != "forced":
+            about += [condition, how.get("place"), written.LONGEST[condition]]
         with progress_of(name, total, "item") as show:
             for part in in_parts(requests, CHUNK):
                 texts = [[about, request._replace(source="")] for request in part]
                 found = self.recall(texts, part, ask)
                 show(len(part))
-                yield from (each and Reading(**each) for each in found)
+                yield from (x if isinstance(x, str) else Reading(**x) for x in found)
 
     def recall(self, texts: Sequence, things: Sequence, make: Callable[[list], list]) -> list:
         """Return a value for each of some things, by the texts that it follows from, of those that
@@ -71,14 +73,14 @@ class Readings:
         return [made[key] if key in made else self._store.get(key) for key in keys]
 
 
-def is_whole(found: Sequence[Reading | None], record: Record, n=1, condition="forced") -> bool:
+def is_whole(found: Sequence[Reading | str], record: Record, n=1) -> bool:
     """Tell whether all readings of something are there and finite; else count it, as n, in the
-    record."""
-    if any(reading is None for reading in found):
-        if condition == "forced":
-            record.too_long += n
-        else:
-            record.skip(written.NO_SCORE, rows=n)
+    record, by the first reason."""
+    reasons = [each for each in found if isinstance(each, str)]
+    if reasons and reasons[0] == TOO_LONG:
+        record.too_long += n
+    elif reasons:
+        record.skip(reasons[0], rows=n)
     elif not all(np.isfinite(reading.logits).all() for reading in found):
         record.skip("not finite", rows=n)
     else:
