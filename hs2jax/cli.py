@@ -50,7 +50,7 @@ KINDS = {
 }
 CONFIGURED = tuple(dict.fromkeys(verb for verb, _, _ in KINDS.values()))
 VERBS = (*CONFIGURED, "score", "convert", "report")
-MADE = ("samples.jsonl", "annotated.jsonl", "groups.jsonl", "selected.jsonl", "sweep.md", "model")
+MADE = ("samples.jsonl", "annotated.jsonl", "groups.jsonl", "selected.jsonl", "model")
 
 # Each flag: its name, the verbs that have it, its default, and its help. None must be given, False
 # is a switch, a list takes several, and of choices the first is the default.

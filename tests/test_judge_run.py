@@ -130,8 +130,9 @@ def test_fitted_weights_are_those_of_the_other_folds(everything, read):
     for name, scores in found.scores.items():
         np.testing.assert_allclose(column(items, name)[there], scores, atol=1e-6)
         assert np.isnan(column(items, name)[~there]).all()
-    for fold, weights in ((None, found.weights.mean(axis=0)), *enumerate(found.weights, 1)):
-        kept = [row["value"] for row in select(rows, fold=fold)]
+    folds = {f"fold {i}": weights for i, weights in enumerate(found.weights, 1)}
+    for method, weights in {"lager_w": found.weights.mean(axis=0), **folds}.items():
+        kept = [row["value"] for row in select(rows, method=method)]
         np.testing.assert_allclose(kept, weights, atol=1e-6)
     saved = json.loads((everything[0] / "weights.json").read_text())
     fitted = layer_weights.fit(*arguments, **options)

@@ -1,6 +1,7 @@
 """Pages of finished runs: the rule for verdicts, escaping, a small made-up run of every kind."""
 
 import html.parser
+import math
 import re
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def set_rows(name, accuracy=(0.8, 0.6, 0.9), lead=(0.3, 0.1, 0.5)):
         row(name, "strength/3", "accuracy", 0.9, 0.6, 0.99, 12),
         row(name, "band/twice as long or more", "accuracy", 0.7, 0.4, 0.9, 8),
         row(name, "bin/1", "agreement", 0.6, 0.4, 0.8, method="as scored", confidence=0.65),
+        row(name, "bin/2", "agreement", 0.8, 0.6, 0.9, method="as scored", confidence=0.85),
         row(name, "", "ece", 0.07, method="as scored"),
         row(name, "attribute/helpfulness", "mse", 1.2, 1.0, 1.4),
         row(name, "attribute/helpfulness", "mse_of_mean", 1.5, method="mean of these ratings"),
@@ -211,11 +213,12 @@ def test_an_evaluation_says_what_was_measured(tmp_path):
     assert "Worse than chance" in text
     assert "Incomplete; of what is here: better than chance and counting characters" in text
     assert "358 of 1,098 items are here" in text
-    for figure in ("Rewards", "Calibration", "Scores by section"):
+    for figure in ("Rewards", "Calibration"):
         assert f"<figcaption>{figure}" in text
+    # Sections' intervals are drawn: 80 to 95 of 100, with chance at 50.
+    assert '<path class="reference" d="M50.0 0V12"/><path class="range" d="M80.0 6H95.0"/>' in text
     said = (folder / "report.md").read_text(encoding="utf-8")
-    assert "| **Safety** | **0** |" in said
-    assert "| **740** | **none** |" in said
+    assert "| **Safety** | **0** |  | **740** |" in said
     assert "| helpfulness | 20 | 1.200 (1.000 to 1.400) | 1.500 |" in said
     assert "Margin −0.50, strength 2" in said  # The worst mistake.
     assert format.line(Run(folder).rows[0]) == (
@@ -244,13 +247,12 @@ def test_trainings_say_what_was_learned(tmp_path):
 
 
 def test_text_of_data_is_escaped_everywhere():
-    svg = charts.intervals([row("s", "", "m", 0.5, 0.4, 0.6, name=EVIL, note=EVIL)])
-    curve = charts.curves({EVIL: [(0, 1), (1, 2)]}, EVIL, across={EVIL: 1.5})
+    svg = charts.curves({EVIL: [(0, 1), (1, 2)], EVIL * 2: [(None, 1.5)]}, EVIL, diagonal=EVIL)
     answers = [page.Answer(EVIL, EVIL, EVIL), page.Answer("", "", "")]
     table = Table(EVIL, [EVIL, EVIL], [[EVIL, Cell(EVIL, EVIL)]], EVIL, strong=[0])
-    figures = [Figure(EVIL, each, group=EVIL) for each in (svg, curve)]
     case = Case(EVIL, EVIL, answers)
-    section = Section(EVIL, [Verdict("good", EVIL, EVIL)], figures, [table], [case], EVIL)
+    parts = [Figure(EVIL, svg), table, Figure(EVIL, svg)]
+    section = Section(EVIL, [Verdict("good", EVIL, EVIL)], parts, [case], EVIL, EVIL)
     text = page.render("html", EVIL, EVIL, [section] * 3)
     assert "<script" not in text
     assert "\x00" not in text
@@ -269,20 +271,18 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
 
 
 def test_charts_draw_around_what_is_missing_and_nothing_where_there_is_nothing():
-    rows = [row("s", "", "m", None, name="a"), row("s", "", "m", 0.1, -0.1, 0.3, name="b")]
     for svg in (
-        charts.intervals(rows, "points"),
         charts.curves({"a": [(0, 1.0), (1, None), (2, 3.0)]}, diagonal="as asked"),
-        charts.training_curve([(i, i % 7) for i in range(999)], [(0, 3.0), (999, float("nan"))]),
+        charts.curves({"a": [(0, 1.0, None, None), (1, 2.0, 1.5, 2.5)]}),
+        charts.curves({"a": charts.course([(i, i % 7) for i in range(999)] + [(999, math.nan)])}),
         charts.histograms({"a": [1.0], "b": [1.0]}, "reward"),
     ):
         assert (svg[:4], svg[-6:]) == ("<svg", "</svg>")
     for nothing in (
-        charts.intervals([]),
-        charts.curves({"a": [(0, None)]}),
-        charts.training_curve([], [(0, 1.0)]),
+        charts.curves({"a": [(0, None), (1, None)], "b": charts.course([])}),
+        charts.curves({"a": [(0, 1.0)], "level": [(None, 1.0)]}),
+        charts.curves({"a": charts.spread([], [])}),
         charts.histograms({"a": []}, "x"),
-        charts.predicted_by_rating([], []),
     ):
         assert nothing == ""
 

@@ -11,6 +11,7 @@ from test_uses import knows_answers, questions
 
 from hs2jax import configs, report, workdir
 from hs2jax.judging import evaluate
+from hs2jax.report import page
 from hs2jax.report.run import Run
 
 EVIL = "<script>alert('é')</script> & \"'\x00"
@@ -80,17 +81,20 @@ def test_a_layer_that_knows_better_than_the_last_is_said_to(tmp_path):
     layers, agreement = section.verdicts
     assert (layers.tone, layers.label) == ("good", "All layers, tuned: better than the last one")
     assert (agreement.tone, agreement.label[:18]) == ("good", "Better than chance")
-    captions = [figure.caption for figure in section.figures if figure.svg]
-    assert {"Weights by layer", "helpfulness", "wit"} <= set(captions)
-    titles = [table.title for table in section.tables]
-    by_criterion = section.tables[titles.index("Differences by criterion")]
+    figures, tables = (
+        {part.title: part for part in section.parts if isinstance(part, kind)}
+        for kind in (page.Figure, page.Table)
+    )
+    assert figures["Weights by layer"].svg
+    assert figures["wit: predicted by human rating"].svg
+    by_criterion = tables["Differences by criterion"]
     assert all(name in " ".join(by_criterion.columns) for name in ("helpfulness", "wit"))
     assert "lager_w\u00a0−\u00a0e_score" in [line[0] for line in by_criterion.rows]
     assert len(section.cases) == 10
-    page = report.write(tmp_path).read_text(encoding="utf-8")
-    assert "<script" not in page
-    assert "\x00" not in page
-    assert "&lt;script&gt;" in page
+    text = report.write(tmp_path).read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "\x00" not in text
+    assert "&lt;script&gt;" in text
 
 
 def test_a_judge_that_knows_nothing_is_not_shown_to_and_unrated_scores_are_not_judged(tmp_path):
@@ -110,9 +114,9 @@ def test_a_judge_that_knows_nothing_is_not_shown_to_and_unrated_scores_are_not_j
 def test_every_task_has_a_page_with_its_verdict(tmp_path, make, tones):
     section = report.sections(make(tmp_path))[0]
     assert [verdict.tone for verdict in section.verdicts] == tones
-    assert any(figure.svg for figure in section.figures)
-    assert len(section.tables) > 2
-    page = report.write(tmp_path).read_text(encoding="utf-8")
-    assert "<script" not in page
+    tables = [part for part in section.parts if isinstance(part, page.Table) and part.rows]
+    assert len(tables) > 2
+    text = report.write(tmp_path).read_text(encoding="utf-8")
+    assert "<script" not in text
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert all(table.title in markdown for table in section.tables if table.rows)
+    assert all(table.title in markdown for table in tables)

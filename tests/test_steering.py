@@ -222,7 +222,7 @@ def test_following_by_length_alone_is_said():
 
 def test_the_page_has_figures_tables_and_samples(tmp_path, three):
     html, markdown = shown(tmp_path, three)
-    assert html.count("<svg") == 5  # Two attributes by request, twice, and their correlations.
+    assert html.count("<figure") == 4  # Two attributes by request, twice.
     for title in ("How closely", "Differences on the same prompts", "What changes", "KL"):
         assert title in html
         assert title in markdown

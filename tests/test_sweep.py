@@ -1,6 +1,5 @@
 """`hs2jax sweep`: killed and gone on with, arms that fail, and sweeps that are refused."""
 
-import csv
 import logging
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from command import die, fail, hs2jax, succeed
 
 from hs2jax import configs, locks, workdir
 from hs2jax.evaluation.measures import pairs_of
+from hs2jax.report.run import Run, find
 from hs2jax.training import metrics, sweep, sweep_arms, sweep_rows
 
 CONFIG = """
@@ -112,15 +112,16 @@ def test_a_killed_sweep_goes_on_and_its_table_has_each_arm_s_accuracy(folder, sw
     config = workdir.read_json(second / "config.json")
     assert config["model"]["name"] == f"{first}/model"
     assert config["objective"]["preference"] == "margin"
-    with (folder / "out" / "sweep.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    assert [line["arm"] for line in lines] == ["regular", "margin, from it"]
-    assert lines[1]["model.name"] == "{regular}/model"
-    for line, place in zip(lines, places, strict=True):
+    ended = Run(folder / "out")
+    arms = ended.result["arms"]
+    assert list(arms) == ended.sets() == ["regular", "margin, from it"]
+    assert arms["margin, from it"]["settings"]["model.name"] == "{regular}/model"
+    for arm, place in zip(arms, places, strict=True):
         values = workdir.read_json(place / "result.json")["values"]
-        assert float(line["accuracy"]) == pytest.approx(values["accuracy"])
-        assert float(line["margin"]) == pytest.approx(values["margin"], rel=1e-6)
-    assert "margin, from it" in (folder / "out" / "sweep.md").read_text()
+        for metric in ("accuracy", "margin"):
+            row = find(ended.rows, set=arm, part="", metric=metric)
+            assert row["value"] == pytest.approx(values[metric], rel=1e-6)
+    assert "margin, from it" in (folder / "out" / "report.md").read_text()
 
 
 def test_a_finished_sweep_starts_no_process(folder, swept, caplog):

@@ -149,6 +149,6 @@ def weight_rows(name: str, weights: Sequence[float] | None, folds=()) -> list[di
     """Make rows of layer weights [L']; folds: those of each fold, [folds, L']."""
     rows = []
     for fold, every in enumerate([weights, *folds] if weights is not None else ()):
-        more = {"method": "lager_w"} | ({"fold": fold} if fold else {})  # From 1.
-        rows += [row(name, f"layer/{i}", "weight", w, **more) for i, w in enumerate(every)]
+        method = f"fold {fold}" if fold else "lager_w"
+        rows += [row(name, f"layer/{i}", "weight", w, method=method) for i, w in enumerate(every)]
     return rows

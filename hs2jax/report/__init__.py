@@ -32,8 +32,6 @@ def write(workdir: Path | str) -> Path:
     Raises FileNotFoundError where nothing finished is there.
     """
     run = Run(workdir)
-    if run.kind == "sweep":
-        sweep.write(run)
     model, device = run.result.get("model"), (run.result.get("environment") or {}).get("device")
     title = model["name"] if isinstance(model, Mapping) else run.name
     subtitle = " · ".join(filter(None, (WORDS["kinds"].get(run.kind, run.kind), run.name, device)))

@@ -7,7 +7,8 @@ from hs2jax.evaluation import comparison
 from hs2jax.report import format
 from hs2jax.report.format import SIGNED
 from hs2jax.report.page import Case, Section, Table, Verdict, verdict_of
-from hs2jax.report.run import Run, answer, leaf, select, table_of
+from hs2jax.report.run import Run, field, select
+from hs2jax.report.views import answer, view
 
 SHOWN = 5  # Pairs on which the models differ most.
 
@@ -28,7 +29,7 @@ def sections(first: Run, second: Run) -> list[Section]:
         )
     names = names_of(first, second)
     said = [_set(name, first, second, names) for name in shared]
-    return [*said, Section("What was compared", tables=[_making(first, second, names, shared)])]
+    return [*said, Section("What was compared", parts=[_making(first, second, names, shared)])]
 
 
 def names_of(first: Run, second: Run) -> list[str]:
@@ -50,36 +51,18 @@ def _set(name: str, first: Run, second: Run, names: Sequence[str]) -> Section:
     for row in select(rows, metric="accuracy_difference", part=""):
         note = f"p by McNemar's exact test: {format.probability(row['p_mcnemar'])}."
         verdicts.append(verdict_of({names[0]: row}, subject=names[1], note=note))
-    if ratings := {leaf(row): row for row in select(rows, metric="mse_difference")}:
+    if ratings := {field(row, "leaf"): row for row in select(rows, metric="mse_difference")}:
         verdicts.append(verdict_of(ratings, names[0], subject=names[1]))
     if not verdicts:
         sentence = "Without pairs or ratings neither can be said to be better."
         verdicts = [Verdict("unsure", "Nothing to compare", sentence)]
-    tables = _tables(rows, names, [select(run.rows, set=name) for run in (first, second)])
+    # The benchmark's own scores, beside each other.
+    for run, method in zip((first, second), names, strict=True):
+        scores = select(run.rows, set=name, metric="score", family=["", "section"], head="")
+        rows += [row | {"method": method} for row in scores]
     cases = [_case(each, names) for each in differ[:SHOWN]]
-    return Section(name, verdicts, [], tables, cases, "Where they differ most")
-
-
-def _tables(rows, names: Sequence[str], own: Sequence[Sequence[Mapping]]) -> list[Table]:
-    """The pairs, the ratings, the benchmark's own scores, and how many items were compared."""
-    scores = [
-        {**row, "method": name}
-        for name, found in zip(names, own, strict=True)
-        for row in select(found, metric="score", family=["", "section"])
-        if row["part"].count("/") < 2
-    ]
-    right = select(rows, family=["", "subset"], metric=["accuracy", "accuracy_difference"])
-    counts = select(rows, metric=["common", "missing_first", "missing_second"])
-    return [
-        table_of("Right on pairs", right, _part, strong=["all"]),
-        table_of("Ratings of both", select(rows, family="attribute")),
-        table_of("The benchmark's own scores", scores, _part),
-        table_of("Items", counts, "metric"),
-    ]
-
-
-def _part(row: Mapping) -> str:
-    return leaf(row) or "all"
+    shown = view("compare", rows, ["overall"])
+    return Section(name, verdicts, shown, cases, "Where they differ most")
 
 
 def _case(each: Mapping, names: Sequence[str]) -> Case:

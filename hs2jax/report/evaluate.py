@@ -3,43 +3,33 @@
 from collections.abc import Mapping, Sequence
 
 from hs2jax.report import charts, format
-from hs2jax.report.benchmark import with_benchmark
-from hs2jax.report.format import PERCENT, SIGNED
 from hs2jax.report.page import Case, Figure, Section, Table, Verdict, verdict_of
-from hs2jax.report.run import Run, answer, find, leaf, select, table_of
+from hs2jax.report.run import Run, field, find, select
+from hs2jax.report.views import answer, view
 
 MISTAKES = 5
-OVERVIEW = (
-    *("score", "accuracy", "lead_over_length", "longer_wins", "shorter_wins"),
-    *("accuracy_at_equal_length", "groups", "left_out", "prompts_cut"),
-)
-FAMILIES = {
-    "strength": "By strength",
-    "band": "By length of the chosen response against the rejected one",
-    "attribute": "Ratings",
-    "confusion": "Rounded ratings and predictions",
-}
 
 
 def sections(run: Run) -> list[Section]:
     """All sets at a glance, each set, and the weights of the attributes."""
-    said = [set_section(run, name) for name in run.sets()]
-    if len(said) > 1:
-        whole = select(run.rows, part="", metric=OVERVIEW)
-        table = table_of("Scores at a glance", whole, "set", heading="set")
-        said.insert(0, Section("All sets", tables=[table]))
-    weights = _weights(select(run.rows, set=""))
-    return [*said, *[weights] * any(table.rows for table in weights.tables)]
+    whole = Section("All sets", parts=view("glance", run.rows))
+    found = [whole, *(set_section(run, name) for name in run.sets()), _weights(run)]
+    return [section for section in found if any(section[1:4])]
 
 
 def set_section(run: Run, name: str) -> Section:
     """Say what is to be seen of one scored set, whichever verb scored it."""
     rows, items = select(run.rows, set=name), run.items(name)
     outputs = run.result.get("outputs") or (run.result.get("model") or {}).get("outputs") or []
-    figures = _pair_figures(rows, items) + _rating_figures(items, outputs)
-    section = Section(name, _verdicts(rows), figures, _tables(rows), _worst_mistakes(items))
+    parts = [_rewards(items), *_predicted(items, outputs), *view("set", rows)]
+    verdicts, cases = _verdicts(rows), _worst_mistakes(items)
     benchmark = run.result.get("sets", {}).get(name, {}).get("benchmark")
-    return with_benchmark(section, rows, benchmark) if benchmark else section
+    if not benchmark:
+        return Section(name, verdicts, parts, cases)
+    verdicts[0] = _score(rows, benchmark, verdicts[0])
+    parts = [*_benchmark(rows, benchmark), *parts]
+    note = f"{benchmark['rule']} Source: {benchmark['source']}."
+    return Section(benchmark["title"], verdicts, parts, cases, note=note)
 
 
 def _verdicts(rows: Sequence[Mapping]) -> list[Verdict]:
@@ -49,43 +39,47 @@ def _verdicts(rows: Sequence[Mapping]) -> list[Verdict]:
     accuracy, lead = (find(rows, metric=m, part="") for m in ("accuracy", "lead_over_length"))
     if accuracy:
         said.append(verdict_of({"chance": accuracy, "counting characters": lead}))
-    if gains := {leaf(row): row for row in select(rows, metric="mse_below_mean")}:
+    if gains := {field(row, "leaf"): row for row in select(rows, metric="mse_below_mean")}:
         said.append(verdict_of(gains, f"the {find(rows, metric='mse_of_mean')['method']}"))
     sentence = "Without pairs or ratings nothing can be said of how good the scores are."
     return said or [Verdict("unsure", "Scored, not judged", sentence)]
 
 
-def _tables(rows: Sequence[Mapping]) -> list[Table]:
-    """The numbers of a set: of pairs as a whole, of how they are calibrated, and by part."""
-    whole = [row for row in select(rows, part="") if row["metric"] not in ("score", "published")]
-    methods = [row for row in whole if row.get("method")]
-    numbers = [row for row in whole if row not in methods]
-    paired = "Equal rewards and equal lengths count as wrong." * bool(find(rows, metric="accuracy"))
-    tables = [
-        table_of("Numbers", numbers, "metric", note=paired),
-        table_of("Calibration", methods, "metric"),
+def _score(rows: Sequence[Mapping], benchmark: Mapping, pairs: Verdict) -> Verdict:
+    """Judge the score by the benchmark's own rule where all its items are here, else what is here;
+    the length baseline of the pairs holds for the score too."""
+    score, lead = (find(rows, metric=m, part="") for m in ("score", "lead_over_length"))
+    if score and score["value"] is not None:
+        note = f"Chance is {benchmark['chance']:.0%}. {pairs.sentence}"
+        return verdict_of({"chance": score, "counting characters": lead}, note=note)
+    sections = select(rows, family="section", metric="score", head="")
+    here, expected = (sum(row[key] or 0 for row in sections) for key in ("n", "expected"))
+    sentence = f"No overall score: {here:,} of {expected:,} items are here. {pairs.sentence}"
+    return Verdict(pairs.tone, f"Incomplete; of what is here: {pairs.label.lower()}", sentence)
+
+
+def _benchmark(rows: Sequence[Mapping], benchmark: Mapping) -> list[Table]:
+    """The scores of sections and subsets, and this model's beside those that papers report."""
+    scores = select(rows, metric="score", family=["", "section"], head="")
+    published = {row["part"] for row in select(rows, metric="published")}
+    ours = [
+        row
+        | {"metric": "published", "method": "this model", "n": None, "expected": None}
+        | {"source": f"{row['n'] or 0:,} of {row['expected']:,} items"}
+        for row in select(rows, metric="score", part=[*published])
     ]
-    for family, title in FAMILIES.items():
-        found = select(rows, family=family)
-        # One strength is what a corpus without strengths has.
-        if family == "attribute" or len({row["part"] for row in found}) > 1:
-            tables.append(table_of(title, found))
-    return tables
+    chance = {"reference": benchmark["chance"]}
+    rows = [row | chance if row["metric"] == "score" else row for row in rows]
+    return view("benchmark", [*ours, *rows], [field(row, "name") for row in scores])
 
 
-def _pair_figures(rows: Sequence[Mapping], items: Sequence[Mapping]) -> list[Figure]:
-    """Pictures of rewards, and of how sure the model is."""
+def _rewards(items: Sequence[Mapping]) -> Figure:
     pairs = [(item["rewards"], c, r) for item in items for c, r, _ in item.get("pairs") or []]
     sides = {"chosen": [x[c] for x, c, _ in pairs], "rejected": [x[r] for x, _, r in pairs]}
-    bins: dict[str, list] = {}
-    for row in select(rows, family="bin", metric="agreement"):
-        point = (row["confidence"], row["value"], row["low"], row["high"])
-        bins.setdefault(row.get("method") or "as scored", []).append(point)
-    sure = charts.curves(bins, "how sure the model is", PERCENT, diagonal="calibrated")
-    return [Figure("Rewards", charts.histograms(sides, "reward")), Figure("Calibration", sure)]
+    return Figure("Rewards", charts.histograms(sides, "reward"))
 
 
-def _rating_figures(items: Sequence[Mapping], outputs: Sequence[str]) -> list[Figure]:
+def _predicted(items: Sequence[Mapping], outputs: Sequence[str]) -> list[Figure]:
     """Pictures of predicted against human ratings."""
     drawn = []
     for k, name in enumerate(outputs):
@@ -95,9 +89,15 @@ def _rating_figures(items: Sequence[Mapping], outputs: Sequence[str]) -> list[Fi
             for values, rating in zip(item["outputs"], item["ratings"] or [], strict=False)
             if (rating or {}).get(name) is not None
         ]
-        svg = charts.predicted_by_rating([p for p, _ in rated], [r for _, r in rated])
-        drawn.append(Figure(name, svg, group="Predicted against human ratings"))
+        drawn.append(rated_figure(name, [p for p, _ in rated], [r for _, r in rated]))
     return drawn
+
+
+def rated_figure(name: str, predicted: Sequence[float], ratings: Sequence[float]) -> Figure:
+    """Draw predictions for each human rating: the median, and the 5th to 95th percentile."""
+    lines = {"predicted: median, 5 to 95%": charts.spread(predicted, ratings)}
+    svg = charts.curves(lines, "human rating", diagonal="as people rate")
+    return Figure(f"{name}: predicted by human rating", svg)
 
 
 def _worst_mistakes(items: Sequence[Mapping]) -> list[Case]:
@@ -112,27 +112,20 @@ def _worst_mistakes(items: Sequence[Mapping]) -> list[Case]:
     for margin, *pair, strength, item in sorted(wrong, key=lambda each: each[0])[:MISTAKES]:
         strong = f"strength {strength:g}" if strength != 1 else ""
         subset = (item.get("about") or {}).get("subset")
-        about = [f"Margin {format.number(margin, SIGNED)}", strong, item["source"], subset]
+        about = [f"Margin {format.number(margin, format.SIGNED)}", strong, item["source"], subset]
         roles = zip(("Marked better", "The model preferred"), pair, strict=True)
         answers = [answer(role, item, r) for role, r in roles]
         cases.append(Case(", ".join(filter(None, about)), item["prompt"], answers))
     return cases
 
 
-def _weights(rows: Sequence[Mapping]) -> Section:
+def _weights(run: Run) -> Section:
     """The weights that make one reward of the outputs; where they were searched, their worth."""
-    searched, verdicts = select(rows, part="weights"), []
-    if held_out := find(searched, metric="held_out", method=None):
-        gain = {"equal weights": find(searched, metric="gain_over_equal")}
+    rows, verdicts = select(run.rows, set=""), []
+    if held_out := find(rows, part="weights", metric="held_out", method=None):
+        gain = {"equal weights": find(rows, metric="gain_over_equal")}
         verdicts.append(verdict_of(gain, note=format.sentence([held_out])))
-    for row in rows:
-        if row.get("warning"):
-            text = f"{format.words_of(row['metric'])}: {row['warning']}."
-            verdicts.append(Verdict("bad", "Warning", text))
-    weights = select(rows, metric="weight", family="attribute")
-    tables = [
-        table_of("Weights of the attributes", weights),
-        table_of("What the weights are worth", searched, "metric"),
-        table_of("Temperature", select(rows, metric="temperature"), "metric"),
-    ]
-    return Section("Weights and temperature", verdicts, tables=tables)
+    for row in select(rows, warning="*"):
+        text = f"{format.words_of(row['metric'])}: {row['warning']}."
+        verdicts.append(Verdict("bad", "Warning", text))
+    return Section("Weights and temperature", verdicts, view("weights", rows))

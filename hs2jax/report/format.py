@@ -80,6 +80,18 @@ def sentence(rows: Iterable[Mapping]) -> str:
     return f"{capital('; '.join(line({**row, 'set': ''}) for row in rows))}."
 
 
+def beside(row: Mapping, name: str) -> str:
+    """Write a field that stands beside a row's value, such as p of a difference."""
+    found = row.get(name)
+    if name == "p" and not (row.get("against") or row["metric"].endswith("difference")):
+        return ""
+    if isinstance(found, str):
+        return found
+    if name in ("p", "p_mcnemar"):
+        return probability(found)
+    return number(found, COUNT if isinstance(found, int) else form_of(name))
+
+
 def probability(p: float | None) -> str:
     """Write a p-value."""
     return "" if p is None else "under 0.001" if p < 0.001 else f"{p:.3f}"

@@ -8,8 +8,10 @@ from scipy.stats import rankdata
 
 from hs2jax.judging import lager
 from hs2jax.report import charts, format
+from hs2jax.report.evaluate import rated_figure
 from hs2jax.report.page import Answer, Case, Figure, Section, Table, Verdict, verdict_of
-from hs2jax.report.run import Run, family, find, points, select, table_of
+from hs2jax.report.run import Run, find, select
+from hs2jax.report.views import view
 
 SHOWN = 10  # Of the worst disagreements, or of the rows chosen.
 MEASURES = ("accuracy", "auc", "spearman")  # What a task is judged by: the first that it has.
@@ -19,7 +21,6 @@ HELD = {
     "counting characters": {"metric": "accuracy", "against": ("longer", "shorter")},
     "calling everything unanswerable": {"part": "threshold/fitted", "metric": "f1"},
 }
-WAYS = format.WORDS["ways"]
 
 
 def sections(run: Run) -> list[Section]:
@@ -28,17 +29,16 @@ def sections(run: Run) -> list[Section]:
 
 
 def _section(run: Run, name: str) -> Section:
-    rows = select(run.rows, set=name, preset=None)
+    every = select(run.rows, set=name)
+    rows = select(every, preset=None)
     measured = [metric for metric in MEASURES if select(rows, metric=metric, reference=(0.0, 0.5))]
-    ways = [way for way in WAYS if way.startswith("way/") and select(rows, part=way)] or [""]
+    ways = [way for way in ("way/question", "way/pointwise") if find(rows, part=way)] or [""]
     shown = next(m for m in lager.CROSS_LAYER if find(rows, method=m, part=ways))
     rated = [item for item in run.items(name) if item["human"] is not None]
     rated = [item for item in rated if item["scores"].get(shown) is not None]
-    verdicts, figures = [], []
     if measured:
-        metric = measured[0]
-        verdicts = [*_layers(rows, metric), *(_held(rows, metric, shown, way) for way in ways)]
-        figures = [_methods(rows, metric, way) for way in ways]
+        held = [_held(rows, measured[0], shown, way) for way in ways]
+        verdicts = [*_layers(rows, measured[0]), *held]
     else:
         known = select(rows, part="", metric=("responses", "rows", "selected"))
         numbers = [f"{row['value']:,.0f} {format.words_of(row['metric'])}" for row in known]
@@ -48,8 +48,14 @@ def _section(run: Run, name: str) -> Section:
     if chosen := run.read("selected.jsonl")[:SHOWN]:
         lines = [Answer("", "", "\n".join(format.listing(row).values())[:600]) for row in chosen]
         cases, title = [Case("Rows", "", lines)], "The first rows that were chosen"
-    figures += [*_layers_figures(rows), *_scores(run, name, shown, rated)]
-    return Section(name, verdicts, figures, _tables(run, name, rows), cases, title)
+    presets = [{"preset": run.config["preset"]} | row for row in every]
+    parts = [
+        *view("judge", rows),
+        *_scores(run, name, shown, rated),
+        *view("presets", presets, [run.config["preset"]]),
+        _meanings(rows, run.result["weights_from"]),
+    ]
+    return Section(name, verdicts, parts, cases, title, format.WORDS["tasks"][run.result["task"]])
 
 
 def _layers(rows: Sequence[Mapping], metric: str) -> list[Verdict]:
@@ -75,32 +81,7 @@ def _held(rows: Sequence[Mapping], metric: str, shown: str, way: str) -> Verdict
     for than, where in HELD.items():
         if row := find(rows, **{"part": way, "method": shown, **where}):
             held[than] = row
-    return verdict_of(held, subject=WAYS.get(way, ""))
-
-
-def _methods(rows: Sequence[Mapping], metric: str, way: str) -> Figure:
-    """Draw a forest of all methods, for a way to ask."""
-    found = select(rows, part=["", way], metric=metric, against=None)
-    chance, form = found[0]["reference"], format.form_of(metric)
-    svg = charts.intervals([r | {"name": r["method"]} for r in found], form, reference=chance)
-    caption = f"{format.words_of(metric)}, 95% intervals"
-    return Figure(f"{WAYS[way]}: {caption}" if way else caption, svg, chief=True)
-
-
-def _layers_figures(rows: Sequence[Mapping]) -> list[Figure]:
-    """Draw each layer's own score beside those of all layers, and the layers' weights."""
-    own = [r | {"by": f"norm: {r['method']}"} for r in select(rows, family="layer")]
-    lines = points(select(own, metric="spearman"), "by")
-    named = [*lager.CROSS_LAYER, *lager.LAST_LAYER]
-    found = select(rows, part="", metric="spearman", method=named, against=None)
-    across = {row["method"]: row["value"] for row in found if row["value"] is not None}
-    weights = points([r | {"fold": r.get("fold")} for r in select(own, metric="weight")], "fold")
-    mean = {"weight": [point[:2] for point in weights.pop(None, [])]}
-    folds = [[point[:2] for point in line] for line in weights.values()]
-    return [
-        Figure("Spearman of each layer's own score", charts.curves(lines, "layer", across=across)),
-        Figure("Weights by layer", charts.curves(mean, "layer", faint=folds)),
-    ]
+    return verdict_of(held, subject=format.words_of(way))
 
 
 def _scores(run: Run, name: str, shown: str, rated: Sequence[Mapping]) -> list[Figure]:
@@ -109,46 +90,21 @@ def _scores(run: Run, name: str, shown: str, rated: Sequence[Mapping]) -> list[F
     given += [line["means"].get(shown) for line in run.read("scores.jsonl")]
     sides = {"people": [i["human"] for i in rated], shown: [x for x in given if x is not None]}
     drawn = [Figure(f"Scores by {shown}", charts.histograms(sides, "score"))]
-    group = "Scores by people's rating"
     for criterion in dict.fromkeys(item["criterion"] for item in rated):
         some = [item for item in rated if item["criterion"] == criterion]
         both = [item["scores"][shown] for item in some], [item["human"] for item in some]
-        drawn.append(Figure(criterion, charts.predicted_by_rating(*both), group=group))
+        drawn.append(rated_figure(criterion, *both))
     return drawn
 
 
-def _tables(run: Run, name: str, rows: Sequence[Mapping]) -> list[Table]:
-    alone = [row for row in rows if row.get("method") and not row.get("against")]
-    tests = [row for row in rows if row.get("against")]
-    tests = [row | {"pair": f"{row['method']}\u00a0−\u00a0{row['against']}"} for row in tests]
-    tables = []
-    for way, title in {"": "Methods", **WAYS}.items():
-        note = "" if way else format.WORDS["notes"][run.result["task"]]
-        tables.append(table_of(title, select(alone, part=way), "method", note=note))
-    for metric in ("spearman", "mean", "sd"):
-        found = select(alone, family="criterion", metric=metric)
-        found = [row for row in found if row["part"].count("/") == 1]  # No single layers.
-        title = f"{format.capital(format.words_of(metric))} by criterion"
-        across = {"across": "leaf", "folded": metric != "spearman"}
-        tables.append(table_of(title, found, "method", **across))
-    between = [row for row in tests if family(row) != "criterion"]
-    tables.append(table_of("Paired differences", between, "pair", across="part"))
-    found, title = select(tests, family="criterion", metric="spearman"), "Differences by criterion"
-    tables.append(table_of(title, found, "pair", across="leaf", folded=True))
-    used = run.config["preset"]
-    about = {"set": name, "part": "", "metric": "spearman", "method": lager.CROSS_LAYER}
-    found = select(run.rows, against=None, **about)
-    found = [{"preset": used} | row for row in found if any("preset" in row for row in found)]
-    title = "Spearman by preset, the ways to read the method"
-    tables.append(table_of(title, found, "preset", strong=[used]))
-    layers = select(rows, family="layer", fold=None)
-    tables.append(table_of("By layer", layers, folded=True))
-    source = run.result["weights_from"]
-    note = f"Tuned weights are from: {source}." if source else ""
-    known = format.WORDS["methods"]
-    methods = dict.fromkeys(row["method"] for row in alone)
-    meanings = [[method, known[method]] for method in methods if method in known]
-    return [*tables, Table("What the methods are", ["", ""], meanings, note, folded=True)]
+def _meanings(rows: Sequence[Mapping], source: str) -> Table:
+    """Say what methods are that rows have."""
+    known, title = format.WORDS["methods"], "What the methods are"
+    methods = dict.fromkeys(row["method"] for row in select(rows, method="*", against=None))
+    lines = [[method, known[method]] for method in methods if method in known]
+    note = "The names are those of LAGER's Table 2 (arXiv 2508.03550) and its repository."
+    note += f" Tuned weights are from: {source}." if source else ""
+    return Table(title, ["", ""], lines, note, folded=True)
 
 
 def _worst(items: Sequence[Mapping], method: str) -> list[Case]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from hs2jax.report import format
 from hs2jax.report.page import Section, Table, Verdict
-from hs2jax.report.run import Run, family, select, table_of
+from hs2jax.report.run import Run, select
+from hs2jax.report.views import view
 
 NUMBERS = (
     *("trained_parameters", "step", "steps", "seconds_per_step", "tokens_per_second"),
@@ -15,12 +16,9 @@ NUMBERS = (
 
 
 def sections(run: Run) -> list[Section]:
-    """Show all rows of a run, a table for each family of parts and one for the whole."""
-    whole = select(run.rows, part="")
-    tables = [table_of("What it made", whole, "metric", across="set")]
-    for name in dict.fromkeys(family(row) for row in run.rows if row["part"]):
-        tables.append(table_of(name.capitalize(), select(run.rows, family=name)))
-    return [Section(format.WORDS["kinds"].get(run.kind, run.kind), warnings(run), tables=tables)]
+    """Show all rows of a run: a table for the whole, and one for each family of parts."""
+    title = format.WORDS["kinds"].get(run.kind, run.kind)
+    return [Section(title, warnings(run), view("rows", run.rows))]
 
 
 def warnings(run: Run) -> list[Verdict]:
@@ -40,12 +38,12 @@ def making(run: Run) -> Section:
         facts["wall time"] = str(datetime.timedelta(seconds=round(seconds)))
     facts |= format.listing(run.result.get("environment") or {})
     settings = format.listing(run.config)
-    tables = [
+    parts = [
         record_table(run.result.get("records") or {}),
         Table("Model, time and machine", ["", ""], list(facts.items())),
         Table("Settings", ["", ""], list(settings.items()), folded=True),
     ]
-    return Section("How it was made", tables=tables)
+    return Section("How it was made", parts=parts)
 
 
 def record_table(records: Mapping[str, Mapping]) -> Table:

@@ -20,25 +20,25 @@ class Verdict(NamedTuple):
 
 
 class Figure(NamedTuple):
-    caption: str
+    """A chart; one with nothing to draw is left out, as is a table without rows."""
+
+    title: str
     svg: str  # as `charts` makes it
-    chief: bool = False  # shown larger
-    group: str = ""  # the heading over some figures
 
 
 class Cell(NamedTuple):
-    """A value with its interval, which stands beside it or, where that is too wide, below."""
+    """A value, its interval, and where they are drawn, the places of value, ends and reference."""
 
     text: str
     interval: str = ""
+    track: Sequence[float | None] = ()
 
     def __str__(self) -> str:
         return f"{self.text} ({self.interval})" if self.interval else self.text
 
 
 class Table(NamedTuple):
-    """Cells as text. Two columns without headings are a listing of names and values. One without
-    rows is left out, and so is a figure where there was nothing to draw."""
+    """Cells as text. Two columns without headings are a listing of names and values."""
 
     title: str
     columns: Sequence[str]
@@ -46,9 +46,6 @@ class Table(NamedTuple):
     note: str = ""
     folded: bool = False  # long listings, shown when asked for
     strong: Sequence[int] = ()  # rows that sum up others
-
-    def is_listing(self) -> bool:
-        return len(self.columns) == 2 and not any(self.columns)
 
 
 class Answer(NamedTuple):
@@ -72,10 +69,10 @@ class Section(NamedTuple):
 
     title: str
     verdicts: Sequence[Verdict] = ()
-    figures: Sequence[Figure] = ()
-    tables: Sequence[Table] = ()
+    parts: Sequence[Figure | Table] = ()
     cases: Sequence[Case] = ()
     cases_title: str = "Worst mistakes"
+    note: str = ""
 
 
 def side_of(row: Mapping | None) -> str:
@@ -135,14 +132,13 @@ def render(name: str, title: str, subtitle: str, sections: Sequence[Section]) ->
     environment.filters["inline"] = lambda figure: Markup(_inline(figure, next(numbers)))
     environment.filters |= {"plain": _plain, "quoted": _quoted}
     template = environment.get_template(f"template.{name}.j2")
-    notes = format.WORDS["notes"]
-    return template.render(title=title, subtitle=subtitle, sections=sections, notes=notes)
+    return template.render(title=title, subtitle=subtitle, sections=sections)
 
 
 def _inline(figure: Figure, number: int) -> str:
     """Name a figure's <svg>, and keep the ids of several on one page apart."""
     text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>f{number}-", figure.svg)
-    return text.replace("<svg", f'<svg aria-label="{escape(format.clean(figure.caption))}"', 1)
+    return text.replace("<svg", f'<svg aria-label="{escape(format.clean(figure.title))}"', 1)
 
 
 def _plain(text: str) -> str:

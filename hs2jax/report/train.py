@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from hs2jax.report import charts, evaluate, format, made
 from hs2jax.report.page import Case, Figure, Section, Table, verdict_of
-from hs2jax.report.run import Run, answer, find, select, table_of
+from hs2jax.report.run import Run, find
+from hs2jax.report.views import answer, view
 
 SHOWN = 5  # Held-out groups that are furthest from what is learned.
 LOSSES = {
@@ -16,15 +17,14 @@ LOSSES = {
 def sections(run: Run) -> list[Section]:
     """The validation data as an evaluation shows it, or what a policy learned of it."""
     if run.kind == "train_policy":
-        rows, cases = select(run.rows, set="validation"), _cases(run.items("validation"))
         best = f"Best step: {run.result['step']:,} of {run.result['steps']:,}."
-        verdicts = [verdict_of({"the start": find(rows, metric="change of loss")}, note=best)]
-        tables = [table_of("On held-out data", rows, "metric")]
-        said = Section(run.name, verdicts, [], tables, cases, "Held-out, furthest from learned")
+        verdicts = [verdict_of({"the start": find(run.rows, metric="change of loss")}, note=best)]
+        cases = _cases(run.items("validation")), "Held-out, furthest from learned"
+        said = Section(run.name, verdicts, view("policy", run.rows), *cases)
     else:
         said = evaluate.set_section(run, "validation")._replace(title=run.name)
-    verdicts, tables = (*said.verdicts, *made.warnings(run)), (*said.tables, _evaluations(run))
-    return [said._replace(verdicts=verdicts, figures=[_course(run), *said.figures], tables=tables)]
+    parts = [_course(run), *said.parts, _evaluations(run)]
+    return [said._replace(verdicts=[*said.verdicts, *made.warnings(run)], parts=parts)]
 
 
 def _course(run: Run) -> Figure:
@@ -32,8 +32,9 @@ def _course(run: Run) -> Figure:
         [(line["step"], line["loss"]) for line in run.metrics(kind) if line.get("loss") is not None]
         for kind in ("train", "validation")
     )
+    lines = {"training": charts.course(train), "validation": sorted(validation)}
     caption = LOSSES.get(run.result["objective"], "Loss")
-    return Figure(caption, charts.training_curve(train, validation))
+    return Figure(caption, charts.curves(lines) if lines["training"] else "")
 
 
 def _evaluations(run: Run) -> Table:
@@ -55,9 +56,8 @@ def _cases(items: Sequence[Mapping]) -> list[Case]:
             continue
         losses = zip(item["log_probability"], item["tokens"], strict=True)
         found += [(-p / n, "nats per token", item, [r]) for r, (p, n) in enumerate(losses)]
-    found.sort(key=lambda each: -each[0])
     cases = []
-    for loss, unit, item, shown in found[:SHOWN]:
+    for loss, unit, item, shown in sorted(found, key=lambda each: -each[0])[:SHOWN]:
         asked = ", ".join(f"{name} {x}" for name, x in (item.get("condition") or {}).items())
         heading = f"{loss:.2f} {unit}, {item['source']}" + f", asked for {asked}" * bool(asked)
         answers = [answer("Response", item, r) for r in shown]

@@ -1,0 +1,142 @@
+"""Charts and tables of rows, as views.toml describes them."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hs2jax.report import charts, format
+from hs2jax.report.page import Answer, Cell, Figure, Table
+from hs2jax.report.run import field, fill, select
+
+VIEWS = tomllib.loads(Path(__file__).with_name("views.toml").read_text(encoding="utf-8"))
+# What items have of each response: how it is called and written.
+FACTS = {
+    "rewards": ("reward", format.SIGNED),
+    "tokens": ("tokens", format.COUNT),
+    "ratings": ("", "g"),
+    "measured": ("measured", ".2f"),
+    "target": ("target", format.NUMBER),
+    "baseline": ("policy", format.NUMBER),
+}
+
+
+def view(name: str, rows: Sequence[Mapping], strong: Sequence[str] = ()) -> list[Figure | Table]:
+    """Make the charts and tables of a view; strong: names of lines that sum up others."""
+    made = []
+    for spec in VIEWS[name]:
+        wanted = spec["rows"] if isinstance(spec["rows"], list) else [spec["rows"]]
+        chosen = [row for each in wanted for row in select(rows, **each)]
+        parts: dict[str, list] = {}
+        for row in chosen:
+            parts.setdefault(field(row, spec["each"]) if "each" in spec else "", []).append(row)
+        for some in parts.values():
+            title = format.capital(fill(some[0], spec["title"]))
+            if "chart" in spec:
+                made.append(Figure(title, _chart(some, **spec["chart"])))
+            else:
+                made.append(_table(title, some, spec, strong))
+    return made
+
+
+def _chart(
+    rows: Sequence[Mapping],
+    x: str = "last",
+    lines: str = "method",
+    xlabel: str = "",
+    diagonal: str = "",
+) -> str:
+    points: dict[str, list[tuple]] = {}
+    for row in rows:
+        at, name = field(row, x), str(field(row, lines) or "")
+        point = float(at) if at else None, row["value"], row["low"], row["high"]
+        points.setdefault(name, []).append(point)
+    return charts.curves(points, xlabel, format.form_of(rows[0]["metric"]), diagonal=diagonal)
+
+
+def _table(title: str, rows: Sequence[Mapping], spec: Mapping, strong: Sequence[str]) -> Table:
+    """Make a table; beside each value stand the fields of words.toml that its row has, below it the
+    notes of rows. A column or a line without any value is left out."""
+    name, across = spec.get("line", "leaf"), spec.get("column", "method")
+    across, listing = "" if across == name else across, name == "metric"
+    fields = {} if listing else format.WORDS["fields"]
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    pairs = {(row["metric"], field(row, across)) for row in rows}
+    several = [each for each in metrics if sum(metric == each for metric, _ in pairs) > 1]
+    tracked = next((metric for metric in spec.get("track", ()) if metric in metrics), None)
+    span = _span([row for row in rows if row["metric"] == tracked])
+
+    def line_of(row: Mapping) -> str:
+        found = _heading(row) if listing else field(row, name)
+        return str(found or spec.get("rest", ""))
+
+    def column_of(row: Mapping) -> str:
+        value = str(field(row, across) or "value")
+        if listing or (row["metric"] in several and len(metrics) == 1):
+            return value
+        return _heading(row) + f", {value}" * (row["metric"] in several)
+
+    lines: dict[str, dict[tuple[str, str], str | Cell]] = {line_of(row): {} for row in rows}
+    columns = {} if listing else {("n", ""): None}
+    for row in rows if listing else sorted(rows, key=lambda row: metrics.index(row["metric"])):
+        form, head = format.form_of_row(row), column_of(row)
+        track = _track(row, *span) if row["metric"] == tracked else ()
+        cell = Cell(format.number(row["value"], form), format.interval(row, form), track)
+        found = {(head, ""): cell} | {(head, key): format.beside(row, key) for key in fields}
+        columns |= dict.fromkeys(found)
+        if not listing:
+            found["n", ""] = format.beside(row, "n")
+        lines[line_of(row)] = found | lines[line_of(row)]
+    columns = [key for key in columns if any(str(line.get(key, "")) for line in lines.values())]
+    cells = {
+        name: [line.get(key, "") for key in columns]
+        for name, line in lines.items()
+        if any(str(cell) for key, cell in line.items() if key != ("n", ""))
+    }
+    notes = sorted({f"{_about(row)}: {row['note']}." for row in select(rows, note="*")})
+    heads = [fields.get(key, head) for head, key in columns]
+    return Table(
+        title,
+        [spec.get("heading", ""), *heads],
+        [[name, *line] for name, line in cells.items()] * (len(cells) >= spec.get("least", 1)),
+        " ".join([*filter(None, [spec.get("note")]), *notes]),
+        spec.get("folded", False),
+        [i for i, name in enumerate(cells) if name in strong],
+    )
+
+
+def _heading(row: Mapping) -> str:
+    points = format.form_of(row["metric"]) == format.POINTS
+    return format.words_of(row["metric"]) + ", points" * points
+
+
+def _about(row: Mapping) -> str:
+    return field(row, "leaf") or _heading(row)
+
+
+def _span(rows: Sequence[Mapping]) -> tuple[float, float]:
+    """Give the scale that all intervals are drawn on: all of it for shares."""
+    if rows and format.form_of_row(rows[0]) == format.PERCENT:
+        return 0.0, 1.0
+    return charts.limits(x for row in rows for x in _ends(row))
+
+
+def _track(row: Mapping, low: float, high: float) -> list[float | None]:
+    """Give places of the value, the interval's ends and the reference, in hundredths of a scale."""
+    return [x if x is None else round(100 * (x - low) / (high - low), 1) for x in _ends(row)]
+
+
+def _ends(row: Mapping) -> tuple[float | None, ...]:
+    return row["value"], row["low"], row["high"], row.get("reference")
+
+
+def answer(role: str, item: Mapping, r: int) -> Answer:
+    """Show a response of an item, with what is known of it."""
+    facts = []
+    for key, (words, form) in FACTS.items():
+        found = item[key][r] if item.get(key) else None
+        for name, x in (found if isinstance(found, Mapping) else {"": found}).items():
+            if x is not None:
+                facts.append(" ".join(filter(None, [words, name, format.number(x, form)])))
+    if item.get("finished") and not item["finished"][r]:
+        facts.append("unfinished")
+    return Answer(role, ", ".join(facts), item["responses"][r])
