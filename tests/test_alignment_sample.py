@@ -132,18 +132,24 @@ def test_responses_of_a_file_are_found_by_their_prompts(here, tmp_path):
     assert all(group.condition == parse_condition(stages.ASKED) for group in groups)
 
 
+class Asked(list):
+    """Requests; `ill`: what is answered, (status, body), to requests of these seeds."""
+
+
 @pytest.fixture
 def served(here, monkeypatch):
     """A server that fails twice, and what it was asked: (path, authorization, body)."""
-    asked, failures = [], [503, 429]
+    asked, failures, ill = Asked(), [503, 429], {}
 
     def answer(body) -> tuple[int, dict]:
         if body is None:
             return 200, {"data": [{"id": "theirs"}]}
         if failures:
             return failures.pop(), {"error": "busy"}
+        if said := ill.get(body["seed"]):
+            return said
         if body["temperature"] == 2:
-            return 400, {"error": "too hot"}
+            return 401, {"error": "too hot"}
         texts = [f"{json.dumps(body['prompt'][-3:])} {i}\n" for i in range(body["n"])]
         ends = itertools.cycle(["stop", "length"])
         return 200, {
@@ -156,7 +162,7 @@ def served(here, monkeypatch):
             code, said = answer(body)
             self.send_response(code)
             self.end_headers()
-            self.wfile.write(json.dumps(said).encode())
+            self.wfile.write(said if isinstance(said, bytes) else json.dumps(said).encode())
 
         def do_POST(self):
             self.do_GET(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
@@ -168,7 +174,9 @@ def served(here, monkeypatch):
     monkeypatch.setattr(server, "WAITS", (0.0, 0.0, 0.0))
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=running.serve_forever, daemon=True).start()
+    asked.ill = ill
     yield f"http://127.0.0.1:{running.server_port}/v1", asked
+    ill.clear()
     running.shutdown()
     running.server_close()
 
@@ -208,11 +216,50 @@ def test_the_line_end_before_a_templates_marker_is_no_servers_text(here, tmp_pat
 
 def test_a_server_that_refuses_or_is_not_there_is_told_at_once(here, tmp_path, served):
     address, asked = served
-    with pytest.raises(server.ServerError, match=r"refuses: 400 .*too hot"):
+    with pytest.raises(server.ServerError, match=r"refuses \(its key.*: 401 .*too hot"):
         sample(stages.sampling(here, server=address, temperature=2.0), tmp_path / "run")
     assert len([path for path, _, _ in asked if path == "/v1/completions"]) <= 5 + 2
     with pytest.raises(server.ServerError, match=r"does not answer: .*refused"):
         sample(stages.sampling(here, server="http://127.0.0.1:9/v1"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "why"),
+    [
+        (400, {"error": "the prompt is too long"}, "refuses: 400 .*too long"),
+        (413, b"too large", "refuses: 413 .*too large"),
+        (200, {"error": {"message": "out of slots"}}, "answers an error: .*out of slots"),
+        (200, {"object": "error", "message": "no"}, "answers an error"),
+        (200, {"choices": [{"text": None}] * 3}, "3 responses, 0 of them texts, instead of the 3"),
+        (200, {"choices": [{"text": "a"}]}, "1 responses, 1 of them texts, instead of the 3"),
+        (200, {"choices": None}, "answers 'None' and no list of texts"),
+        (200, {"choices": [{"message": {"content": "a"}}]}, "and no list of texts"),
+    ],
+)
+def test_a_servers_bad_answer_is_that_rows(here, tmp_path, served, monkeypatch, code, said, why):
+    address, asked = served
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # Loopback goes past it.
+    asked.ill[1] = code, said
+    config, folder = stages.sampling(here, server=address), tmp_path / "run"
+    with pytest.raises(ValueError, match=rf"{here.name}.*:2: .*{why}.*on_error=skip"):
+        sample(config, folder)
+    config.on_error = "skip"
+    sample(config, tmp_path / "skipped")
+    some = stages.read(tmp_path / "skipped" / "samples.jsonl")
+    record = json.loads((tmp_path / "skipped" / "result.json").read_text())["records"]["data"]
+    assert record["skipped"] == {"refused by the server": 1}
+    asked.ill.clear()
+    config.on_error = "raise"
+    sample(config, folder)
+    rows = stages.read(folder / "samples.jsonl")
+    assert some == rows[:1] + rows[2:]
+
+
+def test_a_page_in_the_way_is_told_at_once(here, tmp_path, served):
+    address, asked = served
+    asked.ill[0] = 200, b"<html>Please log in"
+    with pytest.raises(server.ServerError, match=r"answers '<html>Please log in' and no JSON"):
+        sample(stages.sampling(here, server=address), tmp_path / "run")
 
 
 # What is left of sampled rows ---------------------------------------------------------------------

@@ -45,6 +45,8 @@ def sample(config, run: stage.Run) -> list[dict]:
     answers = run.each("samples", groups, keys, chunk(config), source.answer)
     samples = []
     for group, found in zip(groups, answers, strict=True):
+        if found is None:
+            continue
         *earlier, last = group.prompt
         prompt = [*earlier, {**last, "content": last["content"].removesuffix(below)}]
         head = {"source": group.source, "prompt": prompt, "condition": dict(group.condition)}

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,41 +32,74 @@ AT_ONCE = 16  # Requests that the server works on together.
 TIMEOUT = 1800.0  # Seconds that one may take.
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # Seconds before each further try.
 BUSY = (408, 409, 425, 429)  # What a later try may not meet again; and everything from 500.
+UNFIT = (400, 413, 422)  # What is wrong with one request and may be right of the others.
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class ServerError(OSError):
     """The server cannot be reached, or refuses what it is asked."""
 
 
-def ask(address: str, path: str, body: Mapping[str, Any] | None = None) -> dict:
-    """Return the JSON that a server answers. Tries again where it is busy or not reached.
+class RefusedError(ServerError):
+    """The server refuses one request, or what it answers to it is none."""
 
-    address: as in "http://localhost:8000/v1". Raises ServerError.
+
+def ask(address: str, path: str, body: Mapping[str, Any] | None = None) -> dict:
+    """Return the object that a server answers. Tries again where it is busy or not reached. One on
+    this machine is asked past any proxy.
+
+    address: as in "http://localhost:8000/v1". Raises RefusedError for what is wrong
+    with this request alone, and ServerError.
     """
     url = f"{address.rstrip('/')}/{path}"
     headers = {"Content-Type": "application/json"}
     if key := os.environ.get(KEY):
         headers["Authorization"] = f"Bearer {key}"
     content = None if body is None else json.dumps(body).encode()
+    proxies = urllib.request.getproxies()
+    local = urllib.parse.urlsplit(url).hostname in LOOPBACK
+    opener = urllib.request.build_opener(*[urllib.request.ProxyHandler({})] * local)
     for wait in (*WAITS, None):
         try:
             request = urllib.request.Request(url, content, headers)
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-                return json.load(answer)
+            with opener.open(request, timeout=TIMEOUT) as answer:
+                said = answer.read()
+            return _object(url, said, {} if local else proxies)
         except urllib.error.HTTPError as error:
             why = f"{error.code} {error.reason}: {error.read(2000).decode(errors='replace')}"
             if error.code < 500 and error.code not in BUSY:
                 hint = f" (its key is read from {KEY})" if error.code in (401, 403) else ""
-                raise ServerError(f"{url} refuses{hint}: {why}") from None
+                kind = RefusedError if error.code in UNFIT else ServerError
+                raise kind(f"{url} refuses{hint}: {why}") from None
             asked = error.headers.get("Retry-After", "")
             if wait is not None and asked.isdigit():
                 wait = max(wait, float(asked))
+        except ServerError:
+            raise
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = f"{type(error).__name__}: {error}"
         if wait is not None:
             log.warning("%s: %s; asked again in %g s", url, why, wait)
             time.sleep(wait)
-    raise ServerError(f"{url} does not answer: {why}")
+    way = f" (by way of the proxy {', '.join(proxies.values())})" if proxies and not local else ""
+    raise ServerError(f"{url} does not answer{way}: {why}")
+
+
+def _object(url: str, said: bytes, proxies: Mapping[str, str]) -> dict:
+    """Read what a server said. Raises ServerError for no object and RefusedError for an error."""
+    try:
+        found = json.loads(said)
+    except ValueError:
+        found = said[:80].decode(errors="replace")
+    if not isinstance(found, dict):
+        way = f", or the proxy {', '.join(proxies.values())} answers instead" if proxies else ""
+        raise ServerError(
+            f"{url} answers {str(found)[:80]!r} and no JSON object: it is no OpenAI-compatible API "
+            f"(with its /v1){way}"
+        )
+    if "error" in found or found.get("object") == "error":
+        raise RefusedError(f"{url} answers an error: {str(found.get('error', found))[:300]}")
+    return found
 
 
 def connect(config) -> Source:
@@ -96,14 +130,21 @@ def connect(config) -> Source:
         tokenizer.chat_template, read = templates.choose(config.model.template)
 
     def complete(body: dict) -> dict:
-        choices = ask(address, "completions", body).get("choices", [])
-        if len(choices) != config.n:
-            raise ServerError(
-                f"{address} gives {len(choices)} responses instead of the {config.n} of config.n"
+        try:
+            choices = ask(address, "completions", body).get("choices")
+            texts = [choice["text"] for choice in choices]
+            ended = [choice.get("finish_reason") == "stop" for choice in choices]
+        except RefusedError as error:
+            return {"refused": str(error)}
+        except (TypeError, KeyError, AttributeError):
+            return {"refused": f"{address} answers {str(choices)[:80]!r} and no list of texts"}
+        if len(texts) != config.n or not all(isinstance(text, str) for text in texts):
+            found = (
+                f"{len(texts)} responses, {sum(isinstance(x, str) for x in texts)} of them texts"
             )
+            return {"refused": f"{address} gives {found}, instead of the {config.n} of config.n"}
         # Half a surrogate pair is no text, and cannot be written.
-        texts = [choice["text"].encode(errors="replace").decode() for choice in choices]
-        ended = [choice.get("finish_reason") == "stop" for choice in choices]
+        texts = [text.encode(errors="replace").decode() for text in texts]
         for i in np.flatnonzero(ended):
             texts[i] = chat.without_line_end(texts[i], read)
         return {"responses": texts, "finished": ended}

@@ -26,7 +26,7 @@ class Source(NamedTuple):
 
         "responses": texts; and where they are known, a list with one for each of them, "tokens":
         the model's own token ids, with the end of turn; "finished": whether it came to its end;
-        "log_proposal": log Q'(y|a,x) in nats
+        "log_proposal": log Q'(y|a,x) in nats. Or {"refused": why}, of a group without an answer.
     """
 
     identity: str

@@ -65,17 +65,28 @@ class Run:
         """Compute a value of each group, `size` groups at a time, and keep it under its key.
 
         compute(some groups, number of the first) gives their values, as JSON has them. A chunk of
-        which something is missing is computed as a whole, so that rounding is the same again.
-        Raises ValueError for a value that is not finite.
+        which something is missing is computed as a whole, so that rounding is the same again. A
+        value {"refused": why} is not kept: it is None in what is returned, and counted, where
+        config.on_error is "skip". Raises ValueError for it where not, and for a value that is not
+        finite.
         """
+        left_out: dict[str, str] = {}
         self.kept.share(keys)
         for start in range(0, len(groups), size):
             part = slice(start, start + size)
             if all(key in self.kept for key in keys[part]):
                 continue
-            values = compute(groups[part], start)
+            values = dict(zip(keys[part], compute(groups[part], start), strict=True))
+            no = {
+                k: x["refused"] for k, x in values.items() if isinstance(x, dict) and "refused" in x
+            }
             workdir.settle(self.workdir)
-            refused = self.kept.add(dict(zip(keys[part], values, strict=True)))
+            refused = self.kept.add({key: x for key, x in values.items() if key not in no})
+            for key, why in no.items():
+                left_out[key] = why = f"{groups[keys.index(key)].source}: {why}"
+                if self.config.on_error != "skip":
+                    raise ValueError(f"{why} (config.on_error=skip leaves such rows out)")
+                self.record.skip("refused by the server", example=why)
             if refused:
                 source = groups[keys.index(refused[0])].source
                 raise ValueError(
@@ -83,7 +94,7 @@ class Run:
                     "and does its dtype suffice?"
                 )
             log.info("%s: %d of %d", what, min(start + size, len(groups)), len(groups))
-        return [self.kept.get(key) for key in keys]
+        return [None if key in left_out else self.kept.get(key) for key in keys]
 
     def write(self, name: str, rows: Iterable[Mapping]) -> None:
         """Write rows to a file of the folder, whole or not at all."""
