@@ -17,17 +17,21 @@ import time
 import jax
 from jax._src import distributed
 
+from hs2jax import joining
+
 log = logging.getLogger(__name__)
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on.
 FAILED = 1
 BEAT = 1.0  # Seconds between two signs of life of a process.
 SILENCE = 20.0  # Seconds without a sign of life after which a process counts as dead.
+_cluster = distributed.global_state  # Of processes: ids, and what they say to one another.
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 _asked: str = ""  # The signal that asked this process to stop.
 _interrupts = 0
 _deferred = False
+_steps = 0  # How many times `asked` was called.
 
 
 class Stopped(SystemExit):
@@ -76,59 +80,46 @@ def deferred():
         raise Stopped(_asked)
 
 
-def asked(step: int) -> str:
-    """Return the name of the signal after which to stop at this step, "" to go on.
+def asked() -> str:
+    """Return the name of the signal after which to stop now, "" to go on.
 
-    Every process asks before each step, and all stop at the same one. A process whose step S + 1
-    waits for another one cannot have asked for step S + 3: so who is asked at S says S + 2.
+    Every process asks before each step of training or evaluating, and all stop at the same one. A
+    process whose step S + 1 waits for another one cannot have asked for step S + 3: so who is asked
+    at S says S + 2.
     """
-    if jax.process_count() == 1:
+    global _steps
+    if _cluster.num_processes == 1:
         return _asked
-    store = distributed.global_state.client
+    _steps += 1
     if _asked:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # Another one was first.
-            store.key_value_set("hs2jax/stop", f"{step + 2} {_asked}")
-    at, _, name = dict(store.key_value_dir_get("hs2jax")).get("hs2jax/stop", "0 ").partition(" ")
-    return name if name and step >= int(at) else ""
+            _cluster.client.key_value_set("hs2jax/stop", f"{_steps + 2} {_asked}")
+    said = dict(_cluster.client.key_value_dir_get("hs2jax")).get("hs2jax/stop", "0 ")
+    at, _, name = said.partition(" ")
+    return name if name and _steps >= int(at) else ""
 
 
 # Other processes ----------------------------------------------------------------------------------
 
 
 def join() -> None:
-    """Join the other processes, saying who is waited for, and end with them from now on.
-
-    On TPU pods and under SLURM the address is known; elsewhere JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID say it.
-    """
-    joined = threading.Event()
-    threading.Thread(target=_say_waiting, args=(joined,), daemon=True).start()
-    count, rank = (os.environ.get(f"JAX_{x}") for x in ("NUM_PROCESSES", "PROCESS_ID"))
-    try:
-        jax.distributed.initialize(
-            num_processes=int(count) if count else None, process_id=int(rank) if rank else None
-        )
-    finally:
-        joined.set()
+    """Join the other processes, and end with them from now on (see `joining`)."""
+    joining.join(_gone, SILENCE)
     install()
-    if jax.process_count() > 1:
+    if _cluster.num_processes > 1:
         threading.Thread(target=_watch, daemon=True).start()
 
 
 def joined() -> bool:
     """Tell whether this process has joined others."""
-    return distributed.global_state.client is not None
-
-
-def _say_waiting(joined: threading.Event) -> None:
-    began = time.time()
-    while not joined.wait(5):
-        log.warning("waiting for the other processes to join (%.0f s)", time.time() - began)
+    return _cluster.client is not None
 
 
 _gathered = 0  # How many times `gather` was called.
 _reached = 0  # How many times this process has come to where all wait for one another.
 _waiting = ""  # Where it waits now.
+_ending = threading.Lock()
+_done = False  # Its work: from now on, others that end are not missed.
 
 
 @contextlib.contextmanager
@@ -146,10 +137,11 @@ def gather(text: str) -> dict[int, str]:
     """Give every process the texts of all, by number. To be called by all."""
     global _gathered
     _gathered += 1
-    store, place = distributed.global_state.client, f"hs2jax-said-{_gathered}"
-    store.key_value_set(f"{place}/{jax.process_index()}", text)
-    store.wait_at_barrier(place, 60_000)
-    return {int(_number(key)): each for key, each in store.key_value_dir_get(place)}
+    store, place = _cluster.client, f"hs2jax-said-{_gathered}"
+    store.key_value_set(f"{place}/{_cluster.process_id}", text)
+    with waiting("the others' words"):  # For as long as they live.
+        store.wait_at_barrier(place, 1_000_000_000)
+    return {_number(key): each for key, each in store.key_value_dir_get(place)}
 
 
 def lost(error: Exception) -> None:
@@ -161,27 +153,63 @@ def lost(error: Exception) -> None:
 
 def leave(code: int = 0, why: str = "") -> None:
     """Tell the other processes that this one ends: done (code 0), or so that they end too."""
-    store = distributed.global_state.client
-    if store is None or jax.process_count() == 1:
-        return
-    sign = f"ended {code} {platform.node()}: {why}" if code else "done"
+    global _done
+    _done = True
+    if _cluster.client is not None and _cluster.num_processes > 1:
+        _note(
+            _cluster.process_id, code, f"process {_cluster.process_id} on {platform.node()}: {why}"
+        )
+        if code:
+            _exit(code)
+
+
+def _note(number: int, code: int, why: str) -> None:
+    """Say how a process has ended, where the others look."""
+    place = f"hs2jax-left/{number}"
     with contextlib.suppress(jax.errors.JaxRuntimeError):
-        store.key_value_set(f"hs2jax-left/{jax.process_index()}", sign, allow_overwrite=True)
-    if code:
-        _exit(code)
+        _cluster.client.key_value_set(place, f"{code} {why}", allow_overwrite=True)
+
+
+def _left() -> dict[int, tuple[int, str]]:
+    """Find which processes have ended: with what code, and why."""
+    found = {}
+    for key, text in _cluster.client.key_value_dir_get("hs2jax-left"):
+        code, _, why = text.partition(" ")
+        found[_number(key)] = int(code), why
+    return found
 
 
 def _exit(code: int) -> None:
     """End at once, but the first process after the others: what they say to one another is kept
-    there, and without it they are ended by an abort."""
-    store, until = distributed.global_state.client, time.time() + 5
+    there."""
+    until = time.time() + 5
     with contextlib.suppress(jax.errors.JaxRuntimeError):
-        while jax.process_index() == 0 and time.time() < until:
-            if len(store.key_value_dir_get("hs2jax-left")) == jax.process_count():
+        while _cluster.process_id == 0 and time.time() < until:
+            if len(_left()) == _cluster.num_processes:
                 time.sleep(BEAT)  # They have said so, and end now.
                 break
             time.sleep(BEAT / 4)
     os._exit(code)
+
+
+def _end(number: int, code: int, why: str) -> None:
+    """End this process because another one is gone."""
+    if not _ending.acquire(blocking=False):
+        return  # Another thread is at it.
+    print(f"hs2jax: {why}", file=sys.stderr, flush=True)
+    for each in (number, _cluster.process_id):
+        _note(each, code, why)
+    _exit(code)
+
+
+def _gone(number: int, why: str) -> None:
+    """Answer that the connection between the first process and another one has ended."""
+    why = f"{why}; the same command goes on"
+    if not _done and not number:  # What this process would say goes by the first one.
+        print(f"hs2jax: {why}", file=sys.stderr, flush=True)
+        os._exit(FAILED)
+    if not _done and number not in _left():  # Else `_watch` tells the reason.
+        _end(number, FAILED, why)
 
 
 def _watch() -> None:
@@ -190,36 +218,35 @@ def _watch() -> None:
     A process that has given none for SILENCE seconds, or has ended with an error, ends this one
     with its name and reason: it would otherwise wait for it without end.
     """
-    store, seen, said, beat = distributed.global_state.client, {}, time.time(), 0
+    store, me, seen, left = _cluster.client, _cluster.process_id, {}, {}
+    began = said = time.time()
     while True:
-        beat += 1
-        sign, left = f"{beat} {_reached} {platform.node()}", {}
+        sign = f"{time.time() - began} {_reached} {platform.node()}"
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            key = f"hs2jax-alive/{jax.process_index()}"
-            store.key_value_set(key, sign, allow_overwrite=True)
-            left = {_number(key): each for key, each in store.key_value_dir_get("hs2jax-left")}
+            store.key_value_set(f"hs2jax-alive/{me}", sign, allow_overwrite=True)
+            left = _left()
             for key, found in store.key_value_dir_get("hs2jax-alive"):
                 if found != seen.get(_number(key), ("",))[0]:
                     seen[_number(key)] = found, time.time()
-        seen.pop(str(jax.process_index()), None)
+        seen.pop(me, None)
+        for number, (code, why) in left.items():
+            if code and number != me:
+                _end(number, code, why)
+        behind = []
         for number, (found, at) in seen.items():
             _, reached, host = found.split(" ", 2)
-            if left.get(number, "").startswith("ended"):
-                _, code, why = left[number].split(" ", 2)
-                _end(int(code), f"process {number} on {why}")
-            elif number not in left and time.time() - at > SILENCE:
+            if number not in left and time.time() - at > SILENCE:
                 why = f"no sign of life for {SILENCE:.0f} s; the same command goes on"
-                _end(FAILED, f"process {number} on {host}: {why}")
-            elif _waiting and int(reached) < _reached and time.time() - said > 5:
-                log.warning("%s: waiting for process %s on %s", _waiting, number, host)
-                said = time.time()
+                _end(number, FAILED, f"process {number} on {host}: {why}")
+            if int(reached) < _reached:
+                behind.append(f"{number} on {host}")
+        if not (_waiting and behind):
+            said = time.time()
+        elif time.time() - said > joining.EVERY:
+            log.warning("%s: waiting for process %s", _waiting, ", ".join(behind))
+            said = time.time()
         time.sleep(BEAT)
 
 
-def _number(key: str) -> str:
-    return key.rpartition("/")[2]
-
-
-def _end(code: int, why: str) -> None:
-    print(f"hs2jax: {why}", file=sys.stderr, flush=True)
-    leave(code, why)
+def _number(key: str) -> int:
+    return int(key.rpartition("/")[2])

@@ -242,11 +242,12 @@ def from_first(value):
     if jax.process_count() == 1:
         return value
     content = pickle.dumps(value if is_first() else None)
-    size = int(multihost_utils.broadcast_one_to_all(np.int64(len(content))))
-    padded = np.zeros(size, np.uint8)
-    if is_first():
-        padded[:] = np.frombuffer(content, np.uint8)
-    return pickle.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
+    with stopping.waiting("process 0's word"):
+        size = int(multihost_utils.broadcast_one_to_all(np.int64(len(content))))
+        padded = np.zeros(size, np.uint8)
+        if is_first():
+            padded[:] = np.frombuffer(content, np.uint8)
+        return pickle.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
 
 
 # Kept work --------------------------------------------------------------------------------------

@@ -1,58 +1,68 @@
 """Hosts that disagree are told at the start; one that is stopped or dies takes the others along."""
 
 import os
+import platform
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import stages
 import tiny
 from test_processes import CONFIG, SETTINGS
 
+import hs2jax
 from hs2jax.training import metrics
+
+LONG = pytest.mark.skipif(not os.environ.get("LONG"), reason="four processes on two cores")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hosts")
-    tiny.language_model(folder / "base", num_layers=3)
+    for name, seed in (("pairs", 0), ("others", 1)):
+        tiny.language_model(folder / f"{name} base", num_layers=3, seed=seed)
     stages.pairs(folder / "pairs.jsonl", 23)
     stages.pairs(folder / "others.jsonl", 24)
     for name in ("pairs", "others"):
         data = f"preference:{folder}/{name}.jsonl"
         own = {"data.train": f"{data}[:-6]", "data.validation": f"{data}[-6:]"}
-        own |= {"model.name": str(folder / "base"), "epochs": 300}
+        own |= {"model.name": str(folder / f"{name} base"), "epochs": 300}
         (folder / f"{name}.py").write_text(CONFIG.format(SETTINGS | own))
     return folder
 
 
-def start(workdirs, configs):
-    """Start `hs2jax train` in two processes of one run."""
+def start(workdirs, configs, code=None):
+    """Start `hs2jax train` in processes of one run; code: a folder with the last one's package."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONUNBUFFERED": "1"}
-    joining = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
-    return [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-m", "hs2jax.cli", "train", "--distributed"),
-                *(f"--config={configs[i]}", f"--workdir={workdirs[i]}"),
-            ],
-            env={**os.environ, **flags, **joining, "JAX_PROCESS_ID": str(i)},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
+    joining = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(len(workdirs))}
+    running = []
+    for i, (workdir, config) in enumerate(zip(workdirs, configs, strict=True)):
+        running.append(
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "hs2jax.cli", "train", "--distributed"),
+                    *(f"--config={config}", f"--workdir={workdir}"),
+                ],
+                env={**os.environ, **flags, **joining, "JAX_PROCESS_ID": str(i)},
+                cwd=code if i == len(workdirs) - 1 else None,
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                text=True,
+            )
         )
-        for i in (0, 1)
-    ]
+    return running
 
 
-def ended(running, seconds: float):
-    """Wait for both; return codes and what they said."""
+def ended(running, seconds: float = 120):
+    """Wait for all; return codes and what they said."""
     end = time.time() + seconds
     try:
         said = [each.communicate(timeout=max(1.0, end - time.time()))[1] for each in running]
@@ -69,30 +79,47 @@ def wait_for_step(place, step: int, running) -> None:
         time.sleep(0.05)
 
 
-def test_hosts_with_other_data_or_another_folder_are_told(folder):
-    places, configs = [folder / "a", folder / "b"], [folder / "pairs.py", folder / "others.py"]
-    codes, said = ended(start(places, configs), 120)
+def test_hosts_that_disagree_are_told_in_what(folder, tmp_path):
+    """In folder, data, weights and code."""
+    shutil.copytree(Path(hs2jax.__file__).parent, tmp_path / "hs2jax")
+    with (tmp_path / "hs2jax" / "faults.py").open("a") as code:
+        code.write("# Another version.\n")
+    configs = [folder / "pairs.py", folder / "others.py"]
+    codes, said = ended(start([tmp_path / "a", tmp_path / "b"], configs, code=tmp_path))
     assert codes == [1, 1], said
     for each in said:
         assert "process 1 (--workdir: process 0's -> another folder; config: " in each
         assert "data.train (set 1): 17 groups" in each
-    assert not (folder / "b").exists()
+        assert "hs2jax's code: " in each
+        assert "model.name (weights" in each
+    assert not (tmp_path / "b").exists()
 
 
-def test_one_that_is_stopped_stops_all_and_one_that_dies_ends_all(folder):
-    place, config = folder / "run", [folder / "pairs.py"] * 2
-    running = start([place] * 2, config)
-    wait_for_step(place, 2, running)
-    running[1].send_signal(signal.SIGTERM)
-    codes, said = ended(running, 60)
-    assert codes == [75, 75], said
+@pytest.mark.parametrize(
+    ("count", "stopped", "killed"),
+    [(2, 1, 0), *(pytest.param(*case, marks=LONG) for case in ((2, 0, 1), (4, 0, 2), (4, 3, 0)))],
+)
+def test_one_that_is_stopped_stops_all_and_one_that_dies_ends_all(
+    count, stopped, killed, folder, tmp_path
+):
+    places, configs = [tmp_path / "run"] * count, [folder / "pairs.py"] * count
+    running = start(places, configs)
+    wait_for_step(places[0], 2, running)
+    running[stopped].send_signal(signal.SIGTERM)
+    codes, said = ended(running)
+    assert codes == [75] * count, said
     steps = {text.partition("saved at step ")[2].split(";")[0] for text in said}
     assert len(steps) == 1
-    running = start([place] * 2, config)
-    wait_for_step(place, int(steps.pop()) + 1, running)
-    running[1].kill()
+    running = start(places, configs)
+    wait_for_step(places[0], int(steps.pop()) + 1, running)
+    running[killed].kill()
     began = time.time()
-    codes, said = ended(running, 60)
+    codes, said = ended(running)
     assert time.time() - began < 30
-    assert codes[0] not in (0, 75)
-    assert "process 1 on" in said[0]
+    print(time.time() - began, *said, sep="\n")
+    for number, (code, text) in enumerate(zip(codes, said, strict=True)):
+        if number != killed:
+            assert code == 1
+            assert f"process {killed} on {platform.node()}: its connection" in text
+            assert "Traceback" not in text
+            assert "Check failure" not in text

@@ -25,7 +25,7 @@ def test_a_signal_stops_at_once_and_within_training_after_the_step(name):
     stopping.install()
     told = []
     with pytest.raises(stopping.Stopped), stopping.deferred():  # At the end, if not before.
-        told.append((os.kill(os.getpid(), number), stopping.asked(3)))
+        told.append((os.kill(os.getpid(), number), stopping.asked()))
     assert told == [(None, name)]
     stopping._interrupts = 0
     with pytest.raises(SystemExit) as stopped:
@@ -39,7 +39,7 @@ def test_what_the_caller_ignores_stays_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stopping.install()
     os.kill(os.getpid(), signal.SIGHUP)
-    assert not stopping.asked(1)
+    assert not stopping.asked()
 
 
 def test_a_second_interrupt_ends_at_once(monkeypatch):

@@ -135,7 +135,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
             new = run.step != run.restored  # What was done at a checkpoint's step is in it.
             at_end = run.step == steps
             evaluates = new and (at_end or run.step % config.evaluate_every == 0)
-            stop = stopping.asked(run.step)
+            stop = stopping.asked()
             due = at_end or stop or run.step % config.checkpoint_every == 0
             saves = new and run.step and due
             if pending and (evaluates or saves):
