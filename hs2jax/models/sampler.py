@@ -279,7 +279,7 @@ def _copy(cache, computed, source, target):
     ]
 
 
-@functools.partial(jax.jit, static_argnames="S", donate_argnames="cache")
+@functools.partial(jax.jit, static_argnames="S")
 def _lengthen(cache, S):
     def pad(name, x):
         widths = [(0, 0)] * 4
