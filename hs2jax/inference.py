@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from hs2jax import stopping
 from hs2jax.data import loader, packing
 from hs2jax.data.chat import Encoded
 from hs2jax.data.conversations import join, share
@@ -143,8 +144,9 @@ def plan_rows(examples, *, layout, rows: int | None = None, mesh=None) -> loader
 
 def run_rows(run, batches: loader.Batches, mesh=None):
     """Yield, for each batch, what `run` makes of its micro-batches, [rows, ...], on every
-    process."""
+    process. Raises Stopped between two of them, where a signal has asked for it."""
     for i in range(len(batches)):
+        stopping.check()
         arrays, tables = batches[i], []
         for m in range(-(-len(batches.plan[i]) // batches.micro_batch_size)):
             micro = sharding.place_rows({name: x[m] for name, x in arrays.items()}, mesh)

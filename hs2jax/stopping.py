@@ -99,6 +99,12 @@ def asked() -> str:
     return name if name and _steps >= int(at) else ""
 
 
+def check() -> None:
+    """Raise Stopped where, within `deferred`, a signal has asked all processes to stop now."""
+    if _deferred and (name := asked()):
+        raise Stopped(name)
+
+
 # Other processes ----------------------------------------------------------------------------------
 
 

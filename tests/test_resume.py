@@ -170,18 +170,25 @@ def signalled_at(step: int, number: int):
 
 def test_stopped_by_a_signal_it_saves_and_another_micro_batch_goes_on(folder, undisturbed):
     place, larger = folder / "signal", config(folder, micro_batch_size=16)
-    for step, number, of in ((1, signal.SIGTERM, config(folder)), (5, signal.SIGHUP, larger)):
+    for step, number, of, saved in (
+        (1, signal.SIGTERM, config(folder), 2),
+        (4, signal.SIGTERM, config(folder), 4),  # Within an evaluation, which is begun anew.
+        (5, signal.SIGHUP, larger, 6),
+    ):
         with signalled_at(step, number), pytest.raises(stopping.Stopped) as stopped:
             loop.train(of, place)
-        assert Checkpoints(place / "checkpoints", read_only=True).latest == step + 1
-        assert f"saved at step {step + 1}" in stopped.value.why
+        latest = Checkpoints(place / "checkpoints", read_only=True)
+        assert latest.latest == saved
+        assert latest.read_meta(saved)["evaluated"] == (saved != 4)
+        assert f"saved at step {saved}" in stopped.value.why
     loop.train(larger, place)
-    ours, theirs = (
-        [row["loss"] for row in metrics.read(each / "metrics.jsonl", "train")]
-        for each in (place, undisturbed)
-    )
-    assert ours[:2] == theirs[:2]
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    for kind, same in (("train", 4), ("validation", 2)):
+        ours, theirs = (
+            [(row["step"], row["loss"]) for row in metrics.read(each / "metrics.jsonl", kind)]
+            for each in (place, undisturbed)
+        )
+        assert ours[:same] == theirs[:same]
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

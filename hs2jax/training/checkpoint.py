@@ -70,6 +70,7 @@ class RunState:
     Attributes:
         step: how many batches were learned from.
         restored: the step of the checkpoint that this process goes on from, None at a start.
+        evaluated: tells that the evaluation of that step, if one is due, was made.
         best: {"step", "values", "frozen"} of the best step so far, None before there is one.
         seconds: how long the run has taken, all its processes together.
     """
@@ -83,10 +84,11 @@ class RunState:
         self.restored = self._latest.latest
         self.step = self.restored or 0
         self.best, self._began, self._meta = None, started, {}
+        self.evaluated = True
         self._best.keep_only(0, self.step)  # What comes later is made anew.
         if self.restored is not None:
             self._meta = self._latest.read_meta(self.step)
-            self.best = self._meta["best"]
+            self.best, self.evaluated = self._meta["best"], self._meta["evaluated"]
             self._began -= self._meta["seconds"]
 
     @property
@@ -104,12 +106,13 @@ class RunState:
         self._latest.wait()  # One at a time: on several hosts two would meet at the same barriers.
         self._best.save(self.step, params, self.best)
 
-    def save(self, state, batches) -> None:
+    def save(self, state, batches, evaluated: bool = True) -> None:
         """Begin to save what the run goes on from after a kill."""
         self._best.wait()  # It must not be named before it is there.
         folders.settle(self._workdir)
         meta = {"loader": batches.get_state(), "best": self.best, "frozen": self._frozen}
-        self._latest.save(self.step, state, meta | {"seconds": self.seconds})
+        meta |= {"seconds": self.seconds, "evaluated": evaluated}
+        self._latest.save(self.step, state, meta)
 
     def wait(self) -> None:
         """Wait until what is being saved is there."""

@@ -133,9 +133,9 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     with stopping.deferred(), jax.set_mesh(mesh):
         while True:
             new = run.step != run.restored  # What was done at a checkpoint's step is in it.
-            at_end = run.step == steps
-            evaluates = new and (at_end or run.step % config.evaluate_every == 0)
-            stop = stopping.asked()
+            at_end, stop = run.step == steps, stopping.asked()
+            evaluates = at_end or run.step % config.evaluate_every == 0
+            evaluates, evaluated = evaluates and (new or not run.evaluated), True
             due = at_end or stop or run.step % config.checkpoint_every == 0
             saves = new and run.step and due
             if pending and (evaluates or saves):
@@ -143,8 +143,12 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
                 pending = None
             if evaluates:
                 params = trainable.join(state["params"], frozen)
-                found, values = task.evaluate(params, held_out, held_out_batches)
+                try:
+                    found, values = task.evaluate(params, held_out, held_out_batches)
+                except stopping.Stopped as signal:
+                    stop, evaluated, saves = signal.why, False, new and run.step
                 del params  # Or it would be held beside the state after the next step.
+            if evaluates and evaluated:
                 out.write("validation", run.step, values)
                 out.say(f"step {run.step}: {metrics.one_line(values)}")
                 if run.step == 0 and first:
@@ -155,14 +159,14 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
                         workdir.write_rows(folder / "items" / "validation.jsonl", found)
                     saves = True  # So that a checkpoint that names this step is next.
             if saves:
-                run.save(state, batch_iterator)
+                run.save(state, batch_iterator, evaluated)
             if evaluates or saves:
                 clock["step"] = time.time()
-            if at_end:
-                break
             if stop:
                 run.wait()
                 raise stopping.Stopped(f"{stop}; saved at step {run.step}")
+            if at_end:
+                break
             batch = sharding.place_rows(next(batch_iterator), mesh, axis=1)
             state, values = update(state, frozen, batch)
             run.step += 1
