@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import minimize
+import scipy
 from scipy.special import expit
 
 from hs2jax.evaluation import statistics
@@ -127,7 +127,7 @@ def _logistic(unit: np.ndarray) -> np.ndarray:
         value = np.logaddexp(0.0, -margin).mean() + 1e-4 * (w @ w)
         return value, -(expit(-margin) @ unit) / len(unit) + 2e-4 * w
 
-    w = minimize(loss, np.zeros(unit.shape[1]), jac=True, method="L-BFGS-B").x
+    w = scipy.optimize.minimize(loss, np.zeros(unit.shape[1]), jac=True, method="L-BFGS-B").x
     return w if w.any() else np.ones(len(w))
 
 

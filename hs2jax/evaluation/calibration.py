@@ -9,7 +9,7 @@ the response that it prefers, max(p, 1 - p), against how often people prefer tha
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+import scipy
 from scipy.special import expit
 
 from hs2jax.evaluation import statistics
@@ -90,7 +90,7 @@ def fit_temperature(items: Sequence[dict]) -> float:
     if margin.mean() <= 0:
         return HOTTEST * scale
     unit = margin / scale
-    found = minimize_scalar(
+    found = scipy.optimize.minimize_scalar(
         lambda log: np.logaddexp(0.0, -unit * np.exp(-log)).mean(),
         bounds=(np.log(COLDEST), np.log(HOTTEST)),
         method="bounded",

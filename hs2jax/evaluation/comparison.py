@@ -6,7 +6,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from scipy.stats import binomtest
+import scipy
 
 from hs2jax.evaluation import statistics
 from hs2jax.evaluation.measures import OVER_ZERO, pairs_of, rated, rows_of
@@ -94,12 +94,13 @@ def pair_rows(set: str, part: str, right: np.ndarray, group: np.ndarray) -> list
     change = second.astype(float) - first
     votes = np.bincount(group, weights=change)
     votes = int((votes < 0).sum()), int((votes > 0).sum())
+    p = scipy.stats.binomtest(votes[0], sum(votes)).pvalue if any(votes) else 1.0
     more = {
         "only_first": int((first & ~second).sum()),
         "only_second": int((second & ~first).sum()),
         "both": int((first & second).sum()),
         "neither": int((~first & ~second).sum()),
-        "p_mcnemar": float(binomtest(votes[0], sum(votes)).pvalue) if any(votes) else 1.0,
+        "p_mcnemar": float(p),
     }
     difference = {"accuracy_difference": statistics.interval(np.mean, [change], group)}
     return [

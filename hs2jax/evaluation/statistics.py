@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy  # Its parts are loaded where they are first used.
 from scipy.special import expit, logit, ndtri, stdtr, stdtrit
 
 ENDS = 0.975  # Where the upper end of a 95% interval lies.

@@ -5,7 +5,7 @@ distributions, layers.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-from scipy.stats import gaussian_kde
+import scipy
 
 from hs2jax.evaluation import statistics
 from hs2jax.judging import lager
@@ -120,7 +120,8 @@ def distances(human: np.ndarray, scores: np.ndarray, low: float, high: float) ->
     if any(len(side) < 2 or np.ptp(side) < 1e-9 for side in sides):
         return {"kl": None, "mse": None}
     # In logarithms nothing is ever quite 0.
-    logs = [gaussian_kde(side, "silverman").logpdf(np.linspace(0, 1, 501)) for side in sides]
+    places, density = np.linspace(0, 1, 501), scipy.stats.gaussian_kde
+    logs = [density(side, "silverman").logpdf(places) for side in sides]
     people, judge = (log - np.logaddexp.reduce(log) + np.log(len(log)) for log in logs)
     return {
         "kl": max(0.0, float((np.exp(people) * (people - judge)).mean())),

@@ -4,7 +4,7 @@ scores follow people's or the truth."""
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import rankdata
+import scipy
 
 from hs2jax.judging import lager
 from hs2jax.report import charts, format
@@ -116,7 +116,7 @@ def _worst(items: Sequence[Mapping], method: str) -> list[Case]:
     for name in dict.fromkeys(item["criterion"] for item in items):
         here = [item for item in items if item["criterion"] == name]
         human, judge = (
-            (rankdata(scores) - 0.5) / len(here)
+            (scipy.stats.rankdata(scores) - 0.5) / len(here)
             for scores in ([i["human"] for i in here], [i["scores"][method] for i in here])
         )
         found += zip(np.abs(judge - human), judge, here, strict=True)

@@ -49,7 +49,9 @@ def gradients(params, batch, objective, apply):
     def add(m, total):
         return jax.tree.map(jnp.add, total, part(m))
 
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part, 0))
+    # Gradients are as the parameters are: nothing need be differentiated to know their shapes.
+    shapes = jax.eval_shape(lambda: loss_of(params, _take(batch, 0))), params
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     (loss, metrics), grads = jax.lax.fori_loop(0, _used(batch), add, nothing)
     return loss, metrics, grads
 
