@@ -2,13 +2,16 @@
 
 SIGTERM (preemption, `docker stop`, a scheduler), SIGHUP and Ctrl-C ask a run to stop. Training then
 saves and stops after the step that it is at, on all hosts after the same one; other verbs stop at
-once, as what they have computed is kept. A second Ctrl-C ends at once. Exit code: STOPPED.
+once, as what they have computed is kept. A second Ctrl-C ends at once, and so does, GRACE seconds
+after a signal, a wait or a computation that no signal interrupts. Exit code: STOPPED.
 """
 
 import contextlib
 import logging
+import math
 import os
 import platform
+import select
 import signal
 import sys
 import threading
@@ -23,14 +26,15 @@ log = logging.getLogger(__name__)
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on.
 FAILED = 1
+GRACE = 5.0  # Seconds after a signal.
 BEAT = 1.0  # Seconds between two signs of life of a process.
 SILENCE = 20.0  # Seconds without a sign of life after which a process counts as dead.
 _cluster = distributed.global_state  # Of processes: ids, and what they say to one another.
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 _asked: str = ""  # The signal that asked this process to stop.
-_interrupts = 0
 _deferred = False
+_insisting = False
 _steps = 0  # How many times `asked` was called.
 
 
@@ -50,21 +54,42 @@ def install() -> None:
 
     To be called again after `jax.distributed.initialize`, which takes SIGTERM for itself.
     """
+    global _insisting
     for each in _SIGNALS:
         if signal.getsignal(each) != signal.SIG_IGN:
             signal.signal(each, _answer)
+    if not _insisting:
+        _insisting, (read, write) = True, os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        threading.Thread(target=_insist, args=(read,), daemon=True).start()
 
 
 def _answer(number: int, frame) -> None:
-    global _asked, _interrupts
-    name = signal.Signals(number).name
-    _interrupts += name == "SIGINT"
-    if _interrupts > 1:
-        os._exit(STOPPED)
-    _asked = name
+    global _asked
+    _asked = signal.Signals(number).name
     if not _deferred:
-        raise Stopped(name)
-    log.warning("%s: stopping after this step", name)
+        raise Stopped(_asked)
+    log.warning("%s: stopping after this step", _asked)
+
+
+def _insist(signals: int) -> None:
+    """End this process where the main thread does not, of which the handlers of signals have to
+    wait for what it is at. signals: a pipe from which their numbers come."""
+    interrupts, name, until = 0, "", math.inf
+    while interrupts < 2 and time.time() < until:
+        wait = min(max(until - time.time(), 0.0), BEAT) if name else None
+        if select.select([signals], [], [], wait)[0]:
+            for number in os.read(signals, 64):
+                if number in _SIGNALS:
+                    interrupts += number == signal.SIGINT
+                    name, until = signal.Signals(number).name, min(until, time.time() + GRACE)
+        if name and _deferred:
+            until = time.time() + GRACE
+    if not _done:
+        print(f"hs2jax: stopped by {name}; the same command goes on", file=sys.stderr, flush=True)
+        leave(STOPPED, f"stopped by {name}")
+    os._exit(STOPPED)
 
 
 @contextlib.contextmanager

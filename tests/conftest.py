@@ -20,6 +20,9 @@ import hypothesis
 import jax
 import pytest
 
+from hs2jax import stopping
+
+stopping._insisting = True  # Signals that a test sends to itself do not end the others.
 hypothesis.settings.register_profile("hs2jax", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.load_profile("hs2jax")
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 
 import pytest
 
@@ -11,7 +13,6 @@ from hs2jax import stopping
 @pytest.fixture(autouse=True)
 def _handlers(monkeypatch):
     monkeypatch.setattr(stopping, "_asked", "")
-    monkeypatch.setattr(stopping, "_interrupts", 0)
     # Where the tests run they may have been ignored.
     before = {each: signal.signal(each, signal.SIG_DFL) for each in stopping._SIGNALS}
     yield
@@ -27,7 +28,6 @@ def test_a_signal_stops_at_once_and_within_training_after_the_step(name):
     with pytest.raises(stopping.Stopped), stopping.deferred():  # At the end, if not before.
         told.append((os.kill(os.getpid(), number), stopping.asked()))
     assert told == [(None, name)]
-    stopping._interrupts = 0
     with pytest.raises(SystemExit) as stopped:
         os.kill(os.getpid(), number)
     assert stopped.value.code == 75
@@ -42,11 +42,35 @@ def test_what_the_caller_ignores_stays_ignored():
     assert not stopping.asked()
 
 
-def test_a_second_interrupt_ends_at_once(monkeypatch):
+@pytest.mark.parametrize(
+    ("numbers", "deferred", "seconds"),
+    [
+        ([signal.SIGTERM], False, (0.2, 2)),
+        ([signal.SIGINT, signal.SIGINT], True, (0, 0.2)),
+        ([signal.SIGINT, signal.SIGHUP], True, None),
+        ([signal.SIGCHLD], False, None),
+    ],
+    ids=str,
+)
+def test_what_no_signal_interrupts_is_ended(numbers, deferred, seconds, monkeypatch, capsys):
+    """After a while, and at a second Ctrl-C at once; a step of training is not."""
     codes = []
     monkeypatch.setattr(os, "_exit", codes.append)
-    stopping.install()
-    with pytest.raises(stopping.Stopped), stopping.deferred():
-        interrupted = [(os.kill(os.getpid(), signal.SIGINT), list(codes)) for _ in range(2)]
-    assert interrupted == [(None, []), (None, [75])]
-    assert codes == [75]
+    monkeypatch.setattr(stopping, "GRACE", 0.2)
+    monkeypatch.setattr(stopping, "BEAT", 0.02)
+    monkeypatch.setattr(stopping, "_deferred", deferred)
+    monkeypatch.setattr(stopping, "_done", False)
+    read, write = os.pipe()
+    thread = threading.Thread(target=stopping._insist, args=(read,), daemon=True)
+    thread.start()
+    began = time.time()
+    os.write(write, bytes(numbers))
+    thread.join(2 if seconds else 0.5)
+    assert codes == ([75] if seconds else [])
+    if not seconds:
+        os.write(write, bytes([signal.SIGINT] * 2))
+        thread.join(2)
+    else:
+        assert seconds[0] <= time.time() - began < seconds[1]
+        name = signal.Signals(numbers[-1]).name
+        assert capsys.readouterr().err == f"hs2jax: stopped by {name}; the same command goes on\n"

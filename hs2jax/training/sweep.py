@@ -84,8 +84,9 @@ def _train(config: ConfigDict, place: Path) -> str:
         try:
             return receive.recv()
         except stopping.Stopped:  # It saves and stops, too.
-            process.terminate()
-            raise
+            with stopping.deferred():  # Which raises it again.
+                process.terminate()
+                process.join(60)
         finally:
             process.join(60)
     except EOFError:  # It ended without a word.
