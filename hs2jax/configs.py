@@ -94,6 +94,7 @@ _TRAINING = {
     "epochs": sets(2, _COUNT),
     "evaluate_every": sets(10, _COUNT),  # Steps.
     "checkpoint_every": free(50, _COUNT),  # Steps.
+    "keep_checkpoints": free(False, anything),  # After the end, when model/ is all one needs.
     # Steps in a row without a finite gradient that stop the run.
     "not_finite_limit": free(5, _COUNT),
     **_MESH,

@@ -1,7 +1,11 @@
 """Faults in words for people: one line that says what was wrong, where, and what to do."""
 
+import contextlib
 import errno
+import os
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 from absl import flags
 
@@ -10,22 +14,47 @@ MEMORY = (
     "out of memory. What helps, in the order in which it costs least: a lower "
     "config.micro_batch_size, config.model.remat=True, a lower config.data.row_length, more devices"
 )
+# What the system says of a write that it refuses, for people; others by their own words.
 DISK = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the file would be larger than is allowed here",
     errno.EROFS: "the file system is read-only",
+    errno.EIO: "the disk has failed",
+    errno.ENOTCONN: "what was mounted there is gone",
+    errno.ESTALE: "what was mounted there is gone",
 }
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the disk in this block name this path, where it names none, or another file
+    beside it. A full disk does not say where, and libraries in other languages have texts of their
+    own for it."""
+    try:
+        yield
+    except Exception as error:
+        number, known = system_number(error), getattr(error, "filename", None)
+        if not number or (known and Path(known).parent != path.parent):
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def system_number(error: Exception) -> int | None:
+    """Find the system's number of an error, also in the texts of libraries in other languages."""
+    said = re.search(r"os error:? (\d+)", str(error), re.IGNORECASE)
+    return getattr(error, "errno", None) or (int(said[1]) if said else None)
 
 
 def told(error: Exception) -> str:
     """Say what an exception means, of whatever class it is, in one line."""
     text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno in DISK:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{DISK[error.errno]}; the same command goes on once there is room"
-    if full := re.search(r"No space left on device|Disk quota exceeded", text):
-        # Of libraries that write themselves, such as checkpoints.
-        return f"{full[0]}: {text[:300]}; the same command goes on once there is room"
+    named = isinstance(error, OSError) and error.errno and error.filename
+    if (number := system_number(error)) in DISK:
+        where = error.filename if named else text[:300]
+        return f"{where}: {DISK[number]}; once that is mended, the same command goes on"
+    if named:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
         return MEMORY
     if backend := re.search(r"Unable to initialize backend '(\w+)'", text):

@@ -44,6 +44,11 @@ def hold(workdir: Path) -> None:
     _locks[path] = file
 
 
+def held(workdir: Path) -> bool:
+    """Tell whether this process holds a folder."""
+    return (workdir / NAME).resolve() in _locks
+
+
 def release(workdir: Path) -> None:
     """Let go of a folder."""
     if file := _locks.pop((workdir / NAME).resolve(), None):
@@ -57,3 +62,13 @@ def locked(path: Path):
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def holders(path: Path) -> str:
+    """Say which processes of this machine have locked a file, "" where the system does not tell."""
+    try:
+        inode, table = path.stat().st_ino, Path("/proc/locks").read_text()
+    except OSError:
+        return ""
+    found = {line.split()[4] for line in table.splitlines() if f":{inode} " in line}
+    return ", ".join(f"process {number}" for number in sorted(found - {str(os.getpid())}))

@@ -68,7 +68,7 @@ class RewardModel(Model):
         computation; None is float32 on CPU and bfloat16 elsewhere. Raises ValueError where there
         is no head and no outputs are named, or they disagree.
         """
-        if any((Path(name) / mark).exists() for mark in ("best", "result.json")):
+        if any((Path(name) / mark).exists() for mark in ("run.json", "result.json")):
             raise ValueError(f"{name} is the folder of a run; its model is {Path(name) / 'model'}")
         loaded, common = load(name, template=template, mesh=mesh, dtype=dtype)
         head, outputs = loaded.head, tuple(outputs)

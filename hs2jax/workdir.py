@@ -1,7 +1,8 @@
 """A run's folder: claimed, resumed, stored, finished.
 
     config.json    the config, with its kind
-    run.json       what the run is (see `identity`), and whether it has made something of it
+    run.json       what the run is (see `identity`), whether it has made something of it, and how
+                   many bytes of disk it takes when it is finished
     run.lock       who is at work here
     results.jsonl  what came out, one tidy table (see `row`)
     result.json    what does not fit into rows; the last file of a run, so that it marks the end
@@ -9,6 +10,7 @@
 Of several processes, which must see the same folder, the first one writes.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -16,21 +18,23 @@ import os
 import pickle
 import platform
 import resource
-import sqlite3
+import shutil
 import sys
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import jax
 import numpy as np
-from flax.serialization import msgpack_restore, msgpack_serialize
 from jax.experimental import multihost_utils
 
-from hs2jax import config_rules, identity, locks, stopping
+from hs2jax import config_rules, faults, identity, locks, stopping
 
 log = logging.getLogger(__name__)
 
+
+SCRATCH = ".tmp"  # How files end that are not whole.
 
 # Kinds whose folders hold those of other runs, or are written at once.
 UNCLAIMED = ("recipe", "sweep", "best_of_n")
@@ -39,9 +43,10 @@ UNCLAIMED = ("recipe", "sweep", "best_of_n")
 # A run's folder ---------------------------------------------------------------------------------
 
 
-def claim(workdir: Path, config) -> dict | None:
+def claim(workdir: Path, config, spent: Sequence[str] = ()) -> dict | None:
     """Claim a folder for a run, and return its result.json where it is finished.
 
+    spent: what `finish` removes, and has not where it was killed.
     Until the run has settled, the folder takes any config; then only those of the same identity
     (see `identity`). Raises ValueError where the folder is another run's, naming what differs, is
     no run's, or another process is at work in it.
@@ -51,6 +56,8 @@ def claim(workdir: Path, config) -> dict | None:
     if is_first():
         check(workdir, config, found)
         locks.hold(workdir)
+        for each in workdir.rglob(f".*{SCRATCH}"):  # Of a killed process.
+            each.unlink()
         check(workdir, config, found)  # Another process may have been at work until now.
         _check_dtype(workdir, config)
         write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
@@ -62,6 +69,7 @@ def claim(workdir: Path, config) -> dict | None:
         return None
     log.info("%s is finished", workdir)
     if is_first():
+        remove(workdir, spent)
         locks.release(workdir)
     return read_json(workdir / "result.json")
 
@@ -164,6 +172,8 @@ def _advice(workdir: Path) -> str:
 
 def settle(workdir: Path) -> None:
     """Note that a run has made something: from now on its folder takes no other run."""
+    if is_first() and locks.held(workdir) and not (workdir / "run.json").exists():
+        raise FileNotFoundError(f"{workdir}: the folder of this run is gone, or its run.json is")
     claimed = (workdir / "run.json").exists()  # A recipe's folder is not.
     if is_first() and claimed and not _settled(workdir):
         record = read_json(workdir / "run.json")
@@ -176,18 +186,25 @@ def _settled(workdir: Path) -> bool:
     return path.exists() and read_json(path).get("settled", True)
 
 
-def finish(workdir: Path, config, result: Mapping, rows: Sequence[Mapping]) -> list[dict]:
+def finish(
+    workdir: Path, config, result: Mapping, rows: Sequence[Mapping], spent: Sequence[str] = ()
+) -> list[dict]:
     """Write results.jsonl, then result.json, and return the rows. Nothing may come after it but
     the page; all that the run makes must be there.
 
     result: what does not fit into rows; kind, config and environment are added.
+    spent: what no later step needs of the folder, which is then removed.
     """
     rows = [{"kind": config.kind, **each} for each in rows]
     if is_first():
         settle(workdir)
         write_rows(workdir / "results.jsonl", rows)
         head = {"kind": config.kind, **result, "environment": environment()}
+        if (record := workdir / "run.json").exists():
+            left = size(workdir) - sum(size(workdir / name) for name in spent)
+            write_json(record, read_json(record) | {"bytes": left})
         write_json(workdir / "result.json", head | {"config": config.to_dict()})
+        remove(workdir, spent)
         locks.release(workdir)
     barrier("finished")  # The others must not look for the run's files too early.
     return rows
@@ -195,6 +212,21 @@ def finish(workdir: Path, config, result: Mapping, rows: Sequence[Mapping]) -> l
 
 def finished(workdir: Path) -> bool:
     return (workdir / "result.json").exists()
+
+
+def size(place: Path) -> int:
+    """Sum the bytes of the files of a folder, or of a file; 0 where nothing is."""
+    files = [place, *place.rglob("*")]
+    return sum(each.lstat().st_size for each in files if each.is_file())
+
+
+def remove(workdir: Path, spent: Iterable[str]) -> None:
+    """Remove files and folders of a finished run, where they are there and can be removed."""
+    for name in spent:
+        if (workdir / name).is_dir():
+            shutil.rmtree(workdir / name, ignore_errors=True)
+        else:
+            (workdir / name).unlink(missing_ok=True)
 
 
 def row(
@@ -250,9 +282,6 @@ def from_first(value):
         return pickle.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
 
 
-# Kept work --------------------------------------------------------------------------------------
-
-
 def content_key(*parts) -> str:
     """Hash what something follows from, to 32 hexadecimal digits: JSON values and arrays."""
     digest = hashlib.sha256()
@@ -266,66 +295,6 @@ def content_key(*parts) -> str:
     return digest.hexdigest()[:32]
 
 
-class Store:
-    """What was computed, by the key of what it follows from, kept on disk: a table of SQLite.
-
-    Values are of None, numbers, texts, lists, dicts with texts as keys, and arrays, which keep
-    their dtype. What `add` was given is there as a whole or, after a kill, not at all. Several
-    processes of one machine may add at once. Values that are not finite are not kept. Of several
-    hosts the first one has the file; what the others have is in memory.
-    """
-
-    def __init__(self, path: Path):
-        self.path, place = path, ":memory:"
-        if is_first():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            place = path
-        self._table = sqlite3.connect(place, timeout=3600, check_same_thread=False)
-        self._table.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value BLOB)")
-
-    def __contains__(self, key: str) -> bool:
-        return self._find("1", key) is not None
-
-    def get(self, key: str, default=None):
-        """Return what is kept under a key, or the default."""
-        found = self._find("value", key)
-        return default if found is None else msgpack_restore(found[0])
-
-    def add(self, entries: Mapping[str, object]) -> list[str]:
-        """Keep entries. Returns the keys of those that are not finite."""
-        refused = [key for key, value in entries.items() if not _is_finite(value)]
-        kept = [
-            (key, msgpack_serialize(value, in_place=True))  # As a copy, dicts would be sorted.
-            for key, value in entries.items()
-            if key not in refused
-        ]
-        with self._table:
-            self._table.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", kept)
-        return refused
-
-    def share(self, keys: Iterable[str]) -> None:
-        """Give every process what the first one has under these keys, so that all compute the
-        same."""
-        if jax.process_count() > 1:
-            known = from_first({key: self.get(key) for key in keys if key in self})
-            if not is_first():
-                self.add(known)
-
-    def remove(self) -> None:
-        """Take the file away, where it only served to make another one."""
-        self._table.close()
-        if is_first():
-            self.path.unlink(missing_ok=True)
-
-    def _find(self, column: str, key: str) -> tuple | None:
-        return self._table.execute(f"SELECT {column} FROM kept WHERE key = ?", (key,)).fetchone()
-
-
-def _is_finite(value) -> bool:
-    numbers = (x for x in jax.tree.leaves(value) if isinstance(x, np.ndarray | float))
-    return all(np.isfinite(x).all() for x in numbers)
-
-
 # Files ------------------------------------------------------------------------------------------
 
 
@@ -335,29 +304,54 @@ def write_json(path: Path, value) -> None:
 
 
 def read_json(path: Path):
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read JSON. Raises ValueError that names the file where it is not."""
+    return _parsed(path.read_text(encoding="utf-8", errors="replace"), path)
 
 
 def write_rows(path: Path, rows: Iterable[Mapping]) -> None:
     """Write JSON lines, whole or not at all."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    with writing(path) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def read_rows(path: Path) -> list[dict]:
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    """Read JSON lines. Raises ValueError that names the line where one is not."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return [_parsed(line, f"{path}, line {n}") for n, line in enumerate(file, 1)]
+
+
+def _parsed(text: str, where: Path | str):
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: damaged, not JSON ({error})") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:  # A full disk does not say where.
-        scratch.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    """Write a file, whole or not at all."""
+    with writing(path) as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[TextIO]:
+    """Open a file for a text that is there as a whole or not at all; a device as it is.
+
+    Raises OSError that names it.
+    """
+    with faults.naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(os.path.realpath(path)) if path.is_symlink() else path  # Links stay.
+        plain = place.is_file() or not place.exists()
+        scratch = place.with_name(f".{os.getpid()}{SCRATCH}") if plain else place
+        try:
+            with scratch.open("w", encoding="utf-8") as file:
+                yield file
+            if plain:
+                scratch.replace(place)
+        finally:
+            if plain:
+                scratch.unlink(missing_ok=True)
 
 
 def note_not_finite(workdir: Path, step: int, rows: list[str], values: dict) -> None:

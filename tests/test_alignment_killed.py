@@ -16,6 +16,7 @@ from hs2jax.alignment.weigh import weigh
 from hs2jax.evaluation import scores
 from hs2jax.language_model import LanguageModel
 from hs2jax.reward_model import RewardModel
+from hs2jax.store import Store
 
 MADE = ("seconds", "tokens_per_second", "config")  # Of a result, what is each run's own.
 
@@ -45,7 +46,7 @@ VERBS = {
 }
 
 POINTS = {
-    "kept": (workdir.Store, "add"),
+    "kept": (Store, "add"),
     "saved": (RewardModel, "save"),
     "written": (workdir, "write_rows"),
 }
@@ -135,7 +136,7 @@ def test_stopped_it_ends_with_the_same_bytes(here, tmp_path, monkeypatch, verb, 
 def test_a_run_does_not_go_on_with_changed_prompts(here, tmp_path):
     questions = [*stages.QUESTIONS[:1], "What has changed?", *stages.QUESTIONS[2:]]
     config = stages.sampling(here, data=stages.prompts(tmp_path))
-    with stopped(workdir.Store, "add", 2):
+    with stopped(Store, "add", 2):
         sample(config, tmp_path / "run")
     stages.prompts(tmp_path, questions)
     with pytest.raises(ValueError, match=r"another run \(different: data \(set 1\): 5 groups"):

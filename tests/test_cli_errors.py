@@ -45,7 +45,8 @@ def folder(tmp_path_factory) -> Path:
         (folder / f"{name}.py").write_text(text)
     rows = [{"prompt": "One?", "response": "1."}, {"prompt": "Two?", "responses": ["2.", 2]}, {}]
     stages.write(folder / "broken.jsonl", rows)
-    (folder / "run" / "best").mkdir(parents=True)
+    (folder / "run").mkdir()
+    (folder / "run" / "run.json").touch()
     stages.write(folder / "long.jsonl", [{"prompt": "why? " * 3000, "response": "So."}])
     return folder
 

@@ -18,11 +18,11 @@ BACKEND = RuntimeError("Unable to initialize backend 'tpu': no device\n(JAX_PLAT
     [
         (OUT_OF_MEMORY, "out of memory|config.micro_batch_size|config.model.remat=True"),
         (MemoryError(), "out of memory"),
-        (FULL, "No space left on device|/a/b|same command"),
+        (FULL, "No space left on device|/a/b|the disk is full|same command"),
         (BACKEND, "'tpu'|no device|JAX_PLATFORMS"),
         (OSError(errno.ENOSPC, "No space", "/a/b"), "/a/b: the disk is full|same command"),
         (OSError(errno.EDQUOT, "Quota", "/a/b"), "/a/b: the quota is used up"),
-        (PermissionError(errno.EACCES, "Permission denied", "/a"), "/a"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a"), "/a: Permission denied"),
         (ModuleNotFoundError("No module named 'gcsfs'", name="gcsfs"), "pip install gcsfs"),
         (b"\xff".decode, "not UTF-8"),
         (KeyError("x"), "KeyError: 'x'|--traceback"),

@@ -19,9 +19,9 @@ KILLED = """
 import os, signal
 from pathlib import Path
 from judge_runs import run
-from hs2jax import workdir
+from hs2jax import store
 from hs2jax.judging import readings
-readings.CHUNK, added, add = 4, [], workdir.Store.add
+readings.CHUNK, added, add = 4, [], store.Store.add
 
 def until_killed(self, entries):
     added.append(len(entries))
@@ -31,7 +31,7 @@ def until_killed(self, entries):
     if len(added) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-workdir.Store.add = until_killed
+store.Store.add = until_killed
 run(Path({here!r}), Path({folder!r}), **{settings!r})
 """
 

@@ -18,6 +18,7 @@ from judge_runs import run
 from hs2jax.judging import readings
 readings.CHUNK, here, out = 4, Path({here!r}), Path({out!r})
 scores = dict(weights="cross-validate", folds=4, reward_model=here / "reward")
+workdir.remove = lambda *_: None  # What is kept stays, to be gone on with.
 run(here, out / "scores", baselines="gpt_score,ridge_probe,reward_model", **scores,
     **{{"mesh.fsdp": 4}})
 data = "instructions:" + str(here / "rows.jsonl")

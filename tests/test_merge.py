@@ -216,6 +216,7 @@ def run(folders, tmp_path_factory):
                 *(f"model.name={folders[0]}", "model.outputs=()", "model.template="),
                 *(f"data.train={data}", f"data.validation={data}"),
                 *("data.row_length=256", "batch_size=6", "micro_batch_size=8", "epochs=2"),
+                "keep_checkpoints=True",
                 *("optimizer.learning_rate=1e-3", "optimizer.warmup=1", "model.remat=False"),
                 *TRAINED[way],
             ]

@@ -29,7 +29,13 @@ KILLS = 20 if os.environ.get("LONG") else 0
 EPOCHS = 2 + KILLS  # Of 17 groups, five at a time.
 LAST = -(-17 * EPOCHS // 5)
 SETTINGS = {"model.remat": False, "optimizer.learning_rate": 1e-3, "batch_size": 5}
-SETTINGS |= {"micro_batch_size": 8, "epochs": EPOCHS, "evaluate_every": 4, "checkpoint_every": 3}
+SETTINGS |= {
+    "keep_checkpoints": True,
+    "micro_batch_size": 8,
+    "epochs": EPOCHS,
+    "evaluate_every": 4,
+    "checkpoint_every": 3,
+}
 PART = {"trainable.last_layers": 1, "trainable.cache": True, "lora.rank": 2}
 PART |= {"optimizer.mu_dtype": "bfloat16"}
 # Rows too short for a group's five responses, so that groups lie in several micro-batches.

@@ -12,7 +12,7 @@ from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import scores
 from hs2jax.evaluation.scores import model_key, stream
-from hs2jax.workdir import Store
+from hs2jax.store import Store
 
 MODEL = tiny.reward_model(("helpfulness", "verbosity"))
 GROUPS = [

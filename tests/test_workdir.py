@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from hs2jax import configs, workdir
-from hs2jax.workdir import Store, content_key
+from hs2jax.store import Store
+from hs2jax.workdir import content_key
 
 ENTRIES = {
     "a": [1.5, -2.0],
@@ -48,8 +49,8 @@ def test_what_was_half_written_when_a_run_was_killed_is_not_there(tmp_path):
     Store(path).add({"a": ENTRIES["a"]})
     code = f"""if True:
         import os, pathlib
-        from hs2jax import workdir
-        store = workdir.Store(pathlib.Path({str(path)!r}))
+        from hs2jax.store import Store
+        store = Store(pathlib.Path({str(path)!r}))
         store._table.execute("INSERT INTO kept VALUES ('b', x'c0')")
         os._exit(1)
     """

@@ -17,8 +17,11 @@ from hs2jax.language_model import LanguageModel
 from hs2jax.models import sharding
 from hs2jax.models.checksum import checksum
 from hs2jax.reward_model import RewardModel
+from hs2jax.store import Store
 
 log = logging.getLogger(__name__)
+
+KEPT = "kept.sqlite"
 
 
 class Run:
@@ -34,7 +37,7 @@ class Run:
     def __init__(self, config, folder: Path):
         self.config, self.workdir = config, folder
         self.record, self.records, self.result = Record(), {}, {}
-        self.kept = workdir.Store(folder / "kept.sqlite")
+        self.kept = Store(folder / KEPT)
         self.mesh = sharding.mesh_of(config.mesh)
 
     def load(self, kind: type, name: str, template: str = ""):
@@ -119,9 +122,7 @@ def verb(work: Callable[..., list[dict]]) -> Callable[..., list[dict]]:
         rows = work(config, run)
         records = run.records or {"data": run.record.to_dict()}
         result = {"records": records, **run.result, "seconds": time.time() - started}
-        rows = workdir.finish(folder, config, result, rows)
-        run.kept.remove()
-        return rows
+        return workdir.finish(folder, config, result, rows, [KEPT])
 
     return run
 

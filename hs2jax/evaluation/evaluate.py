@@ -22,6 +22,7 @@ from hs2jax.evaluation.benchmarks import scoring
 from hs2jax.inference import progress_of
 from hs2jax.models import sharding
 from hs2jax.reward_model import RewardModel
+from hs2jax.store import Store
 from hs2jax.workdir import row
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict
 
 
 def score_set(
-    name: str, spec: str, model: RewardModel, store: workdir.Store, config
+    name: str, spec: str, model: RewardModel, store: Store, config
 ) -> tuple[list[dict], Record]:
     """Score a specification: its items, and what became of its rows."""
     record, scalar = Record(), model.scalar_weights()

@@ -23,7 +23,8 @@ from hs2jax.data.record import Record
 from hs2jax.models.checksum import checksum
 from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
-from hs2jax.workdir import Store, content_key
+from hs2jax.store import Store
+from hs2jax.workdir import content_key
 
 VERSION = 1  # To be raised when the way of scoring changes.
 WINDOW = 1024  # Groups that are tokenised before the first of them is scored.
@@ -68,7 +69,8 @@ def default_folder() -> Path:
 
 def store_of(model: RewardModel) -> Store:
     """Open the store of what a model has scored: outputs by `conversation_key`."""
-    return Store(default_folder() / f"{model_key(model)}.sqlite")
+    name = f"{model_key(model)}.sqlite"  # Which all processes compute.
+    return Store(lambda: default_folder() / name, cache=True)
 
 
 def stream(

@@ -64,7 +64,7 @@ def judge(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         "dtype": str(np.dtype(one.model.dtype)),
     }
     result = {"task": config.task, "model": model, **result, "seconds": time.time() - started}
-    return workdir.finish(folder, config, result, rows)
+    return workdir.finish(folder, config, result, rows, ["readings.sqlite"])
 
 
 def load_criteria(config) -> tuple[Criterion, ...]:

@@ -18,7 +18,8 @@ from hs2jax.judging import written
 from hs2jax.judging.judge import TOO_LONG, Judge, Reading
 from hs2jax.judging.prompts import Request
 from hs2jax.models.checksum import checksum
-from hs2jax.workdir import Store, content_key
+from hs2jax.store import Store
+from hs2jax.workdir import content_key
 
 VERSION = 4  # To be raised when the way of reading changes.
 CHUNK = 64  # Requests that are read, and kept, at a time.

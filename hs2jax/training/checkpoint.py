@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
+from hs2jax import faults
 from hs2jax import workdir as folders
 from hs2jax.models.checksum import checksum
 
@@ -29,13 +30,17 @@ class Checkpoints:
             read_only=read_only,
         )
         self.folder = Path(folder).absolute()
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        with faults.naming(self.folder):
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
         self.latest: int | None = self._manager.latest_step()
+        self._saving = False
 
     def save(self, step: int, state, meta: dict) -> None:
         """Begin to save."""
         items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(meta)}
-        self._manager.save(step, args=ocp.args.Composite(**items))
+        self._saving = True
+        with faults.naming(self.folder):
+            self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, step: int, like):
         """Restore the state of a step, in the places of `like` (arrays or ShapeDtypeStructs)."""
@@ -57,7 +62,14 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until what is being saved is there under its name."""
-        self._manager.wait_until_finished()
+        self._saving = False
+        with faults.naming(self.folder):
+            self._manager.wait_until_finished()
+
+    def check(self) -> None:
+        """Raise what went wrong in the background, as soon as it has."""
+        if self._saving and not self._manager.is_saving_in_progress():
+            self.wait()
 
     def close(self) -> None:
         self.wait()
@@ -117,6 +129,11 @@ class RunState:
     def wait(self) -> None:
         """Wait until what is being saved is there."""
         self._latest.wait()
+
+    def check(self) -> None:
+        """Raise what went wrong in the background. To be called at every step."""
+        self._latest.check()
+        self._best.check()
 
     def restore_best(self, like):
         """End saving, and restore the trained parameters of the best step in the places of

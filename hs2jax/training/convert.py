@@ -1,6 +1,6 @@
 """Models from one place and form to another: folders, GGUF files, hub names, and runs.
 
-Of a run that goes on or was stopped, it is the best step so far.
+Of a run that is not finished, it is the best step so far.
 """
 
 from pathlib import Path
@@ -23,6 +23,7 @@ def convert(model: str, output: Path | str, *, dtype: str = "float32") -> None:
     model: anything that can be loaded (a GGUF file becomes safetensors), or the folder of a run.
     dtype: float32 or bfloat16.
     """
+    model = exported(model)
     if (Path(model) / "best").is_dir():
         task = best_of_run(Path(model))
         found, params, head = task.model, task.params["decoder"], task.params.get("head")
@@ -41,6 +42,13 @@ def convert(model: str, output: Path | str, *, dtype: str = "float32") -> None:
         dtype=dtype,
         **rewards,
     )
+
+
+def exported(name: str) -> str:
+    """Name the exported model of a finished run's folder; other names stay."""
+    place = Path(name) / "model"
+    done = workdir.finished(Path(name)) and (place / "config.json").exists()
+    return str(place) if done else name
 
 
 def best_of_run(run: Path, mesh=None) -> tasks.Task:
@@ -72,12 +80,10 @@ def best_of_run(run: Path, mesh=None) -> tasks.Task:
 def open_source(name: str, mesh=None) -> merge.Source:
     """Open a reward model by name: what `merge.open_source` opens, or the folder of a run.
 
-    Of a finished run it is the exported model, read leaf by leaf; another one's best step is held
-    in memory. Raises as these two do, and ValueError where the run is one of a policy.
+    The best step of a run that is not finished is held in memory, other models are read leaf by
+    leaf. Raises as these two do, and ValueError where the run is one of a policy.
     """
-    place = Path(name)
-    if workdir.finished(place) and (place / "model" / "config.json").exists():
-        return merge.open_source(str(place / "model"), mesh)
+    place = Path(name := exported(name))
     return open_run(place, mesh) if (place / "best").is_dir() else merge.open_source(name, mesh)
 
 

@@ -1,8 +1,8 @@
 """ExPO: how far to go beyond a trained reward model, found on validation pairs.
 
 A sweep over factors of `models.merge.expo`, coarse then fine (arXiv 2410.01257 found 1.52 in such a
-way). The folder holds scored.sqlite (outputs of each factor, so that a killed sweep goes on),
-model/ (of the chosen factor) and items/ (groups scored by the initial, trained and chosen model).
+way). The folder holds model/ (of the chosen factor), items/ (groups scored by the initial, trained
+and chosen model) and, until the end, scored.sqlite (outputs of each factor).
 """
 
 import logging
@@ -25,6 +25,7 @@ from hs2jax.model import default_dtype
 from hs2jax.models import merge, sharding
 from hs2jax.models.checksum import checksum
 from hs2jax.reward_model import RewardModel
+from hs2jax.store import Store
 from hs2jax.training import metrics
 from hs2jax.training.convert import open_source
 from hs2jax.workdir import row
@@ -72,7 +73,7 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     for name, spec in specs.items():
         data[name], records[name] = read(config, spec, model)
         log.info("%s: %s", name, records[name])
-    store = workdir.Store(folder / "scored.sqlite")
+    store = Store(folder / "scored.sqlite")
     follows_from = [_checksums(initial), _checksums(trained), str(model.dtype)]
 
     def merged(factor: float):
@@ -140,7 +141,7 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         "records": {name: record.to_dict() for name, record in records.items()},
         "seconds": time.time() - started,
     }
-    return workdir.finish(folder, config, result, rows)
+    return workdir.finish(folder, config, result, rows, ["scored.sqlite"])
 
 
 def read(config, spec: str, model: RewardModel) -> tuple[loader.Prepared, Record]:

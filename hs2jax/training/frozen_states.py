@@ -15,7 +15,8 @@ from hs2jax.data import loader
 from hs2jax.inference import plan_evaluation, run_decoder, run_rows
 from hs2jax.models.checksum import checksum
 from hs2jax.models.hf import hub
-from hs2jax.workdir import Store, content_key
+from hs2jax.store import Store
+from hs2jax.workdir import content_key
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def attach(batches: loader.Batches, params, config, *, dtype, mesh) -> loader.Ba
             "False, or config.data.row_length to what the longest group takes"
         )
     name = _name(batches, params, config, dtype)
-    store = Store(hub.cache_folder() / "states" / f"{name}.sqlite")
+    store = Store(lambda: hub.cache_folder() / "states" / f"{name}.sqlite", cache=True)
     numbers = range(len(batches.examples))
     if not all(str(e) in store for e in numbers):
         log.info("computing what the frozen layers give: %s", store.path)

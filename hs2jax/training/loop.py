@@ -1,10 +1,11 @@
 """Training, from a config to a run's folder, read top to bottom: reward models and policies.
 
 Beside what `workdir` describes, the folder holds record.json (what happened to the data),
-metrics.jsonl and TensorBoard files, checkpoints/ (the latest, to go on from), best/ (parameters of
-the best step), items/start.jsonl and items/validation.jsonl (validation groups as they were seen
-before the first step and by the best one) and model/ (the best step's export). What differs between
-a reward model and a policy is in `training.tasks`.
+metrics.jsonl and TensorBoard files, items/start.jsonl and items/validation.jsonl (validation groups
+as they were seen before the first step and by the best one) and model/ (the best step's export);
+until the run is finished, or for good with `config.keep_checkpoints`, checkpoints/ (the latest, to
+go on from) and best/ (parameters of the best step). What differs between a reward model and a
+policy is in `training.tasks`.
 """
 
 import functools
@@ -34,7 +35,8 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     """
     folder, started = Path(folder), time.time()
     configs.check(config)
-    if workdir.claim(folder, config):
+    spent = () if config.keep_checkpoints else ("checkpoints", "best")
+    if workdir.claim(folder, config, spent):
         return workdir.read_rows(folder / "results.jsonl")
     first = workdir.is_first()
 
@@ -167,6 +169,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
                 raise stopping.Stopped(f"{stop}; saved at step {run.step}")
             if at_end:
                 break
+            run.check()
             batch = sharding.place_rows(next(batch_iterator), mesh, axis=1)
             state, values = update(state, frozen, batch)
             run.step += 1
@@ -201,4 +204,4 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     result = {"step": run.best["step"], "steps": steps, "values": run.best["values"], **notes}
     result |= {"objective": config.objective.kind, **task.results(), "records": records}
     result["seconds"] = run.seconds
-    return workdir.finish(folder, config, result, workdir.from_first(rows))
+    return workdir.finish(folder, config, result, workdir.from_first(rows), spent)

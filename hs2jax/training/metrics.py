@@ -2,13 +2,16 @@
 
 import json
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from hs2jax import workdir
+from hs2jax import faults, workdir
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +26,15 @@ class Metrics:
         self._first, self._name, self._total = workdir.is_first(), folder.name, total
         if not self._first:
             return
-        path = folder / "metrics.jsonl"
+        self._path = path = folder / "metrics.jsonl"
         rows = read(path) if start else []
         workdir.write_rows(path, [row for row in rows if row["step"] <= start])
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        # Not by its SummaryWriter, whose thread dies of a full disk, and whose queue then blocks.
+        self._board = EventsWriter(str(folder / "tensorboard" / "events"))
+        begin = SessionLog(status=SessionLog.START)  # What was there of later steps is hidden.
+        self._board.write_event(Event(step=start + 1, session_log=begin))
         shape = {"initial": start, "desc": folder.name, "unit": "step", "dynamic_ncols": True}
         self._bar = tqdm(total=total, disable=None, **shape)  # None: where there is no terminal.
 
@@ -35,10 +42,12 @@ class Metrics:
         """Write one row; its numbers become TensorBoard scalars too."""
         if not self._first:
             return
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        with faults.naming(self._path):
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._file.flush()
+            for name, value in values.items():
+                summary = scalar(f"{kind}/{name}", value)
+                self._board.write_event(Event(step=step, wall_time=time.time(), summary=summary))
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
         """Show numbers on the bar, or as a line where there is no terminal."""
@@ -57,8 +66,9 @@ class Metrics:
 
     def close(self) -> None:
         if self._first:
-            for each in (self._file, self._board, self._bar):
-                each.close()
+            with faults.naming(self._path):
+                for each in (self._file, self._board, self._bar):
+                    each.close()
 
 
 def one_line(values: Mapping[str, float]) -> str:
