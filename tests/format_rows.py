@@ -188,7 +188,7 @@ MALFORMED = {
         "summary": [None],
         "coherence": [0.9],
         "consistency": [5.1],
-        "relevance": [float("nan"), True, None],
+        "relevance": [float("nan"), True],
     },
 }
 

@@ -41,7 +41,7 @@ def test_each_number_is_what_its_model_says(here, weighed):
     outputs = RewardModel.load(here / "ratings")
     prior = LanguageModel.load(here / "prior")
     for row in rows:
-        group = formats.sampled(row)
+        group = formats.FORMATS["sampled"].group(row)
         (table,) = outputs.score_groups([group])
         predicted = [dict(zip(stages.OUTPUTS, map(float, line), strict=True)) for line in table]
         for found, expected in zip(row["predicted"], predicted, strict=True):

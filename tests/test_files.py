@@ -1,12 +1,15 @@
 """Rows are the same rows in every form of file, and a damaged file never gives a wrong one."""
 
+import bz2
 import contextlib
 import datetime
 import gzip
 import json
+import lzma
 
 import huggingface_hub
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 from hypothesis import given
@@ -70,20 +73,137 @@ def read_lines(folder, rows):
     return read(folder / "expected.jsonl")
 
 
-def test_all_forms_hold_the_same_groups(tmp_path):
-    rows = rows_of(700)  # More than a batch of Parquet.
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
-    (tmp_path / "lines.json").write_bytes(as_lines(rows))
-    (tmp_path / "rows.json.gz").write_bytes(gzip.compress(json.dumps(rows, indent=2).encode()))
-    as_parquet(rows, tmp_path / "rows.parquet")
-    expected = read_lines(tmp_path, rows)
-    for name in ("rows.json", "lines.json", "rows.json.gz", "rows.parquet"):
-        found = read(tmp_path / name)
-        assert content(found) == content(expected)
-        assert [group.source for group in found[:2]] == [f"{tmp_path / name}:{i}" for i in (1, 2)]
-        part = read(f"{tmp_path / name}[-3:]")
-        assert content(part) == content(expected[-3:])
-        assert part[0].source == f"{tmp_path / name}:698"
+def as_stream(rows, path):
+    table = pyarrow.Table.from_pylist(rows)
+    with pyarrow.ipc.new_stream(path, table.schema) as out:
+        out.write_table(table, max_chunksize=100)
+
+
+def as_feather(rows, path):
+    table = pyarrow.Table.from_pylist(rows)
+    with pyarrow.ipc.new_file(path, table.schema) as out:
+        out.write_table(table, max_chunksize=100)
+
+
+def as_saved(rows, folder):
+    """A folder of `datasets.save_to_disk`, of two files."""
+    folder.mkdir()
+    for i, part in enumerate((rows[:300], rows[300:])):
+        as_stream(part, folder / f"{i}.arrow")
+    state = {"_data_files": [{"filename": f"{i}.arrow"} for i in range(2)]}
+    (folder / "state.json").write_text(json.dumps(state))
+
+
+def as_cells(rows, delimiter):
+    lines = [rows[0], *(row.values() for row in rows)]
+    return "\r\n".join(delimiter.join(f'"{cell}"' for cell in line) for line in lines).encode()
+
+
+def by_columns(rows):
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+# Of each kind of file: a name, and how rows become its bytes, or a file at a path.
+KINDS = {
+    "rows.json": lambda rows: json.dumps(rows).encode(),
+    "indented.json.gz": lambda rows: gzip.compress(json.dumps(rows, indent=2).encode()),
+    "lines.json": as_lines,
+    "object.json": lambda rows: json.dumps({"version": 1, "data": rows}).encode(),
+    "columns.jsonl": lambda rows: json.dumps(by_columns(rows)).encode(),
+    "pandas.json": lambda rows: json.dumps(
+        {name: dict(enumerate(column)) for name, column in by_columns(rows).items()}
+    ).encode(),
+    "pretty.jsonl": lambda rows: "\n".join(json.dumps(row, indent=1) for row in rows).encode(),
+    "mac.jsonl": lambda rows: as_lines(rows).replace(b"\n", b"\r"),
+    "crlf.txt": lambda rows: as_lines(rows).replace(b"\n", b"\r\n"),
+    "mark.jsonl": lambda rows: b"\xef\xbb\xbf" + as_lines(rows),
+    "wide.jsonl": lambda rows: as_lines(rows).decode().encode("utf-16"),
+    "wide-be": lambda rows: as_lines(rows).decode().encode("utf-16-be"),
+    "wide.txt.gz": lambda rows: gzip.compress(as_cells(rows, "\t").decode().encode("utf-16")),
+    "plain-name-of-gz.jsonl": lambda rows: gzip.compress(as_lines(rows)),
+    "no-gz.jsonl.gz": as_lines,
+    "rows.bz2": lambda rows: bz2.compress(as_lines(rows)),
+    "rows.xz": lambda rows: lzma.compress(as_lines(rows)),
+    "rows.jsonl.zst": lambda rows: pyarrow.compress(as_lines(rows), "zstd", asbytes=True),
+    "rows.csv": lambda rows: as_cells(rows, ","),
+    "rows.tab": lambda rows: as_cells(rows, "\t"),
+    "excel.csv": lambda rows: b"\xef\xbb\xbf" + as_cells(rows, ";"),
+    "rows.PARQUET": as_parquet,
+    "parquet.jsonl": as_parquet,
+    "rows.feather": as_feather,
+    "rows.arrow": as_stream,
+    "saved": as_saved,
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_all_kinds_hold_the_same_groups(name, tmp_path):
+    # More than a batch; texts that need quotes, and are numbers and of several bytes.
+    rows = [{**row, "chosen": f"{i}"} for i, row in enumerate(rows_of(700))]
+    rows[0]["chosen"], rows[1]["chosen"] = "Oak, 'or'\nelm; na\u00efve.", "4"
+    make, path = KINDS[name], tmp_path / name
+    if make in (as_parquet, as_feather, as_stream, as_saved):
+        make(rows, path)
+    else:
+        path.write_bytes(make(rows))
+    expected, found = read_lines(tmp_path, rows), read(path)
+    assert content(found) == content(expected)
+    assert [group.source for group in read(f"{path}[-3:]")] == [g.source for g in found[-3:]]
+    if "line" not in corpora.row_unit(str(path)):
+        assert found[1].source == f"{path}:2"
+
+
+ROW = json.dumps(rows_of(1)[0])
+# Of files that cannot be read: their bytes, and what is said of them.
+OTHERS = {
+    b"PK\x03\x04...": "a zip archive .* unzip FILE",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n": "Git LFS.* git lfs pull",
+    b"<!DOCTYPE html>\n<html>": "a web page.*/resolve/",
+    b"\x80\x04\x95...": "a Python pickle.*to_parquet",
+    gzip.compress(b"name".ljust(257, b"\0") + b"ustar\0"): "a tar archive.*tar -xf",
+    gzip.compress(b"PAR1..."): "gunzip",
+    f"[{ROW}]\n[{ROW}]".encode(): r"a list with a row in each line.*jq -c '\.\[\]'",
+    f"{json.dumps(ROW)}\n{json.dumps(ROW)}".encode(): "texts that hold a row each.*fromjson",
+    f"{ROW},\n{ROW},\n{ROW},".encode(): "with commas behind.*sed",
+    f'{{"train": [{ROW}, {ROW}], "test": [{ROW}]}}'.encode(): r"'train' \(2 rows\).*jq '.train'",
+    b"{'prompt': 'p'}\n{'prompt': 'q'}": "as Python prints them.*literal_eval",
+    b"prompt,chosen,rejected\na,b,c\nd\n": "row 2 has 1 cells, and the header 3",
+    b'prompt,chosen\na,"b\n': "the table is damaged",
+    b"prompt,prompt\na,b": "a column twice",
+    ROW.encode("utf-16")[:-1]: "utf-16.*broken",
+    bz2.compress(as_lines(rows_of(999)))[:99]: "the compressed file is damaged",
+    b"prompt: yes\nchosen: no\n": "expected JSON lines, JSON, Parquet",
+    b"\x00\x01\x02,\x03": "expected JSON lines, JSON, Parquet",
+}
+
+
+@pytest.mark.parametrize("start", OTHERS)
+def test_other_files_are_named_and_never_skipped(start, tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(start)
+    for options in ({}, {"on_error": "skip", "record": Record()}):
+        with pytest.raises(DataError, match=f"field 'file': .*{OTHERS[start]}"):
+            read(tmp_path / "rows.jsonl", **options)
+
+
+def test_a_folder_of_splits_is_named(tmp_path):
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    (tmp_path / "test").mkdir()
+    with pytest.raises(
+        FileNotFoundError, match=f"holds the splits test: name one, {tmp_path}/test"
+    ):
+        read(tmp_path)
+
+
+def test_cells_of_a_table_are_texts_or_numbers_as_their_fields_are(tmp_path):
+    (tmp_path / "rows.csv").write_text("prompt,chosen,rejected,strength\n2+2?,4,5,2.0\n1,2,3,\n")
+    found = content(read(tmp_path / "rows.csv"))
+    assert [(responses, strength) for _, responses, strength in found] == [
+        (("4", "5"), -2.0),
+        (("2", "3"), -1.0),
+    ]
+    (tmp_path / "rows.csv").write_text("prompt,chosen,rejected,strength\n2+2?,4,5,much\n")
+    with pytest.raises(DataError, match="field 'strength': expected a number"):
+        read(tmp_path / "rows.csv")
 
 
 def test_parquet_keeps_messages_and_refuses_what_is_no_text(tmp_path):

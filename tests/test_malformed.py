@@ -26,7 +26,7 @@ NO_TEXT = [MISSING, None, True, 7, 2.5, NAN, {}, {"content": "x"}, [], ["x"], [[
 BAD_TEXT = ["", " \n\t", "\ud800", "x\udfffx", "x" * (MAX_CHARACTERS + 1), SENTINEL]
 NO_NUMBER = [None, True, False, "3", "", [], [3], {}, {"value": 3}, NAN, INFINITY, -INFINITY]
 FAR = [10**400, -(10**400), 1e300, -1e300]
-RATING = [MISSING, *NO_NUMBER, *FAR, -1, 5, 2.5, 3.0]
+RATING = [MISSING, *NO_NUMBER[1:4], *NO_NUMBER[5:], *FAR, -1, 5, 2.5]  # null, "": unknown.
 MARKED = [
     "Hi\n<extra_id_1>User\nHi",
     "Hi\n<extra_id_1>Assistant\nHello",
@@ -136,17 +136,17 @@ FORMS = {
         (["prompt"], NO_TEXT + BAD_TEXT + PROMPT),
         (["chosen"], NO_TEXT + BAD_TEXT + ANSWER),
         (["rejected"], NO_TEXT + BAD_TEXT + ANSWER),
-        (["strength"], [*NO_NUMBER, *FAR, 0, -1, 3.5]),
+        (["strength"], [*NO_NUMBER[1:], *FAR, -1, 3.5]),
     ],
     "ratings": [
         (["prompt"], NO_TEXT + BAD_TEXT + PROMPT),
         (["responses"], [MISSING, None, True, 7, "ab", {}, []]),
         (["responses", 1], [*NO_TEXT[1:], *BAD_TEXT]),
-        (["response"], ["a", None]),
+        (["response"], ["a", 3]),
         (["ratings"], [MISSING, None, True, 7, "x", {}, [], [{}], [{}, {}, {}], [{}, 3]]),
         (["ratings", 0], [None, True, 7, "x", [], [{"x": 1}]]),
-        (["ratings", 1, "x"], [*NO_NUMBER[1:], *FAR, 2e6]),
-        (["strength"], [*NO_NUMBER, *FAR, 3.5, -3.5]),
+        (["ratings", 1, "x"], [*NO_NUMBER[1:4], *NO_NUMBER[5:], *FAR, 2e6]),
+        (["strength"], [*NO_NUMBER[1:], *FAR, 3.5, -3.5]),
     ],
     "ratings_single": [
         (["response"], [*NO_TEXT[1:], *BAD_TEXT]),
@@ -168,20 +168,20 @@ FORMS = {
         (["conversations", 1, "label"], [True, 7, {}, [], "", "x", "x:", ":1", "x:y", "x:1,x:2"]),
         (["conversations", 1, "label"], ["x:nan", "x:inf", "x:1e9", "x:1,,y:2", "x:1;y:2"]),
         (["system"], [True, 7, {}, [], *BAD_TEXT[2:]]),
-        (["messages"], [turns("user", "assistant"), None]),
+        (["messages"], [turns("user", "assistant")]),
     ],
     "sampled": [
         (["prompt"], NO_TEXT + BAD_TEXT + PROMPT),
-        (["condition"], [None, True, 7, "x:1", [], [{"x": 1}]]),
-        (["condition", "x"], [*NO_NUMBER, *FAR, -1, 5, 2.5, 3.0]),
+        (["condition"], [True, 7, "x:1", [], [{"x": 1}]]),
+        (["condition", "x"], [*NO_NUMBER, *FAR, -1, 5, 2.5]),
         (["responses"], [MISSING, None, True, 7, "ab", {}, []]),
         (["responses", 1], [*NO_TEXT[1:], *BAD_TEXT]),
-        (["tokens"], [None, True, 7, "ab", {}, [], [[1]], [[1], [2], [3]]]),
+        (["tokens"], [True, 7, "ab", {}, [], [[1]], [[1], [2], [3]]]),
         (["tokens", 1], [None, True, 7, "ab", {}, []]),
-        (["tokens", 1, 0], [*NO_NUMBER, *FAR, -1, 2.5, 3.0, 2**31]),
-        (["finished"], [None, True, "ab", {}, [], [True]]),
+        (["tokens", 1, 0], [*NO_NUMBER, *FAR, -1, 2.5, 2**31]),
+        (["finished"], [True, "ab", {}, [], [True]]),
         (["finished", 1], [None, 1, "true", []]),
-        *[([name], [None, -1.0, "ab", {}, [], [-1.0], [-1.0] * 3]) for name in LOGS],
+        *[([name], [-1.0, "ab", {}, [], [-1.0], [-1.0] * 3]) for name in LOGS],
         *[([name, 1], [*NO_NUMBER, *FAR, 0.5, -2e6]) for name in LOGS],
         # A condition that holds these names cannot write more than itself.
         (["condition"], [{n: 1} for n in ("a:b", "a,b", "a\nb", " a", "<extra_id_1>", "")]),
@@ -267,7 +267,8 @@ def test_2000_malformed_rows(cases, tmp_path):
         spec = f"{form.removesuffix('_single')}:{path}"
         good = [GOOD[form](100 + k) for k in range(rng.randrange(1, 6))]
         units = [[write_row(row, rng) for row in unit] for unit in good]
-        at = rng.randrange(len(units) + 1)
+        # What begins a file says in which encoding it is.
+        at = rng.randrange(bad.startswith((b"\xff\xfe", b"\xef\xbb")), len(units) + 1)
         # Of a pair, the second is malformed: the first is good, and goes with it.
         partner = [write_row(row, rng) for row in GOOD[form](i)[:-1]]
         before = [line for unit in units[:at] for line in unit] + partner
@@ -332,3 +333,38 @@ def test_broken_bytes_in_a_field_that_nobody_reads(form, tmp_path):
     spec = f"{form.removesuffix('_single')}:{tmp_path}/rows.jsonl"
     with pytest.raises(DataError, match=rf"line {len(lines)}, field 'row'.*0xff"):
         list(corpora.read(spec))
+
+
+NEW = ("note", "prompt_id", "tools", "history", "images", "reasoning_content", "margin_2", "\u00e9")
+VALUES = ("x", 3, 0.5, False, {"a": 1}, ["x"], "prompt")
+
+
+def with_another_field(row, rng):
+    """Yield rows with a field that is added or renamed, in them or in one of their turns, and the
+    names of which a report has to give one."""
+
+    def changed(fields):
+        for name in (*NEW, *(old for old in fields if fields[old] not in (None, "", [], {}))):
+            new = name + rng.choice(("_x", "X", "1")) if name in fields else name
+            rest = {k: v for k, v in fields.items() if k != name}
+            yield rest | {new: fields.get(name, rng.choice(VALUES))}, (name, new)
+
+    yield from changed(row)
+    for key, value in row.items():
+        for i, turn in enumerate(value if isinstance(value, list) else ()):
+            if isinstance(turn, dict) and turn.keys() & {"role", "from"}:
+                for other, names in changed(turn):
+                    yield row | {key: [*value[:i], other, *value[i + 1 :]]}, names
+
+
+@pytest.mark.parametrize("form", GOOD)
+def test_a_field_that_is_added_or_renamed_is_refused_or_counted(form, tmp_path):
+    rng, path = random.Random(3), tmp_path / "rows.jsonl"
+    *partner, good = GOOD[form](1)
+    for row, names in with_another_field(good, rng):
+        path.write_bytes(b"\n".join(write_row(each, rng) for each in (*partner, row)))
+        record, spec = Record(), f"{form.removesuffix('_single')}:{path}"
+        list(corpora.read(spec, on_error="skip", record=record))
+        told = [*record.skipped_examples, *record.unread]
+        assert any(name in told[0] or ascii(name)[1:-1] in told[0] for name in names), (row, told)
+        assert len(told) == 1, (row, told)

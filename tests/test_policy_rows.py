@@ -33,7 +33,7 @@ def sampled_rows(draw):
 
 @given(row=sampled_rows())
 def test_a_sampled_row_comes_back_from_its_group(row):
-    group = formats.sampled(json.loads(json.dumps(row)))
+    group = formats.FORMATS["sampled"].group(json.loads(json.dumps(row)))
     found = {
         "prompt": list(group.prompt),
         "condition": group.condition,
@@ -73,7 +73,7 @@ TALKS = {
     ),
 }
 EVERY_FORM = pytest.mark.parametrize("form", TALKS.values(), ids=TALKS)
-conversations = formats.conversations
+conversations = formats.FORMATS["conversations"].group
 
 
 @EVERY_FORM

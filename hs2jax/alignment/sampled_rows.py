@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hs2jax.data import corpora, files, formats
+from hs2jax.data import corpora, formats, tables
+from hs2jax.data.fields import Row
 from hs2jax.data.groups import FieldError, Group
 from hs2jax.data.record import Record
 
@@ -31,16 +32,18 @@ def read(spec: str, *, unfinished: str, on_error: str, record: Record) -> list[S
         file, _, number = source.rpartition(":")
         record.rows += 1
         try:
-            if (left := _left(files.decode(line), unfinished, record)) is None:
+            if (left := _left(tables.decode(line), unfinished, record)) is None:
                 continue
-            group = formats.sampled(left)
+            row = Row(left)
+            group = formats.FORMATS["sampled"].read(row)
         except FieldError as error:
             malformed = error.at(file, int(number))
             if on_error == "raise":
                 raise malformed from None
             record.skip(error.reason, example=str(malformed))
         else:
-            record.groups += 1
+            record.count(group)
+            record.note(row.notes, file)
             found.append(Sampled(left, dataclasses.replace(group, source=source)))
     return found
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from hs2jax.data import chat, packing, rows
 from hs2jax.data.chat import Encoded
+from hs2jax.data.fields import Row
 from hs2jax.data.groups import Group
 from hs2jax.data.packing import Example
 from hs2jax.data.record import Record
@@ -21,7 +22,7 @@ def group_conversations(conversations) -> list[Group]:
     for i, conversation in enumerate(conversations):
         name = f"conversation {i}"
         given = list(conversation) if isinstance(conversation, tuple) else conversation
-        prompt, response = rows.split_last(rows.messages({name: given}, name), name)
+        prompt, response = rows.split_last(rows.messages(Row({}), name, given), name)
         if groups and groups[-1].prompt == prompt:
             last = groups.pop()
             groups.append(dataclasses.replace(last, responses=(*last.responses, response)))

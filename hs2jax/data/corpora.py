@@ -1,23 +1,32 @@
 """Files of rows, read as groups: `read("helpsteer2:train.jsonl.gz[:95%]")`."""
 
+import copy
 import dataclasses
+import functools
 import itertools
 import json
+import logging
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hs2jax.data import files, rows
-from hs2jax.data.formats import FORMATS
+from hs2jax.data import fields, files, rows, tables
+from hs2jax.data.formats import ATTRIBUTES, FORMATS, NO_MAP
 from hs2jax.data.groups import DataError, FieldError, Group, row_unit
 from hs2jax.data.record import Record
 from hs2jax.data.tfds import catalogue
 
+FEW = 20  # Ratings of a file that need not reach the end of their scale.
+PART = re.compile(r"(\w+)(?:\{([^{}]*)\})?:([^\[\]]+)((?:\[[^\[\]]*\]){0,2})")
+PLUS = re.compile(r"\+(?=\s*\w+(?:\{[^{}]*\})?:)")
 SLICE = re.compile(r"(-?\d+%?)?:(-?\d+%?)?")
 
-Row = tuple[int, Group | DataError]  # The number of a row, and what it is.
+log = logging.getLogger(__name__)
+
+# The number of a row, what it is, and what is to be noted of it (see `fields.Row`).
+Row = tuple[int, Group | DataError, list[tuple[str, str]]]
 
 
 class Spec(NamedTuple):
@@ -26,6 +35,7 @@ class Spec(NamedTuple):
     format: str
     path: str  # Of a data set: "tfds:NAME/CONFIG[SPLIT]".
     selector: str  # "train" or "val", "a:b" with integers or percents, or "" for all.
+    columns: fields.Map = NO_MAP
 
 
 def read(spec: str, *, on_error: str = "raise", record: Record | None = None) -> Iterator[Group]:
@@ -33,13 +43,13 @@ def read(spec: str, *, on_error: str = "raise", record: Record | None = None) ->
 
     Args:
         spec: "format:path" or "format:path[selector]", or several joined with "+". Formats are the
-            keys of FORMATS. The path is a file of rows, .jsonl, .jsonl.gz, .json (one list) or
-            .parquet, as `files.locate` and `files.expand` understand it; of several files the
-            selector is taken of each. It is a slice of the file's groups, [a:b], with integers or
-            percents ([:90%] and [90%:] share nothing), counted before any is skipped, or the split
-            [train] or [val] of rows that name theirs.
-            "tfds:NAME", "tfds:NAME/CONFIG" is a TFDS data set of ours that has been built, with
-            [SPLIT], [a:b] or [SPLIT][a:b] behind it; without a split its first one, train.
+            keys of FORMATS; "format{field=column,...}:path" reads other columns (`fields.parse`).
+            The path is a file of rows of any kind (`tables.lines`), as `files.locate` and
+            `files.expand` understand it; of several files the selector is taken of each. It is a
+            slice of the file's groups, [a:b], with integers or percents ([:90%] and [90%:] share
+            nothing), counted before any is skipped, or the split [train] or [val] of rows that name
+            theirs. "tfds:NAME", "tfds:NAME/CONFIG" is a TFDS data set of ours that has been built,
+            with [SPLIT], [a:b] or [SPLIT][a:b] behind it; without a split its first one, train.
         on_error: "raise", or "skip" to leave malformed rows out and count them in the record.
         record: counts rows, groups and skipped rows. Needed to skip.
 
@@ -65,7 +75,7 @@ def raw(spec: str) -> Iterator[tuple[str, bytes]]:
 
 def split(spec: str) -> list[str]:
     """Split a specification into the parts that are joined with "+"."""
-    return [part.strip() for part in re.split(r"\+(?=\s*\w+:)", spec)]
+    return [part.strip() for part in PLUS.split(spec)]
 
 
 def parse(spec: str) -> list[Spec]:
@@ -74,11 +84,12 @@ def parse(spec: str) -> list[Spec]:
 
 
 def _parse_part(part: str) -> Spec:
-    match = re.fullmatch(r"(\w+):([^\[\]]+)((?:\[[^\[\]]*\]){0,2})", part)
+    match = PART.fullmatch(part)
     if not match:
-        forms = "format:path, format:path[selector] or tfds:name/config[split][slice]"
+        forms = "format:path[selector], format{field=column}:path or tfds:name/config[split][slice]"
         raise ValueError(f"data spec '{part}' is not {forms}")
-    name, path, brackets = match.groups()
+    name, mapped, path, brackets = match.groups()
+    columns = NO_MAP if mapped is None else fields.parse(mapped)
     selectors = re.findall(r"\[(.*?)\]", brackets)
     split, splits = next(iter(selectors), ""), []
     if name == "tfds":
@@ -93,14 +104,14 @@ def _parse_part(part: str) -> Spec:
     elif FORMATS[name].rows == 1:
         splits = ["train", "val"]
         if selectors == [split] and split in splits:
-            return Spec(name, path, split)
+            return Spec(name, path, split, columns)
     if len(selectors) > 1 or not all(map(SLICE.fullmatch, selectors)):
         or_split = " or ".join(f"[{each}]" for each in splits) or "where rows name theirs"
         raise ValueError(
             f"unknown selector [{selectors[0]}] in '{part}': expected a slice of groups such as "
             f"[:100], [-50:] or [10%:90%], or a split, {or_split}"
         )
-    return Spec(name, path, next(iter(selectors), ""))
+    return Spec(name, path, next(iter(selectors), ""), columns)
 
 
 def sets_of(data: str) -> list[tuple[str, str]]:
@@ -131,11 +142,11 @@ def _files(spec: str) -> list[Spec]:
     return found
 
 
-def _lines(spec: Spec) -> Iterator[files.Line]:
+def _lines(spec: Spec) -> Iterator[tables.Line]:
     """The rows as JSON, with the numbers of their lines, or their indices in the data set."""
     if spec.path.startswith(catalogue.PREFIX):
         return _built().lines(spec.path)
-    return files.lines(files.locate(spec.path), spec.path)
+    return tables.lines(files.locate(spec.path), spec.path)
 
 
 def _built():
@@ -146,6 +157,7 @@ def _built():
 
 def _groups(spec: Spec, on_error: str, record: Record) -> Iterator[Group]:
     """Read the groups of one file, with everything counted."""
+    own, before = Record(), copy.deepcopy(record.ratings)
     for unit in _selected(spec):
         record.rows += len(unit)
         try:
@@ -157,8 +169,32 @@ def _groups(spec: Spec, on_error: str, record: Record) -> Iterator[Group]:
             if len(unit) > 1:
                 record.skip("partner of a malformed row", rows=len(unit) - 1)
             continue
-        record.groups += 1
+        record.count(group)
+        own.count(group)
+        for _, _, notes in unit:
+            record.note(notes, spec.path)
+            own.note(notes, spec.path)
         yield group
+    for column, count in own.unread.items():
+        _say(f"{column}: not read by '{spec.format}', in {count} rows")
+    for name, of in own.ratings.items():
+        usual = 4 if name in ATTRIBUTES else before[name]["high"] if name in before else of["high"]
+        if _scale(usual) != _scale(of["high"]) and (of["high"] > usual or of["n"] >= FEW):
+            _say(
+                f"{spec.path}: {name} goes from {of['low']:g} to {of['high']:g}, and elsewhere to "
+                f"{usual}; a map scales it, as in {{{name}=COLUMN*0.4}}"
+            )
+
+
+@functools.cache
+def _say(text: str) -> None:
+    """Log a warning, once although a file may be read twice."""
+    log.warning("%s", text)
+
+
+def _scale(high: float) -> float:
+    """The usual scale, 0 to this, on which a highest rating lies."""
+    return next((end for end in (1, 4, 5, 7, 10, 100) if high <= end), high)
 
 
 def _selected(spec: Spec) -> Iterator[list[Row]]:
@@ -187,10 +223,10 @@ def _units(spec: Spec) -> Iterator[list[Row]]:
             yield unit
         return
     units: dict[object, list[Row]] = {}
-    for number, row in read_rows:
+    for number, row, notes in read_rows:
         malformed = isinstance(row, DataError)
         key = number if malformed else tuple(turn["content"] for turn in row.prompt)
-        units.setdefault(key, []).append((number, row))
+        units.setdefault(key, []).append((number, row, notes))
     yield from units.values()
 
 
@@ -200,36 +236,38 @@ def _rows(spec: Spec) -> Iterator[Row]:
     named, split = form.of_path(spec.path), spec.selector
     for number, line in _lines(spec):
         try:
-            row = {**files.decode(line), **named}
+            row = fields.take({**tables.decode(line), **named}, spec.columns, form.own)
             if split not in ("train", "val") or rows.split(row) == split:
-                group = form.group(row)
+                group = form.read(row)
                 if isinstance(line, bytes):
                     line.decode()
-                yield number, group
+                yield number, group, row.notes
         except FieldError as error:
-            yield number, error.at(spec.path, number)
+            if error.reason == "missing field" and not spec.columns.columns:
+                error.what += f" (another column: {spec.format}{{{error.field}=COLUMN}}:FILE)"
+            yield number, error.at(spec.path, number), []
         except UnicodeDecodeError as error:  # In a field that the format does not read.
             what = f"expected UTF-8, found {line[error.start]:#04x} at byte {error.start + 1}"
-            yield number, DataError(spec.path, number, "row", what, "broken Unicode")
+            yield number, DataError(spec.path, number, "row", what, "broken Unicode"), []
 
 
 def _join(unit: list[Row], spec: Spec) -> Group:
     """Make one group of its rows. Raises DataError."""
-    for _, row in unit:
+    for _, row, _ in unit:
         if isinstance(row, DataError):
             raise row
     size = FORMATS[spec.format].rows
     if size is not None and len(unit) < size:
         what = f"expected {size} rows for each prompt, but the file ends after this one"
         raise DataError(spec.path, unit[-1][0], "prompt", what, "no partner")
-    start, first = unit[0]
-    for number, other in unit:
+    start, first, _ = unit[0]
+    for number, other, _ in unit:
         if other.prompt != first.prompt:
             what = f"expected the prompt of {row_unit(spec.path)} {start}, found another one"
             raise DataError(spec.path, number, "prompt", what, "no partner")
     return dataclasses.replace(
         first,
-        responses=tuple(r for _, group in unit for r in group.responses),
-        ratings=tuple(r for _, group in unit for r in group.ratings),
+        responses=tuple(r for _, group, _ in unit for r in group.responses),
+        ratings=tuple(r for _, group, _ in unit for r in group.ratings),
         source=f"{spec.path}:{start}",
     )

@@ -1,10 +1,7 @@
-"""Find the files of a data spec, and read the rows in them, whatever their form is."""
+"""Find the files of a data spec."""
 
-import gzip
-import json
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
@@ -12,11 +9,9 @@ from urllib.parse import unquote
 import huggingface_hub
 from etils import epath
 
-from hs2jax.data.groups import DataError, FieldError, show
+from hs2jax.data.groups import DataError, FieldError
+from hs2jax.data.tables import decode
 
-# The number of a row, from 1 (of a data set: its index, from 0), and its bytes, JSON, or what these
-# say already.
-Line = tuple[int, object]
 T = TypeVar("T")
 
 MINI = Path(__file__).parent / "mini"
@@ -24,7 +19,6 @@ HUB = "hf://"
 HUB_FILE = re.compile(
     r"hf://datasets/([^/@]+/[^/@]+)(?:@(refs/(?:convert/\w+|pr/\d+)|[^/]+))?/(.+)"
 )
-BATCH = 256  # Rows of a Parquet file that are in memory at once, besides its compressed pages.
 
 
 def locate(path: str) -> epath.Path:
@@ -49,8 +43,8 @@ def expand(path: str) -> list[str]:
         file = locate(path)
         if not file.exists():
             raise FileNotFoundError(f"there is no file {file}")
-        if file.is_dir():
-            raise FileNotFoundError(f"{file} is a folder: name its files, as in {file}/*.jsonl")
+        if file.is_dir() and not (file / "state.json").exists():  # Of `datasets.save_to_disk`.
+            raise FileNotFoundError(_of_folder(file))
         return [path]
     if path.startswith(HUB):
         raise ValueError(f"'{path}' has a '*': of files on the hub each must be named, joined by +")
@@ -64,35 +58,6 @@ def expand(path: str) -> list[str]:
     if not found:
         raise FileNotFoundError(f"no file matches {path} (in {folder})")
     return found
-
-
-def lines(file: epath.Path, name: str) -> Iterator[Line]:
-    """Read the rows of a file, with their numbers from 1: lines of a .jsonl or .jsonl.gz file that
-    are not blank, items of a .json file that holds one list, rows of a .parquet file. Raises
-    DataError, with `name` as the file's name, where it is damaged.
-    """
-    if file.name.endswith(".parquet"):
-        return _parquet(file, name)
-    if file.name.removesuffix(".gz").endswith(".json"):
-        return _json(file, name)
-    return ((number, line) for number, line in _text(file, name) if line.strip())
-
-
-def decode(line: object) -> dict:
-    """Decode a line to a JSON object. Raises FieldError, for the field "row", where it is none."""
-    row = line
-    try:
-        if isinstance(line, bytes):
-            # Broken bytes become lone surrogates, so that the check of each text names its field.
-            row = json.loads(line.decode(errors="surrogateescape"))
-    except json.JSONDecodeError as error:
-        what = f"expected one JSON object, found: {error.msg} at character {error.pos + 1}"
-        raise FieldError("row", what, "not JSON") from None
-    except (ValueError, RecursionError) as error:  # Endless digits, endless nesting.
-        raise FieldError("row", f"expected one JSON object, but {error}", "not JSON") from None
-    if not isinstance(row, dict):
-        raise FieldError("row", f"expected one JSON object, found {show(row)}", "not JSON")
-    return row
 
 
 def read_object(path: str) -> dict:
@@ -143,46 +108,9 @@ def _fetch(path: str) -> epath.Path:
     return epath.Path(found)
 
 
-def _text(file: epath.Path, name: str) -> Iterator[tuple[int, bytes]]:
-    """Read the lines of a file, compressed or not, with their numbers from 1."""
-    number = 0
-    try:
-        with file.open("rb") as stream:
-            lines = gzip.GzipFile(fileobj=stream) if file.name.endswith(".gz") else stream
-            for number, line in enumerate(lines, 1):
-                yield number, line
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        what = f"the compressed file is damaged after this line ({error}): fetch it again"
-        raise DataError(name, number, "file", what, "damaged file") from None
-
-
-def _json(file: epath.Path, name: str) -> Iterator[Line]:
-    """Read the items of a list of rows; a .json file that holds no list has a row in each line."""
-    found = list(_text(file, name))
-    content = b"".join(line for _, line in found)
-    if not content.lstrip().startswith(b"["):
-        yield from ((number, line) for number, line in found if line.strip())
-        return
-    try:
-        items = json.loads(content.decode(errors="surrogateescape"))
-    except (ValueError, RecursionError) as error:
-        what = f"expected a list of JSON objects, found: {error}"
-        raise DataError(name, 1, "file", what, "damaged file") from None
-    yield from enumerate(items, 1)
-
-
-def _parquet(file: epath.Path, name: str) -> Iterator[Line]:
-    """Read the rows of a Parquet file, in batches."""
-    import pyarrow.parquet  # Slow to import, and only few data sets need it.
-
-    number = 0
-    try:
-        with file.open("rb") as stream:
-            table = pyarrow.parquet.ParquetFile(stream, page_checksum_verification=True)
-            for batch in table.iter_batches(BATCH):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        what = f"the Parquet file is damaged after this row ({error}): fetch it again"
-        raise DataError(name, number, "file", what, "damaged file") from None
+def _of_folder(folder: epath.Path) -> str:
+    """Say what to name instead of a folder."""
+    if (folder / "dataset_dict.json").exists():
+        splits = sorted(each.name for each in folder.iterdir() if each.is_dir())
+        return f"{folder} holds the splits {', '.join(splits)}: name one, {folder}/{splits[0]}"
+    return f"{folder} is a folder: name its files, as in {folder}/*.jsonl"

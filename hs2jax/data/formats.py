@@ -16,7 +16,8 @@ import json
 import re
 from collections.abc import Callable
 
-from hs2jax.data import rows
+from hs2jax.data import rows, strengths
+from hs2jax.data.fields import Map, Row, take
 from hs2jax.data.groups import (
     FieldError,
     Group,
@@ -31,6 +32,10 @@ from hs2jax.data.groups import (
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 SUMMEVAL = ("coherence", "consistency", "fluency", "relevance")
 SUMMARIZE = "Summarize this article in a few sentences.\n\n"
+BIGGEN = (
+    "id capability task instance_idx language reference_answer model_name response_model_name "
+    "gpt4_score gpt4_04_turbo_score claude_score prometheus_score prometheus_score_bgb"
+)
 RUBRIC = ("criteria", *(f"score{i}_description" for i in range(1, 6)))
 JUDGE_BENCH_SOURCES = {  # The category of a source, by how its name starts.
     "mmlu-pro": "knowledge",
@@ -49,6 +54,7 @@ LABEL = re.compile(r"\s*([^:,]*[^:,\s])\s*:\s*([-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?)
 # Of each sampled response, log-probabilities in nats: of the attribute values that it was asked to
 # have, under the model without a condition, and under the policy that sampled it.
 LOGS = ("log_attribute", "log_prior", "log_proposal")
+NO_MAP = Map()
 LARGEST = 0.01  # Sums of logarithms that are rounded may be a little more than 0.
 
 
@@ -58,18 +64,33 @@ class Format:
 
     # For parts of a Group, a function and the columns that it reads them from, with what else it
     # needs to know of them (see `columns`); or a function of the whole row.
-    parts: dict[str, tuple] | Callable[[dict], Group]
+    parts: dict[str, tuple] | Callable[[Row], Group]
     # How many rows, which follow one another, are one group; None: all with the same prompt.
     rows: int | None = 1
     # Fields that the published file's name says for all its rows, which lack them.
     of_path: Callable[[str], dict] = lambda path: {}
     benchmark: bool = False  # All its files are one set, scored by a published rule.
+    extras: str = ""  # Columns of the published files that say nothing of the group.
+    labels: bool = True  # It reads what people said, so that other labels must not be lost.
+    own: tuple[str, ...] = ()  # Its fields, where the others of a map are names of ratings.
 
-    def group(self, row: dict) -> Group:
+    def group(self, row: dict, fields: Map = NO_MAP) -> Group:
         """The group of one row, a decoded JSON object. Raises FieldError."""
+        return self.read(take(row, fields, self.own))
+
+    def read(self, row: Row) -> Group:
+        """The group of a row whose notes are to be counted. Raises FieldError."""
         if callable(self.parts):
-            return self.parts(row)
-        return Group(**{part: of(row, *columns) for part, (of, *columns) in self.parts.items()})
+            group = self.parts(row)
+        else:
+            parts = self.parts.items()
+            group = Group(**{part: of(row, *columns) for part, (of, *columns) in parts})
+        row.check_read(self.name, self.extras.split(), self.labels)
+        return group
+
+    @property
+    def name(self) -> str:
+        return next(name for name, form in FORMATS.items() if form is self)
 
 
 def columns(prompt: str | tuple, responses: str | tuple, **others: tuple) -> dict[str, tuple]:
@@ -85,65 +106,59 @@ def columns(prompt: str | tuple, responses: str | tuple, **others: tuple) -> dic
 # Rows whose parts depend on one another ----------------------------------------------------------
 
 
-def hh_rlhf(row: dict) -> Group:
+def hh_rlhf(row: Row) -> Group:
     """Two transcripts that differ in the assistant's last turn only; the first was preferred."""
     prompt, chosen = rows.transcript(row, "chosen")
     other_prompt, rejected = rows.transcript(row, "rejected")
     if other_prompt != prompt:
         what = "differs from 'chosen' before the assistant's last turn, expected one shared prompt"
         raise FieldError("rejected", what, "two prompts")
-    return Group(prompt, (chosen, rejected), strength=-1.0)
+    return Group(prompt, (chosen, rejected), strength=-strengths.margin(row))
 
 
-def preference(row: dict) -> Group:
-    """A prompt (text or messages), `chosen`, `rejected` (texts, last messages or conversations).
-
-    `strength`, above 0 and at most 3, says how much better the chosen one is; 1 where absent.
-    Without `prompt`, both conversations must hold the same one.
-    """
-    prompt = rows.conversation(row, "prompt") if "prompt" in row else ()
-    prompt, chosen = rows.prompt_and_response(row, "chosen", prompt)
-    prompt, rejected = rows.prompt_and_response(row, "rejected", prompt)
-    margin = rows.number(row, "strength", 0, 3, 1.0)
-    if margin == 0:
-        what = "expected a number above 0: a row of chosen and rejected cannot be a tie"
-        raise FieldError("strength", what, "out of range")
-    return Group(prompt, (chosen, rejected), strength=-margin)
+def preference(row: Row) -> Group:
+    """A prompt (text or messages), `chosen`, `rejected` (texts, last messages or conversations):
+    see `rows.answered`, and `rows.margin` for how much better the chosen one is."""
+    prompt, answers = rows.answered(row, "chosen", "rejected")
+    return Group(prompt, answers, strength=-strengths.margin(row))
 
 
-def reward_bench(row: dict) -> Group:
+def reward_bench(row: Row) -> Group:
     """A prompt, the response that should win and the one that should not, as in the format
     `preference`; strength 1. `subset` is needed, `id` is kept where there is one."""
     about = rows.benchmark_place(row, "id", "subset")
-    return dataclasses.replace(preference({**row, "strength": 1}), about=about)
+    prompt, answers = rows.answered(row, "chosen", "rejected")
+    return Group(prompt, answers, strength=-1.0, about=about)
 
 
-def responses(row: dict) -> Group:
+def ratings(row: Row) -> Group:
+    """A prompt, a `response` with an object of `ratings`, or lists of `responses` and of these."""
+    field = rows.either(row, "responses", "response")
+    field = "messages" if field not in row and "messages" in row else field
+    prompt, answers = rows.answered(row, field)
+    rated = rows.rating_objects(row, "ratings", several=field == "responses")
+    return Group(prompt, answers, ratings=rated, strength=rows.number(row, "strength", -3, 3))
+
+
+def responses(row: Row) -> Group:
     """Only what is to be scored: `messages` that end with the assistant's, or a `prompt` (text or
     messages) with a `response` or a list of `responses`."""
-    if "messages" in row:
-        prompt, last = rows.prompt_and_response(row, "messages")
-        return Group(prompt, (last,))
-    answers = rows.response_or_list(row, "responses", "response")
-    return Group(rows.conversation(row, "prompt"), answers)
+    named = "messages" if "messages" in row else rows.either(row, "responses", "response")
+    return Group(*rows.answered(row, named))
 
 
-def conversations(row: dict) -> Group:
-    """A whole conversation, whose last turn, the assistant's, is the response: a list `messages` of
-    "role" and "content", or `conversations` of "from" and "value". A `system` text may stand beside
+def conversations(row: Row) -> Group:
+    """A whole conversation, whose last turn, the assistant's, is the response: a list `messages` or
+    `conversations` of "role" and "content", or "from" and "value". A `system` text may stand beside
     it. NeMo-Aligner's `label` of the last turn ("helpfulness:4,verbosity:2") is its ratings.
     """
     field = rows.either(row, "conversations", "messages")
-    names = ("role", "content") if field == "messages" else ("from", "value")
-    turns = list(rows.messages(row, field, *names, SPEAKERS))
-    if not rows.is_blank(row.get("system")):
-        if turns and turns[0]["role"] == "system":
-            what = f"expected one system text, found another one in {field}[0]"
-            raise FieldError("system", what, "two of one field")
-        turns.insert(0, {"role": "system", "content": rows.text(row, "system")})
-    prompt, last = rows.split_last(turns, field)
+    turns = rows.messages(row, field, rows.present(row, field), SPEAKERS)
+    prompt, last = rows.split_last(rows.with_system(row, turns), field)
     check_turns(prompt, field)
-    label, at = row[field][-1].get("label"), f"{field}[{len(row[field]) - 1}].label"
+    *earlier, label = (message.get("label") for message in row[field])
+    row.notes += (("unread", f"{field}[].label") for each in earlier if each is not None)
+    at = f"{field}[{len(earlier)}].label"
     return Group(prompt, (last,), ratings=() if label is None else (parse_label(label, at),))
 
 
@@ -157,7 +172,7 @@ def parse_label(label: object, field: str) -> dict[str, float]:
     return {name: check_number(value, field, -1e6, 1e6) for name, value in values.items()}
 
 
-def sampled(row: dict) -> Group:
+def sampled(row: Row) -> Group:
     """Responses (texts) that a policy has sampled for one `prompt` (messages, or a text) and one
     `condition`, where one was asked for: see `Group`. Lists with an entry for each response, each
     where known: `tokens`, `finished` (whether it came to an end of turn), and LOGS (sums over the
@@ -184,7 +199,7 @@ def sampled(row: dict) -> Group:
     )
 
 
-def biggen(row: dict) -> Group:
+def biggen(row: Row) -> Group:
     """A response and people's `human_score` from 1 to 5 (a number, or a list of which the mean
     counts) by the row's own `score_rubric`, which is kept as JSON in `about`."""
     rubric = rows.present(row, "score_rubric")
@@ -205,7 +220,7 @@ def biggen(row: dict) -> Group:
 # Places in a benchmark ----------------------------------------------------------------------------
 
 
-def judge_bench_place(row: dict) -> dict:
+def judge_bench_place(row: Row) -> dict:
     """The category of a row, its id, and as `writer` the model of both responses, where known."""
     source = rows.text(row, "source")
     found = [to for start, to in JUDGE_BENCH_SOURCES.items() if source.startswith(start)]
@@ -217,7 +232,7 @@ def judge_bench_place(row: dict) -> dict:
     return {"subset": found[0], **rows.benchmark_place(row, "pair_id"), **writer}
 
 
-def reward_bench_2_place(row: dict) -> dict:
+def reward_bench_2_place(row: Row) -> dict:
     """The subset and id of a row whose counts of responses are true.
 
     Rows of Ties come in twos, "ref:N" with one right response and "tied:N" with several.
@@ -266,29 +281,39 @@ FORMATS = {
         RATED | {"ratings": (rows.rating_columns, ATTRIBUTES, 0, 4, rows.check_mean)}, rows=None
     ),
     "helpsteer2_preference": Format(
-        columns(MARKED, "response_1 response_2", strength=(rows.strength, "preference_strength"))
+        columns(
+            MARKED, "response_1 response_2", strength=(strengths.signed, "preference_strength")
+        ),
+        extras="split preference_statement preference_elaboration three_most_similar_preferences "
+        "all_preferences_unprocessed",
     ),
     "helpsteer3": Format(
-        columns("context", "response1 response2", strength=(rows.strength, "overall_preference"))
+        columns(
+            "context", "response1 response2", strength=(strengths.signed, "overall_preference")
+        ),
+        extras="domain language individual_preference",
     ),
     "hh_rlhf": Format(hh_rlhf),
-    "biggen": Format(biggen),
-    "conversations": Format(conversations),
-    "instructions": Format(columns(INSTRUCTION, (rows.response_or_list, "output", "response"))),
+    "biggen": Format(biggen, extras=BIGGEN),
+    "conversations": Format(conversations, extras="mask type dataset"),
+    "instructions": Format(
+        columns(INSTRUCTION, (rows.response_or_list, "output", "response")), labels=False
+    ),
     "judge_bench": Format(
         columns(
             "question",
             "response_A response_B",
-            strength=(rows.winner, "label", "A>B", "B>A"),
+            strength=(strengths.winner, "label", "A>B", "B>A"),
             about=(judge_bench_place,),
         ),
         benchmark=True,
+        extras="original_id",
     ),
     "llmbar": Format(
         columns(
             "input",
             "output_1 output_2",
-            strength=(rows.winner, "label", 1, 2),
+            strength=(strengths.winner, "label", 1, 2),
             about=(rows.benchmark_place, "id", "subset"),
         ),
         of_path=llmbar_file,
@@ -298,27 +323,27 @@ FORMATS = {
         columns(
             INSTRUCTION,
             "response1 response2",
-            strength=(rows.majority, "annotator1", "annotator2", "annotator3"),
+            strength=(strengths.majority, "annotator1", "annotator2", "annotator3"),
             about=(rows.benchmark_place, "idx", "cmp_key"),
-        )
+        ),
+        extras="motivation_app",
     ),
     "preference": Format(preference),
     "ratings": Format(
-        columns(
-            "prompt",
-            (rows.response_or_list, "responses", "response"),
-            ratings=(rows.rating_objects, "ratings"),
-            strength=(rows.number, "strength", -3, 3),
-        )
+        ratings,
+        own=("prompt", "system", "response", "responses", "messages", "ratings", "strength"),
     ),
-    "responses": Format(responses),
+    "responses": Format(responses, labels=False),
     "reward_bench": Format(
         reward_bench,
         of_path=named_in_file(rf"(?P<subset>{'|'.join(PRIOR_SETS)})"),
         benchmark=True,
+        extras="chosen_model rejected_model",
     ),
     "reward_bench_2": Format(
-        columns("prompt", **RIGHT, about=(reward_bench_2_place,)), benchmark=True
+        columns("prompt", **RIGHT, about=(reward_bench_2_place,)),
+        benchmark=True,
+        extras="models additional_metadata",
     ),
     # In each list: concise, detailed as plain text, detailed in Markdown.
     "rm_bench": Format(
@@ -326,8 +351,9 @@ FORMATS = {
         | {"responses": (rows.right_then_wrong, "chosen", "rejected", 3)},
         of_path=named_in_file(rf"(?P<domain>{'|'.join(RM_BENCH_DOMAINS)})_filtered"),
         benchmark=True,
+        extras="subset error error_key",
     ),
-    "sampled": Format(sampled),
+    "sampled": Format(sampled, extras="source predicted measured rewards log_ratio", labels=False),
     "summeval": Format(
         columns(
             (rows.instruction, "article", "", SUMMARIZE),
@@ -336,5 +362,6 @@ FORMATS = {
             about=(rows.benchmark_place, "article_id"),
         ),
         rows=None,
+        extras="summary_id",
     ),
 }

@@ -1,6 +1,8 @@
 """The one record of all data: a prompt, several responses, and what is known of each."""
 
+import contextlib
 import dataclasses
+import decimal
 import itertools
 import math
 import re
@@ -9,6 +11,7 @@ from typing import NamedTuple
 
 MAX_CHARACTERS = 1_000_000  # Of one text. Longer ones are broken files, not conversations.
 MAX_STRENGTH = 3.0
+REASONS = {bool: "true or false for a number", str: "text for a number"}  # Else "wrong type".
 NAME = re.compile(r"[\w.-]+(?: [\w.-]+)*")  # Of an attribute that stands in a line of values.
 
 
@@ -185,11 +188,22 @@ def check_unicode(value: str, field: str) -> str:
     return value
 
 
+class Cell(str):
+    """A text in a table whose columns have no types: it may stand for a number."""
+
+
 def check_number(value: object, field: str, low: float, high: float) -> float:
     """Return a number from low to high (no bool, no NaN) as a float. Raises FieldError."""
     expected = f"a number from {low:g} to {high:g}"
+    if isinstance(value, Cell):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if isinstance(value, decimal.Decimal):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise mistyped(field, expected, value)
+        error = mistyped(field, expected, value)
+        error.reason = REASONS.get(type(value), error.reason)
+        raise error
     if not low <= value <= high:
         finite = isinstance(value, int) or math.isfinite(value)
         reason = "out of range" if finite else "not finite"
@@ -198,18 +212,18 @@ def check_number(value: object, field: str, low: float, high: float) -> float:
 
 
 def check_integer(value: object, field: str, low: int, high: int) -> int:
-    """Return an integer from low to high. Raises FieldError."""
-    check_number(value, field, low, high)
-    if not isinstance(value, int):
+    """Return an integer from low to high, which 3.0 is, too. Raises FieldError."""
+    number = check_number(value, field, low, high)
+    if not number.is_integer():
         raise mistyped(field, f"an integer from {low} to {high}", value)
-    return value
+    return value if isinstance(value, int) else int(number)
 
 
 def check_label(value: object, field: str) -> str | int:
     """Return a text that says something or an integer of at most 64 bits. Raises FieldError."""
     if isinstance(value, str):
         return check_text(value, field)
-    if not isinstance(value, int):
+    if not isinstance(value, int | float):
         raise mistyped(field, "a text or an integer", value)
     return check_integer(value, field, -(2**63), 2**63 - 1)
 

@@ -1,6 +1,9 @@
 """The record of a run's data: nothing is dropped or cut without being counted here."""
 
 import dataclasses
+from collections.abc import Iterable
+
+from hs2jax.data.groups import Group
 
 MAX_EXAMPLES = 10
 
@@ -25,6 +28,12 @@ class Record:
     posing: int = 0  # Groups left out because a text would be read as the chat template's own.
     # Assistant turns within prompts that the template writes otherwise than where they are last.
     unlearned_turns: int = 0
+    # Rows with a column that its format does not read, by "COLUMN in FILE".
+    unread: dict[str, int] = dataclasses.field(default_factory=dict)
+    unknown: dict[str, int] = dataclasses.field(default_factory=dict)  # Ratings, by attribute.
+    strengths: dict[str, int] = dataclasses.field(default_factory=dict)  # Rows, by how they say it.
+    # Of each attribute that is rated: its n, low, high and mean.
+    ratings: dict[str, dict] = dataclasses.field(default_factory=dict)
     tokens: int = 0  # Tokens that belong to a conversation.
     padding: int = 0  # Those that only fill up rows.
 
@@ -33,6 +42,24 @@ class Record:
         self.skipped[reason] = self.skipped.get(reason, 0) + rows
         if example is not None:
             self.keep(example)
+
+    def count(self, group: Group) -> None:
+        """Count a group, and what its ratings are."""
+        self.groups += 1
+        for name, value in (pair for rating in group.ratings for pair in rating.items()):
+            found = self.ratings.setdefault(
+                name, {"n": 0, "low": value, "high": value, "mean": 0.0}
+            )
+            found["n"] += 1
+            found["mean"] += (value - found["mean"]) / found["n"]
+            found["low"], found["high"] = min(found["low"], value), max(found["high"], value)
+
+    def note(self, notes: Iterable[tuple[str, str]], file: str) -> None:
+        """Count what rows of a file say beside their group: see `fields.Row`."""
+        for kind, name in notes:
+            counts = getattr(self, kind)
+            name = f"{name} in {file}" if kind == "unread" else name
+            counts[name] = counts.get(name, 0) + 1
 
     def skip_as(self, other: "Record") -> None:
         """Count what was left out of another file, which stands beside the data."""
@@ -66,5 +93,11 @@ class Record:
         counted = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
         text = f"{self.rows} rows, {self.groups} groups, {self.pairs} pairs"
         text += f" ({counted})" if counted else ""
+        for name, of in self.ratings.items():
+            unknown = f", {self.unknown[name]} unknown" if name in self.unknown else ""
+            text += f"; {name} {of['low']:g} to {of['high']:g}, mean {of['mean']:.3g}{unknown}"
+        for words in ("strengths", "unread"):
+            if counts := getattr(self, words):
+                text += f"; {words}: " + ", ".join(f"{name} {n}" for name, n in counts.items())
         tokens = f", {self.tokens:,} tokens, {self.padding_fraction:.1%} padding"
         return text + tokens * bool(self.tokens)

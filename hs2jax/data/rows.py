@@ -7,7 +7,10 @@ name, where a field is absent or is not what it should be.
 import re
 from collections.abc import Sequence
 
+from hs2jax.data import fields
+from hs2jax.data.fields import Row
 from hs2jax.data.groups import (
+    Cell,
     FieldError,
     check_integer,
     check_label,
@@ -18,10 +21,10 @@ from hs2jax.data.groups import (
     show,
 )
 
+SPEAKERS, CONTENTS = ("role", "from"), ("content", "value")
 MARKER = re.compile(r"\n<extra_id_1>(User|Assistant)\n")
 SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
-ROLES = {role: role for role in ("system", "user", "assistant")}
-NEITHER_VALID = -100  # What HelpSteer2-Preference's annotators chose where no response was valid.
+ROLES = {role: role for role in ("system", "user", "assistant")} | {"developer": "system"}
 Turns = tuple[dict, ...]
 
 
@@ -51,6 +54,8 @@ def integer(row: dict, field: str, low: int, high: int) -> int:
 def choice(row: dict, field: str, choices: Sequence) -> object:
     """Read one of the choices."""
     value = present(row, field)
+    if isinstance(value, Cell):
+        value = {str(each): each for each in choices}.get(value, value)
     if isinstance(value, bool) or value not in choices:
         what = f"expected one of {', '.join(map(str, choices))}, found {show(value)}"
         raise FieldError(field, what, f"unknown {field}")
@@ -87,12 +92,13 @@ def texts(row: dict, field: str) -> tuple[str, ...]:
     return tuple(check_text(t, f"{field}[{i}]") for i, t in enumerate(list_of(row, field)))
 
 
-def either(row: dict, usual: str, other: str) -> str:
-    """Name the one of two fields that the row has; the usual one where it has none."""
-    if usual in row and other in row:
+def either(row: Row, usual: str, other: str) -> str:
+    """Name the one of two fields that the row has; the usual one where it has none, or both say the
+    same."""
+    if usual in row and other in row and row[usual] != row[other]:
         what = f"expected either '{usual}' or '{other}', found both"
         raise FieldError(other, what, "two of one field")
-    return other if other in row else usual
+    return other if usual not in row and other in row.keys() | row.of_null else usual
 
 
 def user_turn(content: str) -> Turns:
@@ -104,32 +110,60 @@ def is_blank(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def messages(row: dict, field: str, who="role", what="content", roles=ROLES) -> Turns:
-    """Read a list of messages, in any order of roles; a blank system message at the start is none.
-    who, what: the messages' fields for the speaker and the text. roles: by speakers in lower case.
-    """
-    if not isinstance(present(row, field), list):
-        raise mistyped(field, "a text or a list of messages", row[field])
+def messages(row: Row, field: str, value: object, roles=ROLES) -> Turns:
+    """Read a list of messages, of "role" and "content" or "from" and "value", in any order of
+    roles; a blank system message at the start is none. roles: by speakers in lower case."""
+    if not isinstance(value, list):
+        raise mistyped(field, "a text or a list of messages", value)
     turns = []
-    for i, message in enumerate(list_of(row, field)):
+    for i, message in enumerate(list_of({field: value}, field)):
         place = f"{field}[{i}]"
-        if not isinstance(message, dict) or not {who, what} <= message.keys():
-            raise mistyped(place, f"an object with '{who}' and '{what}'", message)
-        speaker, content = message[who], message[what]
+        said = message.keys() if isinstance(message, dict) else ()
+        names = [[n for n in names if n in said] for names in (SPEAKERS, CONTENTS)]
+        if [len(each) for each in names] != [1, 1]:
+            what = "an object with 'role' and 'content', or 'from' and 'value'"
+            raise mistyped(place, what, message)
+        who, content = names[0][0], names[1][0]
+        read = (who, content) if roles is ROLES else (who, content, "label")  # NeMo-Aligner's.
+        _check_message(row, place, field, message, read)
+        speaker, text = message[who], message[content]
         if not isinstance(speaker, str) or speaker.lower() not in roles:
             found = f"expected one of {', '.join(roles)}, found {show(speaker)}"
             raise FieldError(f"{place}.{who}", found, "unknown role")
         role = roles[speaker.lower()]
-        if not (i == 0 and role == "system" and is_blank(content)):
-            turns.append({"role": role, "content": check_text(content, f"{place}.{what}")})
+        if not (i == 0 and role == "system" and is_blank(text)):
+            turns.append({"role": role, "content": _only_text(text, f"{place}.{content}")})
     return tuple(turns)
 
 
-def conversation(row: dict, field: str) -> Turns:
+def _check_message(row: Row, place: str, field: str, message: dict, read: Sequence[str]) -> None:
+    """Note what a message holds beside its text. Raises FieldError for what looks like an input."""
+    for name, value in message.items():
+        if name in read or fields.says_nothing(value):
+            continue
+        if fields.looks(name) or name in fields.IN_TURNS:
+            what = "stands beside the text, and only texts are read here"
+            raise FieldError(f"{place}.{name}", what, f"unread field {show(name)}")
+        row.notes.append(("unread", f"{field}[].{name}"))
+
+
+def _only_text(value: object, place: str) -> str:
+    """Read a text, or the one text of a list of parts."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        part = next((part for part in value if part.get("type") != "text"), value[0])
+        if len(value) > 1 or part.keys() - {"type", "text"} or "text" not in part:
+            what = f"expected one part of type 'text', found {len(value)}, "
+            what += f"one of type {show(part.get('type'))}"
+            raise FieldError(place, what, "parts that are no text")
+        value = part["text"]
+    return check_text(value, place)
+
+
+def conversation(row: Row, field: str) -> Turns:
     """Read the turns of a prompt that is a text (one user turn) or a list of messages."""
     if isinstance(present(row, field), str):
         return user_turn(text(row, field))
-    turns = messages(row, field)
+    turns = messages(row, field, row[field])
     check_turns(turns, field)
     return turns
 
@@ -143,20 +177,72 @@ def split_last(turns: Sequence[dict], field: str) -> tuple[Turns, str]:
     return tuple(turns[:-1]), turns[-1]["content"]
 
 
-def prompt_and_response(row: dict, field: str, prompt: Turns = ()) -> tuple[Turns, str]:
-    """Read the prompt (the given one, else that of the conversation) and the assistant's answer."""
-    if isinstance(present(row, field), str):
-        if not prompt:
-            what = f"is missing, needed where '{field}' is a text and not a conversation"
-            raise FieldError("prompt", what, "missing field")
-        return prompt, text(row, field)
-    before, last = split_last(messages(row, field), field)
+def answered(row: Row, *names: str) -> tuple[Turns, tuple[str, ...]]:
+    """Read a prompt and the responses in fields (of `responses`, a list), each a text or the whole
+    conversation. `prompt` (messages, or a text, then the conversation's first or last user turn)
+    may be left out, and `system` stand by itself. What says it once more must say the same:
+    `messages` the prompt and the first response, `response` that."""
+    given = () if is_blank(row.get("prompt")) else conversation(row, "prompt")
+    whole, before, answers = (), "", []
+    for name in names:
+        values = list_of(row, name) if name == "responses" else [present(row, name)]
+        for i, value in enumerate(values):
+            field = f"{name}[{i}]" if name == "responses" else name
+            turns, answer = (), value
+            if isinstance(value, list):
+                turns, answer = split_last(messages(row, field, value), field)
+            answers.append(check_text(answer, field))
+            if turns and not whole:
+                check_turns(turns, field)
+                whole, before = _same(given, turns, field, "prompt"), field
+            elif turns:
+                whole = _same(whole, turns, field, before)
+    prompt = whole or given
     if not prompt:
-        check_turns(before, field)
-    elif before and before != prompt:
-        what = "expected the messages before the last to be the prompt's, found others"
+        found = "is missing or empty" if "prompt" in row else "is missing"
+        what = f"{found}, needed where '{names[0]}' is a text and not a conversation"
+        raise FieldError("prompt", what, "missing field")
+    if "messages" not in names and not fields.says_nothing(row.get("messages")):
+        turns, answer = split_last(messages(row, "messages", row["messages"]), "messages")
+        _agree("messages", answer, answers[0], names[0])
+        prompt = _same(prompt, turns, "messages", "prompt")
+    if "response" not in names and isinstance(row.get("response"), str):
+        _agree("response", row["response"], answers[0], names[0])
+    return with_system(row, prompt), tuple(answers)
+
+
+def _agree(field: str, value: str, other: str, name: str) -> None:
+    if value.strip() != other.strip():
+        what = f"says another thing than {name}: leave one of them out"
+        raise FieldError(field, what, "two of one field")
+
+
+def _same(given: Turns, turns: Turns, field: str, other: str) -> Turns:
+    """Give the longer of two prompts that say the same: the given one may be the first or last user
+    turn of the other, and one of them may have no system turn. Raises FieldError."""
+    if not given:
+        return turns
+    found, expected = (
+        [turn["content"].strip() for turn in each if turn["role"] != "system"]
+        for each in (turns, given)
+    )
+    systems = [[x for x in each if x["role"] == "system"] for each in (turns, given)]
+    short = other == "prompt" and len(expected) == 1 and expected[0] in (found[0], found[-1])
+    if not (short or found == expected) or (all(systems) and systems[0] != systems[1]):
+        what = f"expected the messages before the last to be those of '{other}', found others"
         raise FieldError(field, what, "two prompts")
-    return prompt or before, last
+    return (*(systems[0] or systems[1]), *(x for x in turns if x["role"] != "system"))
+
+
+def with_system(row: Row, turns: Turns) -> Turns:
+    """Put the text of a field `system` before the turns, where there is one."""
+    if is_blank(row.get("system")):
+        return turns
+    first = {"role": "system", "content": text(row, "system")}
+    if turns and turns[0]["role"] == "system" and turns[0] != first:
+        what = "expected one system text, found another one in the first turn"
+        raise FieldError("system", what, "two of one field")
+    return (first, *(turn for turn in turns if turn["role"] != "system"))
 
 
 def marked_turns(row: dict, field: str) -> Turns:
@@ -202,15 +288,21 @@ def response_columns(row: dict, *fields: str) -> tuple[str, ...]:
     return tuple(text(row, field) for field in fields)
 
 
-def response_or_list(row: dict, usual: str, other: str) -> tuple[str, ...]:
+def response_or_list(row: Row, usual: str, other: str) -> tuple[str, ...]:
     """Read responses in one of two columns, each a text or a list of texts."""
     field = either(row, usual, other)
     return texts(row, field) if field == "responses" else (text(row, field),)
 
 
-def rating_columns(row: dict, fields: Sequence[str], low: int, high: int, check=check_number):
-    """Read ratings of the one response, each in the column of its name."""
-    return ({f: float(check(present(row, f), f, low, high)) for f in fields},)
+def rating_columns(row: Row, names: Sequence[str], low: int, high: int, check=check_number):
+    """Read ratings of the one response, each in the column of its name; null is unknown."""
+    ratings = {}
+    for name in names:
+        if name in row.of_null or fields.is_unknown(present(row, name)):
+            row.notes.append(("unknown", name))
+        else:
+            ratings[name] = float(check(row[name], name, low, high))
+    return (ratings,)
 
 
 def check_mean(values: object, field: str, low: float, high: float, check=check_integer) -> float:
@@ -219,14 +311,16 @@ def check_mean(values: object, field: str, low: float, high: float, check=check_
     return sum(check(v, f"{field}[{i}]", low, high) for i, v in enumerate(each)) / len(each)
 
 
-def rating_objects(row: dict, field: str) -> tuple[dict[str, float], ...]:
-    """Read ratings of each response, an object from attribute to number or null (unknown)."""
+def rating_objects(row: Row, field: str, several: bool) -> tuple[dict[str, float], ...]:
+    """Read ratings of each response (not several: of the one), an object from attribute to number;
+    null and "N/A" are unknown."""
     ratings = []
-    for i, rating in enumerate([row.get(field)] if "response" in row else list_of(row, field)):
+    for i, rating in enumerate(list_of(row, field) if several else [present(row, field)]):
         if not isinstance(rating, dict):
             raise mistyped(f"{field}[{i}]", "an object from attribute to number", rating)
-        known = ((name, value) for name, value in rating.items() if value is not None)
-        ratings.append({k: check_number(v, f"{field}[{i}].{k}", -1e6, 1e6) for k, v in known})
+        numbers = {k: fields.number(v, f"{field}[{i}].{k}") for k, v in rating.items()}
+        row.notes += (("unknown", name) for name, value in numbers.items() if value is None)
+        ratings.append({name: value for name, value in numbers.items() if value is not None})
     return tuple(ratings)
 
 
@@ -242,25 +336,6 @@ def right_then_wrong(row: dict, right: str, wrong: str, of_each: int = 0) -> tup
 def right_or_wrong(row: dict, right: str, wrong: str) -> tuple[dict[str, float], ...]:
     """Read ratings that say which responses are right."""
     return ({"correct": 1.0},) * len(row[right]) + ({"correct": 0.0},) * len(row[wrong])
-
-
-def strength(row: dict, field: str) -> float:
-    """Read a strength from -3 to 3, above 0 where the second response is better."""
-    if row.get(field) == NEITHER_VALID:
-        what = f"{NEITHER_VALID} says that neither response is valid, expected -3 to 3"
-        raise FieldError(field, what, "neither response valid")
-    return float(integer(row, field, -3, 3))
-
-
-def winner(row: dict, field: str, first: object, second: object) -> float:
-    """Read a strength of 1 for the response that a column names."""
-    return 1.0 if choice(row, field, (first, second)) == second else -1.0
-
-
-def majority(row: dict, *fields: str) -> float:
-    """Read a strength of 1 for the response that most annotators voted for, 1 or 2; else a tie."""
-    found = [integer(row, field, 0, 2) for field in fields]
-    return float((2 * found.count(2) > len(fields)) - (2 * found.count(1) > len(fields)))
 
 
 def benchmark_place(row: dict, id: str, column: str = "", name: str = "subset") -> dict:

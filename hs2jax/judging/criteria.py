@@ -5,7 +5,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from hs2jax.data import files, rows
+from hs2jax.data import files, rows, tables
 from hs2jax.data.groups import DataError, FieldError, Group, check_integer, show
 
 FOLDER = Path(__file__).parent / "criteria"
@@ -116,7 +116,7 @@ def of_group(group: Group) -> Criterion:
     """
     if "rubric" not in group.about:
         raise ValueError(f"{group.source}: the row has no rubric to judge by; name criteria")
-    rubric = files.decode(group.about["rubric"].encode())
+    rubric = tables.decode(group.about["rubric"].encode())
     levels = tuple(rows.text(rubric, f"score{i}_description").strip() for i in ONE_TO_FIVE)
     return Criterion("rubric", rows.text(rubric, "criteria").strip(), levels)
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from hs2jax.data import files, rows
+from hs2jax.data import files, rows, tables
 from hs2jax.data.groups import FieldError, check_integer, check_unicode, mistyped
 from hs2jax.data.tfds import catalogue
 
@@ -83,9 +83,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(self, path: epath.Path, split: str) -> Iterator[tuple[int, dict]]:
         """Every row of the split, with its number as the key. Raises DataError."""
         kinds = self._kinds
-        for number, line in files.lines(path, str(path)):
+        for number, line in tables.lines(path, str(path)):
             try:
-                row = files.decode(line)
+                row = tables.decode(line)
                 if "split" in kinds and SPLIT_FIELD[rows.split(row)] != split:
                     continue
                 example = {n: value_of(rows.present(row, n), n, kind) for n, kind in kinds.items()}

@@ -1,0 +1,201 @@
+"""A row that remembers which of its fields were read, and maps from a file's columns to fields."""
+
+import re
+from collections.abc import Container
+from typing import NamedTuple
+
+from hs2jax.data.groups import FieldError, check_number, show
+
+UNKNOWN = ("", "n/a", "na", "none", "null", "unknown")  # Ratings that say nothing, in lower case.
+# Names, in lower case with underscores, of what a model would be given or people said.
+TURNS = "prompt|instruction|input|question|query|message|dialogue|dialog|conversation|transcript"
+TEXTS = "context|document|passage|background|evidence|response|answer|output|completion|candidate"
+INPUT = re.compile(
+    r"(chat_|dialogue_|conversation_)?history|reasoning(_content)?|thinking|thoughts?|chain_of_thought"
+    r"|(system|developer)(_(prompt|message|text))?|(image|audio|video|media|attachment)s?(_(url|path)s?)?"
+    r"|(available_)?(tool|function)s?(_(call|call_id|definition|schema|result|response|output)s?)?"
+    rf"|({TURNS}|{TEXTS}|chosen|rejected)s?(_?[0-9a-h])?"
+)
+SAID = "rating|score|label|strength|margin|preference|reward|rank|winner|vote|grade|annotation"
+LABEL = re.compile(
+    rf"(\w+_)?({SAID})s?|({SAID})s?_(chosen|rejected|first|second|\w|response_\w|answer_\w)"
+    r"|(better|safer|preferred|winning|best)(_\w+)?|is_(better|preferred|chosen)"
+    r"|helpfulness|correctness|coherence|complexity|verbosity"
+)
+IN_TURNS = ("name", "weight", "prefix", "audio", "images")  # Of a turn, beside INPUT.
+ENTRY = re.compile(r"\s*(?:-\s*(?P<left>[^=]+?)|(?P<field>[^=]+?)\s*=\s*(?P<column>.+?))\s*")
+SCALED = re.compile(r"(.*[^*/])([*/])\s*(-?\d+(?:\.\d+)?)\s*")
+
+
+class Row(dict):
+    """A decoded JSON object without what is null; `of_null` are the names of that.
+
+    read: the fields that were looked at. notes: of which kind and name there is something to count
+    in the record: "unread" columns, "unknown" ratings, the rule that gives "strengths".
+    """
+
+    def __init__(self, row: dict, fields: "Map | None" = None):
+        super().__init__({name: value for name, value in row.items() if value is not None})
+        self.of_null = row.keys() - self.keys()
+        self.read: set[str] = set()
+        self.notes: list[tuple[str, str]] = []
+        self.fields = fields or Map()
+
+    def __getitem__(self, name):
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name, default=None):
+        self.read.add(name)
+        return super().get(name, default)
+
+    def check_read(self, form: str, extras: Container[str], labels: bool) -> None:
+        """Note the columns that a format has not read. Raises FieldError for one that looks like an
+        input, or a label where the format reads any, or that the map names. extras: columns that
+        the published files are known to have."""
+        for name in sorted(self.keys() - self.read):
+            if name in dict(self.fields.columns):
+                what = f"is in the map of fields, and {form} reads no such field here"
+                raise FieldError(name, what, "unread field")
+            if name in extras or says_nothing(dict.get(self, name)):
+                continue
+            if kind := looks(name, labels):
+                what = (
+                    f"looks like {kind}, and {form} does not read it: say which field it is, as in "
+                    f"{form}{{FIELD={name}}}:FILE, or leave it out, {form}{{-{name}}}:FILE"
+                )
+                raise FieldError(name, what, f"unread field {show(name)}")
+            self.notes.append(("unread", name))
+
+
+class Map(NamedTuple):
+    """A map of fields, as it is written between a format and its file: {prompt=question.text}."""
+
+    columns: tuple[tuple[str, str], ...] = ()  # Of each field, the column that it is.
+    left: tuple[str, ...] = ()  # Columns that are to be left alone.
+
+
+def parse(text: str) -> Map:
+    """Parse "FIELD=COLUMN, ..., -COLUMN". Raises ValueError."""
+    found = [ENTRY.fullmatch(entry) for entry in text.split(",")]
+    columns = {each["field"]: each["column"] for each in found if each and each["field"]}
+    left = tuple(each["left"] for each in found if each and each["left"])
+    if len(columns) + len(left) < len(found):
+        raise ValueError(
+            f"{{{text}}} does not map fields, each once: it looks like {{prompt=question.text,"
+            "chosen=answer_0,rejected=answer_1,strength=score_0-score_1,-id}"
+        )
+    return Map(tuple(columns.items()), left)
+
+
+def take(row: dict, fields: Map, own: Container[str] = ()) -> Row:
+    """Make the row that a map says. own: the fields of a format whose others are names of ratings;
+    () for other formats. Raises FieldError."""
+    used: set[str] = set()
+    values = {field: value_of(row, text, field, used) for field, text in fields.columns}
+    named = {name: value for name, value in values.items() if own and name not in own}
+    if named:
+        values = {name: value for name, value in values.items() if name not in named}
+        values["ratings"] = _of_each(named)
+    roots = {path.partition("\0")[0] for path in used}
+    rest = {name: x for name, x in row.items() if name not in roots and name not in fields.left}
+    for name in rest.keys() & values:
+        if not says_nothing(rest[name]):
+            what = (
+                f"is in the map of fields and a column of the row, too: leave that out with -{name}"
+            )
+            raise FieldError(name, what, "two of one field")
+    found = Row(rest | values, fields)
+    for root in roots:
+        first = row[root][0] if isinstance(row[root], list) and row[root] else row[root]
+        if root not in used and isinstance(first, dict):
+            inner = (f"{root}\0{key}" for key, x in first.items() if not says_nothing(x))
+            found.notes += (("unread", x.replace("\0", ".")) for x in inner if x not in used)
+    return found
+
+
+def value_of(row: dict, text: str, field: str, used: set[str]) -> object:
+    """Find what a map names: a "COLUMN" or "COLUMN.NAME" (of each, in a list), "A|B" (a list), the
+    difference "A-B" of numbers; numbers "*NUMBER" or "/NUMBER". used: gets the columns."""
+    for name, *inner in _paths(text):
+        if name in row:
+            found = _inside(row[name], inner, field, text)
+            used.add("\0".join((name, *inner[:1])))
+            return found
+    if "|" in text:
+        return [value_of(row, part.strip(), field, used) for part in text.split("|")]
+    if scaled := SCALED.fullmatch(text):
+        value, factor = value_of(row, scaled[1].strip(), field, used), float(scaled[3])
+        if isinstance(value, list):
+            return [_scaled(each, scaled[2], factor, field) for each in value]
+        return _scaled(value, scaled[2], factor, field)
+    for dash in re.finditer("-", text):
+        sides = text[: dash.start()].strip(), text[dash.end() :].strip()
+        if all(any(name in row for name, *_ in _paths(side)) for side in sides):
+            first, second = (number(value_of(row, x, field, used), x) for x in sides)
+            return None if first is None or second is None else first - second
+    has = ", ".join(map(show, sorted(row)[:12]))
+    raise FieldError(
+        field, f"its column {show(text)} is missing; the row has {has}", "missing field"
+    )
+
+
+def _paths(text: str) -> list[list[str]]:
+    """List the ways to read a text as a column and names within it, whole names first."""
+    parts = text.split(".")
+    return [[".".join(parts[:n]), *parts[n:]] for n in range(len(parts), 0, -1)]
+
+
+def _inside(value: object, names: list[str], field: str, text: str) -> object:
+    if not names or value is None:
+        return value
+    if isinstance(value, list):
+        return [_inside(each, names, field, text) for each in value]
+    if not isinstance(value, dict) or names[0] not in value:
+        what = f"its column {show(text)} is missing: there is no {show(names[0])}"
+        raise FieldError(field, what, "missing field")
+    return _inside(value[names[0]], names[1:], field, text)
+
+
+def _scaled(value: object, sign: str, factor: float, field: str) -> float | None:
+    found = number(value, field)
+    if found is None or not factor:
+        return None
+    return found * factor if sign == "*" else found / factor
+
+
+def number(value: object, field: str) -> float | None:
+    """Check a number; None where it is said to be unknown. Raises FieldError."""
+    return None if is_unknown(value) else check_number(value, field, -1e6, 1e6)
+
+
+def is_unknown(value: object) -> bool:
+    return value is None or (isinstance(value, str) and value.strip().lower() in UNKNOWN)
+
+
+def _of_each(named: dict) -> dict | list[dict]:
+    """Turn names of lists into an object for each response; single values are one object."""
+    sizes = {len(value) if isinstance(value, list) else None for value in named.values()}
+    if sizes == {None}:
+        return named
+    if len(sizes) > 1:
+        what = f"expected as many ratings of each attribute as of the others: {', '.join(named)}"
+        raise FieldError("ratings", what, "wrong number of ratings")
+    rows = zip(*named.values(), strict=True)
+    return [dict(zip(named, values, strict=True)) for values in rows]
+
+
+def says_nothing(value: object) -> bool:
+    return value is None or (not value.strip() if isinstance(value, str) else value in ([], {}))
+
+
+def plain(name: str) -> str:
+    """Write a column's name in lower case with underscores."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W+", "_", name).lower().strip("_")
+
+
+def looks(name: str, labels: bool = True) -> str:
+    """Say what a column seems to be by its name, or ""."""
+    if INPUT.fullmatch(plain(name)):
+        return "an input to the model"
+    return "a label" if labels and LABEL.fullmatch(plain(name)) else ""
