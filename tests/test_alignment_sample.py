@@ -56,7 +56,9 @@ def test_log_proposal_is_what_the_scorer_finds(here, sampled):
     model = LanguageModel.load(here / "policy")
     groups = [
         # Texts play no part where there are tokens, and may be empty.
-        formats.FORMATS["sampled"].group(row | {"responses": [text or "-" for text in row["responses"]]})
+        formats.FORMATS["sampled"].group(
+            row | {"responses": [text or "-" for text in row["responses"]]}
+        )
         for row in sampled[1]
     ]
     for row, tables in zip(sampled[1], model.log_probability_groups(groups), strict=True):
