@@ -353,7 +353,9 @@ FORMATS = {
         benchmark=True,
         extras="subset error error_key",
     ),
-    "sampled": Format(sampled, extras="source instruction predicted measured rewards log_ratio", labels=False),
+    "sampled": Format(
+        sampled, extras="source instruction predicted measured rewards log_ratio", labels=False
+    ),
     "summeval": Format(
         columns(
             (rows.instruction, "article", "", SUMMARIZE),
