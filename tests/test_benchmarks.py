@@ -27,14 +27,20 @@ WEIGHTS = {
 FEW = st.integers(-2, 2).map(float)  # So that equal rewards are common.
 
 
+def missing(rows: list[dict]) -> dict[str, tuple[int, int]]:
+    """{part: (items, expected)} of the scores that lack items, or have too many."""
+    some = [row for row in select(rows, metric="score") if row.get("complete") is False]
+    return {row["part"]: (row["n"], row["expected"]) for row in some}
+
+
 def scores(name: str, items: list[dict]) -> tuple[dict, dict]:
-    """{part: value} of the scores, and what is said of the benchmark."""
+    """{part: value} of the scores, and what is missing."""
     rows, about = scoring.rows(name, items)
     json.dumps([rows, about], allow_nan=False)
     for row in select(rows, metric="score"):
         if row["low"] is not None:
             assert row["low"] <= row["value"] <= row["high"]
-    return {row["part"]: row["value"] for row in select(rows, metric="score")}, about
+    return {row["part"]: row["value"] for row in select(rows, metric="score")}, missing(rows)
 
 
 def full(wrong: dict[str, int]) -> list[dict]:
@@ -54,8 +60,8 @@ def full(wrong: dict[str, int]) -> list[dict]:
 @given(st.lists(st.integers(0, 28), min_size=23, max_size=23))
 def test_sections_are_the_published_formula(counts):
     wrong = dict(zip([n for s in SECTIONS.values() for n in s], counts, strict=True))
-    found, about = scores("reward_bench", full(wrong))
-    assert about["missing"] == []
+    found, lacking = scores("reward_bench", full(wrong))
+    assert not lacking
     assert sum(part.count("/") == 2 for part in found) == 23
     sections = []
     for section, weights in WEIGHTS.items():
@@ -68,18 +74,17 @@ def test_sections_are_the_published_formula(counts):
 
 def test_absent_and_superfluous_rows_are_named_and_nothing_is_called_complete():
     items = pairs("alpacaeval-easy", 101) + pairs("alpacaeval-hard", 47, 47)
-    rows, about = scoring.rows("reward_bench", items)
+    rows, _ = scoring.rows("reward_bench", items)
     chat = find(rows, part="section/Chat", metric="score")
     assert chat["value"] == pytest.approx((100 * 1 + 95 * 0.5) / 195)
     assert (chat["n"], chat["expected"], chat["complete"]) == (195, 358, False)
     safety = find(rows, part="section/Safety", metric="score")
     assert (safety["value"], safety["low"], safety["n"]) == (None, None, 0)
     assert find(rows, part="", metric="score") is None
-    missing = about["missing"]
-    assert "Chat, alpacaeval-easy: 101 rows, but 100 are published" in missing
-    assert "Chat, alpacaeval-hard: 1 of 95 rows are absent" in missing
-    assert "Safety, refusals-dangerous: 100 of 100 rows are absent" in missing
-    assert len(missing) == 23
+    lacking = missing(rows)
+    assert lacking["section/Chat/alpacaeval-easy"] == (101, 100)
+    assert lacking["section/Chat/alpacaeval-hard"] == (94, 95)
+    assert lacking["section/Safety"] == (0, 740)
 
 
 def test_an_equal_reward_is_wrong_and_stands_at_half_credit_beside():
@@ -156,9 +161,9 @@ def test_judgebench_knows_both_splits_and_averages_over_pairs():
             for name, rows in counts.items()
             for item in pairs(name, rows - 10, 10)
         ]
-        _, about = scoring.rows("judge_bench", items[1:])
+        rows, about = scoring.rows("judge_bench", items[1:])
         assert about["title"] == split.title
-        assert about["missing"] == ["Knowledge: 1 of 154 rows are absent"]
+        assert missing(rows) == {"section/Knowledge": (153, 154)}
         rows, about = scoring.rows("judge_bench", items)
         total = sum(counts.values())
         totals.append(total)
@@ -174,12 +179,12 @@ def test_llmbar_averages_the_adversarial_subsets_and_keeps_mt_bench_apart():
     items = pairs("natural", 90, 10) + pairs("mt-bench", 150, 50)
     for name, rows in counts.items():
         items += pairs(f"adversarial-{name}", right[name], rows - right[name])
-    found, about = scores("llmbar", items)
+    found, lacking = scores("llmbar", items)
     assert found["section/Natural"] == 0.9
     assert found["section/Adversarial"] == pytest.approx((1 + 0 + 1 + 0.5) / 4)
     assert found["apart/mt-bench"] == 0.75
     assert "" not in found
-    assert about["missing"] == []
+    assert not lacking
 
 
 # Several right and wrong responses --------------------------------------------------------------
@@ -192,12 +197,12 @@ def four(domain: str, *rewards: float) -> dict:
 
 def test_best_of_four_shares_the_credit_for_the_top():
     items = [four("Math", *row) for row in ((3, 2, 1, 0), (3, 3, 1, 0), (3, 3, 3, 0), (3, 3, 3, 3))]
-    rows, about = scoring.rows("reward_bench_2", [*items, four("Math", 2, 3, 1, 0)])
+    rows, _ = scoring.rows("reward_bench_2", [*items, four("Math", 2, 3, 1, 0)])
     found = {row["metric"]: row["value"] for row in select(rows, part="section/Math")}
     assert found["score"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4 + 0) / 5)
     assert (found["longer_wins"], found["shorter_wins"], found["strict"]) == (0.0, 1.0, 0.2)
-    assert "Math: 178 of 183 rows are absent" in about["missing"]
-    assert "Ties: 102 of 102 rows are absent" in about["missing"]
+    lacking = missing(rows)
+    assert (lacking["section/Math"], lacking["section/Ties"]) == ((5, 183), (0, 102))
 
 
 def prompt(number: int, ref: tuple, tied: tuple) -> list[dict]:
@@ -259,8 +264,8 @@ def test_ties_prompts_without_a_partner_count_as_published():
     alone = prompt(1, ([0.0], [1.0]), ([3.0, 3.0], [0.0]))[:1]
     assert ties_of(whole + alone).value == pytest.approx(0.3 + 0.3 / 2 + 0.2 + 0.2 + 0.01)
     assert ties_of(alone).value is None
-    found, about = scores("reward_bench_2", whole + alone)
-    assert "Ties: 99 of 102 rows are absent" in about["missing"]
+    found, lacking = scores("reward_bench_2", whole + alone)
+    assert lacking["section/Ties"] == (3, 102)
     assert "" not in found
 
 
@@ -270,8 +275,8 @@ def test_a_full_rewardbench_2_is_the_mean_of_six():
     items = [four(name, k % 2, 0, -1, -1) for name, rows in counts.items() for k in range(rows)]
     for number in range(51):
         items += prompt(number, ([3.0], [0.0]), ([3.0, 2.0], [0.0]))
-    found, about = scores("reward_bench_2", items)
-    assert about["missing"] == []
+    found, lacking = scores("reward_bench_2", items)
+    assert not lacking
     assert len(items) == 1865
     # Odd ones are right, even ones share the top with one other.
     expected = [(rows // 2 + (rows - rows // 2) / 2) / rows for rows in counts.values()]
@@ -291,13 +296,13 @@ def test_the_matrix_of_small_cases():
     #        4            1          1           1
     first = styles([2.0, 2.0, 4.0], [1.0, 2.0, 3.0])
     second = styles([9.0, 9.0, 9.0], [1.0, 2.0, 3.0])
-    found, about = scores("rm_bench", [first, second])
+    found, lacking = scores("rm_bench", [first, second])
     cells = [value for part, value in found.items() if part.startswith("style/Chat")]
     assert cells == [1, 0.5, 0.5, 1, 0.5, 0.5, 1, 1, 1]
     rows, _ = scoring.rows("rm_bench", [first, second])
     # Two of the four wrong comparisons are equal rewards.
     assert find(rows, metric="ties_as_half")["value"] == pytest.approx((6 / 9 + 1) / 2)
-    assert "Chat: 127 of 129 rows are absent" in about["missing"]
+    assert lacking["section/Chat"] == (2, 129)
     assert "level/Hard" not in found
 
 
@@ -326,8 +331,8 @@ def test_a_full_rm_bench_is_the_mean_of_four_domains():
         for name, rows in counts.items()
         for _ in range(rows)
     ]
-    found, about = scores("rm_bench", items)
-    assert (about["missing"], len(items)) == ([], 1327)
+    found, lacking = scores("rm_bench", items)
+    assert (lacking, len(items)) == ({}, 1327)
     sections = [found[f"section/{name}"] for name in BENCHMARKS["rm_bench"].sections]
     assert sections == pytest.approx([1, 0, 2 / 3, 284 / 441])
     assert found[""] == pytest.approx(np.mean(sections))
@@ -342,14 +347,14 @@ def test_the_length_baseline_is_the_published_one_on_real_files(real_data):
     def rows_of(name, path):
         return scoring.rows(name, from_groups(corpora.read(f"{name}:{real_data}/{path}")))
 
-    rows, about = rows_of("reward_bench", "reward_bench/filtered_first500.jsonl")
+    rows, _ = rows_of("reward_bench", "reward_bench/filtered_first500.jsonl")
     for name, percent in (("easy", 99.0), ("hard", 98.9), ("length", 64.2)):
         part = f"section/Chat/alpacaeval-{name}"
         longer = find(rows, metric="longer_wins", part=part)["value"]
         assert round(100 * longer, 1) == percent
         assert find(rows, metric="score", part=part)["value"] == longer
     assert find(rows, metric="score", part="section/Chat")["complete"]
-    assert "Chat Hard, llmbar-adver-neighbor: 129 of 134 rows are absent" in about["missing"]
+    assert missing(rows)["section/Chat Hard/llmbar-adver-neighbor"] == (5, 134)
 
     rows, _ = rows_of("rm_bench", "rm_bench/*.json")
     chat = find(rows, metric="score", part="section/Chat")

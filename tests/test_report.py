@@ -243,7 +243,7 @@ def test_trainings_say_what_was_learned(tmp_path):
     text = text_of(training(tmp_path / "training"))
     assert "<figcaption>Loss" in text
     assert "2.0 GiB" in text
-    assert re.search(r"<strong>Warning</strong><p>cold\.", text)
+    assert re.search(r"<strong>Warning</strong><p>Cold\.", text)
 
 
 def test_text_of_data_is_escaped_everywhere():
@@ -274,12 +274,12 @@ def test_charts_draw_around_what_is_missing_and_nothing_where_there_is_nothing()
     for svg in (
         charts.curves({"a": [(0, 1.0), (1, None), (2, 3.0)]}, diagonal="as asked"),
         charts.curves({"a": [(0, 1.0, None, None), (1, 2.0, 1.5, 2.5)]}),
-        charts.curves({"a": charts.course([(i, i % 7) for i in range(999)] + [(999, math.nan)])}),
+        charts.curves({"a": [*((i, i % 7) for i in range(999)), (999, math.nan)]}),
         charts.histograms({"a": [1.0], "b": [1.0]}, "reward"),
     ):
         assert (svg[:4], svg[-6:]) == ("<svg", "</svg>")
     for nothing in (
-        charts.curves({"a": [(0, None), (1, None)], "b": charts.course([])}),
+        charts.curves({"a": [(0, None), (1, None)], "b": []}),
         charts.curves({"a": [(0, 1.0)], "level": [(None, 1.0)]}),
         charts.curves({"a": charts.spread([], [])}),
         charts.histograms({"a": []}, "x"),

@@ -4,7 +4,6 @@ of tiny models."""
 import dataclasses
 import json
 import re
-import types
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from hs2jax import report, workdir
 from hs2jax.alignment import following, stage, steering
 from hs2jax.data.groups import Group
 from hs2jax.language_model import LanguageModel
-from hs2jax.report import steer
+from hs2jax.report.views import view
 
 # Planted policies ---------------------------------------------------------------------------------
 
@@ -175,10 +174,12 @@ def three() -> dict:
     return {name: planted(seed, follows=follows[name]) for seed, name in enumerate(follows, 1)}
 
 
-def verdicts(policies: dict) -> list:
-    """The verdicts of each policy, of a finished run as far as they need it."""
-    run = types.SimpleNamespace(rows=results(policies))
-    return [steer.verdicts_of(run, name) for name in policies]
+def verdicts(policies: dict, about: str) -> list:
+    """The verdicts on policies: "requested", "equal length", or of each against the one before."""
+    kinds: dict[str, list] = {"requested": [], "equal length": [], "before": []}
+    for verdict in view("steer", results(policies))[0]:
+        kinds[next((kind for kind in kinds if kind in verdict.label), "before")].append(verdict)
+    return kinds[about]
 
 
 def shown(folder, policies: dict) -> tuple[str, str]:
@@ -191,13 +192,14 @@ def shown(folder, policies: dict) -> tuple[str, str]:
 
 
 def test_each_policy_is_judged_by_its_intervals_and_against_the_one_before(three):
-    before, *later = verdicts(three)
-    assert [verdict.tone for verdict in before] == ["unsure"]
-    for (follows, compared), earlier in zip(later, ("before", "steerlm"), strict=True):
-        assert "better than chance on verbosity, not shown" in follows.label
-        assert f"better than {earlier} on verbosity, not shown" in compared.label
-    back = verdicts(dict(reversed(three.items())))
-    assert "worse than steerlm on verbosity" in back[-1][1].label
+    before, *later = verdicts(three, "requested")
+    assert before.tone == "unsure"
+    for verdict in later:
+        assert "better than chance on verbosity, not shown" in verdict.label
+    for verdict, earlier in zip(verdicts(three, "before"), ("before", "steerlm"), strict=True):
+        assert f"better than {earlier} on verbosity, not shown" in verdict.label
+    back = verdicts(dict(reversed(three.items())), "before")
+    assert "worse than steerlm on verbosity" in back[-1].label
 
 
 def test_a_policy_that_follows_all_that_is_asked_is_good_and_one_that_does_the_opposite_bad():
@@ -205,19 +207,19 @@ def test_a_policy_that_follows_all_that_is_asked_is_good_and_one_that_does_the_o
     for row in rows:
         for measured in row["measured"]:
             measured["complexity"] += row["condition"]["complexity"]
-    ((good,),) = verdicts({"one": rows})
+    (good,) = verdicts({"one": rows}, "requested")
     assert good.tone == "good"
     for row in rows:
         row["measured"] = [{k: -v for k, v in each.items()} for each in row["measured"]]
-    ((bad,),) = verdicts({"one": rows})
+    (bad,) = verdicts({"one": rows}, "requested")
     assert bad.tone == "bad"
 
 
 def test_following_by_length_alone_is_said():
     for by_length in (1.0, 0.0):
         rows = planted(0, prompts=30, follows=0.4, by_length=by_length)
-        ((follows, *_),) = verdicts({"one": rows})
-        assert ("which alone may be what follows" in follows.sentence) == (by_length == 1)
+        (verdict,) = verdicts({"one": rows}, "equal length")
+        assert verdict.label.startswith("one, at equal length: better") == (by_length == 0)
 
 
 def test_the_page_has_figures_tables_and_samples(tmp_path, three):

@@ -94,10 +94,9 @@ def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict
     every = [item for items in found.values() for item in items]
     if config.derive and not any(config.derive in r for item in every for r in item["ratings"]):
         raise ValueError(f"config.derive is {config.derive!r}, but nothing in config.data rates it")
-    warning = _warning(validation, every)
     if temperature:
-        rows.append(row("", "", "temperature", temperature, n=fitted_on.pairs, **warning))
-    rows += [each | (warning if each["metric"] == "held_out" else {}) for each in weights]
+        rows.append(row("", "", "temperature", temperature, n=fitted_on.pairs))
+    rows += weights
     for name, weight in (model.weights or {}).items():
         rows.append(row("", f"attribute/{name}", "weight", weight))
     if workdir.is_first():
@@ -116,6 +115,7 @@ def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict
         "max_tokens": config.max_tokens or model.config.max_seq_len,
         "sets": about,
         "validation": config.validation,
+        "warnings": _warnings(validation, every),
         "records": records,
         "seconds": time.time() - started,
     }
@@ -155,11 +155,11 @@ def score_set(
     return found, record
 
 
-def _warning(validation: Sequence[dict], evaluated: Sequence[dict]) -> dict[str, str]:
-    """{"warning"} where prompts that something was fitted on are evaluated too."""
+def _warnings(validation: Sequence[dict], evaluated: Sequence[dict]) -> list[str]:
+    """Tell of prompts that weights or a temperature were fitted on and that are evaluated too."""
     fitted, seen = ({i["prompt"].strip() for i in items} for items in (validation, evaluated))
     text = (
-        f"{len(fitted & seen)} of {len(fitted)} prompts that it was fitted on are evaluated here "
-        "too: what was tuned on a test set is not measured by it"
+        f"{len(fitted & seen)} of {len(fitted)} prompts that weights or the temperature were "
+        "fitted on are evaluated here too: what was tuned on a test set is not measured by it"
     )
-    return {"warning": text} if fitted & seen else {}
+    return [text] if fitted & seen else []

@@ -187,7 +187,7 @@ def attribute_rows(
         mse = statistics.interval(statistics.squared_error, both, group, LOG)
         found += rows_of(set, part, n, {"mse": mse, "mae": np.abs(predicted - people).mean()})
         found += rows_of(set, part, n, {"mse_of_mean": of_mean.mean()}, method=source)
-        found += rows_of(set, part, n, {"mse_below_mean": below}, **OVER_ZERO)
+        found += rows_of(set, part, n, {"mse_below_mean": below}, against=source, **OVER_ZERO)
         values = {
             "pearson": statistics.interval(statistics.pearson, both, group, FISHER),
             "spearman": statistics.interval(statistics.spearman, both, group, FISHER),

@@ -7,8 +7,8 @@ It reads only what runs have left in their folders. A kind of run has a file her
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hs2jax.report import best_of_n, evaluate, expo, judge, made, page, steer, sweep, train
 from hs2jax.report import compare as comparison
+from hs2jax.report import evaluate, judge, made, page, steer, sweep, train
 from hs2jax.report.format import WORDS
 from hs2jax.report.page import Section
 from hs2jax.report.run import Run
@@ -19,9 +19,7 @@ VIEWS: dict[str, Callable[[Run], list[Section]]] = {
     "train_policy": train.sections,
     "sweep": sweep.sections,
     "evaluate": evaluate.sections,
-    "expo": expo.sections,
     "judge": judge.sections,
-    "best_of_n": best_of_n.sections,
     "steer": steer.sections,
 }
 

@@ -94,7 +94,8 @@ def curves(
     # Side by side, so that intervals at one x do not hide each other.
     apart = 0.05 * np.diff(x).min() if len(points) > 1 else 0.0
     keys = len(points) > 1 or bool(diagonal or levels)
-    for i, (name, (at, y, *ends)) in enumerate((n, line.T) for n, line in points.items()):
+    for i, (name, line) in enumerate(points.items()):
+        at, y, *ends = _thin(line).T
         if ends := ends if np.isfinite(ends).any() else []:
             at = at + apart * (i - (len(points) - 1) / 2)
             axes.vlines(at, *ends, colors=_series(i)["color"], lw=1.5)
@@ -115,13 +116,6 @@ def curves(
             axis.set_major_formatter(PercentFormatter(1.0))
 
 
-def course(points: Sequence[Sequence[float]]) -> list[np.ndarray]:
-    """Thin out points (step, value) to means of some each, without what is not finite."""
-    finite = np.array([point for point in sorted(points) if math.isfinite(point[1])])
-    parts = np.array_split(finite, max(1, min(len(finite), MOST_POINTS)))
-    return [part.mean(axis=0) for part in parts if len(part)]
-
-
 def spread(values: Sequence[float], by: Sequence[float]) -> list[tuple[float, ...]]:
     """Make points for `curves` of values for each of what they are by (rounded): their median, 5th
     and 95th percentile."""
@@ -130,6 +124,14 @@ def spread(values: Sequence[float], by: Sequence[float]) -> list[tuple[float, ..
         (level, *np.quantile(values[levels == level], [0.5, 0.05, 0.95]))
         for level in np.unique(levels)
     ]
+
+
+def _thin(line: np.ndarray) -> np.ndarray:
+    """Take means of some points each where there are many, without what is not finite."""
+    if len(line) <= MOST_POINTS:
+        return line
+    line = line[np.isfinite(line[:, 1])]
+    return np.array([part.mean(axis=0) for part in np.array_split(line, MOST_POINTS)])
 
 
 @drawn

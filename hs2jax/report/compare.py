@@ -6,8 +6,8 @@ from pathlib import Path
 from hs2jax.evaluation import comparison
 from hs2jax.report import format
 from hs2jax.report.format import SIGNED
-from hs2jax.report.page import Case, Section, Table, Verdict, verdict_of
-from hs2jax.report.run import Run, field, select
+from hs2jax.report.page import Case, Section, Table
+from hs2jax.report.run import Run, select
 from hs2jax.report.views import answer, view
 
 SHOWN = 5  # Pairs on which the models differ most.
@@ -46,23 +46,14 @@ def _set(name: str, first: Run, second: Run, names: Sequence[str]) -> Section:
     except ValueError as error:
         raise ValueError(f"set {name}: {error}") from error
     sides = {"first": names[0], "second": names[1]}
-    rows = [row | {"method": sides.get(row.get("method"))} for row in rows]
-    verdicts = []
-    for row in select(rows, metric="accuracy_difference", part=""):
-        note = f"p by McNemar's exact test: {format.probability(row['p_mcnemar'])}."
-        verdicts.append(verdict_of({names[0]: row}, subject=names[1], note=note))
-    if ratings := {field(row, "leaf"): row for row in select(rows, metric="mse_difference")}:
-        verdicts.append(verdict_of(ratings, names[0], subject=names[1]))
-    if not verdicts:
-        sentence = "Without pairs or ratings neither can be said to be better."
-        verdicts = [Verdict("unsure", "Nothing to compare", sentence)]
+    named = ({key: sides.get(row.get(key)) for key in ("method", "against")} for row in rows)
+    rows = [row | each | sides for row, each in zip(rows, named, strict=True)]
     # The benchmark's own scores, beside each other.
     for run, method in zip((first, second), names, strict=True):
         scores = select(run.rows, set=name, metric="score", family=["", "section"], head="")
         rows += [row | {"method": method} for row in scores]
     cases = [_case(each, names) for each in differ[:SHOWN]]
-    shown = view("compare", rows, ["overall"])
-    return Section(name, verdicts, shown, cases, "Where they differ most")
+    return Section(name, *view("compare", rows, ["overall"]), cases, "Where they differ most")
 
 
 def _case(each: Mapping, names: Sequence[str]) -> Case:

@@ -12,37 +12,24 @@ MISTAKES = 5
 
 def sections(run: Run) -> list[Section]:
     """All sets at a glance, each set, and the weights of the attributes."""
-    whole = Section("All sets", parts=view("glance", run.rows))
-    found = [whole, *(set_section(run, name) for name in run.sets()), _weights(run)]
-    return [section for section in found if any(section[1:4])]
+    whole = Section("All sets", *view("glance", run.rows))
+    weights = Section("Weights and temperature", *view("weights", select(run.rows, set="")))
+    found = [whole, *(set_section(run, name) for name in run.sets()), weights]
+    return [section for section in found if any(part[1:] for part in section.parts)]
 
 
 def set_section(run: Run, name: str) -> Section:
     """Say what is to be seen of one scored set, whichever verb scored it."""
     rows, items = select(run.rows, set=name), run.items(name)
     outputs = run.result.get("outputs") or (run.result.get("model") or {}).get("outputs") or []
-    parts = [_rewards(items), *_predicted(items, outputs), *view("set", rows)]
-    verdicts, cases = _verdicts(rows), _worst_mistakes(items)
-    benchmark = run.result.get("sets", {}).get(name, {}).get("benchmark")
-    if not benchmark:
-        return Section(name, verdicts, parts, cases)
-    verdicts[0] = _score(rows, benchmark, verdicts[0])
-    parts = [*_benchmark(rows, benchmark), *parts]
-    note = f"{benchmark['rule']} Source: {benchmark['source']}."
-    return Section(benchmark["title"], verdicts, parts, cases, note=note)
-
-
-def _verdicts(rows: Sequence[Mapping]) -> list[Verdict]:
-    """Judge the pairs by chance and by counting characters, the ratings by always answering the
-    mean."""
-    said = []
-    accuracy, lead = (find(rows, metric=m, part="") for m in ("accuracy", "lead_over_length"))
-    if accuracy:
-        said.append(verdict_of({"chance": accuracy, "counting characters": lead}))
-    if gains := {field(row, "leaf"): row for row in select(rows, metric="mse_below_mean")}:
-        said.append(verdict_of(gains, f"the {find(rows, metric='mse_of_mean')['method']}"))
-    sentence = "Without pairs or ratings nothing can be said of how good the scores are."
-    return said or [Verdict("unsure", "Scored, not judged", sentence)]
+    verdicts, parts = view("set", rows)
+    parts = [_rewards(items), *_predicted(items, outputs), *parts]
+    title, note, cases = name, "", _worst_mistakes(items)
+    if benchmark := run.result.get("sets", {}).get(name, {}).get("benchmark"):
+        title, note = benchmark["title"], f"{benchmark['rule']} Source: {benchmark['source']}."
+        verdicts[0] = _score(rows, benchmark, verdicts[0])
+        parts = [*_benchmark(rows, benchmark), *parts]
+    return Section(title, verdicts, parts, cases, note=note)
 
 
 def _score(rows: Sequence[Mapping], benchmark: Mapping, pairs: Verdict) -> Verdict:
@@ -70,7 +57,7 @@ def _benchmark(rows: Sequence[Mapping], benchmark: Mapping) -> list[Table]:
     ]
     chance = {"reference": benchmark["chance"]}
     rows = [row | chance if row["metric"] == "score" else row for row in rows]
-    return view("benchmark", [*ours, *rows], [field(row, "name") for row in scores])
+    return view("benchmark", [*ours, *rows], [field(row, "name") for row in scores])[1]
 
 
 def _rewards(items: Sequence[Mapping]) -> Figure:
@@ -117,15 +104,3 @@ def _worst_mistakes(items: Sequence[Mapping]) -> list[Case]:
         answers = [answer(role, item, r) for role, r in roles]
         cases.append(Case(", ".join(filter(None, about)), item["prompt"], answers))
     return cases
-
-
-def _weights(run: Run) -> Section:
-    """The weights that make one reward of the outputs; where they were searched, their worth."""
-    rows, verdicts = select(run.rows, set=""), []
-    if held_out := find(rows, part="weights", metric="held_out", method=None):
-        gain = {"equal weights": find(rows, metric="gain_over_equal")}
-        verdicts.append(verdict_of(gain, note=format.sentence([held_out])))
-    for row in select(rows, warning="*"):
-        text = f"{format.words_of(row['metric'])}: {row['warning']}."
-        verdicts.append(Verdict("bad", "Warning", text))
-    return Section("Weights and temperature", verdicts, view("weights", rows))

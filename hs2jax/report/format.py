@@ -89,6 +89,8 @@ def beside(row: Mapping, name: str) -> str:
         return found
     if name in ("p", "p_mcnemar"):
         return probability(found)
+    if name == "deviation":
+        return number(found, form_of(row["metric"])).lstrip("+")
     return number(found, COUNT if isinstance(found, int) else form_of(name))
 
 

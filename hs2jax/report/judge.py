@@ -50,9 +50,9 @@ def _section(run: Run, name: str) -> Section:
         cases, title = [Case("Rows", "", lines)], "The first rows that were chosen"
     presets = [{"preset": run.config["preset"]} | row for row in every]
     parts = [
-        *view("judge", rows),
+        *view("judge", rows)[1],
         *_scores(run, name, shown, rated),
-        *view("presets", presets, [run.config["preset"]]),
+        *view("presets", presets, [run.config["preset"]])[1],
         _meanings(rows, run.result["weights_from"]),
     ]
     return Section(name, verdicts, parts, cases, title, format.WORDS["tasks"][run.result["task"]])

@@ -6,44 +6,34 @@ from collections.abc import Mapping
 
 from hs2jax.report import format
 from hs2jax.report.page import Section, Table, Verdict
-from hs2jax.report.run import Run, select
-from hs2jax.report.views import view
-
-NUMBERS = (
-    *("trained_parameters", "step", "steps", "seconds_per_step", "tokens_per_second"),
-    "peak_memory_bytes",
-)
+from hs2jax.report.run import Run
+from hs2jax.report.views import VIEWS, view
 
 
 def sections(run: Run) -> list[Section]:
-    """Show all rows of a run: a table for the whole, and one for each family of parts."""
+    """Show what the view of a run's kind shows, or all of its rows."""
     title = format.WORDS["kinds"].get(run.kind, run.kind)
-    return [Section(title, warnings(run), view("rows", run.rows))]
-
-
-def warnings(run: Run) -> list[Verdict]:
-    """Say what a run warned of."""
-    return [Verdict("bad", "Warning", f"{text}.") for text in run.result.get("warnings", ())]
+    return [Section(title, *view(run.kind if run.kind in VIEWS else "rows", run.rows))]
 
 
 def making(run: Run) -> Section:
-    """Say what became of the data, how long it took, what was set and where it ran."""
-    model, facts = run.result.get("model"), {}
-    if isinstance(model, Mapping):
-        facts |= format.listing({"model": model})
-    for row in select(run.rows, set="", part="", metric=NUMBERS):
-        said = format.number(row["value"], format.form_of(row["metric"]))
-        facts[format.words_of(row["metric"])] = said
+    """Say what became of the data, how long it took, what was set, where it ran, and what it warned
+    of."""
+    model = run.result.get("model")
+    facts = format.listing({"model": model}) if isinstance(model, Mapping) else {}
     if (seconds := run.result.get("seconds")) is not None:
         facts["wall time"] = str(datetime.timedelta(seconds=round(seconds)))
     facts |= format.listing(run.result.get("environment") or {})
     settings = format.listing(run.config)
     parts = [
         record_table(run.result.get("records") or {}),
+        *view("made", run.rows)[1],
         Table("Model, time and machine", ["", ""], list(facts.items())),
         Table("Settings", ["", ""], list(settings.items()), folded=True),
     ]
-    return Section("How it was made", parts=parts)
+    texts = run.result.get("warnings", ())
+    warnings = [Verdict("bad", "Warning", f"{format.capital(text)}.") for text in texts]
+    return Section("How it was made", warnings, parts)
 
 
 def record_table(records: Mapping[str, Mapping]) -> Table:

@@ -43,10 +43,6 @@ class Run:
         """The scored groups of a set; [] where there are none."""
         return self.read(f"items/{name}.jsonl")
 
-    def metrics(self, kind: str = "train") -> list[dict]:
-        """The lines of metrics.jsonl of a kind: "train" or "validation"."""
-        return [line for line in self.read("metrics.jsonl") if line["kind"] == kind]
-
     def read(self, name: str) -> list[dict]:
         """The rows of a file in the folder; [] where there is none."""
         path = self.folder / name

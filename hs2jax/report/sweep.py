@@ -1,17 +1,16 @@
 """The page of a sweep: arms side by side."""
 
 from hs2jax.report import format
-from hs2jax.report.page import Section, Table, verdict_of
-from hs2jax.report.run import Run, select
+from hs2jax.report.page import Section, Table
+from hs2jax.report.run import Run
 from hs2jax.report.views import view
 
 
 def sections(run: Run) -> list[Section]:
     """Say how the arms of a sweep compare."""
-    reference, differences = run.result["reference"], select(run.rows, metric="difference")
-    verdicts = [verdict_of({reference: row}, subject=row["set"]) for row in differences]
-    parts = [_arms(run.result["arms"]), *view("sweep", run.rows, [reference])]
-    return [Section("Arms", verdicts, parts, note=" ".join(run.result["notes"]))]
+    verdicts, parts = view("sweep", run.rows, [run.result["reference"]])
+    note = " ".join(run.result["notes"])
+    return [Section("Arms", verdicts, [_arms(run.result["arms"]), *parts], note=note)]
 
 
 def _arms(arms: dict[str, dict]) -> Table:

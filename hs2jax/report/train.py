@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from hs2jax.report import charts, evaluate, format, made
-from hs2jax.report.page import Case, Figure, Section, Table, verdict_of
-from hs2jax.report.run import Run, find
+from hs2jax.report import evaluate
+from hs2jax.report.page import Case, Section
+from hs2jax.report.run import Run, select
 from hs2jax.report.views import answer, view
+from hs2jax.workdir import row
 
 SHOWN = 5  # Held-out groups that are furthest from what is learned.
 LOSSES = {
@@ -17,34 +18,24 @@ LOSSES = {
 def sections(run: Run) -> list[Section]:
     """The validation data as an evaluation shows it, or what a policy learned of it."""
     if run.kind == "train_policy":
-        best = f"Best step: {run.result['step']:,} of {run.result['steps']:,}."
-        verdicts = [verdict_of({"the start": find(run.rows, metric="change of loss")}, note=best)]
         cases = _cases(run.items("validation")), "Held-out, furthest from learned"
-        said = Section(run.name, verdicts, view("policy", run.rows), *cases)
+        said = Section(run.name, *view("train_policy", select(run.rows, set="validation")), *cases)
     else:
         said = evaluate.set_section(run, "validation")._replace(title=run.name)
-    parts = [_course(run), *said.parts, _evaluations(run)]
-    return [said._replace(verdicts=[*said.verdicts, *made.warnings(run)], parts=parts)]
+    note = f"Best step: {run.result['step']:,} of {run.result['steps']:,}."
+    _, course = view("course", _course(run))
+    return [said._replace(parts=[*course[:1], *said.parts, *course[1:]], note=note)]
 
 
-def _course(run: Run) -> Figure:
-    train, validation = (
-        [(line["step"], line["loss"]) for line in run.metrics(kind) if line.get("loss") is not None]
-        for kind in ("train", "validation")
-    )
-    lines = {"training": charts.course(train), "validation": sorted(validation)}
-    caption = LOSSES.get(run.result["objective"], "Loss")
-    return Figure(caption, charts.curves(lines) if lines["training"] else "")
-
-
-def _evaluations(run: Run) -> Table:
-    """A line for each evaluation, with all its numbers."""
-    lines = run.metrics("validation")
-    names = list(dict.fromkeys(name for line in lines for name in line if name != "kind"))
-    rows = [[format.number(line.get(n), format.form_of(n)) for n in names] for line in lines]
-    columns = ["step" if name == "step" else format.words_of(name) for name in names]
-    # Dozens of them would push everything else off the page.
-    return Table("Evaluations during training", columns, rows, folded=len(rows) > 12)
+def _course(run: Run) -> list[dict]:
+    """Make rows of what was measured at each step."""
+    loss = {"loss": LOSSES.get(run.result["objective"], "Loss")}
+    return [
+        row(line["kind"], f"step/{line['step']}", name, value, **loss)
+        for line in run.read("metrics.jsonl")
+        for name, value in line.items()
+        if name not in ("kind", "step")
+    ]
 
 
 def _cases(items: Sequence[Mapping]) -> list[Case]:

@@ -1,11 +1,11 @@
-"""Charts and tables of rows, as views.toml describes them."""
+"""Verdicts, charts and tables of rows, as views.toml describes them."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hs2jax.report import charts, format
-from hs2jax.report.page import Answer, Cell, Figure, Table
+from hs2jax.report.page import Answer, Cell, Figure, Table, Verdict, verdict_of
 from hs2jax.report.run import field, fill, select
 
 VIEWS = tomllib.loads(Path(__file__).with_name("views.toml").read_text(encoding="utf-8"))
@@ -20,22 +20,41 @@ FACTS = {
 }
 
 
-def view(name: str, rows: Sequence[Mapping], strong: Sequence[str] = ()) -> list[Figure | Table]:
-    """Make the charts and tables of a view; strong: names of lines that sum up others."""
-    made = []
+def view(
+    name: str, rows: Sequence[Mapping], strong: Sequence[str] = ()
+) -> tuple[list[Verdict], list[Figure | Table]]:
+    """Make verdicts, and charts and tables; strong: names of lines that sum up others."""
+    verdicts, parts = [], []
     for spec in VIEWS[name]:
         wanted = spec["rows"] if isinstance(spec["rows"], list) else [spec["rows"]]
         chosen = [row for each in wanted for row in select(rows, **each)]
-        parts: dict[str, list] = {}
+        groups: dict[str, list] = {}
         for row in chosen:
-            parts.setdefault(field(row, spec["each"]) if "each" in spec else "", []).append(row)
-        for some in parts.values():
+            groups.setdefault(field(row, spec["each"]) if "each" in spec else "", []).append(row)
+        if "missing" in spec:
+            verdicts += [Verdict("unsure", "Not judged", spec["missing"])] * (not chosen)
+            continue
+        for some in groups.values():
+            if "verdict" in spec:
+                verdicts.append(_verdict(some, **spec["verdict"]))
+                continue
             title = format.capital(fill(some[0], spec["title"]))
             if "chart" in spec:
-                made.append(Figure(title, _chart(some, **spec["chart"])))
+                parts.append(Figure(title, _chart(some, **spec["chart"])))
             else:
-                made.append(_table(title, some, spec, strong))
-    return made
+                parts.append(_table(title, some, spec, strong))
+    return verdicts, parts
+
+
+def _verdict(
+    rows: Sequence[Mapping], by: str = "", than: str = "", subject: str = "", note: str = ""
+) -> Verdict:
+    than, subject, note = (fill(rows[0], text) for text in (than, subject, note))
+    if by:
+        return verdict_of({field(row, by): row for row in rows}, than, subject=subject, note=note)
+    known = format.WORDS["against"]
+    named = {known.get(name, name): row for row in rows for name in [row.get("against") or ""]}
+    return verdict_of(named, subject=subject, note=note)
 
 
 def _chart(
@@ -63,6 +82,7 @@ def _table(title: str, rows: Sequence[Mapping], spec: Mapping, strong: Sequence[
     pairs = {(row["metric"], field(row, across)) for row in rows}
     several = [each for each in metrics if sum(metric == each for metric, _ in pairs) > 1]
     tracked = next((metric for metric in spec.get("track", ()) if metric in metrics), None)
+    metrics.sort(key=lambda metric: metric != tracked)  # First, to be seen on a phone.
     span = _span([row for row in rows if row["metric"] == tracked])
 
     def line_of(row: Mapping) -> str:

@@ -126,7 +126,8 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     chosen_for = cross_validate(pairs)
     if chosen_for is not None:
         right = np.array([pairs[f].right[i] for i, f in enumerate(chosen_for)])
-        rows.append(gain("held_out", pairs[1.0], right))
+        folds = ", ".join(f"{f:g}" for f in np.unique(chosen_for))
+        rows.append(gain("held_out", pairs[1.0], right) | {"note": f"the folds chose {folds}"})
     for f in sorted(measured):
         rows += _rows("validation", f"factor/{f:g}", items_of("validation", f), OF_MODELS)
     result = {
@@ -136,8 +137,7 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         "weights": model.weights,
         "dtype": np.dtype(model.dtype).name,
         "factor": factor,
-        "at_edge": factor > 1 and factor >= max(coarse),
-        "fold_factors": None if chosen_for is None else sorted(set(chosen_for.tolist())),
+        "warnings": [EDGE.format(factor)] * (factor > 1 and factor >= max(coarse)),
         "records": {name: record.to_dict() for name, record in records.items()},
         "seconds": time.time() - started,
     }
@@ -217,6 +217,7 @@ def cross_validate(pairs: Mapping[float, measures.Pairs]) -> np.ndarray | None:
 
 # Numbers ------------------------------------------------------------------------------------------
 
+EDGE = "the factor {:g} lies at the end of the range: try larger ones (config.factors)"
 OF_MODELS = ("accuracy", "accuracy_ties_as_half", "margin", "loss")
 OF_LENGTH = ("longer_wins", "shorter_wins")
 

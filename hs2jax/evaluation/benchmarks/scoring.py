@@ -31,8 +31,8 @@ def rows(set: str, items: Sequence[Mapping]) -> tuple[list[dict], dict | None]:
     """Score items by their benchmark's own rule, and say what it is; [], None for a set that is no
     benchmark.
 
-    set: the format of the data. Returns rows and {"title", "source", "rule", "chance", "missing":
-    [what is absent, in words]}. Rows, with n items and how many are `expected`, and `complete`:
+    set: the format of the data. Returns rows and {"title", "source", "rule", "chance"}. Rows, with
+    n items and how many are `expected`, and `complete`:
 
     * score: section/NAME, section/NAME/SUBSET, apart/SUBSET (in no section), and overall where all
       sections are complete. The score of an incomplete section is the same formula over what is
@@ -56,7 +56,7 @@ def rows(set: str, items: Sequence[Mapping]) -> tuple[list[dict], dict | None]:
         name: Part(_measure(benchmark, name, found[name]), len(found[name]), n)
         for name, n in expected.items()
     }
-    said, missing, sections = [], [], {}
+    said, sections = [], {}
     for name, subsets in benchmark.sections.items():
         weights = [benchmark.weight(sub, n, len(found[sub])) for sub, n in subsets.items()]
         section = sections[name] = combine([parts[sub] for sub in subsets], weights)
@@ -67,8 +67,6 @@ def rows(set: str, items: Sequence[Mapping]) -> tuple[list[dict], dict | None]:
             if not alone and section.items:
                 said.append(_score(set, below, parts[sub]))
             said += _beside(set, below, benchmark, sub, found[sub])
-            if not parts[sub].complete:
-                missing.append(_missing(name if alone else f"{name}, {sub}", parts[sub]))
     complete = all(section.complete for section in sections.values())
     if complete and benchmark.overall:
         whole = combine([*sections.values()])
@@ -94,8 +92,7 @@ def rows(set: str, items: Sequence[Mapping]) -> tuple[list[dict], dict | None]:
     if set == "rm_bench":
         said += _styles(set, benchmark, sections, found)
     said += [row(set, metric="published", **each) for each in benchmark.published]
-    about = {key: getattr(benchmark, key) for key in ("title", "source", "rule", "chance")}
-    return said, about | {"missing": missing}
+    return said, {key: getattr(benchmark, key) for key in ("title", "source", "rule", "chance")}
 
 
 def by_name(items: Iterable[Mapping], field: str, names: Iterable[str]) -> dict[str, list[Mapping]]:
@@ -189,14 +186,6 @@ def _beside(
         if benchmark.credit == "best":
             values["strict"] = (_credit(benchmark, items) == 1.0).mean()
     return rows_of(set, place, len(items), values)
-
-
-def _missing(place: str, part: Part) -> str:
-    """Say what keeps a subset from being complete."""
-    absent = part.expected - part.items
-    if absent > 0:
-        return f"{place}: {absent:,} of {part.expected:,} rows are absent"
-    return f"{place}: {part.items:,} rows, but {part.expected:,} are published"
 
 
 def _styles(set: str, benchmark: Benchmark, sections: Mapping, found: Mapping) -> list[dict]:
