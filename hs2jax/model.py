@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hs2jax.data import templates
+from hs2jax.data import chat, templates
 from hs2jax.models.config import Config
 from hs2jax.models.hf import hub
-from hs2jax.models.hf.weights import gathered
+from hs2jax.models.hf.weights import Tensor, gathered
 
 
 @dataclasses.dataclass
@@ -46,21 +46,30 @@ def default_dtype():
     return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
 
-def load(name, *, template: str, mesh, dtype) -> tuple[hub.Loaded, dict[str, Any]]:
-    """Load a model by name onto the mesh: (it, the keywords of `Model`).
-
-    template: one of `data.templates`; "" is what belongs to the checkpoint. Raises ValueError where
-    there is no tokenizer.
-    """
-    loaded = hub.load(name, mesh)
-    if loaded.tokenizer is None:
+def open_model(name, template: str) -> tuple[hub.Loaded, dict[str, Tensor]]:
+    """Open a model by name, as `hub.open_model` does, with one of `data.templates`; "" is what
+    belongs to the checkpoint. Raises ValueError where there is no tokenizer, or one that
+    `chat.check_tokenizer` refuses."""
+    opened, tensors = hub.open_model(name)
+    tokenizer, read = opened.tokenizer, opened.read
+    if tokenizer is None:
         raise ValueError(f"{name}: there is no tokenizer beside the model")
-    read = loaded.read
     if template:
-        loaded.tokenizer.chat_template, read = templates.choose(template)
+        tokenizer.chat_template, read = templates.choose(template)
+    try:
+        chat.check_tokenizer(tokenizer, read)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return dataclasses.replace(opened, template=template or opened.template, read=read), tensors
+
+
+def load(name, *, template: str, mesh, dtype) -> tuple[hub.Loaded, dict[str, Any]]:
+    """Load a model by name onto the mesh: (it, the keywords of `Model`). template and errors: see
+    `open_model`; no weights are read before."""
+    loaded = hub.assembled(*open_model(name, template), mesh)
     return loaded, {
         "mesh": mesh,
         "dtype": dtype or default_dtype(),
-        "template": template or loaded.template,
-        "read": read,
+        "template": loaded.template,
+        "read": loaded.read,
     }

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from hs2jax.alignment.sources import Source, fitting
-from hs2jax.data import chat, templates
+from hs2jax.data import chat
 from hs2jax.data.groups import Group
-from hs2jax.models.hf import hub
+from hs2jax.model import open_model
 from hs2jax.workdir import from_first, is_first
 
 log = logging.getLogger(__name__)
@@ -122,12 +122,8 @@ def connect(config) -> Source:
             "(config.model.name)"
         )
     served = name if name in served else served[0]
-    opened, _ = hub.open_model(name)
+    opened, _ = open_model(name, config.model.template)
     tokenizer, read = opened.tokenizer, opened.read
-    if tokenizer is None:
-        raise ValueError(f"{name}: there is no tokenizer beside the model")
-    if config.model.template:
-        tokenizer.chat_template, read = templates.choose(config.model.template)
 
     def complete(body: dict) -> dict:
         try:

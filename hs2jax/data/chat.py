@@ -133,6 +133,24 @@ def embedded(ids: Iterable[int], tokenizer, vocab_size: int | None, source: str)
         )
 
 
+def check_tokenizer(tokenizer, read: str) -> None:
+    """Raise ValueError where conversations cannot become tokens: without a chat template, with one
+    that leaves texts out or refuses any, or without an EOS that has to be added."""
+    require_template(tokenizer)
+    control_tokens.check_template(tokenizer)
+    end_of_turn(tokenizer, read)
+
+
+def require_template(tokenizer) -> None:
+    """Raise ValueError where the tokenizer has no chat template."""
+    if not tokenizer.chat_template:
+        raise ValueError(
+            "this tokenizer has no chat template (chat_template.jinja, tokenizer_config.json, "
+            "chat_template.json), so messages cannot become tokens; use an instruction-tuned "
+            'model, or the template "extra_id" (config.model.template)'
+        )
+
+
 def end_of_turn(tokenizer, read: str = "end_of_turn") -> tuple[int, ...]:
     """The ids that end an assistant's turn: one special token, or, where the tokenizer cuts the
     template's marker into several, all of these, without white space before them."""
@@ -187,11 +205,8 @@ def cut_prompt(encoded: Encoded, excess: int, bos: int | None) -> Encoded | None
 
 def _render_all(write: Callable, tokenizer, groups: Sequence[Group], skipped: Record | None):
     """Apply `write` to each group; None for one that the template refuses, if `skipped`."""
-    if groups and not tokenizer.chat_template:
-        raise ValueError(
-            "this tokenizer has no chat template, so messages cannot become tokens; use an "
-            'instruction-tuned model, or the template "extra_id" (config.model.template)'
-        )
+    if groups:
+        require_template(tokenizer)
     found = []
     for group in groups:
         try:

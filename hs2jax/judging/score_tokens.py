@@ -32,11 +32,8 @@ def encode(tokenizer, requests: Sequence[Request], vocab_size: int | None = None
     template or its template refuses a request, and where the embedding has no row for a token, if
     `vocab_size` says how many it has.
     """
-    if requests and not tokenizer.chat_template:
-        raise ValueError(
-            "this tokenizer has no chat template, so a judge cannot be asked: use an "
-            "instruction-tuned model"
-        )
+    if requests:
+        chat.require_template(tokenizer)
     texts = [
         [_text(tokenizer, request, question) for question in request.questions]
         for request in requests

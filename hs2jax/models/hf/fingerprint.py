@@ -12,8 +12,7 @@ from hs2jax.models.hf import checkpoint_files, hub, reward_checkpoints, tokenize
 
 # What a checkpoint says of how it was written, which changes no number.
 UNUSED = ("_name_or_path", "transformers_version")
-TOKENIZER_FILES = (*tokenizer_files.FILES, "chat_template.json", "added_tokens.json")
-TOKENIZER_FILES += ("special_tokens_map.json",)
+TOKENIZER_FILES = (*tokenizer_files.FILES, "added_tokens.json", "special_tokens_map.json")
 
 
 def fingerprint(name: str) -> dict[str, str]:

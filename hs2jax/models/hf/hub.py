@@ -76,14 +76,18 @@ def load(name: str | Path, mesh=None) -> Loaded:
     """Load a model in float32, each parameter straight into its place on the mesh; None gives plain
     arrays on the default device. A chat template that writes today's date then writes a fixed one.
     """
-    found, tensors = open_model(name)
+    return assembled(*open_model(name), mesh)
+
+
+def assembled(found: Loaded, tensors: Mapping[str, Tensor], mesh=None) -> Loaded:
+    """What `open_model` gives, with its parameters read."""
     places = mesh and sharding.shardings(shapes(found.config), mesh)
     return dataclasses.replace(found, params=assemble(tensors, found.config, places))
 
 
 def open_model(name: str | Path) -> tuple[Loaded, dict[str, Tensor]]:
     """A model as `load` gives it but without parameters, and the tensors that `weights` makes
-    them from, which are not read yet."""
+    them from, which are not read yet. Its tokenizer is looked at first."""
     lm_head, name = str(name).endswith(LM_HEAD), str(name).removesuffix(LM_HEAD)
     path = resolve(name)
     if path.suffix == ".gguf":
@@ -97,18 +101,7 @@ def open_model(name: str | Path) -> tuple[Loaded, dict[str, Tensor]]:
     hf_config = read_json(path / "config.json")
     with _naming(path):
         config = read_config(hf_config)
-    tensors = checkpoint_files.open_folder(path, config)
-    head = reward_checkpoints.take_head(tensors, config)
-    kind = (hf_config.get("architectures") or [""])[0]
-    if head is None and kind.endswith("ForSequenceClassification"):
-        raise ValueError(
-            f"{path}: config.json says {kind}, but there is no tensor {reward_checkpoints.HEAD}; "
-            "is the checkpoint complete?"
-        )
     convention = reward_checkpoints.find(name, hf_config, lm_head=lm_head)
-    if convention.head == "lm_head":
-        log.info("%s: the reward is row 0 of lm_head", name)
-        head = reward_checkpoints.lm_head_row(name, tensors, config)
     tokenizer = tokenizer_files.load(path)
     if tokenizer is not None:
         recorded = (hf_config.get("hs2jax") or {}).get("template")
@@ -118,6 +111,17 @@ def open_model(name: str | Path) -> tuple[Loaded, dict[str, Tensor]]:
             tokenizer_files.fix_dates(path, tokenizer)
         if convention.read == "last":
             reward_checkpoints.match_pad(tokenizer, convention, config.pad_id)
+    tensors = checkpoint_files.open_folder(path, config)
+    head = reward_checkpoints.take_head(tensors, config)
+    kind = (hf_config.get("architectures") or [""])[0]
+    if head is None and kind.endswith("ForSequenceClassification"):
+        raise ValueError(
+            f"{path}: config.json says {kind}, but there is no tensor {reward_checkpoints.HEAD}; "
+            "is the checkpoint complete?"
+        )
+    if convention.head == "lm_head":
+        log.info("%s: the reward is row 0 of lm_head", name)
+        head = reward_checkpoints.lm_head_row(name, tensors, config)
     return Loaded(config, {}, head, tokenizer, hf_config, *convention[:2]), tensors
 
 

@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 SETTINGS = "tokenizer_config.json"
 # A folder with any of these has a tokenizer; an export replaces all of them.
 SOURCES = ("tokenizer.json", SETTINGS, "tokenizer.model", "vocab.json")
-FILES = (*SOURCES, "merges.txt", "chat_template.jinja")
+# Of a chat template, by the name of a setting or as it is; the first that is there is taken.
+TEMPLATES = ("chat_template.jinja", SETTINGS, "chat_template.json")
+FILES = (*SOURCES, "merges.txt", "chat_template.jinja", "chat_template.json")
 PAD = "<|hs2jax_pad|>"
 
 # What Llama 3.1's and 3.2's own templates write where they are given no date. With today's, which
@@ -44,12 +46,12 @@ def load(path: Path) -> Any:
     # Version 5's AutoTokenizer may go by the class named beside it and make the parts anew:
     # SmolLM2's, named GPT2Tokenizer, then loses its splitting of digits.
     if (path / "tokenizer.json").exists():
-        return PreTrainedTokenizerFast.from_pretrained(path)
+        return _with_template(path, PreTrainedTokenizerFast.from_pretrained(path))
     settings = path / SETTINGS
     try:
         if settings.exists() and "auto_map" in json.loads(settings.read_text("utf-8")):
             raise ValueError("the tokenizer is made by code of the checkpoint, which is not run")
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # Of many kinds: a missing package, a broken file.
         raise ValueError(
             f"{path}: there is no tokenizer.json, and none could be made from the other tokenizer "
@@ -58,6 +60,34 @@ def load(path: Path) -> Any:
             f"LlamaTokenizerFast.from_pretrained({str(path)!r}, from_slow=True)"
             f".save_pretrained({str(path)!r}), and compare the ids of a few texts with its own"
         ) from error
+    return _with_template(path, tokenizer)
+
+
+def _with_template(path: Path, tokenizer: Any) -> Any:
+    """The tokenizer, with the template of chat_template.json, which `transformers` leaves to
+    processors, where it has none. Warns of files that disagree."""
+    found = {}
+    for name in TEMPLATES:
+        if (path / name).exists():
+            text = (path / name).read_text("utf-8")
+            try:
+                content = text if name.endswith(".jinja") else json.loads(text)["chat_template"]
+            except KeyError:
+                continue
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path / name}: not an object in JSON ({error})") from error
+            if isinstance(content, list):  # Several, by name.
+                content = {each["name"]: each["template"] for each in content}
+            if content:
+                found[name] = content
+    for name in list(found)[1:]:
+        if found[name] != next(iter(found.values())):
+            taken = next(iter(found))
+            log.warning("%s: the chat template of %s is taken, not %s's", path, taken, name)
+    if not tokenizer.chat_template and found:
+        tokenizer.chat_template = next(iter(found.values()))
+        log.info("%s: the chat template is that of %s", path, next(iter(found)))
+    return tokenizer
 
 
 def save(tokenizer: Any, folder: Path) -> None:
