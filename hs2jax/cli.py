@@ -119,7 +119,7 @@ def main(argv=None) -> None:
         raise
     except Exception as error:
         stopping.lost(error)
-        if os.environ.get("HS2JAX_TRACEBACK"):
+        if os.environ.get("HS2JAX_TRACEBACK") or "--traceback" in rest:
             traceback.print_exc()
         print(f"hs2jax {verb}: {faults.told(error, verb)}", file=sys.stderr)
         stopping.leave(stopping.FAILED, faults.told(error, verb))
