@@ -69,7 +69,7 @@ def told(error: Exception, verb: str = "train") -> str:
             f", or install what JAX needs for it (pip install -e '.[{extra}]')" if extra else ""
         )
         return (
-            f"JAX finds no such device (JAX_PLATFORMS is {platforms!r}): {text or 'none is there'}. "
+            f"JAX finds no such device (JAX_PLATFORMS is {platforms!r}): {text or 'none here'}. "
             f"Unset JAX_PLATFORMS, or set it to cpu{install}"
         )
     if isinstance(error, ImportError):
