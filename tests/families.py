@@ -92,6 +92,20 @@ VARIANTS = {
     "Llama, dynamic rope": Variant(
         LLAMA, {"rope_parameters": rope(1e4, "dynamic", factor=2.0)}, {}
     ),
+    "Llama, YaRN": Variant(
+        LLAMA,
+        {"rope_parameters": rope(1e4, "yarn", factor=4.0, original_max_position_embeddings=32)},
+        inside("rope_parameters", factor=5.0, original_max_position_embeddings=128),
+    ),
+    "Qwen3, YaRN of every key": Variant(
+        QWEN3,
+        {
+            "rope_parameters": rope(1e4, "yarn", factor=4.0, original_max_position_embeddings=32)
+            | {"beta_fast": 8.0, "beta_slow": 0.5, "mscale": 0.7, "mscale_all_dim": 1.3}
+            | {"truncate": False}
+        },
+        inside("rope_parameters", beta_fast=2.0, beta_slow=0.7, mscale=2.0, truncate=True),
+    ),
     "Llama, biases": Variant(LLAMA, BIASES),
     "Llama, one key head, tied": Variant(
         LLAMA, {"num_key_value_heads": 1, "tie_word_embeddings": True}

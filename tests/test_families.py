@@ -92,6 +92,10 @@ def configs(draw):
     changes["rope_scaling"] = draw(
         st.none()
         | st.builds(rope.Scaling, st.sampled_from(["linear", "dynamic"]), scaling)
+        | st.builds(
+            *(rope.Scaling, st.just("yarn"), scaling, scaling, scaling, st.integers(1, 9999)),
+            *(scaling, st.booleans()),
+        )
         | st.tuples(scaling, scaling, st.integers(1, 9999)).map(
             lambda x: rope.Scaling("llama3", x[0], 1.0, x[1] + 1, x[2])
         )
@@ -315,12 +319,12 @@ def test_dynamic_scaling_may_say_the_model_s_length_again():
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("gemma3_text", {"rope_parameters": {"rope_theta": 1e6}}, "full_attention"),
-        ("gemma3_text", {"model_type": "gemma3"}, "model_type is 'gemma3'"),
         ("nemotron", {"hidden_act": "silu"}, "hidden_act is 'silu'"),
         ("nemotron", {"rope_parameters": {"partial_rotary_factor": 2}}, "factor is 2.0"),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ("llama", {"original_max_position_embeddings": 8192}, "original_max_position_embeddings"),
-        ("llama", rope_scaling(rope_type="yarn"), "rope_scaling.rope_type is 'yarn'"),
+        ("llama", rope_scaling(rope_type="longrope"), "rope_scaling.rope_type is 'longrope'"),
+        ("llama", rope_scaling(rope_type="yarn"), "rope_scaling.low_freq_factor is 1.0"),
         ("llama", rope_scaling(factor=None), "rope_scaling.factor is None"),
         ("llama", rope_scaling(factor=0), "rope_scaling.factor is 0"),
         ("llama", rope_scaling(original_max_position_embeddings=None), "embeddings is None"),

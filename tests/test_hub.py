@@ -26,7 +26,7 @@ LINEAR = {"type": "linear", "factor": 2.0}
         ({"attention_bias": "yes"}, "attention_bias is 'yes'"),
         ({"rope_scaling": {"rope_type": "longrope", "factor": 8.0}}, "rope_scaling.rope_type"),
         ({"rope_scaling": LINEAR, "rope_parameters": LINEAR | {"factor": 3}}, "different things"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_parameters.factor"),
         ({"hidden_size": None}, "hidden_size is None"),
         ({"num_hidden_layers": "3"}, "num_hidden_layers is '3'"),
         ({"num_key_value_heads": 3}, "num_key_value_heads 3"),

@@ -100,8 +100,9 @@ class Config:
 
     @property
     def attention_scale(self) -> float:
-        """The factor of attention's logits."""
-        return (self.query_pre_attn_scalar or self.head_dim) ** -0.5
+        """The factor of attention's logits; YaRN's is here, of queries and keys together."""
+        scaled = 1.0 if self.rope_scaling is None else self.rope_scaling.attention**2
+        return (self.query_pre_attn_scalar or self.head_dim) ** -0.5 * scaled
 
     def frequencies(self) -> np.ndarray:
         """Radians per position, float32: [rotary_size // 2], or one row per layer where layers

@@ -7,7 +7,9 @@ tensor at a time. (The `safetensors` package reads whole tensors and writes from
 
 import functools
 import json
+import logging
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,16 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from hs2jax.models.config import Config
 from hs2jax.models.hf.weights import EMBED, UNEMBED, Tensor
 
+log = logging.getLogger(__name__)
+
+# What wrappers put before the names of tensors: compilation, data parallelism, a model that sees
+# pictures too, the decoder's own class.
+WRAPPED = re.compile(r"^(?:_orig_mod\.|module\.|pretrained_model\.|language_model\.|model\.)+")
+# The other parts of a model that sees pictures or hears, which no text passes.
+OTHER_PARTS = re.compile(
+    r"^(?:model\.)?(?:vision_tower|vision_model|visual|multi_modal_projector|audio_tower)\."
+)
+SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -31,20 +43,27 @@ DTYPES = {
 
 
 def open_folder(folder: Path, config: Config) -> dict[str, Tensor]:
-    """Open a folder of safetensors: its tensors, unread, by name without "model.".
+    """Open a folder of safetensors: its tensors, unread, by name without "model." and what wrappers
+    put before it. Other parts than the language model's are left out, and said.
 
     Raises ValueError for a file that is not as it should be, and for two tensors of one name.
     """
     tensors: dict[str, Tensor] = {}
+    others = 0
     for path in weight_files(folder):
         for name, tensor in open_file(path).items():
-            short = name.removeprefix("model.")
+            if OTHER_PARTS.match(name):
+                others += 1
+                continue
+            short = WRAPPED.sub("", name)
             # Buffers that old versions of transformers saved; they follow from the config.
             if short.endswith("rotary_emb.inv_freq"):
                 continue
             if short in tensors:
                 raise ValueError(f"{path}: tensor {name} is also in {tensors[short].where}")
             tensors[short] = tensor
+    if others:
+        log.warning("%s: only the text part is read, %d tensors of others are not", folder, others)
     if config.tied and UNEMBED in tensors:
         # Some tools write tied weights twice. Two that differ are a model of another kind.
         copy, embed = tensors.pop(UNEMBED), tensors.get(EMBED)
@@ -59,10 +78,15 @@ def open_folder(folder: Path, config: Config) -> dict[str, Tensor]:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that make up a checkpoint; raises ValueError where any is missing."""
     index = folder / INDEX
+    shards = sorted(path.name for path in folder.glob("model-*.safetensors"))
+    if (folder / WEIGHTS).exists() and shards:
+        raise ValueError(
+            f"{folder}: there is {WEIGHTS} and there are {len(shards)} shards ({shards[0]}, ...): "
+            "one of them is older; delete it"
+        )
     if index.exists():
         try:
-            files = json.loads(index.read_text("utf-8"))["weight_map"].values()
-            files = sorted(set(map(str, files)))
+            files = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{index}: not an index of safetensors files ({error!r})") from error
         for name in files:
@@ -71,6 +95,11 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in files]
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
+    if matches := [match for name in shards if (match := SHARD.fullmatch(name))]:
+        there, count = {int(match[1]) for match in matches}, int(matches[0][2])
+        if missing := sorted(set(range(1, count + 1)) - there):
+            raise ValueError(f"{folder}: of {count} shards number {missing[0]} is not there")
+        return [folder / name for name in shards]
     pickled = sorted(path.name for path in folder.glob("*.bin"))
     convert = pickled and (
         f"; there is {pickled[0]}, but .bin files are not supported. Convert the folder once, with "
@@ -85,11 +114,7 @@ def open_file(path: Path) -> dict[str, Tensor]:
         # Looks at the header, and that the file holds all that it names.
         safetensors.safe_open(path, "numpy")
     except safetensors.SafetensorError as error:
-        what = f"not a safetensors file, or cut short ({error})"
-        with path.open("rb") as file:
-            if file.read(24) == b"version https://git-lfs.":
-                what = "a pointer of Git LFS instead of the file: fetch it with git lfs pull"
-        raise ValueError(f"{path}: {what}") from error
+        raise ValueError(f"{path}: not a safetensors file, or cut short ({error})") from error
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))

@@ -4,6 +4,7 @@ A file that asks for anything that the decoder has not is refused, never approxi
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,9 @@ KINDS = {
     # files say that length here again.
     "dynamic": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", ORIGINAL),
+    "yarn": ("factor", "beta_slow", "beta_fast", ORIGINAL, "attention_factor", "truncate"),
 }
+MSCALES = ("mscale", "mscale_all_dim")  # That YaRN's attention factor may be written by.
 
 # Of all families.
 FIELDS = (
@@ -49,7 +52,45 @@ FIELDS = (
     Field("eos_token_id", ("eos_ids",), token_ids),
     Field("pad_token_id", ("pad_id",), token_id),
 )
+# Models whose config.json has a language model's keys inside of it or among others, and as what
+# that is read; and the keys that stand outside for it too.
+TEXT_PARTS = {
+    "gemma3": "gemma3_text",
+    "mistral3": "mistral",
+    "qwen2_vl": "qwen2",
+    "qwen2_vl_text": "qwen2",
+    "qwen2_5_vl": "qwen2",
+    "qwen2_5_vl_text": "qwen2",
+}
+SHARED = ("eos_token_id", "bos_token_id", "pad_token_id", "tie_word_embeddings")
+SHARED += ("id2label", "label2id", "hs2jax")
+# Classes of reward models that others' libraries write (OpenRLHF's among them).
+OTHER_CLASSES = ("RewardModel", "CriticModel", "AutoModelForCausalLMWithValueHead")
+CLASSIFIERS = ("ForSequenceClassification", *OTHER_CLASSES)
 NEVER_NULL = ("rms_norm_eps", "norm_eps", "max_position_embeddings", "tie_word_embeddings")
+
+
+def text_part(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a `config.json` that is of the language model, of one that sees pictures
+    too (Gemma 3, Mistral 3, Qwen2.5-VL), and under the names of classes that are read here."""
+    text = hf.get("text_config")
+    if isinstance(text, Mapping) or hf.get("model_type") in TEXT_PARTS:
+        classifier = any(each.endswith(CLASSIFIERS) for each in hf.get("architectures") or ())
+        shared = {key: hf[key] for key in SHARED if (text or hf).get(key) is None and key in hf}
+        hf = {"model_type": hf.get("model_type"), **(text or hf), **shared}
+        hf["model_type"] = TEXT_PARTS.get(hf["model_type"], hf["model_type"])
+        for key in ("rope_scaling", "rope_parameters"):
+            # Of a text alone, the three positions of a token of Qwen's are one.
+            block = hf.get(key)
+            if isinstance(block, Mapping) and "mrope_section" in block:
+                rest = {k: v for k, v in block.items() if k != "mrope_section"}
+                kind = "default" if rest.get("type", rest.get("rope_type")) == "mrope" else None
+                hf[key] = rest | ({"type": kind, "rope_type": kind} if kind else {})
+        hf["architectures"] = ["RewardModel"] if classifier else None
+    family = FAMILIES.get(hf.get("model_type"))
+    if family and any(each in OTHER_CLASSES for each in hf.get("architectures") or ()):
+        hf = {**hf, "architectures": [family.classifier]}
+    return dict(hf)
 
 
 def read_config(hf: Mapping[str, Any]) -> Config:
@@ -57,6 +98,7 @@ def read_config(hf: Mapping[str, Any]) -> Config:
 
     Raises ValueError naming the key, its value and what is supported.
     """
+    hf = text_part(hf)
     family = FAMILIES.get(hf.get("model_type"))
     if family is None:
         raise unsupported("model_type", hf.get("model_type"), list(FAMILIES))
@@ -215,6 +257,8 @@ def _check(config: Config, family: Family) -> None:
         )
     if config.rotary_fraction != 1 and not family.partial_rotary:
         raise unsupported(PARTIAL, config.rotary_fraction, [1.0])
+    if config.rotary_fraction != 1 and getattr(config.rope_scaling, "attention", 1.0) != 1:
+        raise unsupported(PARTIAL, config.rotary_fraction, ["1.0 with YaRN's attention_factor"])
     if config.rotary_size % 2 or not config.rotary_size:
         raise unsupported("head_dim", config.head_dim, ["an even number of rotated elements"])
     for one, fields, _ in FAMILIES[config.family].fields:
@@ -287,6 +331,8 @@ def _read_one(block: Mapping[str, Any], key: str, flat: dict, longest: Any) -> d
     if kind not in list(KINDS):
         raise unsupported(f"{key}.rope_type", kind, list(KINDS))
     known = {"rope_type", "type", "rope_theta", PARTIAL, *KINDS[kind]}
+    if kind == "yarn":
+        block, known = _yarn(block, key, longest), {*known, *MSCALES}
     for name in block:
         # transformers writes some keys that it does not use as null.
         allowed = [None, longest] if (kind, name) == ("dynamic", ORIGINAL) else [None]
@@ -296,14 +342,33 @@ def _read_one(block: Mapping[str, Any], key: str, flat: dict, longest: Any) -> d
     for field, name in (("rope_base", "rope_theta"), ("rotary_fraction", PARTIAL)):
         if block.get(name) is not None:
             rope[field] = positive(block, name, where=f"{key}.")
-    given = {name: positive(block, name, where=f"{key}.") for name in KINDS[kind]}
+    given = {
+        name: block[name] if name == "truncate" else positive(block, name, where=f"{key}.")
+        for name in KINDS[kind]
+    }
+    if ORIGINAL in given:
+        given[ORIGINAL] = int(given[ORIGINAL])
     if kind == "llama3":
         low, high = given["low_freq_factor"], given["high_freq_factor"]
         if high <= low:
             raise ValueError(
                 f"config.json: {key}.high_freq_factor {high} must be above low_freq_factor {low}"
             )
-        given[ORIGINAL] = int(given[ORIGINAL])
     if given:
         rope["rope_scaling"] = Scaling(kind, *given.values())
     return rope
+
+
+def _yarn(block: Mapping[str, Any], key: str, longest: Any) -> dict[str, Any]:
+    """With what a block of YaRN (arXiv 2309.00071) leaves out, as `transformers` fills it in."""
+    block = {name: value for name, value in block.items() if value is not None}
+    filled = {"beta_slow": 1.0, "beta_fast": 32.0, ORIGINAL: longest, "truncate": True} | block
+    flag(filled, "truncate")
+    factor = positive(filled, "factor", where=f"{key}.")
+
+    def scale(by: float) -> float:
+        return 0.1 * by * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    by, over = (positive(block, name) if block.get(name) else 0.0 for name in MSCALES)
+    attention = scale(by) / scale(over) if by and over else scale(1.0)
+    return {"attention_factor": attention, **filled}

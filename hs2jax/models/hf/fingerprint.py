@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hs2jax.models.hf import checkpoint_files, hub, reward_checkpoints, tokenizer_files
+from hs2jax.models.hf import adapters, checkpoint_files, hub, reward_checkpoints, tokenizer_files
 
 # What a checkpoint says of how it was written, which changes no number.
 UNUSED = ("_name_or_path", "transformers_version")
@@ -30,6 +30,10 @@ def fingerprint(name: str) -> dict[str, str]:
     elif (path / "best").is_dir():
         files = sorted(each for each in (path / "best").rglob("*") if each.is_file())
         return {"best": _of_json([_of_file(each, changed(each)) for each in files])}
+    if (adapter := adapters.settings_of(path)) is not None:
+        whole = [_of_file(path / adapters.WEIGHTS, changed(path / adapters.WEIGHTS)), adapter]
+        base = fingerprint(adapter["base_model_name_or_path"])
+        return {"adapter": _of_json(whole)} | {f"base {part}": of for part, of in base.items()}
     config = hub.read_json(path / "config.json")
     config = {key: value for key, value in config.items() if key not in UNUSED}
     weights = {}

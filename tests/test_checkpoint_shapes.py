@@ -1,0 +1,208 @@
+"""Checkpoints in the shapes that others leave: wrapped, sharded, with heads of other names, with an
+adapter beside a base. Read to the same scores, or refused by what they are."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from test_reward_checkpoints import foreign, rewards
+
+from hs2jax.models.hf import adapters, fingerprint, hub
+from hs2jax.reward_model import RewardModel
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A classifier's folder, and its scores."""
+    folder = foreign(tmp_path_factory.mktemp("plain") / "model")
+    return folder, rewards(RewardModel.load(folder))
+
+
+def copy_of(folder, to, *, config=None, tensors=lambda found: {WEIGHTS: found}):
+    """Copy a folder: `config` is changed by a dict, and tensors by name become files of them."""
+    to.mkdir()
+    for path in folder.iterdir():
+        if path.suffix != ".safetensors":
+            (to / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((to / "config.json").read_text()) | (config or {})
+    (to / "config.json").write_text(json.dumps(settings))
+    found = safetensors.numpy.load_file(folder / WEIGHTS)
+    for name, some in tensors(found).items():
+        safetensors.numpy.save_file(some, to / name, {"format": "pt"})
+    return to
+
+
+def renamed(**names):
+    """Put other names, or a prefix for all under "every", in place of tensors'."""
+
+    def change(found):
+        every = names.get("every", "")
+        return {WEIGHTS: {every + names.get(x.split(".")[0], x): t for x, t in found.items()}}
+
+    return change
+
+
+def sharded(count, *, of=None):
+    def change(found):
+        names = [f"model-{i + 1:05}-of-{of or count:05}.safetensors" for i in range(count)]
+        parts = [dict(list(found.items())[i::count]) for i in range(count)]
+        return dict(zip(names, parts, strict=True))
+
+    return change
+
+
+READ = {
+    "compiled": {"tensors": renamed(every="_orig_mod.")},
+    "data parallel": {"tensors": renamed(every="module._orig_mod.")},
+    "sees pictures": {"tensors": lambda found: {WEIGHTS: seeing(found)}},
+    "sees pictures, transformers 5": {"tensors": lambda found: {WEIGHTS: seeing(found, True)}},
+    "shards without an index": {"tensors": sharded(3)},
+    "OpenRLHF's": {
+        "tensors": renamed(score="value_head.weight"),
+        "config": {"architectures": ["RewardModel"], "mean": 1.5, "std": 2.0},
+    },
+    "TRL's": {
+        "tensors": renamed(score="v_head.summary.weight"),
+        "config": {"architectures": ["LlamaForCausalLM"]},
+    },
+    "a head by regression": {"tensors": renamed(score="regression_layer.weight")},
+}
+
+
+def seeing(found, new=False):
+    start = "model.language_model." if new else "language_model.model."
+    named = {x.replace("model.", start, 1): t for x, t in found.items()}
+    return named | {"vision_tower.patch.weight": np.zeros((2, 2), np.float32)}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_shape_of_others_scores_as_the_plain_one(plain, tmp_path, name):
+    model = RewardModel.load(copy_of(plain[0], tmp_path / "in", **READ[name]))
+    assert model.read == "last"
+    np.testing.assert_array_equal(rewards(model), plain[1])
+
+
+def test_a_heads_bias_is_read(plain, tmp_path):
+    bias = {"score.bias": np.array([0.25], np.float32)}
+    folder = copy_of(plain[0], tmp_path / "in", tensors=lambda found: {WEIGHTS: found | bias})
+    np.testing.assert_allclose(rewards(RewardModel.load(folder)), plain[1] + 0.25, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"tensors": lambda f: {WEIGHTS: f, **sharded(2)(f)}}, "one of them is older"),
+        ({"tensors": sharded(2, of=3)}, "of 3 shards number 3 is not there"),
+        (
+            {"tensors": lambda f: {WEIGHTS: f | {"v_head.weight": f["score.weight"].copy()}}},
+            "there are several heads: score, v_head",
+        ),
+    ],
+)
+def test_what_could_be_two_models_is_refused(plain, tmp_path, changes, why):
+    with pytest.raises(ValueError, match=why):
+        RewardModel.load(copy_of(plain[0], tmp_path / "in", **changes))
+
+
+# Adapters -----------------------------------------------------------------------------------------
+
+
+def adapter(base, folder, *, beside=None, **settings):
+    """A LoRA adapter of rank 2 of one layer's queries, with a head; and what it adds."""
+    rng = np.random.default_rng(0)
+    config = hub.read_json(base / "config.json")
+    size, heads = config["hidden_size"], config["num_attention_heads"] * config["head_dim"]
+    a = rng.normal(size=(2, size)).astype(np.float32)
+    b = rng.normal(size=(heads, 2)).astype(np.float32)
+    head = rng.normal(size=(1, size)).astype(np.float32)
+    named = {f"self_attn.q_proj.lora_{n}.weight": x for n, x in (("A", a), ("B", b))}
+    tensors = {f"base_model.model.model.layers.0.{name}": x for name, x in named.items()}
+    tensors["base_model.model.score.weight"] = head
+    folder.mkdir()
+    safetensors.numpy.save_file(tensors | (beside or {}), folder / adapters.WEIGHTS)
+    said = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "base_model_name_or_path": str(base)}
+    (folder / adapters.SETTINGS).write_text(json.dumps(said | settings))
+    return folder, 3 / (2**0.5 if settings.get("use_rslora") else 2) * (b @ a), head
+
+
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_an_adapter_is_merged_into_its_base_with_its_head(tmp_path, use_rslora):
+    base = foreign(tmp_path / "base", outputs=())
+    folder, added, head = adapter(base, tmp_path / "adapter", use_rslora=use_rslora)
+
+    def merged(found):
+        query = "model.layers.0.self_attn.q_proj.weight"
+        return {WEIGHTS: found | {query: found[query] + added, "score.weight": head}}
+
+    changes = {"config": {"architectures": ["LlamaForSequenceClassification"]}, "tensors": merged}
+    expected = rewards(RewardModel.load(copy_of(base, tmp_path / "merged", **changes)))
+    np.testing.assert_allclose(rewards(RewardModel.load(folder)), expected, rtol=1e-5)
+    assert set(fingerprint.fingerprint(str(folder))) == {
+        *("adapter", "base weights", "base config", "base tokenizer")
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"use_dora": True}, "with use_dora True, which is not supported: merge it"),
+        ({"peft_type": "IA3"}, "with peft_type 'IA3'"),
+        ({"alpha_pattern": {"q": 1}}, "with alpha_pattern"),
+        ({"base_model_name_or_path": None}, "base_model_name_or_path is missing"),
+        (
+            {"beside": {"base_model.model.model.norm.lora_magnitude": np.ones(2, np.float32)}},
+            "norm.lora_magnitude of the adapter has no place in its base",
+        ),
+    ],
+)
+def test_an_adapter_of_another_kind_is_refused_by_what_it_is(plain, tmp_path, settings, why):
+    folder, *_ = adapter(plain[0], tmp_path / "adapter", **settings)
+    with pytest.raises(ValueError, match=why):
+        hub.load(folder)
+
+
+def test_an_adapter_beside_a_whole_model_is_refused(plain, tmp_path):
+    folder, *_ = adapter(plain[0], tmp_path / "adapter")
+    (folder / WEIGHTS).write_bytes((plain[0] / WEIGHTS).read_bytes())
+    with pytest.raises(ValueError, match="lies beside a whole model"):
+        hub.load(folder)
+
+
+# Parts of models that see pictures ----------------------------------------------------------------
+
+TEXTS = [
+    ("gemma3", "gemma3_text", {}),
+    ("mistral3", "mistral", {"sliding_window": None}),
+    ("qwen2_5_vl", "qwen2", {"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}),
+]
+
+
+@pytest.mark.parametrize(("outer", "inner", "more"), TEXTS)
+def test_the_text_part_of_a_config_is_read(outer, inner, more):
+    from test_families import CONFIGS
+
+    from hs2jax.models.hf.config import read_config, write_config
+
+    config = CONFIGS[inner]
+    plain = write_config(config)
+    text = {k: v for k, v in plain.items() if k not in ("architectures", "eos_token_id")} | more
+    whole = {
+        "model_type": outer,
+        "architectures": ["OfItForConditionalGeneration"],
+        "eos_token_id": plain["eos_token_id"],
+        "vision_config": {"hidden_size": 3},
+    }
+    nested = read_config(whole | {"text_config": text})
+    expected = read_config(plain if "rope_scaling" in more else plain | more)
+    assert nested == expected
+    if outer == "qwen2_5_vl":  # Its first release has all in one.
+        assert read_config({**text, **whole}) == expected
+
+
+def test_code_beside_a_checkpoint_is_said(plain, tmp_path, caplog):
+    changes = {"config": {"auto_map": {"AutoModel": "modeling.Mine"}}}
+    hub.load(copy_of(plain[0], tmp_path / "in", **changes))
+    assert "the code beside the weights (auto_map) is not run" in caplog.text
