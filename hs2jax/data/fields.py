@@ -31,7 +31,8 @@ class Row(dict):
     """A decoded JSON object without what is null; `of_null` are the names of that.
 
     read: the fields that were looked at. notes: of which kind and name there is something to count
-    in the record: "unread" columns, "unknown" ratings, the rule that gives "strengths".
+    in the record: "unread" columns, "unknown" ratings, the rule that gives "strengths". inner: what
+    the objects of which a map takes parts hold besides.
     """
 
     def __init__(self, row: dict, fields: "Map | None" = None):
@@ -39,7 +40,7 @@ class Row(dict):
         self.of_null = row.keys() - self.keys()
         self.read: set[str] = set()
         self.notes: list[tuple[str, str]] = []
-        self.fields = fields or Map()
+        self.fields, self.inner = fields or Map(), set[str]()
 
     def __getitem__(self, name):
         self.read.add(name)
@@ -53,13 +54,13 @@ class Row(dict):
         """Note the columns that a format has not read. Raises FieldError for one that looks like an
         input, or a label where the format reads any, or that the map names. extras: columns that
         the published files are known to have."""
-        for name in sorted(self.keys() - self.read):
+        for name in sorted((self.keys() - self.read) | self.inner):
             if name in dict(self.fields.columns):
                 what = f"is in the map of fields, and {form} reads no such field here"
                 raise FieldError(name, what, "unread field")
-            if name in extras or says_nothing(dict.get(self, name)):
+            if name in extras or (name in self and says_nothing(dict.get(self, name))):
                 continue
-            if kind := looks(name, labels):
+            if kind := looks(name.rpartition(".")[2] if name in self.inner else name, labels):
                 what = (
                     f"looks like {kind}, and {form} does not read it: say which field it is, as in "
                     f"{form}{{FIELD={name}}}:FILE, or leave it out, {form}{{-{name}}}:FILE"
@@ -106,22 +107,21 @@ def take(row: dict, fields: Map, own: Container[str] = ()) -> Row:
             )
             raise FieldError(name, what, "two of one field")
     found = Row(rest | values, fields)
-    for root in roots:
+    for root in roots - used:
         first = row[root][0] if isinstance(row[root], list) and row[root] else row[root]
-        if root not in used and isinstance(first, dict):
-            inner = (f"{root}\0{key}" for key, x in first.items() if not says_nothing(x))
-            found.notes += (("unread", x.replace("\0", ".")) for x in inner if x not in used)
+        if isinstance(first, dict):
+            inner = [name for name, x in first.items() if not says_nothing(x)]
+            dotted = {f"{root}.{name}" for name in inner if f"{root}\0{name}" not in used}
+            found.inner = found.inner | dotted - {*fields.left}
     return found
 
 
 def value_of(row: dict, text: str, field: str, used: set[str]) -> object:
     """Find what a map names: a "COLUMN" or "COLUMN.NAME" (of each, in a list), "A|B" (a list), the
     difference "A-B" of numbers; numbers "*NUMBER" or "/NUMBER". used: gets the columns."""
-    for name, *inner in _paths(text):
-        if name in row:
-            found = _inside(row[name], inner, field, text)
-            used.add("\0".join((name, *inner[:1])))
-            return found
+    if text in row:
+        used.add(text)
+        return row[text]
     if "|" in text:
         return [value_of(row, part.strip(), field, used) for part in text.split("|")]
     if scaled := SCALED.fullmatch(text):
@@ -134,10 +134,13 @@ def value_of(row: dict, text: str, field: str, used: set[str]) -> object:
         if all(any(name in row for name, *_ in _paths(side)) for side in sides):
             first, second = (number(value_of(row, x, field, used), x) for x in sides)
             return None if first is None or second is None else first - second
-    has = ", ".join(map(show, sorted(row)[:12]))
-    raise FieldError(
-        field, f"its column {show(text)} is missing; the row has {has}", "missing field"
-    )
+    for name, *inner in _paths(text):
+        if name in row:
+            found = _inside(row[name], inner, field, text)
+            used.add("\0".join((name, *inner[:1])))
+            return found
+    what = f"its column {show(text)} is missing; the row has "
+    raise FieldError(field, what + ", ".join(map(show, sorted(row)[:12])), "missing field")
 
 
 def _paths(text: str) -> list[list[str]]:

@@ -149,13 +149,14 @@ def _check_message(row: Row, place: str, field: str, message: dict, read: Sequen
 
 def _only_text(value: object, place: str) -> str:
     """Read a text, or the one text of a list of parts."""
-    if isinstance(value, list) and value and isinstance(value[0], dict):
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
         part = next((part for part in value if part.get("type") != "text"), value[0])
-        if len(value) > 1 or part.keys() - {"type", "text"} or "text" not in part:
+        names = [name for name, each in part.items() if not fields.says_nothing(each)]
+        if len(value) > 1 or part.get("type") != "text" or not {*names} <= {"type", "text"}:
             what = f"expected one part of type 'text', found {len(value)}, "
             what += f"one of type {show(part.get('type'))}"
             raise FieldError(place, what, "parts that are no text")
-        value = part["text"]
+        value = part.get("text")
     return check_text(value, place)
 
 

@@ -37,17 +37,17 @@ def margin(row: Row) -> float:
     """Read how much better `chosen` is than `rejected`, at least 0 (a tie): `strength` or `margin`
     from 0 to 3, `preference_strength` with HelpSteer2's sign, or the difference, at most 3, of the
     two columns of a score; 1 where there is none. Raises FieldError where two of them differ."""
-    named = {fields.plain(name): name for name in row}
+    named = {fields.plain(name): name for name in (*row.of_null, *row)}
     found: dict[str, tuple[str, float]] = {}
     for plain, sign in {"strength": 1, "margin": 1, "preference_strength": -1}.items():
-        if (name := named.get(plain)) is not None:
+        if (name := named.get(plain)) in row:
             found[name] = _stated(row, name, sign)
     for plain, name in named.items():
-        if not SCORE.fullmatch(plain):
+        other = named.get(plain.replace("chosen", "rejected"))
+        if not SCORE.fullmatch(plain) or other is None:
             continue
-        other = named.get(re.sub("chosen", "rejected", plain))
-        sides = [fields.number(row[each], each) for each in (name, other) if each is not None]
-        if len(sides) == 2 and None not in sides:
+        sides = [fields.number(row.get(each), each) for each in (name, other)]
+        if None not in sides:
             found[name] = f"{name} - {other}, at most 3", min(sides[0] - sides[1], MAX_STRENGTH)
             if sides[1] > sides[0]:
                 what = (

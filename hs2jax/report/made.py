@@ -9,6 +9,10 @@ from hs2jax.report.page import Section, Table, Verdict
 from hs2jax.report.run import Run
 from hs2jax.report.views import VIEWS, view
 
+# Counts by name in a record, and words for them.
+COUNTED = {"skipped": "left out", "unknown": "unknown ratings", "strengths": "strength"}
+COUNTED |= {"unread": "not read"}
+
 
 def sections(run: Run) -> list[Section]:
     """Show what the view of a run's kind shows, or all of its rows."""
@@ -41,13 +45,19 @@ def record_table(records: Mapping[str, Mapping]) -> Table:
     counts = []
     for record in records.values():
         found = {words: record.get(key) or 0 for key, words in format.WORDS["counts"].items()}
-        skipped = record.get("skipped") or {}
-        counts.append(found | {f"left out: {reason}": n for reason, n in skipped.items()})
+        for key, words in COUNTED.items():
+            found |= {f"{words}: {name}": n for name, n in (record.get(key) or {}).items()}
+        counts.append(found)
     lines = [
         [words, *(f"{each.get(words, 0):,}" for each in counts)]
         for words in dict.fromkeys(itertools.chain(*counts))
         if any(each.get(words) for each in counts)
     ]
+    rated = [record.get("ratings") or {} for record in records.values()]
+    for name in dict.fromkeys(itertools.chain(*rated)):
+        text = "{low:g} to {high:g}, mean {mean:.3g}"
+        ranges = (text.format(**of[name]) if name in of else "" for of in rated)
+        lines.append([f"ratings: {name}", *ranges])
     padding = [record.get("padding_fraction") for record in records.values()]
     if any(padding):
         shares = (format.number(share, format.PERCENT) for share in padding)

@@ -144,7 +144,14 @@ class RewardTask(Task):
 
     def prepare_training(self, data: loader.Prepared) -> tuple[loader.Prepared, dict]:
         notes = {"warnings": [], "rating_means": scored.rating_means(data, self.model.outputs)}
-        if self.config.objective.kind == "bradley_terry":
+        kind, preference = self.config.objective.kind, self.config.objective.preference
+        strengths = {pair.strength for example in data.examples for pair in example.pairs}
+        if kind != "regression" and preference != "regular" and strengths == {1.0}:
+            notes["warnings"].append(
+                f"config.objective.preference is '{preference}', and all strengths of "
+                "config.data.train are 1: no pair counts more than another"
+            )
+        if kind == "bradley_terry":
             data = loader.with_pairs(data)  # Ties would take up places in batches.
         return data, notes
 
