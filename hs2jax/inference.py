@@ -20,7 +20,7 @@ from tqdm import tqdm
 from hs2jax import stopping
 from hs2jax.data import loader, packing
 from hs2jax.data.chat import Encoded
-from hs2jax.data.conversations import join, share
+from hs2jax.data.conversations import join, share, unrated
 from hs2jax.models import heads, lora, sharding
 from hs2jax.models.attention import Layout
 from hs2jax.models.config import Config
@@ -191,6 +191,60 @@ def response_log_probabilities(
             start, stops[row] = stops[row], stops[row] + lengths[example][response]
             found[example][response] = table[row, start : stops[row]]
     return list(itertools.chain(*found))
+
+
+# Numbers that are not finite ----------------------------------------------------------------------
+
+
+def not_finite(
+    what: str, params, named: Sequence[tuple[str, Encoded]], config: Config, *, dtype, mesh=None
+) -> str:
+    """Say that what was computed of conversations, one at least, each by its name, is not finite,
+    and where that began in the first: the layer by the number that tensors have, and the token."""
+    (first, encoded), *others = named
+    found = places_not_finite(params, [encoded], config, dtype=dtype, mesh=mesh)
+    text = f"{first}: {what} are not finite numbers, first {found.get(0, 'behind the final norm')}"
+    if others:
+        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        text += f"; nor are those of {', '.join(name for name, _ in others[:NAMED])}{more}"
+    return f"{text}. Are its parameters whole, and does its dtype suffice?"
+
+
+NAMED = 5  # Conversations, at most, that a message names beside the first.
+
+
+def places_not_finite(
+    params, every: Sequence[Encoded], config: Config, *, dtype, mesh=None
+) -> dict[int, str]:
+    """Find where each conversation's states are first not finite, by number, of those that are not:
+    the embedding, a layer or the final norm, and the first such token. params: as for
+    `run_decoder`. It takes a pass in which all layers' states are looked at, a row at a time."""
+    examples = [unrated(one.prompt, one.responses) for one in every]
+    batches, found = plan_rows(examples, layout="shared", rows=1, mesh=mesh), {}
+    run = functools.partial(_finite_states, params, config=config, dtype=dtype)
+    for i, table in enumerate(run_rows(run, batches, mesh)):
+        for row, pieces in zip(table, batches.plan[i], strict=False):
+            for example, start, stop in batches.spans(pieces):
+                bad = ~row[:, start:stop]
+                if bad.any():
+                    stage = int(bad.any(axis=1).argmax())
+                    place = {0: "the embedding", len(bad) - 1: "the final norm"}
+                    where = place.get(stage, f"layer {stage - 1}")
+                    found[example] = f"in {where} at token {bad[stage].argmax()} of {stop - start}"
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+def _finite_states(params, batch, *, config, dtype):
+    """Tell which states are finite, bool [B, L + 2, T]: of the embedding, each layer and the final
+    norm."""
+    at = jnp.broadcast_to(jnp.arange(batch["tokens"].shape[1]), batch["tokens"].shape)
+    hidden, out = run_decoder(params, batch, config, dtype=dtype, probe=Probe(at))
+    states = jnp.concatenate([out["probe"], hidden[None]])
+    return jnp.isfinite(states).all(axis=-1).swapaxes(0, 1)
+
+
+# Progress -----------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

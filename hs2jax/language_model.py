@@ -10,6 +10,7 @@ How samples are drawn is in `models.sampler`.
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ from hs2jax.data.groups import Group
 from hs2jax.inference import response_log_probabilities
 from hs2jax.model import Model, load
 from hs2jax.models import sampler
+
+log = logging.getLogger(__name__)
 
 
 class LogProbability(NamedTuple):
@@ -138,6 +141,13 @@ class LanguageModel(Model):
             mesh=self.mesh,
             dtype=self.dtype,
         )
+        bad = {
+            groups[request.prompt].source: Encoded(prompts[request.prompt], (one.tokens,))
+            for request, one in zip(requests, taken, strict=True)
+            if not np.isfinite(one.log_probabilities).all()
+        }
+        if bad:
+            log.warning("%s", self.not_finite("log-probabilities", [*bad.items()]))
         samples = iter([one._replace(text=self._text(one)) for one in taken])
         return [list(itertools.islice(samples, n)) for _ in groups]
 
@@ -182,8 +192,9 @@ class LanguageModel(Model):
         after the group's prompt and condition; None for a group that is left out. Tokens that a
         group gives are taken as they are, and else come from its texts, with the end of turn.
 
-        Neighbours share what their prompts begin with, where that is less work. rows: how many rows
-        of tokens are computed at a time, None for what fits; results do not depend on it. options
+        What is not finite stays so, and is named in the log. Neighbours share what their prompts
+        begin with, where that is less work. rows: how many rows of tokens are computed at a time,
+        None for what fits; results do not depend on it. options
         (truncate, skip, record): of each conversation, see `data.conversations.encode`.
         """
         # Texts each by itself, so that what is the prompt's of its tokens depends on no other.
@@ -207,6 +218,14 @@ class LanguageModel(Model):
         where |= {"layout": layout, "rows": rows, "dtype": self.dtype}
         tables = iter(response_log_probabilities(self.params, whole, self.config, **where))
         found = {i: [next(tables) for _ in some] for i, some in singles.items()}
+        bad = [
+            (groups[i].source, one)
+            for i, some in found.items()
+            for one, x in zip(singles[i], some, strict=True)
+            if not np.isfinite(x).all()
+        ]
+        if bad:
+            log.warning("%s", self.not_finite("log-probabilities", bad))
         return [found.get(i) for i in range(len(groups))]
 
     def save(self, folder) -> None:

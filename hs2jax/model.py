@@ -1,11 +1,13 @@
 """The half of a reward model and of a language model that is the same: loading and saving."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from hs2jax import inference
 from hs2jax.data import chat, templates
 from hs2jax.models.config import Config
 from hs2jax.models.hf import hub
@@ -30,6 +32,12 @@ class Model:
     dtype: Any = jnp.float32
     template: str = "own"
     read: str = "end_of_turn"
+
+    def not_finite(self, what: str, named: Sequence[tuple[str, chat.Encoded]]) -> str:
+        """Say that `what` of the model is not finite, see `inference.not_finite`."""
+        params = self.params if "decoder" in self.params else {"decoder": self.params}
+        where = {"dtype": self.dtype, "mesh": self.mesh}
+        return inference.not_finite(f"the model's {what}", params, named, self.config, **where)
 
     def _export(self, folder, decoder, **others) -> None:
         """Write a folder that `transformers` loads."""

@@ -143,11 +143,19 @@ class RewardModel(Model):
     def score_groups(
         self, groups: Sequence[Group], *, layout="shared", rows: int | None = None, **options
     ) -> list[np.ndarray | None]:
-        """Compute outputs [responses, K] of each group, None for one that is left out. options: see
-        `encode`; the others: see `score`."""
+        """Compute outputs [responses, K] of each group, None for one that is left out. What is not
+        finite stays so, and is named in the log. options: see `encode`; the others: see `score`."""
         parts = self.encode(groups, **options)
         tables = iter(self.predict(list(itertools.chain(*parts)), layout=layout, rows=rows))
-        return [np.concatenate([next(tables) for _ in some]) if some else None for some in parts]
+        bad, found = [], []
+        for group, some in zip(groups, parts, strict=True):
+            of_parts = [next(tables) for _ in some]
+            pairs = zip(some, of_parts, strict=True)
+            bad += [(group.source, e.encoded) for e, x in pairs if not np.isfinite(x).all()]
+            found.append(np.concatenate(of_parts) if some else None)
+        if bad:
+            log.warning("%s", self.not_finite("outputs", bad))
+        return found
 
     def encode(
         self, groups: Sequence[Group], *, max_tokens: int | None = None, **options

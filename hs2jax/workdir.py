@@ -354,13 +354,6 @@ def writing(path: Path) -> Iterator[TextIO]:
                 scratch.unlink(missing_ok=True)
 
 
-def note_not_finite(workdir: Path, step: int, rows: list[str], values: dict) -> None:
-    """Write down which rows ("file:line") the batch of this step had."""
-    row = {"step": step, "rows": rows, **{name: str(value) for name, value in values.items()}}
-    with (workdir / "not_finite.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-
-
 # The machine ------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """`hs2jax score`, what is said of bad input, and runs whose numbers are not finite."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +222,10 @@ def test_steps_that_are_not_finite_are_passed_over_and_noted(one_bad_row, tmp_pa
     assert len(bad) == 2  # One in each epoch.
     bad_row = f"{tmp_path / 'ratings.jsonl'}:4"
     assert all(bad_row in row["rows"] and len(row["rows"]) == 2 for row in noted)
+    assert all(row["first"].keys() == {bad_row} for row in noted)
+    assert all(re.match(r"in layer 0 at token \d+", row["first"][bad_row]) for row in noted)
+    results = stages.read(tmp_path / "run" / "results.jsonl")
+    assert stages.value(results, "skipped_steps") == 2
     model = RewardModel.load(tmp_path / "run" / "model")
     assert np.isfinite(model.params["head"]["kernel"]).all()
 
@@ -232,7 +237,7 @@ def test_many_in_a_row_stop_the_run(one_bad_row, tmp_path):
     run = tmp_path / "run"
     assert str(run / "not_finite.jsonl") in said
     noted = stages.read(run / "not_finite.jsonl")
-    assert [row["step"] for row in noted] == [1, 2]
+    assert [row["step"] for row in noted] == [1, 2, 3]  # One was under way.
     every_row = {f"{tmp_path / 'ratings.jsonl'}:{line}" for line in range(1, 7)}
     assert all(set(row["rows"]) == every_row for row in noted)
     assert not (run / "result.json").exists()

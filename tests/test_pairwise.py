@@ -174,7 +174,11 @@ def test_what_does_not_count_is_counted(tmp_path):
         Group(({"role": "user", "content": "Unrated"},), ("one", "two")),
     ]
     record = Record()
-    rows = compare_all(PlantedPairs(broken="broken"), groups, tmp_path, record)
+    with pytest.raises(
+        ValueError, match="the judge's logits are not finite numbers, first in the e"
+    ):
+        compare_all(PlantedPairs(broken="broken"), groups, tmp_path)
+    rows = compare_all(PlantedPairs(broken="broken"), groups, tmp_path, record, skip=True)
     assert (record.pairs, record.ties, record.too_long) == (12, 1, 1)
     assert (record.skipped, record.indistinct) == ({"not finite": 1}, 1)
     assert values(rows, "prompts")[None] == 12

@@ -171,7 +171,7 @@ def test_layouts_and_split_groups_are_evaluated_alike(data):
     summaries, items = [], []
     for layout, length in (*((each, 192) for each in packing.LAYOUTS), ("shared", longest - 1)):
         batches = plan_evaluation(prepared.examples, row_length=length, layout=layout, rows=2)
-        found, summary = task.evaluate(task.params, prepared, batches)
+        found, summary = task.evaluate(task.params, prepared, batches, 0)
         summaries.append(summary)
         items.append([x for each in found for x in each["log_probability"]])
     assert batches.split, "the groups should not fit into one row"

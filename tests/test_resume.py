@@ -21,6 +21,7 @@ import tiny
 from test_policy_training import sampled_rows
 
 from hs2jax import configs, stopping, workdir
+from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import loop, metrics
 from hs2jax.training.checkpoint import Checkpoints
@@ -38,17 +39,24 @@ SETTINGS |= {
 }
 PART = {"trainable.last_layers": 1, "trainable.cache": True, "lora.rank": 2}
 PART |= {"optimizer.mu_dtype": "bfloat16"}
-# Rows too short for a group's five responses, so that groups lie in several micro-batches.
-SPLIT = {"objective.kind": "steerlm2", "data.row_length": 96, "lora.rank": 2}
+# Rows too short for a group's five responses, so that groups lie in several micro-batches; and a
+# step of each epoch is skipped, as one prompt overflows in the model.
+SPLIT = {"model.name": "bad"}
+SPLIT |= {"objective.kind": "steerlm2", "data.row_length": 96, "lora.rank": 2}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
     tiny.language_model(folder / "base", num_layers=2)
+    own = tiny.config(num_layers=2)
+    bad = tiny.overflowing(tiny.parameters(own), "~")
+    hub.save(folder / "bad", config=own, params=bad, tokenizer=tiny.tokenizer())
     # 17 to train: an epoch is three batches of five and two left over.
     stages.pairs(folder / "pairs.jsonl", 23)
-    stages.write(folder / "groups.jsonl", sampled_rows(23, samples=5))
+    groups = sampled_rows(23, samples=5)
+    groups[3]["prompt"][0]["content"] += "~"
+    stages.write(folder / "groups.jsonl", groups)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HS2JAX_CACHE", str(folder / "cache"))
         yield folder
@@ -59,7 +67,7 @@ def config(folder, kind="train_reward_model", **changes):
     data = f"preference:{folder}/pairs.jsonl" if rewards else f"sampled:{folder}/groups.jsonl"
     made = configs.defaults(kind)
     own = {
-        "model.name": str(folder / "base"),
+        "model.name": str(folder / changes.pop("model.name", "base")),
         "data.row_length": 256,
         "data.train": f"{data}[:-6]",
         "data.validation": f"{data}[-6:]",
@@ -85,6 +93,7 @@ def saved(place: Path) -> dict:
         "export": (place / "model" / "model.safetensors").read_bytes(),
         "metrics": [{k: v for k, v in row.items() if k not in clocks} for row in rows],
         "items": [path.read_text() for path in sorted((place / "items").iterdir())],
+        "skipped": workdir.read_rows(place / "not_finite.jsonl"),
         "results": [row for row in results if row["metric"] not in clocks],
     }
 
@@ -200,7 +209,7 @@ def test_stopped_by_a_signal_it_saves_and_another_micro_batch_goes_on(folder, un
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [("train_reward_model", PART), ("train_policy", SPLIT)],
-    ids=["LoRA on the last layers", "groups in several micro-batches"],
+    ids=["LoRA on the last layers", "groups in several micro-batches, some skipped"],
 )
 def test_whatever_is_trained_is_gone_on_with(folder, kind, changes):
     of, places = config(folder, kind, **changes), [folder / f"{kind}-{n}" for n in (0, 1)]
@@ -209,6 +218,25 @@ def test_whatever_is_trained_is_gone_on_with(folder, kind, changes):
         loop.train(of, places[1])
     loop.train(of, places[1])
     assert_same(places[1], places[0])
+    if "model.name" in changes:
+        noted = workdir.read_rows(places[0] / "not_finite.jsonl")
+        assert len(noted) == EPOCHS
+        assert all([*row["first"]] == [f"{folder}/groups.jsonl:4"] for row in noted)
+
+
+def test_a_run_that_skipped_too_many_steps_goes_on_where_it_may_skip_more(folder):
+    changes = {**SPLIT, "batch_size": 17, "epochs": 4}
+    of, places = config(folder, "train_policy", **changes), [folder / f"limit-{n}" for n in (0, 1)]
+    of.not_finite_limit = 2
+    said = "2 steps in a row, up to step 2, .*groups.jsonl:4 .in layer 0 at token"
+    for _ in range(2):  # The second time at once.
+        with pytest.raises(ValueError, match=said):
+            loop.train(of, places[0])
+    assert Checkpoints(places[0] / "checkpoints", read_only=True).latest == 3
+    of.not_finite_limit = 9
+    for place in places:
+        loop.train(of, place)
+    assert_same(*places)
 
 
 @pytest.mark.skipif(not KILLS, reason="long: LONG=1 in the environment runs it")

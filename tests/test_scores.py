@@ -1,6 +1,7 @@
 """Kept scores: each computed once, never another model's or template's, whole after a kill."""
 
 import dataclasses
+import re
 import sqlite3
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
+from hs2jax.data.conversations import group_conversations
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import scores
@@ -147,3 +149,25 @@ def test_scores_that_are_not_finite_are_refused_with_their_row(tmp_path):
         outputs(broken, store(tmp_path), GROUPS[:3])
     kept = sqlite3.connect(store(tmp_path).path).execute("SELECT * FROM kept")
     assert not kept.fetchall()
+
+
+def test_healthy_scores_are_kept_beside_those_that_are_not_finite(tmp_path, caplog):
+    decoder = tiny.overflowing(MODEL.params["decoder"], "~")
+    broken = dataclasses.replace(MODEL, params={**MODEL.params, "decoder": decoder})
+    talks = [tiny.talk("Why?", "So."), tiny.talk("Who ~?", "I."), tiny.talk("When?", "Now.")]
+    groups, said = group_conversations(talks), r"conversation 1: .* not finite .* in layer 0 at tok"
+    with pytest.raises(ValueError, match=said):
+        outputs(broken, store(tmp_path), groups)
+    counting, computed = counted(broken)
+    record = Record()
+    found = outputs(counting, store(tmp_path), groups, leave_out=True, record=record)
+    assert len(computed) == 1
+    assert found[1] is None
+    assert record.skipped == {"not finite": 1}
+    assert record.skipped_examples[0].startswith("conversation 1")
+    caplog.clear()
+    scored = broken.score(talks, weights=dict.fromkeys(MODEL.outputs, 1.0))
+    assert re.search(said, caplog.text)
+    assert np.isnan([*scored[1].outputs.values(), scored[1].reward]).all()
+    for i in (0, 2):
+        np.testing.assert_array_equal([*scored[i].outputs.values()], found[i][0])

@@ -1,6 +1,7 @@
 """One step and one run: accumulated = full batch, sharded = unsharded, and a guard that holds."""
 
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -157,7 +158,8 @@ def test_eight_devices_do_what_one_does(groups, mesh):
     assert_close(together["params"], alone["params"], 1e-6)
 
 
-def test_nothing_changes_where_the_gradient_is_not_finite(groups):
+@pytest.mark.parametrize("poisoned", ["loss", "gradient"])
+def test_nothing_changes_where_the_gradient_is_not_finite(groups, poisoned):
     tx, _ = optimizer.make(configs.defaults("train_reward_model").optimizer, 10)
     state = step.init_state(jax.tree.map(jnp.copy, MODEL.params), tx)
     how = {"layout": "shared", "dtype": jnp.float32, "remat": False}
@@ -165,13 +167,32 @@ def test_nothing_changes_where_the_gradient_is_not_finite(groups):
     batch = one_batch(groups, 16)
     before = jax.tree.map(np.array, state)
     bad = {**batch, "ratings": np.where(batch["rating_mask"], np.inf, 0.0).astype(np.float32)}
-    state, values = update(state, {}, bad)
+    if poisoned == "gradient":
+        bad, kinked = batch, Kinked(objective("regression"))
+        state, values = step.make(MODEL.config, kinked, tx, **how)(state, {}, bad)
+        assert np.isfinite(values["loss"])
+    else:
+        state, values = update(state, {}, bad)
+    assert values["bad_gradients"].all()
     assert int(values["not_finite"]) == 1
     for name in ("params", "optimizer"):
         jax.tree.map(np.testing.assert_array_equal, state[name], before[name])
     state, values = update(state, {}, batch)
     assert int(values["not_finite"]) == 0
     assert not np.array_equal(state["params"]["head"]["kernel"], before["params"]["head"]["kernel"])
+
+
+class Kinked(NamedTuple):
+    """An objective with a finite loss and no finite gradient."""
+
+    of: objectives.Objective
+
+    def counts(self, batch):
+        return self.of.counts(batch)
+
+    def loss(self, outputs, batch, counts):
+        loss, metrics = self.of.loss(outputs, batch, counts)
+        return loss + jnp.sqrt(0 * jnp.sum(jnp.square(outputs))), metrics
 
 
 def test_schedules():

@@ -215,16 +215,16 @@ def test_what_cannot_be_read_is_left_out_and_counted(write, tmp_path):
     path = write([dialogue(f"Ann: It is {i}! {TOO_LONG * (i == 3)}", n=i) for i in range(9)])
     belief, record = knows_intensities(path), Record()
 
-    def broken(request, q):
-        return np.nan if q == 1 and "It is 5!" in request.item else belief(request, q)
-
-    rows = felt(PlantedJudge(broken), path, tmp_path, record, weights=[0.25] * 4)
-    assert (record.too_long, record.skipped) == (4, {"not finite": 4})
-    assert find(rows, metric="spearman")["n"] == 28
+    rows = felt(PlantedJudge(belief), path, tmp_path, record, weights=[0.25] * 4)
+    assert (record.too_long, record.skipped) == (4, {})
+    assert find(rows, metric="spearman")["n"] == 32
     assert all(value > 0 for value in values(rows, "spearman").values())
     path = write([dialogue(f"Ann: {TOO_LONG}")])
     with pytest.raises(ValueError, match="read none of the questions of emotions: 4 too long"):
-        felt(PlantedJudge(broken), path, tmp_path)
+        felt(PlantedJudge(belief), path, tmp_path)
+    path = write([dialogue("Ann: So!")])
+    with pytest.raises(ValueError, match=r"questions.json.*1: the judge's logits are not finite"):
+        felt(PlantedJudge(lambda request, q: np.nan), path, tmp_path)
 
 
 # Knowledge --------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hs2jax import configs, workdir
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import scores
-from hs2jax.inference import progress_of
+from hs2jax.inference import NAMED, progress_of
 from hs2jax.language_model import LanguageModel
 from hs2jax.models import sharding
 from hs2jax.models.checksum import checksum
@@ -51,7 +51,8 @@ class Run:
     ) -> Iterator[np.ndarray | None]:
         """Yield the model's outputs [responses, K] of each group; None where one is left out, which
         the record counts. options: see `scores.stream`."""
-        settings = {"skip": self.config.on_error == "skip", "record": record or self.record}
+        skip = self.config.on_error == "skip"
+        settings = {"skip": skip, "leave_out": skip, "record": record or self.record}
         cache = scores.store_of(model)
         with progress_of(self.config.kind, len(groups)) as show:
             for each in scores.stream(model, groups, cache, progress=show, **settings | options):
@@ -70,8 +71,8 @@ class Run:
         compute(some groups, number of the first) gives their values, as JSON has them. A chunk of
         which something is missing is computed as a whole, so that rounding is the same again. A
         value {"refused": why} is not kept: it is None in what is returned, and counted, where
-        config.on_error is "skip". Raises ValueError for it where not, and for a value that is not
-        finite.
+        config.on_error is "skip". Raises ValueError for it where not, and for values that are not
+        finite; the others of their chunk are kept.
         """
         left_out: dict[str, str] = {}
         self.kept.share(keys)
@@ -91,10 +92,10 @@ class Run:
                     raise ValueError(f"{why} (config.on_error=skip leaves such rows out)")
                 self.record.skip("refused by the server", example=why)
             if refused:
-                source = groups[keys.index(refused[0])].source
+                sources = [groups[keys.index(key)].source for key in refused]
                 raise ValueError(
-                    f"{source}: {what} are not finite numbers. Are the model's parameters whole, "
-                    "and does its dtype suffice?"
+                    f"{', '.join(sources[:NAMED])}: {what} are not finite numbers. Are the model's "
+                    "parameters whole, and does its dtype suffice?"
                 )
             log.info("%s: %d of %d", what, min(start + size, len(groups)), len(groups))
         return [None if key in left_out else self.kept.get(key) for key in keys]

@@ -112,7 +112,7 @@ def _measure(run: stage.Run, sampled: Mapping[str, list[dict]]) -> None:
         saying = [[i for i, text in enumerate(row["responses"]) if text.strip()] for row in rows]
         groups = [_group(row, some) for row, some in zip(rows, saying, strict=True) if some]
         record = Record(rows=len(rows), groups=len(groups))
-        outputs = run.rate(model, groups, record, skip=True)
+        outputs = run.rate(model, groups, record, skip=True, leave_out=False)
         for row, some in zip(rows, saying, strict=True):
             row["measured"], row["rewards"] = ([None] * len(row["responses"]) for _ in range(2))
             table = next(outputs) if some else None

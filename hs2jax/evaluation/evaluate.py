@@ -145,6 +145,7 @@ def score_set(
                 store,
                 max_tokens=config.max_tokens or None,
                 skip=skip,
+                leave_out=skip,
                 record=record,
                 progress=show,
             )

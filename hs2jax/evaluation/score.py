@@ -54,7 +54,8 @@ def score(
     def scored(spec: str, name: str, record: Record) -> Iterator[Scored]:
         groups = corpora.read(spec, on_error="skip" if skip else "raise", record=record)
         with progress_of(name) as show:
-            options = {"truncate": truncate, "skip": skip, "record": record, "progress": show}
+            options = {"truncate": truncate, "skip": skip, "leave_out": skip}
+            options |= {"record": record, "progress": show}
             for each in scores.stream(model, groups, store, **options):
                 if each.outputs is not None:
                     yield each

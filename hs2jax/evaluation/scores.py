@@ -9,6 +9,7 @@ evaluation that was killed goes on where it was.
 import dataclasses
 import hashlib
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,8 @@ from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
 from hs2jax.store import Store
 from hs2jax.workdir import content_key
+
+log = logging.getLogger(__name__)
 
 VERSION = 1  # To be raised when the way of scoring changes.
 WINDOW = 1024  # Groups that are tokenised before the first of them is scored.
@@ -81,14 +84,16 @@ def stream(
     max_tokens: int | None = None,
     truncate: bool = True,
     skip: bool = False,
+    leave_out: bool = False,
     record: Record | None = None,
     progress: Callable[..., None] = lambda groups, tokens=0: None,
 ) -> Iterator[Scored]:
     """Score groups as they come, a window at a time, in their order, computing what is not kept.
 
-    max_tokens, truncate, skip: see `RewardModel.encode`. progress: is told, after each step, how
-    many tokens were computed, and how many groups a window finished.
-    Raises ValueError for a group whose scores are not finite, and as `RewardModel.encode` does.
+    max_tokens, truncate, skip: see `RewardModel.encode`. leave_out: leave a group out whose scores
+    are not finite, counted in the record and named in the log, instead of raising ValueError; the
+    others of its window are kept before. progress: is told, after each step, how many tokens were
+    computed, and how many groups a window finished. Raises ValueError as `RewardModel.encode` does.
     """
     record = Record() if record is None else record
     for some in in_parts(groups, WINDOW):
@@ -97,17 +102,26 @@ def stream(
         )
         _score_unknown(model, list(itertools.chain(*parts)), store, progress)
         progress(len(some))
-        for group, examples in zip(some, parts, strict=True):
-            if not examples:
+        named = [_names(examples) for examples in parts]
+        every = [[store.get(name) for name in names] for names in named]
+        bad = [
+            (group.source, example.encoded)
+            for group, examples, known in zip(some, parts, every, strict=True)
+            if None in known  # The store keeps no others.
+            for example in examples
+            if not all(name in store for name in _names([example]))
+        ]
+        if bad:
+            text = model.not_finite("outputs", bad)
+            if not leave_out:
+                raise ValueError(text)
+            log.warning("%s", text)
+        for group, examples, names, known in zip(some, parts, named, every, strict=True):
+            if not examples or None in known:
+                if examples:
+                    record.skip("not finite", example=f"{group.source}: outputs are not finite")
                 yield Scored(group, None, [], 0, [])
                 continue
-            names = _names(examples)
-            known = [store.get(name) for name in names]
-            if None in known:  # The store keeps no others.
-                raise ValueError(
-                    f"{group.source}: the model's outputs are not finite numbers. Are its "
-                    "parameters whole, and does its dtype suffice?"
-                )
             record.tokens += sum(packing.cost(each.encoded, "shared") for each in examples)
             tokens = [len(r) for example in examples for r in example.encoded.responses]
             cut = max(example.cut for example in examples)

@@ -27,14 +27,18 @@ PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 
 
 def gpt_score(
-    readings: Readings, items: Sequence[tuple[str, str]], criteria: Sequence[Criterion]
+    readings: Readings,
+    items: Sequence[tuple[str, str]],
+    criteria: Sequence[Criterion],
+    sources: Sequence[str] = (),
 ) -> np.ndarray:
     """GPTScore (arXiv 2302.04166): the mean log-probability of a response's tokens, in nats, where
     the model is asked for a response that is good by the criterion. f32 [items, criteria].
 
     items: (prompt, response) each. NaN where the conversation is longer than the model's positions
     or the chat template refuses it. The wording is this project's, and the token that ends the turn
-    counts too. readings: of the judge, and where what is made is kept.
+    counts too. readings: of the judge, and where what is made is kept. sources: of the items, for
+    errors. Raises ValueError for what is not finite.
     """
     first: dict[str, int] = {}
     for i, (prompt, _) in enumerate(items):
@@ -59,6 +63,10 @@ def gpt_score(
             ]
             texts = [["gpt_score", each] for each in conversations]
             found = readings.recall(texts, conversations, make)
+            for (i, c), x in zip(part, found, strict=True):
+                if x is not None and not np.isfinite(x):
+                    name = sources[i] if sources else f"item {i}"
+                    raise ValueError(f"{name}: gpt_score of {criteria[c].name} is not finite")
             table[tuple(np.transpose(part))] = [np.nan if x is None else x for x in found]
             show(len(part))
     return table

@@ -100,6 +100,7 @@ def use(
     weights_from = config.weights
     if config.task == "pairs":
         groups = list(corpora.read(config.data, on_error=config.on_error, record=record))
+        options["skip"] = config.on_error == "skip"
         rows = pairwise.pair_rows(readings, groups, chosen[0], record, **options)
     elif config.task == "selection":
         for key in ("fraction", "max_tokens", "on_error", "seed"):
@@ -201,7 +202,9 @@ def _baselines(
     responses, of = np.unique(one.response, axis=0, return_inverse=True)
     if "gpt_score" in wanted:
         texts = [(prompt_text(groups[g]), groups[g].responses[r]) for g, r in responses]
-        found["gpt_score"] = baselines.gpt_score(readings, texts, chosen)[of, one.criterion]
+        sources = [groups[g].source for g, _ in responses]
+        table = baselines.gpt_score(readings, texts, chosen, sources)
+        found["gpt_score"] = table[of, one.criterion]
     if "ridge_probe" in wanted:
         # A probe of its own for each criterion: states do not say which one they were asked for as
         # plainly as a prompt says it to people.

@@ -10,6 +10,7 @@ Axis letters: B rows, R branches of a row, Q questions of an item, L layers, S a
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,8 @@ from hs2jax.judging.prompts import Request
 from hs2jax.language_model import LanguageModel
 from hs2jax.models.config import Config
 from hs2jax.models.decoder import Probe, lens
+
+log = logging.getLogger(__name__)
 
 TOKENS = 2048  # That are computed at a time, unless a row is longer.
 TOO_LONG = "too long"  # The reason why a request that the model has no room for has no reading.
@@ -83,6 +86,16 @@ def final_norm(params: Mapping) -> dict:
     return {name: params[name] for name in ("norm", "norm_bias") if name in params}
 
 
+def not_finite(logits: np.ndarray) -> str:
+    """Say in which layer logits [Q, 2, L + 1, S] are first not finite, which they are somewhere."""
+    layer = int(np.isfinite(logits).all(axis=(0, 1, 3)).argmin()) - 1
+    where = "the embedding" if layer < 0 else f"layer {layer}"
+    return (
+        f"the judge's logits are not finite numbers, first in {where}. Are its parameters whole, "
+        "and does its dtype suffice?"
+    )
+
+
 @dataclasses.dataclass
 class Judge:
     """A frozen language model that judges."""
@@ -112,8 +125,9 @@ class Judge:
 
         criterion: a Criterion, or "SET/NAME" of the bundled sets, "NAME" for HelpSteer's.
         weights: of the layers the preset uses, [L'], or a file of them that a run has left; None
-        weighs them equally. Raises ValueError for a conversation that is longer than the model's
-        positions, and for a file of weights of another model or preset.
+        weighs them equally. What is not finite stays so, and is named in the log. Raises ValueError
+        for a conversation that is longer than the model's positions, and for a file of weights of
+        another model or preset.
         """
         if isinstance(weights, str | Path):
             weights = weights_file.load(weights, self, preset)
@@ -123,7 +137,11 @@ class Judge:
         requests = [request for group in groups for request in requests_of(group, [criterion])]
         if not requests:
             return []
-        logits = np.stack([reading.logits[0] for reading in self.ask(requests)])
+        found = self.ask(requests)
+        for request, reading in zip(requests, found, strict=True):
+            if not np.isfinite(reading.logits).all():
+                log.warning("%s: %s", request.source, not_finite(reading.logits))
+        logits = np.stack([reading.logits[0] for reading in found])
         name = "lager_wo" if weights is None else "lager_w"
         scores = lager.aggregate(logits, criterion.scale, name, preset, weights)
         chances = lager.distribution(logits, preset, weights)

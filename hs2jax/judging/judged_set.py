@@ -63,9 +63,9 @@ def judge_set(
     `Judge.ask`.
 
     What has no reading is counted in the record by its reason: a response that is longer than the
-    model's positions, or, where the judge writes, each criterion by which it gave no score. Raises
-    ValueError where nothing could be read and for a rating outside the criteria's scale, and what
-    `corpora.read` raises.
+    model's positions, or, where the judge writes, each criterion by which it gave no score; and
+    with on_error "skip" what is not finite. Raises ValueError for that else, where nothing could be
+    read and for a rating outside the criteria's scale, and what `corpora.read` raises.
     """
     record = Record()
     scale = prompts.scale_of(criteria)
@@ -89,8 +89,9 @@ def judge_set(
     options = {"total": len(requests), "states": states, "condition": condition, "place": place}
     logits, seen, human, sample = [], [], [], []
     found = readings.stream(requests, name, **options)
-    for some, ratings, reading in zip(places, rated, found, strict=True):
-        if is_whole([reading], record):
+    skip = on_error == "skip"
+    for some, ratings, reading, request in zip(places, rated, found, requests, strict=True):
+        if is_whole([reading], record, request.source, skip=skip):
             logits.append(reading.logits)
             seen.append(reading.states)
             sample += some

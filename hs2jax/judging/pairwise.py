@@ -70,12 +70,14 @@ def pair_rows(
     *,
     preset: Preset = lager.PRESETS["recommended"],
     weights: Sequence[float] | None = None,
+    skip: bool = False,
 ) -> list[dict]:
     """Make rows of how often a judge prefers what people prefer, asked in both ways.
 
     record: counts pairs, ties (of people), pairs of equal texts, and pairs that could not be read
     in both ways.
-    weights: [L'], fitted for scores; weighted aggregations are left out without.
+    weights: [L'], fitted for scores; weighted aggregations are left out without. skip: leave out
+    and count a pair whose readings are not finite, instead of raising ValueError.
 
     part "way/NAME", for each aggregation: accuracy, the share of pairs whose chosen response has
     the strictly higher score; `accuracy_half_credit` gives equal ones half. accuracy `against`
@@ -97,7 +99,11 @@ def pair_rows(
     for way in WAYS:
         requests = [request for pair in compared for request in asked(*pair, criterion, way)]
         read.append(list(in_parts(readings.stream(requests, f"pairs, {way}"), 2)))
-    whole = [i for i, each in enumerate(zip(*read, strict=True)) if is_whole(sum(each, ()), record)]
+    whole = [
+        i
+        for i, each in enumerate(zip(*read, strict=True))
+        if is_whole(sum(each, ()), record, compared[i][3], skip=skip)
+    ]
     if not whole:
         raise nothing_read("none of the pairs", record)
     logits = {

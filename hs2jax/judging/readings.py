@@ -15,7 +15,7 @@ from hs2jax.data.conversations import in_parts
 from hs2jax.data.record import Record
 from hs2jax.inference import progress_of
 from hs2jax.judging import written
-from hs2jax.judging.judge import TOO_LONG, Judge, Reading
+from hs2jax.judging.judge import TOO_LONG, Judge, Reading, not_finite
 from hs2jax.judging.prompts import Request
 from hs2jax.models.checksum import checksum
 from hs2jax.store import Store
@@ -74,16 +74,22 @@ class Readings:
         return [made[key] if key in made else self._store.get(key) for key in keys]
 
 
-def is_whole(found: Sequence[Reading | str], record: Record, n=1) -> bool:
+def is_whole(
+    found: Sequence[Reading | str], record: Record, source: str = "", n=1, *, skip: bool = False
+) -> bool:
     """Tell whether all readings of something are there and finite; else count it, as n, in the
-    record, by the first reason."""
+    record, by the first reason. source: its row. Raises ValueError with it for what is not finite,
+    unless `skip`."""
     reasons = [each for each in found if isinstance(each, str)]
     if reasons and reasons[0] == TOO_LONG:
         record.too_long += n
     elif reasons:
         record.skip(reasons[0], rows=n)
-    elif not all(np.isfinite(reading.logits).all() for reading in found):
-        record.skip("not finite", rows=n)
+    elif bad := [each.logits for each in found if not np.isfinite(each.logits).all()]:
+        text = f"{source}: {not_finite(bad[0])}"
+        if not skip:
+            raise ValueError(text)
+        record.skip("not finite", rows=n, example=text)
     else:
         return True
     return False

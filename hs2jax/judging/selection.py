@@ -54,13 +54,19 @@ def select(
     Rows are also of what other ways would have chosen: response, prompt: mean characters of it;
     overlap: share of it that was selected; spearman: with the way that was used, over all rows;
     tied: rows as good as the last one it chooses (0 where it chooses all of those). Raises
-    ValueError where no row could be judged, and DataError for a row with several responses.
+    ValueError where no row could be judged or, unless on_error is "skip", one's readings are not
+    finite, and DataError for a row with several responses.
     """
     methods = ["lager_w"] * (weights is not None) + ["lager_wo", "e_score", "direct"]
     # Rows are read a chunk ahead of their readings.
     asked, again = itertools.tee(_selectable(readings, data, on_error, max_tokens, record))
     found = zip(asked, readings.stream((each for _, each in again), "selection"), strict=True)
-    read = ((group, reading) for (group, _), reading in found if is_whole([reading], record))
+    skip = on_error == "skip"
+    read = (
+        (group, reading)
+        for (group, _), reading in found
+        if is_whole([reading], record, group.source, skip=skip)
+    )
     lines, prompts = [], []
     for part in in_parts(read, BLOCK):
         logits = np.stack([reading.logits for _, reading in part])

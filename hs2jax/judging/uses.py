@@ -277,7 +277,7 @@ def _answers(
     logits, place = [], []
     found = readings.stream(requests, name, total=len(requests))
     for i, (request, reading) in enumerate(zip(requests, found, strict=True)):
-        if is_whole([reading], record, len(request.questions)):
+        if is_whole([reading], record, request.source, n=len(request.questions)):
             logits.append(reading.logits)
             place += [(i, q) for q in range(len(request.questions))]
     if not place:

@@ -85,6 +85,7 @@ class RunState:
         evaluated: tells that the evaluation of that step, if one is due, was made.
         best: {"step", "values", "frozen"} of the best step so far, None before there is one.
         seconds: how long the run has taken, all its processes together.
+        stopped: {"steps", "why"} where it was stopped after so many skipped steps, or None.
     """
 
     def __init__(self, workdir: Path, frozen, *, started: float):
@@ -95,12 +96,13 @@ class RunState:
         self._best = Checkpoints(workdir / "best", keep=2)
         self.restored = self._latest.latest
         self.step = self.restored or 0
-        self.best, self._began, self._meta = None, started, {}
+        self.best, self._began, self._meta, self.stopped = None, started, {}, None
         self.evaluated = True
         self._best.keep_only(0, self.step)  # What comes later is made anew.
         if self.restored is not None:
             self._meta = self._latest.read_meta(self.step)
             self.best, self.evaluated = self._meta["best"], self._meta["evaluated"]
+            self.stopped = self._meta["stopped"]
             self._began -= self._meta["seconds"]
 
     @property
@@ -118,12 +120,12 @@ class RunState:
         self._latest.wait()  # One at a time: on several hosts two would meet at the same barriers.
         self._best.save(self.step, params, self.best)
 
-    def save(self, state, batches, evaluated: bool = True) -> None:
-        """Begin to save what the run goes on from after a kill."""
+    def save(self, state, batches, evaluated: bool = True, stopped: dict | None = None) -> None:
+        """Begin to save what the run goes on from after a kill. stopped: why it does not."""
         self._best.wait()  # It must not be named before it is there.
         folders.settle(self._workdir)
         meta = {"loader": batches.get_state(), "best": self.best, "frozen": self._frozen}
-        meta |= {"seconds": self.seconds, "evaluated": evaluated}
+        meta |= {"seconds": self.seconds, "evaluated": evaluated, "stopped": stopped}
         self._latest.save(self.step, state, meta)
 
     def wait(self) -> None:

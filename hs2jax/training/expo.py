@@ -83,16 +83,22 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
 
     def items_of(name: str, factor: float) -> list[dict]:
         encoded = [example.encoded for example in data[name].examples]
+        ends = np.cumsum([len(each.responses) for each in encoded])[:-1]
         tokens = [ids for each in encoded for ids in (each.prompt, *each.responses)]
         key = workdir.content_key(*follows_from, factor, *tokens)
         store.share([key])
         if key not in store:
             outputs = np.concatenate(merged(factor).predict(data[name].examples))
             if store.add({key: {"outputs": outputs}}):
-                raise ValueError(f"with factor {factor:g} the outputs are not finite numbers")
+                tables = np.split(outputs, ends)
+                bad = [
+                    (group.source, of)
+                    for group, of, x in zip(data[name].groups, encoded, tables, strict=True)
+                    if not np.isfinite(x).all()
+                ]
+                raise ValueError(f"factor {factor:g}: {model.not_finite('outputs', bad)}")
             workdir.settle(folder)
-        ends = np.cumsum([len(each.responses) for each in encoded])
-        return scored.make(data[name], np.split(store.get(key)["outputs"], ends[:-1]), scalar)
+        return scored.make(data[name], np.split(store.get(key)["outputs"], ends), scalar)
 
     # The sweep ----------------------------------------------------------------------------------
     measured: dict[float, dict[str, float]] = {}

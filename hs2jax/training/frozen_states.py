@@ -7,12 +7,13 @@ in every run that freezes the same ones.
 import dataclasses
 import functools
 import logging
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from hs2jax.data import loader
-from hs2jax.inference import plan_evaluation, run_decoder, run_rows
+from hs2jax.inference import not_finite, plan_evaluation, run_decoder, run_rows
 from hs2jax.models.checksum import checksum
 from hs2jax.models.hf import hub
 from hs2jax.store import Store
@@ -23,12 +24,15 @@ log = logging.getLogger(__name__)
 VERSION = 2  # Goes up when the decoder computes anything in another way.
 
 
-def attach(batches: loader.Batches, params, config, *, dtype, mesh) -> loader.Batches:
+def attach(
+    batches: loader.Batches, sources: Sequence[str], params, config, *, dtype, mesh
+) -> loader.Batches:
     """Give batches the states [tokens, D] of their examples below the trained layers.
 
-    params: the decoder's, of which the stack "frozen" is computed. The states are in a store named
-    by a hash of all that they depend on, in the folder of fetched models. Raises ValueError on
-    several hosts, where a group is too long for one row, and for states that are not finite.
+    sources: of the examples. params: the decoder's, of which the stack "frozen" is computed. The
+    states are in a store named by a hash of all that they depend on, in the folder of fetched
+    models. Raises ValueError on several hosts, where a group is too long for one row, and for
+    states that are not finite.
     """
     if jax.process_count() > 1:
         raise ValueError("config.trainable.cache works on one host only; set it to False")
@@ -42,11 +46,17 @@ def attach(batches: loader.Batches, params, config, *, dtype, mesh) -> loader.Ba
     numbers = range(len(batches.examples))
     if not all(str(e) in store for e in numbers):
         log.info("computing what the frozen layers give: %s", store.path)
-        _compute(store, batches, params, config, dtype, mesh)
+        if bad := _compute(store, batches, params, config, dtype, mesh):
+            named = [(sources[e], batches.examples[e].encoded) for e in bad]
+            what, where = "the states of frozen layers", {"dtype": dtype, "mesh": mesh}
+            text = not_finite(what, {"decoder": params}, named, config, **where)
+            raise ValueError(f"config.trainable.cache: {text}")
     return dataclasses.replace(batches, states=lambda e: store.get(str(e)))
 
 
-def _compute(store: Store, batches: loader.Batches, params, config, dtype, mesh) -> None:
+def _compute(store: Store, batches: loader.Batches, params, config, dtype, mesh) -> list[int]:
+    """Compute and keep the states of all examples. Returns those that are not finite."""
+    bad: list[int] = []
     run = jax.jit(functools.partial(_below, config=config, dtype=dtype))
     plan = plan_evaluation(
         batches.examples,
@@ -61,10 +71,8 @@ def _compute(store: Store, batches: loader.Batches, params, config, dtype, mesh)
             for row, pieces in zip(table, plan.plan[i], strict=False):
                 for e, start, stop in plan.spans(pieces):
                     found[str(e)] = row[start:stop]
-            if store.add({e: states for e, states in found.items() if e not in store}):
-                raise ValueError(
-                    "config.trainable.cache: the frozen layers give what is not finite"
-                )
+            bad += map(int, store.add({e: x for e, x in found.items() if e not in store}))
+    return bad
 
 
 def _below(params, batch, *, config, dtype):

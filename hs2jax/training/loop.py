@@ -21,7 +21,7 @@ from hs2jax import configs, stopping, workdir
 from hs2jax.data import loader
 from hs2jax.inference import plan_evaluation
 from hs2jax.models import sharding
-from hs2jax.training import frozen_states, metrics, optimizer, step, tasks, trainable
+from hs2jax.training import frozen_states, metrics, optimizer, skipped, step, tasks, trainable
 from hs2jax.training.checkpoint import RunState
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     """Train, or go on where a killed run of this folder was. Returns the rows of results.jsonl.
 
     Raises ValueError or FileNotFoundError for a config that cannot be, naming the key, and
-    ValueError after `config.not_finite_limit` steps in a row that are not finite.
+    ValueError after `config.not_finite_limit` steps in a row that are not finite; then the last
+    checkpoint has what was learned before them.
     """
     folder, started = Path(folder), time.time()
     configs.check(config)
@@ -76,8 +77,10 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     if config.trainable.cache:
         decoder = trainable.join(params, frozen)["decoder"]
         batches, held_out_batches = (
-            frozen_states.attach(each, decoder, model.config, dtype=dtype, mesh=mesh)
-            for each in (batches, held_out_batches)
+            frozen_states.attach(
+                each, [x.source for x in data.groups], decoder, model.config, dtype=dtype, mesh=mesh
+            )
+            for each, data in ((batches, trained_on), (held_out_batches, held_out))
         )
         del decoder
     tx, rate = optimizer.make(config.optimizer, steps)
@@ -98,6 +101,8 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
 
     # Begin, or restore --------------------------------------------------------------------------
     run = RunState(folder, frozen, started=started)
+    if run.stopped and run.stopped["steps"] >= config.not_finite_limit:
+        raise ValueError(run.stopped["why"])
     batch_iterator = loader.iterate(batches)
     if run.restored:
         del params
@@ -107,7 +112,8 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         state = jax.jit(init, out_shardings=places, donate_argnums=0)(params)
     out = metrics.Metrics(folder, start=run.step, total=steps)
 
-    def report(now, values):
+    def report(now, found, state):
+        values = {name: x for name, x in found.items() if name != "bad_gradients"}
         values = {name: float(x) for name, x in values.items()}
         took, clock["step"] = time.time() - clock["step"], time.time()
         values |= {"learning_rate": float(rate(now - 1)), "seconds": took}
@@ -115,15 +121,22 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         not_finite = int(values.pop("not_finite"))
         out.write("train", now, values)
         out.show(now, {x: values[x] for x in ("loss", *task.shown, "tokens_per_second")})
-        if not_finite and first:
-            numbers = sorted({example for _, _, example, _ in batches.slots(now - 1)})
-            sources = [trained_on.groups[number].source for number in numbers]
-            workdir.note_not_finite(folder, now, sources, values)
-        if not_finite >= config.not_finite_limit:
-            raise ValueError(
-                f"{not_finite} steps in a row, up to step {now}, gave a loss or gradient that is "
-                f"not finite and were left out; see {folder / 'not_finite.jsonl'} for their rows"
-            )
+        if not not_finite:
+            return None
+        numbers = sorted({example for _, _, example, _ in batches.slots(now - 1)})
+        about = (state["params"], frozen, found, trained_on, numbers, model.config)
+        note = skipped.describe(*about, dtype=dtype, mesh=mesh)
+        out.note_skipped(now, note)
+        log.warning("step %d is skipped, as not finite: %s", now, skipped.in_words(note))
+        if not_finite < config.not_finite_limit:
+            return None
+        why = (
+            f"{not_finite} steps in a row, up to step {now}, gave a loss or gradient that is not "
+            f"finite and were skipped; the last: {skipped.in_words(note)}. All are in "
+            f"{folder / 'not_finite.jsonl'}; {folder / 'checkpoints'} has what was learned before, "
+            "and a higher config.not_finite_limit goes on from there"
+        )
+        return {"steps": not_finite, "why": why}
 
     def better(values, than):
         side = -1 if config.select == "loss" else 1
@@ -131,22 +144,25 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
 
     # Steps --------------------------------------------------------------------------------------
     clock = {"step": time.time()}
-    pending = None
+    pending = stopped = None
     with stopping.deferred(), jax.set_mesh(mesh):
         while True:
             new = run.step != run.restored  # What was done at a checkpoint's step is in it.
             at_end, stop = run.step == steps, stopping.asked()
             evaluates = at_end or run.step % config.evaluate_every == 0
             evaluates, evaluated = evaluates and (new or not run.evaluated), True
-            due = at_end or stop or run.step % config.checkpoint_every == 0
+            due = at_end or stop or stopped or run.step % config.checkpoint_every == 0
             saves = new and run.step and due
             if pending and (evaluates or saves):
-                report(*pending)
-                pending = None
+                reached = report(*pending, state)
+                stopped = stopped or reached
+                pending, saves = None, saves or stopped
+            if evaluates or saves:
+                step.check_finite(state["params"])
             if evaluates:
                 params = trainable.join(state["params"], frozen)
                 try:
-                    found, values = task.evaluate(params, held_out, held_out_batches)
+                    found, values = task.evaluate(params, held_out, held_out_batches, run.step)
                 except stopping.Stopped as signal:
                     stop, evaluated, saves = signal.why, False, new and run.step
                 del params  # Or it would be held beside the state after the next step.
@@ -161,9 +177,12 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
                         workdir.write_rows(folder / "items" / "validation.jsonl", found)
                     saves = True  # So that a checkpoint that names this step is next.
             if saves:
-                run.save(state, batch_iterator, evaluated)
+                run.save(state, batch_iterator, evaluated, stopped)
             if evaluates or saves:
                 clock["step"] = time.time()
+            if stopped:
+                run.wait()
+                raise ValueError(stopped["why"])
             if stop:
                 run.wait()
                 raise stopping.Stopped(f"{stop}; saved at step {run.step}")
@@ -175,7 +194,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
             run.step += 1
             # The step before this one is done by now: fetching its numbers does not wait.
             if pending:
-                report(*pending)
+                stopped = report(*pending, state)
             pending = (run.step, values)
 
     # The best step's model ----------------------------------------------------------------------
@@ -198,7 +217,11 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
             "tokens_per_second": record.tokens / sum(seconds),
             "peak_memory_bytes": workdir.peak_memory(),
             "trained_parameters": trained_parameters,
+            "skipped_steps": len(metrics.read(folder / "not_finite.jsonl")),
         }
+        if costs["skipped_steps"]:
+            said = "steps gave a loss or gradient that is not finite and were skipped"
+            notes["warnings"].append(f"{costs['skipped_steps']} of {steps} {said}")
         rows = task.rows(start, best, notes)
         rows += [workdir.row("", "", name, value) for name, value in costs.items()]
     result = {"step": run.best["step"], "steps": steps, "values": run.best["values"], **notes}

@@ -1,4 +1,5 @@
-"""Write a run's numbers: metrics.jsonl, TensorBoard, and a progress bar or log lines."""
+"""Write a run's numbers: metrics.jsonl, TensorBoard, and a progress bar or log lines; and what is
+known of skipped steps, not_finite.jsonl."""
 
 import json
 import logging
@@ -26,10 +27,11 @@ class Metrics:
         self._first, self._name, self._total = workdir.is_first(), folder.name, total
         if not self._first:
             return
-        self._path = path = folder / "metrics.jsonl"
-        rows = read(path) if start else []
-        workdir.write_rows(path, [row for row in rows if row["step"] <= start])
-        self._file = path.open("a", encoding="utf-8")
+        self._files, self._path = [], folder / "metrics.jsonl"
+        for path in (self._path, folder / "not_finite.jsonl"):
+            rows = read(path) if start else []
+            workdir.write_rows(path, [row for row in rows if row["step"] <= start])
+            self._files.append(path.open("a", encoding="utf-8"))
         (folder / "tensorboard").mkdir(exist_ok=True)
         # Not by its SummaryWriter, whose thread dies of a full disk, and whose queue then blocks.
         self._board = EventsWriter(str(folder / "tensorboard" / "events"))
@@ -43,11 +45,20 @@ class Metrics:
         if not self._first:
             return
         with faults.naming(self._path):
-            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-            self._file.flush()
+            self._add(0, {"kind": kind, "step": step, **values})
             for name, value in values.items():
                 summary = scalar(f"{kind}/{name}", value)
                 self._board.write_event(Event(step=step, wall_time=time.time(), summary=summary))
+
+    def note_skipped(self, step: int, values: Mapping) -> None:
+        """Write what is known of a step that was skipped."""
+        if self._first:
+            with faults.naming(self._path.with_name("not_finite.jsonl")):
+                self._add(1, {"kind": "skipped", "step": step, **values})
+
+    def _add(self, number: int, row: Mapping) -> None:
+        self._files[number].write(json.dumps(row) + "\n")
+        self._files[number].flush()
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
         """Show numbers on the bar, or as a line where there is no terminal."""
@@ -67,7 +78,7 @@ class Metrics:
     def close(self) -> None:
         if self._first:
             with faults.naming(self._path):
-                for each in (self._file, self._board, self._bar):
+                for each in (*self._files, self._board, self._bar):
                     each.close()
 
 

@@ -1,8 +1,8 @@
 """One update: gradients of all micro-batches, summed, clipped, applied unless they are not finite.
 
 The state is {"params", "optimizer", "step", "not_finite"}: `params` are those that are trained (see
-`training.trainable`), `step` counts batches, `not_finite` how many in a row gave a loss or gradient
-that is not finite.
+`training.trainable`), `step` counts batches, `not_finite` how many in a row, up to now, gave a loss
+or gradient that is not finite and were skipped.
 """
 
 import functools
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from hs2jax.inference import forward
+from hs2jax.models.sharding import path_name
 from hs2jax.training import trainable
 
 
@@ -56,6 +57,23 @@ def gradients(params, batch, objective, apply):
     return loss, metrics, grads
 
 
+@jax.jit
+def _finite(leaves):
+    return jnp.stack([jnp.isfinite(x).all() for x in leaves])
+
+
+def check_finite(params) -> None:
+    """Raise ValueError with the names of parameters that are not finite: a last step may have made
+    them so although its gradient was."""
+    paths, leaves = zip(*jax.tree.leaves_with_path(params), strict=True)
+    finite = _finite(leaves)
+    if bad := [path_name(path) for path, whole in zip(paths, finite, strict=True) if not whole]:
+        raise ValueError(
+            f"the parameters {', '.join(bad)} are not finite: try a lower "
+            "config.optimizer.learning_rate"
+        )
+
+
 def _gather_response_sums(params, batch, objective, apply):
     """Sum up the responses of all micro-batches, [M, B, ...], in an extra forward pass."""
 
@@ -81,7 +99,8 @@ def _used(batch):
 
 def make(config, objective, optimizer, *, layout, dtype, remat, forward=forward, shardings=None):
     """Make the jitted step: (state, frozen, batch) -> (state, metrics). `frozen` are the parameters
-    that are not trained. `forward` gives what the objective takes. The state is donated."""
+    that are not trained. `forward` gives what the objective takes. The state is donated. Metrics
+    are numbers, but "bad_gradients", bool [leaves]: whose gradients are not finite."""
 
     def step(state, frozen, batch):
         def apply(trained, micro):
@@ -89,7 +108,8 @@ def make(config, objective, optimizer, *, layout, dtype, remat, forward=forward,
             return forward(params, micro, config, layout=layout, dtype=dtype, remat=remat)
 
         loss, metrics, grads = gradients(state["params"], batch, objective, apply)
-        norm = optax.tree.norm(grads)
+        squares = jnp.stack([jnp.sum(jnp.square(x)) for x in jax.tree.leaves(grads)])
+        norm = jnp.sqrt(jnp.sum(squares))
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         updates, after = optimizer.update(grads, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
@@ -102,6 +122,7 @@ def make(config, objective, optimizer, *, layout, dtype, remat, forward=forward,
         }
         metrics |= {"loss": loss, "gradient_norm": norm, "not_finite": state["not_finite"]}
         metrics["tokens"] = jnp.sum(batch["segment_ids"] > 0)
+        metrics["bad_gradients"] = ~jnp.isfinite(squares)
         return state, metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=shardings and (shardings, None))

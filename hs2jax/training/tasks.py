@@ -42,8 +42,9 @@ class Task:
         missing(data, record): says what the objective needs and the data do not have, or "".
         prepare_training(data): chooses what goes into batches; returns it, and notes for
             result.json, among them "warnings", a list of texts.
-        evaluate(params, held_out, batches): returns an item for each held-out group, and numbers
-            by name, of which "loss" is what is minimised.
+        evaluate(params, held_out, batches, step): returns an item for each held-out group, and
+            numbers by name, of which "loss" is what is minimised. Raises ValueError with the step
+            and the rows for what is not finite.
         rows(start, best, notes): makes rows of results.jsonl from the items of the first
             evaluation and of the best one, and the notes.
     """
@@ -69,6 +70,15 @@ class Task:
         if missing := self.missing(prepared, record):
             raise ValueError(f"{spec}: {missing}: {record}")
         return prepared, record
+
+    def check_finite(self, params, held_out: loader.Prepared, tables, step: int) -> None:
+        """See that what was computed of held-out groups, a table of each, is finite."""
+        each = zip(held_out.groups, held_out.examples, tables, strict=True)
+        bad = [(g.source, e.encoded) for g, e, table in each if not np.isfinite(table).all()]
+        if bad:
+            what, where = "the model's outputs", {"dtype": self.model.dtype, "mesh": self.mesh}
+            said = inference.not_finite(what, params, bad, self.model.config, **where)
+            raise ValueError(f"config.data.validation, at step {step}: {said}")
 
     def choose(self, groups: list[Group], record: Record) -> list[Group]:
         """Choose what is prepared of the groups that were read."""
@@ -155,11 +165,12 @@ class RewardTask(Task):
             data = loader.with_pairs(data)  # Ties would take up places in batches.
         return data, notes
 
-    def evaluate(self, params, held_out: loader.Prepared, batches) -> tuple[list[dict], dict]:
+    def evaluate(self, params, held_out: loader.Prepared, batches, step: int):
         model, values = self.model, {}
         settings = {"config": model.config, "layout": batches.layout, "dtype": model.dtype}
         run = functools.partial(inference.predict, params, **settings)
         outputs = inference.run_batches(run, batches, len(model.outputs), self.mesh)
+        self.check_finite(params, held_out, outputs, step)
         found = scored.make(held_out, outputs, self.scalar)
         loss = objectives.loss_of_examples(self.objective, held_out.examples, outputs)
         pairs = measures.pairs_of(found)
@@ -243,10 +254,11 @@ class PolicyTask(Task):
             data = together(data)
         return data, {"warnings": warnings}
 
-    def evaluate(self, params, held_out: loader.Prepared, batches) -> tuple[list[dict], dict]:
+    def evaluate(self, params, held_out: loader.Prepared, batches, step: int):
         settings = {"config": self.model.config, "layout": batches.layout}
         run = functools.partial(_of_responses, params, dtype=self.model.dtype, **settings)
         tables = inference.run_batches(run, batches, 3, self.mesh)
+        self.check_finite(params, held_out, tables, step)
         found = [
             {
                 "source": group.source,
