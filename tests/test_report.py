@@ -9,7 +9,7 @@ import pytest
 import raters
 
 from hs2jax import report, workdir
-from hs2jax.report import charts, format, page
+from hs2jax.report import charts, format, page, views
 from hs2jax.report.page import Case, Cell, Figure, Section, Table, Verdict
 from hs2jax.report.run import Run
 
@@ -244,6 +244,26 @@ def test_trainings_say_what_was_learned(tmp_path):
     assert "<figcaption>Loss" in text
     assert "2.0 GiB" in text
     assert re.search(r"<strong>Warning</strong><p>Cold\.", text)
+
+
+def test_views_say_only_what_is_understood():
+    table = {
+        "title",
+        "each",
+        "line",
+        "column",
+        "heading",
+        "least",
+        "folded",
+        "rest",
+        "track",
+        "note",
+    }
+    kinds = {"verdict": {"each", "first"}, "missing": {"label"}, "chart": {"title", "each"}}
+    for specs in views.VIEWS.values():
+        for spec in specs:
+            kind = next((kind for kind in kinds if kind in spec), "rows")
+            assert spec.keys() - {"rows", kind} <= kinds.get(kind, table)
 
 
 def test_text_of_data_is_escaped_everywhere():

@@ -1,7 +1,7 @@
 """Pages of finished runs: report.html to look at, report.md to quote.
 
-It reads only what runs have left in their folders. A kind of run has a file here with a function
-`sections(run)`; what has none shows all of its rows.
+It reads only what runs have left in their folders. A kind of run has a view in views.toml, or a
+file here with a function `sections(run)`; what has neither shows all of its rows.
 """
 
 from collections.abc import Callable, Mapping
