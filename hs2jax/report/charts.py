@@ -21,7 +21,6 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from hs2jax.report import format
 
 WIDTH, HEIGHT = 340, 250  # SVG units; about the pixels of a phone.
-MOST_POINTS = 60  # Of a course; single steps are too noisy to be told apart.
 
 # Stand-ins, for matplotlib wants to know colours; on the page they are variables. chart.mplstyle
 # has them too.
@@ -79,11 +78,13 @@ def curves(
     form: str = "",
     *,
     diagonal: str = "",
+    most: int = 1000,
 ) -> None:
     """Draw lines through points (x, y) or (x, y, low, high), by the name of each, interrupted where
     y is None or not finite, and levels where x is None; nothing where all have one x.
 
-    diagonal: the name of the line where y is x, and both have the same form.
+    diagonal: the name of the line where y is x, and both have the same form. most: points of a
+    line; where there are more, means of some each.
     """
     points = {name: np.array(line, float) for name, line in lines.items() if len(line)}
     levels = {name: line[0, 1] for name, line in points.items() if np.isnan(line[0, 0])}
@@ -95,7 +96,7 @@ def curves(
     apart = 0.05 * np.diff(x).min() if len(points) > 1 else 0.0
     keys = len(points) > 1 or bool(diagonal or levels)
     for i, (name, line) in enumerate(points.items()):
-        at, y, *ends = _thin(line).T
+        at, y, *ends = _thin(line, most).T
         if ends := ends if np.isfinite(ends).any() else []:
             at = at + apart * (i - (len(points) - 1) / 2)
             axes.vlines(at, *ends, colors=_series(i)["color"], lw=1.5)
@@ -126,12 +127,11 @@ def spread(values: Sequence[float], by: Sequence[float]) -> list[tuple[float, ..
     ]
 
 
-def _thin(line: np.ndarray) -> np.ndarray:
-    """Take means of some points each where there are many, without what is not finite."""
-    if len(line) <= MOST_POINTS:
+def _thin(line: np.ndarray, most: int) -> np.ndarray:
+    finite = line[np.isfinite(line[:, 1])]
+    if len(finite) <= most:
         return line
-    line = line[np.isfinite(line[:, 1])]
-    return np.array([part.mean(axis=0) for part in np.array_split(line, MOST_POINTS)])
+    return np.array([part.mean(axis=0) for part in np.array_split(finite, most)])
 
 
 @drawn

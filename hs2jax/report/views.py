@@ -57,19 +57,13 @@ def _verdict(
     return verdict_of(named, subject=subject, note=note)
 
 
-def _chart(
-    rows: Sequence[Mapping],
-    x: str = "last",
-    lines: str = "method",
-    xlabel: str = "",
-    diagonal: str = "",
-) -> str:
+def _chart(rows: Sequence[Mapping], x: str = "last", lines: str = "method", **options) -> str:
     points: dict[str, list[tuple]] = {}
     for row in rows:
         at, name = field(row, x), str(field(row, lines) or "")
         point = float(at) if at else None, row["value"], row["low"], row["high"]
         points.setdefault(name, []).append(point)
-    return charts.curves(points, xlabel, format.form_of(rows[0]["metric"]), diagonal=diagonal)
+    return charts.curves(points, form=format.form_of(rows[0]["metric"]), **options)
 
 
 def _table(title: str, rows: Sequence[Mapping], spec: Mapping, strong: Sequence[str]) -> Table:
