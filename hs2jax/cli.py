@@ -29,7 +29,7 @@ import traceback
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +90,14 @@ def main(argv=None) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of its own waiting.
     # It would tell everybody that there is no torch, which is not needed.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from hs2jax import faults, stopping
+    from hs2jax import faults
 
     verb, *rest = argv
+    try:
+        from hs2jax import stopping  # Imports JAX, which refuses what its variables may not be.
+    except Exception as error:
+        print(f"hs2jax {verb}: {faults.told(error)}", file=sys.stderr)
+        sys.exit(1)
     try:
         options = parse(verb, rest)
         if options.help:
@@ -114,10 +119,10 @@ def main(argv=None) -> None:
         raise
     except Exception as error:
         stopping.lost(error)
-        if os.environ.get("HS2JAX_TRACEBACK"):
+        if os.environ.get("HS2JAX_TRACEBACK") or "--traceback" in rest:
             traceback.print_exc()
-        print(f"hs2jax {verb}: {faults.told(error)}", file=sys.stderr)
-        stopping.leave(stopping.FAILED, faults.told(error))
+        print(f"hs2jax {verb}: {faults.told(error, verb)}", file=sys.stderr)
+        stopping.leave(stopping.FAILED, faults.told(error, verb))
         sys.exit(stopping.FAILED)
 
 
@@ -125,23 +130,32 @@ def main(argv=None) -> None:
 
 
 def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
-    """Parse the options of a verb. Raises ValueError or flags.Error that says what is wrong."""
-    options, argv = flags.FlagValues(), [f"hs2jax {verb}", *arguments]
+    """Parse the options of a verb. Raises what says what is wrong: ValueError, flags.Error, and
+    FileNotFoundError where there is no config file."""
+    options, config = flags.FlagValues(), None
+    if verb in CONFIGURED and not {"-h", "--help"} & {*arguments}:
+        file, arguments = config_named(arguments)
+        if not file:
+            raise ValueError(f"hs2jax {verb} needs --config")
+        config = load(file)
+    argv = [f"hs2jax {verb}", *arguments]
     flags.DEFINE_bool("help", False, "Show this.", flag_values=options, short_name="h")
     for name, verbs, default, text in FLAGS:
         if verb not in verbs:
             continue
-        if name == "config":
-            config_flags.DEFINE_config_file(
-                name, None, text, options, lock_config=True, sys_argv=argv
-            )
-        elif isinstance(default, tuple):
+        if name == "config" and config is not None:
+            continue
+        if isinstance(default, tuple):
             flags.DEFINE_enum(name, default[0], default, text, options)
         else:
             define = {bool: flags.DEFINE_bool, list: flags.DEFINE_multi_string}
             define.get(type(default), flags.DEFINE_string)(name, default, text, options)
     try:
+        if config is not None:
+            config_flags.DEFINE_config_dict("config", config, "", options, sys_argv=argv)
         extra = options(argv)[1:]
+    except flags.IllegalFlagValueError as error:
+        raise ValueError(unfit_value(config, str(error))) from error
     except (AttributeError, KeyError, TypeError) as error:
         # What ml_collections raises for a key that is not there, or a value of another type.
         raise ValueError(unfit(arguments, error)) from error
@@ -149,17 +163,78 @@ def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
         return options
     if extra:
         raise ValueError(f"what is {' '.join(extra)}? Flags look like --name=value")
-    for name, verbs, *_ in FLAGS:
-        if verb in verbs and getattr(options, name) is None:
+    for name, verbs, default, _ in FLAGS:
+        if verb in verbs and default is None and getattr(options, name) in (None, ""):
             raise ValueError(f"hs2jax {verb} needs --{name}")
     for name in ("workdir", "output", "best", "against", "model"):
         if name in options and getattr(options, name):
             setattr(options, name, os.path.expanduser(getattr(options, name)))
-    if "workdir" in options and Path(options.workdir).is_file():
-        raise ValueError(
-            f"--workdir={options.workdir} is a file; expected a folder, new or a run's"
-        )
+            wrong = name != "model" and misplaced(Path(getattr(options, name)), verb, name)
+            if wrong:
+                raise ValueError(f"--{name}={getattr(options, name)} {wrong}")
     return options
+
+
+def misplaced(path: Path, verb: str, name: str) -> str:
+    """Say why nothing can be written at a path, or read from it where it is to be compared; ""."""
+    if path.is_symlink() and not path.exists():
+        return "is a link that leads nowhere"
+    if (verb, name) == ("score", "output"):
+        return "is a folder; expected a file" if path.is_dir() else ""
+    expected = "a folder" if name in ("output", "best") else "a folder, new or a run's"
+    return f"is a file; expected {expected}" if path.exists() and not path.is_dir() else ""
+
+
+def config_named(arguments: list[str]) -> tuple[str, list[str]]:
+    """Find the config file in a verb's arguments, and the arguments without it."""
+    file, rest, words = "", [], iter(arguments)
+    for word in words:
+        if match := re.fullmatch(r"--?config(?:=(.*))?", word):
+            file = next(words, "") if match[1] is None else match[1]
+        else:
+            rest.append(word)
+    return file, rest
+
+
+def load(file: str):
+    """Make the config of "FILE.py" or "FILE.py:ARGUMENT", by its function get_config.
+
+    Raises FileNotFoundError, and ValueError that names the line where it fails.
+    """
+    path, *argument = file.split(":", 1)
+    path, scope = os.path.expanduser(path), {"__name__": "config", "__file__": path}
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"--config={file}: there is no file {path}")
+    try:
+        exec(compile(Path(path).read_bytes(), path, "exec"), scope)
+        config = scope["get_config"](*argument)
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == path]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 0
+        what = getattr(error, "msg", error)
+        if 'Key "' in str(error):
+            what = unfit([], error)
+        elif type(error) is not ValueError:
+            what = f"{type(error).__name__}: {what}"
+        raise ValueError(f"{path}, line {line}: {what}" if line else f"{path}: {what}") from error
+    if not isinstance(config, ConfigDict):
+        made = f"{path}: get_config gives {type(config).__name__}"
+        raise ValueError(f"{made}; expected a ConfigDict, as configs.defaults(KIND) makes")
+    return config
+
+
+def unfit_value(config, said: str) -> str:
+    """Say what a key of a config expects, from what absl says of another value."""
+    if not (match := re.match(r"flag --config\.([\w.]+)=(.*?): ", said)):
+        return said
+    from hs2jax import config_rules
+
+    key, value = match.groups()
+    numbers = {int: "a whole number", float: "a number", bool: "True or False"}
+    kind = type(config_rules.flat(config).get(key))
+    expected = numbers.get(kind, "settings one by one, as in --config.{key}.NAME=VALUE")
+    return f"config.{key} is {value!r}; expected {expected.format(key=key)}"
 
 
 def unfit(arguments: list[str], error: Exception) -> str:
@@ -205,7 +280,7 @@ def run(verb: str, options) -> None:
     """Do what a config says, print the chief rows, and write the page."""
     config, workdir = options.config, Path(options.workdir)
     kind = config.get("kind")
-    if kind not in KINDS:
+    if kind not in tuple(KINDS):
         raise ValueError(f"config.kind is {kind!r}; expected one of {', '.join(KINDS)}")
     if verb == "sweep" and kind in ("sweep", "train_reward_model"):
         config, kind = sweep_of(config, options.over, options.seeds), "sweep"

@@ -48,6 +48,7 @@ def _different(values) -> bool:
 
 
 share = expect("more than 0 and at most 1", lambda x: 0 < x <= 1)
+decay = expect("0 or more and less than 1", lambda x: 0 <= x < 1)
 smoothing = expect("0 or more and less than 0.5", lambda x: 0 <= x < 0.5)
 seed = expect("a whole number from 0 to 2,147,483,647", lambda x: 0 <= x < 2**31)
 seeds = expect(
@@ -55,8 +56,10 @@ seeds = expect(
     lambda xs: xs and _different(xs) and all(isinstance(x, int) and not seed(x) for x in xs),
 )
 names = expect(
-    "names, written as \"('helpfulness', 'verbosity')\"",
-    lambda xs: all(isinstance(x, str) and re.fullmatch(r"[^\s,=]+", x) for x in xs),
+    "different names, written as \"('helpfulness', 'verbosity')\"",
+    lambda xs: (
+        all(isinstance(x, str) and re.fullmatch(r"[^\s,=]+", x) for x in xs) and _different(xs)
+    ),
 )
 factors = expect(
     "numbers, 0 or more",

@@ -84,8 +84,8 @@ _TRAINING = {
     "optimizer.schedule": sets("constant", one_of("constant", "cosine")),
     "optimizer.warmup": sets(10, at_least(0)),  # Steps.
     "optimizer.final": sets(0.1, at_least(0)),  # Of the peak, where "cosine" ends.
-    "optimizer.b1": sets(0.9, at_least(0)),
-    "optimizer.b2": sets(0.98, at_least(0)),
+    "optimizer.b1": sets(0.9, rules.decay),
+    "optimizer.b2": sets(0.98, rules.decay),
     "optimizer.weight_decay": sets(0.1, at_least(0)),
     "optimizer.max_grad_norm": sets(1.0, above(0)),  # Of the gradient's global norm.
     "optimizer.mu_dtype": sets("float32", one_of("float32", "bfloat16")),  # bfloat16 saves memory.
@@ -311,7 +311,7 @@ def defaults(kind: str, where: str = "config") -> ConfigDict:
 
     Raises ValueError for another kind.
     """
-    if kind not in SETTINGS:
+    if kind not in tuple(SETTINGS):
         raise ValueError(f"{where}.kind is {kind!r}; expected one of {', '.join(SETTINGS)}")
     values = {key: each.default for key, each in SETTINGS[kind].items()}
     config = ConfigDict(unflatten_dict({"kind": kind, **values}, sep="."))
@@ -342,7 +342,7 @@ def check(config: ConfigDict, where: str = "config") -> None:
             raise ValueError(f"{where}.{key} is missing; its default is {default!r}")
         try:
             expected = rule(flat[key])
-        except TypeError:
+        except (TypeError, AttributeError):
             expected = f"a value like {default!r}"
         except (ValueError, FileNotFoundError) as error:
             kind_of_error = FileNotFoundError if isinstance(error, OSError) else ValueError

@@ -4,16 +4,20 @@ import contextlib
 import errno
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
 
-# What lowers the use of memory, in the order in which it costs least.
-MEMORY = (
-    "out of memory. What helps, in the order in which it costs least: a lower "
-    "config.micro_batch_size, config.model.remat=True, a lower config.data.row_length, more devices"
-)
+# What lowers the use of memory, in the order in which it costs least: of trainings, where the first
+# two change no result, and of other verbs.
+TRAINING = "a lower config.micro_batch_size, config.model.remat=True, "
+TRAINING += "config.optimizer.mu_dtype=bfloat16, a lower config.data.row_length, more devices"
+OTHER = "no other program on the device, bfloat16 as dtype, a lower config.max_tokens or "
+OTHER += "config.max_new_tokens, more devices"
+# The extra of this package with which a module comes.
+EXTRAS = {"torch": "parity", "hypothesis": "test", "pytest": "test"}
 # What the system says of a write that it refuses, for people; others by their own words.
 DISK = {
     errno.ENOSPC: "the disk is full",
@@ -46,8 +50,8 @@ def system_number(error: Exception) -> int | None:
     return getattr(error, "errno", None) or (int(said[1]) if said else None)
 
 
-def told(error: Exception) -> str:
-    """Say what an exception means, of whatever class it is, in one line."""
+def told(error: Exception, verb: str = "train") -> str:
+    """Say what an exception of a verb means, of whatever class it is, in one line."""
     text = " ".join(str(error).split())
     named = isinstance(error, OSError) and error.errno and error.filename
     if (number := system_number(error)) in DISK:
@@ -56,16 +60,31 @@ def told(error: Exception) -> str:
     if named:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
-        return MEMORY
-    if backend := re.search(r"Unable to initialize backend '(\w+)'", text):
+        helps = TRAINING if verb in ("train", "run", "sweep") else OTHER
+        return f"out of memory. What helps, in the order in which it costs least: {helps}"
+    if "Unable to initialize backend" in text or _of_backends(error):
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        extra = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}.get(platforms)
+        install = (
+            f", or install what JAX needs for it (pip install -e '.[{extra}]')" if extra else ""
+        )
         return (
-            f"JAX cannot use {backend[1]!r}, which JAX_PLATFORMS or the installed plugins name: "
-            f"{text.partition(': ')[2]}. Unset JAX_PLATFORMS, or set it to cpu"
+            f"JAX finds no such device (JAX_PLATFORMS is {platforms!r}): {text or 'none here'}. "
+            f"Unset JAX_PLATFORMS, or set it to cpu{install}"
         )
     if isinstance(error, ImportError):
-        return f"{text}: pip install {(error.name or 'it').partition('.')[0]}"
+        said = re.search(r"nstall [`'\"]?(\w+)", text)
+        module = (error.name or (said[1] if said else "it")).partition(".")[0]
+        extra = f"-e '.[{EXTRAS[module]}]'" if module in EXTRAS else module
+        return f"{text}: pip install {extra}"
     if isinstance(error, UnicodeDecodeError):
         return f"a text is not UTF-8: {text}"
     if isinstance(error, ValueError | OSError | flags.Error):
-        return str(error)
+        return text
     return f"{type(error).__name__}: {text} (a fault of hs2jax; --traceback shows where)"
+
+
+def _of_backends(error: Exception) -> bool:
+    """Tell whether JAX raised this while it looked for devices; of some it has no words."""
+    *_, last = [None, *traceback.extract_tb(error.__traceback__)]
+    return last is not None and "xla_bridge" in last.filename

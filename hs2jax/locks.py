@@ -1,18 +1,28 @@
-"""Locks on folders: one process at a time, and what a dead one leaves behind is no lock."""
+"""Locks on folders: one process at a time, and what a dead one leaves behind is no lock.
+
+The system lets go of a process's locks when it ends. Where it does not know of the holder, as on a
+file system that several machines share and some keep no common locks on, or none at all, the holder
+gives signs of life: the time at which its file was changed.
+"""
 
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import platform
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
 log = logging.getLogger(__name__)
 
 NAME = "run.lock"
-_locks: dict[Path, TextIO] = {}  # Of this process. The system lets go of them when it ends.
+BEAT = 5.0  # Seconds between two signs of life.
+BEATS = 4  # Without one, after which a holder counts as dead.
+_locks: dict[Path, TextIO] = {}  # Of this process.
 
 
 def hold(workdir: Path) -> None:
@@ -24,24 +34,63 @@ def hold(workdir: Path) -> None:
     if path in _locks:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+", encoding="utf-8")
+    file, locked = path.open("a+", encoding="utf-8"), True
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        file.seek(0)
-        raise ValueError(
-            f"{workdir} is in use by {file.read().strip() or 'another process'}; wait for it, stop "
-            "it, or give another --workdir"
-        ) from error
-    except OSError as error:
-        log.warning("%s: no locks here (%s); see that no other process uses it", workdir, error)
+    except (BlockingIOError, PermissionError):
+        raise _in_use(workdir, file) from None
+    except OSError:
+        locked = False  # There are no locks here.
+    file.seek(0)
+    holder, _, machine = file.read().partition("\n")
+    if holder and not (locked and machine.strip() == _machine()):
+        log.info("seeing for %.0f s if %s, which has %s, is alive", BEAT * BEATS, holder, workdir)
+        if _beats(file):
+            raise _in_use(workdir, file)
     if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
         return hold(workdir)  # Its last holder took it away in between.
     now = time.strftime("%Y-%m-%d %H:%M:%S")
     file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()} since {now}\n")
+    file.write(f"process {os.getpid()} on {platform.node()} since {now}\n{_machine()}\n")
     file.flush()
     _locks[path] = file
+    if len(_locks) == 1:
+        threading.Thread(target=_beat, daemon=True).start()
+
+
+def _in_use(workdir: Path, file: TextIO) -> ValueError:
+    file.seek(0)
+    holder = file.readline().strip() or "another process"
+    return ValueError(
+        f"{workdir} is in use by {holder}; wait for it, stop it, or give another --workdir"
+    )
+
+
+def _machine() -> str:
+    """Name this machine since it was started: containers of one have the same locks."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return boot.read_text().strip() if boot.exists() else platform.node()
+
+
+def _beat() -> None:
+    """Give signs of life for as long as this process holds a folder."""
+    while _locks:
+        for file in list(_locks.values()):
+            with contextlib.suppress(OSError, ValueError):  # It was let go of.
+                os.utime(file.fileno())
+        time.sleep(BEAT)
+
+
+def _beats(file: TextIO) -> bool:
+    """Tell whether a holder gives a sign of life within BEATS."""
+    seen = set()
+    for _ in range(BEATS + 1):
+        # Not by opening it again: to close that would let go of a lock of this process.
+        seen.add(os.fstat(file.fileno()).st_mtime_ns)
+        if len(seen) > 1:
+            return True
+        time.sleep(BEAT)
+    return False
 
 
 def held(workdir: Path) -> bool:
@@ -54,6 +103,19 @@ def release(workdir: Path) -> None:
     if file := _locks.pop((workdir / NAME).resolve(), None):
         Path(file.name).unlink(missing_ok=True)
         file.close()
+
+
+def released(verb: Callable[..., list[dict]]) -> Callable[..., list[dict]]:
+    """Make verb(config, folder) let go of its folder when it ends, well or with an error."""
+
+    @functools.wraps(verb)
+    def run(config, folder: Path | str) -> list[dict]:
+        try:
+            return verb(config, folder)
+        finally:
+            release(Path(folder))
+
+    return run
 
 
 @contextlib.contextmanager

@@ -70,7 +70,6 @@ def claim(workdir: Path, config, spent: Sequence[str] = ()) -> dict | None:
     log.info("%s is finished", workdir)
     if is_first():
         remove(workdir, spent)
-        locks.release(workdir)
     return read_json(workdir / "result.json")
 
 
@@ -205,7 +204,6 @@ def finish(
             write_json(record, read_json(record) | {"bytes": left})
         write_json(workdir / "result.json", head | {"config": config.to_dict()})
         remove(workdir, spent)
-        locks.release(workdir)
     barrier("finished")  # The others must not look for the run's files too early.
     return rows
 

@@ -1,13 +1,15 @@
 """`hs2jax score`, what is said of bad input, and runs whose numbers are not finite."""
 
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import stages
 import tiny
-from command import fail, succeed
+from command import fail, hs2jax, succeed
 
 from hs2jax.data import corpora
 from hs2jax.models.hf import hub
@@ -30,6 +32,15 @@ def get_config():
 NOTHING = "import ml_collections\nget_config = ml_collections.ConfigDict"
 RECIPE = "import ml_collections\n"
 RECIPE += "get_config = lambda: ml_collections.ConfigDict({'kind': 'recipe', 'stages': ('first',)})"
+CONFIG_FILES = {
+    "raises.py": b"def get_config():\n    return {}['luck']",
+    "syntax.py": b"def get_config(:",
+    "without.py": b"config = 1",
+    "ends.py": b"raise SystemExit(0)",
+    "dict.py": b"get_config = dict",
+    "list.py": NOTHING.encode() + b"({'kind': [1]})\nget_config = lambda c=get_config: c",
+    "words.txt": b"\xff",
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +57,10 @@ def folder(tmp_path_factory) -> Path:
         (folder / f"{name}.py").write_text(text)
     rows = [{"prompt": "One?", "response": "1."}, {"prompt": "Two?", "responses": ["2.", 2]}, {}]
     stages.write(folder / "broken.jsonl", rows)
+    for name, body in CONFIG_FILES.items():
+        (folder / name).write_bytes(body)
+    (folder / "nowhere").symlink_to(folder / "gone")
+    os.mkfifo(folder / "pipe.jsonl")
     (folder / "run").mkdir()
     (folder / "run" / "run.json").touch()
     stages.write(folder / "long.jsonl", [{"prompt": "why? " * 3000, "response": "So."}])
@@ -163,6 +178,28 @@ REFUSED = {
     "old key in a file": (OF.format("old"), "micro_rows|is now config.micro_batch_size"),
     "key of nothing": (OF.format("empty") + "--config.a=1", "config.a"),
     "config of nothing": (OF.format("empty"), "kind"),
+    "config that fails": (OF.format("raises"), "raises.py, line 2: KeyError: 'luck'"),
+    "config that is no Python": (OF.format("syntax"), "syntax.py, line 1: SyntaxError: invalid"),
+    "config without get_config": (OF.format("without"), "without.py: KeyError: 'get_config'"),
+    "config that ends": (OF.format("ends"), "ends.py, line 1: SystemExit: 0"),
+    "config of a dict": (OF.format("dict"), "get_config gives dict|configs.defaults"),
+    "config of no text kind": (OF.format("list"), "config.kind is [1]|train_policy"),
+    "config that is no text": ("train --config={folder}/words.txt --workdir={out}", "words.txt"),
+    "config that is a folder": ("train --config={folder} --workdir={out}", "no file {folder}"),
+    "argument that none wants": (TRAIN + "--config={folder}/train.py:x", "get_config() takes 0"),
+    "config without a value": ("train --workdir={out} --config", "needs --config"),
+    "fraction for an integer": (TRAIN + "--config.epochs=1.5", "'1.5'; expected a whole number"),
+    "not a number": (TRAIN + "--config.batch_size=nan", "'nan'; expected a whole number"),
+    "text for a number": (TRAIN + "--config.optimizer.b1=low", "'low'; expected a number"),
+    "no number": (TRAIN + "--config.optimizer.b1=nan", "optimizer.b1 is nan|less than 1"),
+    "infinite": (TRAIN + "--config.optimizer.learning_rate=inf", "learning_rate is inf"),
+    "text for a switch": (TRAIN + "--config.model.remat=some", "'some'; expected True or False"),
+    "value for several": (TRAIN + "--config.optimizer=adam", "--config.optimizer.NAME=VALUE"),
+    "twice the same": (TRAIN + "--config.model.outputs=('a','a')", "expected different names"),
+    "number for a name": (TRAIN + "--config.model.outputs=(1,)", "is (1,); expected different"),
+    "empty workdir": (TRAIN + "--workdir=", "--workdir"),
+    "link to nowhere": (TRAIN + "--workdir={folder}/nowhere", "nowhere is a link that leads"),
+    "page of a file": ("report --workdir={folder}/train.py", "train.py is a file"),
     "report of nothing": ("report", "--workdir"),
     "output of no comparison": ("report --workdir=x --output={out}", "--output|--against"),
     "convert nothing": ("convert --model=gone --output={out}", "gone"),
@@ -171,6 +208,14 @@ REFUSED = {
     "no reward model": (SCORE + "--model={folder}/base", "base|no reward head"),
     "folder of a run": (SCORE + "--model={folder}/run", "folder of a run|run/model"),
     "no data file": (SCORE + "--data=responses:gone.jsonl", "gone.jsonl"),
+    "data of the web": (SCORE + "--data=responses:https://a/b.jsonl", "https://|fetch the file"),
+    "data of a pipe": (SCORE + "--data=responses:{folder}/pipe.jsonl", "pipe.jsonl is a pipe"),
+    "data of a folder": (SCORE + "--data=responses:{folder}", "is a folder|*.jsonl"),
+    "data of a link": (SCORE + "--data=responses:{folder}/nowhere", "no file {folder}/nowhere"),
+    "model of the web": (SCORE + "--model=http://localhost/x", "no model 'http://localhost/x'"),
+    "model that is a file": (SCORE + "--model={folder}/train.py", "neither a folder nor a .gguf"),
+    "output that is a folder": (SCORE + "--output={folder}", "is a folder; expected a file"),
+    "model in a file": ("convert --model=x --output={folder}/train.py", "is a file; expected a f"),
     "output in a file": (SCORE + "--output={folder}/train.py/scores.jsonl", "train.py"),
     "weights without numbers": (SCORE + "--weights=helpfulness", "weights|name=number"),
     "weight of no output": (SCORE + "--weights=wit=1", "wit|helpfulness"),
@@ -183,11 +228,52 @@ def test_what_is_wrong_is_named_and_claims_no_folder(folder, case):
     """All in one folder, as it is where a mistyped setting is corrected."""
     out = folder / "out"
     command, words = (text.format(folder=folder, out=out) for text in REFUSED[case])
-    said = fail(*command.split())
+    done = hs2jax(*command.split())
+    said = done.err
+    assert done.code == 1
+    assert said.count("\n") == 1, "one line"
+    assert "a fault of hs2jax" not in said
     for word in words.split("|"):
         assert word in said
     assert "another run" not in said
     assert not {"metrics.jsonl", "scores.jsonl"} & {each.name for each in out.glob("*")}
+
+
+# What is done to a file of a model's folder, by what is said beside the folder's name.
+MODEL = {
+    "cut short": ("model.safetensors", lambda old: old[: len(old) // 2]),
+    "not a safetensors file": ("model.safetensors", lambda old: b"<html>404</html>"),
+    "git lfs pull": (
+        "model.safetensors",
+        lambda old: b"version https://git-lfs.github.com/spec/v1",
+    ),
+    "names 3, which is not there": ("model.safetensors.index.json", b'{"weight_map": {"a": 3}}'),
+    "not an index": ("model.safetensors.index.json", b"[]"),
+    "config.json: not JSON": ("config.json", b"{"),
+    "config.json: not JSON ('utf-8'": ("config.json", b"\xff"),
+    "this is a list": ("config.json", b"[]"),
+    "model_type is None": ("config.json", b"{}"),
+    "id2label is ['a']": ("config.json", lambda old: old[:-3] + b', "id2label": ["a"]}'),
+    "hs2jax is 'x'": ("config.json", lambda old: old[:-3] + b', "hs2jax": "x"}'),
+    "malformed (KeyError": ("tokenizer.json", b'{"a": 1}'),
+    "Expecting property name": ("tokenizer.json", lambda old: old[:4777]),
+    "can't decode": ("chat_template.jinja", b"\xff"),
+}
+
+
+@pytest.mark.parametrize("words", MODEL)
+def test_a_damaged_or_foreign_model_is_named(folder, tmp_path, words):
+    shutil.copytree(folder / "reward", tmp_path / "model")
+    file, change = MODEL[words]
+    path = tmp_path / "model" / file
+    path.write_bytes(change(path.read_bytes()) if callable(change) else change)
+    out = f"--output={tmp_path / 'scores.jsonl'}"
+    done = hs2jax("score", f"--model={path.parent}", f"--data={VALIDATION}[:1]", out)
+    assert done.code == 1
+    assert done.err.startswith(f"hs2jax score: {path.parent}")
+    assert words in done.err
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "scores.jsonl").exists()
 
 
 # Not finite ---------------------------------------------------------------------------------------

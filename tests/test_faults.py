@@ -1,6 +1,9 @@
 """Every fault that a user can cause is one line that says what to do, whatever its class."""
 
 import errno
+import os
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -13,37 +16,62 @@ FULL = ValueError("RESOURCE_EXHAUSTED: Error writing /a/b: No space left on devi
 BACKEND = RuntimeError("Unable to initialize backend 'tpu': no device\n(JAX_PLATFORMS='')")
 
 
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (OUT_OF_MEMORY, "out of memory|config.micro_batch_size|config.model.remat=True"),
-        (MemoryError(), "out of memory"),
-        (FULL, "No space left on device|/a/b|the disk is full|same command"),
-        (BACKEND, "'tpu'|no device|JAX_PLATFORMS"),
-        (OSError(errno.ENOSPC, "No space", "/a/b"), "/a/b: the disk is full|same command"),
-        (OSError(errno.EDQUOT, "Quota", "/a/b"), "/a/b: the quota is used up"),
-        (PermissionError(errno.EACCES, "Permission denied", "/a"), "/a: Permission denied"),
-        (ModuleNotFoundError("No module named 'gcsfs'", name="gcsfs"), "pip install gcsfs"),
-        (b"\xff".decode, "not UTF-8"),
-        (KeyError("x"), "KeyError: 'x'|--traceback"),
-        (NotImplementedError("sums\nof x"), "NotImplementedError: sums of x|--traceback"),
-    ],
+FAULTS = (
+    (OUT_OF_MEMORY, "train", "out of memory|micro_batch_size, config.model.remat=True, config.opt"),
+    (MemoryError(), "judge", "out of memory|bfloat16 as dtype|more devices"),
+    (FULL, "train", "No space left on device|/a/b|the disk is full|same command"),
+    (BACKEND, "score", "no device|JAX_PLATFORMS"),
+    (OSError(errno.ENOSPC, "No space", "/a/b"), "run", "/a/b: the disk is full|same command"),
+    (OSError(errno.EDQUOT, "Quota", "/a/b"), "run", "/a/b: the quota is used up"),
+    (PermissionError(errno.EACCES, "Permission denied", "/a"), "train", "/a: Permission"),
+    (ModuleNotFoundError("No module named 'a.b'", name="a.b"), "train", "pip install a"),
+    (ImportError("Please install gcsfs to access Google Storage"), "score", "pip install gcsfs"),
+    (ModuleNotFoundError("No module", name="torch"), "judge", "pip install -e '.[parity]'"),
+    (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), "report", "not UTF-8"),
+    (ValueError("two\nlines"), "report", "two lines"),
+    (KeyError("x"), "report", "KeyError: 'x'|--traceback"),
+    (NotImplementedError("sums\nof x"), "report", "NotImplementedError: sums of x|--traceback"),
 )
-def test_a_fault_is_one_line(error, words, monkeypatch):
-    if callable(error):
-        with pytest.raises(UnicodeDecodeError) as found:
-            error()
-        error = found.value
 
+
+@pytest.mark.parametrize(("error", "verb", "words"), FAULTS)
+def test_a_fault_is_one_line(error, verb, words):
+    said = faults.told(error, verb)
+    assert "\n" not in said
+    for word in words.split("|"):
+        assert word in said
+
+
+def test_a_verb_ends_with_that_line_and_with_traceback_shows_the_rest(monkeypatch):
     def raising(*_):
-        raise error
+        raise KeyError("x")
 
     monkeypatch.setattr(cli, "report", raising)
-    done = hs2jax("report", "--workdir=nowhere")
-    assert done.code == 1
-    assert done.err == f"hs2jax report: {faults.told(error)}\n"
-    for word in words.split("|"):
-        assert word in done.err
+    line = f"hs2jax report: {faults.told(KeyError('x'), 'report')}\n"
+    assert hs2jax("report", "--workdir=nowhere") == (1, "", line)
+    monkeypatch.setenv("HS2JAX_TRACEBACK", "")  # Which --traceback sets, and the test takes back.
+    done = hs2jax("report", "--workdir=nowhere", "--traceback")
+    assert done.err.startswith("Traceback")
+    assert "in raising" in done.err
+    assert done.err.endswith(line)
+
+
+# What JAX reads when it is imported, and when it looks for devices.
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("JAX_ENABLE_X64", "maybe", "'maybe'|JAX_ENABLE_X64"),
+        ("JAX_PLATFORMS", "cuda", "'cuda'|Unset JAX_PLATFORMS|pip install -e '.[cuda]'"),
+    ],
+)
+def test_what_jax_cannot_be_told_is_one_line(name, value, words, tmp_path):
+    command = [sys.executable, "-m", "hs2jax.cli", "score", "--model=x", "--data=x", "--output=x"]
+    done = subprocess.run(
+        command, env=os.environ | {name: value}, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert all(word in done.stderr for word in words.split("|")), done.stderr
 
 
 def test_a_verb_first_says_what_it_computes_with(caplog):

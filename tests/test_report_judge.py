@@ -79,8 +79,8 @@ def test_a_layer_that_knows_better_than_the_last_is_said_to(tmp_path):
     run = scores(tmp_path, weights="cross-validate")
     section = report.sections(run)[0]
     layers, agreement = section.verdicts
-    assert (layers.tone, layers.label) == ("good", "All layers, tuned: better than the last one")
-    assert (agreement.tone, agreement.label[:18]) == ("good", "Better than chance")
+    assert (layers.tone, layers.label) == ("good", "All layers, lager_w: better than the last one")
+    assert (agreement.tone, agreement.label[:28]) == ("good", "lager_w: better than chance ")
     figures, tables = (
         {part.title: part for part in section.parts if isinstance(part, kind)}
         for kind in (page.Figure, page.Table)
@@ -99,12 +99,12 @@ def test_a_layer_that_knows_better_than_the_last_is_said_to(tmp_path):
 
 def test_a_judge_that_knows_nothing_is_not_shown_to_and_unrated_scores_are_not_judged(tmp_path):
     (verdict,) = report.sections(scores(tmp_path, rated=False))[0].verdicts
-    assert (verdict.tone, verdict.label) == ("unsure", "Scored, not judged")
+    assert (verdict.tone, verdict.label) == ("unsure", "Not judged")
     report.write(tmp_path)
     (tmp_path / "other").mkdir()
     run = scores(tmp_path / "other", baselines="")
     layers, _ = report.sections(run)[0].verdicts
-    assert layers.label.startswith("All layers, untuned")
+    assert layers.label.startswith("All layers, lager_wo")
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,18 @@
 """A run's folder: what is kept survives a kill, and a settled folder takes no other
 config."""
 
+import errno
 import os
 import subprocess
 import sys
 import threading
+import time
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hs2jax import configs, workdir
+from hs2jax import configs, locks, workdir
 from hs2jax.store import Store
 from hs2jax.workdir import content_key
 
@@ -162,6 +164,54 @@ def test_two_processes_do_not_share_a_folder_and_a_dead_one_holds_nothing(tmp_pa
         holder.wait()
     assert workdir.claim(tmp_path, config()) is None
     assert f"process {os.getpid()} " in (tmp_path / "run.lock").read_text()
+
+
+@pytest.mark.parametrize("locks_there", [True, False])
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_holder_that_the_system_does_not_know_of_is_held_for_dead_without_signs_of_life(
+    tmp_path, alive, locks_there, monkeypatch
+):
+    """As of another machine, where the file system keeps no common locks or none at all."""
+    path = tmp_path / "run.lock"
+    path.write_text(f"process 1 on elsewhere since then\n{'another' if locks_there else ''}\n")
+    waited = []
+
+    def sleep(seconds):
+        waited.append(seconds)
+        if alive and len(waited) == 2:
+            os.utime(path, (1, 1))
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", sleep)
+        if not locks_there:
+            patch.setattr(locks.fcntl, "lockf", no_locks)
+        if alive:
+            with pytest.raises(ValueError, match="in use by process 1 on elsewhere since then; "):
+                locks.hold(tmp_path)
+        else:
+            locks.hold(tmp_path)
+    assert alive == (len(waited) == 2)
+    assert alive == ("process 1 " in path.read_text())
+    locks.release(tmp_path)
+
+
+def test_a_holder_gives_signs_of_life_until_its_verb_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "BEAT", 0.01)
+
+    @locks.released
+    def verb(config, folder):
+        locks.hold(folder)
+        os.utime(folder / "run.lock", (1, 1))
+        while (folder / "run.lock").stat().st_mtime == 1:
+            time.sleep(0.01)
+        raise KeyError(config)
+
+    with pytest.raises(KeyError):
+        verb("a", tmp_path)
+    assert not (tmp_path / "run.lock").exists()
 
 
 def test_a_finished_run_gives_its_result_again(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hs2jax import configs, workdir
+from hs2jax import configs, locks, workdir
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import scores
@@ -113,6 +113,7 @@ def verb(work: Callable[..., list[dict]]) -> Callable[..., list[dict]]:
     Raises ValueError or FileNotFoundError for a config that cannot be, naming the key.
     """
 
+    @locks.released
     @functools.wraps(work)
     def run(config, folder: Path | str) -> list[dict]:
         folder, started = Path(folder), time.time()

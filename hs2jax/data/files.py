@@ -1,5 +1,6 @@
 """Find the files of a data spec."""
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -31,7 +32,10 @@ def locate(path: str) -> epath.Path:
         return _fetch(path)
     if path.startswith("mini/"):
         return epath.Path(MINI / path[len("mini/") :])
-    return epath.Path(path).expanduser()
+    try:
+        return epath.Path(path).expanduser()
+    except KeyError as error:
+        raise ValueError(f"'{path}': {error.args[0]} is not read from; fetch the file") from None
 
 
 def expand(path: str) -> list[str]:
@@ -45,6 +49,9 @@ def expand(path: str) -> list[str]:
             raise FileNotFoundError(f"there is no file {file}")
         if file.is_dir() and not (file / "state.json").exists():  # Of `datasets.save_to_disk`.
             raise FileNotFoundError(_of_folder(file))
+        if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
+            what = "is a pipe or device, and data are read more than once; write them to a file"
+            raise FileNotFoundError(f"{file} {what}")
         return [path]
     if path.startswith(HUB):
         raise ValueError(f"'{path}' has a '*': of files on the hub each must be named, joined by +")

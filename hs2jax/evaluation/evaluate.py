@@ -12,7 +12,7 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from hs2jax import configs, workdir
+from hs2jax import configs, locks, workdir
 from hs2jax.config_rules import parse_weights
 from hs2jax.data import corpora
 from hs2jax.data.record import Record
@@ -28,6 +28,7 @@ from hs2jax.workdir import row
 log = logging.getLogger(__name__)
 
 
+@locks.released
 def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     """Evaluate, and return the rows. A killed run goes on from the scores that are kept.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from hs2jax import configs, workdir
+from hs2jax import configs, locks, workdir
 from hs2jax.config_rules import CROSS_VALIDATE, parse_names
 from hs2jax.data import corpora
 from hs2jax.data.groups import prompt_text
@@ -43,6 +43,7 @@ from hs2jax.workdir import row
 log = logging.getLogger(__name__)
 
 
+@locks.released
 def judge(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     """Judge, and return the rows of results.jsonl.
 

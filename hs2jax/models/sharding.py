@@ -44,7 +44,8 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1):
 
 def mesh_of(sizes):
     """`make_mesh` of a config's `mesh`; None on one device, where nothing has to be placed."""
-    return make_mesh(**sizes) if jax.device_count() > 1 else None
+    mesh = make_mesh(**sizes)
+    return mesh if jax.device_count() > 1 else None
 
 
 def path_name(path) -> str:

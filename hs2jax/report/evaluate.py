@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from hs2jax.report import charts, format
-from hs2jax.report.page import Case, Figure, Section, Table, Verdict, verdict_of
-from hs2jax.report.run import Run, field, find, select
+from hs2jax.report.page import Case, Figure, Section
+from hs2jax.report.run import Run, field, select
 from hs2jax.report.views import answer, view
 
 MISTAKES = 5
@@ -27,25 +27,12 @@ def set_section(run: Run, name: str) -> Section:
     title, note, cases = name, "", _worst_mistakes(items)
     if benchmark := run.result.get("sets", {}).get(name, {}).get("benchmark"):
         title, note = benchmark["title"], f"{benchmark['rule']} Source: {benchmark['source']}."
-        verdicts[0] = _score(rows, benchmark, verdicts[0])
-        parts = [*_benchmark(rows, benchmark), *parts]
+        score, scores = _benchmark(rows, benchmark)
+        verdicts, parts = [*score, *verdicts], [*scores, *parts]
     return Section(title, verdicts, parts, cases, note=note)
 
 
-def _score(rows: Sequence[Mapping], benchmark: Mapping, pairs: Verdict) -> Verdict:
-    """Judge the score by the benchmark's own rule where all its items are here, else what is here;
-    the length baseline of the pairs holds for the score too."""
-    score, lead = (find(rows, metric=m, part="") for m in ("score", "lead_over_length"))
-    if score and score["value"] is not None:
-        note = f"Chance is {benchmark['chance']:.0%}. {pairs.sentence}"
-        return verdict_of({"chance": score, "counting characters": lead}, note=note)
-    sections = select(rows, family="section", metric="score", head="")
-    here, expected = (sum(row[key] or 0 for row in sections) for key in ("n", "expected"))
-    sentence = f"No overall score: {here:,} of {expected:,} items are here. {pairs.sentence}"
-    return Verdict(pairs.tone, f"Incomplete; of what is here: {pairs.label.lower()}", sentence)
-
-
-def _benchmark(rows: Sequence[Mapping], benchmark: Mapping) -> list[Table]:
+def _benchmark(rows: Sequence[Mapping], benchmark: Mapping) -> tuple[list, list]:
     """The scores of sections and subsets, and this model's beside those that papers report."""
     scores = select(rows, metric="score", family=["", "section"], head="")
     published = {row["part"] for row in select(rows, metric="published")}
@@ -57,7 +44,7 @@ def _benchmark(rows: Sequence[Mapping], benchmark: Mapping) -> list[Table]:
     ]
     chance = {"reference": benchmark["chance"]}
     rows = [row | chance if row["metric"] == "score" else row for row in rows]
-    return view("benchmark", [*ours, *rows], [field(row, "name") for row in scores])[1]
+    return view("benchmark", [*ours, *rows], [field(row, "name") for row in scores])
 
 
 def _rewards(items: Sequence[Mapping]) -> Figure:

@@ -9,18 +9,11 @@ import scipy
 from hs2jax.judging import lager
 from hs2jax.report import charts, format
 from hs2jax.report.evaluate import rated_figure
-from hs2jax.report.page import Answer, Case, Figure, Section, Table, Verdict, verdict_of
+from hs2jax.report.page import Answer, Case, Figure, Section, Table
 from hs2jax.report.run import Run, find, select
 from hs2jax.report.views import view
 
 SHOWN = 10  # Of the worst disagreements, or of the rows chosen.
-MEASURES = ("accuracy", "auc", "spearman")  # What a task is judged by: the first that it has.
-# What the method shown is held against, and the rows that do.
-HELD = {
-    "chance within criteria": {"metric": "spearman_within", "against": None},
-    "counting characters": {"metric": "accuracy", "against": ("longer", "shorter")},
-    "calling everything unanswerable": {"part": "threshold/fitted", "metric": "f1"},
-}
 
 
 def sections(run: Run) -> list[Section]:
@@ -31,57 +24,22 @@ def sections(run: Run) -> list[Section]:
 def _section(run: Run, name: str) -> Section:
     every = select(run.rows, set=name)
     rows = select(every, preset=None)
-    measured = [metric for metric in MEASURES if select(rows, metric=metric, reference=(0.0, 0.5))]
-    ways = [way for way in ("way/question", "way/pointwise") if find(rows, part=way)] or [""]
-    shown = next(m for m in lager.CROSS_LAYER if find(rows, method=m, part=ways))
+    shown = next(m for m in lager.CROSS_LAYER if find(rows, method=m, family=("", "way")))
     rated = [item for item in run.items(name) if item["human"] is not None]
     rated = [item for item in rated if item["scores"].get(shown) is not None]
-    if measured:
-        held = [_held(rows, measured[0], shown, way) for way in ways]
-        verdicts = [*_layers(rows, measured[0]), *held]
-    else:
-        known = select(rows, part="", metric=("responses", "rows", "selected"))
-        numbers = [f"{row['value']:,.0f} {format.words_of(row['metric'])}" for row in known]
-        sentence = f"{', '.join(numbers)}; without people's ratings nothing says how good they are."
-        verdicts = [Verdict("unsure", "Scored, not judged", sentence)]
     cases, title = _worst(rated, shown), f"Where {shown} is farthest from people"
     if chosen := run.read("selected.jsonl")[:SHOWN]:
         lines = [Answer("", "", "\n".join(format.listing(row).values())[:600]) for row in chosen]
         cases, title = [Case("Rows", "", lines)], "The first rows that were chosen"
     presets = [{"preset": run.config["preset"]} | row for row in every]
+    verdicts, parts = view("judge", rows)
     parts = [
-        *view("judge", rows)[1],
+        *parts,
         *_scores(run, name, shown, rated),
         *view("presets", presets, [run.config["preset"]])[1],
         _meanings(rows, run.result["weights_from"]),
     ]
     return Section(name, verdicts, parts, cases, title, format.WORDS["tasks"][run.result["task"]])
-
-
-def _layers(rows: Sequence[Mapping], metric: str) -> list[Verdict]:
-    """Say by the paired difference whether the cross-layer score does better than the last layer's:
-    the tuned one where it was tested, else the untuned one."""
-    about = {"part": "", "against": "e_score"}
-    for method, kind in zip(lager.CROSS_LAYER, ("tuned", "untuned"), strict=True):
-        test = find(rows, metric=metric, method=method, **about)
-        if test and test["value"] is not None:
-            within = select(rows, metric=f"{metric}_within", method=method, **about)
-            note = format.sentence(within) if within else ""
-            return [verdict_of({"the last one": test}, subject=f"All layers, {kind}", note=note)]
-    return []
-
-
-def _held(rows: Sequence[Mapping], metric: str, shown: str, way: str) -> Verdict:
-    """Hold the method that is shown against chance, and whatever else there is."""
-    own = find(rows, part=way, metric=metric, method=shown, against=None)
-    if own is None or own["value"] is None:
-        sentence = "All ratings or all scores are equal: nothing follows from them."
-        return Verdict("unsure", "Scored, not judged", sentence)
-    held = {"chance": own}
-    for than, where in HELD.items():
-        if row := find(rows, **{"part": way, "method": shown, **where}):
-            held[than] = row
-    return verdict_of(held, subject=format.words_of(way))
 
 
 def _scores(run: Run, name: str, shown: str, rated: Sequence[Mapping]) -> list[Figure]:

@@ -28,11 +28,15 @@ def view(
     for spec in VIEWS[name]:
         wanted = spec["rows"] if isinstance(spec["rows"], list) else [spec["rows"]]
         chosen = [row for each in wanted for row in select(rows, **each)]
+        for key, values in spec.get("first", {}).items():
+            there = [value for value in values if select(chosen, **{key: value})]
+            chosen = select(chosen, **{key: there[:1]})
         groups: dict[str, list] = {}
         for row in chosen:
             groups.setdefault(field(row, spec["each"]) if "each" in spec else "", []).append(row)
         if "missing" in spec:
-            verdicts += [Verdict("unsure", "Not judged", spec["missing"])] * (not chosen)
+            label = spec.get("label", "Not judged")
+            verdicts += [Verdict("unsure", label, spec["missing"])] * (not chosen)
             continue
         for some in groups.values():
             if "verdict" in spec:
@@ -53,8 +57,9 @@ def _verdict(
     if by:
         return verdict_of({field(row, by): row for row in rows}, than, subject=subject, note=note)
     known = format.WORDS["against"]
-    named = {known.get(name, name): row for row in rows for name in [row.get("against") or ""]}
-    return verdict_of(named, subject=subject, note=note)
+    names = [row["metric"] if row["metric"] in known else row.get("against") or "" for row in rows]
+    held = {known.get(name, name): row for name, row in zip(names, rows, strict=True)}
+    return verdict_of(held, subject=subject, note=note)
 
 
 def _chart(rows: Sequence[Mapping], x: str = "last", lines: str = "method", **options) -> str:

@@ -15,7 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from hs2jax import configs, workdir
+from hs2jax import configs, locks, workdir
 from hs2jax.config_rules import parse_weights
 from hs2jax.data import corpora, loader
 from hs2jax.data.record import Record
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 FOLDS = 5
 
 
+@locks.released
 def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     """Sweep, or go on where a killed sweep of this folder was. Returns the rows of results.jsonl.
 

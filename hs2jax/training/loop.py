@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from hs2jax import configs, stopping, workdir
+from hs2jax import configs, locks, stopping, workdir
 from hs2jax.data import loader
 from hs2jax.inference import plan_evaluation
 from hs2jax.models import sharding
@@ -27,6 +27,7 @@ from hs2jax.training.checkpoint import RunState
 log = logging.getLogger(__name__)
 
 
+@locks.released
 def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     """Train, or go on where a killed run of this folder was. Returns the rows of results.jsonl.
 

@@ -86,7 +86,8 @@ def weight_files(folder: Path) -> list[Path]:
         )
     if index.exists():
         try:
-            files = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+            files = json.loads(index.read_text("utf-8"))["weight_map"].values()
+            files = sorted(set(map(str, files)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{index}: not an index of safetensors files ({error!r})") from error
         for name in files:
@@ -114,7 +115,11 @@ def open_file(path: Path) -> dict[str, Tensor]:
         # Looks at the header, and that the file holds all that it names.
         safetensors.safe_open(path, "numpy")
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file, or cut short ({error})") from error
+        what = f"not a safetensors file, or cut short ({error})"
+        with path.open("rb") as file:
+            if file.read(24) == b"version https://git-lfs.":
+                what = "a pointer of Git LFS instead of the file: fetch it with git lfs pull"
+        raise ValueError(f"{path}: {what}") from error
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))

