@@ -29,15 +29,15 @@ setup(
         ],
     },
     install_requires=[
-        "absl-py>=2.1",
+        "absl-py>=1.4",
         "array_record>=0.8",
         "etils[epath]>=1.9",  # One way to open local and gs:// paths.
-        "flax>=0.12",
+        "flax>=0.11",
         "gguf>=0.17",
         "grain>=0.2.12",
         "huggingface_hub>=1.0",
         "importlib_resources>=6.0",  # tensorflow-datasets 4.9.10 needs it and does not say so.
-        "jax>=0.10,<0.13",
+        "jax>=0.7.2,<0.13",
         "jinja2>=3.1",  # Chat templates and reports; transformers needs it and does not say so.
         "matplotlib>=3.10",  # Its SVG text has sizes apart from fonts.
         "ml-collections>=1.0",
@@ -53,10 +53,10 @@ setup(
         "transformers>=5.0,<6",
     ],
     extras_require={
-        "cuda": ["jax[cuda12]>=0.10,<0.13"],
+        "cuda": ["jax[cuda12]>=0.7.2,<0.13"],
         "parity": ["torch>=2.6"],
         "test": TEST,
-        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "tpu": ["jax[tpu]>=0.7.2,<0.13"],
     },
     entry_points={"console_scripts": ["hs2jax = hs2jax.cli:main"]},
 )

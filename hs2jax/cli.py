@@ -15,9 +15,9 @@
     hs2jax convert  --model=NAME --output=FOLDER
     hs2jax report   --workdir=FOLDER [--against=FOLDER]
 
-`hs2jax VERB --help` lists a verb's flags. Errors are told in a line or two; with
---traceback they come with where they were raised. Exit codes: 0 done, 1 an error, 2 no such verb,
-75 stopped by a signal: the same command goes on.
+`hs2jax help VERB` lists a verb's flags, `hs2jax --version` says the version. Errors are told in a
+line or two; with --traceback they come with where they were raised. Exit codes: 0 done, 1 an error,
+2 no such verb, 75 stopped by a signal: the same command goes on.
 """
 
 import importlib.metadata
@@ -78,6 +78,11 @@ FLAGS = (
 
 def main(argv=None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["--version"]:
+        print(f"hs2jax {importlib.metadata.version('hs2jax')}")
+        return
+    if argv[:1] == ["help"] and argv[1:2] and argv[1] in VERBS:
+        argv = [argv[1], "--help"]
     if not argv or argv[0] not in VERBS:
         asked = bool(argv) and argv[0] in ("help", "--help", "-h")
         if argv and not asked:
@@ -257,7 +262,7 @@ def say_with_what(options) -> None:
     """Log what a run is computed with. Raises RuntimeError where JAX has no device."""
     import jax
 
-    from hs2jax import config_rules, workdir
+    from hs2jax import accelerators, config_rules, workdir
 
     found = workdir.environment()
     flat = config_rules.flat(options.config) if "config" in options else {}
@@ -265,6 +270,8 @@ def say_with_what(options) -> None:
     dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     version = importlib.metadata.version("hs2jax")
     log.info("hs2jax %s, jax %s, %s, %s", version, found["jax"], found["device"], dtype)
+    if unused := accelerators.unused():
+        log.warning(unused)
 
 
 # Verbs --------------------------------------------------------------------------------------------
