@@ -25,7 +25,8 @@ PAPER_CONDITION = "helpfulness=4,correctness=4,coherence=4,complexity=2,verbosit
 
 # Settings of several kinds ------------------------------------------------------------------------
 # Each key's default, rule and share in what a run is (see `identity`): `sets` changes results,
-# `free` does not but for rounding, the others name what is read, which counts by its content.
+# `sums` the order in which sums are taken, so at most last bits, `free` not a bit; the others name
+# what is read, which counts by its content.
 
 
 class Setting(NamedTuple):
@@ -38,8 +39,8 @@ def _of(identity: str) -> Callable[[object, rules.Rule], Setting]:
     return lambda default, rule: Setting(default, rule, identity)
 
 
-sets, free, data, model, models, file = map(
-    _of, ("value", "free", "data", "model", "models", "file")
+sets, sums, free, data, model, models, file = map(
+    _of, ("value", "sums", "free", "data", "model", "models", "file")
 )
 
 _DTYPE = sets("", one_of("", "float32", "bfloat16"))  # "": float32 on CPU, bfloat16 elsewhere.
@@ -53,7 +54,7 @@ _COUNT = at_least(1)
 
 MESH = {"data": 1, "fsdp": -1, "tensor": 1}
 _SEED = {"seed": sets(0, rules.seed)}
-_MESH = {f"mesh.{axis}": free(size, anything) for axis, size in MESH.items()}
+_MESH = {f"mesh.{axis}": sums(size, anything) for axis, size in MESH.items()}
 
 _TRAINING = {
     **_SEED,
@@ -62,7 +63,7 @@ _TRAINING = {
     # tokenizer's own.
     "model.template": _TEMPLATE,
     "model.dtype": _DTYPE,  # Of the computation.
-    "model.remat": free(True, anything),  # Compute each layer again in the backward pass.
+    "model.remat": sums(True, anything),  # Compute each layer again in the backward pass.
     "data.train": _NEEDED_DATA,  # "format:path[slice]", several joined with "+".
     "data.validation": _NEEDED_DATA,
     "data.layout": sets("shared", one_of(*packing.LAYOUTS)),  # See data.packing.
@@ -90,7 +91,7 @@ _TRAINING = {
     "optimizer.max_grad_norm": sets(1.0, above(0)),  # Of the gradient's global norm.
     "optimizer.mu_dtype": sets("float32", one_of("float32", "bfloat16")),  # bfloat16 saves memory.
     "batch_size": sets(64, _COUNT),  # Groups. With two responses each, the papers' 128 rows.
-    "micro_batch_size": free(8, _COUNT),  # Rows computed at a time, over all devices; for memory.
+    "micro_batch_size": sums(8, _COUNT),  # Rows computed at a time, over all devices; for memory.
     "epochs": sets(2, _COUNT),
     "evaluate_every": sets(10, _COUNT),  # Steps.
     "checkpoint_every": free(50, _COUNT),  # Steps.

@@ -37,11 +37,11 @@ def of(config) -> Identity:
     return found
 
 
-def free(config) -> Identity:
-    """Find the settings that change no result but for the order in which sums are taken."""
+def free(config, kind: str = "free") -> Identity:
+    """Find the settings that change no result, or of the kind "sums" only the order of sums."""
     flat = config_rules.flat(config)
     settings = configs.SETTINGS[config.kind].items()
-    return {key: str(flat[key]) for key, setting in settings if setting.identity == "free"}
+    return {key: str(flat[key]) for key, setting in settings if setting.identity == kind}
 
 
 def differences(old: Identity, new: Identity) -> list[str]:
@@ -63,16 +63,15 @@ def _parts(kind: str, value, skip: bool) -> Iterator[tuple[str, str]]:
         yield " (content)", _hash(files.locate(value).read_bytes())
     elif kind == "file" and (path := _file_of(value)):
         yield " (content)", f"{_hash(path.read_bytes())} {value.partition('.json/')[2]}".strip()
-    elif kind != "free":
+    elif kind not in ("free", "sums"):
         yield "", json.dumps(value, default=str)
 
 
 def _file_of(value: str) -> Path | None:
     """Find the file that a setting names, with what is chosen of it behind a "/"."""
-    for name in (value, f"{value.partition('.json/')[0]}.json"):
-        if Path(name).expanduser().is_file():
-            return Path(name).expanduser()
-    return None
+    name, chosen, _ = value.partition(".json/")
+    path = files.locate(f"{name}.json" if chosen else name)
+    return path if path.is_file() else None
 
 
 def groups_hash(spec: str, skip: bool) -> str:

@@ -60,10 +60,14 @@ def claim(workdir: Path, config, spent: Sequence[str] = ()) -> dict | None:
             each.unlink()
         check(workdir, config, found)  # Another process may have been at work until now.
         _check_dtype(workdir, config)
-        write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
-        if not _settled(workdir):
+        if _settled(workdir):
+            _say_what_changed(workdir, config)
+        else:
             record = {"kind": config.kind, "settled": False, "identity": found}
-            write_json(workdir / "run.json", record | {"free": identity.free(config)})
+            record |= {kind: identity.free(config, kind) for kind in ("free", "sums")}
+            write_json(workdir / "run.json", record)
+        if not finished(workdir):
+            write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
     barrier("claimed")
     if not finished(workdir):
         return None
@@ -106,7 +110,7 @@ def check(workdir: Path, config, found: identity.Identity | None = None) -> None
     if not _settled(workdir):
         return
     old = read_json(workdir / "run.json")
-    if "identity" not in old:
+    if not {"identity", "sums"} <= old.keys():
         raise ValueError(f"{workdir} holds a run of an earlier version; give another --workdir")
     changed = identity.differences(old["identity"], found or identity.of(config))
     if changed:
@@ -114,8 +118,20 @@ def check(workdir: Path, config, found: identity.Identity | None = None) -> None
             f"{workdir} holds another run (different: {'; '.join(changed)}).{_advice(workdir)} "
             "Give another --workdir, or remove it"
         )
-    if changed := identity.differences(old["free"], identity.free(config)):
-        log.info("the same run, but perhaps for the order of sums: %s", "; ".join(changed))
+
+
+def _say_what_changed(workdir: Path, config) -> None:
+    """Say what is not as it was and makes no other run."""
+    record = read_json(workdir / "run.json")
+    told = {"free": "not a bit of the result changes by", "sums": "last bits may differ, by"}
+    for kind, what in told.items():
+        old, now = record[kind], identity.free(config, kind)
+        if kind == "sums":
+            old |= {"device": record["environment"]["device"]}
+            now |= {"device": environment()["device"]}
+        if changed := identity.differences(old, now):
+            what = "its result stands, and was made without" if finished(workdir) else what
+            log.info("%s: the same run; %s %s", workdir, what, "; ".join(changed))
 
 
 def check_place(workdir: Path, kind: str) -> None:
@@ -163,10 +179,12 @@ def _check_dtype(workdir: Path, config) -> None:
 def _advice(workdir: Path) -> str:
     if not finished(workdir):
         return ""
-    return (
-        " It is finished: to train further, start another run from its model/; kept scores of an "
-        "evaluation are used again."
-    )
+    kind, more = read_json(workdir / "result.json")["kind"], ""
+    if kind.startswith("train"):
+        more = f": to train further, start from config.model.name={workdir / 'model'}"
+    elif kind == "evaluate":
+        more = "; another takes the scores that are kept, and computes only what is new"
+    return f" It is finished{more}."
 
 
 def settle(workdir: Path) -> None:
@@ -301,8 +319,8 @@ def write_json(path: Path, value) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path):
-    """Read JSON. Raises ValueError that names the file where it is not."""
+def read_json(path: Path) -> dict:
+    """Read a JSON object. Raises ValueError that names the file where it is not."""
     return _parsed(path.read_text(encoding="utf-8", errors="replace"), path)
 
 
@@ -318,11 +336,14 @@ def read_rows(path: Path) -> list[dict]:
         return [_parsed(line, f"{path}, line {n}") for n, line in enumerate(file, 1)]
 
 
-def _parsed(text: str, where: Path | str):
+def _parsed(text: str, where: Path | str) -> dict:
     try:
-        return json.loads(text)
+        content = json.loads(text)
     except ValueError as error:
         raise ValueError(f"{where}: damaged, not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{where}: damaged, a {type(content).__name__} and no JSON object")
+    return content
 
 
 def write_text(path: Path, text: str) -> None:

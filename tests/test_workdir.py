@@ -110,6 +110,12 @@ def config(**settings):
     return made
 
 
+def training(**settings):
+    made = configs.defaults("train_reward_model")
+    made.update({"model": {"dtype": "float32"}, **settings})
+    return made
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_read(monkeypatch):
     monkeypatch.setattr("hs2jax.identity.groups_hash", lambda spec, skip: f"rows of {spec}")
@@ -126,20 +132,54 @@ def test_a_folder_takes_another_config_until_something_is_made(tmp_path):
         workdir.claim(tmp_path, config(data="ratings:c"))
 
 
-def test_what_changes_no_result_is_the_same_run_and_said(tmp_path, caplog):
-    workdir.claim(tmp_path, config())
+def test_what_makes_no_other_run_is_said_with_what_it_does(tmp_path, caplog, monkeypatch):
+    def said(**changes) -> str:
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            workdir.claim(tmp_path, training(**changes))
+        return caplog.text
+
+    said()
     workdir.settle(tmp_path)
-    with caplog.at_level("INFO"):
-        workdir.claim(tmp_path, config(mesh={"data": 2}))
-    assert "the same run, but perhaps for the order of sums: mesh.data: 1 -> 2" in caplog.text
+    assert "the same run" not in said()
+    to_the_bit, sums = {"checkpoint_every": 7}, {"mesh": {"data": 2}}
+    text = said(**to_the_bit, **sums)
+    assert "not a bit of the result changes by checkpoint_every: 50 -> 7\n" in text
+    assert "last bits may differ, by mesh.data: 1 -> 2\n" in text
+    with monkeypatch.context() as patch:
+        elsewhere = workdir.environment() | {"device": "1 x TPU v6e (tpu)"}
+        patch.setattr(workdir, "environment", lambda: elsewhere)
+        assert "last bits may differ, by device: 8 x cpu (cpu) -> 1 x TPU" in said()
+    workdir.finish(tmp_path, training(), {}, [])
+    text = said(**sums)
+    assert "its result stands, and was made without mesh.data: 1 -> 2\n" in text
+    assert "last bits" not in text
+    assert workdir.read_json(tmp_path / "config.json")["mesh"]["data"] == 1
+    with pytest.raises(
+        ValueError, match=r"epochs: 2 -> 3\).* finished: to train .*name=.*/model\."
+    ):
+        workdir.claim(tmp_path, training(epochs=3))
 
 
-@pytest.mark.parametrize("name", ["thesis.tex", "config.json"])
-def test_a_folder_that_is_no_run_s_is_left_as_it_is(tmp_path, name):
-    (tmp_path / name).write_text('{"model_type": "llama"}')
-    with pytest.raises(ValueError, match=r"run's"):
-        workdir.claim(tmp_path, config())
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+FOREIGN = (
+    ("evaluate", {"thesis.tex": "{}"}, "not a run's folder: there is thesis.tex in it"),
+    ("evaluate", {"config.json": '{"model_type": "llama"}'}, "is a model's folder"),
+    ("judge", {"config.json": '{"kind": "evaluate"}', "result.json": "{}"}, "'evaluate', not 'j"),
+    ("judge", {"config.json": '{"kind": "judge"}', "result.json": "{}"}, "an earlier version"),
+    ("judge", {"config.json": '{"kind": "judge"}', "run.json": "{}"}, "an earlier version"),
+    ("judge", {"config.json": '{"kind": "judge"}', "run.json": "[]"}, r"run.json: damaged, a list"),
+    ("judge", {"config.json": "[]"}, r"config.json: damaged, a list"),
+    ("judge", {"run.json": '{"sett'}, r"run.json: damaged"),
+)
+
+
+@pytest.mark.parametrize(("kind", "files", "words"), FOREIGN)
+def test_a_folder_that_is_no_run_s_is_left_as_it_is(tmp_path, kind, files, words):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=words):
+        workdir.check(tmp_path, configs.defaults(kind), {})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
 
 
 HOLDER = """
