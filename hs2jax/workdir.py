@@ -17,9 +17,7 @@ import logging
 import os
 import pickle
 import platform
-import resource
 import shutil
-import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -384,13 +382,3 @@ def environment() -> dict:
         "jax": jax.__version__,
         "python": platform.python_version(),
     }
-
-
-def peak_memory() -> int:
-    """Return the most bytes used so far: on the first device, or by this process where it is the
-    CPU."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"]
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes * (1 if sys.platform == "darwin" else 1024)

@@ -12,7 +12,7 @@ import tiny
 from command import fail, succeed
 from tensorboardX.proto import event_pb2
 
-from hs2jax import workdir
+from hs2jax import locks, workdir
 from hs2jax.data import corpora
 from hs2jax.data.groups import pairs
 from hs2jax.models.hf import hub
@@ -248,6 +248,8 @@ def test_converted_models_score_the_same(trained, tmp_path, kind, dtype):
         source = trained.ratings if kind == "run" else trained.killed(tmp_path)
         expected = trained.ratings / "model"
     output = tmp_path / "converted"
+    if kind == "killed":  # And goes on, so that somebody holds the folder.
+        locks.hold(source)
     printed = succeed("convert", f"--model={source}", f"--output={output}", f"--dtype={dtype}")
     assert printed.strip() == str(output)
     loaded = hub.load(output)

@@ -2,14 +2,18 @@
 
 import gzip
 import json
+import re
 import shutil
 
 import pytest
 import tiny_models
+from etils import epath
 from ml_collections import ConfigDict
 
-from hs2jax import configs, identity
+from hs2jax import config_rules, configs, identity, workdir
+from hs2jax.data import files
 from hs2jax.models.hf import fingerprint, hub
+from hs2jax.training import recipe
 
 KINDS = [kind for kind in configs.SETTINGS if kind not in ("recipe", "sweep")]
 
@@ -24,26 +28,32 @@ def another(value):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_setting_is_declared_and_counts_as_declared(kind, monkeypatch):
+def test_every_setting_is_declared_and_counts_as_declared(kind, monkeypatch, tmp_path):
+    """A folder takes the free ones, and names the others with what they were and are."""
     monkeypatch.setattr(identity, "groups_hash", lambda spec, skip: spec)
     monkeypatch.setattr(identity, "fingerprint", lambda name: {"weights": name})
     config = configs.defaults(kind)
     if kind == "steer":
         config.policies = "a=one"
+    assert config_rules.flat(config).keys() == {"kind", *configs.SETTINGS[kind]}
     first = identity.of(config)
+    workdir.write_json(tmp_path / "run.json", {"identity": first, "sums": {}})
     for key, setting in configs.SETTINGS[kind].items():
-        assert setting.identity in ("value", "free", "data", "model", "models", "file")
+        assert setting.identity in ("value", "sums", "free", "data", "model", "models", "file")
         special = {"models": "a=two", "data": "ratings:another"}
         value = special.get(setting.identity) or another(setting.default)
         changed = ConfigDict(config.to_dict())
         changed.update_from_flattened_dict({key: value})
         found = identity.differences(first, identity.of(changed))
-        if setting.identity == "free":
+        if setting.identity in ("sums", "free"):
             assert not found
-            assert identity.free(changed) != identity.free(config)
+            assert identity.free(changed, setting.identity)[key] == str(value)
+            workdir.check(tmp_path, changed)
         else:
             assert found
             assert all(each.startswith(key) for each in found)
+            with pytest.raises(ValueError, match=f"another run .*{re.escape(found[0])}"):
+                workdir.check(tmp_path, changed)
 
 
 ROWS = [
@@ -107,3 +117,117 @@ def test_a_model_counts_by_its_tensors_config_and_tokenizer(tmp_path):
     assert "weights" in differing(half)
     saved(tmp_path / "moved", seed=2)  # Under the same name.
     assert differing(str(tmp_path / "moved")) == {"weights"}
+
+
+# Under one name -----------------------------------------------------------------------------------
+
+
+def exchanged(here):
+    saved(here / "model", seed=1)
+
+
+def with_another_template(here):
+    saved(here / "model", chat_template=tiny_models.CHATML.replace("assistant", "helper"))
+
+
+def reordered(here):
+    written(here / "rows.jsonl", ROWS[::-1])
+
+
+def edited(here):
+    written(here / "criteria.json", [{"name": "wit", "definition": "It is dull."}])
+
+
+def trained_again(here):
+    saved(here / "run" / "model", seed=1)
+
+
+def trained_on(here):
+    (here / "going" / "best" / "2").write_bytes(b"better")
+
+
+MODEL, ROWS_OF, FILE = "HERE/model", "ratings:HERE/rows.jsonl", "HERE/criteria.json"
+# A kind, its settings, what is done to what they name, and the one thing that then differs.
+EXCHANGES = (
+    ("train_policy", {"model.name": MODEL}, exchanged, "model.name (weights)"),
+    ("train_policy", {"model.name": MODEL}, with_another_template, "model.name (tokenizer)"),
+    ("train_reward_model", {"data.validation": ROWS_OF}, reordered, "data.validation (set 1)"),
+    ("annotate", {"model.name": MODEL, "data": ROWS_OF}, exchanged, "model.name (weights)"),
+    ("annotate", {"model.name": MODEL, "data": ROWS_OF}, reordered, "data (set 1)"),
+    ("sample", {"model.name": MODEL}, with_another_template, "model.name (tokenizer)"),
+    ("sample", {"data": ROWS_OF}, reordered, "data (set 1)"),
+    ("rescale", {"ratings": ROWS_OF}, reordered, "ratings (set 1)"),
+    ("weigh", {"proposal": MODEL}, exchanged, "proposal (weights)"),
+    ("steer", {"policies": f"a={MODEL}"}, exchanged, "policies a (weights)"),
+    ("judge", {"reward_model": MODEL}, exchanged, "reward_model (weights)"),
+    ("judge", {"criteria": FILE}, edited, "criteria (content)"),
+    ("judge", {"criteria": f"{FILE}/wit"}, edited, "criteria (content)"),
+    ("judge", {"weights": FILE}, edited, "weights (content)"),
+    ("judge", {"task": "emotions", "data": FILE}, edited, "data (content)"),
+    ("judge", {"data": "hf://datasets/a/b/criteria.json"}, edited, "data (content)"),
+    ("expo", {"trained": "HERE/run"}, trained_again, "trained (weights)"),
+    ("expo", {"trained": "HERE/going"}, trained_on, "trained (best)"),
+)
+
+
+@pytest.mark.parametrize(("kind", "settings", "change", "what"), EXCHANGES)
+def test_what_is_exchanged_under_its_name_is_named(kind, settings, change, what, here, monkeypatch):
+    monkeypatch.setattr(files, "_fetch", lambda path: epath.Path(here / path.rpartition("/")[2]))
+    config = configs.defaults(kind)
+    config.update_from_flattened_dict(
+        {key: value.replace("HERE", str(here)) for key, value in settings.items()}
+        | ({"model.name": ""} if kind.startswith("train") and "model.name" not in settings else {})
+    )
+    before = identity.of(config)
+    assert identity.of(config) == before
+    change(here)
+    (difference,) = identity.differences(before, identity.of(config))
+    assert difference.startswith(f"{what}: ")
+
+
+@pytest.fixture
+def here(tmp_path):
+    """A model, rows, criteria, and runs: `run`, which is finished, and `going`."""
+    saved(tmp_path / "model")
+    written(tmp_path / "rows.jsonl")
+    written(tmp_path / "criteria.json", [{"name": "wit", "definition": "It is funny."}])
+    shutil.copytree(tmp_path / "model", tmp_path / "run" / "model")
+    (tmp_path / "run" / "result.json").write_text("{}")
+    (tmp_path / "going" / "best").mkdir(parents=True)
+    (tmp_path / "going" / "best" / "1").write_bytes(b"good")
+    return tmp_path
+
+
+def test_a_stage_whose_input_changed_is_known_as_stale(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "fingerprint", lambda name: {"weights": name})
+    rows, made = written(tmp_path / "rows.jsonl"), []
+
+    def verb(config, place):
+        """Copy the data, as a stage that computes something would not."""
+        if not workdir.claim(place, config):
+            made.append(place.name)
+            path = config.data.partition(":")[2]
+            shutil.copy(path, place / "annotated.jsonl")
+            workdir.finish(place, config, {}, [])
+        return []
+
+    stages, data = ("first", "second", "third"), f"ratings:{rows}"
+    of = ConfigDict({"kind": "recipe", "stages": stages})
+    for name in stages:
+        of[name] = configs.defaults("annotate")
+        of[name].update_from_flattened_dict({"model.name": "m", "data": data})
+        data = f"ratings:{{{name}}}/annotated.jsonl"
+    for _ in range(2):
+        recipe.run(of, tmp_path / "run", lambda kind: verb)
+    assert made == ["first", "second", "third"]
+    written(rows, ROWS[:3])
+    with pytest.raises(ValueError, match=r"run/first holds another run \(different: data \(set 1"):
+        recipe.run(of, tmp_path / "run", lambda kind: verb)
+    shutil.rmtree(tmp_path / "run" / "first")
+    with pytest.raises(ValueError, match=r"run/second holds another run \(different: data \(set 1"):
+        recipe.run(of, tmp_path / "run", lambda kind: verb)
+    shutil.rmtree(tmp_path / "run" / "second")
+    written(rows, [*ROWS[:3], ROWS[3]])
+    shutil.rmtree(tmp_path / "run" / "first")
+    recipe.run(of, tmp_path / "run", lambda kind: verb)  # As it was: the third one stands.
+    assert made[3:] == ["first", "first", "second"]

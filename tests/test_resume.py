@@ -189,12 +189,13 @@ def test_stopped_by_a_signal_it_saves_and_another_micro_batch_goes_on(folder, un
         (1, signal.SIGTERM, config(folder), 2),
         (4, signal.SIGTERM, config(folder), 4),  # Within an evaluation, which is begun anew.
         (5, signal.SIGHUP, larger, 6),
+        (LAST, signal.SIGTERM, larger, LAST),
     ):
         with signalled_at(step, number), pytest.raises(stopping.Stopped) as stopped:
             loop.train(of, place)
         latest = Checkpoints(place / "checkpoints", read_only=True)
         assert latest.latest == saved
-        assert latest.read_meta(saved)["evaluated"] == (saved != 4)
+        assert latest.read_meta(saved)["evaluated"] == (saved not in (4, LAST))
         assert f"saved at step {saved}" in stopped.value.why
     loop.train(larger, place)
     for kind, same in (("train", 4), ("validation", 2)):

@@ -216,7 +216,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
             "seconds": run.seconds,
             "seconds_per_step": statistics.median(seconds),  # As the first ones compile.
             "tokens_per_second": record.tokens / sum(seconds),
-            "peak_memory_bytes": workdir.peak_memory(),
+            "peak_memory_bytes": metrics.peak_memory(),
             "trained_parameters": trained_parameters,
             "skipped_steps": len(metrics.read(folder / "not_finite.jsonl")),
         }

@@ -3,10 +3,13 @@ known of skipped steps, not_finite.jsonl."""
 
 import json
 import logging
+import resource
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
@@ -94,3 +97,13 @@ def read(path: Path, kind: str = "") -> list[dict]:
     """
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
     return [row for row in map(json.loads, lines) if kind in ("", row["kind"])]
+
+
+def peak_memory() -> int:
+    """Return the most bytes used so far: on the first device, or by this process where it is the
+    CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * (1 if sys.platform == "darwin" else 1024)
