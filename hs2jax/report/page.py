@@ -75,19 +75,18 @@ class Section(NamedTuple):
     note: str = ""
 
 
-def side_of(row: Mapping | None) -> str:
+def side_of(row: Mapping) -> str:
     """Tell on which side of its reference the interval of a row lies: "better" or "worse" where it
     excludes the reference, else "not shown to be better"."""
-    needed = ("reference", "low", "high")
-    if row and all(row.get(name) is not None for name in needed):
-        above, below = row["low"] > row["reference"], row["high"] < row["reference"]
-        if above or below:
-            return "better" if above == (row.get("better", "higher") == "higher") else "worse"
+    low, high, reference = (row.get(name) for name in ("low", "high", "reference"))
+    if None not in (low, high, reference) and not low <= reference <= high:
+        above = low > reference
+        return "better" if above == (row.get("better", "higher") == "higher") else "worse"
     return "not shown to be better"
 
 
 def verdict_of(
-    rows: Mapping[str, Mapping | None], than: str = "", *, subject: str = "", note: str = ""
+    rows: Mapping[str, Mapping], than: str = "", *, subject: str = "", note: str = ""
 ) -> Verdict:
     """Judge one thing by rows that each hold it against something; or with `than`, several things,
     such as attributes, by rows that each hold one against the same.
@@ -113,7 +112,7 @@ def verdict_of(
         numbers = [f"{name} {format.value(row, '')}" for name, row in rows.items()]
         sentence = f"{format.capital(metric)}, with 95% intervals: {'; '.join(numbers)}."
     else:
-        sentence = format.sentence(filter(None, rows.values()))
+        sentence = format.sentence(rows.values())
     sentence = f"{sentence} {note}".rstrip()
     return Verdict(tone, label, sentence)
 
