@@ -27,6 +27,21 @@ hypothesis.settings.register_profile("hs2jax", deadline=None, max_examples=50, d
 hypothesis.settings.load_profile("hs2jax")
 
 
+# Files that take longest. With `--dist loadfile` they begin first, so that no worker is left with
+# one of them at the end; pytest-xdist's own order, by the number of tests, has them last.
+LONGEST = ("test_hosts", "test_training", "test_configs", "test_invariance_real", "test_resume")
+LONGEST += ("test_judge_processes", "test_processes", "test_trainable", "test_sweep", "test_sample")
+LONGEST += ("test_merge", "test_policy_training", "test_judge_run", "test_families")
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _scores_of_their_own(tmp_path_factory):
     """Tests neither use nor leave scores where a user's are kept."""

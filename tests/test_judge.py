@@ -58,6 +58,7 @@ def assert_same(found, expected, atol=2e-5):
 def test_a_reading_is_what_the_unembedding_says_of_every_state():
     # By the model's own forward pass of each question alone, all states and all logits kept.
     model = JUDGE.model
+    apply = jax.jit(decoder.Decoder(model.config).apply)
     for asked, reading in zip(
         score_tokens.encode(model.tokenizer, REQUESTS), JUDGE.ask(REQUESTS), strict=True
     ):
@@ -65,9 +66,7 @@ def test_a_reading_is_what_the_unembedding_says_of_every_state():
         for q, rest in enumerate(asked.encoded.responses):
             ids = jnp.asarray(np.concatenate([asked.encoded.prompt, rest]))[None]
             at = jnp.arange(ids.shape[1])[None]
-            hidden, out = decoder.Decoder(model.config).apply(
-                {"params": model.params}, ids, at, None, decoder.Probe(at)
-            )
+            hidden, out = apply({"params": model.params}, ids, at, None, decoder.Probe(at))
             states = out["probe"][:, 0, -1]
             raw = jnp.concatenate([states[:-1], hidden[0, -1:]]) @ model.params["embed"].T
             np.testing.assert_allclose(reading.logits[q, 0], raw[:, asked.tokens], atol=2e-5)

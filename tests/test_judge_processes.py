@@ -11,18 +11,29 @@ from hs2jax import workdir
 # Another order of adding may stop a fit of weights a step earlier: enough for another maximum.
 WEIGHTED_MAX = ("logits_agg_weighted_max", "prob_weighted_agg_max")
 # Few requests in a chunk. Scores with all baselines, and a selection, with parameters spread over
-# four devices.
+# four devices; all of it twice, where the second time goes on with what the first has kept.
 RUNS = """
+import shutil
 from pathlib import Path
+import jax
+from jax.experimental.multihost_utils import sync_global_devices
 from judge_runs import run
+from hs2jax import workdir
 from hs2jax.judging import readings
 readings.CHUNK, here, out = 4, Path({here!r}), Path({out!r})
 scores = dict(weights="cross-validate", folds=4, reward_model=here / "reward")
 workdir.remove = lambda *_: None  # What is kept stays, to be gone on with.
-run(here, out / "scores", baselines="gpt_score,ridge_probe,reward_model", **scores,
-    **{{"mesh.fsdp": 4}})
 data = "instructions:" + str(here / "rows.jsonl")
-run(here, out / "selection", task="selection", data=data, fraction=0.5, **{{"mesh.fsdp": 4}})
+for again in (False, True):
+    run(here, out / "scores", baselines="gpt_score,ridge_probe,reward_model", **scores,
+        **{{"mesh.fsdp": 4}})
+    run(here, out / "selection", task="selection", data=data, fraction=0.5, **{{"mesh.fsdp": 4}})
+    sync_global_devices("done")
+    if not again and jax.process_index() == 0:
+        shutil.copytree(out, str(out) + " at first")
+        for result in out.glob("*/result.json"):
+            result.unlink()
+    sync_global_devices("begin")
 """
 
 
@@ -33,14 +44,10 @@ def test_two_processes_judge_as_one_does(tmp_path):
     one, two, said = here / "one", here / "two", [here / "first", here / "second"]
     alone, together = (RUNS.format(here=str(here), out=str(out)) for out in (one, two))
     finish([start(alone, 4, said[0], HS2JAX_CACHE=str(here / "cache of one"))], said[:1])
-    kept = {}
-    for _ in range(2):  # The second time they go on with what is kept.
-        for name in ("scores", "selection"):
-            (two / name / "result.json").unlink(missing_ok=True)
-        finish(start_two(together, said, HS2JAX_CACHE=str(here / "cache of two")), said)
-        files = {path: path.read_bytes() for path in two.glob("*/readings.sqlite*")}
-        assert not kept or kept == files
-        kept = files
+    finish(start_two(together, said, HS2JAX_CACHE=str(here / "cache of two")), said)
+    kept = []
+    for two in (here / "two at first", here / "two"):
+        kept.append({path.parent.name: path.read_bytes() for path in two.glob("*/readings.sqlite")})
         for first, second in zip(items_of(one / "scores"), items_of(two / "scores"), strict=True):
             assert (first["response"], first["human"]) == (second["response"], second["human"])
             for name, score in first["scores"].items():
@@ -57,3 +64,5 @@ def test_two_processes_judge_as_one_does(tmp_path):
             assert first["source"] == second["source"]
             for name, score in first["scores"].items():
                 np.testing.assert_allclose(second["scores"][name], score, atol=1e-3)
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 2
