@@ -21,6 +21,7 @@ from hs2jax.data import chat
 from hs2jax.data.chat import Encoded
 from hs2jax.data.conversations import encode, group_conversations
 from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
 from hs2jax.inference import response_log_probabilities
 from hs2jax.model import Model, load
 from hs2jax.models import sampler
@@ -69,29 +70,27 @@ class LanguageModel(Model):
         n: int = 1,
         *,
         condition: Mapping[str, int] | None = None,
+        skip: bool = False,
+        record: Record | None = None,
         **settings,
-    ) -> list[list[sampler.Completion]]:
+    ) -> list[list[sampler.Completion] | None]:
         """n responses to each prompt, a list of messages that ends with the user's.
 
-        condition: attribute values that the responses are asked to have (SteerLM). settings: see
-        `sample_groups`, as are errors.
+        condition: attribute values that the responses are asked to have (SteerLM). settings, skip
+        and record, also of malformed prompts: see `sample_groups`, as are errors.
         """
-        # A group has responses; this one stands for those to come.
-        answer, groups = {"role": "assistant", "content": "-"}, []
-        for i, prompt in enumerate(prompts):
-            own = {"source": f"prompt {i}", "condition": dict(condition or {})}
-            try:
-                (group,) = group_conversations([[*prompt, answer]])
-                groups.append(dataclasses.replace(group, **own))
-            except ValueError as error:
-                raise ValueError(f"prompt {i}: {error}") from None
-        return self.sample_groups(groups, n, **settings)
+        groups = group_conversations(prompts, prompts=True, skip=skip, record=record)
+        asked = {"condition": dict(condition or {})}
+        groups = [group and dataclasses.replace(group, **asked) for group in groups]
+        return self.sample_groups(groups, n, skip=skip, record=record, **settings)
 
     def sample_groups(
         self,
-        groups: Sequence[Group],
+        groups: Sequence[Group | None],
         n: int = 1,
         *,
+        skip: bool = False,
+        record: Record | None = None,
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int = 0,
@@ -99,7 +98,7 @@ class LanguageModel(Model):
         seed: int = 0,
         first: int = 0,
         rows: int | None = None,
-    ) -> list[list[sampler.Completion]]:
+    ) -> list[list[sampler.Completion] | None]:
         """n responses to the prompt of each group, under its condition; its own are not looked at.
 
         temperature: 0 for the likeliest token always. top_k: of so many likeliest tokens, 0 for
@@ -109,32 +108,48 @@ class LanguageModel(Model):
         responses computed at a time, None for 32 on each device that rows are divided among; what
         is drawn does not depend on it but for rounding.
 
-        Raises ValueError where a setting is out of range or a prompt leaves no room for a response.
+        Raises ValueError where a setting is out of range, and for a prompt that leaves no room for
+        a response or that the chat template refuses; with `skip`, such a group's samples are None
+        and it is counted in `record`. A group that is None is left out.
         """
+        record = Record() if record is None else record
         settings = {"n": n, "temperature": temperature, "top_p": top_p, "top_k": top_k}
         settings |= {"max_new_tokens": max_new_tokens, "seed": seed}
         for key, value in settings.items():
             if expected := configs.SETTINGS["sample"][key][1](value):
                 raise ValueError(f"{key} is {value}; expected {expected}")
-        prompts = chat.prompt_ids(self.tokenizer, groups, vocab_size=self.config.vocab_size)
-        positions = self.config.max_seq_len
-        for group, ids in zip(groups, prompts, strict=True):
-            if len(ids) >= positions:
+        given, positions = [i for i, group in enumerate(groups) if group], self.config.max_seq_len
+        every = chat.prompt_ids(
+            self.tokenizer,
+            [groups[i] for i in given],
+            record if skip else None,
+            vocab_size=self.config.vocab_size,
+        )
+        prompts: dict[int, np.ndarray] = {}
+        for i, ids in zip(given, every, strict=True):
+            if ids is None:
+                continue
+            if len(ids) < positions:
+                prompts[i] = ids
+            elif skip:
+                record.too_long += 1
+            else:
                 raise ValueError(
-                    f"{group.source}: the prompt has {len(ids)} tokens and the model {positions} "
-                    "positions, so there is no room for a response; leave the prompt out or "
-                    "shorten it"
+                    f"{groups[i].source}: the prompt has {len(ids)} tokens and the model "
+                    f"{positions} positions, so there is no room for a response; leave the prompt "
+                    "out or shorten it"
                 )
-        wanted = [(i, j) for i in range(len(prompts)) for j in range(n)]
-        keys = sampler.keys(seed, [first + i for i, _ in wanted], [j for _, j in wanted])
+        wanted = [(place, i, j) for place, i in enumerate(prompts) for j in range(n)]
+        keys = sampler.keys(seed, [first + i for _, i, _ in wanted], [j for *_, j in wanted])
+        room = {i: min(max_new_tokens, positions - len(ids)) for i, ids in prompts.items()}
         requests = [
-            sampler.SampleRequest(i, key, min(max_new_tokens, positions - len(prompts[i])))
-            for (i, _), key in zip(wanted, keys, strict=True)
+            sampler.SampleRequest(place, key, room[i])
+            for (place, i, _), key in zip(wanted, keys, strict=True)
         ]
         taken = sampler.sample(
             self.params,
             self.config,
-            prompts,
+            list(prompts.values()),
             requests,
             sampler.Drawing(self._ends(), temperature, top_p, top_k),
             rows=rows,
@@ -142,14 +157,15 @@ class LanguageModel(Model):
             dtype=self.dtype,
         )
         bad = {
-            groups[request.prompt].source: Encoded(prompts[request.prompt], (one.tokens,))
-            for request, one in zip(requests, taken, strict=True)
+            groups[i].source: Encoded(prompts[i], (one.tokens,))
+            for (_, i, _), one in zip(wanted, taken, strict=True)
             if not np.isfinite(one.log_probabilities).all()
         }
         if bad:
             log.warning("%s", self.not_finite("log-probabilities", [*bad.items()]))
         samples = iter([one._replace(text=self._text(one)) for one in taken])
-        return [list(itertools.islice(samples, n)) for _ in groups]
+        found = {i: list(itertools.islice(samples, n)) for i in prompts}
+        return [found.get(i) for i in range(len(groups))]
 
     def _ends(self) -> tuple[tuple[int, ...], ...]:
         """The ends of a response: the end of turn, and the model's EOS."""
@@ -166,19 +182,24 @@ class LanguageModel(Model):
         return chat.without_line_end(text, self.read) if taken.finished else text
 
     def log_probability(
-        self, conversations: Sequence[Sequence[Mapping[str, str]]], **options
+        self,
+        conversations: Sequence[Sequence[Mapping[str, str]]],
+        *,
+        skip: bool = False,
+        record: Record | None = None,
+        **options,
     ) -> list[LogProbability | None]:
         """Score how likely the response of each conversation is, after all that comes before it.
 
         conversations: each a list of messages that ends with the assistant's, the response.
-        options: see `log_probability_groups`.
+        skip, record: see `RewardModel.score`. options: see `log_probability_groups`.
         """
-        every = itertools.chain(*map(_alone, group_conversations(conversations)))
-        groups = [
-            dataclasses.replace(one, source=f"conversation {i}") for i, one in enumerate(every)
-        ]
-        found = self.log_probability_groups(groups, **options)
-        return [of and LogProbability(float(of[0].sum(dtype=np.float64)), of[0]) for of in found]
+        own = {"skip": skip, "record": record}
+        groups = group_conversations(conversations, **own)
+        given = [group for group in groups if group]
+        tables = iter(self.log_probability_groups(given, **own, **options))
+        every = [group and next(tables) for group in groups]
+        return [of and LogProbability(float(of[0].sum(dtype=np.float64)), of[0]) for of in every]
 
     def log_probability_groups(
         self,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from hs2jax.data.conversations import encode, group_conversations
+from hs2jax.data.conversations import SHARED, encode, group_conversations, in_parts, join
 from hs2jax.data.groups import Group
 from hs2jax.data.packing import Example
 from hs2jax.data.record import Record
@@ -120,25 +120,42 @@ class RewardModel(Model):
         layout: str = "shared",
         rows: int | None = None,
         truncate: bool = False,
+        skip: bool = False,
         record: Record | None = None,
-    ) -> list[Score]:
+    ) -> list[Score | None]:
         """Score conversations, each a list of messages that ends with the assistant's.
 
         Neighbours with the same prompt share its computation. rows: how many rows of tokens are
         computed at a time, None for what fits; scores do not depend on it. truncate: cut prompts
-        from the left where a conversation is longer than the model's positions, counted in
-        `record`, instead of raising ValueError.
+        from the left where a conversation is longer than the model's positions. skip: None for a
+        conversation that is malformed, too long or refused by the chat template, instead of raising
+        ValueError with its number. What is cut or left out is counted in `record`. What is not
+        finite stays so, and is named in the log.
         """
         scalar = self.scalar_weights(weights)
-        options = {"layout": layout, "rows": rows, "truncate": truncate, "record": record}
-        outputs = self.score_groups(group_conversations(conversations), **options)
-        return [
-            Score(
-                dict(zip(self.outputs, map(float, row), strict=True)),
-                None if scalar is None else float(row @ scalar),
-            )
-            for row in itertools.chain(*outputs)
+        groups = group_conversations(conversations, skip=skip, record=record)
+        options = {"truncate": truncate, "skip": skip, "record": record}
+        parts = iter(self.encode([group for group in groups if group], **options))
+        every = [next(parts) if group else [] for group in groups]
+        kept = [i for i, part in enumerate(every) if part]
+        # A prompt that was cut for its response is no other's.
+        runs = itertools.groupby(kept, lambda i: (groups[i].prompt, every[i][0].cut and -1 - i))
+        examples = [
+            join([every[i][0].encoded for i in some])
+            for _, run in runs
+            for some in in_parts(run, SHARED)
         ]
+        found: list[Score | None] = [None] * len(groups)
+        tables = self.predict(examples, layout=layout, rows=rows)
+        bad = []
+        for i, row in zip(kept, itertools.chain(*tables), strict=True):
+            outputs = dict(zip(self.outputs, map(float, row), strict=True))
+            found[i] = Score(outputs, None if scalar is None else float(row @ scalar))
+            if not np.isfinite(row).all():
+                bad.append((groups[i].source, every[i][0].encoded))
+        if bad:
+            log.warning("%s", self.not_finite("outputs", bad))
+        return found
 
     def score_groups(
         self, groups: Sequence[Group], *, layout="shared", rows: int | None = None, **options

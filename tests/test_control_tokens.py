@@ -228,7 +228,7 @@ def test_a_text_that_nothing_keeps_apart_is_refused_by_name_and_counted(kind):
         [bad],
         [dataclasses.replace(ask("Paris.", prompt=text), source="rows.jsonl:7")],
     ):
-        with pytest.raises(control_tokens.PosingError, match=rf"rows\.jsonl:7: .*{named}"):
+        with pytest.raises(control_tokens.RefusedError, match=rf"rows\.jsonl:7: .*{named}"):
             chat.encode(tokenizer, several)
     record = Record()
     found = chat.encode(tokenizer, [bad, good], skipped=record)

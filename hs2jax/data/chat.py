@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from hs2jax.data import control_tokens
-from hs2jax.data.control_tokens import PosingError
+from hs2jax.data.control_tokens import RefusedError
 from hs2jax.data.groups import Group
-from hs2jax.data.record import Record
+from hs2jax.data.record import REFUSED, Record
 from hs2jax.data.templates import condition_text
 
 READS = ("end_of_turn", "last")
@@ -212,12 +212,11 @@ def _render_all(write: Callable, tokenizer, groups: Sequence[Group], skipped: Re
         try:
             found.append(write(group))
         except ValueError as error:
+            reason = getattr(error, "reason", REFUSED)
             if skipped is None:
-                raise
-            if isinstance(error, PosingError):
-                skipped.posing += 1
-            else:
-                skipped.refused += 1
+                hint = "; on_error=skip leaves it out" * bool(group.source)
+                raise RefusedError(f"{error}{hint}", reason) from error
+            skipped.leave_out(reason)
             skipped.keep(str(error))
             found.append(None)
     return found
@@ -274,19 +273,19 @@ def _earlier_turns(tokenizer, group: Group, whole: str, record: Record) -> list[
 
 def render(tokenizer, turns: Sequence[dict], source: str, *, add_generation_prompt: bool) -> str:
     """Write turns by the chat template, their texts shielded: for `tokenize` alone. Raises
-    ValueError where it refuses them, PosingError where a text cannot be shielded."""
+    RefusedError where it refuses them, or where a text cannot be shielded."""
     try:
         shield = functools.partial(control_tokens.shield, tokenizer)
         turns = [turn | {"content": shield(turn["content"])} for turn in turns]
-    except PosingError as error:
-        raise PosingError(f"{source}: {error}") from None
+    except RefusedError as error:
+        raise RefusedError(f"{source}: {error}", error.reason) from None
     try:
         return tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=add_generation_prompt
         )
     except Exception as error:  # Templates raise what they like, jinja2's errors among it.
         what = str(error).replace(control_tokens.BREAK, "")
-        raise ValueError(f"{source}: the chat template refuses this: {what}") from error
+        raise RefusedError(f"{source}: the chat template refuses this: {what}", REFUSED) from error
 
 
 def _ended(ids: list[int], tokenizer, special: set[int], read: str) -> list[int]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
 
+from hs2jax.data.record import POSING
 from hs2jax.data.templates import MARKERS, is_nemo
 
 # No text can hold it, as nobody can know it.
@@ -22,8 +23,15 @@ BREAK = f"\ue000{NONCE}"
 PROBE = ("hs2jax-question", "hs2jax-answer", "hs2jax-next")
 
 
-class PosingError(ValueError):
-    """A text would be read as what the chat template writes between turns."""
+class RefusedError(ValueError):
+    """A conversation that cannot become tokens, and the `reason`, as a record counts it."""
+
+    def __init__(self, what: str, reason: str):
+        super().__init__(what, reason)
+        self.what, self.reason = what, reason
+
+    def __str__(self) -> str:
+        return self.what
 
 
 class Controls(NamedTuple):
@@ -38,14 +46,12 @@ class Controls(NamedTuple):
 def shield(tokenizer, text: str) -> str:
     """Break every control token's content in a text that is to be rendered.
 
-    Raises PosingError where the tokenizer cannot keep the text from being read as the template's.
+    Raises RefusedError where the tokenizer cannot keep the text from being read as the template's.
     """
     controls = _controls(*_key(tokenizer))
     if posing := controls.ordinary.search(text):
-        raise PosingError(
-            f"a text holds {posing[0]!r}, which the chat template writes between turns and the "
-            "tokenizer does not tell from a text"
-        )
+        what = "which the chat template writes between turns and this tokenizer takes for a text"
+        raise RefusedError(f"a text holds {posing[0]!r}, {what}", POSING)
     shielded = text
     while controls.contents.search(shielded):
         shielded = controls.contents.sub(lambda m: m[0][0] + BREAK + m[0][1:], shielded)
@@ -54,10 +60,9 @@ def shield(tokenizer, text: str) -> str:
         if getattr(tokenizer, "backend_tokenizer", None) is None or (
             (ids - {tokenizer.unk_token_id}) & set(tokenize(tokenizer, shielded))
         ):
-            raise PosingError(
-                f"a text holds {controls.contents.search(text)[0]!r}, which this tokenizer can "
-                "only read as a control token"
-            )
+            held = controls.contents.search(text)[0]
+            what = "which this tokenizer can only read as a control token"
+            raise RefusedError(f"a text holds {held!r}, {what}", POSING)
     return shielded
 
 

@@ -1,6 +1,5 @@
-"""Conversations to be read by a model: grouped by their prompts, tokenised, and seen to fit."""
+"""Conversations to be read by a model: checked, tokenised, seen to fit, and joined."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
 
@@ -9,25 +8,39 @@ import numpy as np
 from hs2jax.data import chat, packing, rows
 from hs2jax.data.chat import Encoded
 from hs2jax.data.fields import Row
-from hs2jax.data.groups import Group
+from hs2jax.data.groups import FieldError, Group, check_turns, mistyped
 from hs2jax.data.packing import Example
 from hs2jax.data.record import Record
 
 SHARED = 8  # Responses of one prompt that lie in one row.
 
 
-def group_conversations(conversations) -> list[Group]:
-    """Make groups of conversations, neighbours with the same prompt together. Raises ValueError."""
-    groups: list[Group] = []
+def group_conversations(
+    conversations, *, prompts: bool = False, skip: bool = False, record: Record | None = None
+) -> list[Group | None]:
+    """Make a group of each conversation; of prompts, with a response that stands for those to come.
+
+    Its source is its number, as in "conversation 3". A malformed one raises FieldError; with `skip`
+    it is None, and counted in `record`.
+    """
+    groups: list[Group | None] = []
     for i, conversation in enumerate(conversations):
-        name = f"conversation {i}"
+        name = f"prompt {i}" if prompts else f"conversation {i}"
         given = list(conversation) if isinstance(conversation, tuple) else conversation
-        prompt, response = rows.split_last(rows.messages(Row({}), name, given), name)
-        if groups and groups[-1].prompt == prompt:
-            last = groups.pop()
-            groups.append(dataclasses.replace(last, responses=(*last.responses, response)))
-        else:
-            groups.append(Group(prompt, (response,), source=name))
+        try:
+            if not isinstance(given, list):
+                raise mistyped(name, "a list of messages in a list of conversations", given)
+            turns, response = rows.messages(Row({}), name, given), "-"
+            if not prompts:
+                turns, response = rows.split_last(turns, name)
+            check_turns(turns, name)
+            groups.append(Group(turns, (response,), source=name))
+        except FieldError as error:
+            if not skip:
+                raise
+            groups.append(None)
+            if record is not None:
+                record.skip(error.reason, example=str(error))
     return groups
 
 

@@ -16,12 +16,32 @@ from hs2jax.data import fields, files, rows, tables
 from hs2jax.data.formats import ATTRIBUTES, FORMATS, NO_MAP
 from hs2jax.data.groups import DataError, FieldError, Group, row_unit
 from hs2jax.data.record import Record
+from hs2jax.data.templates import ORDER
 from hs2jax.data.tfds import catalogue
 
 FEW = 20  # Ratings of a file that need not reach the end of their scale.
 PART = re.compile(r"(\w+)(?:\{([^{}]*)\})?:([^\[\]]+)((?:\[[^\[\]]*\]){0,2})")
 PLUS = re.compile(r"\+(?=\s*\w+(?:\{[^{}]*\})?:)")
 SLICE = re.compile(r"(-?\d+%?)?:(-?\d+%?)?")
+
+# Conversations within a text, with what reads them: patterns that are all found there.
+TRANSCRIPTS = {
+    kind: [re.compile(pattern, re.MULTILINE) for pattern in patterns]
+    for kind, *patterns in (
+        ("a Human/Assistant transcript (format hh_rlhf)", r"^Human:", r"^Assistant:"),
+        ("speakers' names (format conversations)", r"^(User|USER):", r"\b(?i:assistant):"),
+        ("an instruction template (format instructions)", r"^### Instruction:"),
+        ("NeMo's markers (format helpsteer2)", r"<extra_id_\d+>"),
+        (
+            "control tokens of a chat template (format conversations)",
+            r"<[|\uff5c][^\s<>]{1,40}[|\uff5c]>|</?s>|\[/?INST\]|<(start|end)_of_turn>",
+        ),
+        (
+            "a line of attribute values (format conversations, `label`)",
+            rf"\A(<extra_id_2>)?(?:({'|'.join(ORDER)}):\d,?)+$",
+        ),
+    )
+}
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +184,7 @@ def _groups(spec: Spec, on_error: str, record: Record) -> Iterator[Group]:
             group = _join(unit, spec)
         except DataError as error:
             if on_error == "raise":
+                error.what += "; on_error=skip leaves such rows out"
                 raise
             record.skip(error.reason, example=str(error))
             if len(unit) > 1:
@@ -177,6 +198,8 @@ def _groups(spec: Spec, on_error: str, record: Record) -> Iterator[Group]:
         yield group
     for column, count in own.unread.items():
         _say(f"{column}: not read by '{spec.format}', in {count} rows")
+    for kind, count in own.transcripts.items():
+        _say(f"{spec.path}: {kind}, within a text, in {count} rows: it is read as that text")
     for name, of in own.ratings.items():
         usual = 4 if name in ATTRIBUTES else before[name]["high"] if name in before else of["high"]
         if _scale(usual) != _scale(of["high"]) and (of["high"] > usual or of["n"] >= FEW):
@@ -241,14 +264,39 @@ def _rows(spec: Spec) -> Iterator[Row]:
                 group = form.read(row)
                 if isinstance(line, bytes):
                     line.decode()
-                yield number, group, row.notes
+                yield number, group, [*row.notes, *_transcripts(group)]
         except FieldError as error:
             if error.reason == "missing field" and not spec.columns.columns:
-                error.what += f" (another column: {spec.format}{{{error.field}=COLUMN}}:FILE)"
+                error.what += f" (another column: {spec.format}{{{error.field}=COLUMN}}:FILE"
+                error.what += f"{_nearest(tables.decode(line), spec)})"
             yield number, error.at(spec.path, number), []
         except UnicodeDecodeError as error:  # In a field that the format does not read.
             what = f"expected UTF-8, found {line[error.start]:#04x} at byte {error.start + 1}"
             yield number, DataError(spec.path, number, "row", what, "broken Unicode"), []
+
+
+def _nearest(row: dict, spec: Spec) -> str:
+    """Name the format that reads a row, or of whose columns it has the most; "" for the spec's."""
+    found: dict[str, tuple[bool, int]] = {}
+    for name, form in FORMATS.items():
+        one, whole = fields.take({**row, **form.of_path(spec.path)}, NO_MAP, form.own), True
+        try:
+            form.read(one)
+        except FieldError:
+            whole = False
+        found[name] = whole, len(one.read & row.keys())
+    best = max(found, key=found.get)
+    if found[best] <= found[spec.format]:
+        return ""
+    return f"; the format {best} reads such rows" if found[best][0] else f"; nearest format: {best}"
+
+
+def _transcripts(group: Group) -> Iterator[tuple[str, str]]:
+    """Note each kind of conversation that stands within the texts of a group."""
+    texts = [*(turn["content"] for turn in group.prompt), *group.responses]
+    for kind, patterns in TRANSCRIPTS.items():
+        if any(all(pattern.search(text) for pattern in patterns) for text in texts):
+            yield "transcripts", kind
 
 
 def _join(unit: list[Row], spec: Spec) -> Group:

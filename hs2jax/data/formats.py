@@ -48,7 +48,8 @@ PRIOR_SETS = (  # RewardBench's.
     *("pku_better", "pku_safer", "mtbench_human", "mtbench_gpt4"),
 )
 RM_BENCH_DOMAINS = ("chat", "code", "math", "safety-refuse", "safety-response")
-SPEAKERS = rows.ROLES | {"human": "user", "gpt": "assistant"}  # NeMo-Aligner's and ShareGPT's.
+SPEAKERS = rows.ROLES | {"human": "user"}  # NeMo-Aligner's and ShareGPT's.
+SPEAKERS |= dict.fromkeys(("gpt", "chatgpt", "bing", "bard"), "assistant")
 LABEL = re.compile(r"\s*([^:,]*[^:,\s])\s*:\s*([-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?)\s*")
 
 # Of each sampled response, log-probabilities in nats: of the attribute values that it was asked to

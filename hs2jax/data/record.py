@@ -6,6 +6,10 @@ from collections.abc import Iterable
 from hs2jax.data.groups import Group
 
 MAX_EXAMPLES = 10
+# Why groups are left out once they are read, by the field that counts them.
+TOO_LONG, REFUSED = "too long", "refused by the chat template"
+POSING = "a text reads as the chat template's own"
+REASONS = {"too_long": TOO_LONG, "refused": REFUSED, "posing": POSING}
 
 
 @dataclasses.dataclass
@@ -34,6 +38,8 @@ class Record:
     strengths: dict[str, int] = dataclasses.field(default_factory=dict)  # Rows, by how they say it.
     # Of each attribute that is rated: its n, low, high and mean.
     ratings: dict[str, dict] = dataclasses.field(default_factory=dict)
+    # Rows with a conversation within a text, by its kind.
+    transcripts: dict[str, int] = dataclasses.field(default_factory=dict)
     tokens: int = 0  # Tokens that belong to a conversation.
     padding: int = 0  # Those that only fill up rows.
 
@@ -42,6 +48,14 @@ class Record:
         self.skipped[reason] = self.skipped.get(reason, 0) + rows
         if example is not None:
             self.keep(example)
+
+    def leave_out(self, reason: str, n: int = 1) -> None:
+        """Count groups, or other things, that are left out once they are read."""
+        field = next((field for field, text in REASONS.items() if text == reason), None)
+        if field is None:
+            self.skip(reason, n)
+        else:
+            setattr(self, field, getattr(self, field) + n)
 
     def count(self, group: Group) -> None:
         """Count a group, and what its ratings are."""
@@ -82,8 +96,7 @@ class Record:
 
     def left_out(self) -> dict[str, int]:
         """Count what was left out, by reason."""
-        counts = {"too long": self.too_long, "refused by the chat template": self.refused}
-        counts |= {"a text reads as the chat template's own": self.posing}
+        counts = {text: getattr(self, field) for field, text in REASONS.items()}
         return {name: count for name, count in {**counts, **self.skipped}.items() if count}
 
     def __str__(self) -> str:
@@ -96,7 +109,7 @@ class Record:
         for name, of in self.ratings.items():
             unknown = f", {self.unknown[name]} unknown" if name in self.unknown else ""
             text += f"; {name} {of['low']:g} to {of['high']:g}, mean {of['mean']:.3g}{unknown}"
-        for words in ("strengths", "unread"):
+        for words in ("strengths", "unread", "transcripts"):
             if counts := getattr(self, words):
                 text += f"; {words}: " + ", ".join(f"{name} {n}" for name, n in counts.items())
         tokens = f", {self.tokens:,} tokens, {self.padding_fraction:.1%} padding"

@@ -111,8 +111,9 @@ def is_blank(value: object) -> bool:
 
 
 def messages(row: Row, field: str, value: object, roles=ROLES) -> Turns:
-    """Read a list of messages, of "role" and "content" or "from" and "value", in any order of
-    roles; a blank system message at the start is none. roles: by speakers in lower case."""
+    """Read a list of messages, of "role" and "content" or "from" and "value", by user and assistant
+    in turn, or the assistant alone; a blank system message at the start is none. roles: by speakers
+    in lower case."""
     if not isinstance(value, list):
         raise mistyped(field, "a text or a list of messages", value)
     turns = []
@@ -131,7 +132,13 @@ def messages(row: Row, field: str, value: object, roles=ROLES) -> Turns:
             found = f"expected one of {', '.join(roles)}, found {show(speaker)}"
             raise FieldError(f"{place}.{who}", found, "unknown role")
         role = roles[speaker.lower()]
-        if not (i == 0 and role == "system" and is_blank(text)):
+        expected = "assistant" if turns and turns[-1]["role"] == "user" else "user"
+        if role != expected and (i or (role != "system" and len(value) > 1)):
+            what = f"turn {i + 1} of {len(value)} should be by '{expected}', is by {show(speaker)}"
+            raise FieldError(field, what, "turn order")
+        parts = text if isinstance(text, list) else [text]
+        parts = [part.get("text", part) if isinstance(part, dict) else part for part in parts]
+        if role != "system" or not all(map(is_blank, parts)):
             turns.append({"role": role, "content": _only_text(text, f"{place}.{content}")})
     return tuple(turns)
 
@@ -266,9 +273,12 @@ def transcript(row: dict, field: str) -> tuple[Turns, str]:
         what = "expected to start with 'Human:' after two line ends"
         raise FieldError(field, what, "turn order")
     turns = []
-    for speaker, content in zip(rest[::2], rest[1::2], strict=True):
+    for i, (speaker, content) in enumerate(zip(rest[::2], rest[1::2], strict=True), 1):
         role = "user" if speaker == "Human" else "assistant"
-        content = check_text(content.strip(), f"{field}, turn {len(turns) + 1}")
+        if i == 1 and role == "assistant":
+            what = f"turn 1 of {len(rest) // 2} should be by 'Human', is by 'Assistant'"
+            raise FieldError(field, what, "turn order")
+        content = check_text(content.strip(), f"{field}, turn {i}")
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += "\n\n" + content
         else:

@@ -22,6 +22,7 @@ import numpy as np
 from hs2jax.data import packing
 from hs2jax.data.conversations import group_conversations, unrated
 from hs2jax.data.groups import Group, prompt_text
+from hs2jax.data.record import TOO_LONG, Record
 from hs2jax.data.templates import without_thought
 from hs2jax.inference import plan_evaluation, run_batches, run_decoder
 from hs2jax.judging import criteria as criteria_files
@@ -35,7 +36,6 @@ from hs2jax.models.decoder import Probe, lens
 log = logging.getLogger(__name__)
 
 TOKENS = 2048  # That are computed at a time, unless a row is longer.
-TOO_LONG = "too long"  # The reason why a request that the model has no room for has no reading.
 PACKED = 512  # Items up to so many tokens share rows of twice the length.
 
 
@@ -120,35 +120,45 @@ class Judge:
         criterion: str | Criterion = "helpfulness",
         weights=None,
         preset: lager.Preset = lager.PRESETS["recommended"],
-    ) -> list[Judgement]:
+        skip: bool = False,
+        record: Record | None = None,
+    ) -> list[Judgement | None]:
         """Score conversations, each a list of messages that ends with the assistant's.
 
         criterion: a Criterion, or "SET/NAME" of the bundled sets, "NAME" for HelpSteer's.
         weights: of the layers the preset uses, [L'], or a file of them that a run has left; None
-        weighs them equally. What is not finite stays so, and is named in the log. Raises ValueError
-        for a conversation that is longer than the model's positions, and for a file of weights of
-        another model or preset.
+        weighs them equally. What is not finite stays so, and is named in the log. skip: None for a
+        conversation that is malformed, longer than the model's positions, or refused by the chat
+        template, counted in `record`, instead of raising ValueError with its number. Raises
+        ValueError for a file of weights of another model or preset.
         """
         if isinstance(weights, str | Path):
             weights = weights_file.load(weights, self, preset)
         if isinstance(criterion, str):
             criterion = criteria_files.find(criterion)
-        groups = group_conversations(conversations)
-        requests = [request for group in groups for request in requests_of(group, [criterion])]
-        if not requests:
-            return []
-        found = self.ask(requests)
-        for request, reading in zip(requests, found, strict=True):
+        record = Record() if record is None else record
+        groups = group_conversations(conversations, skip=skip, record=record)
+        found: list[Judgement | None] = [None] * len(groups)
+        given = [i for i, group in enumerate(groups) if group]
+        requests = [request for i in given for request in requests_of(groups[i], [criterion])]
+        logits = {}
+        for i, reading in zip(given, self.ask(requests, skip=skip), strict=True):
+            if isinstance(reading, str):
+                record.leave_out(reading)
+                continue
+            logits[i] = reading.logits[0]
             if not np.isfinite(reading.logits).all():
-                log.warning("%s: %s", request.source, not_finite(reading.logits))
-        logits = np.stack([reading.logits[0] for reading in found])
+                log.warning("%s: %s", groups[i].source, not_finite(reading.logits))
+        if not logits:
+            return found
+        logits, places = np.stack([*logits.values()]), list(logits)
         name = "lager_wo" if weights is None else "lager_w"
         scores = lager.aggregate(logits, criterion.scale, name, preset, weights)
         chances = lager.distribution(logits, preset, weights)
-        return [
-            Judgement(float(score), dict(zip(criterion.scale, map(float, row), strict=True)))
-            for score, row in zip(np.asarray(scores), np.asarray(chances), strict=True)
-        ]
+        for i, score, row in zip(places, np.asarray(scores), np.asarray(chances), strict=True):
+            chance = dict(zip(criterion.scale, map(float, row), strict=True))
+            found[i] = Judgement(float(score), chance)
+        return found
 
     def ask(
         self,
@@ -162,8 +172,9 @@ class Judge:
     ) -> list[Reading | str]:
         """Read what the layers say to each request, in one forward pass.
 
-        states: the states too, from which the logits are then made. skip: TOO_LONG for a request
-        that is longer than the model's positions, instead of raising ValueError. condition:
+        states: the states too, from which the logits are then made. skip: for a request that is
+        longer than the model's positions or that the chat template refuses, the reason
+        (`record.REASONS`) instead of raising ValueError. condition:
         "forced", right behind the request's prefix; "direct" and "reasoning": before the score in
         what the judge writes first, of requests of one question each, or the reason why there is
         none (`judging.written`, where `place` is explained too). rows: how many are computed at a
@@ -180,8 +191,11 @@ class Judge:
             return found
         model, found = self.model, [TOO_LONG] * len(requests)
         alike: dict[tuple, list[int]] = {}  # By the answers' tokens and the length of rows.
-        every = score_tokens.encode(model.tokenizer, requests, model.config.vocab_size)
+        every = score_tokens.encode(model.tokenizer, requests, model.config.vocab_size, skip=skip)
         for i, (request, asked) in enumerate(zip(requests, every, strict=True)):
+            if isinstance(asked, str):
+                found[i] = asked
+                continue
             longest = packing.cost(asked.encoded, "padded")
             if longest <= model.config.max_seq_len:
                 length = _row_length(packing.cost(asked.encoded, "shared"))

@@ -15,7 +15,7 @@ from hs2jax.data.conversations import in_parts
 from hs2jax.data.record import Record
 from hs2jax.inference import progress_of
 from hs2jax.judging import written
-from hs2jax.judging.judge import TOO_LONG, Judge, Reading, not_finite
+from hs2jax.judging.judge import Judge, Reading, not_finite
 from hs2jax.judging.prompts import Request
 from hs2jax.models.checksum import checksum
 from hs2jax.store import Store
@@ -81,10 +81,8 @@ def is_whole(
     record, by the first reason. source: its row. Raises ValueError with it for what is not finite,
     unless `skip`."""
     reasons = [each for each in found if isinstance(each, str)]
-    if reasons and reasons[0] == TOO_LONG:
-        record.too_long += n
-    elif reasons:
-        record.skip(reasons[0], rows=n)
+    if reasons:
+        record.leave_out(reasons[0], n)
     elif bad := [each.logits for each in found if not np.isfinite(each.logits).all()]:
         text = f"{source}: {not_finite(bad[0])}"
         if not skip:
@@ -97,7 +95,7 @@ def is_whole(
 
 def nothing_read(what: str, record: Record) -> ValueError:
     """Make the error where nothing is left, with the reasons."""
-    reasons = {"too long": record.too_long, **record.skipped}
+    reasons = record.left_out()
     counted = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     return ValueError(f"the judge could read {what}: {counted}")
 

@@ -24,8 +24,10 @@ class Asked(NamedTuple):
     tokens: np.ndarray
 
 
-def encode(tokenizer, requests: Sequence[Request], vocab_size: int | None = None) -> list[Asked]:
-    """Render and tokenise requests.
+def encode(
+    tokenizer, requests: Sequence[Request], vocab_size: int | None = None, *, skip: bool = False
+) -> list[Asked | str]:
+    """Render and tokenise requests. skip: one that the template refuses is the reason.
 
     An answer of several tokens stands for itself by the first token in which the answers differ.
     Raises ValueError where two answers begin with the same one, where the tokenizer has no chat
@@ -34,19 +36,26 @@ def encode(tokenizer, requests: Sequence[Request], vocab_size: int | None = None
     """
     if requests:
         chat.require_template(tokenizer)
-    texts = [
-        [_text(tokenizer, request, question) for question in request.questions]
-        for request in requests
-    ]
+    texts: list[list[str] | str] = []
+    for request in requests:
+        try:
+            texts.append([_text(tokenizer, request, question) for question in request.questions])
+        except chat.RefusedError as error:
+            if not skip:
+                raise
+            texts.append(error.reason)
     # Each with the first answer behind it, since a tokenizer may merge it with what is before.
     answered = [
         text + request.answers[0]
         for request, some in zip(requests, texts, strict=True)
-        for text in some
+        for text in (() if isinstance(some, str) else some)
     ]
     every, found = iter(chat.tokenize(tokenizer, answered) if answered else ()), []
     ends: dict[tuple[str, tuple[str, ...]], tuple[list[int], list[int]]] = {}
     for request, some in zip(requests, texts, strict=True):
+        if isinstance(some, str):
+            found.append(some)
+            continue
         kind = (request.prefix, request.answers)
         if kind not in ends:
             ends[kind] = _ends(tokenizer, some[0], request.answers)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from hs2jax.data import chat, rows
 from hs2jax.data.groups import Group
+from hs2jax.data.record import REFUSED, Record
 from hs2jax.judging import score_tokens
 from hs2jax.judging.prompts import Request
 from hs2jax.language_model import LanguageModel
@@ -41,7 +42,8 @@ def answered(
         for each in requests
     ]
     room = model.config.max_seq_len - LONGEST[condition]
-    fits = [len(ids) <= room for ids in chat.prompt_ids(model.tokenizer, asked)]
+    every = chat.prompt_ids(model.tokenizer, asked, Record())
+    fits = [ids is not None and len(ids) <= room for ids in every]
     samples = iter(
         model.sample_groups(
             [group for group, fit in zip(asked, fits, strict=True) if fit],
@@ -51,8 +53,10 @@ def answered(
         )
     )
     return [
-        _up_to_score(model.tokenizer, request, next(samples)[0], place) if fit else NO_ROOM
-        for request, fit in zip(requests, fits, strict=True)
+        _up_to_score(model.tokenizer, request, next(samples)[0], place)
+        if fit
+        else (REFUSED if ids is None else NO_ROOM)
+        for request, ids, fit in zip(requests, every, fits, strict=True)
     ]
 
 
