@@ -66,6 +66,7 @@ FLAGS = (
     ("output", _REPORT, "", "Folder of the comparison's page."),
     ("model", ("score", "convert"), None, "Folder, GGUF file, hub id or short name."),
     ("data", _SCORE, None, 'To be scored, as "format:path[slice]".'),
+    ("data", ("train",), "", "The config's argument: a file of your own for configs/own_data.py."),
     ("output", ("score", "convert"), None, "JSON lines file, or model's folder, to write."),
     ("best", _SCORE, "", "Folder for the best response of each prompt."),
     ("reference", _SCORE, "", "Data that the best are compared with."),
@@ -142,13 +143,12 @@ def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
         file, arguments = config_named(arguments)
         if not file:
             raise ValueError(f"hs2jax {verb} needs --config")
-        config = load(file)
+        data = next((x[7:] for x in arguments if verb == "train" and x.startswith("--data=")), "")
+        config = load(f"{file}:{data}" if data else file)
     argv = [f"hs2jax {verb}", *arguments]
     flags.DEFINE_bool("help", False, "Show this.", flag_values=options, short_name="h")
     for name, verbs, default, text in FLAGS:
-        if verb not in verbs:
-            continue
-        if name == "config" and config is not None:
+        if verb not in verbs or (name == "config" and config is not None):
             continue
         if isinstance(default, tuple):
             flags.DEFINE_enum(name, default[0], default, text, options)

@@ -56,7 +56,7 @@ def _parts(kind: str, value, skip: bool) -> Iterator[tuple[str, str]]:
     elif kind == "models":
         for name, model in config_rules.parse_policies(value).items():
             yield from ((f" {name}{part}", text) for part, text in _parts("model", model, skip))
-    elif kind == "data" and re.match(r"\w+:(?!//)", value):
+    elif kind == "data" and re.match(r"\w+({[^{}]*})?:(?!//)", value):
         for number, spec in enumerate(corpora.split(value), 1):
             yield f" (set {number})", groups_hash(spec, skip)
     elif kind == "data" and value:  # A file of one object, such as EQ-Bench's.

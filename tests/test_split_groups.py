@@ -170,8 +170,8 @@ def test_split_groups_give_the_likelihood_of_whole_ones():
 def test_eight_devices_do_what_one_does(expected):
     batch = one_batch(row_length=40, micro_batch_size=4)
     assert batch["parts"].max() > 1
-    with jax.set_mesh(sharding.make_mesh(data=2, fsdp=2, tensor=2)) as _:
-        mesh = jax.sharding.get_mesh()
+    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    with jax.set_mesh(mesh):
         placed = jax.device_put(PARAMS, sharding.shardings(PARAMS, mesh))
         batch = sharding.place_rows(batch, mesh, axis=1)
         found = tiny_policies.gradients(OF, placed, batch, AIM)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 import logging
@@ -23,6 +24,7 @@ FEW = 20  # Ratings of a file that need not reach the end of their scale.
 PART = re.compile(r"(\w+)(?:\{([^{}]*)\})?:([^\[\]]+)((?:\[[^\[\]]*\]){0,2})")
 PLUS = re.compile(r"\+(?=\s*\w+(?:\{[^{}]*\})?:)")
 SLICE = re.compile(r"(-?\d+%?)?:(-?\d+%?)?")
+OF_PROMPTS = re.compile(r"~(?:(\d+)%)?:(?:(\d+)%)?")
 
 # Conversations within a text, with what reads them: patterns that are all found there.
 TRANSCRIPTS = {
@@ -67,9 +69,10 @@ def read(spec: str, *, on_error: str = "raise", record: Record | None = None) ->
             The path is a file of rows of any kind (`tables.lines`), as `files.locate` and
             `files.expand` understand it; of several files the selector is taken of each. It is a
             slice of the file's groups, [a:b], with integers or percents ([:90%] and [90%:] share
-            nothing), counted before any is skipped, or the split [train] or [val] of rows that name
-            theirs. "tfds:NAME", "tfds:NAME/CONFIG" is a TFDS data set of ours that has been built,
-            with [SPLIT], [a:b] or [SPLIT][a:b] behind it; without a split its first one, train.
+            nothing), counted before any is skipped, [~:90%] or [~90%:] of its prompts, chosen by
+            their hashes, so that no prompt is in both, or the split [train] or [val] of rows that
+            name theirs. "tfds:NAME", "tfds:NAME/CONFIG" is a TFDS data set of ours that has been
+            built, with [SPLIT], [a:b] or [SPLIT][a:b] behind it; without a split its first, train.
         on_error: "raise", or "skip" to leave malformed rows out and count them in the record.
         record: counts rows, groups and skipped rows. Needed to skip.
 
@@ -125,11 +128,11 @@ def _parse_part(part: str) -> Spec:
         splits = ["train", "val"]
         if selectors == [split] and split in splits:
             return Spec(name, path, split, columns)
-    if len(selectors) > 1 or not all(map(SLICE.fullmatch, selectors)):
+    if len(selectors) > 1 or not all(SLICE.fullmatch(x.removeprefix("~")) for x in selectors):
         or_split = " or ".join(f"[{each}]" for each in splits) or "where rows name theirs"
         raise ValueError(
             f"unknown selector [{selectors[0]}] in '{part}': expected a slice of groups such as "
-            f"[:100], [-50:] or [10%:90%], or a split, {or_split}"
+            f"[:100], [-50:] or [10%:90%], of prompts as [~:90%], or a split, {or_split}"
         )
     return Spec(name, path, next(iter(selectors), ""), columns)
 
@@ -223,6 +226,9 @@ def _scale(high: float) -> float:
 def _selected(spec: Spec) -> Iterator[list[Row]]:
     """The units of the file that the spec's slice takes."""
     match, units = SLICE.fullmatch(spec.selector), _units(spec)
+    if of := OF_PROMPTS.fullmatch(spec.selector):
+        low, high = int(of[1] or 0), int(of[2] or 100)
+        return (unit for unit in units if low <= _percent(unit) < high)
     if not match:
         return units
     bounds, total = match.groups(), sys.maxsize
@@ -235,6 +241,14 @@ def _selected(spec: Spec) -> Iterator[list[Row]]:
     )
     start, stop, _ = slice(start, stop).indices(total)
     return itertools.islice(units, start, max(start, stop))
+
+
+def _percent(unit: list[Row]) -> int:
+    """Hash the prompt of a unit to 0..99; malformed ones are among the first."""
+    if any(isinstance(row, DataError) for _, row, _ in unit):
+        return 0
+    turns = [[turn["role"], turn["content"].strip()] for turn in unit[0][1].prompt]
+    return int(hashlib.sha256(json.dumps(turns).encode()).hexdigest(), 16) % 100
 
 
 def _units(spec: Spec) -> Iterator[list[Row]]:
