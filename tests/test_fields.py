@@ -2,15 +2,19 @@
 
 import logging
 import re
+import types
 
 import pytest
+import tiny
 from format_rows import user
 from stages import write
 from test_policy_chat import talk
 
-from hs2jax.data import corpora
+from hs2jax import configs, report, workdir
+from hs2jax.data import corpora, loader
 from hs2jax.data.groups import DataError, pairs
 from hs2jax.data.record import Record
+from hs2jax.training import loop, tasks
 
 PAIR = {"prompt": "Name a tree.", "chosen": "Oak.", "rejected": "Cow."}
 SAYS = {"role": "assistant", "content": "Oak."}
@@ -39,6 +43,7 @@ MAPPED = [
     (f"preference{WEBGPT_MAP}", WEBGPT, {"responses": ("So.", "No."), "strength": 1}),
     (f"preference{WEBGPT_MAP}", WEBGPT | {"score_0": 9}, {"prompt": user("Why?"), "strength": -3}),
     ("preference{strength=points/4,-id}", PAIR | {"points": 8, "id": 1}, {"strength": -2}),
+    ("preference{strength=stars-1*0.5}", PAIR | {"stars": 5}, {"strength": -2}),
     ("preference{strength=a-b*0.5}", PAIR | {"a": 4, "b": 1}, {"strength": -1.5}),
     ("preference{strength=a-b}", PAIR | {"a": 4, "b": None}, {"strength": -1}),
     ("preference{strength=a-b}", PAIR | {"a": 2, "b": 2.0}, {"strength": 0}),
@@ -92,6 +97,7 @@ WRONG_MAPS = [
     ("preference{}", "does not map fields"),
     ("preference{prompt}", "does not map fields"),
     ("preference{prompt=a,prompt=b}", "does not map fields"),
+    ("preference{strength=score_0/0}", "does not map fields"),
     ("preference{prompt=}", "does not map fields"),
     ("preference{prompt=wrong}", r"field 'prompt': its column 'wrong' is missing; the row has 'a"),
     ("preference{chosen=question.wrong}", "'question.wrong' is missing: there is no 'wrong'"),
@@ -115,6 +121,7 @@ WRONG_MAPS = [
 @pytest.mark.parametrize(("form", "told"), WRONG_MAPS)
 def test_a_wrong_map_is_told(form, told, tmp_path):
     row = DEEP if "all.q" in form else WEBGPT
+    row = {"q": "p", "c": "a", "r": "b", "s-s": -1} if "s-s" in form else row
     row = row | ({"prompt": "Why?"} if form == "preference{prompt=answer_0}" else {})
     with pytest.raises(ValueError, match=told):
         read(tmp_path, row, form)
@@ -241,8 +248,8 @@ def test_a_column_that_is_not_read_is_told_once_for_each_file(tmp_path, caplog):
         read(tmp_path, rows, record=record)
         read(tmp_path, rows)
     assert record.unread == {f"prompt_id in {tmp_path}/rows.jsonl": 3}
-    told = [text for text in caplog.messages if "prompt_id" in text]
-    assert told == [f"prompt_id in {tmp_path}/rows.jsonl: not read by 'preference', in 3 rows"]
+    (told,) = (text for text in caplog.messages if "prompt_id" in text)
+    assert told.endswith(f"'preference' does not read: prompt_id in {tmp_path}/rows.jsonl (3 rows)")
     assert "unread: prompt_id in" in str(record)
 
 
@@ -361,3 +368,40 @@ def test_ratings_on_another_scale_are_told(low, high, count, told, tmp_path, cap
         read(tmp_path, rows, "ratings", record=record)
     assert any(f"goes from {low} to {high}" in text for text in caplog.messages) == told
     assert f"helpfulness {low} to {high}, mean {(low + high) / 2:g}" in str(record)
+
+
+# Runs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preference", ["regular", "margin", "scaled"])
+@pytest.mark.parametrize("says", [{}, {"strength": 1}, {"margin": 2}])
+def test_a_loss_of_strengths_without_any_is_told(preference, says, tmp_path):
+    groups = read(tmp_path, [PAIR | says, PAIR | says | {"prompt": "Name another tree."}])
+    options = {"attributes": ("reward",), "row_length": 256, "max_tokens": 256}
+    config = configs.defaults("train_reward_model")
+    config.objective.preference = preference
+    task = types.SimpleNamespace(config=config, model=types.SimpleNamespace(outputs=("reward",)))
+    _, notes = tasks.RewardTask.prepare_training(
+        task, loader.prepare(groups, tiny.tokenizer(), **options)
+    )
+    assert len(notes["warnings"]) == (preference != "regular" and "margin" not in says)
+
+
+def test_a_run_trains_by_a_map_alone(tmp_path, monkeypatch):
+    """From files as others have them, with what they hold besides in the record and on the page."""
+    monkeypatch.setenv("HS2JAX_CACHE", str(tmp_path / "cache"))
+    tiny.language_model(tmp_path / "base", num_layers=1)
+    rows = [WEBGPT | {"question": {"full_text": f"Why {i}?", "id": i}} for i in range(24)]
+    write(tmp_path / "webgpt.jsonl", rows)
+    data = f"preference{WEBGPT_MAP}:{tmp_path}/webgpt.jsonl"
+    config = configs.defaults("train_reward_model")
+    settings = {"model.name": str(tmp_path / "base"), "model.remat": False, "batch_size": 8}
+    settings |= {"data.train": f"{data}[:16]", "data.validation": f"{data}[16:]"}
+    settings |= {"data.row_length": 256, "objective.preference": "scaled"}
+    config.update_from_flattened_dict(settings)
+    loop.train(config, tmp_path / "run")
+    record = workdir.read_json(tmp_path / "run" / "record.json")["train"]
+    assert (record["pairs"], record["strengths"]) == (16, {"score_0-score_1, at most 3": 16})
+    page = (report.write(tmp_path / "run")).read_text(encoding="utf-8")
+    assert "not read: question.id in" in page
+    assert "strength: score_0-score_1, at most 3" in page

@@ -248,6 +248,22 @@ def test_published_ratings_and_rubrics_are_judged_on_the_scale(here, tmp_path):
     assert (item["human"], item["criterion"]) == (1.5, "rubric")
 
 
+def test_a_flat_file_is_judged_by_a_map_alone(here, tmp_path):
+    rows = [
+        {"user": row["prompt"], "reply": text, "Help": 2.5 * ratings["helpfulness"] - 2.5, "id": i}
+        for i, row in enumerate(rated_rows(4))
+        for text, ratings in zip(row["responses"], row["ratings"], strict=True)
+    ]
+    flat = write(tmp_path / "flat.jsonl", rows)
+    data = f"ratings{{prompt=user,response=reply,helpfulness=Help*0.4+1}}:{flat}"
+    run(here, tmp_path / "run", data=data)
+    rated = [each["helpfulness"] for row in rated_rows(4) for each in row["ratings"]]
+    items = items_of(tmp_path / "run", "ratings-flat")
+    found = people([item for item in items if item["criterion"] == "helpfulness"])
+    assert found == pytest.approx(rated)
+    assert "id in " in json.dumps(result_of(tmp_path / "run")["records"])
+
+
 def test_what_is_too_long_or_malformed_is_counted_and_left_out(here, tmp_path):
     rows = rated_rows(5)
     rows[1]["responses"][0] = "No. " * 4000

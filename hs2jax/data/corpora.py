@@ -199,16 +199,18 @@ def _groups(spec: Spec, on_error: str, record: Record) -> Iterator[Group]:
             record.note(notes, spec.path)
             own.note(notes, spec.path)
         yield group
-    for column, count in own.unread.items():
-        _say(f"{column}: not read by '{spec.format}', in {count} rows")
+    if own.unread:
+        columns = ", ".join(f"{name} ({count} rows)" for name, count in own.unread.items())
+        _say(f"columns that '{spec.format}' does not read: {columns}")
     for kind, count in own.transcripts.items():
         _say(f"{spec.path}: {kind}, within a text, in {count} rows: it is read as that text")
     for name, of in own.ratings.items():
         usual = 4 if name in ATTRIBUTES else before[name]["high"] if name in before else of["high"]
         if _scale(usual) != _scale(of["high"]) and (of["high"] > usual or of["n"] >= FEW):
+            where = "HelpSteer" if name in ATTRIBUTES else "another file"
             _say(
-                f"{spec.path}: {name} goes from {of['low']:g} to {of['high']:g}, and elsewhere to "
-                f"{usual}; a map scales it, as in {{{name}=COLUMN*0.4}}"
+                f"{spec.path}: {name} goes from {of['low']:g} to {of['high']:g}, and to {usual:g} "
+                f"in {where}; a map puts it on one scale, as in {{{name}=COLUMN*0.4}}"
             )
 
 

@@ -1,5 +1,6 @@
 """A row that remembers which of its fields were read, and maps from a file's columns to fields."""
 
+import operator
 import re
 from collections.abc import Container
 from typing import NamedTuple
@@ -24,7 +25,9 @@ LABEL = re.compile(
 )
 IN_TURNS = ("name", "weight", "prefix", "audio", "images")  # Of a turn, beside INPUT.
 ENTRY = re.compile(r"\s*(?:-\s*(?P<left>[^=]+?)|(?P<field>[^=]+?)\s*=\s*(?P<column>.+?))\s*")
-SCALED = re.compile(r"(.*[^*/])([*/])\s*(-?\d+(?:\.\d+)?)\s*")
+STEP = re.compile(r"(.+?)\s*([-+*/])\s*(-?\d+(?:\.\d+)?)")  # Of a map, from left to right.
+DASH = re.compile(r"[^-+*/\s]\s*-\s*[^-\d\s]")
+STEPS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 
 
 class Row(dict):
@@ -32,7 +35,7 @@ class Row(dict):
 
     read: the fields that were looked at. notes: of which kind and name there is something to count
     in the record: "unread" columns, "unknown" ratings, the rule that gives "strengths". inner: what
-    the objects of which a map takes parts hold besides.
+    the objects of which a map takes parts hold besides. signed: fields that are differences.
     """
 
     def __init__(self, row: dict, fields: "Map | None" = None):
@@ -40,7 +43,7 @@ class Row(dict):
         self.of_null = row.keys() - self.keys()
         self.read: set[str] = set()
         self.notes: list[tuple[str, str]] = []
-        self.fields, self.inner = fields or Map(), set[str]()
+        self.fields, self.inner, self.signed = fields or Map(), set[str](), set[str]()
 
     def __getitem__(self, name):
         self.read.add(name)
@@ -81,7 +84,7 @@ def parse(text: str) -> Map:
     found = [ENTRY.fullmatch(entry) for entry in text.split(",")]
     columns = {each["field"]: each["column"] for each in found if each and each["field"]}
     left = tuple(each["left"] for each in found if each and each["left"])
-    if len(columns) + len(left) < len(found):
+    if len(columns) + len(left) < len(found) or re.search(r"/\s*0(\.0*)?\s*(,|$)", text):
         raise ValueError(
             f"{{{text}}} does not map fields, each once: it looks like {{prompt=question.text,"
             "chosen=answer_0,rejected=answer_1,strength=score_0-score_1,-id}"
@@ -107,6 +110,7 @@ def take(row: dict, fields: Map, own: Container[str] = ()) -> Row:
             )
             raise FieldError(name, what, "two of one field")
     found = Row(rest | values, fields)
+    found.signed = {f for f, text in fields.columns if text not in row and DASH.search(text)}
     for root in roots - used:
         first = row[root][0] if isinstance(row[root], list) and row[root] else row[root]
         if isinstance(first, dict):
@@ -118,17 +122,18 @@ def take(row: dict, fields: Map, own: Container[str] = ()) -> Row:
 
 def value_of(row: dict, text: str, field: str, used: set[str]) -> object:
     """Find what a map names: a "COLUMN" or "COLUMN.NAME" (of each, in a list), "A|B" (a list), the
-    difference "A-B" of numbers; numbers "*NUMBER" or "/NUMBER". used: gets the columns."""
+    difference "A-B" of numbers; and behind each, from left to right, "*NUMBER", "/NUMBER",
+    "+NUMBER", "-NUMBER". used: gets the columns."""
     if text in row:
         used.add(text)
         return row[text]
     if "|" in text:
         return [value_of(row, part.strip(), field, used) for part in text.split("|")]
-    if scaled := SCALED.fullmatch(text):
-        value, factor = value_of(row, scaled[1].strip(), field, used), float(scaled[3])
-        if isinstance(value, list):
-            return [_scaled(each, scaled[2], factor, field) for each in value]
-        return _scaled(value, scaled[2], factor, field)
+    if step := STEP.fullmatch(text):
+        value, by = value_of(row, step[1].strip(), field, used), float(step[3])
+        values = [number(each, field) for each in (value if isinstance(value, list) else [value])]
+        made = [None if each is None else STEPS[step[2]](each, by) for each in values]
+        return made if isinstance(value, list) else made[0]
     for dash in re.finditer("-", text):
         sides = text[: dash.start()].strip(), text[dash.end() :].strip()
         if all(any(name in row for name, *_ in _paths(side)) for side in sides):
@@ -158,13 +163,6 @@ def _inside(value: object, names: list[str], field: str, text: str) -> object:
         what = f"its column {show(text)} is missing: there is no {show(names[0])}"
         raise FieldError(field, what, "missing field")
     return _inside(value[names[0]], names[1:], field, text)
-
-
-def _scaled(value: object, sign: str, factor: float, field: str) -> float | None:
-    found = number(value, field)
-    if found is None or not factor:
-        return None
-    return found * factor if sign == "*" else found / factor
 
 
 def number(value: object, field: str) -> float | None:

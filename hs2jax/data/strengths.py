@@ -67,7 +67,7 @@ def margin(row: Row) -> float:
 def _stated(row: Row, name: str, sign: int) -> tuple[str, float]:
     """Read a column that says a strength, and by which rule."""
     mapped = dict(row.fields.columns).get(name, name)
-    if mapped not in row and "-" in mapped:  # A difference: its sign says which of them is better.
+    if name in row.signed:
         value = check_number(row[name], name, -1e6, 1e6)
         return f"{mapped}, at most 3", max(-MAX_STRENGTH, min(value, MAX_STRENGTH))
     low, high = (0, MAX_STRENGTH) if sign > 0 else (-MAX_STRENGTH, 0)
