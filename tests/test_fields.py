@@ -225,7 +225,7 @@ def came_of(tmp_path, row, form):
     if not groups:
         with pytest.raises(DataError) as raised:
             read(tmp_path, row, form)
-        assert record.skipped_examples == [str(raised.value)]
+        assert str(raised.value).startswith(record.skipped_examples[0])
         return str(raised.value)
     return "counted" if record.unread else "used"
 
