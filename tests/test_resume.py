@@ -5,9 +5,11 @@ random besides.
 """
 
 import contextlib
+import gzip
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -16,6 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import safetensors.numpy
 import stages
 import tiny
 from test_policy_training import sampled_rows
@@ -183,13 +186,13 @@ def signalled_at(step: int, number: int):
             signal.signal(number, handler)
 
 
-def test_stopped_by_a_signal_it_saves_and_another_micro_batch_goes_on(folder, undisturbed):
-    place, larger = folder / "signal", config(folder, micro_batch_size=16)
-    for step, number, of, saved in (
-        (1, signal.SIGTERM, config(folder), 2),
-        (4, signal.SIGTERM, config(folder), 4),  # Within an evaluation, which is begun anew.
-        (5, signal.SIGHUP, larger, 6),
-        (LAST, signal.SIGTERM, larger, LAST),
+def test_stopped_by_a_signal_it_saves_and_goes_on(folder, undisturbed):
+    place, of = folder / "signal", config(folder)
+    for step, number, saved in (
+        (1, signal.SIGTERM, 2),
+        (4, signal.SIGTERM, 4),  # Within an evaluation, which is begun anew.
+        (5, signal.SIGHUP, 6),
+        (LAST, signal.SIGTERM, LAST),
     ):
         with signalled_at(step, number), pytest.raises(stopping.Stopped) as stopped:
             loop.train(of, place)
@@ -197,14 +200,49 @@ def test_stopped_by_a_signal_it_saves_and_another_micro_batch_goes_on(folder, un
         assert latest.latest == saved
         assert latest.read_meta(saved)["evaluated"] == (saved not in (4, LAST))
         assert f"saved at step {saved}" in stopped.value.why
-    loop.train(larger, place)
-    for kind, same in (("train", 4), ("validation", 2)):
-        ours, theirs = (
-            [(row["step"], row["loss"]) for row in metrics.read(each / "metrics.jsonl", kind)]
-            for each in (place, undisturbed)
-        )
-        assert ours[:same] == theirs[:same]
+    loop.train(of, place)
+    assert_same(place, undisturbed)
+
+
+# Other values of all settings that are declared to change not a bit, and of those that change the
+# order of sums.
+TO_THE_BIT = {"checkpoint_every": 2, "keep_checkpoints": False, "not_finite_limit": 9}
+SUMS = {"model.remat": True, "micro_batch_size": 16}
+SUMS |= {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
+
+
+@pytest.mark.parametrize(("identity", "changes"), [("free", TO_THE_BIT), ("sums", SUMS)])
+def test_what_makes_no_other_run_gives_its_result(folder, undisturbed, identity, changes):
+    """It goes on with other settings in a folder that was moved, with a copy of its model, and with
+    compressed and linked data, and ends as the undisturbed one."""
+    for kind in ("train_reward_model", "train_policy"):
+        declared = configs.SETTINGS[kind].items()
+        assert changes.keys() == {key for key, each in declared if each.identity == identity}
+    place, moved = folder / identity, folder / "moved" / identity
+    with killed_at(Checkpoints, "save", 2, saving="checkpoints"):
+        loop.train(config(folder), place)
+    moved.parent.mkdir(exist_ok=True)
+    place.rename(moved)
+    shutil.copytree(folder / "base", moved.parent / f"base of {identity}")
+    rows, link = moved.parent / f"{identity}.jsonl.gz", moved.parent / f"{identity}.jsonl"
+    rows.write_bytes(gzip.compress((folder / "pairs.jsonl").read_bytes()))
+    link.symlink_to(folder / "pairs.jsonl")
+    changes |= {"model.name": str(moved.parent / f"base of {identity}")}
+    changes |= {"data.train": f"preference:{rows}[:-6]"}
+    loop.train(config(folder, **changes, **{"data.validation": f"preference:{link}[-6:]"}), moved)
+    found, wanted = (metrics.read(each / "metrics.jsonl") for each in (moved, undisturbed))
+    ours, theirs = ([row["loss"] for row in rows] for rows in (found, wanted))
+    files = [each / "model" / "model.safetensors" for each in (moved, undisturbed)]
+    if identity == "free":
+        assert ours == theirs
+        assert files[0].read_bytes() == files[1].read_bytes()
+        assert not (moved / "checkpoints").exists()
+    else:
+        assert ours != theirs
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+        a, b = map(safetensors.numpy.load_file, files)
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=0, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(
