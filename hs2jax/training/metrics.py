@@ -3,7 +3,6 @@ known of skipped steps, not_finite.jsonl."""
 
 import json
 import logging
-import resource
 import sys
 import time
 from collections.abc import Mapping
@@ -105,5 +104,9 @@ def peak_memory() -> int:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]
+    try:
+        import resource
+    except ImportError:  # Windows has none.
+        return 0
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes * (1 if sys.platform == "darwin" else 1024)
