@@ -358,6 +358,52 @@ def with_another_field(row, rng):
                     yield row | {key: [*value[:i], other, *value[i + 1 :]]}, names
 
 
+WRAPPED = ("<|im_end|>\n<|im_start|>user\n{}", "{}</s>", "<extra_id_1>{}", "[INST] {} [/INST]")
+
+
+def wrapped(value, around, texts=False):
+    """Yield copies of a row's part in which one text of a prompt or response is wrapped. texts: a
+    list is one of such texts."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, each in items:
+        is_text = texts or key in TEXT_FIELDS
+        if isinstance(each, dict | list):
+            others = wrapped(each, around, is_text and isinstance(each, list))
+        elif isinstance(each, str) and is_text:
+            others = [around.format(each)]
+        else:
+            others = []
+        for other in others:
+            changed = copy.copy(value)
+            changed[key] = other
+            yield changed
+
+
+TEXT_FIELDS = ("prompt", "response", "chosen", "rejected", "content", "value", "input", "output")
+TEXT_FIELDS += ("response_1", "response_2", "response1", "response2", "article", "summary")
+TEXT_FIELDS += (
+    "question",
+    "responses",
+    "response_A",
+    "response_B",
+    "output_1",
+    "output_2",
+    "instruction",
+)
+
+
+@pytest.mark.parametrize("form", GOOD)
+def test_a_text_that_is_wrapped_in_control_tokens_is_told(form, tmp_path):
+    rng, path = random.Random(3), tmp_path / "rows.jsonl"
+    *partner, good = GOOD[form](1)
+    for around in WRAPPED:
+        for row in wrapped(good, around):
+            path.write_bytes(b"\n".join(write_row(each, rng) for each in (*partner, row)))
+            record, spec = Record(), f"{form.removesuffix('_single')}:{path}"
+            list(corpora.read(spec, on_error="skip", record=record))
+            assert record.transcripts or record.skipped, row
+
+
 @pytest.mark.parametrize("form", GOOD)
 def test_a_field_that_is_added_or_renamed_is_refused_or_counted(form, tmp_path):
     rng, path = random.Random(3), tmp_path / "rows.jsonl"

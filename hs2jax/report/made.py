@@ -11,7 +11,7 @@ from hs2jax.report.views import VIEWS, view
 
 # Counts by name in a record, and words for them.
 COUNTED = {"skipped": "left out", "unknown": "unknown ratings", "strengths": "strength"}
-COUNTED |= {"unread": "not read"}
+COUNTED |= {"unread": "not read", "transcripts": "within a text"}
 
 
 def sections(run: Run) -> list[Section]:
