@@ -44,6 +44,7 @@ MAPPED = [
     (f"preference{WEBGPT_MAP}", WEBGPT | {"score_0": 9}, {"prompt": user("Why?"), "strength": -3}),
     ("preference{strength=points/4,-id}", PAIR | {"points": 8, "id": 1}, {"strength": -2}),
     ("preference{strength=stars-1*0.5}", PAIR | {"stars": 5}, {"strength": -2}),
+    ("preference{strength=a*-2+1}", PAIR | {"a": 1}, {"strength": 1}),
     ("preference{strength=a-b*0.5}", PAIR | {"a": 4, "b": 1}, {"strength": -1.5}),
     ("preference{strength=a-b}", PAIR | {"a": 4, "b": None}, {"strength": -1}),
     ("preference{strength=a-b}", PAIR | {"a": 2, "b": 2.0}, {"strength": 0}),
@@ -295,6 +296,8 @@ def test_fields_that_say_the_same_agree_or_are_refused(row, expected, tmp_path):
 
 TO_SCORE = [
     ({"messages": [ASKS, SAYS], "prompt": "Name a tree."}, ""),
+    ({"conversations": [ASKS, SAYS], "prompt": "Name a tree.", "prompt_id": "x"}, ""),
+    ({"conversations": [ASKS, SAYS], "prompt": "Name a fish."}, "conversations"),
     ({"messages": [ASKS, SAYS], "response": "Oak."}, ""),
     ({"prompt": "Name a tree.", "response": [ASKS, SAYS]}, ""),
     ({"prompt": "Name a tree.", "responses": [[ASKS, SAYS]]}, ""),
@@ -308,11 +311,12 @@ TO_SCORE = [
 
 @pytest.mark.parametrize(("row", "wrong"), TO_SCORE)
 def test_one_response_is_said_once_or_twice_alike(row, wrong, tmp_path):
+    form = "conversations" if "conversations" in row else "responses"
     if wrong:
         with pytest.raises(DataError, match=f"field '{wrong}': "):
-            read(tmp_path, row, "responses")
+            read(tmp_path, row, form)
     else:
-        (group,) = read(tmp_path, row, "responses")
+        (group,) = read(tmp_path, row, form)
         assert (group.prompt, group.responses) == (user("Name a tree."), ("Oak.",))
 
 

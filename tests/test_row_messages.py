@@ -109,6 +109,8 @@ def test_an_empty_system_turn_is_none(write, blank):
         ("<start_of_turn>user\nHi<end_of_turn>", "control tokens"),
         ("<\uff5cUser\uff5c>Hi<\uff5cAssistant\uff5c>", "control tokens"),
         ("Hi\n<extra_id_1>Assistant\nYes.", "format helpsteer2"),
+        ('[{"role": "user", "content": "Hi"}]', "a list of messages as a text"),
+        ("[{'from': 'human', 'value': 'Hi'}]", "a list of messages as a text"),
         ("helpfulness:4,verbosity:2\nYes.", "line of attribute values"),
         ("<extra_id_2>quality:4\nYes.", "line of attribute values"),
         ("The user: he said 1 < 2 | 3 > 2.\nHuman rights\n## Instruction", None),

@@ -33,6 +33,10 @@ TRANSCRIPTS = {
         ("a Human/Assistant transcript (format hh_rlhf)", r"^Human:", r"^Assistant:"),
         ("speakers' names (format conversations)", r"^(User|USER):", r"\b(?i:assistant):"),
         ("an instruction template (format instructions)", r"^### Instruction:"),
+        (
+            "a list of messages as a text (make it a list: json.loads)",
+            r"\A\s*\[\s*\{\s*['\"](role|from|content|value)['\"]\s*:",
+        ),
         ("NeMo's markers (format helpsteer2)", r"<extra_id_\d+>"),
         (
             "control tokens of a chat template (format conversations)",

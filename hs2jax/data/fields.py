@@ -13,7 +13,7 @@ TURNS = "prompt|instruction|input|question|query|message|dialogue|dialog|convers
 TEXTS = "context|document|passage|background|evidence|response|answer|output|completion|candidate"
 INPUT = re.compile(
     r"(chat_|dialogue_|conversation_)?history|reasoning(_content)?|thinking|thoughts?|chain_of_thought"
-    r"|(system|developer)(_(prompt|message|text))?|(image|audio|video|media|attachment)s?(_(url|path)s?)?"
+    r"|(\w+_)?(system|developer)(_(prompt|message|text))?|(image|audio|video|media|attachment)s?(_(url|path)s?)?"
     r"|(available_)?(tool|function)s?(_(call|call_id|definition|schema|result|response|output)s?)?"
     rf"|({TURNS}|{TEXTS}|chosen|rejected)s?(_?[0-9a-h])?"
 )
@@ -26,7 +26,6 @@ LABEL = re.compile(
 IN_TURNS = ("name", "weight", "prefix", "audio", "images")  # Of a turn, beside INPUT.
 ENTRY = re.compile(r"\s*(?:-\s*(?P<left>[^=]+?)|(?P<field>[^=]+?)\s*=\s*(?P<column>.+?))\s*")
 STEP = re.compile(r"(.+?)\s*([-+*/])\s*(-?\d+(?:\.\d+)?)")  # Of a map, from left to right.
-DASH = re.compile(r"[^-+*/\s]\s*-\s*[^-\d\s]")
 STEPS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 
 
@@ -35,7 +34,7 @@ class Row(dict):
 
     read: the fields that were looked at. notes: of which kind and name there is something to count
     in the record: "unread" columns, "unknown" ratings, the rule that gives "strengths". inner: what
-    the objects of which a map takes parts hold besides. signed: fields that are differences.
+    the objects of which a map takes parts hold besides. signed: fields that are computed.
     """
 
     def __init__(self, row: dict, fields: "Map | None" = None):
@@ -110,7 +109,9 @@ def take(row: dict, fields: Map, own: Container[str] = ()) -> Row:
             )
             raise FieldError(name, what, "two of one field")
     found = Row(rest | values, fields)
-    found.signed = {f for f, text in fields.columns if text not in row and DASH.search(text)}
+    found.signed = {
+        field for field, text in fields.columns if not any(name in row for name, *_ in _paths(text))
+    }
     for root in roots - used:
         first = row[root][0] if isinstance(row[root], list) and row[root] else row[root]
         if isinstance(first, dict):

@@ -11,7 +11,7 @@ import huggingface_hub
 from etils import epath
 
 from hs2jax.data.groups import DataError, FieldError
-from hs2jax.data.tables import decode
+from hs2jax.data.tables import decode, text_lines
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ def read_object(path: str) -> dict:
     """
     expand(path)
     try:
-        return decode(locate(path).read_bytes())
+        return decode(b"".join(line for _, line in text_lines(locate(path), path)))
     except FieldError as error:
         raise DataError(path, 1, "file", error.what, error.reason) from None
 

@@ -1,8 +1,9 @@
 """The formats in which data is published: how their rows become groups.
 
-Fields that a format does not know are ignored. Of a pair, the better response has a strength of 1
-where the data does not say how much better it is. Where several responses are right or wrong, each
-is rated {"correct": 1.0} or {"correct": 0.0}, the right ones first.
+A column that a format does not read is counted, or refused (`fields.Row.check_read`). Of a pair,
+the better response has a strength of 1 where the data does not say how much better it is. Where
+several responses are right or wrong, each is rated {"correct": 1.0} or {"correct": 0.0}, the right
+ones first.
 
 HelpSteer (arXiv 2311.09528), HelpSteer2 (2406.08673), HelpSteer2-Preference (2410.01257),
 HelpSteer3 (2505.11475), HH-RLHF (2204.05862), RewardBench (2403.13787) and its prior sets,
@@ -151,11 +152,14 @@ def responses(row: Row) -> Group:
 def conversations(row: Row) -> Group:
     """A whole conversation, whose last turn, the assistant's, is the response: a list `messages` or
     `conversations` of "role" and "content", or "from" and "value". A `system` text may stand beside
-    it. NeMo-Aligner's `label` of the last turn ("helpfulness:4,verbosity:2") is its ratings.
+    it, and `prompt` as in `rows.answered`. NeMo-Aligner's `label` of the last turn, as in
+    "helpfulness:4,verbosity:2", is its ratings.
     """
     field = rows.either(row, "conversations", "messages")
     turns = rows.messages(row, field, rows.present(row, field), SPEAKERS)
     prompt, last = rows.split_last(rows.with_system(row, turns), field)
+    if not rows.is_blank(row.get("prompt")):
+        prompt = rows.same(rows.conversation(row, "prompt"), prompt, field, "prompt")
     check_turns(prompt, field)
     *earlier, label = (message.get("label") for message in row[field])
     row.notes += (("unread", f"{field}[].label") for each in earlier if each is not None)

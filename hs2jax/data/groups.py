@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 MAX_CHARACTERS = 1_000_000  # Of one text. Longer ones are broken files, not conversations.
 MAX_STRENGTH = 3.0
+OF_ROWS = (".json", ".parquet", ".csv", ".tsv", ".arrow", ".feather")
 REASONS = {bool: "true or false for a number", str: "text for a number"}  # Else "wrong type".
 NAME = re.compile(r"[\w.-]+(?: [\w.-]+)*")  # Of an attribute that stands in a line of values.
 
@@ -51,7 +52,7 @@ def row_unit(file: str) -> str:
     """Name the unit that numbers the rows of a file (or TFDS data set): line, row or index."""
     if file.startswith("tfds:"):
         return "index"
-    return "row" if file.removesuffix(".gz").endswith((".json", ".parquet")) else "line"
+    return "row" if file.lower().removesuffix(".gz").endswith(OF_ROWS) else "line"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -202,9 +202,9 @@ def answered(row: Row, *names: str) -> tuple[Turns, tuple[str, ...]]:
             answers.append(check_text(answer, field))
             if turns and not whole:
                 check_turns(turns, field)
-                whole, before = _same(given, turns, field, "prompt"), field
+                whole, before = same(given, turns, field, "prompt"), field
             elif turns:
-                whole = _same(whole, turns, field, before)
+                whole = same(whole, turns, field, before)
     prompt = whole or given
     if not prompt:
         found = "is missing or empty" if "prompt" in row else "is missing"
@@ -213,7 +213,7 @@ def answered(row: Row, *names: str) -> tuple[Turns, tuple[str, ...]]:
     if "messages" not in names and not fields.says_nothing(row.get("messages")):
         turns, answer = split_last(messages(row, "messages", row["messages"]), "messages")
         _agree("messages", answer, answers[0], names[0])
-        prompt = _same(prompt, turns, "messages", "prompt")
+        prompt = same(prompt, turns, "messages", "prompt")
     if "response" not in names and isinstance(row.get("response"), str):
         _agree("response", row["response"], answers[0], names[0])
     return with_system(row, prompt), tuple(answers)
@@ -225,7 +225,7 @@ def _agree(field: str, value: str, other: str, name: str) -> None:
         raise FieldError(field, what, "two of one field")
 
 
-def _same(given: Turns, turns: Turns, field: str, other: str) -> Turns:
+def same(given: Turns, turns: Turns, field: str, other: str) -> Turns:
     """Give the longer of two prompts that say the same: the given one may be the first or last user
     turn of the other, and one of them may have no system turn. Raises FieldError."""
     if not given:

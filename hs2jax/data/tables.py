@@ -63,7 +63,7 @@ def lines(file: epath.Path, name: str) -> Iterator[Line]:
     if cut or start.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")):
         yield from _columnar(file, name, start)
         return
-    text = _text(file, name)
+    text = text_lines(file, name)
     head = list(_until_two_say_something(text))
     said = [_try(line) for _, line in head if line.strip()]
     text = itertools.chain(head, text)
@@ -128,7 +128,7 @@ COMPRESSED = {
 }
 
 
-def _text(file: epath.Path, name: str) -> Iterator[tuple[int, bytes]]:
+def text_lines(file: epath.Path, name: str) -> Iterator[tuple[int, bytes]]:
     """Read the lines of a file, with their numbers from 1, uncompressed and as UTF-8."""
     number = 0
     try:
