@@ -6,6 +6,7 @@ the moment in which the connection to a dead first process breaks.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import platform
@@ -21,25 +22,26 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 300.0  # Seconds for all processes to come.
 EVERY = 5.0  # Seconds between two lines that say who is waited for.
-_met: list[socket.socket] = []  # Connections with the first process, which close with this one.
 
 
-def join(gone: Callable[[int, str], None], silence: float) -> None:
+def join(gone: Callable[[int, str, str], None], silence: float) -> None:
     """Join the other processes. Raises ValueError that names those that have not come.
 
     On TPU pods and under SLURM the address is known; elsewhere JAX_COORDINATOR_ADDRESS,
     JAX_NUM_PROCESSES and JAX_PROCESS_ID say it.
-    gone: called, in a thread, with the number of a process whose connection with the first one has
-    ended, as it does when either dies, or was silent for so many seconds, and words that say so.
+    gone: called, in a thread, with the number and the name of a process whose connection with the
+    first one has ended, as it does when either dies, or was silent for so many seconds, and how.
     """
     address, count, rank, devices = _found()
     where = address
     if count > 1 and rank == 0:
         for number, (host, other) in _await_others(address, count).items():
-            threading.Thread(target=_see, args=(number, host, other, gone), daemon=True).start()
+            _watch(other, functools.partial(gone, number, f"process {number} on {host}"))
     elif count > 1:
-        first = _meet_first(address, rank, count)
-        where = _relay(address, lambda why: gone(0, f"process 0 on {first}: {why}"), silence)
+        host, first = _meet_first(address, rank, count)
+        lost = functools.partial(gone, 0, f"process 0 on {host}")
+        _watch(first, lost)
+        where = _relay(address, lost, silence)
     jax.distributed.initialize(where, count, rank, local_device_ids=devices)
 
 
@@ -99,17 +101,27 @@ def _await_others(address: str, count: int) -> dict[int, tuple[str, socket.socke
             if why:
                 raise ValueError(f"--distributed: {why}")
             tell(_missing(there, count))
-        for _, other in there.values():
-            _say(other, f"go {platform.node()}")
+    for _, other in there.values():  # Whoever goes on must not come to this meeting again.
+        _say(other, f"go {platform.node()}")
     return there
 
 
-def _see(number: int, host: str, other: socket.socket, gone: Callable[[int, str], None]) -> None:
-    """See when a process has closed its connection, to which it says nothing more."""
-    other.setblocking(True)
-    with contextlib.suppress(OSError):
-        other.recv(1)
-    gone(number, f"process {number} on {host}: its connection was closed")
+def _watch(other: socket.socket, lost: Callable[[str], None]) -> None:
+    """See, in a thread, when a connection of the meeting ends, on which nothing more is said."""
+    other.settimeout(None)
+    threading.Thread(target=lambda: lost(_end_of(other)), daemon=True).start()
+
+
+def _end_of(other: socket.socket, pass_on: Callable[[bytes], None] = lambda said: None) -> str:
+    """Read a connection until its end, and return how it ended."""
+    try:
+        while said := other.recv(1 << 16):
+            pass_on(said)
+    except TimeoutError:
+        return "no sign of life"
+    except OSError as error:
+        return f"its connection broke ({error.strerror})"
+    return "its connection was closed"
 
 
 def _unfit(there: dict, rank: int, of: int, host: str, count: int) -> str:
@@ -142,8 +154,8 @@ def _there(other: socket.socket) -> bool:
         return False
 
 
-def _meet_first(address: str, rank: int, count: int) -> str:
-    """Wait with the first process until all are there; returns its host."""
+def _meet_first(address: str, rank: int, count: int) -> tuple[str, socket.socket]:
+    """Wait with the first process until all are there; returns its host, and the connection."""
     tell, what = _teller(), f"waiting for process 0 at {address}"
     while True:
         with contextlib.suppress(OSError):
@@ -153,8 +165,7 @@ def _meet_first(address: str, rank: int, count: int) -> str:
             for line in first.makefile(encoding="utf-8", errors="replace"):
                 verb, _, said = line.strip().partition(" ")
                 if verb == "go":
-                    _met.append(first)
-                    return said
+                    return said, first
                 if verb == "no":
                     raise ValueError(f"--distributed: {said}")
                 what = line.strip() if verb == "waiting" else f"{address} is in use by another"
@@ -216,14 +227,7 @@ def _send(here: socket.socket, there: socket.socket) -> None:
 
 
 def _receive(here: socket.socket, there: socket.socket, lost: Callable[[str], None]) -> None:
-    why = "its connection was closed"
-    try:
-        while said := there.recv(1 << 16):
-            here.sendall(said)
-    except TimeoutError:
-        why = "no sign of life"
-    except OSError as error:
-        why = f"its connection broke ({error.strerror})"
+    why = _end_of(there, here.sendall)
     if here.fileno() >= 0:
         lost(why)
     here.close()

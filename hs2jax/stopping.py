@@ -6,6 +6,7 @@ once, as what they have computed is kept. A second Ctrl-C ends at once, and so d
 after a signal, a wait or a computation that no signal interrupts. Exit code: STOPPED.
 """
 
+import atexit
 import contextlib
 import logging
 import math
@@ -136,10 +137,13 @@ def check() -> None:
 
 def join() -> None:
     """Join the other processes, and end with them from now on (see `joining`)."""
+    global _watching
     joining.join(_gone, SILENCE)
     install()
     if _cluster.num_processes > 1:
-        threading.Thread(target=_watch, daemon=True).start()
+        _watching = threading.Thread(target=_watch, daemon=True)
+        _watching.start()
+        atexit.register(_part)
 
 
 def joined() -> bool:
@@ -150,6 +154,8 @@ def joined() -> bool:
 _gathered = 0  # How many times `gather` was called.
 _reached = 0  # How many times this process has come to where all wait for one another.
 _waiting = ""  # Where it waits now.
+_watching: threading.Thread | None = None
+_parting = threading.Event()
 _ending = threading.Lock()
 _done = False  # Its work: from now on, others that end are not missed.
 
@@ -211,6 +217,17 @@ def _left() -> dict[int, tuple[int, str]]:
     return found
 
 
+def _part() -> None:
+    """End with the others, when all have done their work; until then they are watched. A thread
+    within a call of JAX would end this process with an abort."""
+    leave()
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        while len(_left()) < _cluster.num_processes:
+            time.sleep(BEAT / 4)
+    _parting.set()
+    _watching.join()
+
+
 def _exit(code: int) -> None:
     """End at once, but the first process after the others: what they say to one another is kept
     there."""
@@ -234,14 +251,15 @@ def _end(number: int, code: int, why: str) -> None:
     _exit(code)
 
 
-def _gone(number: int, why: str) -> None:
+def _gone(number: int, name: str, how: str) -> None:
     """Answer that the connection between the first process and another one has ended."""
-    why = f"{why}; the same command goes on"
-    if not _done and not number:  # What this process would say goes by the first one.
-        print(f"hs2jax: {why}", file=sys.stderr, flush=True)
-        os._exit(FAILED)
-    if not _done and number not in _left():  # Else `_watch` tells the reason.
+    why = f"{name}: {how}; the same command goes on"
+    if _done or (number and _watching and number in _left()):
+        return  # It has ended well, or `_watch` tells the reason.
+    if number and _watching:
         _end(number, FAILED, why)
+    print(f"hs2jax: {why}", file=sys.stderr, flush=True)  # There is no way to say it to others.
+    os._exit(FAILED)
 
 
 def _watch() -> None:
@@ -252,7 +270,7 @@ def _watch() -> None:
     """
     store, me, seen, left = _cluster.client, _cluster.process_id, {}, {}
     began = said = time.time()
-    while True:
+    while not _parting.wait(BEAT):
         sign = f"{time.time() - began} {_reached} {platform.node()}"
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             store.key_value_set(f"hs2jax-alive/{me}", sign, allow_overwrite=True)
@@ -277,7 +295,6 @@ def _watch() -> None:
         elif time.time() - said > joining.EVERY:
             log.warning("%s: waiting for process %s", _waiting, ", ".join(behind))
             said = time.time()
-        time.sleep(BEAT)
 
 
 def _number(key: str) -> int:

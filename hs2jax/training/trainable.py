@@ -31,9 +31,11 @@ def begin(params, config, mesh=None):
         )
     if last >= 0:
         stack, cut = decoder.pop("layers"), layers - last
-        decoder["frozen"] = _make(lambda: jax.tree.map(lambda x: x[:cut], stack), mesh)
+        decoder["frozen"] = _make(lambda stack: jax.tree.map(lambda x: x[:cut], stack), mesh, stack)
         if last:
-            decoder["layers"] = _make(lambda: jax.tree.map(lambda x: x[cut:], stack), mesh)
+            decoder["layers"] = _make(
+                lambda stack: jax.tree.map(lambda x: x[cut:], stack), mesh, stack
+            )
     if rank := config.lora.rank:
         if "layers" not in decoder:
             raise ValueError("config.lora.rank: no layer is left for LoRA (trainable.last_layers)")
@@ -88,7 +90,8 @@ def count(params) -> int:
     return sum(x.size for x in jax.tree.leaves(params))
 
 
-def _make(function, mesh):
-    """Compute `function()` in its place on the mesh."""
-    places = mesh and shardings(jax.eval_shape(function), mesh)
-    return jax.jit(function, out_shardings=places)()
+def _make(function, mesh, *given):
+    """Compute `function(*given)` in its place on the mesh. Arrays that it closed over would have to
+    be whole on every host."""
+    places = mesh and shardings(jax.eval_shape(function, *given), mesh)
+    return jax.jit(function, out_shardings=places)(*given)
