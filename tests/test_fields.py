@@ -65,6 +65,10 @@ MAPPED = [
         *(WEBGPT, {"responses": ("So.", "No."), "ratings": ({"wit": -0.5}, {"wit": 0.5})}),
     ),
     ("preference{prompt=all.q,chosen=c,rejected=r,-all.context}", DEEP, {"prompt": user("Why?")}),
+    (
+        "preference{prompt=q,chosen=all.0.answer,rejected=all.1.answer,-all.rank}",
+        *({"q": "Why?", "all": NECTAR}, {"responses": ("a", "b")}),
+    ),
     ("ratings{wit=ratings.Wit}", RATED, {"ratings": ({"wit": 3},)}),
     ("responses{prompt=a b,response=c}", {"a b": "Why?", "c": "So."}, {"responses": ("So.",)}),
     ("conversations{messages=all}", {"all": [ASKS, SAYS]}, {"responses": ("Oak.",)}),
@@ -94,11 +98,18 @@ def test_a_map_stands_with_slices_stars_and_other_files(tmp_path):
     assert len(corpora.sets_of(spec + f"preference{WEBGPT_MAP}:{path}[-1:]")) == 3
 
 
+def test_items_that_a_map_does_not_take_are_counted(tmp_path):
+    record, row = Record(), {"q": "Why?", "all": ["a", "b", "c"]}
+    read(tmp_path, row, "preference{prompt=q,chosen=all.0,rejected=all.2}", record=record)
+    assert record.unread == {f"all.1 in {tmp_path}/rows.jsonl": 1}
+
+
 WRONG_MAPS = [
     ("preference{}", "does not map fields"),
     ("preference{prompt}", "does not map fields"),
     ("preference{prompt=a,prompt=b}", "does not map fields"),
     ("preference{strength=score_0/0}", "does not map fields"),
+    ("preference{chosen=question.3}", "'question.3' is missing: there is no '3'"),
     ("preference{prompt=}", "does not map fields"),
     ("preference{prompt=wrong}", r"field 'prompt': its column 'wrong' is missing; the row has 'a"),
     ("preference{chosen=question.wrong}", "'question.wrong' is missing: there is no 'wrong'"),
@@ -155,6 +166,7 @@ STRENGTHS = [
     ({"strength": 2, "margin": 1}, "margin", "say different strengths, 1 and 2"),
     ({"score_chosen": 2}, "score_chosen", "looks like a label"),
     ({"label": 1}, "label", "looks like a label"),
+    ({"score_diff": 1}, "score_diff", "looks like a label"),
     ({"better_response_id": 0}, "better_response_id", "looks like a label"),
     ({"helpfulness": 3}, "helpfulness", "looks like a label"),
 ]

@@ -287,7 +287,8 @@ def _rows(spec: Spec) -> Iterator[Row]:
                 yield number, group, [*row.notes, *_transcripts(group)]
         except FieldError as error:
             if error.reason == "missing field" and not spec.columns.columns:
-                error.what += f" (another column: {spec.format}{{{error.field}=COLUMN}}:FILE"
+                name = "ATTRIBUTE" if form.own and error.field == "ratings" else error.field
+                error.what += f" (another column: {spec.format}{{{name}=COLUMN}}:FILE"
                 error.what += f"{_nearest(tables.decode(line), spec)})"
             yield number, error.at(spec.path, number), []
         except UnicodeDecodeError as error:  # In a field that the format does not read.
@@ -302,6 +303,7 @@ def _nearest(row: dict, spec: Spec) -> str:
         one, whole = fields.take({**row, **form.of_path(spec.path)}, NO_MAP, form.own), True
         try:
             form.read(one)
+            whole = not any(fields.looks(column) for _, column in one.notes)
         except FieldError:
             whole = False
         found[name] = whole, len(one.read & row.keys())

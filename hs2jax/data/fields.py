@@ -19,7 +19,7 @@ INPUT = re.compile(
 )
 SAID = "rating|score|label|strength|margin|preference|reward|rank|winner|vote|grade|annotation"
 LABEL = re.compile(
-    rf"(\w+_)?({SAID})s?|({SAID})s?_(chosen|rejected|first|second|\w|response_\w|answer_\w)"
+    rf"(\w+_)?({SAID})s?(_(diff|difference|delta|gap|margin))?|({SAID})s?_(chosen|rejected|first|second|\w|response_\w|answer_\w)"
     r"|(better|safer|preferred|winning|best)(_\w+)?|is_(better|preferred|chosen)"
     r"|helpfulness|correctness|coherence|complexity|verbosity"
 )
@@ -113,18 +113,24 @@ def take(row: dict, fields: Map, own: Container[str] = ()) -> Row:
         field for field, text in fields.columns if not any(name in row for name, *_ in _paths(text))
     }
     for root in roots - used:
-        first = row[root][0] if isinstance(row[root], list) and row[root] else row[root]
+        paths = [path.split("\0")[1:] for path in used if path.startswith(f"{root}\0")]
+        named = {name for path in paths for name in path if not name.isdigit()}
+        counted = {path[0] for path in paths if path[0].isdigit()}
+        first = row[root]
+        if isinstance(first, list):
+            others = (str(i) for i in range(len(first)) if counted and str(i) not in counted)
+            found.notes += (("unread", f"{root}.{other}") for other in others)
+            first = first[0] if first else {}
         if isinstance(first, dict):
-            inner = [name for name, x in first.items() if not says_nothing(x)]
-            dotted = {f"{root}.{name}" for name in inner if f"{root}\0{name}" not in used}
-            found.inner = found.inner | dotted - {*fields.left}
+            rest = {name for name, x in first.items() if not says_nothing(x)} - named
+            found.inner |= {f"{root}.{name}" for name in rest} - {*fields.left}
     return found
 
 
 def value_of(row: dict, text: str, field: str, used: set[str]) -> object:
-    """Find what a map names: a "COLUMN" or "COLUMN.NAME" (of each, in a list), "A|B" (a list), the
-    difference "A-B" of numbers; and behind each, from left to right, "*NUMBER", "/NUMBER",
-    "+NUMBER", "-NUMBER". used: gets the columns."""
+    """Find what a map names: a "COLUMN" or "COLUMN.NAME" (in a list that of each, or the item of a
+    number), "A|B" (a list), the difference "A-B" of numbers; and behind each, from left to right,
+    "*NUMBER", "/NUMBER", "+NUMBER", "-NUMBER". used: gets the columns, with names within."""
     if text in row:
         used.add(text)
         return row[text]
@@ -143,7 +149,7 @@ def value_of(row: dict, text: str, field: str, used: set[str]) -> object:
     for name, *inner in _paths(text):
         if name in row:
             found = _inside(row[name], inner, field, text)
-            used.add("\0".join((name, *inner[:1])))
+            used.add("\0".join((name, *inner)))
             return found
     what = f"its column {show(text)} is missing; the row has "
     raise FieldError(field, what + ", ".join(map(show, sorted(row)[:12])), "missing field")
@@ -158,8 +164,10 @@ def _paths(text: str) -> list[list[str]]:
 def _inside(value: object, names: list[str], field: str, text: str) -> object:
     if not names or value is None:
         return value
-    if isinstance(value, list):
+    if isinstance(value, list) and not names[0].isdigit():
         return [_inside(each, names, field, text) for each in value]
+    if isinstance(value, list):
+        value = dict(zip(map(str, range(len(value))), value, strict=True))
     if not isinstance(value, dict) or names[0] not in value:
         what = f"its column {show(text)} is missing: there is no {show(names[0])}"
         raise FieldError(field, what, "missing field")

@@ -260,7 +260,7 @@ def _table(found: dict, name: str) -> list | None:
         return [dict(zip(found, row, strict=True)) for row in zip(*lists, strict=True)]
     if len(objects) > 1 and len(objects) == len(lists):
         sizes = ", ".join(f"'{key}' ({len(rows)} rows)" for key, rows in objects.items())
-        first = next(iter(objects))
+        first = max(objects, key=lambda key: len(objects[key]))
         _expected(name, f"one object with the lists {sizes}", f"jq '.{first}' FILE")
     named = {"train", "data", "rows", "examples", "validation", "val", "test", "items"}
     if len(objects) == 1 and (len(found) == 1 or objects.keys() <= named):
