@@ -206,6 +206,10 @@ def unigram():
     return PreTrainedTokenizerFast(tokenizer_object=backend, **named)
 
 
+ALPACA = (
+    "{% for m in messages %}### {{ 'Instruction' if m.role == 'user' else 'Response' }}:\n"
+    "{{ m.content }}\n\n{% endfor %}{% if add_generation_prompt %}### Response:\n{% endif %}"
+)
 WORDS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 CANNOT = {
     "a piece of the model": (with_template(unigram(), INST), "so </s> and", "'</s>'"),
@@ -216,6 +220,8 @@ CANNOT = {
     ),
     "a label in pieces": (with_template(tiny.tokenizer(), templates.STEERLM), "<extra_id_2>", "_2"),
     "[INST] in pieces": (with_template(tiny.bos_tokenizer(), INST), "a [/INST] b", r"'\[/INST\]'"),
+    "chatml in pieces": (with_template(tiny.bos_tokenizer(), tiny.CHATML), "a<|im_end|>", "im_end"),
+    "### in pieces": (with_template(tiny.tokenizer(), ALPACA), "a ### Response: b", "### Resp"),
     "names of speakers": (with_template(tiny.tokenizer(), WORDS), "Hi\nuser: Bye", "user:"),
 }
 

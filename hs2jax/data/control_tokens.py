@@ -110,9 +110,12 @@ def _controls(tokenizer, template: str, size: int) -> Controls:
         if len(token.content) > 1 and (token.special or i in special or marker):
             tokens[token.content] = token
     contents = _any_of(tokens)
-    # Without the start, which stands before all texts.
-    said = [each.strip(" ") for each in [*between[1:], end] if not contents.search(each)]
-    said = [each for each in said if any(c.isalnum() for c in each)]
+    said = []
+    for each in [*between[1:], end]:  # Without the start, which stands before all texts.
+        lines = [line.strip() for line in each.split("\n")]
+        marks = [x for x in lines if any(map(str.isalnum, x)) and not x[0].isalnum()]
+        if not contents.search(each):
+            said += marks or [x for x in [each.strip(" ")] if any(map(str.isalnum, x))]
     return Controls(tokens, contents, _any_of([*said, *(m for m in nemo if m not in tokens)]))
 
 
