@@ -99,6 +99,7 @@ def main(argv=None) -> None:
     from hs2jax import faults
 
     verb, *rest = argv
+    faults.answer_interrupts(verb)
     try:
         from hs2jax import stopping  # Imports JAX, which refuses what its variables may not be.
     except Exception as error:

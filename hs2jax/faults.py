@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import signal
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,14 @@ def system_number(error: Exception) -> int | None:
     """Find the system's number of an error, also in the texts of libraries in other languages."""
     said = re.search(r"os error:? (\d+)", str(error), re.IGNORECASE)
     return getattr(error, "errno", None) or (int(said[1]) if said else None)
+
+
+def answer_interrupts(verb: str) -> None:
+    """Answer Ctrl-C with a line until `stopping` does: an exception would come out of the imports
+    until then as anything."""
+    told = f"hs2jax {verb}: stopped by SIGINT; the same command goes on\n".encode()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: (os.write(2, told), os._exit(75)))
 
 
 def told(error: Exception, verb: str = "train") -> str:
