@@ -103,7 +103,7 @@ TRAINED = "helpsteer2_preference_from_regression"
 @pytest.fixture(scope="module")
 def language_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("configs") / "model"
-    tiny.language_model(folder)
+    tiny.language_model(folder, num_layers=1)
     return folder
 
 
@@ -113,6 +113,7 @@ def test_runlocal_trains_to_a_report(tmp_path, language_model):
         if config[stage] in trained(config):
             prefix = f"--config.{stage}"
             flags += [f"{prefix}.data.row_length=512", f"{prefix}.batch_size=24"]
+            flags.append(f"{prefix}.model.remat=False")
             if "{" not in config[stage].model.name:
                 flags.append(f"{prefix}.model.name={language_model}")
     command = ("run", f"--config=configs/{TRAINED}.py:runlocal", f"--workdir={tmp_path}", *flags)

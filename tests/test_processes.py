@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 SETTINGS = {"data.row_length": 256, "optimizer.learning_rate": 1e-3, "batch_size": 6}
 SETTINGS |= {"micro_batch_size": 4, "evaluate_every": 2, "checkpoint_every": 2, "mesh.data": 2}
 SETTINGS |= {"trainable.last_layers": 2, "trainable.paths": ".", "lora.rank": 2}
+SETTINGS |= {"model.remat": False}
 CONFIG = """
 from hs2jax import configs
 
