@@ -345,17 +345,19 @@ def score(verb: str, options) -> None:
     """Score groups, write a line for each, and pick the best of their responses where asked."""
     import jax
 
-    from hs2jax import report
+    from hs2jax import report, survey
     from hs2jax.config_rules import parse_weights
-    from hs2jax.data import corpora
     from hs2jax.evaluation import score
     from hs2jax.models import sharding
     from hs2jax.reward_model import RewardModel
 
     if options.reference and not options.best:
         raise ValueError("--reference is what --best=FOLDER is compared with: give both")
-    for spec in filter(None, (options.data, options.reference)):
-        corpora.read(spec)  # Raises where it cannot be, before the model is loaded.
+    skip = options.on_error == "skip"
+    for name, spec in (("data", options.data), ("reference", options.reference)):
+        found = survey.survey(spec, skip=skip).record if spec else None
+        if found and not found.groups:
+            raise ValueError(f"--{name}: nothing is left of {spec}: {found}")
     weights = parse_weights(options.weights)
     mesh = sharding.make_mesh() if jax.device_count() > 1 else None
     model = RewardModel.load(options.model, mesh=mesh, weights=weights)
@@ -365,7 +367,7 @@ def score(verb: str, options) -> None:
         options.data,
         output,
         truncate=options.truncate,
-        skip=options.on_error == "skip",
+        skip=skip,
         best=Path(options.best) if options.best else None,
         reference=options.reference,
     )

@@ -7,19 +7,14 @@ sharded), of its config, and of its tokenizer with its template; other files by 
 bytes. `configs.SETTINGS` says which of these a key is.
 """
 
-import dataclasses
-import functools
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from hs2jax import config_rules, configs
-from hs2jax.data import corpora, files
-from hs2jax.data.groups import DataError
-from hs2jax.data.record import Record
-from hs2jax.models.hf.fingerprint import changed, fingerprint
+from hs2jax import config_rules, configs, survey
+from hs2jax.data import files
+from hs2jax.models.hf.fingerprint import fingerprint
 
 Identity = dict[str, str]
 
@@ -30,9 +25,11 @@ def of(config) -> Identity:
     Raises what reading raises: DataError for a malformed row, FileNotFoundError.
     """
     flat, found = config_rules.flat(config), {"kind": config.kind}
-    skip = "skip" in (flat.get("on_error"), flat.get("data.on_error"))
     for key, setting in configs.SETTINGS[config.kind].items():
-        for part, text in _parts(setting.identity, flat[key], skip):
+        sets = survey.of_key(config, key) if setting.identity == "data" else ()
+        for number, (_, of_set) in enumerate(sets, 1):
+            found[f"{key} (set {number})"] = of_set.digest
+        for part, text in () if sets else _parts(setting.identity, flat[key]):
             found[f"{key}{part}"] = text
     return found
 
@@ -50,15 +47,12 @@ def differences(old: Identity, new: Identity) -> list[str]:
     return [f"{key}: {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}" for key in keys]
 
 
-def _parts(kind: str, value, skip: bool) -> Iterator[tuple[str, str]]:
+def _parts(kind: str, value) -> Iterator[tuple[str, str]]:
     if kind == "model" and value:
         yield from ((f" ({part})", text) for part, text in fingerprint(value).items())
     elif kind == "models":
         for name, model in config_rules.parse_policies(value).items():
-            yield from ((f" {name}{part}", text) for part, text in _parts("model", model, skip))
-    elif kind == "data" and re.match(r"\w+({[^{}]*})?:(?!//)", value):
-        for number, spec in enumerate(corpora.split(value), 1):
-            yield f" (set {number})", groups_hash(spec, skip)
+            yield from ((f" {name}{part}", text) for part, text in _parts("model", model))
     elif kind == "data" and value:  # A file of one object, such as EQ-Bench's.
         yield " (content)", _hash(files.locate(value).read_bytes())
     elif kind == "file" and (path := _file_of(value)):
@@ -72,28 +66,6 @@ def _file_of(value: str) -> Path | None:
     name, chosen, _ = value.partition(".json/")
     path = files.locate(f"{name}.json" if chosen else name)
     return path if path.is_file() else None
-
-
-def groups_hash(spec: str, skip: bool) -> str:
-    """Hash the groups of a data specification, in their order; skip: leave out malformed rows."""
-    paths = [Path(each.path) for each in corpora.parse(spec)]
-    if not all(path.is_file() for path in paths):  # On the hub, in a bucket, or a data set.
-        return _groups_hash.__wrapped__(spec, skip, ())
-    return _groups_hash(spec, skip, tuple(map(changed, paths)))
-
-
-@functools.cache
-def _groups_hash(spec: str, skip: bool, changed: tuple) -> str:
-    digest, count = hashlib.sha256(), 0
-    on_error = "skip" if skip else "raise"
-    try:
-        for group in corpora.read(spec, on_error=on_error, record=Record()):
-            fields = dataclasses.asdict(dataclasses.replace(group, source=""))
-            digest.update(json.dumps(fields, sort_keys=True).encode() + b"\0")
-            count += 1
-    except DataError:  # For the verb to tell, or to read in a way of its own.
-        return f"rows {_hash(b''.join(row for _, row in corpora.raw(spec)))}"
-    return f"{count:,} groups {digest.hexdigest()[:16]}"
 
 
 def code_hash() -> str:

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from hs2jax import config_rules, faults, identity, locks, stopping
+from hs2jax import config_rules, faults, identity, locks, stopping, survey
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,9 @@ def claim(workdir: Path, config, spent: Sequence[str] = ()) -> dict | None:
     spent: what `finish` removes, and has not where it was killed.
     Until the run has settled, the folder takes any config; then only those of the same identity
     (see `identity`). Raises ValueError where the folder is another run's, naming what differs, is
-    no run's, or another process is at work in it.
+    no run's, or another process is at work in it, and what `survey.check` raises.
     """
+    survey.check(config)
     found = identity.of(config)
     _agree(workdir, config, found)
     if is_first():

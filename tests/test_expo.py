@@ -229,7 +229,7 @@ def test_models_or_data_that_cannot_be_are_refused(models, data, tmp_path):
             (("weights=quality=1",), "weights for ['quality'], but the outputs are"),
             (("trained=absent",), "no model 'absent'"),
             ((f"trained={tmp_path / 'other'}",), "num_layers: 3 and 2"),
-            (derived, "no preference pairs to judge a factor by: 1 rows, 1 groups, 0 pairs (ties"),
+            (derived, "no preference pairs: 1 rows, 1 groups, 0 pairs (ties"),
             (two, "has the outputs a, b: say in config.weights"),
         )
     ):

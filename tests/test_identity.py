@@ -4,13 +4,14 @@ import gzip
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import tiny_models
 from etils import epath
 from ml_collections import ConfigDict
 
-from hs2jax import config_rules, configs, identity, workdir
+from hs2jax import config_rules, configs, identity, survey, workdir
 from hs2jax.data import files
 from hs2jax.models.hf import fingerprint, hub
 from hs2jax.training import recipe
@@ -30,7 +31,7 @@ def another(value):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_setting_is_declared_and_counts_as_declared(kind, monkeypatch, tmp_path):
     """A folder takes the free ones, and names the others with what they were and are."""
-    monkeypatch.setattr(identity, "groups_hash", lambda spec, skip: spec)
+    monkeypatch.setattr(survey, "survey", lambda spec, **_: survey.Survey(spec, None))
     monkeypatch.setattr(identity, "fingerprint", lambda name: {"weights": name})
     config = configs.defaults(kind)
     if kind == "steer":
@@ -69,7 +70,7 @@ def written(path, rows=ROWS, opener=open, **layout):
 
 def test_data_count_by_their_groups_in_their_order(tmp_path):
     def found(path, selector=""):
-        return identity.groups_hash(f"ratings:{path}{selector}", False)
+        return survey.survey(f"ratings:{path}{selector}").digest
 
     def of_pair(rows):
         return found(written(tmp_path / "changed.jsonl", rows))
@@ -200,6 +201,7 @@ def here(tmp_path):
 
 def test_a_stage_whose_input_changed_is_known_as_stale(tmp_path, monkeypatch):
     monkeypatch.setattr(identity, "fingerprint", lambda name: {"weights": name})
+    monkeypatch.setattr(hub, "resolve", Path)
     rows, made = written(tmp_path / "rows.jsonl"), []
 
     def verb(config, place):

@@ -157,7 +157,8 @@ def test_baselines_are_what_their_functions_give(here, everything, read, tmp_pat
         prompts = np.array([item["prompt"] for item in items[k::2]])[there]
         arguments = (states[k::2][there], human[there], prompts)
         probe = baselines.ridge_probe(*arguments, folds=4, seed=3)
-        np.testing.assert_allclose(column(items[k::2], "ridge_probe")[there], probe.scores)
+        found = column(items[k::2], "ridge_probe")[there]
+        np.testing.assert_allclose(found, probe.scores, atol=1e-4)  # Of states read anew.
 
 
 def test_a_finished_run_is_not_made_again_and_takes_no_other_config(here, everything):

@@ -163,6 +163,7 @@ def test_what_fails_is_told_and_the_others_go_on(base, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sweep, "_train", train)
     monkeypatch.setattr("hs2jax.identity.fingerprint", lambda name: {"weights": name})
+    monkeypatch.setattr("hs2jax.models.hf.hub.resolve", Path)
     config = configs.defaults("sweep")
     config.base, config.seeds = base, (0,)
     config.arms = (

@@ -44,7 +44,7 @@ def annotate(config, run: stage.Run) -> list[dict]:
         if outputs is not None
     ]
     if not annotated:
-        raise ValueError(f"config.data: nothing of {config.data} can be annotated")
+        raise ValueError(f"config.data: nothing of {config.data} can be annotated: {run.record}")
     run.write("annotated.jsonl", annotated)
     return results(annotated, names)
 

@@ -41,7 +41,7 @@ def rescale(config, run: stage.Run) -> list[dict]:
     groups = list(sampled_rows.finished(config.data, config.on_error, run.record))
     rated = [x for x in run.rate(model, groups, truncate=False) if x is not None]
     if not rated:
-        raise ValueError(f"config.data: nothing of {config.data} can be rated")
+        raise ValueError(f"config.data: nothing of {config.data} can be rated: {run.record}")
     values = dict(zip(model.outputs, np.concatenate(rated).astype(np.float64).T, strict=True))
 
     scale, shift = np.ones(len(model.outputs)), np.zeros(len(model.outputs))

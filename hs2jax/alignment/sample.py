@@ -36,7 +36,7 @@ def sample(config, run: stage.Run) -> list[dict]:
         source = sources.of_model(model, config)
     groups = source.fitting(groups, run.record)
     if not groups:
-        raise ValueError(f"config.data: nothing of {config.data} can be answered")
+        raise ValueError(f"config.data: nothing of {config.data} can be answered: {run.record}")
     # Random numbers follow from a group's number.
     keys = [
         content_key(source.identity, list(group.prompt), group.condition, number)

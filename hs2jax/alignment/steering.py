@@ -120,6 +120,8 @@ def _measure(run: stage.Run, sampled: Mapping[str, list[dict]]) -> None:
                 row["measured"][i] = dict(zip(model.outputs, map(float, values), strict=True))
                 row["rewards"][i] = None if scalar is None else float(values @ scalar)
         run.records[f"{name}, measured"] = record.to_dict()
+        if not any(each for row in rows for each in row["measured"]):
+            raise ValueError(f"config.data: no response of {name} can be measured: {record}")
 
 
 def _hold_against_reference(run: stage.Run, sampled: Mapping[str, list[dict]]) -> None:

@@ -43,7 +43,7 @@ def weigh(config, run: stage.Run) -> list[dict]:
             run.record.too_long += len(rows) - len(fitting)
             rows = fitting
     if not rows:
-        raise ValueError(f"config.data: nothing of {config.data} fits the models")
+        raise ValueError(f"config.data: nothing of {config.data} fits the models: {run.record}")
     for each, nats in zip(rows, _log_attribute(rows), strict=True):
         each.row["log_attribute"] = nats
     run.write("groups.jsonl", [each.row for each in rows])

@@ -79,8 +79,13 @@ def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict
         # A benchmark's own score stands for the other numbers of its set.
         whole = any(each["metric"] == "score" and each["part"] == "" for each in some)
         chief = "" if whole else "pairs" if record.pairs else "ratings"
-        rows += some + measures.rows(name, items, model.outputs, chief=chief)
-        rows += length.rows(name, items) + calibration.rows(name, items)
+        made = some + measures.rows(name, items, model.outputs, chief=chief)
+        if not made:
+            raise ValueError(
+                f"config.data: {spec} has no pairs, nor ratings of {', '.join(model.outputs)}: "
+                f"{record}. `hs2jax score` writes scores alone"
+            )
+        rows += made + length.rows(name, items) + calibration.rows(name, items)
         if temperature:
             rows += calibration.rows(name, items, temperature, "fitted temperature")
         counts = {
@@ -93,8 +98,6 @@ def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict
         found[name], records[name] = items, record.to_dict()
         about[name] = {"data": spec, "benchmark": benchmark}
     every = [item for items in found.values() for item in items]
-    if config.derive and not any(config.derive in r for item in every for r in item["ratings"]):
-        raise ValueError(f"config.derive is {config.derive!r}, but nothing in config.data rates it")
     if temperature:
         rows.append(row("", "", "temperature", temperature, n=fitted_on.pairs))
     rows += weights
@@ -126,7 +129,8 @@ def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict
 def score_set(
     name: str, spec: str, model: RewardModel, store: Store, config
 ) -> tuple[list[dict], Record]:
-    """Score a specification: its items, and what became of its rows."""
+    """Score a specification: its items, and what became of its rows. Raises ValueError where none
+    is left."""
     record, scalar = Record(), model.scalar_weights()
     if scalar is None and config.model.weights == "search":
         scalar = np.ones(len(model.outputs), np.float32)  # Until weights are found.
@@ -154,6 +158,8 @@ def score_set(
         ]
     record.pairs = sum(len(item["pairs"]) for item in found)
     record.ties = sum(item["ties"] for item in found)
+    if not found:
+        raise ValueError(f"nothing is left of {spec} to score: {record}")
     return found, record
 
 

@@ -40,8 +40,8 @@ def score(
     them), and as rows what picking is worth over the number of candidates. reference: data with a
     response for each of the prompts, which the picked ones are compared with.
 
-    Raises ValueError where there is something to pick and no one reward, and where the reference
-    has none of the prompts.
+    Raises ValueError where there is something to pick and no one reward, where nothing is left to
+    score, and where the reference has none of the prompts.
     """
     started, scalar, record = time.time(), model.scalar_weights(), Record()
     if best is not None and scalar is None:
@@ -73,6 +73,10 @@ def score(
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
             if best is not None:
                 kept.append(each)
+        nothing = not file.tell()
+    if nothing:
+        scratch.unlink()
+        raise ValueError(f"nothing is left of {data} to score: {record}")
     scratch.replace(output)
     if best is None:
         return record

@@ -6,6 +6,7 @@ in one row; where people have rated it, the ten aggregations and the baselines a
 them.
 """
 
+import collections
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +34,7 @@ from hs2jax.judging import (
 )
 from hs2jax.judging.criteria import Criterion
 from hs2jax.judging.judge import Judge
-from hs2jax.judging.judged_set import JudgedSet, judge_set
+from hs2jax.judging.judged_set import JudgedSet, judge_set, ratings_of
 from hs2jax.judging.readings import Readings
 from hs2jax.models import sharding
 from hs2jax.models.checksum import checksum
@@ -54,6 +55,7 @@ def judge(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     folder, started = Path(folder), time.time()
     if workdir.claim(folder, config) is not None:
         return workdir.read_rows(folder / "results.jsonl")
+    check_data(config, chosen)
     mesh, dtype = sharding.mesh_of(config.mesh), configs.dtype(config.model.dtype)
     one = Judge.load(config.model.name, mesh=mesh, dtype=dtype)
     readings = Readings(one, folder / "readings.sqlite")
@@ -66,6 +68,23 @@ def judge(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     }
     result = {"task": config.task, "model": model, **result, "seconds": time.time() - started}
     return workdir.finish(folder, config, result, rows, ["readings.sqlite"])
+
+
+def check_data(config, chosen: Sequence[Criterion]) -> None:
+    """See, before the judge is loaded, that all rows are such as the task can use. Raises DataError
+    or ValueError."""
+    match config.task:
+        case "scores":
+            given = "+".join(filter(None, (config.data, config.validation)))
+            for _, spec in corpora.sets_of(given):
+                groups = corpora.read(spec, on_error=config.on_error, record=Record())
+                ratings_of(spec, list(groups), chosen)
+        case "selection":
+            collections.deque(selection.candidates(config.data, config.on_error, Record()), 0)
+        case "emotions":
+            uses.read_dialogues(config.data)
+        case "knowledge":
+            uses.read_questions(config.data)
 
 
 def load_criteria(config) -> tuple[Criterion, ...]:

@@ -68,10 +68,8 @@ def judge_set(
     read and for a rating outside the criteria's scale, and what `corpora.read` raises.
     """
     record = Record()
-    scale = prompts.scale_of(criteria)
     groups = list(corpora.read(spec, on_error=on_error, record=record))
-    from_zero = _is_from_zero(spec)
-    shift = scale[0] if from_zero else 0
+    human_ratings = ratings_of(spec, groups, criteria)
     requests = [request for group in groups for request in requests_of(group, criteria, condition)]
     parts = [range(len(criteria))] if condition == "forced" else [[c] for c in range(len(criteria))]
     places = [
@@ -80,12 +78,7 @@ def judge_set(
         for r in range(len(group.responses))
         for some in parts
     ]
-    rated = [[_rating(groups[g], r, criteria[c], shift) for g, r, c in some] for some in places]
-    if from_zero and scale[-1] - scale[0] != 4 and np.isfinite(np.concatenate(rated)).any():
-        raise ValueError(
-            f"{spec}: people rated from 0 to 4, and the criteria's scale is {scale[0]} to "
-            f"{scale[-1]}: give criteria of five values (config.criteria)"
-        )
+    rated = [[human_ratings[g][r, c] for g, r, c in some] for some in places]
     options = {"total": len(requests), "states": states, "condition": condition, "place": place}
     logits, seen, human, sample = [], [], [], []
     found = readings.stream(requests, name, **options)
@@ -108,6 +101,30 @@ def judge_set(
         response=np.array(sample)[:, :2],
         record=record,
     )
+
+
+def ratings_of(
+    spec: str, groups: Sequence[Group], criteria: Sequence[Criterion]
+) -> list[np.ndarray]:
+    """Collect people's ratings on the criteria's scale, f64 [responses, criteria] of each group of
+    a specification, NaN where there is none. Raises ValueError for one outside the scale."""
+    scale, from_zero = prompts.scale_of(criteria), _is_from_zero(spec)
+    shift = scale[0] if from_zero else 0
+    found = [
+        np.array(
+            [
+                [_rating(group, r, each, shift) for each in criteria]
+                for r in range(len(group.responses))
+            ]
+        )
+        for group in groups
+    ]
+    if from_zero and scale[-1] - scale[0] != 4 and any(np.isfinite(x).any() for x in found):
+        raise ValueError(
+            f"{spec}: people rated from 0 to 4, and the criteria's scale is {scale[0]} to "
+            f"{scale[-1]}: give criteria of five values (config.criteria)"
+        )
+    return found
 
 
 def _is_from_zero(spec: str) -> bool:

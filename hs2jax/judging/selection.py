@@ -115,15 +115,21 @@ def select(
     return found
 
 
-def _selectable(
-    readings: Readings, data: str, on_error: str, max_tokens: int, record: Record
-) -> Iterator[tuple[Group, Request]]:
-    """The rows that may be judged, and what is asked of them."""
+def candidates(data: str, on_error: str, record: Record) -> Iterator[Group]:
+    """Read rows to choose from. Raises DataError for one that has not just one response."""
     for group in corpora.read(data, on_error=on_error, record=record):
         if len(group.responses) != 1:
             file, _, number = group.source.rpartition(":")
             what = f"expected one response in a row to choose, found {len(group.responses)}"
             raise DataError(file, int(number), "responses", what, "wrong number of responses")
+        yield group
+
+
+def _selectable(
+    readings: Readings, data: str, on_error: str, max_tokens: int, record: Record
+) -> Iterator[tuple[Group, Request]]:
+    """The rows that may be judged, and what is asked of them."""
+    for group in candidates(data, on_error, record):
         (request,) = requests_of(group, CRITERIA)
         tokenizer = readings.judge.model.tokenizer
         if max_tokens and len(chat.tokenize(tokenizer, [request.item])[0]) > max_tokens:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from hs2jax import configs, workdir
+from hs2jax import configs, survey, workdir
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +22,16 @@ Verb = Callable[[ConfigDict, Path], list[dict]]  # (config, folder of the stage)
 def run(recipe: ConfigDict, folder: Path | str, verb_of: Callable[[str], Verb]) -> list[dict]:
     """Work through a recipe. Returns the stages' rows, each with the name of its `stage`.
 
-    verb_of: a kind's verb, as in `cli.function`. Every stage's config is checked before the first
-    runs. Raises ValueError for a stage that cannot be.
+    verb_of: a kind's verb, as in `cli.function`. Every stage's config, and its data and models but
+    for those that earlier ones make, are checked before the first runs. Raises what `configs.check`
+    and `survey.check` raise for a stage that cannot be.
     """
     folder = Path(folder).absolute()  # The same run however it is named.
     configs.check(recipe)
     places = {name: folder / name for name in recipe.stages}
     stages = {name: filled_in(recipe[name], places) for name in recipe.stages}
+    for name in recipe.stages:
+        survey.check(recipe[name], f"config.{name}")
     # The folder is not claimed: stages may be added, and each has claimed its own.
     workdir.take(folder, recipe)
     rows = []

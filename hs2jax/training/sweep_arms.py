@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from hs2jax import config_rules, configs, workdir
+from hs2jax import config_rules, configs, survey, workdir
 from hs2jax.training.recipe import filled_in
 
 
@@ -92,6 +92,7 @@ def plan(config: ConfigDict, folder: Path) -> Arms:
     for arm, seed in itertools.product(found.arms, found.seeds):
         try:
             configs.check(found.run_config(arm, seed))
+            survey.check(arm.config)
             workdir.check(found.run_folder(arm, seed), found.run_config(arm, seed))
         except (ValueError, OSError) as error:
             raise ValueError(f"arm {arm.name!r}: {error}") from error

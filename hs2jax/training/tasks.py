@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hs2jax import configs, inference
+from hs2jax import configs, inference, survey
 from hs2jax.config_rules import parse_weights
 from hs2jax.data import conversations, corpora, loader
 from hs2jax.data.groups import Group, prompt_text
@@ -136,21 +136,8 @@ class RewardTask(Task):
         self.model.params = params
 
     def missing(self, data: loader.Prepared, record: Record) -> str:
-        kind, outputs = self.config.objective.kind, self.model.outputs
-        needs_pairs = {
-            "config.objective.kind": kind != "regression",
-            "config.data.derive": bool(self.config.data.derive),
-            "config.select": self.config.select == "accuracy",
-        }
-        for key, needs in needs_pairs.items():
-            if needs and not record.pairs:
-                return f"no preference pairs, for {key}"
-        rated = scored.rating_means(data, outputs)
-        unrated = [name for name in outputs if name not in rated]
-        if (kind == "regression" and unrated) or (kind == "joint" and not rated):
-            named = "named in config.model.outputs"
-            return f"no row that fits rates {', '.join(unrated)}, {named}"
-        return ""
+        rated = scored.rating_means(data, self.model.outputs)
+        return survey.missing(self.config, self.model.outputs, record.pairs, rated)
 
     def prepare_training(self, data: loader.Prepared) -> tuple[loader.Prepared, dict]:
         notes = {"warnings": [], "rating_means": scored.rating_means(data, self.model.outputs)}
