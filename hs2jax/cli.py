@@ -237,10 +237,8 @@ def unfit_value(config, said: str) -> str:
     from hs2jax import config_rules
 
     key, value = match.groups()
-    numbers = {int: "a whole number", float: "a number", bool: "True or False"}
-    kind = type(config_rules.flat(config).get(key))
-    expected = numbers.get(kind, "settings one by one, as in --config.{key}.NAME=VALUE")
-    return f"config.{key} is {value!r}; expected {expected.format(key=key)}"
+    expected = config_rules.like(config_rules.flat(config).get(key)).replace("KEY", key)
+    return f"config.{key} is {value!r}; expected {expected}"
 
 
 def unfit(arguments: list[str], error: Exception) -> str:

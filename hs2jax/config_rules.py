@@ -205,6 +205,12 @@ def _judge(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
 COUNT = r"\d*,?\d*"  # What braces hold in a regular expression.
 
 
+def like(value: object) -> str:
+    """Say what a value of this one's type is."""
+    kinds = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+    return kinds.get(type(value), "its settings one by one, as in --config.KEY.NAME=VALUE")
+
+
 def flat(config: ConfigDict) -> dict[str, object]:
     """Return the settings by their dotted keys."""
     return flatten_dict(config.to_dict(), sep=".")

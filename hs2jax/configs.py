@@ -264,12 +264,12 @@ SETTINGS = {
         **_MODEL,  # A reward model that rates attributes.
         **_READING,  # Responses.
         "ratings": _NEEDED_DATA,  # People's, whose mean and spread attributes get on these.
-        "attributes": sets((), anything),  # Of which outputs; (): of all.
+        "attributes": sets((), rules.names),  # Of which outputs; (): of all.
     },
     "annotate": {
         **_MODEL,  # A reward model that rates attributes.
         **_SCORING,
-        "attributes": sets((), anything),  # Which are written; (): all that the model rates.
+        "attributes": sets((), rules.names),  # Which are written; (): all that the model rates.
         # A row for each turn of the assistant, not only the last.
         "every_turn": sets(False, anything),
     },

@@ -40,6 +40,7 @@ BAD = {
         ("optimizer.schedule", "linear", "expected one of 'constant', 'cosine'"),
         ("optimizer.learning_rate", 0.0, "expected more than 0"),
         ("optimizer.learning_rate", float("nan"), "expected more than 0"),
+        ("optimizer.b2", 1.0, "optimizer.b2 is 1.0; expected 0 or more and less than 1"),
         ("batch_size", 0, "batch_size is 0; expected 1 or more"),
         ("seed", -1, "expected a whole number from 0"),
         ("trainable.paths", "(", "expected a regular expression"),
@@ -99,7 +100,10 @@ BAD = {
         ("responses instruction", f"{MINI} Hurry.", "are written already"),
     ),
     "rescale": (("ratings", "", "config.ratings is not set"),),
-    "annotate": (("on_error", "hide", "'raise', 'skip'"),),
+    "annotate": (
+        ("on_error", "hide", "'raise', 'skip'"),
+        ("attributes", (1,), "attributes is (1,); expected different names"),
+    ),
     "weigh": (
         ("prior", "", "config.prior is not set"),
         ("data", MINI, "expected whole files of sampled responses"),

@@ -331,7 +331,7 @@ def test_a_grid_is_every_choice_with_values_of_the_keys_kind(base, tmp_path):
 GRIDS = {
     "nothing": ([], ["--over"]),
     "unknown key": (["objective.colour=red,blue"], ["'colour=red'", "no config.objective"]),
-    "text for a number": (["epochs=1,many"], ["config.epochs", "'1'"]),
+    "text for a number": (["epochs=1,many"], ["config.epochs is '1'; expected a whole number"]),
     "twice": (["epochs=1", "epochs=2"], ["epochs twice"]),
     "same value": (["epochs=1,1"], ["'epochs=1'", "share a folder"]),
     "seed": (["seed=1,2"], ["config.seed", "seeds"]),

@@ -102,13 +102,13 @@ def check_alike(initial: Source, trained: Source) -> None:
     if a["read"] == b["read"] != "last":
         # Which token fills up rows says something only where reading passes over it.
         a["pad_id"] = b["pad_id"]
-    found = [f"\n  {what}: {a[what]!r} and {b[what]!r}" for what in a if a[what] != b[what]]
+    found = [f"{what}: {a[what]!r} and {b[what]!r}" for what in a if a[what] != b[what]]
     long = [_texts(each.model.tokenizer) for each in (initial, trained)]
-    found += [f"\n  {what}" for what in long[0] if long[0][what] != long[1][what]]
+    found += [what for what in long[0] if long[0][what] != long[1][what]]
     if found:
         raise ValueError(
-            f"{initial.name} and {trained.name} cannot be merged, since they differ in"
-            f"{''.join(found)}\nThe second must be trained from the first"
+            f"{initial.name} and {trained.name} cannot be merged, since they differ in "
+            f"{'; '.join(found)}. The second must be trained from the first"
         )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from hs2jax import configs, locks, stopping, workdir
+from hs2jax import configs, faults, locks, stopping, workdir
 from hs2jax.training import loop
 from hs2jax.training.sweep_arms import Arms, plan
 from hs2jax.training.sweep_rows import COSTS, Run, make_rows
@@ -110,10 +110,9 @@ def _work(config: ConfigDict, place: Path, level: int, send) -> None:
         with locks.locked(place.parent / f".{place.name}.lock"):
             loop.train(config, place)
     except Exception as error:
-        known = isinstance(error, ValueError | OSError)
-        if not known or os.environ.get("HS2JAX_TRACEBACK"):
+        if os.environ.get("HS2JAX_TRACEBACK"):
             traceback.print_exc()
-        why = str(error) if known else f"{type(error).__name__}: {error}"
+        why = faults.told(error)
     send.send(why[:MOST_LETTERS])
 
 

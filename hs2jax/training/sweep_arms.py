@@ -141,5 +141,6 @@ def _changed(base: ConfigDict, changes: dict[str, object], where: str) -> Config
         except KeyError:
             raise ValueError(f"{where}: {configs.unknown_key(config.kind, key)}") from None
         except TypeError as error:
-            raise ValueError(f"{where}: config.{key} is {value!r}: {error}") from error
+            expected = config_rules.like(config_rules.flat(config).get(key))
+            raise ValueError(f"{where}: config.{key} is {value!r}; expected {expected}") from error
     return config
