@@ -145,7 +145,7 @@ SMALL = {
 }
 SMALL |= {"data.derive": "helpfulness", "data.row_length": 512, "optimizer.learning_rate": 1e-2}
 SMALL |= {"optimizer.warmup": 1, "batch_size": 4, "micro_batch_size": 8, "epochs": 2}
-SMALL |= {"evaluate_every": 3, "checkpoint_every": 2}
+SMALL |= {"evaluate_every": 3, "checkpoint_every": 2, "model.remat": False}
 
 
 def run(folder, source, **changes):
