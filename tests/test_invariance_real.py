@@ -67,7 +67,8 @@ def reference(model, prepared):
 WAYS = {
     "separate": {"layout": "separate"},
     "padded": {"layout": "padded", "rows": 8},
-    "one row at a time, left padding": {"rows": 1, "change": pad_left},
+    "one row at a time": {"rows": 1},
+    "left padding": {"change": pad_left},
     "8 devices": {"rows": 16, "mesh": {"fsdp": 8}},
 }
 
