@@ -220,7 +220,8 @@ def _left() -> dict[int, tuple[int, str]]:
 def _part() -> None:
     """End with the others, when all have done their work; until then they are watched. A thread
     within a call of JAX would end this process with an abort."""
-    leave()
+    if not _done:
+        leave(FAILED, "an exception that nothing answered")
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         while len(_left()) < _cluster.num_processes:
             time.sleep(BEAT / 4)

@@ -18,7 +18,7 @@ from test_processes import CONFIG, SETTINGS
 import hs2jax
 from hs2jax.training import metrics
 
-LONG = pytest.mark.skipif(not os.environ.get("LONG"), reason="four processes on two cores")
+LONG = pytest.mark.skipif(not os.environ.get("LONG"), reason="long: LONG=1 runs it")
 
 
 @pytest.fixture(scope="module")
