@@ -184,7 +184,7 @@ def test_how_much_better_is_read_by_a_stated_rule_or_refused(says, strength, rul
     assert ([pair[1:] for pair in found], ties) == ([(1, strength)] * (strength > 0), strength == 0)
     assert rule is None or record.strengths == {rule: 1}
     assert len(record.strengths) == 1
-    assert str(record).endswith(f"strengths: {next(iter(record.strengths))} 1")
+    assert str(record).endswith(f"strengths: {next(iter(record.strengths))} (1 rows)")
 
 
 # What else a row says -----------------------------------------------------------------------------
