@@ -111,6 +111,7 @@ class Record:
             text += f"; {name} {of['low']:g} to {of['high']:g}, mean {of['mean']:.3g}{unknown}"
         for words in ("strengths", "unread", "transcripts"):
             if counts := getattr(self, words):
-                text += f"; {words}: " + ", ".join(f"{name} ({n} rows)" for name, n in counts.items())
+                by_name = (f"{name} ({n} rows)" for name, n in counts.items())
+                text += f"; {words}: {', '.join(by_name)}"
         tokens = f", {self.tokens:,} tokens, {self.padding_fraction:.1%} padding"
         return text + tokens * bool(self.tokens)
