@@ -173,22 +173,23 @@ def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
         if verb in verbs and default is None and getattr(options, name) in (None, ""):
             raise ValueError(f"hs2jax {verb} needs --{name}")
     for name in ("workdir", "output", "best", "against", "model"):
-        if name in options and getattr(options, name):
-            setattr(options, name, os.path.expanduser(getattr(options, name)))
-            wrong = name != "model" and misplaced(Path(getattr(options, name)), verb, name)
-            if wrong:
-                raise ValueError(f"--{name}={getattr(options, name)} {wrong}")
+        if name in options and (place := os.path.expanduser(getattr(options, name) or "")):
+            setattr(options, name, place)
+            if name != "model" and (wrong := misplaced(place, verb, name)):
+                raise ValueError(f"--{name}={place} {wrong}")
     return options
 
 
-def misplaced(path: Path, verb: str, name: str) -> str:
-    """Say why nothing can be written at a path, or read from it where it is to be compared; ""."""
+def misplaced(place: str, verb: str, name: str) -> str:
+    """Say why a place cannot be what a flag names, "" where it can."""
+    path, file = Path(place), (verb, name) == ("score", "output")
+    if re.match(r"\w+://", place):
+        return "is an address; expected a place on this machine's disks"
     if path.is_symlink() and not path.exists():
         return "is a link that leads nowhere"
-    if (verb, name) == ("score", "output"):
-        return "is a folder; expected a file" if path.is_dir() else ""
-    expected = "a folder" if name in ("output", "best") else "a folder, new or a run's"
-    return f"is a file; expected {expected}" if path.exists() and not path.is_dir() else ""
+    if not path.exists() or path.is_dir() != file:
+        return ""
+    return f"is a {'folder; expected a file' if file else 'file; expected a folder'}"
 
 
 def config_named(arguments: list[str]) -> tuple[str, list[str]]:
@@ -225,8 +226,8 @@ def load(file: str):
             what = f"{type(error).__name__}: {what}"
         raise ValueError(f"{path}, line {line}: {what}" if line else f"{path}: {what}") from error
     if not isinstance(config, ConfigDict):
-        made = f"{path}: get_config gives {type(config).__name__}"
-        raise ValueError(f"{made}; expected a ConfigDict, as configs.defaults(KIND) makes")
+        what = f"get_config gives {type(config).__name__}; expected a ConfigDict, as "
+        raise ValueError(f"{path}: {what}configs.defaults(KIND) makes")
     return config
 
 

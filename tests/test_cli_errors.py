@@ -198,6 +198,7 @@ REFUSED = {
     "number for a name": (TRAIN + "--config.model.outputs=(1,)", "is (1,); expected different"),
     "empty workdir": (TRAIN + "--workdir=", "--workdir"),
     "link to nowhere": (TRAIN + "--workdir={folder}/nowhere", "nowhere is a link that leads"),
+    "bucket": (TRAIN + "--workdir=gs://bucket/run", "is an address; expected a place on this"),
     "page of a file": ("report --workdir={folder}/train.py", "train.py is a file"),
     "report of nothing": ("report", "--workdir"),
     "output of no comparison": ("report --workdir=x --output={out}", "--output|--against"),

@@ -34,6 +34,10 @@ class Run:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no whole result of this version: {error!r}") from error
         self.rows = self.read("results.jsonl")
+        if any(not {"set", "part", "metric", "value"} <= row.keys() for row in self.rows):
+            raise ValueError(
+                f"{self.folder / 'results.jsonl'} has rows that are not of this version"
+            )
 
     def sets(self) -> list[str]:
         """The sets that rows are of, in their order."""
