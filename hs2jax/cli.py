@@ -216,8 +216,7 @@ def load(file: str):
         exec(compile(Path(path).read_bytes(), path, "exec"), scope)
         config = scope["get_config"](*argument)
     except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == path]
+        lines = [x.lineno for x in traceback.extract_tb(error.__traceback__) if x.filename == path]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 0
         what = getattr(error, "msg", error)
         if 'Key "' in str(error):
@@ -226,8 +225,8 @@ def load(file: str):
             what = f"{type(error).__name__}: {what}"
         raise ValueError(f"{path}, line {line}: {what}" if line else f"{path}: {what}") from error
     if not isinstance(config, ConfigDict):
-        what = f"get_config gives {type(config).__name__}; expected a ConfigDict, as "
-        raise ValueError(f"{path}: {what}configs.defaults(KIND) makes")
+        what = f"{type(config).__name__}; expected a ConfigDict, as configs.defaults(KIND) makes"
+        raise ValueError(f"{path}: get_config gives {what}")
     return config
 
 
