@@ -93,7 +93,7 @@ def main(argv=None) -> None:
     # Before libraries are imported that would set a form of their own.
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("hs2jax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of its own waiting.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # What orbax raises is told anyway.
     # It would tell everybody that there is no torch, which is not needed.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from hs2jax import faults
@@ -185,6 +185,8 @@ def misplaced(place: str, verb: str, name: str) -> str:
     path, file = Path(place), (verb, name) == ("score", "output")
     if re.match(r"\w+://", place):
         return "is an address; expected a place on this machine's disks"
+    if place.startswith("~"):
+        return "is in a home folder that is not known; give the whole path"
     if path.is_symlink() and not path.exists():
         return "is a link that leads nowhere"
     if not path.exists() or path.is_dir() != file:

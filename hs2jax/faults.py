@@ -47,7 +47,7 @@ def naming(path: Path) -> Iterator[None]:
 
 def system_number(error: Exception) -> int | None:
     """Find the system's number of an error, also in the texts of libraries in other languages."""
-    said = re.search(r"os error:? (\d+)", str(error), re.IGNORECASE)
+    said = re.search(r"os[ _]error(?:_code)?[:=]? ?'?(\d+)", str(error), re.IGNORECASE)
     return getattr(error, "errno", None) or (int(said[1]) if said else None)
 
 

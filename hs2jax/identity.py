@@ -12,6 +12,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from hs2jax import config_rules, configs, survey
 from hs2jax.data import files
 from hs2jax.models.hf.fingerprint import fingerprint
@@ -72,6 +74,19 @@ def code_hash() -> str:
     """Hash this package's code."""
     files = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+def content_key(*parts) -> str:
+    """Hash what something follows from, to 32 hexadecimal digits: JSON values and arrays."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).tobytes())
+        else:
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:32]
 
 
 def _hash(content: bytes) -> str:

@@ -21,6 +21,8 @@ try:
 except ImportError:  # Windows has none; signs of life serve there alone.
     fcntl = None
 
+from hs2jax import faults
+
 log = logging.getLogger(__name__)
 
 NAME = "run.lock"
@@ -34,7 +36,7 @@ def hold(workdir: Path) -> None:
 
     Raises ValueError that names the holder.
     """
-    path = (workdir / NAME).resolve()
+    path = _path(workdir)
     if path in _locks:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,12 +58,17 @@ def hold(workdir: Path) -> None:
     if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
         return hold(workdir)  # Its last holder took it away in between.
     now = time.strftime("%Y-%m-%d %H:%M:%S")
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()} since {now}\n{_machine()}\n")
-    file.flush()
     _locks[path] = file
+    with faults.naming(path):
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()} since {now}\n{_machine()}\n")
+        file.flush()
     if len(_locks) == 1:
         threading.Thread(target=_beat, daemon=True).start()
+
+
+def _path(workdir: Path) -> Path:
+    return Path(os.path.realpath(workdir / NAME))
 
 
 def _in_use(workdir: Path, file: TextIO) -> ValueError:
@@ -101,12 +108,12 @@ def _beats(file: TextIO) -> bool:
 
 def held(workdir: Path) -> bool:
     """Tell whether this process holds a folder."""
-    return (workdir / NAME).resolve() in _locks
+    return _path(workdir) in _locks
 
 
 def release(workdir: Path) -> None:
     """Let go of a folder."""
-    if file := _locks.pop((workdir / NAME).resolve(), None):
+    if file := _locks.pop(_path(workdir), None):
         Path(file.name).unlink(missing_ok=True)
         file.close()
 

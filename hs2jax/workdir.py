@@ -11,12 +11,12 @@ Of several processes, which must see the same folder, the first one writes.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import pickle
 import platform
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -88,7 +88,7 @@ def _agree(workdir: Path, config, found: identity.Identity) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         mark.touch()
     barrier("the start")
-    mine = found | {"config": content_key(config.to_dict()), "jax": jax.__version__}
+    mine = found | {"config": identity.content_key(config.to_dict()), "jax": jax.__version__}
     mine |= {"hs2jax's code": identity.code_hash(), "--workdir": "another folder"}
     if mark.exists():
         mine["--workdir"] = "process 0's"
@@ -135,6 +135,8 @@ def _say_what_changed(workdir: Path, config) -> None:
 
 def check_place(workdir: Path, kind: str) -> None:
     """See that a folder is new, empty, or one of a run of this kind. Raises ValueError."""
+    if re.match(r"\w+:/", str(workdir)):
+        raise ValueError(f"{workdir} is an address; a run's folder is on this machine, or mounted")
     names = {path.name for path in workdir.iterdir()} if workdir.is_dir() else set()
     names = {name for name in names if not name.startswith(".")} - {"lost+found"}
     if names and not names & {"config.json", "run.json", locks.NAME}:
@@ -235,6 +237,22 @@ def size(place: Path) -> int:
     return sum(each.lstat().st_size for each in files if each.is_file())
 
 
+def check_room(workdir: Path, most: int, left: int) -> None:
+    """Say how many bytes a run will write at most at a time, and leave; see that they fit.
+
+    Raises ValueError.
+    """
+    if is_first():
+        has, free = size(workdir), shutil.disk_usage(workdir).free
+        needs, after, room = (f"{x / 1e6:,.1f} MB" for x in (most, left, free))
+        log.info("%s: up to %s of disk, %s when finished; %s are free", workdir, needs, after, room)
+        if most > free + has:
+            raise ValueError(
+                f"{workdir}: the run needs {needs} of disk, and {room} are free; make room, or "
+                "give another --workdir"
+            )
+
+
 def remove(workdir: Path, spent: Iterable[str]) -> None:
     """Remove files and folders of a finished run, where they are there and can be removed."""
     for name in spent:
@@ -295,19 +313,6 @@ def from_first(value):
         if is_first():
             padded[:] = np.frombuffer(content, np.uint8)
         return pickle.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
-
-
-def content_key(*parts) -> str:
-    """Hash what something follows from, to 32 hexadecimal digits: JSON values and arrays."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            digest.update(f"{part.dtype}{part.shape}".encode())
-            digest.update(np.ascontiguousarray(part).tobytes())
-        else:
-            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
-        digest.update(b"\0")
-    return digest.hexdigest()[:32]
 
 
 # Files ------------------------------------------------------------------------------------------

@@ -3,6 +3,9 @@ config."""
 
 import errno
 import os
+import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,8 +16,9 @@ import numpy as np
 import pytest
 
 from hs2jax import configs, locks, survey, workdir
+from hs2jax.identity import content_key
+from hs2jax.models.hf import hub
 from hs2jax.store import Store
-from hs2jax.workdir import content_key
 
 ENTRIES = {
     "a": [1.5, -2.0],
@@ -69,6 +73,70 @@ def test_what_is_not_finite_is_never_kept(tmp_path, bad):
     assert store.add({"bad": bad, "good": [1.0]}) == ["bad"]
     assert "bad" not in store
     assert Store(tmp_path / "kept.sqlite").get("good") == [1.0]
+
+
+def torn(path):
+    Store(path).add({str(i): [float(i)] * 99 for i in range(99)})
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + bytes(len(content) - 4096))
+
+
+def locked(path):
+    Store(path)
+    code = "import sqlite3, sys, time; table = sqlite3.connect(sys.argv[1]); "
+    code += "table.execute('BEGIN EXCLUSIVE'); print(flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    return other
+
+
+BROKEN = {
+    "a foreign file": (lambda path: path.write_text("what is this? " * 99), "not a database"),
+    "a torn file": (torn, "malformed"),
+    "another table": (
+        lambda path: sqlite3.connect(path).execute("CREATE TABLE kept (a TEXT)"),
+        "no column named|no such column",
+    ),
+    "a folder": (lambda path: path.mkdir(), "unable to open"),
+    "a file for its folder": (lambda path: path.parent.write_text(""), "File exists|a file"),
+    "a file above": (lambda path: path.parent.parent.write_text(""), "Not a directory|File exists"),
+    "too long a name": (lambda path: path.with_name("x" * 300), "unable to open|too long"),
+    "a lock": (locked, "process [0-9]+ has it locked"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_cache_that_cannot_be_used_is_told_once_and_done_without(
+    tmp_path, monkeypatch, caplog, case
+):
+    monkeypatch.setattr("hs2jax.store.PATIENCE", 0.1)
+    break_it, words = BROKEN[case]
+    path = tmp_path / "a" / "b" / "kept.sqlite"
+    path.parent.parent.mkdir()
+    if " for " not in case:
+        path.parent.mkdir()
+    if "above" in case:
+        path.parent.rmdir()
+        path.parent.parent.rmdir()
+    made = break_it(path)
+    path = made if case == "too long a name" else path
+    try:
+        store = Store(lambda: path, cache=True)
+        for key in ("1", "new"):
+            assert store.get(key) in (None, [1.0] * 99)
+            store.add({key: [1.0] * 99})
+            assert key in store
+            assert store.get(key) == [1.0] * 99
+        (said,) = (record.getMessage() for record in caplog.records)
+        assert str(tmp_path) in said
+        assert re.search(words, said)
+        if case != "a torn file":  # Of which some pages may be read.
+            with pytest.raises(OSError, match=re.escape(str(tmp_path))):
+                Store(path).add({"1": [1.0]})
+    finally:
+        if case == "a lock":
+            made.kill()
+            made.wait()
 
 
 def append(path, name):
@@ -254,6 +322,52 @@ def test_a_holder_gives_signs_of_life_until_its_verb_ends(tmp_path, monkeypatch)
     assert not (tmp_path / "run.lock").exists()
 
 
+def test_a_folder_that_is_lost_under_a_run_is_told(tmp_path):
+    workdir.claim(tmp_path / "run", config())
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="run: the folder of this run is gone"):
+        workdir.finish(tmp_path / "run", config(), {}, [])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_does_not_fit_is_refused(tmp_path, monkeypatch, caplog):
+    with caplog.at_level("INFO"):
+        workdir.check_room(tmp_path, 3_000_000, 1_000_000)
+    assert f"{tmp_path}: up to 3.0 MB of disk, 1.0 MB when finished" in caplog.text
+    (tmp_path / "checkpoint").write_bytes(bytes(2_000_000))  # Which will make room.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1_500_000))
+    workdir.check_room(tmp_path, 3_500_000, 1_000_000)
+    with pytest.raises(ValueError, match=r"needs 3\.6 MB of disk, and 1\.5 MB are free"):
+        workdir.check_room(tmp_path, 3_600_000, 1_000_000)
+
+
+@pytest.mark.parametrize("name", ["config.json", "results.jsonl"])
+def test_a_damaged_file_is_named(tmp_path, name):
+    read = workdir.read_rows if name.endswith("l") else workdir.read_json
+    (tmp_path / name).write_bytes(b'{"a": "\xff')
+    with pytest.raises(ValueError, match=rf"{name}.*damaged, not JSON"):
+        read(tmp_path / name)
+
+
+def test_a_text_goes_through_links_and_to_devices(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "place")
+    workdir.write_text(tmp_path / "link", "text")
+    assert (tmp_path / "place").read_text() == "text"
+    assert (tmp_path / "link").is_symlink()
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as error:
+        workdir.write_text(tmp_path / "full", "text")
+    assert error.value.filename == str(tmp_path / "full")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("loop", "x" * 250 + ".json"):
+        workdir.write_text(tmp_path / name, "text")
+        assert (tmp_path / name).read_text() == "text"
+    for name in ("x" * 300, "."):
+        with pytest.raises(OSError, match=re.escape(str(tmp_path))):
+            workdir.write_text(tmp_path / name, "text")
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_a_finished_run_gives_its_result_again(tmp_path):
     workdir.claim(tmp_path, config())
     rows = [workdir.row("mini", "", "accuracy", 0.75, (0.5, 0.875), 8, reference=0.5)]
@@ -270,3 +384,13 @@ def test_a_finished_run_gives_its_result_again(tmp_path):
 
 def test_a_value_that_is_not_finite_becomes_none():
     assert workdir.row("", "", "loss", float("nan"))["value"] is None
+
+
+@pytest.mark.parametrize("place", ["~nobody-here/cache", "gs://bucket/cache"])
+def test_without_a_place_for_what_is_kept_a_run_goes_on(monkeypatch, caplog, place):
+    monkeypatch.setenv("HS2JAX_CACHE", place)
+    store = Store(lambda: hub.cache_folder() / "kept.sqlite", cache=True)
+    store.add({"a": 1.0})
+    assert store.get("a") == 1.0
+    assert f"{place}: there is no such folder" in caplog.text
+    assert "set HS2JAX_CACHE" in caplog.text

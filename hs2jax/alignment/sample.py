@@ -17,9 +17,10 @@ from hs2jax.alignment import server, sources, stage
 from hs2jax.data import corpora
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
+from hs2jax.identity import content_key
 from hs2jax.language_model import LanguageModel
 from hs2jax.models import sampler, sharding
-from hs2jax.workdir import content_key, row
+from hs2jax.workdir import row
 
 
 @stage.verb

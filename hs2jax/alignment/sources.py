@@ -10,9 +10,9 @@ from hs2jax.alignment import stage
 from hs2jax.data import chat, corpora
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
+from hs2jax.identity import content_key
 from hs2jax.language_model import LanguageModel
 from hs2jax.models.config import Config
-from hs2jax.workdir import content_key
 
 SETTINGS = ("temperature", "top_p", "top_k", "max_new_tokens", "seed")
 

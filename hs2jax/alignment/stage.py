@@ -12,6 +12,7 @@ from hs2jax import configs, locks, workdir
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import scores
+from hs2jax.identity import content_key
 from hs2jax.inference import NAMED, progress_of
 from hs2jax.language_model import LanguageModel
 from hs2jax.models import sharding
@@ -132,7 +133,7 @@ def verb(work: Callable[..., list[dict]]) -> Callable[..., list[dict]]:
 def identity(model: LanguageModel) -> str:
     """Hash what a language model's log-probabilities follow from, beside the groups."""
     parts = (model.tokenizer.chat_template, model.read, str(np.dtype(model.dtype)))
-    return workdir.content_key(checksum(model.params), *parts)
+    return content_key(checksum(model.params), *parts)
 
 
 def wanted(config, model: str, outputs: Sequence[str]) -> tuple[str, ...]:

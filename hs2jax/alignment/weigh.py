@@ -17,10 +17,11 @@ from hs2jax.alignment.sampled_rows import Sampled
 from hs2jax.data import formats
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
+from hs2jax.identity import content_key
 from hs2jax.language_model import LanguageModel
 from hs2jax.losses import steerlm
 from hs2jax.reward_model import RewardModel
-from hs2jax.workdir import content_key, row
+from hs2jax.workdir import row
 
 log = logging.getLogger(__name__)
 

@@ -61,11 +61,10 @@ def score(
                     yield each
 
     kept: list[Scored] = []
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Another name until it is whole, so that a half file is never taken for the result.
-    scratch = output.with_name(output.name + ".unfinished")
-    with scratch.open("w", encoding="utf-8") as file:
+    lines = 0
+    with workdir.writing(output) as file:
         for each in scored(data, "score", record):
+            lines += 1
             line = {name: getattr(each.group, name) for name in ("source", "prompt", "responses")}
             table = each.outputs
             line["outputs"] = [dict(zip(model.outputs, row.tolist(), strict=True)) for row in table]
@@ -73,11 +72,8 @@ def score(
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
             if best is not None:
                 kept.append(each)
-        nothing = not file.tell()
-    if nothing:
-        scratch.unlink()
-        raise ValueError(f"nothing is left of {data} to score: {record}")
-    scratch.replace(output)
+        if not lines:
+            raise ValueError(f"nothing is left of {data} to score: {record}")
     if best is None:
         return record
     items, rows, records = _candidates(kept, scalar), [], {"data": record.to_dict()}

@@ -21,11 +21,11 @@ from hs2jax.data.conversations import in_parts
 from hs2jax.data.groups import Group
 from hs2jax.data.packing import Example
 from hs2jax.data.record import Record
+from hs2jax.identity import content_key
 from hs2jax.models.checksum import checksum
 from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
 from hs2jax.store import Store
-from hs2jax.workdir import content_key
 
 log = logging.getLogger(__name__)
 

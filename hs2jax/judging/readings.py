@@ -13,13 +13,13 @@ import numpy as np
 
 from hs2jax.data.conversations import in_parts
 from hs2jax.data.record import Record
+from hs2jax.identity import content_key
 from hs2jax.inference import progress_of
 from hs2jax.judging import written
 from hs2jax.judging.judge import Judge, Reading, not_finite
 from hs2jax.judging.prompts import Request
 from hs2jax.models.checksum import checksum
 from hs2jax.store import Store
-from hs2jax.workdir import content_key
 
 VERSION = 4  # To be raised when the way of reading changes.
 CHUNK = 64  # Requests that are read, and kept, at a time.

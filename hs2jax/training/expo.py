@@ -21,6 +21,7 @@ from hs2jax.data import corpora, loader
 from hs2jax.data.record import Record
 from hs2jax.evaluation import comparison, measures
 from hs2jax.evaluation import items as scored
+from hs2jax.identity import content_key
 from hs2jax.model import default_dtype
 from hs2jax.models import merge, sharding
 from hs2jax.models.checksum import checksum
@@ -86,7 +87,7 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         encoded = [example.encoded for example in data[name].examples]
         ends = np.cumsum([len(each.responses) for each in encoded])[:-1]
         tokens = [ids for each in encoded for ids in (each.prompt, *each.responses)]
-        key = workdir.content_key(*follows_from, factor, *tokens)
+        key = content_key(*follows_from, factor, *tokens)
         store.share([key])
         if key not in store:
             outputs = np.concatenate(merged(factor).predict(data[name].examples))

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from hs2jax.data import loader
+from hs2jax.identity import content_key
 from hs2jax.inference import not_finite, plan_evaluation, run_decoder, run_rows
 from hs2jax.models.checksum import checksum
 from hs2jax.models.hf import hub
 from hs2jax.store import Store
-from hs2jax.workdir import content_key
 
 log = logging.getLogger(__name__)
 

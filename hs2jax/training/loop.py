@@ -100,6 +100,13 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         shardings=places,
     )
 
+    state_bytes, best_bytes = map(trainable.nbytes, (shapes, shapes["params"]))
+    export = jax.eval_shape(trainable.finish, trainable.join(shapes["params"], frozen))
+    left = trainable.nbytes(export) + (state_bytes + best_bytes) * (not spent)
+    # A checkpoint goes when the next one is there.
+    most = max(2 * (state_bytes + best_bytes), state_bytes + best_bytes + trainable.nbytes(export))
+    workdir.check_room(folder, most, left)
+
     # Begin, or restore --------------------------------------------------------------------------
     run = RunState(folder, frozen, started=started)
     if run.stopped and run.stopped["steps"] >= config.not_finite_limit:

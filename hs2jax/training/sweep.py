@@ -103,7 +103,7 @@ def _work(config: ConfigDict, place: Path, level: int, send) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("hs2jax").setLevel(level)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of its own waiting.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # What orbax raises is told anyway.
     why = ""
     try:
         place.mkdir(parents=True, exist_ok=True)

@@ -90,6 +90,11 @@ def count(params) -> int:
     return sum(x.size for x in jax.tree.leaves(params))
 
 
+def nbytes(params) -> int:
+    """Count the bytes of a tree of arrays or their shapes."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
+
+
 def _make(function, mesh, *given):
     """Compute `function(*given)` in its place on the mesh. Arrays that it closed over would have to
     be whole on every host."""

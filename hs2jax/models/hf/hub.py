@@ -21,6 +21,7 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 
+from hs2jax import faults
 from hs2jax.models import sharding
 from hs2jax.models.config import Config
 from hs2jax.models.hf import adapters, checkpoint_files, gguf, reward_checkpoints, tokenizer_files
@@ -199,15 +200,17 @@ def save(
     hf_config = write_config(config, outputs=outputs, dtype=dtype)
 
     folder = Path(folder)
-    scratch = folder.with_name(f".{folder.name}-unfinished")
+    scratch = folder.with_name(f".{folder.name[:200]}-unfinished")
     shutil.rmtree(scratch, ignore_errors=True)  # What a killed export left.
-    scratch.mkdir(parents=True)
     try:
-        checkpoint_files.write(scratch, tensors, max_shard_bytes)
-        write_json(scratch / "config.json", hf_config | ({"hs2jax": record} if record else {}))
-        if tokenizer is not None:
-            tokenizer_files.save(tokenizer, scratch)
-        _publish(scratch, folder)
+        with faults.naming(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            scratch.mkdir()
+            checkpoint_files.write(scratch, tensors, max_shard_bytes)
+            write_json(scratch / "config.json", hf_config | ({"hs2jax": record} if record else {}))
+            if tokenizer is not None:
+                tokenizer_files.save(tokenizer, scratch)
+            _publish(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -217,7 +220,7 @@ def resolve(name: str | Path) -> Path:
 
     Raises FileNotFoundError that lists all that was tried.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
         return path
     repository, wheel = _source(str(name))
@@ -242,8 +245,12 @@ def resolve(name: str | Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """The folder of fetched models: $HS2JAX_CACHE, or ~/.cache/hs2jax."""
-    return Path(os.environ.get("HS2JAX_CACHE", "~/.cache/hs2jax")).expanduser()
+    """The folder of fetched models: $HS2JAX_CACHE, or ~/.cache/hs2jax. Raises OSError where there
+    is no home folder, or an address is given."""
+    path = os.path.expanduser(os.environ.get("HS2JAX_CACHE") or "~/.cache/hs2jax")
+    if path.startswith("~") or "://" in path:
+        raise OSError(f"{path}: there is no such folder for what is kept; set HS2JAX_CACHE to one")
+    return Path(path)
 
 
 def _source(name: str) -> tuple[str, str | None]:
@@ -322,7 +329,6 @@ def _naming(path: Path):
 
 def _publish(scratch: Path, folder: Path) -> None:
     """Move a finished export into place. At no moment does the folder look whole but mix two."""
-    folder.mkdir(exist_ok=True)
     config = "config.json"
     (folder / config).unlink(missing_ok=True)  # a folder without it is no model's folder
     for pattern in ("model*.safetensors*", *tokenizer_files.FILES):

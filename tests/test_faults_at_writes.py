@@ -1,0 +1,216 @@
+"""Every verb ends with a line at any write that fails, and then with the bits of an undisturbed
+run. On each change a few points of each kind; all of them with LONG=1 in the environment."""
+
+import gc
+import json
+import os
+import random
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import judge_runs
+import pytest
+import stages
+import tiny
+from command import hs2jax, succeed
+from faults_at_writes import FAULTS, Killed, faults
+
+from hs2jax import locks
+from hs2jax.evaluation import scores
+from hs2jax.training import loop, sweep
+
+LONG = os.environ.get("LONG")
+CONFIGS = """
+from hs2jax import configs
+
+def get_config(kind):
+    train = configs.defaults("train_reward_model")
+    train.model.update(name={base!r}, remat=False)
+    train.data.update(train={pairs!r} + "[:6]", validation={pairs!r} + "[6:]", row_length=128)
+    train.update(batch_size=3, epochs=1, evaluate_every=1, checkpoint_every=1, micro_batch_size=8)
+    if kind == "train":
+        return train
+    if kind != "recipe":
+        return configs.defaults(kind)
+    recipe = configs.defaults(kind)
+    recipe.stages = ("first", "second")
+    recipe.first = train
+    recipe.second = configs.defaults("evaluate")
+    recipe.second.model.name = "{{first}}/model"
+    recipe.second.data = {pairs!r}
+    return recipe
+"""
+CLOCKS = {"seconds", "tokens_per_second", "seconds_per_step", "peak_memory_bytes", "bytes"}
+APART = ("tensorboard", "report.html", "report.md", "run.lock")  # As they hold times, or go.
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A folder with what runs need."""
+    here = tmp_path_factory.mktemp("faults")
+    stages.models(here)
+    judge_runs.prepare(here)
+    tiny.language_model(here / "base", num_layers=2)
+    for seed, name in enumerate(("initial", "trained")):
+        tiny.save(here / name, seed=seed)
+    pairs = stages.pairs(here / "pairs.jsonl", 9)
+    text = CONFIGS.format(base=str(here / "base"), pairs=pairs)
+    (here / "of.py").write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scores, "default_folder", lambda: here / "root" / "cache")
+        # The faults are in this process.
+        patch.setattr(sweep, "_train", lambda config, place: loop.train(config, place) and "")
+        sample = command(here, "sample")
+        succeed(*sample)
+        shutil.move(here / "root" / "run", here / "sampled")
+        succeed(*command(here, "evaluate"))
+        shutil.move(here / "root" / "run", here / "evaluated")
+        yield here
+
+
+def command(here: Path, verb: str) -> list[str]:
+    """A command that makes `here`/root/run."""
+    pairs, out = f"preference:{here / 'pairs.jsonl'}", here / "root" / "run"
+    sampled = f"sampled:{here / 'sampled' / 'samples.jsonl'}"
+    of = lambda kind, **settings: [  # noqa: E731
+        f"--config={here / 'of.py'}:{kind}",
+        f"--workdir={out}",
+        *(f"--config.{key.replace('__', '.')}={value}" for key, value in settings.items()),
+    ]
+    score = ["score", f"--model={here / 'trained'}", f"--data={pairs}", f"--output={out}/s.jsonl"]
+    policy = {"model__name": here / "policy", "conditions": f"('{stages.ASKED}',)"}
+    return {
+        "train": ["train", *of("train")],
+        "run": ["run", *of("recipe")],
+        "evaluate": ["evaluate", *of("evaluate", model__name=here / "trained", data=pairs)],
+        "judge": [
+            "judge",
+            *of("judge", criteria=here / "criteria.json", weights="cross-validate", folds=2),
+            *(f"--config.{k}={v}" for k, v in judge_runs.settings_of(here).items()),
+        ],
+        "score": score,
+        "best-of-n": [*score, f"--best={out}/best"],
+        "sample": [
+            "sample",
+            *of("sample", data=stages.prompts(here), n=2, max_new_tokens=4, **policy),
+        ],
+        "annotate": ["annotate", *of("annotate", model__name=here / "ratings", data=pairs)],
+        "weigh": [
+            "weigh",
+            *of("weigh", reward_model=here / "ratings", prior=here / "prior", data=sampled),
+            "--config.unfinished=keep",
+        ],
+        "expo": [
+            "expo",
+            *of("expo", initial=here / "initial", trained=here / "trained", data=pairs),
+            "--config.factors=(1.5,)",
+            "--config.fine_step=0",
+        ],
+        "convert": ["convert", f"--model={here / 'trained'}", f"--output={out}"],
+        "sweep": ["sweep", *of("train"), "--over=objective.preference=regular,scaled"],
+        "report": ["report", f"--workdir={out}"],
+    }[verb]
+
+
+VERBS = ["train", "run", "evaluate", "judge", "score", "best-of-n", "sample", "annotate", "weigh"]
+VERBS += ["expo", "convert", "sweep", "report"]
+SAMPLED = ["train", "evaluate", "best-of-n", "sample", "convert", "report"]
+
+
+def begin(here: Path, verb: str) -> Path:
+    """An empty root, but for what the verb reads of its own folder."""
+    root = here / "root"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    if verb == "report":
+        shutil.copytree(here / "evaluated", root / "run")
+    return root
+
+
+def timeless(value):
+    """What a JSON value says, without how long it took."""
+    if isinstance(value, list):
+        return [each for each in map(timeless, value) if each is not None]
+    if isinstance(value, dict):
+        if value.get("metric") in CLOCKS:
+            return None
+        return {key: timeless(x) for key, x in value.items() if key not in CLOCKS}
+    return "" if value is None else value
+
+
+def bits(root: Path) -> dict[str, object]:
+    """What every file of a run says."""
+    found = {}
+    for path in sorted((root / "run").rglob("*")):
+        name = str(path.relative_to(root))
+        if path.is_file() and not any(each in name for each in APART):
+            found[name] = path.read_bytes()
+            if path.suffix in (".json", ".jsonl"):
+                found[name] = [timeless(json.loads(x)) for x in texts(path)]
+    return found
+
+
+def texts(path: Path) -> list[str]:
+    text = path.read_text()
+    return text.splitlines() if path.suffix == ".jsonl" else [text]
+
+
+def late(*_):
+    raise TimeoutError("it hangs")
+
+
+def disturbed(here: Path, verb: str, fault: str, nth: int) -> str:
+    """Run a verb with a fault at its nth point. Returns where that was, and what was said."""
+    root, done = begin(here, verb), None
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(120)
+    try:
+        with faults(root, fault, nth) as layer:
+            done = hs2jax(*command(here, verb))
+    except Killed:
+        assert fault in ("torn", "killed")
+    finally:
+        signal.alarm(0)
+    for file in locks._locks.values():  # The system does it for a process that ends.
+        file.close()
+    locks._locks.clear()
+    gc.collect()
+    where = f"{verb}, point {nth}, {fault} at {layer.failed}"
+    if done and done.code:
+        head = f"hs2jax {command(here, verb)[0]}:"
+        (said,) = (line for line in done.err.splitlines() if line.startswith(head))
+        assert done.code == 1, (where, done.err)
+        assert str(root) in said, (where, said)
+        assert "Traceback" not in done.err, (where, done.err)
+        assert "a fault of hs2jax" not in said, (where, said)
+    return where
+
+
+@pytest.mark.parametrize("verb", VERBS if LONG else SAMPLED)
+def test_after_a_fault_the_same_command_ends_with_the_same_bits(here, verb, capsys):
+    root = begin(here, verb)
+    with faults(root) as layer:
+        said = hs2jax(*command(here, verb))
+    assert said.code == 0, said.err
+    expected = bits(root)
+    if verb != "report":  # Whatever came to be was seen.
+        assert {str(path) for path in root.rglob("*") if path.is_file()} <= layer.seen
+    nths = range(1, len(layer.points) + 1)
+    if len(nths) > 120:  # One of each kind: the same file is written at every step.
+        kinds = {re.sub(r"\d+", "", point): nth for nth, point in enumerate(layer.points, 1)}
+        nths = kinds.values()
+    todo = [(fault, nth) for nth in nths for fault in FAULTS]
+    if not LONG:
+        todo = random.Random(verb).sample(todo, 2)
+    for fault, nth in todo:
+        where = disturbed(here, verb, fault, nth)
+        again = hs2jax(*command(here, verb))
+        assert again.code == 0, (where, again.err)
+        found = bits(root)
+        assert found.keys() == expected.keys(), where
+        for name in expected:
+            assert found[name] == expected[name], (where, name)
+    with capsys.disabled():
+        print(f"\n{verb}: {len(layer.points)} points, {len(todo)} faults at them", end="")
