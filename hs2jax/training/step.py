@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from hs2jax.inference import forward
-from hs2jax.models.sharding import path_name
+from hs2jax.models.sharding import path_name, to_host
 from hs2jax.training import trainable
 
 
@@ -66,7 +66,7 @@ def check_finite(params) -> None:
     """Raise ValueError with the names of parameters that are not finite: a last step may have made
     them so although its gradient was."""
     paths, leaves = zip(*jax.tree.leaves_with_path(params), strict=True)
-    finite = _finite(leaves)
+    finite = to_host(_finite(leaves))
     if bad := [path_name(path) for path, whole in zip(paths, finite, strict=True) if not whole]:
         raise ValueError(
             f"the parameters {', '.join(bad)} are not finite: try a lower "
