@@ -372,9 +372,11 @@ def writing(path: Path) -> Iterator[TextIO]:
                 yield file
             if plain:
                 scratch.replace(place)
-        finally:
+        except BaseException:
             if plain:
-                scratch.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    scratch.unlink()
+            raise
 
 
 # The machine ------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def verb(work: Callable[..., list[dict]]) -> Callable[..., list[dict]]:
     def run(config, folder: Path | str) -> list[dict]:
         folder, started = Path(folder), time.time()
         configs.check(config)
-        if workdir.claim(folder, config):
+        if workdir.claim(folder, config, [KEPT]):
             return workdir.read_rows(folder / "results.jsonl")
         run = Run(config, folder)
         rows = work(config, run)

@@ -43,6 +43,8 @@ from hs2jax.workdir import row
 
 log = logging.getLogger(__name__)
 
+READ = "readings.sqlite"
+
 
 @locks.released
 def judge(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
@@ -53,12 +55,12 @@ def judge(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     configs.check(config)
     chosen = load_criteria(config)
     folder, started = Path(folder), time.time()
-    if workdir.claim(folder, config) is not None:
+    if workdir.claim(folder, config, [READ]) is not None:
         return workdir.read_rows(folder / "results.jsonl")
     check_data(config, chosen)
     mesh, dtype = sharding.mesh_of(config.mesh), configs.dtype(config.model.dtype)
     one = Judge.load(config.model.name, mesh=mesh, dtype=dtype)
-    readings = Readings(one, folder / "readings.sqlite")
+    readings = Readings(one, folder / READ)
     rows, result = (score if config.task == "scores" else use)(config, readings, folder, chosen)
     model = {
         "name": config.model.name,
@@ -67,7 +69,7 @@ def judge(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         "dtype": str(np.dtype(one.model.dtype)),
     }
     result = {"task": config.task, "model": model, **result, "seconds": time.time() - started}
-    return workdir.finish(folder, config, result, rows, ["readings.sqlite"])
+    return workdir.finish(folder, config, result, rows, [READ])
 
 
 def check_data(config, chosen: Sequence[Criterion]) -> None:

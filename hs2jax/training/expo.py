@@ -34,6 +34,7 @@ from hs2jax.workdir import row
 log = logging.getLogger(__name__)
 
 FOLDS = 5
+SCORED = "scored.sqlite"
 
 
 @locks.released
@@ -45,7 +46,7 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     """
     folder, started = Path(folder), time.time()
     configs.check(config)
-    if workdir.claim(folder, config):
+    if workdir.claim(folder, config, [SCORED]):
         return workdir.read_rows(folder / "results.jsonl")
 
     # Models and data ----------------------------------------------------------------------------
@@ -75,7 +76,7 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     for name, spec in specs.items():
         data[name], records[name] = read(config, spec, model)
         log.info("%s: %s", name, records[name])
-    store = Store(folder / "scored.sqlite")
+    store = Store(folder / SCORED)
     follows_from = [_checksums(initial), _checksums(trained), str(model.dtype)]
 
     def merged(factor: float):
@@ -149,7 +150,7 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         "records": {name: record.to_dict() for name, record in records.items()},
         "seconds": time.time() - started,
     }
-    return workdir.finish(folder, config, result, rows, ["scored.sqlite"])
+    return workdir.finish(folder, config, result, rows, [SCORED])
 
 
 def read(config, spec: str, model: RewardModel) -> tuple[loader.Prepared, Record]:
