@@ -114,8 +114,10 @@ def held(workdir: Path) -> bool:
 def release(workdir: Path) -> None:
     """Let go of a folder."""
     if file := _locks.pop(_path(workdir), None):
-        Path(file.name).unlink(missing_ok=True)
-        file.close()
+        with contextlib.suppress(OSError):  # What is wrong has been told by whoever wrote.
+            Path(file.name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            file.close()
 
 
 def released(verb: Callable[..., list[dict]]) -> Callable[..., list[dict]]:
