@@ -79,10 +79,9 @@ FLAGS = (
 
 def main(argv=None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
-    if argv[:1] == ["--version"]:
-        print(f"hs2jax {importlib.metadata.version('hs2jax')}")
-        return
-    if argv[:1] == ["help"] and argv[1:2] and argv[1] in VERBS:
+    if argv == ["--version"]:
+        return print(f"hs2jax {importlib.metadata.version('hs2jax')}")
+    if argv[:1] == ["help"] and set(argv[1:2]) & {*VERBS}:
         argv = [argv[1], "--help"]
     if not argv or argv[0] not in VERBS:
         asked = bool(argv) and argv[0] in ("help", "--help", "-h")
@@ -90,11 +89,10 @@ def main(argv=None) -> None:
             print(f"hs2jax: there is no verb {argv[0]!r}\n", file=sys.stderr)
         print(__doc__)
         sys.exit(0 if asked else 2)
-    # Before libraries are imported that would set a form of their own.
+    # Before libraries are imported that set a form of their own, or miss what is not needed.
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("hs2jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # What orbax raises is told anyway.
-    # It would tell everybody that there is no torch, which is not needed.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from hs2jax import faults
 
@@ -109,8 +107,7 @@ def main(argv=None) -> None:
         options = parse(verb, rest)
         if options.help:
             print(*(line for line in __doc__.splitlines() if f" hs2jax {verb} " in line), sep="\n")
-            print(options)
-            return
+            return print(options)
         if options.traceback:
             os.environ["HS2JAX_TRACEBACK"] = "1"  # For child processes too.
         stopping.install()
@@ -121,8 +118,9 @@ def main(argv=None) -> None:
         {"score": score, "convert": convert, "report": report}.get(verb, run)(verb, options)
         stopping.leave()
     except stopping.Stopped as error:
-        print(f"hs2jax {verb}: stopped by {error.why}; the same command goes on", file=sys.stderr)
-        stopping.leave(stopping.STOPPED, f"stopped by {error.why}")
+        why = f"stopped by {error.why}"
+        print(f"hs2jax {verb}: {why}; the same command goes on", file=sys.stderr)
+        stopping.leave(stopping.STOPPED, why)
         raise
     except Exception as error:
         stopping.lost(error)

@@ -40,6 +40,9 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+    for item in items:
+        if item.get_closest_marker("long") and not os.environ.get("LONG"):
+            item.add_marker(pytest.mark.skip(reason="long: LONG=1 in the environment runs it"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -154,6 +154,7 @@ RATINGS = "ratings:{annotation}/annotated.jsonl"
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
 
+@pytest.mark.long
 def test_the_small_recipe_goes_through_all_its_stages(tmp_path):
     tiny.language_model(tmp_path / "base", max_seq_len=2048, num_layers=1, intermediate_size=32)
     fast = {"model.remat": False, "data.row_length": 1024, "epochs": 1}

@@ -18,8 +18,6 @@ from test_processes import CONFIG, SETTINGS
 import hs2jax
 from hs2jax.training import metrics
 
-LONG = pytest.mark.skipif(not os.environ.get("LONG"), reason="long: LONG=1 runs it")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -100,7 +98,10 @@ def test_hosts_that_disagree_are_told_in_what(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("count", "stopped", "killed"),
-    [(2, 1, 0), *(pytest.param(*case, marks=LONG) for case in ((2, 0, 1), (4, 0, 2), (4, 3, 0)))],
+    [
+        (2, 1, 0),
+        *(pytest.param(*x, marks=pytest.mark.long) for x in ((2, 0, 1), (4, 0, 2), (4, 3, 0))),
+    ],
 )
 def test_one_that_is_stopped_stops_all_and_one_that_dies_ends_all(
     count, stopped, killed, folder, tmp_path

@@ -1,6 +1,5 @@
 """What two hosts have begun, one ends with the rows that one gives alone."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,7 @@ from hs2jax.judging import readings
 from hs2jax.store import Store
 from hs2jax.training import loop
 
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("LONG"), reason="long: LONG=1 in the environment runs it"
-)
+pytestmark = pytest.mark.long
 # Each verb, and how often it keeps something before it is stopped.
 KEPT = {"sample": 1, "annotate": 2, "weigh": 3, "steer": 2, "evaluate": 2, "judge": 2}
 KEPT["train"] = 3  # How often it asks whether to stop, before steps and batches of evaluations.

@@ -2,6 +2,7 @@
 read."""
 
 import numpy as np
+import pytest
 from judge_runs import items_of, prepare
 from stages import write
 from test_processes import finish, start, start_two
@@ -37,6 +38,7 @@ for again in (False, True):
 """
 
 
+@pytest.mark.long
 def test_two_processes_judge_as_one_does(tmp_path):
     here = prepare(tmp_path)
     rows = [{"instruction": f"Task {i}.", "output": "word " * (1 + i % 3)} for i in range(5)]
