@@ -18,7 +18,8 @@ CONFIG = Path(__file__).parent.parent / "configs" / "evaluate.py"
 
 def evaluated(tmp_path, data: str) -> list[dict]:
     """Items of `data` whose prompts are one turn, scored by a tiny model in `tmp_path`/model."""
-    tiny.save(tmp_path / "model", outputs=("a", "b"), weights={"a": 1.0}, max_seq_len=16384)
+    outputs = {"outputs": ("helpfulness", "verbosity"), "weights": {"helpfulness": 1.0}}
+    tiny.save(tmp_path / "model", **outputs, max_seq_len=16384)
     flags = [f"--config={CONFIG}:{tmp_path / 'model'}", f"--workdir={tmp_path / 'run'}"]
     succeed("evaluate", *flags, f"--config.data={data}")
     (file,) = (tmp_path / "run" / "items").iterdir()
