@@ -79,10 +79,11 @@ def seeing(found, new=False):
 
 
 @pytest.mark.parametrize("name", READ)
-def test_a_shape_of_others_scores_as_the_plain_one(plain, tmp_path, name):
+def test_a_shape_of_others_scores_as_the_plain_one(plain, tmp_path, name, caplog):
     model = RewardModel.load(copy_of(plain[0], tmp_path / "in", **READ[name]))
     assert model.read == "last"
     np.testing.assert_array_equal(rewards(model), plain[1])
+    assert ("not applied: scores are raw" in caplog.text) == (name == "OpenRLHF's")
 
 
 def test_a_heads_bias_is_read(plain, tmp_path):

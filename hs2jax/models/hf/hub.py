@@ -132,6 +132,8 @@ def _open_folder(name: str, path: Path, lm_head: bool) -> tuple[Loaded, dict[str
     head = reward_checkpoints.take_head(tensors, config)
     if head is not None:
         hf_config["architectures"] = [FAMILIES[hf_config["model_type"]].classifier]
+        if {"mean", "std"} <= hf_config.keys():  # OpenRLHF's, which may be of its training.
+            log.warning("%s: mean and std in config.json are not applied: scores are raw", path)
     kind = (hf_config.get("architectures") or [""])[0]
     if head is None and kind.endswith("ForSequenceClassification"):
         raise ValueError(
