@@ -12,13 +12,9 @@ scaled where they say how much better the better one is; ratings by regression. 
 thousand pairs on one GPU, or fewer on a CPU; the base model is --config.model.name=NAME.
 """
 
-import re
-
 from hs2jax import configs
-from hs2jax.data import guess
+from hs2jax.data import corpora, guess
 from hs2jax.data.formats import FORMATS
-
-SPEC = re.compile(r"\w+(\{.*\})?:(?!//).+")
 
 
 def get_config(data=""):
@@ -37,15 +33,14 @@ def get_config(data=""):
     if not data:
         return config
 
-    seen = guess.look_at_spec(data) if SPEC.fullmatch(data) else guess.look(data)
-    if FORMATS[seen.format].benchmark:
+    seen = guess.look(data)
+    if FORMATS[corpora.parse(seen.spec)[0].format].benchmark:
         raise ValueError(
-            f"--data={data} is the benchmark {seen.format}, not to be trained on: hs2jax evaluate "
-            f"--config=configs/evaluate.py:MODEL --config.data={seen.format}:{data}"
+            f"--data={data} is a benchmark, not to be trained on: hs2jax evaluate "
+            f"--config=configs/evaluate.py:MODEL --config.data={seen.spec}"
         )
-    spec = data if SPEC.fullmatch(data) else f"{seen.format}:{data}"
-    config.data.train = f"{spec}[~:90%]"
-    config.data.validation = f"{spec}[~90%:]"
+    config.data.train = f"{seen.spec}[~:90%]"
+    config.data.validation = f"{seen.spec}[~90%:]"
     if seen.pairs:
         config.objective.preference = "scaled" if seen.strengths else "regular"
     elif seen.attributes:

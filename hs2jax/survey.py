@@ -22,10 +22,6 @@ from hs2jax.models.hf.fingerprint import changed
 OF_SAMPLES = ("annotate", "rescale", "weigh")
 
 
-# What begins a specification, and no address or path.
-SPEC = r"\w+({[^{}]*})?:(?!//)"
-
-
 class Survey(NamedTuple):
     """The groups of a specification: their hash in their order, and what there is of them, pairs
     included; None where the rows are only hashed, as they are read in another way."""
@@ -70,7 +66,7 @@ def of_key(config, key: str) -> list[tuple[str, Survey]]:
     options = {"skip": "skip" in (flat.get("on_error"), flat.get("data.on_error"))}
     options["derive"] = flat.get("derive") or flat.get("data.derive") or ""
     found = []
-    for spec in corpora.split(flat[key]) if re.match(SPEC, flat[key]) else ():
+    for spec in corpora.split(flat[key]) if corpora.BEGINS.match(flat[key]) else ():
         if not re.search(r"\{\w+\}", spec):
             own_way = config.kind in OF_SAMPLES and corpora.parse(spec)[0].format == "sampled"
             found.append((spec, survey(spec, own_way=own_way, **options)))

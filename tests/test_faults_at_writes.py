@@ -71,7 +71,7 @@ def here(tmp_path_factory):
 
 
 def command(here: Path, verb: str) -> list[str]:
-    """A command that makes `here`/root/run."""
+    """A command whose run has the folder `run` of `root` in `here`."""
     pairs, out = f"preference:{here / 'pairs.jsonl'}", here / "root" / "run"
     sampled = f"sampled:{here / 'sampled' / 'samples.jsonl'}"
     of = lambda kind, **settings: [  # noqa: E731

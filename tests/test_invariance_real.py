@@ -73,11 +73,9 @@ WAYS = {
 }
 
 
-LONG = pytest.mark.long
-
-
 @pytest.mark.parametrize(
-    "way", [pytest.param(x, marks=LONG) if x == "one row at a time" else x for x in WAYS]
+    "way",
+    [pytest.param(x, marks=pytest.mark.long) if x == "one row at a time" else x for x in WAYS],
 )
 def test_real_conversations_have_one_score(way, model, prepared, reference, record_property):
     options = dict(WAYS[way])

@@ -48,23 +48,25 @@ def ask(address: str, path: str, body: Mapping[str, Any] | None = None) -> dict:
     """Return the object that a server answers. Tries again where it is busy or not reached. One on
     this machine is asked past any proxy.
 
-    address: as in "http://localhost:8000/v1". Raises RefusedError for what is wrong
-    with this request alone, and ServerError.
+    address: as in "http://localhost:8000/v1". Raises RefusedError for what is wrong with this
+    request alone, and ServerError.
     """
     url = f"{address.rstrip('/')}/{path}"
     headers = {"Content-Type": "application/json"}
     if key := os.environ.get(KEY):
         headers["Authorization"] = f"Bearer {key}"
     content = None if body is None else json.dumps(body).encode()
-    proxies = urllib.request.getproxies()
-    local = urllib.parse.urlsplit(url).hostname in LOOPBACK
-    opener = urllib.request.build_opener(*[urllib.request.ProxyHandler({})] * local)
+    host = urllib.parse.urlsplit(url).hostname or ""
+    local = host in LOOPBACK or urllib.request.proxy_bypass(host)
+    proxies = {} if local else urllib.request.getproxies()
+    way = f", by way of the proxy {', '.join(proxies.values())}," if proxies else ""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
     for wait in (*WAITS, None):
         try:
             request = urllib.request.Request(url, content, headers)
             with opener.open(request, timeout=TIMEOUT) as answer:
                 said = answer.read()
-            return _object(url, said, {} if local else proxies)
+            return _object(f"{url}{way}", said)
         except urllib.error.HTTPError as error:
             why = f"{error.code} {error.reason}: {error.read(2000).decode(errors='replace')}"
             if error.code < 500 and error.code not in BUSY:
@@ -81,21 +83,19 @@ def ask(address: str, path: str, body: Mapping[str, Any] | None = None) -> dict:
         if wait is not None:
             log.warning("%s: %s; asked again in %g s", url, why, wait)
             time.sleep(wait)
-    way = f" (by way of the proxy {', '.join(proxies.values())})" if proxies and not local else ""
-    raise ServerError(f"{url} does not answer{way}: {why}")
+    raise ServerError(f"{url}{way} does not answer: {why}")
 
 
-def _object(url: str, said: bytes, proxies: Mapping[str, str]) -> dict:
+def _object(url: str, said: bytes) -> dict:
     """Read what a server said. Raises ServerError for no object and RefusedError for an error."""
     try:
         found = json.loads(said)
     except ValueError:
         found = said[:80].decode(errors="replace")
     if not isinstance(found, dict):
-        way = f", or the proxy {', '.join(proxies.values())} answers instead" if proxies else ""
         raise ServerError(
             f"{url} answers {str(found)[:80]!r} and no JSON object: it is no OpenAI-compatible API "
-            f"(with its /v1){way}"
+            "(with its /v1), or something in between answers instead"
         )
     if "error" in found or found.get("object") == "error":
         raise RefusedError(f"{url} answers an error: {str(found.get('error', found))[:300]}")

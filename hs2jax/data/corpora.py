@@ -22,6 +22,7 @@ from hs2jax.data.tfds import catalogue
 
 FEW = 20  # Ratings of a file that need not reach the end of their scale.
 PART = re.compile(r"(\w+)(?:\{([^{}]*)\})?:([^\[\]]+)((?:\[[^\[\]]*\]){0,2})")
+BEGINS = re.compile(r"\w+(?:\{[^{}]*\})?:(?!//)")  # A specification, no address or path.
 PLUS = re.compile(r"\+(?=\s*\w+(?:\{[^{}]*\})?:)")
 SLICE = re.compile(r"(-?\d+%?)?:(-?\d+%?)?")
 OF_PROMPTS = re.compile(r"~(?:(\d+)%)?:(?:(\d+)%)?")

@@ -120,7 +120,7 @@ def hh_rlhf(row: Row) -> Group:
 
 def preference(row: Row) -> Group:
     """A prompt (text or messages), `chosen`, `rejected` (texts, last messages or conversations):
-    see `rows.answered`, and `rows.margin` for how much better the chosen one is."""
+    see `rows.answered`, and `strengths.margin` for how much better the chosen one is."""
     prompt, answers = rows.answered(row, "chosen", "rejected")
     return Group(prompt, answers, strength=-strengths.margin(row))
 

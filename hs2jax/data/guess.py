@@ -1,10 +1,12 @@
 """The format of a file that somebody brings, seen from its first rows."""
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from hs2jax.data import corpora, files, tables
-from hs2jax.data.formats import FORMATS
+from hs2jax.data.fields import Map
+from hs2jax.data.formats import FORMATS, NO_MAP
 from hs2jax.data.groups import FieldError, Group
 
 LOOKED_AT = 50  # Rows.
@@ -18,53 +20,59 @@ ORDER = (
 
 
 class Seen(NamedTuple):
-    """What a file holds: its format, whether its rows are pairs and say by how much the better
-    response is better, and the attributes that are rated."""
+    """What a file holds: its specification, "format:path"; whether its rows are pairs, and say by
+    how much the better response is better; and the attributes that are rated."""
 
-    format: str
+    spec: str
     pairs: bool
     strengths: bool
     attributes: tuple[str, ...]
 
 
-def look(path: str) -> Seen:
-    """See the format that reads the most of a file's first rows, of several the first of ORDER.
+def look(data: str) -> Seen:
+    """See what a file holds by its first rows. data: its path, or "format{field=column}:path"; of
+    a path, the format is the one that reads most of the rows, of several the first of ORDER.
 
-    Raises FileNotFoundError where there is no file, DataError where it is damaged, and ValueError
-    that shows the first bad row where no format reads any, with the columns that there are.
+    Raises FileNotFoundError where there is no file, DataError where it is damaged or a row is not
+    of the format that is named, and ValueError that shows the first bad row where no format reads
+    any, with the columns that there are.
     """
-    path, rows = _first_rows(path)
-    found, faults = {}, {}
-    for name in ORDER:
-        form, found[name] = FORMATS[name], []
-        for number, row in rows:
-            try:
-                found[name].append(form.group({**row, **form.of_path(path)}))
-            except FieldError as error:
-                faults.setdefault(name, f"as '{name}', row {number}: '{error.field}' {error.what}")
-    best = max(ORDER, key=lambda name: len(found[name]))  # The first of equals.
-    if not found[best]:
+    if corpora.BEGINS.match(data):
+        spec = corpora.parse(data)[0]
+        path, rows = _first_rows(spec.path)
+        groups, faults = _groups(spec.format, path, rows, spec.columns)
+        if faults:
+            number, error = faults[0]
+            raise error.at(path, number)
+        return _seen(data, groups)
+    path, rows = _first_rows(data)
+    found = {name: _groups(name, path, rows) for name in ORDER}
+    best = max(ORDER, key=lambda name: len(found[name][0]))  # The first of equals.
+    if not found[best][0]:
         columns = ", ".join(dict.fromkeys(name for _, row in rows for name in row))
+        first = ((name, *found[name][1][0]) for name in ("preference", "ratings"))
+        wrong = "; ".join(
+            f"as '{x}', row {n}: '{error.field}' {error.what}" for x, n, error in first
+        )
         raise ValueError(
             f"{path}: no format reads its rows, whose columns are {columns}. Say which column is "
             "which, as in preference{prompt=COLUMN,chosen=COLUMN,rejected=COLUMN}:FILE or "
-            "ratings{prompt=COLUMN,response=COLUMN,helpfulness=COLUMN}:FILE "
-            f"({faults['preference']}; {faults['ratings']})"
+            f"ratings{{prompt=COLUMN,response=COLUMN,helpfulness=COLUMN}}:FILE ({wrong})"
         )
-    return _seen(best, found[best])
+    return _seen(f"{best}:{data}", found[best][0])
 
 
-def look_at_spec(spec: str) -> Seen:
-    """See what the first rows of "format{field=column}:path" hold; raises as `look` does."""
-    parsed = corpora.parse(spec)[0]
-    form, groups = FORMATS[parsed.format], []
-    path, rows = _first_rows(parsed.path)
+def _groups(
+    name: str, path: str, rows: Sequence[tuple[int, dict]], columns: Map = NO_MAP
+) -> tuple[list[Group], list[tuple[int, FieldError]]]:
+    """Read rows by a format: their groups, and those that are none of it, by number."""
+    form, groups, faults = FORMATS[name], [], []
     for number, row in rows:
         try:
-            groups.append(form.group({**row, **form.of_path(path)}, parsed.columns))
+            groups.append(form.group({**row, **form.of_path(path)}, columns))
         except FieldError as error:
-            raise error.at(path, number) from None
-    return _seen(parsed.format, groups)
+            faults.append((number, error))
+    return groups, faults
 
 
 def _first_rows(path: str) -> tuple[str, list[tuple[int, dict]]]:
@@ -80,8 +88,8 @@ def _first_rows(path: str) -> tuple[str, list[tuple[int, dict]]]:
     return path, rows
 
 
-def _seen(name: str, groups: list[Group]) -> Seen:
+def _seen(spec: str, groups: list[Group]) -> Seen:
     strengths = {abs(group.strength) for group in groups if group.strength}
     rated = (ratings for group in groups for ratings in group.ratings)
     attributes = tuple(dict.fromkeys(attribute for ratings in rated for attribute in ratings))
-    return Seen(name, bool(strengths), strengths - {1.0} != set(), attributes)
+    return Seen(spec, bool(strengths), strengths - {1.0} != set(), attributes)

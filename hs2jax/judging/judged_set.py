@@ -1,6 +1,7 @@
 """A set of data as a judge reads it, beside what people said of it."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -69,33 +70,26 @@ def judge_set(
     """
     record = Record()
     groups = list(corpora.read(spec, on_error=on_error, record=record))
-    human_ratings = ratings_of(spec, groups, criteria)
+    rated = ratings_of(spec, groups, criteria)
     requests = [request for group in groups for request in requests_of(group, criteria, condition)]
-    parts = [range(len(criteria))] if condition == "forced" else [[c] for c in range(len(criteria))]
-    places = [
-        [(g, r, c) for c in some]
-        for g, group in enumerate(groups)
-        for r in range(len(group.responses))
-        for some in parts
-    ]
-    rated = [[human_ratings[g][r, c] for g, r, c in some] for some in places]
+    places = iter([(g, *place) for g, each in enumerate(rated) for place in np.ndindex(each.shape)])
     options = {"total": len(requests), "states": states, "condition": condition, "place": place}
-    logits, seen, human, sample = [], [], [], []
+    logits, seen, sample = [], [], []
     found = readings.stream(requests, name, **options)
     skip = on_error == "skip"
-    for some, ratings, reading, request in zip(places, rated, found, requests, strict=True):
+    for reading, request in zip(found, requests, strict=True):
+        asked = list(itertools.islice(places, len(request.questions)))
         if is_whole([reading], record, request.source, skip=skip):
             logits.append(reading.logits)
             seen.append(reading.states)
-            sample += some
-            human += ratings
+            sample += asked
     if not logits:
         raise nothing_read(f"no response of {spec}", record)
     return JudgedSet(
         groups=groups,
         logits=np.concatenate(logits),
         states=np.concatenate(seen) if states else None,
-        human=np.array(human),
+        human=np.array([rated[g][r, c] for g, r, c in sample]),
         clusters=np.array([prompt_text(groups[g]) for g, *_ in sample], object),
         criterion=np.array(sample)[:, 2],
         response=np.array(sample)[:, :2],
