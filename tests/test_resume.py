@@ -278,7 +278,7 @@ def test_a_run_that_skipped_too_many_steps_goes_on_where_it_may_skip_more(folder
     assert_same(*places)
 
 
-@pytest.mark.skipif(not KILLS, reason="long: LONG=1 in the environment runs it")
+@pytest.mark.long
 def test_killed_by_sigkill_it_ends_with_the_same_bits(folder, undisturbed):
     rng, of, place = random.Random(0), config(folder), folder / "sigkill"
     for _ in range(KILLS):
