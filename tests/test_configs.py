@@ -107,6 +107,7 @@ def language_model(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_runlocal_trains_to_a_report(tmp_path, language_model):
     config, flags = read(TRAINED, "runlocal"), []
     for stage in config.stages:

@@ -98,11 +98,9 @@ def test_hosts_that_disagree_are_told_in_what(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("count", "stopped", "killed"),
-    [
-        (2, 1, 0),
-        *(pytest.param(*x, marks=pytest.mark.long) for x in ((2, 0, 1), (4, 0, 2), (4, 3, 0))),
-    ],
+    [(2, 1, 0), (2, 0, 1), (4, 0, 2), (4, 3, 0)],
 )
+@pytest.mark.long
 def test_one_that_is_stopped_stops_all_and_one_that_dies_ends_all(
     count, stopped, killed, folder, tmp_path
 ):
