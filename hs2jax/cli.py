@@ -23,58 +23,15 @@ line or two; with --traceback they come with where they were raised. Exit codes:
 import importlib.metadata
 import logging
 import os
-import re
 import sys
 import traceback
 from pathlib import Path
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from hs2jax.flags import KINDS, VERBS, parse
 
 log = logging.getLogger(__name__)
 
-# The verb of each kind of config, and its function in a module below hs2jax.
-KINDS = {
-    "recipe": ("run", "training.recipe", "run"),
-    "train_reward_model": ("train", "training.loop", "train"),
-    "train_policy": ("train", "training.loop", "train"),
-    "sweep": ("sweep", "training.sweep", "sweep"),
-    "evaluate": ("evaluate", "evaluation.evaluate", "evaluate"),
-    "expo": ("expo", "training.expo", "expo"),
-    "judge": ("judge", "judging.evaluate", "judge"),
-    "sample": ("sample", "alignment.sample", "sample"),
-    "rescale": ("rescale", "alignment.rescale", "rescale"),
-    "annotate": ("annotate", "alignment.annotate", "annotate"),
-    "weigh": ("weigh", "alignment.weigh", "weigh"),
-    "steer": ("steer", "alignment.steering", "steer"),
-}
-CONFIGURED = tuple(dict.fromkeys(verb for verb, _, _ in KINDS.values()))
-VERBS = (*CONFIGURED, "score", "convert", "report")
 MADE = ("samples.jsonl", "annotated.jsonl", "groups.jsonl", "selected.jsonl", "model")
-
-# Each flag: its name, the verbs that have it, its default, and its help. None must be given, False
-# is a switch, a list takes several, and of choices the first is the default.
-_SCORE, _REPORT, _SWEEP = ("score",), ("report",), ("sweep",)
-FLAGS = (
-    ("config", CONFIGURED, None, "Config file, with an argument behind a colon."),
-    ("traceback", VERBS, False, "Show where an error was raised."),
-    ("workdir", (*CONFIGURED, "report"), None, "Folder of the run."),
-    ("distributed", {*CONFIGURED} - {"sweep"}, False, "Join the other hosts of a pod first."),
-    ("over", _SWEEP, [], "KEY=VALUE,VALUE: values to try for a key; several give a grid."),
-    ("seeds", _SWEEP, "", "As in 0,1,2; default: the config's."),
-    ("against", _REPORT, "", "Folder of an evaluation to compare with."),
-    ("output", _REPORT, "", "Folder of the comparison's page."),
-    ("model", ("score", "convert"), None, "Folder, GGUF file, hub id or short name."),
-    ("data", _SCORE, None, 'To be scored, as "format:path[slice]".'),
-    ("data", ("train",), "", "The config's argument: a file of your own for configs/own_data.py."),
-    ("output", ("score", "convert"), None, "JSON lines file, or model's folder, to write."),
-    ("best", _SCORE, "", "Folder for the best response of each prompt."),
-    ("reference", _SCORE, "", "Data that the best are compared with."),
-    ("weights", _SCORE, "", "As in helpfulness=0.65,verbosity=-0.4; default: the model's."),
-    ("truncate", _SCORE, False, "Cut too long prompts from the left."),
-    ("on_error", _SCORE, ("raise", "skip"), "Of malformed rows and groups that are too long."),
-    ("dtype", ("convert",), ("float32", "bfloat16"), "Of the written numbers."),
-)
 
 
 def main(argv=None) -> None:
@@ -129,132 +86,6 @@ def main(argv=None) -> None:
         print(f"hs2jax {verb}: {faults.told(error, verb)}", file=sys.stderr)
         stopping.leave(stopping.FAILED, faults.told(error, verb))
         sys.exit(stopping.FAILED)
-
-
-# Flags --------------------------------------------------------------------------------------------
-
-
-def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
-    """Parse the options of a verb. Raises what says what is wrong: ValueError, flags.Error, and
-    FileNotFoundError where there is no config file."""
-    options, config = flags.FlagValues(), None
-    if verb in CONFIGURED and not {"-h", "--help"} & {*arguments}:
-        file, arguments = config_named(arguments)
-        if not file:
-            raise ValueError(f"hs2jax {verb} needs --config")
-        data = next((x[7:] for x in arguments if verb == "train" and x.startswith("--data=")), "")
-        config = load(f"{file}:{data}" if data else file)
-    argv = [f"hs2jax {verb}", *arguments]
-    flags.DEFINE_bool("help", False, "Show this.", flag_values=options, short_name="h")
-    for name, verbs, default, text in FLAGS:
-        if verb not in verbs or (name == "config" and config is not None):
-            continue
-        if isinstance(default, tuple):
-            flags.DEFINE_enum(name, default[0], default, text, options)
-        else:
-            define = {bool: flags.DEFINE_bool, list: flags.DEFINE_multi_string}
-            define.get(type(default), flags.DEFINE_string)(name, default, text, options)
-    try:
-        if config is not None:
-            config_flags.DEFINE_config_dict("config", config, "", options, sys_argv=argv)
-        extra = options(argv)[1:]
-    except flags.IllegalFlagValueError as error:
-        raise ValueError(unfit_value(config, str(error))) from error
-    except (AttributeError, KeyError, TypeError) as error:
-        # What ml_collections raises for a key that is not there, or a value of another type.
-        raise ValueError(unfit(arguments, error)) from error
-    if options.help:
-        return options
-    if extra:
-        raise ValueError(f"what is {' '.join(extra)}? Flags look like --name=value")
-    for name, verbs, default, _ in FLAGS:
-        if verb in verbs and default is None and getattr(options, name) in (None, ""):
-            raise ValueError(f"hs2jax {verb} needs --{name}")
-    for name in ("workdir", "output", "best", "against", "model"):
-        if name in options and (place := os.path.expanduser(getattr(options, name) or "")):
-            setattr(options, name, place)
-            if name != "model" and (wrong := misplaced(place, verb, name)):
-                raise ValueError(f"--{name}={place} {wrong}")
-    return options
-
-
-def misplaced(place: str, verb: str, name: str) -> str:
-    """Say why a place cannot be what a flag names, "" where it can."""
-    path, file = Path(place), (verb, name) == ("score", "output")
-    if re.match(r"\w+://", place):
-        return "is an address; expected a place on this machine's disks"
-    if place.startswith("~"):
-        return "is in a home folder that is not known; give the whole path"
-    if path.is_symlink() and not path.exists():
-        return "is a link that leads nowhere"
-    if not path.exists() or path.is_dir() != file:
-        return ""
-    return f"is a {'folder; expected a file' if file else 'file; expected a folder'}"
-
-
-def config_named(arguments: list[str]) -> tuple[str, list[str]]:
-    """Find the config file in a verb's arguments, and the arguments without it."""
-    file, rest, words = "", [], iter(arguments)
-    for word in words:
-        if match := re.fullmatch(r"--?config(?:=(.*))?", word):
-            file = next(words, "") if match[1] is None else match[1]
-        else:
-            rest.append(word)
-    return file, rest
-
-
-def load(file: str):
-    """Make the config of "FILE.py" or "FILE.py:ARGUMENT", by its function get_config.
-
-    Raises FileNotFoundError, and ValueError that names the line where it fails.
-    """
-    path, *argument = file.split(":", 1)
-    path, scope = os.path.expanduser(path), {"__name__": "config", "__file__": path}
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"--config={file}: there is no file {path}")
-    try:
-        exec(compile(Path(path).read_bytes(), path, "exec"), scope)
-        config = scope["get_config"](*argument)
-    except (Exception, SystemExit) as error:
-        lines = [x.lineno for x in traceback.extract_tb(error.__traceback__) if x.filename == path]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 0
-        what = getattr(error, "msg", error)
-        if 'Key "' in str(error):
-            what = unfit([], error)
-        elif type(error) is not ValueError:
-            what = f"{type(error).__name__}: {what}"
-        raise ValueError(f"{path}, line {line}: {what}" if line else f"{path}: {what}") from error
-    if not isinstance(config, ConfigDict):
-        what = f"{type(config).__name__}; expected a ConfigDict, as configs.defaults(KIND) makes"
-        raise ValueError(f"{path}: get_config gives {what}")
-    return config
-
-
-def unfit_value(config, said: str) -> str:
-    """Say what a key of a config expects, from what absl says of another value."""
-    if not (match := re.match(r"flag --config\.([\w.]+)=(.*?): ", said)):
-        return said
-    from hs2jax import config_rules
-
-    key, value = match.groups()
-    expected = config_rules.like(config_rules.flat(config).get(key)).replace("KEY", key)
-    return f"config.{key} is {value!r}; expected {expected}"
-
-
-def unfit(arguments: list[str], error: Exception) -> str:
-    """Say which key a config does not have, or what else does not fit it."""
-    cause = error.args[0]
-    said = str(cause.args[0] if isinstance(cause, KeyError) else cause)
-    if not (missing := re.match(r"(?:Key )?[\"'](\w+)[\"']", said)):
-        return f"an override of the config does not fit it: {said}"
-    keys = re.findall(r"^--?config\.([\w.]+)", "\n".join(arguments), re.MULTILINE)
-    key = next((key for key in keys if missing[1] in key.split(".")), missing[1])
-    from hs2jax.configs import OLD_KEYS
-
-    new = [x for old, x in OLD_KEYS.items() if missing[1] == old.split(".")[-1]]
-    if new:
-        return f"there is no config.{key}. It is now config.{new[0]}"
-    return " ".join([f"there is no config.{key}.", *re.findall(r"Did you mean .*", said)])
 
 
 def say_with_what(options) -> None:
