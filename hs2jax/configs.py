@@ -72,7 +72,7 @@ _TRAINING = {
     "data.too_long": sets("skip", one_of(*loader.TOO_LONG)),
     "data.on_error": _ON_ERROR,
     # What is trained. A reward model's head always is.
-    "trainable.paths": sets("", rules.regex),  # Of paths; "": all, or with LoRA none. See configs/README.md.
+    "trainable.paths": sets("", rules.regex),  # Of paths; "": all, or with LoRA none.
     # Only these, what is above them, and no embedding; -1: all.
     "trainable.last_layers": sets(-1, at_least(-1)),
     # Compute the layers below once, and keep that on disk.
