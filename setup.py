@@ -14,7 +14,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=["hs2jax", "hs2jax.*"]),
+    packages=[*find_packages(include=["hs2jax", "hs2jax.*"]), "hs2jax.presets"],
+    package_dir={"hs2jax.presets": "configs"},  # So that they can be named from any folder.
     package_data={
         "hs2jax.data": ["mini/*"],
         "hs2jax.evaluation.benchmarks": ["*.json"],

@@ -1,5 +1,6 @@
 """What may stand behind a verb: the flags, and the config with its overrides."""
 
+import difflib
 import os
 import re
 import traceback
@@ -8,6 +9,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+# The configs that come with this package: of an installation, or of a checkout.
+_HERE = Path(__file__).parent
+PRESETS = next(x for x in (_HERE / "presets", _HERE.parent / "configs") if x.is_dir())
 # The verb of each kind of config, and its function in a module below hs2jax.
 KINDS = {
     "recipe": ("run", "training.recipe", "run"),
@@ -30,7 +34,7 @@ VERBS = (*CONFIGURED, "score", "convert", "report")
 # is a switch, a list takes several, and of choices the first is the default.
 _SCORE, _REPORT, _SWEEP = ("score",), ("report",), ("sweep",)
 FLAGS = (
-    ("config", CONFIGURED, None, "Config file, with an argument behind a colon."),
+    ("config", CONFIGURED, None, "Config's file or name, and :ARGUMENT where it takes one."),
     ("traceback", VERBS, False, "Show where an error was raised."),
     ("workdir", (*CONFIGURED, "report"), None, "Folder of the run."),
     ("distributed", {*CONFIGURED} - {"sweep"}, False, "Join the other hosts of a pod first."),
@@ -40,7 +44,7 @@ FLAGS = (
     ("output", _REPORT, "", "Folder of the comparison's page."),
     ("model", ("score", "convert"), None, "Folder, GGUF file, hub id or short name."),
     ("data", _SCORE, None, 'To be scored, as "format:path[slice]".'),
-    ("data", ("train",), "", "The config's argument: a file of your own for configs/own_data.py."),
+    ("data", ("train",), "", "The config's argument: a file of your own for own_data."),
     ("output", ("score", "convert"), None, "JSON lines file, or model's folder, to write."),
     ("best", _SCORE, "", "Folder for the best response of each prompt."),
     ("reference", _SCORE, "", "Data that the best are compared with."),
@@ -121,14 +125,20 @@ def config_named(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def load(file: str):
-    """Make the config of "FILE.py" or "FILE.py:ARGUMENT", by its function get_config.
+    """Make the config of "FILE.py", or of "NAME" of one in PRESETS, or of either with ":ARGUMENT"
+    behind it, by its function get_config.
 
     Raises FileNotFoundError, and ValueError that names the line where it fails.
     """
     path, *argument = file.split(":", 1)
-    path, scope = os.path.expanduser(path), {"__name__": "config", "__file__": path}
+    path, presets = os.path.expanduser(path), sorted(x.stem for x in PRESETS.glob("*.py"))
+    if path in presets:
+        path = str(PRESETS / f"{path}.py")
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"--config={file}: there is no file {path}")
+        near = difflib.get_close_matches(Path(path).stem, presets, 1) or [", ".join(presets)]
+        found = f"--config={file}: there is no file {path}; those that come with hs2jax"
+        raise FileNotFoundError(f"{found} are named without a path: {near[0]}")
+    scope = {"__name__": "config", "__file__": path}
     try:
         exec(compile(Path(path).read_bytes(), path, "exec"), scope)
         config = scope["get_config"](*argument)

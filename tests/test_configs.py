@@ -11,7 +11,7 @@ import tiny
 from command import fail, succeed
 from ml_collections import ConfigDict
 
-from hs2jax import cli, configs, sizes
+from hs2jax import cli, configs, flags, sizes
 from hs2jax.data import loader
 from hs2jax.training import loop, recipe
 
@@ -43,6 +43,12 @@ def test_a_config_opens_with_the_command_that_runs_it(name):
     config = read(name)
     verb = cli.KINDS[config.kind][0]
     assert f"hs2jax {verb} --config=configs/{name}.py" in text.split('"""')[1]
+
+
+@pytest.mark.parametrize("name", ["quickstart", "lora:DATA", "judge:MODEL"])
+def test_a_config_is_named_without_a_path(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert flags.load(name) == read(*name.split(":"))
 
 
 @pytest.mark.parametrize("name", SIZED)
