@@ -318,9 +318,15 @@ def from_first(value):
 # Files ------------------------------------------------------------------------------------------
 
 
+def to_json(value, **options) -> str:
+    """Make JSON, which has no numbers that are not finite: null stands for one."""
+    value = json.loads(json.dumps(value), parse_constant=lambda name: None)
+    return json.dumps(value, **options)
+
+
 def write_json(path: Path, value) -> None:
     """Write JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, to_json(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict:
@@ -331,7 +337,7 @@ def read_json(path: Path) -> dict:
 def write_rows(path: Path, rows: Iterable[Mapping]) -> None:
     """Write JSON lines, whole or not at all."""
     with writing(path) as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(to_json(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def read_rows(path: Path) -> list[dict]:

@@ -14,11 +14,13 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import stages
 
 from hs2jax import configs, locks, survey, workdir
 from hs2jax.identity import content_key
 from hs2jax.models.hf import hub
 from hs2jax.store import Store
+from hs2jax.training import metrics
 
 ENTRIES = {
     "a": [1.5, -2.0],
@@ -382,8 +384,19 @@ def test_a_finished_run_gives_its_result_again(tmp_path):
         workdir.claim(tmp_path, config(data="ratings:b"))
 
 
-def test_a_value_that_is_not_finite_becomes_none():
-    assert workdir.row("", "", "loss", float("nan"))["value"] is None
+def test_a_value_that_is_not_finite_becomes_null_in_every_file(tmp_path):
+    nan, inf = float("nan"), np.float64("inf")
+    assert workdir.row("", "", "loss", nan)["value"] is None
+    values = {"a": nan, "b": (1.5, [-inf]), "c": {"d": inf, "e": "NaN"}}
+    wanted = {"a": None, "b": [1.5, [None]], "c": {"d": None, "e": "NaN"}}
+    workdir.write_json(tmp_path / "value.json", values)
+    workdir.write_rows(tmp_path / "rows.jsonl", [values])
+    out = metrics.Metrics(tmp_path, start=0, total=1)
+    out.write("train", 1, {"loss": nan})
+    out.close()
+    assert workdir.read_json(tmp_path / "value.json") == wanted
+    assert stages.read(tmp_path / "rows.jsonl") == [wanted]
+    assert stages.read(tmp_path / "metrics.jsonl") == [{"kind": "train", "step": 1, "loss": None}]
 
 
 @pytest.mark.parametrize("place", ["~nobody-here/cache", "gs://bucket/cache"])

@@ -69,7 +69,7 @@ def score(
             table = each.outputs
             line["outputs"] = [dict(zip(model.outputs, row.tolist(), strict=True)) for row in table]
             line["rewards"] = None if scalar is None else [float(row @ scalar) for row in table]
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(workdir.to_json(line, ensure_ascii=False) + "\n")
             if best is not None:
                 kept.append(each)
         if not lines:

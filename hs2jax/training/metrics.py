@@ -59,7 +59,7 @@ class Metrics:
                 self._add(1, {"kind": "skipped", "step": step, **values})
 
     def _add(self, number: int, row: Mapping) -> None:
-        self._files[number].write(json.dumps(row) + "\n")
+        self._files[number].write(workdir.to_json(row) + "\n")
         self._files[number].flush()
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
