@@ -27,6 +27,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from hs2jax import faults
 from hs2jax.flags import KINDS, VERBS, parse
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 MADE = ("samples.jsonl", "annotated.jsonl", "groups.jsonl", "selected.jsonl", "model")
 
 
+@faults.unread()
 def main(argv=None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv == ["--version"]:
@@ -44,18 +46,18 @@ def main(argv=None) -> None:
         asked = bool(argv) and argv[0] in ("help", "--help", "-h")
         if argv and not asked:
             print(f"hs2jax: there is no verb {argv[0]!r}\n", file=sys.stderr)
-        print(__doc__)
+        with faults.unread():
+            print(__doc__)
         sys.exit(0 if asked else 2)
     # Before libraries are imported that set a form of their own, or miss what is not needed.
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("hs2jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # What orbax raises is told anyway.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from hs2jax import faults
-
     verb, *rest = argv
     faults.answer_interrupts(verb)
     try:
+        faults.check_xla_flags()
         from hs2jax import stopping  # Imports JAX, which refuses what its variables may not be.
     except Exception as error:
         print(f"hs2jax {verb}: {faults.told(error)}", file=sys.stderr)
@@ -78,6 +80,8 @@ def main(argv=None) -> None:
         why = f"stopped by {error.why}"
         print(f"hs2jax {verb}: {why}; the same command goes on", file=sys.stderr)
         stopping.leave(stopping.STOPPED, why)
+        raise
+    except BrokenPipeError:  # Nobody reads what is printed.
         raise
     except Exception as error:
         stopping.lost(error)
@@ -144,10 +148,11 @@ def show(config, rows: list[dict], workdir: Path) -> None:
 
     if jax.process_index() != 0:
         return
+    page = report.write(workdir)  # Before anything is printed, which may not be read.
     for row in rows:
         if row.get("headline"):
             print(format.line(row))
-    print(f"report: {report.write(workdir)}")
+    print(f"report: {page}")
     places = [workdir, *(workdir / name for name in config.get("stages", ()))]
     for name in MADE:
         if found := [place / name for place in places if (place / name).exists()]:

@@ -5,6 +5,8 @@ import errno
 import os
 import re
 import signal
+import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +61,30 @@ def answer_interrupts(verb: str) -> None:
         signal.signal(signal.SIGINT, lambda *_: (os.write(2, told), os._exit(75)))
 
 
+@contextlib.contextmanager
+def unread() -> Iterator[None]:
+    """Lose what is printed in this block where nobody reads it any more, as behind `| head`."""
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            yield
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # What is left would be written at the end of Python.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check_xla_flags() -> None:
+    """See that XLA can read XLA_FLAGS, with which it would abort this process. Raises ValueError
+    that names what it cannot."""
+    flags = os.environ.get("XLA_FLAGS")
+    if flags and "jax" not in sys.modules:
+        read = "from jaxlib import xla_client; xla_client.CompileOptions()"
+        tried = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True)
+        if tried.returncode and (said := re.search(r"_flags\S*\] (.*)", tried.stderr)):
+            raise ValueError(f"the environment's XLA_FLAGS is {flags!r}: {said[1]}")
+
+
 def told(error: Exception, verb: str = "train") -> str:
     """Say what an exception of a verb means, of whatever class it is, in one line."""
     text = " ".join(str(error).split())
@@ -77,9 +103,11 @@ def told(error: Exception, verb: str = "train") -> str:
         install = (
             f", or install what JAX needs for it (pip install -e '.[{extra}]')" if extra else ""
         )
+        xla = os.environ.get("XLA_FLAGS")
+        also = f"; or XLA_FLAGS, which is {xla!r}" if xla else ""
         return (
             f"JAX finds no such device (JAX_PLATFORMS is {platforms!r}): {text or 'none here'}. "
-            f"Unset JAX_PLATFORMS, or set it to cpu{install}"
+            f"Unset JAX_PLATFORMS, or set it to cpu{install}{also}"
         )
     if isinstance(error, ImportError):
         said = re.search(r"nstall [`'\"]?(\w+)", text)

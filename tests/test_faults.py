@@ -20,7 +20,7 @@ FAULTS = (
     (OUT_OF_MEMORY, "train", "out of memory|micro_batch_size, config.model.remat=True, config.opt"),
     (MemoryError(), "judge", "out of memory|bfloat16 as dtype|more devices"),
     (FULL, "train", "No space left on device|/a/b|the disk is full|same command"),
-    (BACKEND, "score", "no device|JAX_PLATFORMS"),
+    (BACKEND, "score", "no device|JAX_PLATFORMS|XLA_FLAGS, which is '"),
     (OSError(errno.ENOSPC, "No space", "/a/b"), "run", "/a/b: the disk is full|same command"),
     (OSError(errno.EDQUOT, "Quota", "/a/b"), "run", "/a/b: the quota is used up"),
     (PermissionError(errno.EACCES, "Permission denied", "/a"), "train", "/a: Permission"),
@@ -62,6 +62,8 @@ def test_a_verb_ends_with_that_line_and_with_traceback_shows_the_rest(monkeypatc
     [
         ("JAX_ENABLE_X64", "maybe", "'maybe'|JAX_ENABLE_X64"),
         ("JAX_PLATFORMS", "cuda", "'cuda'|Unset JAX_PLATFORMS|pip install -e '.[cuda]'"),
+        ("XLA_FLAGS", "--xla_gpu_ftz=true --colour=red", "XLA_FLAGS is '--xla_gpu|: --colour=red"),
+        ("XLA_FLAGS", "--xla_force_host_platform_device_count=x", "XLA_FLAGS|value x for flag"),
     ],
 )
 def test_what_jax_cannot_be_told_is_one_line(name, value, words, tmp_path):
@@ -72,6 +74,20 @@ def test_what_jax_cannot_be_told_is_one_line(name, value, words, tmp_path):
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert all(word in done.stderr for word in words.split("|")), done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["help", "train"], 0), (["nothing"], 2)])
+def test_what_nobody_reads_is_no_fault(arguments, code):
+    """As behind `| head`, whether Python writes at once or when it ends."""
+    for at_once in ("1", ""):
+        read, write = os.pipe()
+        os.close(read)
+        command = [sys.executable, "-m", "hs2jax.cli", *arguments]
+        env = os.environ | {"PYTHONUNBUFFERED": at_once}
+        done = subprocess.run(command, env=env, stdout=write, stderr=subprocess.PIPE, text=True)
+        os.close(write)
+        assert done.returncode == code
+        assert done.stderr.strip() == ("hs2jax: there is no verb 'nothing'" if code else "")
 
 
 def test_a_verb_first_says_what_it_computes_with(caplog):
