@@ -1,5 +1,6 @@
 """Losses: pure functions of arrays, unreduced, in float32."""
 
+from hs2jax.losses.preference import dpo, ipo
 from hs2jax.losses.reward import bradley_terry, centering, combined, regression
 from hs2jax.losses.steerlm import (
     attribute_log_probability,
@@ -15,7 +16,9 @@ __all__ = [
     "bradley_terry",
     "centering",
     "combined",
+    "dpo",
     "effective_sample_size",
+    "ipo",
     "max_of_group",
     "regression",
     "steerlm2_distance",
