@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 from test_reward_checkpoints import foreign, rewards
 
-from hs2jax.models.hf import adapters, fingerprint, hub
+from hs2jax.models.hf import adapters, checkpoint_files, fingerprint, hub
 from hs2jax.reward_model import RewardModel
 
 WEIGHTS = "model.safetensors"
@@ -114,7 +114,7 @@ def test_what_could_be_two_models_is_refused(plain, tmp_path, changes, why):
 def adapter(base, folder, *, beside=None, **settings):
     """A LoRA adapter of rank 2 of one layer's queries, with a head; and what it adds."""
     rng = np.random.default_rng(0)
-    config = hub.read_json(base / "config.json")
+    config = checkpoint_files.read_json(base / "config.json")
     size, heads = config["hidden_size"], config["num_attention_heads"] * config["head_dim"]
     a = rng.normal(size=(2, size)).astype(np.float32)
     b = rng.normal(size=(heads, 2)).astype(np.float32)

@@ -5,6 +5,7 @@ import json
 import pytest
 import tiny
 import tiny_models
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from hs2jax.judging.judge import Judge
 from hs2jax.language_model import LanguageModel
@@ -109,3 +110,33 @@ def test_what_cannot_become_tokens_is_refused_before_weights_are_read(
         LOADS[load](folder)
     assert str(folder) in str(error.value)
     assert not read
+
+
+TEKKEN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+"  # As it was converted.
+FLAG = "fix_mistral_regex"
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern", "fixed", "pieces", "told"),
+    [
+        ("mistral", TEKKEN, None, ["123", "45"], True),
+        ("mistral3", TEKKEN, None, ["123", "45"], True),
+        ("mistral", TEKKEN, False, ["123", "45"], False),
+        ("mistral", TEKKEN, True, list("12345"), False),
+        ("mistral", TEKKEN.replace("{1,3}", ""), None, list("12345"), False),
+        ("llama", TEKKEN, None, ["123", "45"], False),
+    ],
+)
+def test_numbers_that_mistral_splits_otherwise_are_told(
+    tmp_path, caplog, kind, pattern, fixed, pieces, told
+):
+    words = ["[UNK]", *(f"unused{i}" for i in range(100_000)), *"12345", "123", "45"]
+    vocabulary = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "[UNK]"))
+    parts = [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(False)]
+    vocabulary.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    vocabulary.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    (tmp_path / SETTINGS).write_text(json.dumps({} if fixed is None else {FLAG: fixed}))
+    tokenizer = tokenizer_files.load(tmp_path)
+    assert tokenizer.tokenize("12345") == pieces
+    assert [FLAG in text for text in caplog.messages] == [True] * told

@@ -152,6 +152,19 @@ def write(folder: Path, tensors: Mapping[str, tuple[Tensor, np.dtype]], max_byte
         write_json(folder / INDEX, index)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises ValueError, and FileNotFoundError, that name the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is not there, so this is no model's folder") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a JSON object is needed, this is a {type(content).__name__}")
+    return content
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON as people read it."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

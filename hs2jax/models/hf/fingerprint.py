@@ -34,7 +34,7 @@ def fingerprint(name: str) -> dict[str, str]:
         whole = [_of_file(path / adapters.WEIGHTS, changed(path / adapters.WEIGHTS)), adapter]
         base = fingerprint(adapter["base_model_name_or_path"])
         return {"adapter": _of_json(whole)} | {f"base {part}": of for part, of in base.items()}
-    config = hub.read_json(path / "config.json")
+    config = checkpoint_files.read_json(path / "config.json")
     config = {key: value for key, value in config.items() if key not in UNUSED}
     weights = {}
     for file in checkpoint_files.weight_files(path):

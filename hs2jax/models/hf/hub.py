@@ -6,7 +6,6 @@ A model is a folder, a GGUF file, a name on the Hugging Face hub, or a short nam
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import re
@@ -25,7 +24,7 @@ from hs2jax import faults
 from hs2jax.models import sharding
 from hs2jax.models.config import Config
 from hs2jax.models.hf import adapters, checkpoint_files, gguf, reward_checkpoints, tokenizer_files
-from hs2jax.models.hf.checkpoint_files import write_json
+from hs2jax.models.hf.checkpoint_files import read_json, write_json
 from hs2jax.models.hf.config import read_config, text_part, write_config
 from hs2jax.models.hf.families import FAMILIES
 from hs2jax.models.hf.reward_checkpoints import LM_HEAD
@@ -301,18 +300,6 @@ def _from_wheel(requirement: str, cached: bool) -> Path:
         raise FileNotFoundError(f"{folder} is not there")
     (model,) = folder.rglob("*.gguf")
     return model
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} is not there, so this is no model's folder") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: a JSON object is needed, this is a {type(content).__name__}")
-    return content
 
 
 @contextlib.contextmanager

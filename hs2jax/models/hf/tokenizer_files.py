@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hs2jax.models.hf.checkpoint_files import write_json
+from hs2jax.models.hf.checkpoint_files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ PAD = "<|hs2jax_pad|>"
 DATE = datetime.datetime(2024, 7, 26)
 CALL = re.compile(r"""strftime_now\(\s*(?P<quote>["'])(?P<form>[^"'\\]*)(?P=quote)\s*\)""")
 # Where a template may name the function without calling it: in a comment, or to see if it is there.
+# Models of Mistral's, of which some tokenizers were converted with another's splitting of numbers.
+MISTRAL = ("mistral", "mistral3", "ministral", "pixtral", "voxtral")
 HARMLESS = re.compile(r"{#.*?#}|strftime_now\s+is\s+(?:not\s+)?defined", re.DOTALL)
 
 
@@ -46,7 +48,8 @@ def load(path: Path) -> Any:
     # Version 5's AutoTokenizer may go by the class named beside it and make the parts anew:
     # SmolLM2's, named GPT2Tokenizer, then loses its splitting of digits.
     if (path / "tokenizer.json").exists():
-        return _with_template(path, PreTrainedTokenizerFast.from_pretrained(path))
+        options = _splitting(path)
+        return _with_template(path, PreTrainedTokenizerFast.from_pretrained(path, **options))
     settings = path / SETTINGS
     try:
         if settings.exists() and "auto_map" in json.loads(settings.read_text("utf-8")):
@@ -61,6 +64,27 @@ def load(path: Path) -> Any:
             f".save_pretrained({str(path)!r}), and compare the ids of a few texts with its own"
         ) from error
     return _with_template(path, tokenizer)
+
+
+def _splitting(path: Path) -> dict[str, bool]:
+    """Choose how a Mistral tokenizer splits text: as its settings say, else as its own file does.
+
+    Warns of numbers in threes, which no model of Mistral's was trained with: whoever trained one
+    further may have done so with the file as it is, so that nobody but them can tell.
+    """
+    config, key = path / "config.json", "fix_mistral_regex"
+    kind = read_json(config).get("model_type") if config.exists() else None
+    if kind not in MISTRAL:
+        return {}
+    settings = read_json(path / SETTINGS) if (path / SETTINGS).exists() else {}
+    parts = json.dumps(read_json(path / "tokenizer.json").get("pre_tokenizer"))
+    if settings.get(key) is None and json.dumps(r"\p{N}{1,3}")[1:-1] in parts:
+        log.warning(
+            "%s: the tokenizer splits 12345 into 123 and 45, which Mistral's own does not; with "
+            '"%s": true in %s it is read as theirs, and with false as it is, without this line',
+            *(path, key, SETTINGS),
+        )
+    return {key: bool(settings.get(key))}
 
 
 def _with_template(path: Path, tokenizer: Any) -> Any:
