@@ -15,7 +15,8 @@
     hs2jax convert  --model=NAME --output=FOLDER
     hs2jax report   --workdir=FOLDER [--against=FOLDER]
 
-`hs2jax help VERB` lists a verb's flags, `hs2jax --version` says the version. Errors are told in a
+`hs2jax help VERB` lists a verb's flags, `help VERB --config=NAME` a config's settings; configs that
+come with hs2jax are named without a path. `--version` says the version. Errors are told in a
 line or two; with --traceback they come with where they were raised. Exit codes: 0 done, 1 an error,
 2 no such verb, 75 stopped by a signal: the same command goes on.
 """
@@ -28,7 +29,7 @@ import traceback
 from pathlib import Path
 
 from hs2jax import faults
-from hs2jax.flags import KINDS, VERBS, parse
+from hs2jax.flags import KINDS, VERBS, parse, usage
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def main(argv=None) -> None:
     if argv == ["--version"]:
         return print(f"hs2jax {importlib.metadata.version('hs2jax')}")
     if argv[:1] == ["help"] and set(argv[1:2]) & {*VERBS}:
-        argv = [argv[1], "--help"]
+        argv = [argv[1], "--help", *argv[2:]]
     if not argv or argv[0] not in VERBS:
         asked = bool(argv) and argv[0] in ("help", "--help", "-h")
         if argv and not asked:
@@ -66,7 +67,7 @@ def main(argv=None) -> None:
         options = parse(verb, rest)
         if options.help:
             print(*(line for line in __doc__.splitlines() if f" hs2jax {verb} " in line), sep="\n")
-            return print(options)
+            return print(usage(verb, options.config if "config" in options else None))
         if options.traceback:
             os.environ["HS2JAX_TRACEBACK"] = "1"  # For child processes too.
         stopping.install()

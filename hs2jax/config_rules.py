@@ -1,9 +1,10 @@
 """Rules for the settings of `configs`: a rule takes a value and returns what was expected where it
 is not that, else None. Those of data raise what `data.corpora` raises."""
 
+import difflib
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from flax.traverse_util import flatten_dict
@@ -18,8 +19,13 @@ CROSS_VALIDATE = "cross-validate"
 
 
 def expect(what: str, test: Callable[[object], bool]) -> Rule:
-    """Expect what passes a test."""
-    return lambda value: None if test(value) else what
+    """Expect what passes a test; the rule's `what` says so."""
+
+    def rule(value) -> str | None:
+        return None if test(value) else what
+
+    rule.what = what
+    return rule
 
 
 def one_of(*choices) -> Rule:
@@ -225,6 +231,32 @@ def references(config: ConfigDict) -> list[tuple[str, str, str]]:
         for name in (re.findall(r"\{([^{}]+)\}", text) if isinstance(text, str) else ())
         if not re.fullmatch(COUNT, name)
     ]
+
+
+# Of earlier versions, by what stands there now.
+OLD_KEYS = {
+    "micro_rows": "micro_batch_size",
+    "optimizer.clip": "optimizer.max_grad_norm",
+    "optimizer.first_moment": "optimizer.mu_dtype",
+}
+
+
+def unknown_key(keys: Iterable[str], key: str, where: str = "config") -> str:
+    """Say that there is no such key (dotted), and which of `keys` may be meant, wherever it lies:
+    by the whole of it, its last part, or that part's initials."""
+    now = {old.split(".")[-1]: new for old, new in OLD_KEYS.items()}.get(key.split(".")[-1])
+    meant = now or key
+
+    def closeness(other: str) -> tuple[float, float]:
+        last, end = (x.split(".")[-1] for x in (meant, other))
+        initials = "".join(word[:1] for word in end.split("_"))
+        pairs = (meant, other), (last, end)
+        whole, part = (difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+        within = 0.9 * ({*end.split("_")} <= {*last.split("_")})
+        return max(whole, part, initials == last, within), whole
+
+    near = max(keys, key=closeness, default="kind")
+    return f"there is no {where}.{key}; {'it is now' if now else 'the nearest is'} {where}.{near}"
 
 
 # Texts that stand for dicts -----------------------------------------------------------------------

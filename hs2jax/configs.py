@@ -7,7 +7,6 @@ recipe of HelpSteer2-Preference (arXiv 2410.01257), HelpSteer (arXiv 2311.09528,
 SteerLM (arXiv 2310.05344).
 """
 
-import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -53,8 +52,12 @@ _DATA = data("", rules.data)
 _COUNT = at_least(1)
 
 MESH = {"data": 1, "fsdp": -1, "tensor": 1}
-_SEED = {"seed": sets(0, rules.seed)}
-_MESH = {f"mesh.{axis}": sums(size, anything) for axis, size in MESH.items()}
+_SEED = {"seed": sets(0, rules.seed)}  # Of all that is drawn.
+_MESH = {
+    "mesh.data": sums(MESH["data"], anything),  # Devices that hold copies of the model.
+    "mesh.fsdp": sums(MESH["fsdp"], anything),  # That share a copy; -1: all that are left.
+    "mesh.tensor": sums(MESH["tensor"], anything),  # That share heads and widths of layers.
+}
 
 _TRAINING = {
     **_SEED,
@@ -65,12 +68,12 @@ _TRAINING = {
     "model.dtype": _DTYPE,  # Of the computation.
     "model.remat": sums(True, anything),  # Compute each layer again in the backward pass.
     "data.train": _NEEDED_DATA,  # "format:path[slice]", several joined with "+".
-    "data.validation": _NEEDED_DATA,
+    "data.validation": _NEEDED_DATA,  # The same; it chooses the best step.
     "data.layout": sets("shared", one_of(*packing.LAYOUTS)),  # See data.packing.
     "data.row_length": sets(4096, _COUNT),  # Tokens. A group that does not fit is too long.
     # "truncate" cuts prompts from the left.
     "data.too_long": sets("skip", one_of(*loader.TOO_LONG)),
-    "data.on_error": _ON_ERROR,
+    "data.on_error": _ON_ERROR,  # Of malformed rows: "skip" counts them.
     # What is trained. A reward model's head always is.
     "trainable.paths": sets("", rules.regex),  # Of paths; "": all, or with LoRA none.
     # Only these, what is above them, and no embedding; -1: all.
@@ -81,8 +84,8 @@ _TRAINING = {
     "lora.rank": sets(0, at_least(0)),
     "lora.alpha": sets(16.0, above(0)),  # The addition is scaled by alpha / rank.
     "lora.targets": sets(".", rules.regex),  # Of projections, such as "attention/(q|v)$".
-    "optimizer.learning_rate": sets(2e-6, above(0)),
-    "optimizer.schedule": sets("constant", one_of("constant", "cosine")),
+    "optimizer.learning_rate": sets(2e-6, above(0)),  # At its peak.
+    "optimizer.schedule": sets("constant", one_of("constant", "cosine")),  # After the warmup.
     "optimizer.warmup": sets(10, at_least(0)),  # Steps.
     "optimizer.final": sets(0.1, at_least(0)),  # Of the peak, where "cosine" ends.
     "optimizer.b1": sets(0.9, rules.decay),
@@ -92,7 +95,7 @@ _TRAINING = {
     "optimizer.mu_dtype": sets("float32", one_of("float32", "bfloat16")),  # bfloat16 saves memory.
     "batch_size": sets(64, _COUNT),  # Groups. With two responses each, the papers' 128 rows.
     "micro_batch_size": sums(8, _COUNT),  # Rows computed at a time, over all devices; for memory.
-    "epochs": sets(2, _COUNT),
+    "epochs": sets(2, _COUNT),  # Passes over the training data.
     "evaluate_every": sets(10, _COUNT),  # Steps.
     "checkpoint_every": free(50, _COUNT),  # Steps.
     "keep_checkpoints": free(False, anything),  # After the end, when model/ is all one needs.
@@ -104,7 +107,7 @@ _TRAINING = {
 # Of data that is read.
 _READING = {
     "data": _NEEDED_DATA,  # "format:path[slice]", several joined with "+".
-    "on_error": _ON_ERROR,
+    "on_error": _ON_ERROR,  # Of malformed rows: "skip" counts them.
     **_MESH,
 }
 # Of conversations that are scored.
@@ -173,7 +176,7 @@ SETTINGS = {
     "sweep": {
         "seeds": sets((0,), rules.seeds),
         "arms": sets((), rules.arms),
-        "reference": sets("", anything),
+        "reference": sets("", anything),  # The arm that others are compared with.
     },
     "evaluate": {
         **_SEED,  # Of the search for weights.
@@ -190,7 +193,7 @@ SETTINGS = {
     "expo": {
         # Two reward models: folders of exports or of runs, or names on the hub.
         "initial": _NEEDED,
-        "trained": _NEEDED,
+        "trained": _NEEDED,  # Goes beyond the initial one.
         # How the outputs make one reward; "": as recorded with the trained model.
         "weights": _WEIGHTS,
         "dtype": _DTYPE,  # Of the computation.
@@ -198,7 +201,7 @@ SETTINGS = {
         # trained and chosen models are scored once; "" for none.
         **_SCORING,
         **_DERIVE,
-        "test": _DATA,
+        "test": _DATA,  # Pairs that have no say in the factor.
         # Factors of trained - initial; 0 (initial) and 1 (trained) are always there too. Then a
         # finer grid around the best of them.
         "factors": sets((1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0), rules.factors),
@@ -258,7 +261,7 @@ SETTINGS = {
         # Elsewhere than here: "responses:FILE" with a row for each prompt, or the address of a
         # server, "http://localhost:8000/v1". See `alignment.sources`.
         "responses": _DATA,
-        "server": sets("", anything),
+        "server": sets("", anything),  # Of an OpenAI-compatible server.
     },
     "rescale": {
         **_MODEL,  # A reward model that rates attributes.
@@ -337,7 +340,7 @@ def check(config: ConfigDict, where: str = "config") -> None:
     settings, flat = defaults(kind, where), rules.flat(config)
     given = set(config) - {"base"} if kind == "sweep" else flat.keys()
     if kind != "recipe" and (unknown := given - {"kind", *SETTINGS[kind]}):
-        raise ValueError(unknown_key(kind, min(unknown), where))
+        raise ValueError(rules.unknown_key(SETTINGS[kind], min(unknown), where))
     for key, (default, rule, _) in SETTINGS[kind].items():
         if key not in flat:
             raise ValueError(f"{where}.{key} is missing; its default is {default!r}")
@@ -375,22 +378,3 @@ def _check_stages(recipe: ConfigDict, where: str) -> None:
                 )
         check(stage, f"{where}.{name}")
         earlier.append(name)
-
-
-# Keys ---------------------------------------------------------------------------------------------
-
-
-# Of earlier versions, by what stands there now.
-OLD_KEYS = {
-    "micro_rows": "micro_batch_size",
-    "optimizer.clip": "optimizer.max_grad_norm",
-    "optimizer.first_moment": "optimizer.mu_dtype",
-}
-
-
-def unknown_key(kind: str, key: str, where: str = "config") -> str:
-    """Say that configs of a kind have no such key (dotted), and which one may be meant."""
-    if key in OLD_KEYS:
-        return f"there is no {where}.{key}; it is now {where}.{OLD_KEYS[key]}"
-    (near,) = difflib.get_close_matches(key, SETTINGS[kind], 1, cutoff=0)
-    return f"there is no {where}.{key}; the nearest is {where}.{near}"

@@ -1,8 +1,10 @@
 """What may stand behind a verb: the flags, and the config with its overrides."""
 
 import difflib
+import inspect
 import os
 import re
+import textwrap
 import traceback
 from pathlib import Path
 
@@ -58,11 +60,11 @@ FLAGS = (
 def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
     """Parse the options of a verb. Raises what says what is wrong: ValueError, flags.Error, and
     FileNotFoundError where there is no config file."""
-    options, config = flags.FlagValues(), None
-    if verb in CONFIGURED and not {"-h", "--help"} & {*arguments}:
-        file, arguments = config_named(arguments)
-        if not file:
-            raise ValueError(f"hs2jax {verb} needs --config")
+    options, config, asked = flags.FlagValues(), None, {"-h", "--help"} & {*arguments}
+    file, arguments = config_named(arguments) if verb in CONFIGURED else ("", arguments)
+    if verb in CONFIGURED and not file and not asked:
+        raise ValueError(f"hs2jax {verb} needs --config")
+    if file:
         data = next((x[7:] for x in arguments if verb == "train" and x.startswith("--data=")), "")
         config = load(f"{file}:{data}" if data else file)
     argv = [f"hs2jax {verb}", *arguments]
@@ -83,7 +85,7 @@ def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
         raise ValueError(unfit_value(config, str(error))) from error
     except (AttributeError, KeyError, TypeError) as error:
         # What ml_collections raises for a key that is not there, or a value of another type.
-        raise ValueError(unfit(arguments, error)) from error
+        raise ValueError(unfit(config, arguments, error)) from error
     if options.help:
         return options
     if extra:
@@ -146,8 +148,11 @@ def load(file: str):
         lines = [x.lineno for x in traceback.extract_tb(error.__traceback__) if x.filename == path]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 0
         what = getattr(error, "msg", error)
-        if 'Key "' in str(error):
-            what = unfit([], error)
+        if missing := re.match(r"[\"']?Key [\"'](\w+)[\"']", str(error)):
+            from hs2jax import config_rules, configs
+
+            every = dict.fromkeys(key for kind in configs.SETTINGS.values() for key in kind)
+            what = config_rules.unknown_key(every, missing[1])
         elif type(error) is not ValueError:
             what = f"{type(error).__name__}: {what}"
         raise ValueError(f"{path}, line {line}: {what}" if line else f"{path}: {what}") from error
@@ -168,17 +173,65 @@ def unfit_value(config, said: str) -> str:
     return f"config.{key} is {value!r}; expected {expected}"
 
 
-def unfit(arguments: list[str], error: Exception) -> str:
+def unfit(config, arguments: list[str], error: Exception) -> str:
     """Say which key a config does not have, or what else does not fit it."""
-    cause = error.args[0]
-    said = str(cause.args[0] if isinstance(cause, KeyError) else cause)
-    if not (missing := re.match(r"(?:Key )?[\"'](\w+)[\"']", said)):
-        return f"an override of the config does not fit it: {said}"
-    keys = re.findall(r"^--?config\.([\w.]+)", "\n".join(arguments), re.MULTILINE)
-    key = next((key for key in keys if missing[1] in key.split(".")), missing[1])
-    from hs2jax.configs import OLD_KEYS
+    from hs2jax import config_rules
 
-    new = [x for old, x in OLD_KEYS.items() if missing[1] == old.split(".")[-1]]
-    if new:
-        return f"there is no config.{key}. It is now config.{new[0]}"
-    return " ".join([f"there is no config.{key}.", *re.findall(r"Did you mean .*", said)])
+    keys = config_rules.flat(config)
+    for key in re.findall(r"^--?config\.([\w.]+)", "\n".join(arguments), re.MULTILINE):
+        if not any(f"{each}.".startswith(f"{key}.") for each in keys):
+            return config_rules.unknown_key(keys, key)
+    cause = error.args[0]
+    said = cause.args[0] if isinstance(cause, KeyError) else cause
+    return f"an override of the config does not fit it: {said}"
+
+
+def usage(verb: str, config=None) -> str:
+    """List the flags of a verb, and where its config is named its settings: the value of each, what
+    `configs` says of it, and what is expected."""
+    lines = []
+    for name, verbs, default, text in FLAGS:
+        if verb in verbs:
+            choice = f" One of {', '.join(default)}." if isinstance(default, tuple) else ""
+            lines.append(f"  --{name:<12} {text}{choice}{' Needed.' * (default is None)}")
+    if verb in CONFIGURED and config is None:
+        lines.append(f"\nhs2jax help {verb} --config=NAME lists the settings of a config.")
+    if config is None:
+        return "\n".join(lines)
+    from hs2jax import config_rules, configs
+
+    parts = {"": config}
+    for name in {"recipe": config.get("stages"), "sweep": ("base",)}.get(config.get("kind"), ()):
+        parts |= {f"{name}.": config[name]} if name in config else {}
+    for place, part in parts.items():
+        said, known = comments(part.kind), configs.SETTINGS[part.kind]
+        for key, value in config_rules.flat(part).items():
+            if key not in known:
+                continue
+            what = getattr(known[key].rule, "what", "")
+            about = " ".join(filter(None, [said.get(key), what and f"({what})"]))
+            lines.append(f"  --config.{place}{key}={value!r}")
+            lines += textwrap.wrap(about, 100, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    return "\n".join(lines)
+
+
+def comments(kind: str) -> dict[str, str]:
+    """Collect what stands in `configs` beside or above each setting of a kind, by its key."""
+    from hs2jax import configs
+
+    blocks: dict[str, dict[str, str]] = {}
+    found, above = {}, []
+    for line in inspect.getsource(configs).splitlines():
+        code, _, comment = line.partition("# ")
+        if not code.strip():
+            above += [comment] * bool(comment)
+            continue
+        if head := re.match(r"(_\w+) = \{|    \"(\w+)\": \{", code):
+            found = blocks[head[1] or head[2]] = {}
+        for name in re.findall(r"\*\*(_\w+)", code):
+            found |= blocks.get(name, {})
+        for key in re.findall(r'"([\w.]+)": \w', code):
+            if said := " ".join(filter(None, [*above, comment])):
+                found[key] = said
+        above = []
+    return blocks[kind]

@@ -23,7 +23,7 @@ from hs2jax.data.conversations import encode, group_conversations
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.inference import response_log_probabilities
-from hs2jax.model import Model, load
+from hs2jax.model import Model, check_names, load
 from hs2jax.models import sampler
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ class LanguageModel(Model):
         condition: attribute values that the responses are asked to have (SteerLM). settings, skip
         and record, also of malformed prompts: see `sample_groups`, as are errors.
         """
+        check_names(settings, "LanguageModel.sample", self.sample_groups)
         groups = group_conversations(prompts, prompts=True, skip=skip, record=record)
         asked = {"condition": dict(condition or {})}
         groups = [group and dataclasses.replace(group, **asked) for group in groups]
@@ -194,6 +195,8 @@ class LanguageModel(Model):
         conversations: each a list of messages that ends with the assistant's, the response.
         skip, record: see `RewardModel.score`. options: see `log_probability_groups`.
         """
+        takes = self.log_probability_groups, encode
+        check_names(options, "LanguageModel.log_probability", *takes)
         own = {"skip": skip, "record": record}
         groups = group_conversations(conversations, **own)
         given = [group for group in groups if group]

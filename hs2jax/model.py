@@ -1,7 +1,9 @@
 """The half of a reward model and of a language model that is the same: loading and saving."""
 
 import dataclasses
-from collections.abc import Sequence
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -47,6 +49,17 @@ class Model:
                 name: getattr(self, name) for name in ("config", "tokenizer", "template", "read")
             }
             hub.save(folder, params=decoder, **own, **others)
+
+
+def check_names(given: Iterable[str], method: str, *takes: Callable) -> None:
+    """See that keywords that are handed on are keywords of one of the functions they go to.
+
+    Raises TypeError that names the method that was called, and the nearest keyword."""
+    known = {name: each for f in takes for name, each in inspect.signature(f).parameters.items()}
+    known = [name for name, each in known.items() if each.kind is each.KEYWORD_ONLY]
+    for name in set(given) - set(known):
+        near = max(known, key=lambda x: difflib.SequenceMatcher(None, x, name).ratio())
+        raise TypeError(f"{method}() takes no {name!r}; the nearest that it takes is {near!r}")
 
 
 def default_dtype():

@@ -11,6 +11,7 @@ import stages
 import tiny
 from command import fail, hs2jax, succeed
 
+from hs2jax import configs, flags
 from hs2jax.data import corpora
 from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
@@ -40,6 +41,7 @@ CONFIG_FILES = {
     "dict.py": b"get_config = dict",
     "list.py": NOTHING.encode() + b"({'kind': [1]})\nget_config = lambda c=get_config: c",
     "words.txt": b"\xff",
+    "lr.py": b"from hs2jax import configs\nconfigs.defaults('train_policy').lr = 1",
 }
 
 
@@ -146,6 +148,20 @@ def test_help_is_no_failure():
     assert "hs2jax train    --config" in said
     assert "hs2jax judge" not in said
     assert "hs2jax convert" in succeed("help")
+    assert "--on_error" in succeed("help", "score")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in configs.SETTINGS if kind != "recipe"])
+def test_help_tells_each_setting_with_its_value_and_what_it_is(tmp_path, kind):
+    text = f"from hs2jax import configs\nget_config = lambda: configs.defaults({kind!r})"
+    (tmp_path / "config.py").write_text(text)
+    said = succeed("help", flags.KINDS[kind][0], f"--config={tmp_path / 'config.py'}")
+    _, *said = said.split("\n  --config.")
+    for each in said:
+        (key, value), text = each.partition("\n")[0].split("=", 1), each.partition("\n")[2]
+        assert value == repr(configs.SETTINGS[kind][key].default)
+        assert text.strip(), key
+    assert len(said) == len(configs.SETTINGS[kind])
 
 
 # Refusals of the checker are in test_config_checks; these are of flags, verbs, data and models.
@@ -157,11 +173,21 @@ SCORE = f"score --model={{folder}}/reward --data={VALIDATION}[:1] --output={{out
 REFUSED = {
     "unknown flag": (TRAIN + "--colour=red", "colour"),
     "stray word": (TRAIN + "fast", "fast"),
-    "unknown key": (TRAIN + "--config.epoch=1", 'no config.epoch.|"epochs"'),
+    "unknown key": (TRAIN + "--config.epoch=1", "no config.epoch; the nearest is config.epochs"),
+    "key of another place": (
+        TRAIN + "--config.optimizer.lr=1",
+        "is config.optimizer.learning_rate",
+    ),
+    "key of a stage": (
+        "run --config=quickstart --workdir={out} --config.learning_rate=1",
+        "the nearest is config.preference.optimizer.learning_rate",
+    ),
+    "unknown key in a file": (OF.format("lr"), "lr.py, line 2: there is no config.lr; the nearest"),
     "text for an integer": (TRAIN + "--config.epochs=many", "config.epochs|many"),
     "a value of the checker": (TRAIN + "--config.select=luck", "config.select|luck|accuracy"),
     "other outputs": (TRAIN + "--config.model.name={folder}/reward", "helpfulness|verbosity"),
     "no model": (TRAIN + "--config.model.name=gone", "gone"),
+    "folder mistyped": (SCORE + "--model={folder}/rewrd/model", "; is {folder}/reward meant?"),
     "rows too short": (TRAIN + "--config.data.row_length=16", "mini/train.jsonl|too long 6"),
     "no pairs": (TRAIN + "--config.objective.kind=bradley_terry", "mini/train.jsonl|0 pairs"),
     "no ratings": (TRAIN + PAIRS, "mini/preference.jsonl|helpfulness"),
@@ -187,7 +213,7 @@ REFUSED = {
     "a config's name": ("train --config=configs/quikstart.py --workdir={out}", "path: quickstart"),
     "config of a run": ("run --config={folder}/train.py --workdir={out}", "`hs2jax train`"),
     "recipe for train": (OF.format("recipe"), "`hs2jax run`"),
-    "old key": (TRAIN + "--config.micro_rows=1", "It is now config.micro_batch_size"),
+    "old key": (TRAIN + "--config.micro_rows=1", "it is now config.micro_batch_size"),
     "old key in a file": (OF.format("old"), "micro_rows|is now config.micro_batch_size"),
     "key of nothing": (OF.format("empty") + "--config.a=1", "config.a"),
     "config of nothing": (OF.format("empty"), "kind"),

@@ -185,6 +185,19 @@ def test_the_hub_s_copies_of_weights_are_not_fetched(tmp_path, monkeypatch):
     assert fetched == wanted
 
 
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *x, **y: asked.append(y) or 1 / 0
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
+    for name in ("./runs/quikstart/model", "runs/quikstart"):
+        with pytest.raises(FileNotFoundError, match=r"is runs/quickstart meant\?$"):
+            hub.resolve(name)
+    assert all(each["local_files_only"] for each in asked)
+
+
 def test_a_reward_model_without_its_head_is_refused(tmp_path):
     save(tmp_path, head=random_head(TINY), outputs=["a", "b"])
     edited(tmp_path, lambda t: t.pop("score.weight"))

@@ -123,6 +123,13 @@ def test_of_a_whole_turn_probabilities_add_up_to_one():
 LONG = talk("word " * 200, "Yes.")
 
 
+def test_a_keyword_that_is_none_is_named_as_it_was_typed():
+    with pytest.raises(TypeError, match=r"LanguageModel\.sample\(\) .*'temprature'.*'temperature'"):
+        MODEL.sample([], temprature=0.5)
+    with pytest.raises(TypeError, match=r"log_probability\(\) takes no 'trunc'.*'truncate'"):
+        MODEL.log_probability([], trunc=True)
+
+
 def test_what_is_longer_than_the_positions():
     company = [talk("Hi", "Yes."), talk("Hi", "No.")]
     assert MODEL.log_probability([]) == []

@@ -139,7 +139,9 @@ def _changed(base: ConfigDict, changes: dict[str, object], where: str) -> Config
         try:
             config.update_from_flattened_dict({key: value})
         except KeyError:
-            raise ValueError(f"{where}: {configs.unknown_key(config.kind, key)}") from None
+            raise ValueError(
+                f"{where}: {config_rules.unknown_key(configs.SETTINGS[config.kind], key)}"
+            ) from None
         except TypeError as error:
             expected = config_rules.like(config_rules.flat(config).get(key))
             raise ValueError(f"{where}: config.{key} is {value!r}; expected {expected}") from error

