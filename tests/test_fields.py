@@ -175,7 +175,8 @@ IN_TURNS = [
     ({"content": None, "tool_calls": CALL}, "'messages.1..tool_calls'"),
     ({"from": "gpt"}, "'messages.1.': expected an object"),
     ({"role": "tool"}, "unknown role|expected one of"),
-    ({"role": "Assistant"}, "used"),
+    *(({"role": name}, "used") for name in ("Assistant", "bot", "CHATBOT", "model", "ai")),
+    ({"role": "human"}, "should be by 'assistant', is by 'human'"),
 ]
 
 

@@ -153,6 +153,20 @@ def test_all_kinds_hold_the_same_groups(name, tmp_path):
         assert found[1].source == f"{path}:2"
 
 
+@pytest.mark.parametrize(("indent", "made"), [(None, list), (1, list), (None, by_columns)])
+def test_a_list_of_a_file_is_named_behind_it(tmp_path, indent, made):
+    path, rows = tmp_path / "data.json", rows_of(5)
+    path.write_text(json.dumps({"train": made(rows[:3]), "test": made(rows[3:])}, indent=indent))
+    assert content(read(f"{path}/train")) == content(read_lines(tmp_path, rows[:3]))
+    (last,) = read(f"{path}/test[-1:]")
+    assert (last.prompt[0]["content"], last.source) == (rows[4]["prompt"], f"{path}/test:2")
+    with pytest.raises(DataError, match="expected rows under 'dev'; the file has train, test"):
+        read(f"{path}/dev")
+    (tmp_path / "rows.jsonl").write_bytes(as_lines(rows))
+    with pytest.raises(DataError, match="expected one JSON object"):
+        read(f"{tmp_path}/rows.jsonl/train")
+
+
 ROW = json.dumps(rows_of(1)[0])
 # Of files that cannot be read: their bytes, and what is said of them.
 OTHERS = {
@@ -165,7 +179,7 @@ OTHERS = {
     f"[{ROW}]\n[{ROW}]".encode(): r"a list with a row in each line.*jq -c '\.\[\]'",
     f"{json.dumps(ROW)}\n{json.dumps(ROW)}".encode(): "texts that hold a row each.*fromjson",
     f"{ROW},\n{ROW},\n{ROW},".encode(): "with commas behind.*sed",
-    f'{{"train": [{ROW}, {ROW}], "test": [{ROW}]}}'.encode(): r"'train' \(2 rows\).*jq '.train'",
+    f'{{"train": [{ROW}, {ROW}], "test": [{ROW}]}}'.encode(): r"'train' \(2 rows\).*/train",
     b"{'prompt': 'p'}\n{'prompt': 'q'}": "as Python prints them.*literal_eval",
     b"prompt,chosen,rejected\na,b,c\nd\n": "row 2 has 1 cells, and the header 3",
     b'prompt,chosen\na,"b\n': "the table is damaged",

@@ -55,7 +55,7 @@ def turns(*roles):
 
 BROKEN_TURN = [{"role": "user"}, {"content": "x"}, "user", None, 3]
 BROKEN_TURN += [{"role": "user", "content": bad} for bad in (None, 3, ["x"], *BAD_TEXT)]
-BROKEN_TURN += [{"role": role, "content": "x"} for role in (None, 3, "", "human", ["user"])]
+BROKEN_TURN += [{"role": role, "content": "x"} for role in (None, 3, "", "tool", ["user"])]
 ORDERS = ["s", "a", "uu", "ua", "us", "usu", "su a", "ssu", "uaau", "asu", "uasu"]
 NAMES = {"s": "system", "u": "user", "a": "assistant", " ": "tool"}
 PROMPT = [turns(*(NAMES[letter] for letter in order)) for order in ORDERS]
@@ -158,7 +158,7 @@ FORMS = {
         (["messages"], [*NO_TEXT[1:], "Hi", turns("user"), turns("user", "user")]),
         (["messages"], [turns(*(NAMES[n] for n in order), "assistant") for order in ENDED]),
         (["messages", 1, "content"], [*NO_TEXT[1:], *BAD_TEXT]),
-        (["messages", 1, "role"], [None, 3, "", "bot", "tool", ["user"]]),
+        (["messages", 1, "role"], [None, 3, "", "robot", "tool", ["user"]]),
         (["messages", 2], [None, 3, "x", {}, {"role": "assistant"}]),
     ],
     "conversations_single": [

@@ -45,7 +45,7 @@ def expand(path: str) -> list[str]:
     """
     if "*" not in path:
         file = locate(path)
-        if not file.exists():
+        if not file.exists() and not file.parent.is_file():  # Of which it is a list, by its name.
             raise FileNotFoundError(f"there is no file {file}")
         if file.is_dir() and not (file / "state.json").exists():  # Of `datasets.save_to_disk`.
             raise FileNotFoundError(_of_folder(file))

@@ -49,8 +49,6 @@ PRIOR_SETS = (  # RewardBench's.
     *("pku_better", "pku_safer", "mtbench_human", "mtbench_gpt4"),
 )
 RM_BENCH_DOMAINS = ("chat", "code", "math", "safety-refuse", "safety-response")
-SPEAKERS = rows.ROLES | {"human": "user"}  # NeMo-Aligner's and ShareGPT's.
-SPEAKERS |= dict.fromkeys(("gpt", "chatgpt", "bing", "bard"), "assistant")
 LABEL = re.compile(r"\s*([^:,]*[^:,\s])\s*:\s*([-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?)\s*")
 
 # Of each sampled response, log-probabilities in nats: of the attribute values that it was asked to
@@ -156,7 +154,7 @@ def conversations(row: Row) -> Group:
     "helpfulness:4,verbosity:2", is its ratings.
     """
     field = rows.either(row, "conversations", "messages")
-    turns = rows.messages(row, field, rows.present(row, field), SPEAKERS)
+    turns = rows.messages(row, field, rows.present(row, field), "label")
     prompt, last = rows.split_last(rows.with_system(row, turns), field)
     if not rows.is_blank(row.get("prompt")):
         prompt = rows.same(rows.conversation(row, "prompt"), prompt, field, "prompt")

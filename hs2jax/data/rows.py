@@ -25,6 +25,10 @@ SPEAKERS, CONTENTS = ("role", "from"), ("content", "value")
 MARKER = re.compile(r"\n<extra_id_1>(User|Assistant)\n")
 SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 ROLES = {role: role for role in ("system", "user", "assistant")} | {"developer": "system"}
+# ShareGPT's, OpenAssistant's, NeMo-Aligner's, Gemma's, Cohere's and others' names of speakers.
+ROLES |= dict.fromkeys(("human", "prompter"), "user")
+MODELS = ("gpt", "chatgpt", "bing", "bard", "bot", "chatbot", "model", "ai", "llm", "claude")
+ROLES |= dict.fromkeys(MODELS, "assistant")
 Turns = tuple[dict, ...]
 
 
@@ -110,10 +114,10 @@ def is_blank(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def messages(row: Row, field: str, value: object, roles=ROLES) -> Turns:
+def messages(row: Row, field: str, value: object, *more: str) -> Turns:
     """Read a list of messages, of "role" and "content" or "from" and "value", by user and assistant
-    in turn, or the assistant alone; a blank system message at the start is none. roles: by speakers
-    in lower case."""
+    in turn, or the assistant alone; a blank system message at the start is none. more: what else of
+    a message is read, by the caller."""
     if not isinstance(value, list):
         raise mistyped(field, "a text or a list of messages", value)
     turns = []
@@ -125,13 +129,12 @@ def messages(row: Row, field: str, value: object, roles=ROLES) -> Turns:
             what = "an object with 'role' and 'content', or 'from' and 'value'"
             raise mistyped(place, what, message)
         who, content = names[0][0], names[1][0]
-        read = (who, content) if roles is ROLES else (who, content, "label")  # NeMo-Aligner's.
-        _check_message(row, place, field, message, read)
+        _check_message(row, place, field, message, (who, content, *more))
         speaker, text = message[who], message[content]
-        if not isinstance(speaker, str) or speaker.lower() not in roles:
-            found = f"expected one of {', '.join(roles)}, found {show(speaker)}"
+        if not isinstance(speaker, str) or speaker.lower() not in ROLES:
+            found = f"expected one of {', '.join(ROLES)}, found {show(speaker)}"
             raise FieldError(f"{place}.{who}", found, "unknown role")
-        role = roles[speaker.lower()]
+        role = ROLES[speaker.lower()]
         expected = "assistant" if turns and turns[-1]["role"] == "user" else "user"
         if role != expected and (i or (role != "system" and len(value) > 1)):
             what = f"turn {i + 1} of {len(value)} should be by '{expected}', is by {show(speaker)}"

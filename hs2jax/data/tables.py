@@ -46,9 +46,10 @@ TURN = ("role", "from", "content", "value")  # A list of such objects is a conve
 
 def lines(file: epath.Path, name: str) -> Iterator[Line]:
     """Read the rows of a file or of a folder that `datasets.save_to_disk` wrote, with their numbers
-    from 1: JSON lines that are not blank, the items of a JSON list (by itself, or the one list of
-    an object), of a JSON table by columns, of objects one after the other, of a CSV or TSV file
-    with a header, of a Parquet or Arrow (Feather) file. All but the latter may be compressed.
+    from 1: JSON lines that are not blank, the items of a JSON list (by itself, the one list of an
+    object, or the one that is named behind the file, as in FILE/train), of a JSON table by columns,
+    of objects one after the other, of a CSV or TSV file with a header, of a Parquet or Arrow
+    (Feather) file. All but the latter may be compressed.
 
     Raises DataError, with `name` as the file's name, where it is damaged or something else.
     """
@@ -56,6 +57,9 @@ def lines(file: epath.Path, name: str) -> Iterator[Line]:
         state = json.loads((file / "state.json").read_text())
         parts = (file / part["filename"] for part in state["_data_files"])
         yield from _numbered(row for part in parts for _, row in lines(part, name))
+        return
+    if file.parent.is_file():
+        yield from _numbered(_named(file, name))
         return
     with file.open("rb") as stream:
         start = stream.read(265)
@@ -261,11 +265,25 @@ def _table(found: dict, name: str) -> list | None:
     if len(objects) > 1 and len(objects) == len(lists):
         sizes = ", ".join(f"'{key}' ({len(rows)} rows)" for key, rows in objects.items())
         first = max(objects, key=lambda key: len(objects[key]))
-        _expected(name, f"one object with the lists {sizes}", f"jq '.{first}' FILE")
+        raise _damaged(name, f"has the lists {sizes}: name one, {name}/{first}")
     named = {"train", "data", "rows", "examples", "validation", "val", "test", "items"}
     if len(objects) == 1 and (len(found) == 1 or objects.keys() <= named):
         return next(iter(objects.values()))
     return None
+
+
+def _named(file: epath.Path, name: str) -> list:
+    """Take the rows out of the object of a file where they have a name."""
+    try:
+        found = decode(b"".join(line for _, line in text_lines(file.parent, name)))
+    except FieldError as error:
+        raise _damaged(name, error.what) from None
+    rows = found.get(file.name)
+    rows = _table(rows, name) if isinstance(rows, dict) else rows
+    if not _has_rows(rows):
+        has = ", ".join(key for key, rows in found.items() if isinstance(rows, list | dict))
+        raise _damaged(name, f"expected rows under {file.name!r}; the file has {has}")
+    return rows
 
 
 def _has_rows(value: object) -> bool:
