@@ -42,14 +42,23 @@ def forward(params, batch, config: Config, *, layout: str, dtype, remat: bool = 
 
 
 def token_log_probabilities(
-    params, batch, config: Config, *, layout: str, dtype, remat: bool = False, most: int = 0
+    params,
+    batch,
+    config: Config,
+    *,
+    layout: str,
+    dtype,
+    remat: bool = False,
+    most: int = 0,
+    temperature: float = 1.0,
 ):
     """The log-probability [B, T] in nats, float32, of each token after those that it can see, of a
     batch as `data.packing.lay` makes it; 0 where a token follows nothing, and in padding.
 
     params: as `run_decoder` takes them; the decoder's have "lm_head", or "embed" serves as that.
     most: where it is set, only the tokens of the batch's loss mask, of which a row has so many at
-    most, in their order [B, most]; what follows them means nothing.
+    most, in their order [B, most]; what follows them means nothing. temperature: that the logits
+    are divided by.
     """
     hidden, _ = run_decoder(params, batch, config, layout=layout, dtype=dtype, remat=remat)
     decoder, before, targets = params["decoder"], batch["predictor_index"], batch["tokens"]
@@ -61,6 +70,7 @@ def token_log_probabilities(
         decoder.get("lm_head", decoder["embed"]),
         targets,
         cap=config.final_logit_softcap,
+        temperature=temperature,
     )
     return jnp.where(before >= 0, found, 0.0)
 
@@ -97,7 +107,8 @@ def run_decoder(
 
 predict = jax.jit(forward, static_argnames=("config", "layout", "dtype", "remat"))
 _of_responses = jax.jit(
-    token_log_probabilities, static_argnames=("config", "layout", "dtype", "remat", "most")
+    token_log_probabilities,
+    static_argnames=("config", "layout", "dtype", "remat", "most", "temperature"),
 )
 
 
@@ -167,7 +178,15 @@ def run_batches(run, batches: loader.Batches, outputs: int, mesh=None) -> list[n
 
 
 def response_log_probabilities(
-    params, encoded: Sequence[Encoded], config: Config, *, layout: str, rows, mesh, dtype
+    params,
+    encoded: Sequence[Encoded],
+    config: Config,
+    *,
+    layout: str,
+    rows,
+    mesh,
+    dtype,
+    temperature: float = 1.0,
 ) -> list[np.ndarray]:
     """The log-probability of each token of the one response of each, f32 [tokens].
 
@@ -183,6 +202,7 @@ def response_log_probabilities(
     most = max(sum(sum(lengths[p.example]) for p in row) for plan in batches.plan for row in plan)
     step = -(-batches.shape.length // 4)  # A few sizes, since each is compiled.
     settings = {"config": config, "layout": layout, "dtype": dtype, "most": -(-most // step) * step}
+    settings["temperature"] = temperature
     run = functools.partial(_of_responses, {"decoder": params}, **settings)
     found = [[None] * len(run) for run in runs]
     for i, table in enumerate(run_rows(run, batches, mesh)):

@@ -99,6 +99,7 @@ class LanguageModel(Model):
         seed: int = 0,
         first: int = 0,
         rows: int | None = None,
+        tempered: bool = False,
     ) -> list[list[sampler.Completion] | None]:
         """n responses to the prompt of each group, under its condition; its own are not looked at.
 
@@ -107,7 +108,8 @@ class LanguageModel(Model):
         has them. first: the number of the first group, for a list that is sampled in parts: random
         numbers depend on seed, a group's number and a response's, and on nothing else. rows:
         responses computed at a time, None for 32 on each device that rows are divided among; what
-        is drawn does not depend on it but for rounding.
+        is drawn does not depend on it but for rounding. tempered: log-probabilities are those at
+        the temperature, of all tokens, and not the model's own.
 
         Raises ValueError where a setting is out of range, and for a prompt that leaves no room for
         a response or that the chat template refuses; with `skip`, such a group's samples are None
@@ -152,7 +154,7 @@ class LanguageModel(Model):
             self.config,
             list(prompts.values()),
             requests,
-            sampler.Drawing(self._ends(), temperature, top_p, top_k),
+            sampler.Drawing(self._ends(), temperature, top_p, top_k, tempered),
             rows=rows,
             mesh=self.mesh,
             dtype=self.dtype,

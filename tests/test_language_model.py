@@ -210,28 +210,30 @@ def arrays(dtype=jnp.float32):
     return draw(B, T, D).astype(dtype), draw(V, D), targets, draw(B, T)
 
 
-def plain(hidden, lm_head, targets, cap):
+def plain(hidden, lm_head, targets, cap, temperature=1.0):
     logits = jnp.einsum("BTD,VD->BTV", hidden, lm_head.astype(hidden.dtype).astype(jnp.float32))
     logits = logits if cap is None else cap * jnp.tanh(logits / cap)
-    return jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
+    table = jax.nn.log_softmax(logits / temperature)
+    return jnp.take_along_axis(table, targets[..., None], -1)[..., 0]
 
 
-@pytest.mark.parametrize("cap", [None, 2.0])
+@pytest.mark.parametrize(("cap", "temperature"), [(None, 1.0), (2.0, 0.7)])
 @pytest.mark.parametrize(
     ("dtype", "chunk"),
     [("float32", 1), ("float32", 20), ("float32", 200), ("bfloat16", 20), ("bfloat16", 200)],
 )
-def test_chunks_give_the_plain_softmax_and_its_gradients(dtype, chunk, cap):
+def test_chunks_give_the_plain_softmax_and_its_gradients(dtype, chunk, cap, temperature):
     """Of bfloat16 states too, sums and softmax are in float32."""
     hidden, lm_head, targets, weight = arrays(dtype)
+    how = {"cap": cap, "temperature": temperature}
     ours = functools.partial(log_probabilities, chunk=chunk)
-    found = ours(hidden, lm_head, targets, cap=cap)
+    found = ours(hidden, lm_head, targets, **how)
     assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, plain(hidden, lm_head, targets, cap), atol=1e-5)
+    np.testing.assert_allclose(found, plain(hidden, lm_head, targets, **how), atol=1e-5)
 
     def gradients(of, hidden):
         def loss(hidden, lm_head):
-            return (weight * of(hidden, lm_head, targets, cap=cap)).sum()
+            return (weight * of(hidden, lm_head, targets, **how)).sum()
 
         return jax.grad(loss, argnums=(0, 1))(hidden, lm_head)
 

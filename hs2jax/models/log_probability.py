@@ -13,25 +13,32 @@ from hs2jax.models.attention import softcap
 CHUNK = 4096  # Entries of the vocabulary whose logits are held at a time.
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def log_probabilities(hidden, lm_head, targets, cap: float | None = None, chunk: int = CHUNK):
-    """log softmax(lm_head @ hidden)[target], float32 [B, T].
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def log_probabilities(
+    hidden,
+    lm_head,
+    targets,
+    cap: float | None = None,
+    chunk: int = CHUNK,
+    temperature: float = 1.0,
+):
+    """log softmax(lm_head @ hidden / temperature)[target], float32 [B, T].
 
     hidden [B, T, D], after the final norm; lm_head [V, D]; targets int32 [B, T], from 0 to V - 1.
-    cap: c in c tanh(logit / c), as in Gemma 2. The products are in hidden's dtype, sums and
-    softmax in float32.
+    cap: c in c tanh(logit / c), as in Gemma 2, before the temperature. The products are in hidden's
+    dtype, sums and softmax in float32.
 
     Memory beyond the arguments is B T chunk numbers for any vocabulary. Gradients need no more, and
     the table's own size: they compute each chunk's logits again.
     """
-    return _forward(hidden, lm_head, targets, cap, chunk)[0]
+    return _forward(hidden, lm_head, targets, cap, chunk, temperature)[0]
 
 
-def _forward(hidden, lm_head, targets, cap, chunk):
+def _forward(hidden, lm_head, targets, cap, chunk, temperature):
     def add(seen, rows, first):
         """(log of the sum of exponentials, target's logit) with those of one chunk."""
         total, own = seen
-        logits = _logits(hidden, rows, cap)
+        logits = _logits(hidden, rows, cap) / temperature
         total = jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=-1))
         at = targets - first
         here = (at >= 0) & (at < len(rows))
@@ -43,14 +50,15 @@ def _forward(hidden, lm_head, targets, cap, chunk):
     return own - total, (hidden, lm_head, targets, total)
 
 
-def _backward(cap, chunk, saved, g):
+def _backward(cap, chunk, temperature, saved, g):
     hidden, lm_head, targets, total = saved
 
     def add(of_hidden, rows, first):
         """The gradients of hidden states, with those of one chunk, and of the chunk's rows."""
         logits = _logits(hidden, rows, cap)
         own = jax.nn.one_hot(targets - first, len(rows))
-        of_logits = g[..., None] * (own - jnp.exp(logits - total[..., None]))
+        of_logits = g[..., None] * (own - jnp.exp(logits / temperature - total[..., None]))
+        of_logits /= temperature
         if cap is not None:
             of_logits *= 1 - jnp.square(logits / cap)
         of_logits = of_logits.astype(hidden.dtype)

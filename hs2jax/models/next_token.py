@@ -18,15 +18,18 @@ COLUMNS = 256
 
 class Choice(NamedTuple):
     """Settings that a program is compiled for. greedy: the likeliest token. top_k: of so many
-    likeliest, 0 for all. nucleus: of the likeliest that have top_p of the probability together."""
+    likeliest, 0 for all. nucleus: of the likeliest that have top_p of the probability together.
+    tempered: log-probabilities are those at the temperature, which must be above 0."""
 
     greedy: bool = False
     top_k: int = 0
     nucleus: bool = False
+    tempered: bool = False
 
 
 def draw(keys, logits, choice: Choice, temperature, top_p):
-    """(tokens int32 [B], their log-probabilities f32 [B] under softmax(logits)).
+    """(tokens int32 [B], their log-probabilities f32 [B] under softmax(logits), or, tempered,
+    softmax(logits / temperature)).
 
     keys: PRNG keys [B], one for each row, so that its token does not depend on its neighbours.
     logits f32 [B, V]. temperature, top_p: numbers; of the choices those that it names. As in
@@ -43,9 +46,10 @@ def draw(keys, logits, choice: Choice, temperature, top_p):
         if choice.top_k:
             weights = jnp.where(among_highest(logits, choice.top_k), weights, 0)
         tokens = _draw(keys, _table(weights), top_p if choice.nucleus else None)
-    own = jnp.take_along_axis(logits, tokens[:, None], axis=1)
-    total = _total(_table(jnp.exp(logits - highest)))
-    return tokens, (own - highest)[:, 0] - jnp.log(total)
+    scale = temperature if choice.tempered else 1.0
+    own = (jnp.take_along_axis(logits, tokens[:, None], axis=1) - highest)[:, 0] / scale
+    total = _total(_table(jnp.exp((logits - highest) / scale)))
+    return tokens, own - jnp.log(total)
 
 
 def among_highest(logits, count: int):

@@ -45,9 +45,9 @@ class SampleRequest(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """A sample: new tokens int32 [tokens], their log-probabilities f32 [tokens] under the model
-    itself, whatever temperature, top-k and top-p they were drawn with; whether it ended by itself,
-    then with one of the ends; and what `LanguageModel` reads them as, without that end."""
+    """A sample: new tokens int32 [tokens], their log-probabilities f32 [tokens] (see `Drawing`);
+    whether it ended by itself, then with one of the ends; and what `LanguageModel` reads them as,
+    without that end."""
 
     tokens: np.ndarray
     log_probabilities: np.ndarray
@@ -57,12 +57,14 @@ class Completion(NamedTuple):
 
 class Drawing(NamedTuple):
     """The way tokens are drawn, see `next_token.draw`, and ends of samples: sequences of ids, one
-    or more."""
+    or more. Log-probabilities are the model's own, whatever temperature, top-k and top-p tokens
+    were drawn with, or `tempered`: at that temperature."""
 
     ends: tuple[tuple[int, ...], ...]
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    tempered: bool = False
 
 
 class Rows(NamedTuple):
@@ -216,12 +218,12 @@ class _Batch:
         rows came to an end.
         """
         self._grow()
-        ends, temperature, top_p, top_k = self.drawing
+        ends, temperature, top_p, top_k, tempered = self.drawing
         rows, self.cache, *found = _loop(
             *(self.top, self.layers, sharding.place_rows(self.rows, self.mesh), self.cache),
             *(patience, temperature, top_p),
             config=self.config,
-            choice=Choice(temperature == 0, top_k, top_p < 1),
+            choice=Choice(temperature == 0, top_k, top_p < 1, tempered),
             ends=ends,
             dtype=self.dtype,
         )
