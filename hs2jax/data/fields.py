@@ -15,6 +15,7 @@ INPUT = re.compile(
     r"(chat_|dialogue_|conversation_)?history|reasoning(_content)?|thinking|thoughts?|chain_of_thought"
     r"|(\w+_)?(system|developer)(_(prompt|message|text))?|(image|audio|video|media|attachment)s?(_(url|path)s?)?"
     r"|(available_)?(tool|function)s?(_(call|call_id|definition|schema|result|response|output)s?)?"
+    r"|chat_template(_kwargs)?"
     rf"|({TURNS}|{TEXTS}|chosen|rejected)s?(_?[0-9a-h])?"
 )
 SAID = "rating|score|label|strength|margin|preference|reward|rank|winner|vote|grade|annotation"
@@ -184,7 +185,12 @@ def is_unknown(value: object) -> bool:
 
 
 def _of_each(named: dict) -> dict | list[dict]:
-    """Turn names of lists into an object for each response; single values are one object."""
+    """Turn names of lists into an object for each response; single values are one object. True and
+    false, which here the map calls ratings, are 1 and 0."""
+    named = {
+        name: [_one_or_zero(x) for x in value] if isinstance(value, list) else _one_or_zero(value)
+        for name, value in named.items()
+    }
     sizes = {len(value) if isinstance(value, list) else None for value in named.values()}
     if sizes == {None}:
         return named
@@ -193,6 +199,10 @@ def _of_each(named: dict) -> dict | list[dict]:
         raise FieldError("ratings", what, "wrong number of ratings")
     rows = zip(*named.values(), strict=True)
     return [dict(zip(named, values, strict=True)) for values in rows]
+
+
+def _one_or_zero(value: object) -> object:
+    return int(value) if isinstance(value, bool) else value
 
 
 def says_nothing(value: object) -> bool:
