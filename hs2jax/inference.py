@@ -49,22 +49,20 @@ def token_log_probabilities(
     layout: str,
     dtype,
     remat: bool = False,
-    most: int = 0,
     temperature: float = 1.0,
 ):
     """The log-probability [B, T] in nats, float32, of each token after those that it can see, of a
-    batch as `data.packing.lay` makes it; 0 where a token follows nothing, and in padding.
+    batch as `data.packing.lay` makes it; 0 where a token follows nothing, and in padding. Where
+    the batch says which tokens are "learned", these alone have logits, and the others 0.
 
     params: as `run_decoder` takes them; the decoder's have "lm_head", or "embed" serves as that.
-    most: where it is set, only the tokens of the batch's loss mask, of which a row has so many at
-    most, in their order [B, most]; what follows them means nothing. temperature: that the logits
-    are divided by.
+    temperature: that the logits are divided by.
     """
     hidden, _ = run_decoder(params, batch, config, layout=layout, dtype=dtype, remat=remat)
     decoder, before, targets = params["decoder"], batch["predictor_index"], batch["tokens"]
-    if most:
-        wanted = jnp.argsort(~batch["loss_mask"], axis=1)[:, :most]
-        before, targets = (jnp.take_along_axis(x, wanted, axis=1) for x in (before, targets))
+    if "learned" in batch:
+        index = jnp.minimum(batch["learned"], targets.shape[1] - 1)
+        before, targets = (jnp.take_along_axis(x, index, axis=1) for x in (before, targets))
     found = log_probabilities(
         pick(hidden, jnp.maximum(before, 0)),
         decoder.get("lm_head", decoder["embed"]),
@@ -72,7 +70,12 @@ def token_log_probabilities(
         cap=config.final_logit_softcap,
         temperature=temperature,
     )
-    return jnp.where(before >= 0, found, 0.0)
+    found = jnp.where(before >= 0, found, 0.0)
+    if "learned" in batch:
+        nothing = jnp.zeros(batch["tokens"].shape)
+        put = jax.vmap(lambda row, at, x: row.at[at].set(x, mode="drop"))
+        found = put(nothing, batch["learned"], found)
+    return found
 
 
 def run_decoder(
@@ -108,7 +111,7 @@ def run_decoder(
 predict = jax.jit(forward, static_argnames=("config", "layout", "dtype", "remat"))
 _of_responses = jax.jit(
     token_log_probabilities,
-    static_argnames=("config", "layout", "dtype", "remat", "most", "temperature"),
+    static_argnames=("config", "layout", "dtype", "remat", "temperature"),
 )
 
 
@@ -198,18 +201,15 @@ def response_log_probabilities(
     runs = share(encoded, config.hidden_size)
     joined = [join([encoded[i] for i in run]) for run in runs]
     batches = plan_rows(joined, layout=layout, rows=rows, mesh=mesh)
-    lengths = [[len(encoded[i].responses[0]) for i in run] for run in runs]
-    most = max(sum(sum(lengths[p.example]) for p in row) for plan in batches.plan for row in plan)
-    step = -(-batches.shape.length // 4)  # A few sizes, since each is compiled.
-    settings = {"config": config, "layout": layout, "dtype": dtype, "most": -(-most // step) * step}
-    settings["temperature"] = temperature
+    settings = {"config": config, "layout": layout, "dtype": dtype, "temperature": temperature}
     run = functools.partial(_of_responses, {"decoder": params}, **settings)
     found = [[None] * len(run) for run in runs]
     for i, table in enumerate(run_rows(run, batches, mesh)):
-        stops = [0] * len(table)
-        for row, _, example, response in batches.slots(i):
-            start, stops[row] = stops[row], stops[row] + lengths[example][response]
-            found[example][response] = table[row, start : stops[row]]
+        mask = batches[i]["loss_mask"].reshape(-1, table.shape[1])
+        rest = table[mask[: len(table)]]  # Row by row, and in each slot by slot.
+        for *_, example, response in batches.slots(i):
+            length = len(encoded[runs[example][response]].responses[0])
+            found[example][response], rest = np.split(rest, [length])
     return list(itertools.chain(*found))
 
 

@@ -222,11 +222,15 @@ def plan(
     laid = [[piece.laid for piece in row] for rows in batches for row in rows]
     slots = max((len(example.encoded.responses) for example in examples), default=1)
     in_row = max((sum(len(e.encoded.responses) for e in row) for row in laid), default=slots)
+    length = row_length if layout != "padded" else row_length // slots * slots
+    learned = max((sum(packing.count_learned(e.encoded) for e in row) for row in laid), default=0)
+    step = math.ceil(length / 8)  # A few sizes, since a program is compiled for each.
     shape = Shape(
-        length=row_length if layout != "padded" else row_length // slots * slots,
+        length=length,
         responses=in_row if layout == "padded" else _bucket(in_row),
         pairs=_bucket(max((sum(len(e.pairs) for e in row) for row in laid), default=1)),
         attributes=examples[0].ratings.shape[1] if examples else 0,
+        learned=min(math.ceil(learned / step) * step, length),
     )
     if record is not None:
         of_tokens = "separate" if layout == "padded" else layout  # Without what only fills a slot.

@@ -33,12 +33,14 @@ class Example(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """The fixed sizes of a row: its tokens, response slots, pair slots and attributes."""
+    """The fixed sizes of a row: its tokens, response slots, pair slots, attributes, and learned
+    tokens, 0 where which these are is not asked."""
 
     length: int
     responses: int
     pairs: int
     attributes: int
+    learned: int = 0
 
 
 def cost(encoded: Encoded, layout: str) -> int:
@@ -48,6 +50,13 @@ def cost(encoded: Encoded, layout: str) -> int:
     lengths = [len(ids) for ids in encoded.responses]
     copies = len(lengths) if layout == "separate" else 1
     return copies * len(encoded.prompt) + (max if layout == "padded" else sum)(lengths)
+
+
+def count_learned(encoded: Encoded) -> int:
+    """Count the tokens that a policy learns of a group, all of which the loss mask has."""
+    if encoded.loss_mask is None:
+        return 0
+    return int(encoded.loss_mask.sum()) + sum(map(len, encoded.responses)) - sum(encoded.given)
 
 
 def first_fit(costs: Sequence[int], length: int) -> list[list[int]]:
@@ -78,8 +87,9 @@ def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[st
     in an empty slot.
     loss_mask bool [B, T], where a group is encoded for a policy: tokens that are predicted and
     learned: of responses, less what was given, and, once, what `Encoded` names of a prompt.
+    learned int32 [B, L], where the shape has learned tokens: their indices, then T.
     """
-    B, (T, R, P, A) = len(rows), shape
+    B, (T, R, P, A, L) = len(rows), shape
     batch = {
         name: np.zeros((B, T), np.int32)
         for name in ("tokens", "segment_ids", "branch_ids", "positions")
@@ -131,6 +141,9 @@ def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[st
             number += 1
     if "loss_mask" in batch:
         batch["loss_mask"] &= batch["predictor_index"] >= 0
+        if L:
+            index = np.where(batch["loss_mask"], np.arange(T), T)
+            batch["learned"] = np.sort(index, axis=1)[:, :L].astype(np.int32)
     return batch
 
 
