@@ -215,10 +215,17 @@ def score(verb: str, options) -> None:
 
 def convert(verb: str, options) -> None:
     """Convert anything that can be loaded, or a run's best step, to a folder for `transformers`."""
+    from hs2jax.config_rules import parse_weights
     from hs2jax.training import convert
 
-    convert.convert(options.model, options.output, dtype=options.dtype)
+    if options.public and not options.push:
+        raise ValueError("--public is of what --push=OWNER/NAME puts on the hub: give both")
+    weights = parse_weights(options.weights)
+    how = {"dtype": options.dtype, "scalar": options.scalar, "weights": weights}
+    convert.convert(options.model, options.output, **how)
     print(options.output)
+    if options.push:
+        print(convert.push(options.output, options.push, options.public))
 
 
 def report(verb: str, options) -> None:

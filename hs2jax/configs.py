@@ -322,6 +322,13 @@ def defaults(kind: str, where: str = "config") -> ConfigDict:
     return config if kind in ("recipe", "sweep") else config.lock()
 
 
+def inputs(config: ConfigDict) -> dict[str, str]:
+    """List the data, models and files that a config of one run names, by their keys."""
+    flat, read = rules.flat(config), ("data", "model", "models", "file")
+    of = {key: each.identity for key, each in SETTINGS[config.kind].items()}
+    return {key: flat[key] for key in of if of[key] in read and flat.get(key)}
+
+
 def dtype(name: str):
     """Return the dtype that a setting names, None for ""."""
     return getattr(jnp, name) if name else None

@@ -34,7 +34,7 @@ VERBS = (*CONFIGURED, "score", "convert", "report")
 
 # Each flag: its name, the verbs that have it, its default, and its help. None must be given, False
 # is a switch, a list takes several, and of choices the first is the default.
-_SCORE, _REPORT, _SWEEP = ("score",), ("report",), ("sweep",)
+_SCORE, _REPORT, _SWEEP, _CONVERT = ("score",), ("report",), ("sweep",), ("convert",)
 FLAGS = (
     ("config", CONFIGURED, None, "Config's file or name, and :ARGUMENT where it takes one."),
     ("traceback", VERBS, False, "Show where an error was raised."),
@@ -50,10 +50,18 @@ FLAGS = (
     ("output", ("score", "convert"), None, "JSON lines file, or model's folder, to write."),
     ("best", _SCORE, "", "Folder for the best response of each prompt."),
     ("reference", _SCORE, "", "Data that the best are compared with."),
-    ("weights", _SCORE, "", "As in helpfulness=0.65,verbosity=-0.4; default: the model's."),
+    (
+        "weights",
+        ("score", "convert"),
+        "",
+        "As in helpfulness=0.65,verbosity=-0.4; default: the model's.",
+    ),
     ("truncate", _SCORE, False, "Cut too long prompts from the left."),
     ("on_error", _SCORE, ("raise", "skip"), "Of malformed rows and groups that are too long."),
-    ("dtype", ("convert",), ("float32", "bfloat16"), "Of the written numbers."),
+    ("scalar", _CONVERT, False, "Make one output of several, by their weights."),
+    ("push", _CONVERT, "", "OWNER/NAME on the Hugging Face hub to put the model in, private."),
+    ("public", _CONVERT, False, "Let all see what is pushed."),
+    ("dtype", _CONVERT, ("float32", "bfloat16"), "Of the written numbers."),
 )
 
 

@@ -27,10 +27,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from hs2jax import config_rules, faults, identity, locks, stopping, survey
+from hs2jax import config_rules, configs, faults, identity, locks, stopping, survey
+from hs2jax.models.hf import card
 
 log = logging.getLogger(__name__)
-
 
 SCRATCH = ".tmp"  # How files end that are not whole.
 
@@ -217,6 +217,8 @@ def finish(
     if is_first():
         settle(workdir)
         write_rows(workdir / "results.jsonl", rows)
+        if (workdir / "model" / "config.json").exists():
+            card.write(workdir / "model", card.made_by(configs.inputs(config), rows))
         head = {"kind": config.kind, **result, "environment": environment()}
         if (record := workdir / "run.json").exists():
             left = size(workdir) - sum(size(workdir / name) for name in spent)

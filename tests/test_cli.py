@@ -1,5 +1,6 @@
 """`hs2jax run`, `train`, `report` and `convert` on one small recipe of two stages, trained once."""
 
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -126,6 +127,9 @@ def test_run_leaves_whole_stages_and_says_where(trained):
     assert stages.result(trained.preferences)["steps"] == 3
     assert f"report: {trained.workdir / 'report.html'}" in trained.printed
     assert f"model: {trained.preferences / 'model'}" in trained.printed
+    card = (trained.preferences / "model" / "README.md").read_text()
+    assert f"| model.name | {trained.ratings / 'model'} |" in card
+    assert re.search(r"\| validation \| accuracy \| [\d.]+ \| [\d.]+ to [\d.]+ \| \d+ \|", card)
 
 
 def test_second_stage_starts_from_the_first_with_its_head(trained):

@@ -142,7 +142,7 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(tmp_path):
     assert hub.load(folder).tokenizer.chat_template == CHATML
     (folder / "notes.txt").write_text("mine")
     other = save(folder, params=random_params(TINY, seed=5))
-    left = ["config.json", "model.safetensors", "notes.txt"]
+    left = ["README.md", "config.json", "model.safetensors", "notes.txt"]
     assert sorted(p.name for p in folder.iterdir()) == left
     with pytest.raises(ValueError, match="parameter norm is missing"):
         save(folder, params={k: v for k, v in other.items() if k != "norm"})

@@ -3,25 +3,36 @@
 Of a run that is not finished, it is the best step so far.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import huggingface_hub
 import jax
 import ml_collections
+import numpy as np
 
 from hs2jax import workdir
 from hs2jax.models import merge
 from hs2jax.models.checksum import checksum
-from hs2jax.models.hf import hub
+from hs2jax.models.hf import card, hub
 from hs2jax.models.sharding import path_name
 from hs2jax.training import tasks, trainable
 from hs2jax.training.checkpoint import Checkpoints
 
 
-def convert(model: str, output: Path | str, *, dtype: str = "float32") -> None:
-    """Write safetensors, config and tokenizer as a folder that `transformers` loads.
+def convert(
+    model: str,
+    output: Path | str,
+    *,
+    dtype: str = "float32",
+    scalar: bool = False,
+    weights: Mapping[str, float] | None = None,
+) -> None:
+    """Write safetensors, config, tokenizer and card as a folder that `transformers` loads.
 
     model: anything that can be loaded (a GGUF file becomes safetensors), or the folder of a run.
-    dtype: float32 or bfloat16.
+    dtype: float32 or bfloat16. scalar: make one output of a reward model's, by its weights.
+    weights: in place of those that are recorded with it; None keeps them.
     """
     model = exported(model)
     if (Path(model) / "best").is_dir():
@@ -30,7 +41,13 @@ def convert(model: str, output: Path | str, *, dtype: str = "float32") -> None:
     else:
         found = hub.load(model)
         params, head = found.params, found.head
-    rewards = {} if head is None else {"outputs": found.outputs, "weights": found.weights}
+    if head is None and (scalar or weights):
+        raise ValueError(f"{model} is a language model, without outputs to be weighed")
+    rewards = (
+        {} if head is None else {"outputs": found.outputs, "weights": weights or found.weights}
+    )
+    if scalar:
+        head, rewards = folded(head, **rewards), {"outputs": ("reward",)}
     hub.save(
         output,
         config=found.config,
@@ -42,6 +59,38 @@ def convert(model: str, output: Path | str, *, dtype: str = "float32") -> None:
         dtype=dtype,
         **rewards,
     )
+    if made := card.made_of(Path(model)):
+        card.write(Path(output), made)
+
+
+def folded(head, outputs: Sequence[str], weights: Mapping[str, float] | None) -> dict:
+    """Make a head [D, 1] that gives the weighted sum of another's outputs [D, K].
+
+    Raises ValueError where there are several and no weights, or weights of no output."""
+    if weights is None and len(outputs) > 1:
+        raise ValueError(
+            f"one score of the outputs {', '.join(outputs)} needs weights, as in "
+            f"--weights={','.join(f'{name}=1' for name in outputs)}"
+        )
+    weights = weights or {outputs[0]: 1.0}
+    if unknown := set(weights) - set(outputs):
+        raise ValueError(f"weights for {sorted(unknown)}, but the outputs are {list(outputs)}")
+    column = np.array([[weights.get(name, 0.0)] for name in outputs])
+    shapes = {"kernel": (-1, 1), "bias": (1,)}
+    each = {name: np.asarray(jax.device_get(x), np.float64) @ column for name, x in head.items()}
+    return {name: x.reshape(shapes[name]).astype(np.float32) for name, x in each.items()}
+
+
+def push(folder: Path | str, repository: str, public: bool = False) -> str:
+    """Put an exported folder on the hub, in a private repository unless it is to be public; return
+    its address. Raises ValueError where it is public there already and was not asked to be."""
+    api = huggingface_hub.HfApi()
+    url = api.create_repo(repository, private=not public, exist_ok=True)
+    if not public and not api.repo_info(repository).private:
+        raise ValueError(f"{repository} is public on the hub; --public puts the model there")
+    files = [*hub.HUB_FILES, card.NAME]
+    api.upload_folder(repo_id=repository, folder_path=str(folder), allow_patterns=files)
+    return str(url)
 
 
 def exported(name: str) -> str:

@@ -24,7 +24,14 @@ import numpy as np
 from hs2jax import faults
 from hs2jax.models import sharding
 from hs2jax.models.config import Config
-from hs2jax.models.hf import adapters, checkpoint_files, gguf, reward_checkpoints, tokenizer_files
+from hs2jax.models.hf import (
+    adapters,
+    card,
+    checkpoint_files,
+    gguf,
+    reward_checkpoints,
+    tokenizer_files,
+)
 from hs2jax.models.hf.checkpoint_files import read_json, write_json
 from hs2jax.models.hf.config import read_config, text_part, write_config
 from hs2jax.models.hf.families import FAMILIES
@@ -184,7 +191,7 @@ def save(
             "outputs": outputs,
             "weights": None if weights is None else dict(weights),
             "template": template_of(tokenizer) if tokenizer is not None else None,
-        }
+        } | ({"bias": True} if "bias" in head else {})
         # The class has no output weights of the vocabulary.
         config = dataclasses.replace(config, language_head=False)
         params = {path: value for path, value in params.items() if path != "lm_head"}
@@ -212,6 +219,8 @@ def save(
             write_json(scratch / "config.json", hf_config | ({"hs2jax": record} if record else {}))
             if tokenizer is not None:
                 tokenizer_files.save(tokenizer, scratch)
+            if not card.foreign(folder):
+                card.write(scratch)
             _publish(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
