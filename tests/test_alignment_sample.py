@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import stages
 import tiny
+from test_alignment_killed import StoppedError
 
 from hs2jax import configs
 from hs2jax.alignment import sample as sampling
@@ -18,6 +19,7 @@ from hs2jax.data import chat, corpora, formats
 from hs2jax.data.groups import DataError, Group
 from hs2jax.data.record import Record
 from hs2jax.language_model import LanguageModel
+from hs2jax.store import Store
 
 FILES = {"config.json", "run.json", "samples.jsonl", "results.jsonl", "result.json"}
 
@@ -149,7 +151,7 @@ def served(here, monkeypatch):
         if failures:
             return failures.pop(), {"error": "busy"}
         if said := ill.get(body["seed"]):
-            return said
+            return said() if callable(said) else said
         if body["temperature"] == 2:
             return 401, {"error": "too hot"}
         texts = [f"{json.dumps(body['prompt'][-3:])} {i}\n" for i in range(body["n"])]
@@ -255,6 +257,37 @@ def test_a_servers_bad_answer_is_that_rows(here, tmp_path, served, monkeypatch, 
     sample(config, folder)
     rows = stages.read(folder / "samples.jsonl")
     assert some == rows[:1] + rows[2:]
+
+
+def test_what_a_server_has_answered_is_not_asked_again(here, tmp_path, served, monkeypatch):
+    """Killed within a chunk, when the first answer is still missing."""
+    address, asked = served
+    config, sent = stages.sampling(here, server=address), threading.Event()
+    sample(config, tmp_path / "whole")
+    asked.clear()
+    add, kept = Store.add, []
+
+    def adding(self, entries):
+        found = add(self, entries)
+        kept.extend(entries)
+        if len(kept) == 3:
+            sent.set()
+            raise StoppedError
+        return found
+
+    asked.ill[0] = lambda: sent.wait(60) and (200, {"choices": None})
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "add", adding)
+        with pytest.raises(StoppedError):
+            sample(config, tmp_path / "run")
+    asked.ill.clear()
+    asked.clear()
+    sample(config, tmp_path / "run")
+    seeds = {body["seed"] for path, _, body in asked if path == "/v1/completions"}
+    assert 0 in seeds
+    assert len(seeds) == len(stages.QUESTIONS) - 3
+    rows = [stages.read(tmp_path / name / "samples.jsonl") for name in ("run", "whole")]
+    assert rows[0] == rows[1]
 
 
 def test_a_page_in_the_way_is_told_at_once(here, tmp_path, served):

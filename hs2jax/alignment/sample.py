@@ -43,7 +43,8 @@ def sample(config, run: stage.Run) -> list[dict]:
         content_key(source.identity, list(group.prompt), group.condition, number)
         for number, group in enumerate(groups)
     ]
-    answers = run.each("samples", groups, keys, chunk(config), source.answer)
+    about = ("samples", groups, keys, chunk(config), source.answer)
+    answers = run.each(*about, alone=source.alone)
     samples = []
     for group, found in zip(groups, answers, strict=True):
         if found is None:

@@ -13,8 +13,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from hs2jax.alignment.sources import Source, fitting
 from hs2jax.data import chat
 from hs2jax.data.groups import Group
 from hs2jax.model import open_model
-from hs2jax.workdir import from_first, is_first
+from hs2jax.workdir import is_first
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def connect(config) -> Source:
             texts[i] = chat.without_line_end(texts[i], read)
         return {"responses": texts, "finished": ended}
 
-    def answer(groups: Sequence[Group], first: int) -> list[dict]:
+    def answer(groups: Sequence[Group], numbers: Sequence[int]) -> Iterator[tuple[int, dict]]:
         settings = {
             "model": served,
             "n": config.n,
@@ -156,15 +156,20 @@ def connect(config) -> Source:
             # Not every server knows it.
             **({"top_k": config.top_k} if config.top_k else {}),
         }
-        start = config.seed * 1_000_003 + first
-        bodies = [
-            settings | {"prompt": ids.tolist(), "seed": (start + i) % 2**31}
-            for i, ids in enumerate(chat.prompt_ids(tokenizer, groups))
-        ]
         if not is_first():
-            return from_first(None)
+            return
+        prompts = chat.prompt_ids(tokenizer, groups)
         with ThreadPoolExecutor(AT_ONCE) as threads:
-            return from_first(list(threads.map(complete, bodies)))
+            asked = {}
+            for i, ids in zip(numbers, prompts, strict=True):
+                seed = (config.seed * 1_000_003 + i) % 2**31
+                body = settings | {"prompt": ids.tolist(), "seed": seed}
+                asked[threads.submit(complete, body)] = i
+            try:
+                for each in as_completed(asked):
+                    yield asked[each], each.result()
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
 
     room = functools.partial(fitting, tokenizer, opened.config, config)
-    return Source(f"{address} {served}", room, answer)
+    return Source(f"{address} {served}", room, answer, alone=True)

@@ -3,7 +3,7 @@
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from hs2jax.alignment import stage
@@ -22,7 +22,8 @@ class Source(NamedTuple):
 
     identity: what the answers follow from, beside prompts and the config.
     fitting(groups, record): leaves out the groups that it cannot answer, and counts them.
-    answer(groups, how many came before them): the responses of each group, a dict:
+    alone: an answer does not depend on others: see `stage.Run.each`.
+    answer(groups, their numbers): the responses of each group, a dict:
 
         "responses": texts; and where they are known, a list with one for each of them, "tokens":
         the model's own token ids, with the end of turn; "finished": whether it came to its end;
@@ -31,13 +32,14 @@ class Source(NamedTuple):
 
     identity: str
     fitting: Callable[[Sequence[Group], Record], list[Group]]
-    answer: Callable[[Sequence[Group], int], list[dict]]
+    answer: Callable[[Sequence[Group], Sequence[int]], Iterable]
+    alone: bool = False
 
 
 def of_model(model: LanguageModel, config) -> Source:
     """A language model of ours answers."""
 
-    def answer(groups: Sequence[Group], first: int) -> list[dict]:
+    def answer(groups: Sequence[Group], numbers: Sequence[int]) -> list[dict]:
         settings = {name: config[name] for name in SETTINGS}
         return [
             {
@@ -46,7 +48,7 @@ def of_model(model: LanguageModel, config) -> Source:
                 "finished": [each.finished for each in some],
                 "log_proposal": [float(each.log_probabilities.sum()) for each in some],
             }
-            for some in model.sample_groups(groups, config.n, first=first, **settings)
+            for some in model.sample_groups(groups, config.n, first=numbers[0], **settings)
         ]
 
     room = functools.partial(fitting, model.tokenizer, model.config, config)
@@ -100,7 +102,7 @@ def of_file(config, record: Record) -> Source:
             )
         return found
 
-    def answer(groups: Sequence[Group], first: int) -> list[dict]:
+    def answer(groups: Sequence[Group], numbers: Sequence[int]) -> list[dict]:
         return [{"responses": responses[content_key(group.prompt)]} for group in groups]
 
     return Source(content_key(responses), answered, answer)

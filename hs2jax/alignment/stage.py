@@ -65,41 +65,52 @@ class Run:
         groups: Sequence[Group],
         keys: Sequence[str],
         size: int,
-        compute: Callable[[Sequence[Group], int], Sequence],
+        compute: Callable[[Sequence[Group], Sequence[int]], Iterable],
+        *,
+        alone: bool = False,
     ) -> list:
         """Compute a value of each group, `size` groups at a time, and keep it under its key.
 
-        compute(some groups, number of the first) gives their values, as JSON has them. A chunk of
-        which something is missing is computed as a whole, so that rounding is the same again. A
-        value {"refused": why} is not kept: it is None in what is returned, and counted, where
+        compute(some groups, their numbers) gives their values, as JSON has them. A chunk of which
+        something is missing is computed as a whole, so that rounding is the same again. alone: but
+        for that; it gives pairs of a group's number and its value, as they come, and they are kept
+        so; of several processes the first one's.
+        A value {"refused": why} is not kept: it is None in what is returned, and counted, where
         config.on_error is "skip". Raises ValueError for it where not, and for values that are not
         finite; the others of their chunk are kept.
         """
-        left_out: dict[str, str] = {}
+        left_out: dict[int, str] = {}
         self.kept.share(keys)
         for start in range(0, len(groups), size):
-            part = slice(start, start + size)
-            if all(key in self.kept for key in keys[part]):
+            numbers = range(start, min(start + size, len(groups)))
+            missing = [i for i in numbers if keys[i] not in self.kept]
+            if not missing:
                 continue
-            values = dict(zip(keys[part], compute(groups[part], start), strict=True))
-            no = {
-                k: x["refused"] for k, x in values.items() if isinstance(x, dict) and "refused" in x
-            }
-            workdir.settle(self.workdir)
-            refused = self.kept.add({key: x for key, x in values.items() if key not in no})
-            for key, why in no.items():
-                left_out[key] = why = f"{groups[keys.index(key)].source}: {why}"
+            asked = missing if alone else numbers
+            found = compute([groups[i] for i in asked], asked)
+            bad, no = [], {}
+            for values in ({i: x} for i, x in found) if alone else [zip(asked, found, strict=True)]:
+                values = dict(values)
+                why = {i: x["refused"] for i, x in values.items() if x and "refused" in x}
+                workdir.settle(self.workdir)
+                bad += self.kept.add({keys[i]: x for i, x in values.items() if i not in why})
+                no |= why
+            if alone:
+                self.kept.share([keys[i] for i in asked])
+                no = workdir.from_first(no)
+            for i, why in no.items():
+                left_out[i] = why = f"{groups[i].source}: {why}"
                 if self.config.on_error != "skip":
                     raise ValueError(f"{why} (config.on_error=skip leaves such rows out)")
                 self.record.skip("refused by the server", example=why)
-            if refused:
-                sources = [groups[keys.index(key)].source for key in refused]
+            if bad:
+                sources = [groups[keys.index(key)].source for key in bad]
                 raise ValueError(
                     f"{', '.join(sources[:NAMED])}: {what} are not finite numbers. Are the model's "
                     "parameters whole, and does its dtype suffice?"
                 )
-            log.info("%s: %d of %d", what, min(start + size, len(groups)), len(groups))
-        return [None if key in left_out else self.kept.get(key) for key in keys]
+            log.info("%s: %d of %d", what, numbers.stop, len(groups))
+        return [None if i in left_out else self.kept.get(key) for i, key in enumerate(keys)]
 
     def write(self, name: str, rows: Iterable[Mapping]) -> None:
         """Write rows to a file of the folder, whole or not at all."""

@@ -145,7 +145,7 @@ def log_probabilities(
                 )
     identity = stage.identity(model)
 
-    def compute(some: Sequence[Group], first: int) -> list:
+    def compute(some: Sequence[Group], numbers: Sequence[int]) -> list:
         found = model.log_probability_groups(some, skip=run.config.on_error == "skip")
         return [each and [float(x.sum(dtype=np.float64)) for x in each] for each in found]
 
