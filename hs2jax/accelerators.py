@@ -1,6 +1,6 @@
 """Accelerators that this machine has and JAX does not use."""
 
-from pathlib import Path
+import os
 
 import jax
 
@@ -11,13 +11,12 @@ TRACES = {"tpu": ("/dev/accel0", "/dev/vfio/0"), "cuda": ("/dev/nvidia0", "/dev/
 def unused() -> str | None:
     """Say which accelerator is there and not used; None where all is well, or the CPU was asked for
     (JAX_PLATFORMS=cpu)."""
-    if jax.config.jax_platforms == "cpu" or jax.default_backend() != "cpu":
+    seen = [extra for extra, traces in TRACES.items() if any(map(os.path.exists, traces))]
+    # What is not seen is not asked for either: JAX would take its devices.
+    if not seen or jax.config.jax_platforms == "cpu" or jax.default_backend() != "cpu":
         return None
-    for extra, traces in TRACES.items():
-        if any(Path(trace).exists() for trace in traces):
-            name = {"tpu": "TPU", "cuda": "GPU"}[extra]
-            return (
-                f"this machine has a {name}, but JAX does not use it and computes on the CPU: "
-                f'pip install "hs2jax[{extra}]" (in a notebook, then restart its session)'
-            )
-    return None
+    name = {"tpu": "TPU", "cuda": "GPU"}[seen[0]]
+    return (
+        f"this machine has a {name}, but JAX does not use it and computes on the CPU: "
+        f'pip install "hs2jax[{seen[0]}]" (in a notebook, then restart its session)'
+    )

@@ -118,21 +118,39 @@ def function(kind: str):
     return getattr(importlib.import_module(f"hs2jax.{module}"), name)
 
 
-def run(verb: str, options) -> None:
-    """Do what a config says, print the chief rows, and write the page."""
-    config, workdir = options.config, Path(options.workdir)
+def kind_of(config) -> str:
+    """Say of which kind a config is. Raises ValueError where it is of none."""
     kind = config.get("kind")
     if kind not in tuple(KINDS):
         raise ValueError(f"config.kind is {kind!r}; expected one of {', '.join(KINDS)}")
+    return kind
+
+
+def work(config, workdir: Path) -> list[dict]:
+    """Do what a config of any kind says; returns the rows."""
+    kind = kind_of(config)
+    return function(kind)(config, workdir, *[function] * (kind == "recipe"))
+
+
+def made(config, workdir: Path) -> dict[str, Path]:
+    """Find what a run has made for others to use, by name; of a recipe, what the last stage has."""
+    places = [workdir, *(workdir / name for name in config.get("stages", ()))]
+    every = ((name, place / name) for place in places for name in MADE)
+    return {name: path for name, path in every if path.exists()}
+
+
+def run(verb: str, options) -> None:
+    """Do what a config says, print the chief rows, and write the page."""
+    config, workdir = options.config, Path(options.workdir)
+    kind = kind_of(config)
     if verb == "sweep" and kind in ("sweep", "train_reward_model"):
         config, kind = sweep_of(config, options.over, options.seeds), "sweep"
     if KINDS[kind][0] != verb:
         raise ValueError(
             f"this config is of kind {kind!r}: it is one for `hs2jax {KINDS[kind][0]}`"
         )
-    more = (function,) if kind == "recipe" else ()
     try:
-        rows = function(kind)(config, workdir, *more)
+        rows = work(config, workdir)
     except ValueError as error:
         if getattr(error, "written", False):  # Of a sweep's runs that went well.
             show(config, [], workdir)
@@ -154,10 +172,8 @@ def show(config, rows: list[dict], workdir: Path) -> None:
         if row.get("headline"):
             print(format.line(row))
     print(f"report: {page}")
-    places = [workdir, *(workdir / name for name in config.get("stages", ()))]
-    for name in MADE:
-        if found := [place / name for place in places if (place / name).exists()]:
-            print(f"{'model' if name == 'model' else 'rows'}: {found[-1]}")
+    for name, path in made(config, workdir).items():
+        print(f"{'model' if name == 'model' else 'rows'}: {path}")
 
 
 def sweep_of(config, over: list[str], seeds: str):

@@ -4,7 +4,7 @@ is not that, else None. Those of data raise what `data.corpora` raises."""
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from flax.traverse_util import flatten_dict
@@ -242,21 +242,56 @@ OLD_KEYS = {
 
 
 def unknown_key(keys: Iterable[str], key: str, where: str = "config") -> str:
-    """Say that there is no such key (dotted), and which of `keys` may be meant, wherever it lies:
-    by the whole of it, its last part, or that part's initials."""
+    """Say that there is no such key (dotted), and which of `keys` may be meant, wherever it lies."""
     now = {old.split(".")[-1]: new for old, new in OLD_KEYS.items()}.get(key.split(".")[-1])
-    meant = now or key
+    near = nearest(keys, now or key)
+    return f"there is no {where}.{key}; {'it is now' if now else 'the nearest is'} {where}.{near}"
+
+
+def nearest(keys: Iterable[str], key: str) -> str:
+    """Find the key that is closest by the whole of it, its last part, or that part's initials."""
 
     def closeness(other: str) -> tuple[float, float]:
-        last, end = (x.split(".")[-1] for x in (meant, other))
+        last, end = (x.split(".")[-1] for x in (key, other))
         initials = "".join(word[:1] for word in end.split("_"))
-        pairs = (meant, other), (last, end)
+        pairs = (key, other), (last, end)
         whole, part = (difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
         within = 0.9 * ({*end.split("_")} <= {*last.split("_")})
         return max(whole, part, initials == last, within), whole
 
-    near = max(keys, key=closeness, default="kind")
-    return f"there is no {where}.{key}; {'it is now' if now else 'the nearest is'} {where}.{near}"
+    return max(keys, key=closeness, default="kind")
+
+
+class Config(ConfigDict):
+    """A ConfigDict that names the nearest key where one is not there."""
+
+    def _generate_did_you_mean_message(self, request, message=""):
+        near = nearest(flat(self), str(request))
+        return f'Key "{request}" does not exist. Did you mean "{near}"?'
+
+
+def nested(values: Mapping) -> Config:
+    """Make a config of dicts in dicts."""
+    config = Config()
+    for key, value in values.items():
+        config[key] = nested(value) if isinstance(value, Mapping) else value
+    return config
+
+
+def changed(config: ConfigDict, changes: Mapping[str, object], where: str = "") -> ConfigDict:
+    """Copy a config with values by dotted key. Raises ValueError that says `where` and names the
+    key: for one that is not there the nearest, and for a value of another type what is expected."""
+    config = config.copy_and_resolve_references()
+    for key, value in changes.items():
+        keys = flat(config)
+        if key not in keys:
+            raise ValueError(where + unknown_key(keys, key))
+        try:
+            config.update_from_flattened_dict({key: value})
+        except TypeError as error:
+            expected = like(keys[key])
+            raise ValueError(f"{where}config.{key} is {value!r}; expected {expected}") from error
+    return config
 
 
 # Texts that stand for dicts -----------------------------------------------------------------------

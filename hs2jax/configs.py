@@ -318,7 +318,7 @@ def defaults(kind: str, where: str = "config") -> ConfigDict:
     if kind not in tuple(SETTINGS):
         raise ValueError(f"{where}.kind is {kind!r}; expected one of {', '.join(SETTINGS)}")
     values = {key: each.default for key, each in SETTINGS[kind].items()}
-    config = ConfigDict(unflatten_dict({"kind": kind, **values}, sep="."))
+    config = rules.nested(unflatten_dict({"kind": kind, **values}, sep="."))
     return config if kind in ("recipe", "sweep") else config.lock()
 
 
@@ -373,6 +373,11 @@ def check(config: ConfigDict, where: str = "config") -> None:
 
 def _check_stages(recipe: ConfigDict, where: str) -> None:
     earlier: list[str] = []
+    others = {x for x in recipe if not isinstance(recipe[x], ConfigDict)} - {"kind", "stages"}
+    if others:
+        raise ValueError(
+            f"there is no {where}.{min(others)}; a recipe has stages, and their configs"
+        )
     for name in recipe.stages:
         stage = recipe.get(name)
         if not isinstance(stage, ConfigDict) or stage.get("kind") in (None, "recipe"):

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import itertools
 import logging
-import sys
 import time
 from collections.abc import Sequence
 
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from hs2jax import stopping
+from hs2jax import session, stopping
 from hs2jax.data import loader, packing
 from hs2jax.data.chat import Encoded
 from hs2jax.data.conversations import join, share, unrated
@@ -273,7 +272,7 @@ def progress_of(name: str, total: int | None = None, unit: str = "group"):
 
     Yields a function `show(items, tokens=0)` of what was done since it was called last.
     """
-    bar = tqdm(total=total, desc=name, unit=unit, disable=not sys.stderr.isatty())
+    bar = tqdm(total=total, desc=name, unit=unit, disable=not session.shows_bars())
     begun, done = time.time(), {"items": 0, "tokens": 0}
 
     def show(items: int, tokens: int = 0) -> None:

@@ -37,15 +37,12 @@ class LogProbability(NamedTuple):
     tokens: np.ndarray
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class LanguageModel(Model):
     """A decoder with its vocabulary's output weights; see `Model`.
 
-    params: the decoder's, with "lm_head" [V, D], or without where "embed" serves as that. name: as
-    it was loaded.
+    params: the decoder's, with "lm_head" [V, D], or without where "embed" serves as that.
     """
-
-    name: str = ""
 
     @classmethod
     def load(cls, name, *, template: str = "", mesh=None, dtype=None) -> "LanguageModel":
@@ -62,7 +59,7 @@ class LanguageModel(Model):
         if loaded.head is not None and not template:
             # How a reward model reads its scores says nothing of its language model's turns.
             common["read"] = "end_of_turn"
-        return cls(loaded.config, dict(loaded.params), loaded.tokenizer, str(name), **common)
+        return cls(loaded.config, dict(loaded.params), loaded.tokenizer, **common)
 
     def sample(
         self,

@@ -16,14 +16,14 @@ from hs2jax.models.hf import hub
 from hs2jax.models.hf.weights import Tensor, gathered
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Model:
     """A decoder with its tokenizer.
 
     mesh: where the parameters live, None for the default device. dtype: of the computation; heads
     and softmax are always float32. template: name of the chat template that the tokenizer holds,
     "own" for its own. read: how the end of a turn is found, where scores are read, see
-    `data.chat.encode`.
+    `data.chat.encode`. name: as it was loaded.
     """
 
     config: Config
@@ -34,6 +34,16 @@ class Model:
     dtype: Any = jnp.float32
     template: str = "own"
     read: str = "end_of_turn"
+    name: str = ""
+
+    def __repr__(self) -> str:
+        leaves = jax.tree.leaves(self.params)
+        count, outputs = sum(leaf.size for leaf in leaves), getattr(self, "outputs", ())
+        facts = [self.config.family, f"{count / 1e6:,.1f}M parameters"]
+        facts += [f"outputs {', '.join(outputs)}"] if outputs else []
+        where = {device.device_kind for leaf in leaves[:1] for device in leaf.devices()}
+        facts += [f"{jnp.dtype(self.dtype).name} on {', '.join(where)}"]
+        return f"{type(self).__name__}({self.name or 'unnamed'}: {', '.join(facts)})"
 
     def not_finite(self, what: str, named: Sequence[tuple[str, chat.Encoded]]) -> str:
         """Say that `what` of the model is not finite, see `inference.not_finite`."""
@@ -93,4 +103,5 @@ def load(name, *, template: str, mesh, dtype) -> tuple[hub.Loaded, dict[str, Any
         "dtype": dtype or default_dtype(),
         "template": loaded.template,
         "read": loaded.read,
+        "name": str(name),
     }

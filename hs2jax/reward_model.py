@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import itertools
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +36,7 @@ class Score(NamedTuple):
     reward: float | None
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class RewardModel(Model):
     """A decoder with a reward head; see `Model`.
 
@@ -58,6 +59,7 @@ class RewardModel(Model):
         seed: int = 0,
         mesh=None,
         dtype=None,
+        untrained: bool = True,
     ) -> "RewardModel":
         """Load a reward model, or a language model with a new head.
 
@@ -65,8 +67,8 @@ class RewardModel(Model):
         language model whose row 0 of lm_head gives the reward. outputs: names of a new head's
         outputs; a head that is there must have just these where they are given. bias and seed: of
         a new head. template: one of `data.templates`; "" is the checkpoint's. dtype: of the
-        computation; None is float32 on CPU and bfloat16 elsewhere. Raises ValueError where there
-        is no head and no outputs are named, or they disagree.
+        computation; None is float32 on CPU and bfloat16 elsewhere. untrained: a new head is warned
+        of. Raises ValueError where there is no head and no outputs are named, or they disagree.
         """
         if any((Path(name) / mark).exists() for mark in ("run.json", "result.json")):
             raise ValueError(f"{name} is the folder of a run; its model is {Path(name) / 'model'}")
@@ -79,7 +81,10 @@ class RewardModel(Model):
                     "`hs2jax train`, or name the outputs of a new head, or, if its reward is in "
                     f"row 0 of lm_head, write {name}#lm_head[0]"
                 )
-            log.info("%s has no reward head: a new one, for %s", name, ", ".join(outputs))
+            new = f"{name} has no reward head: it gets a new one, for {', '.join(outputs)}"
+            if untrained:
+                warnings.warn(f"{new}, of random numbers, as are its scores", stacklevel=2)
+            log.info(new)
             width = loaded.config.hidden_size
             head = heads.init_reward(jax.random.key(seed), width, len(outputs), bias=bias)
         elif outputs not in ((), loaded.outputs):

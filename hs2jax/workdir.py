@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from hs2jax import config_rules, configs, faults, identity, locks, stopping, survey
+from hs2jax import config_rules, configs, faults, identity, locks, session, stopping, survey
 from hs2jax.models.hf import card
 
 log = logging.getLogger(__name__)
@@ -135,6 +135,7 @@ def _say_what_changed(workdir: Path, config) -> None:
 
 def check_place(workdir: Path, kind: str) -> None:
     """See that a folder is new, empty, or one of a run of this kind. Raises ValueError."""
+    session.warn_of_loss(workdir)
     if re.match(r"\w+:/", str(workdir)):
         raise ValueError(f"{workdir} is an address; a run's folder is on this machine, or mounted")
     names = {path.name for path in workdir.iterdir()} if workdir.is_dir() else set()

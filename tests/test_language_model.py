@@ -29,7 +29,7 @@ def tiny_model(mesh=None, tokenizer=tiny.tokenizer, **changes) -> LanguageModel:
     params = tiny.parameters(of)
     if mesh is not None:
         params = jax.device_put(params, sharding.shardings(params, mesh))
-    return LanguageModel(of, params, tokenizer(), "tiny", mesh=mesh)
+    return LanguageModel(of, params, tokenizer(), name="tiny", mesh=mesh)
 
 
 MODEL = tiny_model()

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import huggingface_hub
 from etils import epath
 
+from hs2jax import session
 from hs2jax.data.groups import DataError, FieldError
 from hs2jax.data.tables import decode, text_lines
 
@@ -103,9 +104,8 @@ def _fetch(path: str) -> epath.Path:
     repository, revision, file = match.groups()
     revision = unquote(revision or "main")
     try:
-        found = huggingface_hub.hf_hub_download(
-            repository, file, repo_type="dataset", revision=revision, etag_timeout=5
-        )
+        options = {"repo_type": "dataset", "revision": revision, "etag_timeout": 5}
+        found = session.public_first(huggingface_hub.hf_hub_download, repository, file, **options)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"the hub did not give {file} of the data set {repository} at revision '{revision}' "

@@ -136,9 +136,43 @@ class Judge:
             weights = weights_file.load(weights, self, preset)
         if isinstance(criterion, str):
             criterion = criteria_files.find(criterion)
+        logits = self._logits(conversations, criterion, skip, record)
+        found: list[Judgement | None] = [None] * len(conversations)
+        if not logits:
+            return found
+        stacked = np.stack([*logits.values()])
+        name = "lager_wo" if weights is None else "lager_w"
+        scores = lager.aggregate(stacked, criterion.scale, name, preset, weights)
+        chances = lager.distribution(stacked, preset, weights)
+        for i, score, row in zip(logits, np.asarray(scores), np.asarray(chances), strict=True):
+            chance = dict(zip(criterion.scale, map(float, row), strict=True))
+            found[i] = Judgement(float(score), chance)
+        return found
+
+    def layers(
+        self,
+        conversations: Sequence[Sequence[Mapping[str, str]]],
+        *,
+        criterion: str | Criterion = "helpfulness",
+        preset: lager.Preset = lager.PRESETS["recommended"],
+        skip: bool = False,
+        record: Record | None = None,
+    ) -> list[np.ndarray | None]:
+        """Score conversations by each layer alone: the expected score f32 [L'], of the layers that
+        the preset uses, from the embedding's output up. Arguments and errors: see `score`."""
+        if isinstance(criterion, str):
+            criterion = criteria_files.find(criterion)
+        logits = self._logits(conversations, criterion, skip, record)
+        chances = {i: jax.nn.softmax(lager.used_layers(x, preset)) for i, x in logits.items()}
+        by_layer = {i: np.asarray(x) @ np.float32(criterion.scale) for i, x in chances.items()}
+        return [by_layer.get(i) for i in range(len(conversations))]
+
+    def _logits(
+        self, conversations, criterion: Criterion, skip: bool, record: Record | None
+    ) -> dict[int, np.ndarray]:
+        """Read logits [2, L + 1, S] of each conversation that is not left out, by its number."""
         record = Record() if record is None else record
         groups = group_conversations(conversations, skip=skip, record=record)
-        found: list[Judgement | None] = [None] * len(groups)
         given = [i for i, group in enumerate(groups) if group]
         requests = [request for i in given for request in requests_of(groups[i], [criterion])]
         logits = {}
@@ -149,16 +183,7 @@ class Judge:
             logits[i] = reading.logits[0]
             if not np.isfinite(reading.logits).all():
                 log.warning("%s: %s", groups[i].source, not_finite(reading.logits))
-        if not logits:
-            return found
-        logits, places = np.stack([*logits.values()]), list(logits)
-        name = "lager_wo" if weights is None else "lager_w"
-        scores = lager.aggregate(logits, criterion.scale, name, preset, weights)
-        chances = lager.distribution(logits, preset, weights)
-        for i, score, row in zip(places, np.asarray(scores), np.asarray(chances), strict=True):
-            chance = dict(zip(criterion.scale, map(float, row), strict=True))
-            found[i] = Judgement(float(score), chance)
-        return found
+        return logits
 
     def ask(
         self,

@@ -26,34 +26,67 @@ WIDTH, HEIGHT = 340, 250  # SVG units; about the pixels of a phone.
 # has them too.
 NAMES = ("ink", "soft", "rule", "card", "one", "two", "three", "four")
 COLOURS = {name: f"#10fe{i:02x}" for i, name in enumerate(NAMES)}
-INK, SOFT, RULE, CARD, *SERIES = COLOURS.values()
+DAY = ("#1d2126", "#5b646e", "#dfe2e6", "#ffffff", "#0067a6", "#c65102", "#00704d", "#9a4a86")
 DOTTED = (0, (1, 1.5))
 DASHES = ("-", (0, (6, 3)), (0, (1.5, 2)), (0, (6, 2, 1.5, 2)))
 SETTINGS = Path(__file__).with_name("chart.mplstyle")
 
 
-def drawn(draw: Callable) -> Callable[..., str]:
-    """Make a function that draws on given axes one that returns what it drew as SVG. What has a
-    label gets a key above the axes."""
+class Drawn(Figure):
+    """A figure that a notebook shows, without pyplot too."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=120, facecolor="white")
+        return buffer.getvalue()
+
+
+class Chart(str):
+    """A chart as SVG, with `figure`, which draws it as a matplotlib figure."""
+
+    figure: Callable[[], Drawn]
+
+
+def drawn(draw: Callable) -> Callable[..., Chart]:
+    """Make a function that draws on given axes one that returns what it drew. What has a label gets
+    a key above the axes."""
 
     @functools.wraps(draw)
-    def chart(*args, **options) -> str:
+    def chart(*args, **options) -> Chart:
+        def figure() -> Drawn:
+            made = Drawn((WIDTH / 72, HEIGHT / 72))
+            draw(made.add_subplot(), *args, **options)
+            handles, labels = made.axes[0].get_legend_handles_labels()
+            if labels:
+                # As many beside one another as there is room for.
+                columns = max(1, int(WIDTH // (45 + 7 * max(map(len, labels)))))
+                columns = min(len(labels), columns)
+                made.legend(handles, labels, loc="outside upper left", ncols=columns)
+            return made
+
         with matplotlib.rc_context(fname=SETTINGS):
-            figure = Figure((WIDTH / 72, HEIGHT / 72))
-            axes = figure.add_subplot()
-            draw(axes, *args, **options)
-            return _svg(figure) if axes.has_data() else ""
+            stood_in = figure()
+            found = Chart(_svg(stood_in) if stood_in.axes[0].has_data() else "")
+        found.figure = functools.partial(_by_day, figure)
+        return found
 
     return chart
 
 
+def _by_day(figure: Callable[[], Drawn]) -> Drawn:
+    """Draw a figure in the colours that the page has by day."""
+    given = matplotlib.rc_params_from_file(SETTINGS, use_default_template=False)
+    names = dict(zip(COLOURS.values(), DAY, strict=True))
+    day = {key: names.get(str(value), value) for key, value in given.items()}
+    day["axes.prop_cycle"] = matplotlib.cycler(color=DAY[-4:])
+    with matplotlib.rc_context(day):
+        made = figure()
+        made.draw_without_rendering()  # Ticks are made by the settings of then.
+    return made
+
+
 def _svg(figure: Figure) -> str:
     """Write a figure as one <svg> element, without what the page has itself."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    if labels:
-        # As many beside one another as there is room for.
-        columns = max(1, int(WIDTH // (45 + 7 * max(map(len, labels)))))
-        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), columns))
     buffer = io.StringIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of letters that its own font has not; the page's has.
@@ -104,7 +137,8 @@ def curves(
         axes.plot(at, y, label=name if keys else None, zorder=3, **dotted, **_series(i))
     if diagonal:
         ends = [0.5 if x[0] >= 0.5 else 0, 1] if form == format.PERCENT else x[[0, -1]]
-        axes.plot(ends, ends, color=SOFT, lw=1.2, ls=DOTTED, label=diagonal)
+        soft = matplotlib.rcParams["axes.labelcolor"]
+        axes.plot(ends, ends, color=soft, lw=1.2, ls=DOTTED, label=diagonal)
     for i, (name, level) in enumerate(levels.items(), len(points)):
         axes.axhline(level, zorder=1, label=name, **{**_series(i), "lw": 1.5})
     axes.margins(y=0.08)
@@ -144,7 +178,7 @@ def histograms(axes: Axes, sides: Mapping[str, Sequence[float]], xlabel: str) ->
     bins = 4 + min(24, int(2 * math.sqrt(max(map(len, sides.values())))))
     for i, (name, values) in enumerate(sides.items()):
         outline = np.histogram(values, bins, (low, high))
-        axes.stairs(*outline, fill=True, color=SERIES[i], alpha=0.15, lw=0)
+        axes.stairs(*outline, fill=True, color=_series(i)["color"], alpha=0.15, lw=0)
         axes.stairs(*outline, lw=2, **_series(i))
         axes.axvline(values.mean(), lw=1.5, label=name, **_series(i))
     axes.set(xlim=(low, high), ylim=(0, None), xlabel=f"{xlabel} (vertical lines: means)")
@@ -153,7 +187,8 @@ def histograms(axes: Axes, sides: Mapping[str, Sequence[float]], xlabel: str) ->
 
 def _series(i: int) -> dict:
     """Choose the colour and dashes of the i-th of several lines."""
-    return {"color": SERIES[i % len(SERIES)], "ls": DASHES[(i + i // len(SERIES)) % len(DASHES)]}
+    cycle = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
+    return {"color": cycle[i % len(cycle)], "ls": DASHES[(i + i // len(cycle)) % len(DASHES)]}
 
 
 def limits(values: Iterable[float | None], share: float = 0.06) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from hs2jax import faults, workdir
+from hs2jax import faults, session, workdir
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Metrics:
         begin = SessionLog(status=SessionLog.START)  # What was there of later steps is hidden.
         self._board.write_event(Event(step=start + 1, session_log=begin))
         shape = {"initial": start, "desc": folder.name, "unit": "step", "dynamic_ncols": True}
-        self._bar = tqdm(total=total, disable=None, **shape)  # None: where there is no terminal.
+        self._bar = tqdm(total=total, disable=not session.shows_bars(), **shape)
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Write one row; its numbers become TensorBoard scalars too."""

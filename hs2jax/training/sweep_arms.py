@@ -132,17 +132,6 @@ def of_grid(base: ConfigDict, over: Sequence[str]) -> ConfigDict:
 
 def _changed(base: ConfigDict, changes: dict[str, object], where: str) -> ConfigDict:
     """Copy the base with values by dotted key. Raises ValueError naming `where` and the key."""
-    config = base.copy_and_resolve_references().lock()
-    for key, value in changes.items():
-        if key == "seed":
-            raise ValueError(f"{where}: config.seed cannot be an arm's; set the sweep's seeds")
-        try:
-            config.update_from_flattened_dict({key: value})
-        except KeyError:
-            raise ValueError(
-                f"{where}: {config_rules.unknown_key(configs.SETTINGS[config.kind], key)}"
-            ) from None
-        except TypeError as error:
-            expected = config_rules.like(config_rules.flat(config).get(key))
-            raise ValueError(f"{where}: config.{key} is {value!r}; expected {expected}") from error
-    return config
+    if "seed" in changes:
+        raise ValueError(f"{where}: config.seed cannot be an arm's; set the sweep's seeds")
+    return config_rules.changed(base, changes, f"{where}: ")

@@ -114,6 +114,7 @@ class RewardTask(Task):
             seed=config.seed,
             mesh=mesh,
             dtype=configs.dtype(config.model.dtype),
+            untrained=False,
         )
         self.objective = objectives.make(config.objective, model.outputs)
         self.shown = objectives.METRICS_OF[config.objective.kind]

@@ -21,7 +21,7 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 
-from hs2jax import faults
+from hs2jax import faults, session
 from hs2jax.models import sharding
 from hs2jax.models.config import Config
 from hs2jax.models.hf import (
@@ -291,7 +291,8 @@ def near_by(name: str) -> str:
 
 
 def _from_hub(repository: str, cached: bool) -> Path:
-    folder = huggingface_hub.snapshot_download(
+    folder = session.public_first(
+        huggingface_hub.snapshot_download,
         repository,
         allow_patterns=HUB_FILES,
         ignore_patterns=HUB_COPIES,
