@@ -242,7 +242,7 @@ OLD_KEYS = {
 
 
 def unknown_key(keys: Iterable[str], key: str, where: str = "config") -> str:
-    """Say that there is no such key (dotted), and which of `keys` may be meant, wherever it lies."""
+    """Say that there is no such key (dotted), and which of `keys` may be meant."""
     now = {old.split(".")[-1]: new for old, new in OLD_KEYS.items()}.get(key.split(".")[-1])
     near = nearest(keys, now or key)
     return f"there is no {where}.{key}; {'it is now' if now else 'the nearest is'} {where}.{near}"
