@@ -196,7 +196,7 @@ def score(verb: str, options) -> None:
     """Score groups, write a line for each, and pick the best of their responses where asked."""
     import jax
 
-    from hs2jax import report, survey
+    from hs2jax import report, survey, workdir
     from hs2jax.config_rules import parse_weights
     from hs2jax.evaluation import score
     from hs2jax.models import sharding
@@ -222,6 +222,8 @@ def score(verb: str, options) -> None:
         best=Path(options.best) if options.best else None,
         reference=options.reference,
     )
+    if not workdir.is_first():
+        return
     left = {"truncated": record.truncated, **record.left_out()}
     counted = "".join(f", {count} {name}" for name, count in left.items() if count)
     print(f"{output}: {record.rows} rows, {record.groups} groups{counted}")

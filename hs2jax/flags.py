@@ -39,7 +39,12 @@ FLAGS = (
     ("config", CONFIGURED, None, "Config's file or name, and :ARGUMENT where it takes one."),
     ("traceback", VERBS, False, "Show where an error was raised."),
     ("workdir", (*CONFIGURED, "report"), None, "Folder of the run."),
-    ("distributed", {*CONFIGURED} - {"sweep"}, False, "Join the other hosts of a pod first."),
+    (
+        "distributed",
+        {*CONFIGURED, "score"} - {"sweep"},
+        False,
+        "Join the other hosts of a pod first.",
+    ),
     ("over", _SWEEP, [], "KEY=VALUE,VALUE: values to try for a key; several give a grid."),
     ("seeds", _SWEEP, "", "As in 0,1,2; default: the config's."),
     ("against", _REPORT, "", "Folder of an evaluation to compare with."),

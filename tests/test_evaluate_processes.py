@@ -1,4 +1,4 @@
-"""Two processes that share a mesh evaluate and sweep as one process does, kept scores included."""
+"""Two processes of one mesh evaluate, sweep and score as one process does, kept scores included."""
 
 import contextlib
 import shutil
@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def verbs(folder: Path, out: Path) -> list[list[str]]:
-    """An evaluation, and a sweep, with parameters spread over four devices."""
+    """An evaluation, and a sweep, with parameters spread over four devices; and scores."""
     spread = "--config.mesh.fsdp=4"
     data = f"preference:{folder / 'pairs.jsonl'}"
     sweep = {"initial": folder / "initial", "trained": folder / "trained", "data": data}
@@ -29,6 +29,10 @@ def verbs(folder: Path, out: Path) -> list[list[str]]:
     return [
         ["evaluate", *evaluate, f"--workdir={out / 'evaluation'}", spread],
         ["expo", *expo, f"--workdir={out / 'expo'}", spread],
+        [
+            *("score", f"--model={folder / 'initial'}", f"--data={data}[:7]"),
+            *(f"--output={out / 'scores.jsonl'}", f"--best={out / 'best'}"),
+        ],
     ]
 
 
@@ -56,7 +60,9 @@ def test_two_processes_evaluate_and_sweep_as_one_does(tmp_path):
         after = set(table.execute(rows))
     assert (len(before), len(after)) == (20, 40)
     assert len(before & after) > 10, "what was kept is computed again"
-    for part in ("evaluation/items/preference-pairs.jsonl", "expo/items/chosen.jsonl"):
+    assert (tmp_path / "two" / "best" / "report.html").exists()
+    parts = ("evaluation/items/preference-pairs.jsonl", "expo/items/chosen.jsonl", "scores.jsonl")
+    for part in parts:
         one, two = (read_rows(tmp_path / run / part) for run in ("one", "two"))
         for first, second in zip(one, two, strict=True):
             assert first["responses"] == second["responses"]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,7 +34,8 @@ def score(
     reference: str = "",
 ) -> Record:
     """Write a line for each group of `data`: source, prompt, responses, outputs (a dict for each
-    response) and rewards (null without weights). Returns what became of the rows.
+    response) and rewards (null without weights); of several processes the first one writes.
+    Returns what became of the rows.
 
     best: the folder of a run of kind "best_of_n", with best.jsonl, the response with the highest
     reward for each prompt (all rows with one prompt are its candidates; `index` counts through
@@ -62,7 +64,7 @@ def score(
 
     kept: list[Scored] = []
     lines = 0
-    with workdir.writing(output) as file:
+    with workdir.writing(output if workdir.is_first() else Path(os.devnull)) as file:
         for each in scored(data, "score", record):
             lines += 1
             line = {name: getattr(each.group, name) for name in ("source", "prompt", "responses")}
@@ -102,7 +104,8 @@ def score(
     ]
     config = ConfigDict({"kind": "best_of_n", "data": data, "reference": reference})
     workdir.take(best, config)
-    workdir.write_rows(best / "best.jsonl", lines)
+    if workdir.is_first():
+        workdir.write_rows(best / "best.jsonl", lines)
     workdir.finish(best, config, {"records": records, "seconds": time.time() - started}, rows)
     return record
 
