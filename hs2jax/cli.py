@@ -226,9 +226,10 @@ def score(verb: str, options) -> None:
         return
     left = {"truncated": record.truncated, **record.left_out()}
     counted = "".join(f", {count} {name}" for name, count in left.items() if count)
-    print(f"{output}: {record.rows} rows, {record.groups} groups{counted}")
+    there = sys.stderr if options.output == "-" else sys.stdout  # Scores alone are on the other.
+    print(f"{output}: {record.rows} rows, {record.groups} groups{counted}", file=there)
     if options.best:
-        print(f"report: {report.write(options.best)}")
+        print(f"report: {report.write(options.best)}", file=there)
 
 
 def convert(verb: str, options) -> None:

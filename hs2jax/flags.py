@@ -52,7 +52,8 @@ FLAGS = (
     ("model", ("score", "convert"), None, "Folder, GGUF file, hub id or short name."),
     ("data", _SCORE, None, 'To be scored, as "format:path[slice]".'),
     ("data", ("train",), "", "The config's argument: a file of your own for own_data."),
-    ("output", ("score", "convert"), None, "JSON lines file, or model's folder, to write."),
+    ("output", _SCORE, None, 'JSON lines file to write; "-": the standard output.'),
+    ("output", _CONVERT, None, "Model's folder to write."),
     ("best", _SCORE, "", "Folder for the best response of each prompt."),
     ("reference", _SCORE, "", "Data that the best are compared with."),
     (
@@ -123,6 +124,8 @@ def misplaced(place: str, verb: str, name: str) -> str:
         return "is in a home folder that is not known; give the whole path"
     if path.is_symlink() and not path.exists():
         return "is a link that leads nowhere"
+    if file and path.exists() and not (path.is_file() or path.is_dir()):
+        return 'is a pipe or device; "-" is the standard output'
     if not path.exists() or path.is_dir() != file:
         return ""
     return f"is a {'folder; expected a file' if file else 'file; expected a folder'}"

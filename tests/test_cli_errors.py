@@ -1,5 +1,6 @@
 """`hs2jax score`, what is said of bad input, and runs whose numbers are not finite."""
 
+import json
 import os
 import re
 import shutil
@@ -114,6 +115,31 @@ def scoring(folder, tmp_path, name) -> tuple[list[str], Path, Path]:
     return [*command, f"--output={output}"], data, output
 
 
+def test_ids_and_other_fields_of_rows_pass_through(folder, tmp_path):
+    ratings = dict.fromkeys(("helpfulness", "correctness", "coherence", "complexity"), 3)
+    both = [{"prompt": "One?", "id": i, "verbosity": i, **ratings} for i in range(2)]
+    rows = {
+        "responses": [{"prompt": "One?", "response": "1.", "id": 7, "source": "x", "note": None}],
+        "preference": [{"prompt": "One?", "chosen": "1.", "rejected": "2.", "meta": {"a": [1]}}],
+        "helpsteer2": [row | {"response": f"{row['id']}."} for row in both],
+        "ratings{prompt=q,response=a,tact=t}": [{"q": "One?", "a": "1.", "t": 2, "id": "é"}],
+    }
+    files = {
+        name: stages.write(tmp_path / f"{name[:5]}.jsonl", some) for name, some in rows.items()
+    }
+    data = "--data=" + "+".join(f"{name}:{path}" for name, path in files.items())
+    done = hs2jax("score", f"--model={folder / 'reward'}", data, "--output=-")
+    assert done.code == 0, done.err
+    assert "-: 5 rows, 4 groups" in done.err
+    found = [json.loads(line) for line in done.out.splitlines()]
+    ours = {"source", "prompt", "responses", "outputs", "rewards"}
+    assert all(ours <= row.keys() for row in found)
+    others = [{name: x for name, x in row.items() if name not in ours} for row in found]
+    assert others[:2] == [{"id": 7, "note": None}, {"meta": {"a": [1]}}]
+    assert others[2] == {"id": [0, 1], "verbosity": [0, 1]} | {x: [3, 3] for x in ratings}
+    assert others[3] == {"t": 2, "id": "é"}
+
+
 def test_malformed_rows_end_scoring_or_are_counted(folder, tmp_path):
     command, data, output = scoring(folder, tmp_path, "broken.jsonl")
     assert f"{data}, line 2, field 'responses[1]'" in fail(*command)
@@ -200,7 +226,8 @@ REFUSED = {
         "a home folder that is not known",
     ),
     "output a device": ("convert --model=x --output=/dev/full", "--output=/dev/full is a file"),
-    "scores to a full disk": (SCORE + "--output=/dev/full", "/dev/full: the disk is full"),
+    "scores to a device": (SCORE + "--output=/dev/null", 'is a pipe or device; "-" is the stand'),
+    "scores to a pipe": (SCORE + "--output={folder}/pipe.jsonl", "is a pipe or device"),
     "scores to a folder": (SCORE + "--output={folder}/reward", "is a folder; expected a file"),
     "a long name": (SCORE + "--output={folder}/" + 300 * "x", "File name too long"),
     "no config": ("train --workdir={out}", "--config"),

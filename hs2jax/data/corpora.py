@@ -63,9 +63,16 @@ class Spec(NamedTuple):
     path: str  # Of a data set: "tfds:NAME/CONFIG[SPLIT]".
     selector: str  # "train" or "val", "a:b" with integers or percents, or "" for all.
     columns: fields.Map = NO_MAP
+    others: dict[str, dict] | None = None  # Gets the other fields of each row that is read.
 
 
-def read(spec: str, *, on_error: str = "raise", record: Record | None = None) -> Iterator[Group]:
+def read(
+    spec: str,
+    *,
+    on_error: str = "raise",
+    record: Record | None = None,
+    others: dict[str, dict] | None = None,
+) -> Iterator[Group]:
     """Read the groups of one file or of several, one after the other.
 
     Args:
@@ -80,6 +87,8 @@ def read(spec: str, *, on_error: str = "raise", record: Record | None = None) ->
             built, with [SPLIT], [a:b] or [SPLIT][a:b] behind it; without a split its first, train.
         on_error: "raise", or "skip" to leave malformed rows out and count them in the record.
         record: counts rows, groups and skipped rows. Needed to skip.
+        others: gets, by the source of each group before it is given, the fields of its row that
+            hold none of its texts, such as ids; of a group of several rows a list for each.
 
     Raises ValueError or FileNotFoundError at once for a wrong spec, and DataError for a malformed
     row, when it comes to it. A damaged file is an error in any case.
@@ -89,7 +98,8 @@ def read(spec: str, *, on_error: str = "raise", record: Record | None = None) ->
     if on_error == "skip" and record is None:
         raise ValueError("on_error='skip' needs a record, where what is skipped is counted")
     record = Record() if record is None else record
-    return itertools.chain.from_iterable(_groups(each, on_error, record) for each in _files(spec))
+    files = (each._replace(others=others) for each in _files(spec))
+    return itertools.chain.from_iterable(_groups(each, on_error, record) for each in files)
 
 
 def raw(spec: str) -> Iterator[tuple[str, bytes]]:
@@ -203,6 +213,10 @@ def _groups(spec: Spec, on_error: str, record: Record) -> Iterator[Group]:
         for _, _, notes in unit:
             record.note(notes, spec.path)
             own.note(notes, spec.path)
+        if spec.others is not None and len(unit) > 1:
+            each = [spec.others[f"{spec.path}:{number}"] for number, *_ in unit]
+            names = dict.fromkeys(name for row in each for name in row)
+            spec.others[group.source] = {name: [row.get(name) for row in each] for name in names}
         yield group
     if own.unread:
         columns = ", ".join(f"{name} ({count} rows)" for name, count in own.unread.items())
@@ -280,11 +294,14 @@ def _rows(spec: Spec) -> Iterator[Row]:
     named, split = form.of_path(spec.path), spec.selector
     for number, line in _lines(spec):
         try:
-            row = fields.take({**tables.decode(line), **named}, spec.columns, form.own)
+            whole = tables.decode(line)
+            row = fields.take({**whole, **named}, spec.columns, form.own)
             if split not in ("train", "val") or rows.split(row) == split:
                 group = form.read(row)
                 if isinstance(line, bytes):
                     line.decode()
+                if spec.others is not None:
+                    spec.others[f"{spec.path}:{number}"] = _others(whole, row, group)
                 yield number, group, [*row.notes, *_transcripts(group)]
         except FieldError as error:
             if error.reason == "missing field" and not spec.columns.columns:
@@ -295,6 +312,19 @@ def _rows(spec: Spec) -> Iterator[Row]:
         except UnicodeDecodeError as error:  # In a field that the format does not read.
             what = f"expected UTF-8, found {line[error.start]:#04x} at byte {error.start + 1}"
             yield number, DataError(spec.path, number, "row", what, "broken Unicode"), []
+
+
+def _others(whole: dict, row: fields.Row, group: Group) -> dict:
+    """The fields of a row that hold no text of its group, as JSON has them."""
+    said = [*(turn["content"] for turn in group.prompt), *group.responses]
+
+    found = {}
+    for name, value in whole.items():
+        holds = isinstance(value, str) and any(text.strip() in value for text in said)
+        taken = name in row.read or name not in row  # A map names it.
+        if not (taken and (holds or isinstance(value, list))):
+            found[name] = value
+    return json.loads(json.dumps(found, default=str))
 
 
 def _nearest(row: dict, spec: Spec) -> str:

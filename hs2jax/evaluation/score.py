@@ -1,8 +1,10 @@
 """Score groups into a file, and pick the best of their responses where asked."""
 
+import contextlib
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,9 +35,11 @@ def score(
     best: Path | None = None,
     reference: str = "",
 ) -> Record:
-    """Write a line for each group of `data`: source, prompt, responses, outputs (a dict for each
-    response) and rewards (null without weights); of several processes the first one writes.
-    Returns what became of the rows.
+    """Write a line for each group of `data`: the fields of its row that hold no text of it, such as
+    ids, then source, prompt, responses, outputs (a dict for each response) and rewards (null
+    without weights); of several processes the first one writes. Returns what became of the rows.
+
+    output: a file, or "-" for the standard output.
 
     best: the folder of a run of kind "best_of_n", with best.jsonl, the response with the highest
     reward for each prompt (all rows with one prompt are its candidates; `index` counts through
@@ -53,8 +57,9 @@ def score(
         )
     store = scores.store_of(model)
 
-    def scored(spec: str, name: str, record: Record) -> Iterator[Scored]:
-        groups = corpora.read(spec, on_error="skip" if skip else "raise", record=record)
+    def scored(spec: str, name: str, record: Record, others=None) -> Iterator[Scored]:
+        how = {"on_error": "skip" if skip else "raise", "record": record, "others": others}
+        groups = corpora.read(spec, **how)
         with progress_of(name) as show:
             options = {"truncate": truncate, "skip": skip, "leave_out": skip}
             options |= {"record": record, "progress": show}
@@ -63,15 +68,19 @@ def score(
                     yield each
 
     kept: list[Scored] = []
-    lines = 0
-    with workdir.writing(output if workdir.is_first() else Path(os.devnull)) as file:
-        for each in scored(data, "score", record):
+    lines, others = 0, {}
+    place = output if workdir.is_first() else Path(os.devnull)
+    terminal = str(place) == "-"
+    with contextlib.nullcontext(sys.stdout) if terminal else workdir.writing(place) as file:
+        for each in scored(data, "score", record, others):
             lines += 1
-            line = {name: getattr(each.group, name) for name in ("source", "prompt", "responses")}
+            own = {name: getattr(each.group, name) for name in ("source", "prompt", "responses")}
+            line = others.get(each.group.source, {}) | own
             table = each.outputs
             line["outputs"] = [dict(zip(model.outputs, row.tolist(), strict=True)) for row in table]
             line["rewards"] = None if scalar is None else [float(row @ scalar) for row in table]
-            file.write(workdir.to_json(line, ensure_ascii=False) + "\n")
+            text = workdir.to_json(line, ensure_ascii=False)
+            file.write(text.encode(errors="replace").decode() + "\n")
             if best is not None:
                 kept.append(each)
         if not lines:
