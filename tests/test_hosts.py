@@ -18,6 +18,16 @@ from test_processes import CONFIG, SETTINGS
 import hs2jax
 from hs2jax.training import metrics
 
+RECIPE = """
+import runpy
+from hs2jax import configs
+
+def get_config():
+    config = configs.defaults("recipe")
+    config.stages, config.only = ("only",), runpy.run_path({!r})["get_config"]()
+    return config
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -34,11 +44,13 @@ def folder(tmp_path_factory):
         own |= {"trainable.last_layers": 0, "trainable.paths": "^head/", "lora.rank": 0}
         own |= {"evaluate_every": 10_000, "checkpoint_every": 10_000}
         (folder / f"{name}.py").write_text(CONFIG.format(SETTINGS | own))
+    (folder / "recipe.py").write_text(RECIPE.format(str(folder / "pairs.py")))
     return folder
 
 
 def start(workdirs, configs, code=None):
-    """Start `hs2jax train` in processes of one run; code: a folder with the last one's package."""
+    """Start a training, or a recipe, in processes of one run; code: a folder with the last one's
+    package."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -46,10 +58,11 @@ def start(workdirs, configs, code=None):
     joining = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(len(workdirs))}
     running = []
     for i, (workdir, config) in enumerate(zip(workdirs, configs, strict=True)):
+        verb = "run" if config.stem == "recipe" else "train"
         running.append(
             subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "hs2jax.cli", "train", "--distributed"),
+                    *(sys.executable, "-m", "hs2jax.cli", verb, "--distributed"),
                     *(f"--config={config}", f"--workdir={workdir}"),
                 ],
                 env={**os.environ, **flags, **joining, "JAX_PROCESS_ID": str(i)},
@@ -97,23 +110,27 @@ def test_hosts_that_disagree_are_told_in_what(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("count", "stopped", "killed"),
-    [(2, 1, 0), (2, 0, 1), (4, 0, 2), (4, 3, 0)],
+    ("config", "count", "stopped", "killed"),
+    [
+        *(("pairs", *numbers) for numbers in ((2, 1, 0), (2, 0, 1), (4, 0, 2), (4, 3, 0))),
+        ("recipe", 2, 1, 0),
+    ],
 )
 @pytest.mark.long
 def test_one_that_is_stopped_stops_all_and_one_that_dies_ends_all(
-    count, stopped, killed, folder, tmp_path
+    config, count, stopped, killed, folder, tmp_path
 ):
-    places, configs = [tmp_path / "run"] * count, [folder / "pairs.py"] * count
+    places, configs = [tmp_path / "run"] * count, [folder / f"{config}.py"] * count
+    trained = places[0] / "only" if config == "recipe" else places[0]
     running = start(places, configs)
-    wait_for_step(places[0], 2, running)
+    wait_for_step(trained, 2, running)
     running[stopped].send_signal(signal.SIGTERM)
     codes, said = ended(running)
     assert codes == [75] * count, said
     steps = {text.partition("saved at step ")[2].split(";")[0] for text in said}
     assert len(steps) == 1
     running = start(places, configs)
-    wait_for_step(places[0], int(steps.pop()) + 1, running)
+    wait_for_step(trained, int(steps.pop()) + 1, running)
     running[killed].kill()
     began = time.time()
     codes, said = ended(running)
