@@ -143,7 +143,7 @@ def run(verb: str, options) -> None:
     """Do what a config says, print the chief rows, and write the page."""
     config, workdir = options.config, Path(options.workdir)
     kind = kind_of(config)
-    if verb == "sweep" and kind in ("sweep", "train_reward_model"):
+    if verb == "sweep" and kind in ("sweep", "train_reward_model", "train_policy"):
         config, kind = sweep_of(config, options.over, options.seeds), "sweep"
     if KINDS[kind][0] != verb:
         raise ValueError(
@@ -180,7 +180,7 @@ def sweep_of(config, over: list[str], seeds: str):
     """Make a sweep of a training's config over a grid, or set the seeds of one."""
     from hs2jax.training import sweep_arms
 
-    if config.kind == "train_reward_model":
+    if config.kind != "sweep":
         config = sweep_arms.of_grid(config, over)
     elif over:
         raise ValueError("this config has arms of its own; --over is for a config without")

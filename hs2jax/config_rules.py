@@ -137,6 +137,16 @@ JUDGE_TASKS = {
     "fraction": ("selection",),
     "max_tokens": ("selection",),
 }
+OF_PAIRS = ("dpo", "ipo")  # Objectives of policies that learn from preference pairs.
+# The objectives of a policy that read a setting.
+OBJECTIVES = {
+    "objective.normalize_tokens": ("steerlm2",),
+    "objective.preference": ("dpo",),
+    "objective.label_smoothing": ("dpo",),
+    "objective.smoothing": ("dpo",),
+    "objective.reduction": ("ipo",),
+    **dict.fromkeys(("objective.beta", "objective.max_drift", "data.derive", "select"), OF_PAIRS),
+}
 BASELINES = ("gpt_score", "ridge_probe", "reward_model")
 
 
@@ -147,14 +157,8 @@ def refusals(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
             compared, outputs = c.objective.output, c.model.outputs
             if outputs and compared not in ("", *outputs):
                 yield f"objective.output is {compared!r}; the model's outputs are {outputs}"
-        case "train_policy" if c.objective.kind == "steerlm2":
-            end = 'so with config.objective.kind "steerlm2" it must be'
-            if c.data.condition:
-                held = "sampled groups have conditions of their own"
-                yield f'data.condition is {c.data.condition!r}; {held}, {end} ""'
-            if c.data.too_long != "skip":
-                held = "the log-probabilities of sampled groups are those after whole prompts"
-                yield f'data.too_long is {c.data.too_long!r}; {held}, {end} "skip"'
+        case "train_policy":
+            yield from _policy(c, default)
         case "evaluate":
             if c.model.weights == "search" and not c.validation:
                 yield 'model.weights is "search": name the pairs to search on in config.validation'
@@ -169,12 +173,47 @@ def refusals(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
                 yield "conditions: the responses of a file were written for one attribute setting"
         case "judge":
             yield from _judge(c, default)
+        case "sweep" if not can_be_swept(c.get("base")):
+            yield "base: expected a config of kind train_reward_model, or train_policy on pairs"
     trained = c.get("trainable", {"cache": False})
     if trained["cache"] and (trained.last_layers < 0 or c.data.layout == "padded"):
         yield (
             "trainable.cache keeps what frozen layers give: it needs config.trainable.last_layers "
             'and a layout other than "padded"'
         )
+
+
+def _policy(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
+    kind, given, usual = c.objective.kind, flat(c), flat(default)
+    yield from _unread(OBJECTIVES, "objective.kind", given, usual)
+    if kind == "steerlm2":
+        end = 'so with config.objective.kind "steerlm2" it must be'
+        if c.data.condition:
+            held = "sampled groups have conditions of their own"
+            yield f'data.condition is {c.data.condition!r}; {held}, {end} ""'
+        if c.data.too_long != "skip":
+            held = "the log-probabilities of sampled groups are those after whole prompts"
+            yield f'data.too_long is {c.data.too_long!r}; {held}, {end} "skip"'
+    if kind in OF_PAIRS and c.data.condition:
+        held = "makes each response a group of its own, which has no pairs"
+        yield f"data.condition is {c.data.condition!r}, which {held}: leave it empty"
+    how = c.objective.smoothing
+    if kind == "dpo" and how != "conservative" and not c.objective.label_smoothing:
+        yield f"objective.smoothing is {how!r}, and config.objective.label_smoothing is 0: set it"
+
+
+def _unread(readers: dict, key: str, given: dict, usual: dict) -> Iterator[str]:
+    """Say which settings that are not as usual the choice of another, `key`, does not read."""
+    for name, choices in readers.items():
+        if given[key] not in choices and given[name] != usual[name]:
+            yield f"{name} is for config.{key} {' and '.join(choices)}, not for {given[key]}"
+
+
+def can_be_swept(c) -> bool:
+    """Tell if runs of a config can be arms of a sweep, which compares them on pairs or ratings."""
+    kind = c.get("kind") if isinstance(c, ConfigDict) else None
+    pairs = kind == "train_policy" and c.objective.kind in OF_PAIRS
+    return pairs or kind == "train_reward_model"
 
 
 def _judge(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
@@ -197,9 +236,7 @@ def _judge(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
             f"weights is {c.weights!r}, but {c.task} has no ratings: give the weights.json of "
             'another run, or "" for even weights'
         )
-    for key, tasks in JUDGE_TASKS.items():
-        if c.task not in tasks and c[key] != default[key]:
-            yield f"{key} is for config.task {' and '.join(tasks)}, not for {c.task}"
+    yield from _unread(JUDGE_TASKS, "task", c, default)
     try:
         (file if c.task in ("emotions", "knowledge") else data)(c.data)
     except (ValueError, FileNotFoundError) as error:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from hs2jax import config_rules as rules
 from hs2jax.config_rules import above, anything, at_least, needed, one_of, parsed
 from hs2jax.data import loader, packing, templates
-from hs2jax.losses import reward
+from hs2jax.losses import preference, reward
 
 # What the first paper asks a policy for: the best answers, of middling complexity and length.
 PAPER_CONDITION = "helpfulness=4,correctness=4,coherence=4,complexity=2,verbosity=2"
@@ -150,8 +150,18 @@ SETTINGS = {
         # "ratings": every rated response is learned as the answer to a request for its ratings
         # (SteerLM); "": as the data have it, which is no request but in sampled groups.
         "data.condition": sets("", one_of("", "ratings")),
-        # "steerlm2" is of groups that were weighed.
-        "objective.kind": sets("likelihood", one_of("likelihood", "steerlm2")),
+        # Attribute whose differences are preferences if none are, in "dpo" and "ipo".
+        "data.derive": sets("", anything),
+        # "steerlm2" is of groups that were weighed; "dpo" and "ipo" of pairs.
+        "objective.kind": sets("likelihood", one_of("likelihood", "steerlm2", *rules.OF_PAIRS)),
+        "objective.beta": sets(0.1, above(0)),  # DPO's paper; HelpSteer2 0.001.
+        "objective.preference": sets("regular", one_of(*reward.KINDS)),  # In "dpo".
+        "objective.label_smoothing": sets(0.0, rules.smoothing),  # In "dpo".
+        "objective.smoothing": sets("conservative", one_of(*preference.SMOOTHINGS)),
+        # Of a response's log-ratio in "ipo", over its tokens.
+        "objective.reduction": sets("sum", one_of(*preference.REDUCTIONS)),
+        # Nats per token from the reference that end a run of "dpo" or "ipo".
+        "objective.max_drift": free(5.0, above(0)),
         # NeMo's division of a group's loss by its responses' mean length, in "steerlm2". Not the
         # paper's.
         "objective.normalize_tokens": sets(False, anything),
@@ -166,7 +176,7 @@ SETTINGS = {
         # HelpSteer's 800 steps are about two; each SteerLM 2.0 round's two.
         "epochs": sets(2, _COUNT),
         "evaluate_every": sets(50, _COUNT),
-        "select": sets("loss", one_of("loss")),
+        "select": sets("loss", one_of("loss", "accuracy")),  # Accuracy of "dpo" and "ipo".
     },
     # And a config by name for each of the stages, in whose texts "{NAME}" is an earlier stage's
     # folder.
@@ -365,10 +375,6 @@ def check(config: ConfigDict, where: str = "config") -> None:
         raise ValueError(f"{where}.{refusal}")
     if kind == "recipe":
         _check_stages(config, where)
-    if kind == "sweep":
-        base = config.get("base")
-        if not isinstance(base, ConfigDict) or base.get("kind") != "train_reward_model":
-            raise ValueError(f"{where}.base: expected a config of kind train_reward_model")
 
 
 def _check_stages(recipe: ConfigDict, where: str) -> None:

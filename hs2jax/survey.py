@@ -117,6 +117,8 @@ def _missing(config, key: str, pairs: int, rated: Collection[str]) -> str:
             return missing(config, config.model.outputs, pairs, rated)
         case "train_policy", _ if config.data.condition == "ratings" and not rated:
             return "no ratings, which config.data.condition asks for"
+        case "train_policy", _ if config.objective.kind in config_rules.OF_PAIRS and not pairs:
+            return "no preference pairs, for config.objective.kind"
         case ("expo", _) | ("evaluate", "validation") if not pairs:
             return "no preference pairs"
         case "judge", "data" if config.task == "pairs" and not pairs:

@@ -58,8 +58,18 @@ BAD = {
     ),
     "train_policy": (
         ("data.train", "", "data.train is not set"),
-        ("select", "accuracy", "expected one of 'loss'"),
-        ("objective.kind", "regression", "expected one of 'likelihood', 'steerlm2'"),
+        ("select", "accuracy", "select is for config.objective.kind dpo and ipo, not for likelih"),
+        ("objective.kind", "regression", "expected one of 'likelihood', 'steerlm2', 'dpo', 'ipo'"),
+        ("objective.beta", 0.0, "expected more than 0"),
+        ("objective.beta", 0.2, "objective.beta is for config.objective.kind dpo and ipo, not"),
+        ("objective.max_drift", 9.0, "max_drift is for config.objective.kind dpo and ipo, not"),
+        ("data.derive", "helpfulness", "data.derive is for config.objective.kind dpo and ipo, not"),
+        ("objective.kind objective.label_smoothing", ("ipo", 0.1), "kind dpo, not for ipo"),
+        ("objective.kind objective.preference", "ipo scaled", "preference is for config.objectiv"),
+        ("objective.kind objective.reduction", "dpo mean", "config.objective.kind ipo, not for dp"),
+        ("objective.kind objective.smoothing", "dpo unbiased", "label_smoothing is 0: set it"),
+        ("objective.kind objective.normalize_tokens", ("dpo", True), "kind steerlm2, not for dpo"),
+        ("objective.kind data.condition", "dpo ratings", "which has no pairs"),
         ("data.condition", "ranks", "expected one of '', 'ratings'"),
         ("objective.kind data.condition", "steerlm2 ratings", "is 'ratings'; sampled groups have"),
         ("objective.kind data.too_long", "steerlm2 truncate", "is 'truncate'; the log-prob"),
@@ -164,8 +174,9 @@ def test_a_config_that_can_be_passes(kind, here):
 @pytest.mark.parametrize(("kind", "key", "value", "said"), CASES)
 def test_a_config_that_cannot_be_is_refused(kind, key, value, said, here):
     config = made(kind, here)
-    together = isinstance(value, str) and " " in key  # Settings that do not go with each other.
-    values = value.split(" ") if together else [value]
+    values = [value]
+    if " " in key:  # Settings that do not go with each other.
+        values = value.split(" ") if isinstance(value, str) else value
     for name, each in zip(key.split(), values, strict=True):
         put(config, name, int(each) if each == "2" else each, here)
     with pytest.raises((ValueError, FileNotFoundError)) as error:

@@ -46,6 +46,7 @@ def prepare(
     derive: str | None = None,
     on_error: str = "raise",
     policy: bool = False,
+    whole: bool = False,
     vocab_size: int | None = None,
     record: Record | None = None,
 ) -> Prepared:
@@ -56,7 +57,8 @@ def prepare(
     too_long: "skip" leaves a group out that does not fit; "truncate" cuts its prompt from the left
     and leaves it out only if its responses alone are too long. on_error: "skip" leaves a group out
     that the chat template refuses; "raise" raises ValueError with its source. `record` counts all
-    these, pairs and ties. policy: only each response with its prompt has to fit into a row.
+    these, pairs and ties. policy: only each response with its prompt has to fit into a row, unless
+    groups have to be whole.
     """
     record = Record() if record is None else record
     # A padded row is as many slots as the largest group has responses.
@@ -71,7 +73,7 @@ def prepare(
             continue
         longest, cut = packing.cost(encoded, "padded"), 0
         excess = longest - max_tokens
-        if policy:
+        if policy and not whole:
             excess = max(excess, longest - room)  # Its responses may lie in several rows.
         else:
             copies = len(encoded.responses) if layout == "separate" else 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from hs2jax import config_rules
 from hs2jax.report import evaluate
 from hs2jax.report.page import Case, Section
 from hs2jax.report.run import Run, select
@@ -17,7 +18,8 @@ LOSSES = {
 
 def sections(run: Run) -> list[Section]:
     """The validation data as an evaluation shows it, or what a policy learned of it."""
-    if run.kind == "train_policy":
+    of_pairs = run.result["objective"] in config_rules.OF_PAIRS
+    if run.kind == "train_policy" and not of_pairs:
         cases = _cases(run.items("validation")), "Held-out, furthest from learned"
         said = Section(run.name, *view("train_policy", select(run.rows, set="validation")), *cases)
     else:

@@ -47,8 +47,9 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     task = tasks.make(config, mesh)
     model, layout, dtype = task.model, config.data.layout, task.model.dtype
     shape = {"row_length": config.data.row_length, "layout": layout}
-    trained_on, record = task.read(config.data.train)
-    held_out, held_out_record = task.read(config.data.validation)
+    with jax.set_mesh(mesh):
+        trained_on, record = task.read(config.data.train)
+        held_out, held_out_record = task.read(config.data.validation)
     trained_on, notes = task.prepare_training(trained_on)
     batches = loader.plan(
         trained_on.examples,
@@ -129,8 +130,12 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         not_finite = int(values.pop("not_finite"))
         out.write("train", now, values)
         out.show(now, {x: values[x] for x in ("loss", *task.shown, "tokens_per_second")})
+        if now == 1 and "loss_at_reference" in values:
+            known = f"{values['loss_at_reference']:.6f} where the policy is its reference"
+            out.say(f"the first batch's loss is {values['loss']:.6f}; it is {known}")
         if not not_finite:
-            return None
+            why = task.diverged(values)
+            return {"steps": 0, "why": f"step {now}: {why}"} if why else None
         numbers = sorted({example for _, _, example, _ in batches.slots(now - 1)})
         about = (state["params"], frozen, found, trained_on, numbers, model.config)
         note = skipped.describe(*about, dtype=dtype, mesh=mesh)

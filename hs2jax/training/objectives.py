@@ -113,22 +113,27 @@ def loss_of_examples(
     objective: Objective, examples: Sequence[Example], outputs: Sequence[np.ndarray]
 ) -> float:
     """Compute the objective over a whole set, from outputs [responses, K] of each example."""
-    firsts = np.cumsum([0, *(len(table) for table in outputs)])
+    batch = in_one_row(examples)
+    loss, _ = objective.loss(np.concatenate(outputs)[None], batch, objective.counts(batch))
+    return float(loss)
+
+
+def in_one_row(examples: Sequence[Example]) -> dict[str, np.ndarray]:
+    """Make the arrays of a batch that say what is known of responses, in one row of all."""
+    firsts = np.cumsum([0, *(len(example.ratings) for example in examples)])
     pairs = [
         (first + pair.chosen, first + pair.rejected, pair.strength)
         for first, example in zip(firsts, examples, strict=False)
         for pair in example.pairs
     ] or [(0, 0, 0.0)]
     chosen, rejected, strength = (np.asarray(column)[None] for column in zip(*pairs, strict=True))
-    batch = {
+    return {
         "ratings": np.concatenate([example.ratings for example in examples])[None],
         "rating_mask": np.concatenate([example.rating_mask for example in examples])[None],
         "chosen": chosen,
         "rejected": rejected,
         "strength": strength.astype(np.float32),
     }
-    loss, _ = objective.loss(np.concatenate(outputs)[None], batch, objective.counts(batch))
-    return float(loss)
 
 
 # Policies -----------------------------------------------------------------------------------------
@@ -171,12 +176,7 @@ class SteerLM2(NamedTuple):
 
     def response_sums(self, outputs, batch):
         """Sum up each response as its group's weights need it: arrays [B, R]. outputs: [B, T]."""
-        mine, _ = tokens_of_slots(batch)
-        return {
-            # Not a product: on accelerators that would be in lower precision.
-            "log_policy": jnp.sum(jnp.where(mine, outputs[:, None, :], 0.0), axis=-1),
-            "response_tokens": jnp.sum(mine, axis=-1),
-        }
+        return dict(zip(("log_policy", "response_tokens"), sums(outputs, batch), strict=True))
 
     def response_weights(self, seen, batch):
         """Weigh each response for the loss and the metrics: arrays of batch["group_ids"]'s shape,
@@ -221,6 +221,74 @@ class SteerLM2(NamedTuple):
         surrogate = mean(-scale * weight * seen["log_policy"])
         loss = mean(scale * weights["distance"]) + surrogate - jax.lax.stop_gradient(surrogate)
         return loss, {name: mean(x) for name, x in weights.items()}
+
+
+class Preference(NamedTuple):
+    """DPO and IPO: the mean over the whole batch's pairs of `losses.dpo` or `losses.ipo`, which say
+    what of the papers is not here. The batch's one rating of a response is the log-probability that
+    its reference, the policy as it was at the start, gives it.
+    """
+
+    kind: str
+    beta: float
+    preference: str
+    label_smoothing: float
+    smoothing: str
+    reduction: str
+
+    def counts(self, batch):
+        """Count the pairs."""
+        return jnp.sum(batch["strength"] > 0)
+
+    def loss(self, outputs, batch, counts):
+        """outputs: [B, T], as of `inference.token_log_probabilities`. Returns (scalar, dict)."""
+        return self.of_responses(*sums(outputs, batch), batch, counts)
+
+    def of_responses(self, log_policy, tokens, batch, counts):
+        """log_policy, tokens: of each response [B, R]. Returns (scalar, dict).
+
+        Metrics, means over pairs: accuracy and margin of the implicit rewards beta (log policy -
+        log reference); log-probabilities of the chosen and of the rejected response; drift,
+        |log policy - log reference| per token of either; and what the loss would be of a policy
+        that is its reference.
+        """
+        strength, reference = batch["strength"].reshape(-1), batch["ratings"][..., 0]
+
+        def of_pairs(values):
+            sides = (jnp.take_along_axis(values, batch[s], axis=1) for s in ("chosen", "rejected"))
+            return [side.reshape(-1) for side in sides]
+
+        def mean(values):
+            return jnp.sum(jnp.where(strength > 0, values, 0.0)) / jnp.maximum(counts, 1)
+
+        def losses_of(policy):
+            logs = *of_pairs(policy), *of_pairs(reference)
+            if self.kind == "ipo":
+                lengths = of_pairs(jnp.maximum(tokens, 1)) if self.reduction == "mean" else ()
+                return losses.ipo(*logs, *lengths, beta=self.beta, reduction=self.reduction)
+            options = {"label_smoothing": self.label_smoothing, "smoothing": self.smoothing}
+            return losses.dpo(*logs, strength, beta=self.beta, kind=self.preference, **options)
+
+        chosen, rejected = of_pairs(self.beta * (log_policy - reference))
+        first, second = of_pairs(log_policy)
+        drift = of_pairs(jnp.abs(log_policy - reference) / jnp.maximum(tokens, 1))
+        metrics = {
+            "accuracy": chosen > rejected,
+            "margin": chosen - rejected,
+            "log_chosen": first,
+            "log_rejected": second,
+            "drift": sum(drift) / 2,
+            "loss_at_reference": losses_of(reference),
+        }
+        return mean(losses_of(log_policy)), {name: mean(x) for name, x in metrics.items()}
+
+
+def sums(outputs, batch):
+    """The sum of each response's numbers, of all tokens [B, T], and its number of tokens: [B, R]
+    each."""
+    mine, _ = tokens_of_slots(batch)
+    # Not a product: on accelerators that would be in lower precision.
+    return jnp.sum(jnp.where(mine, outputs[:, None, :], 0.0), axis=-1), jnp.sum(mine, axis=-1)
 
 
 def tokens_of_slots(batch):

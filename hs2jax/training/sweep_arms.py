@@ -78,6 +78,8 @@ def plan(config: ConfigDict, folder: Path) -> Arms:
             if other.folder.name.lower() == slug.lower():
                 raise ValueError(f"the arms {other.name!r} and {name!r} would share a folder")
         changed = _changed(config.base, changes, f"arm {name!r}")
+        if not config_rules.can_be_swept(changed):
+            raise ValueError(f"arm {name!r} would be judged on neither pairs nor ratings")
         needs = [needed for _, _, needed in config_rules.references(changed)]
         if unknown := [each for each in needs if each not in arms]:
             raise ValueError(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hs2jax import configs, inference, survey
+from hs2jax import config_rules, configs, inference, survey
 from hs2jax.config_rules import parse_weights
 from hs2jax.data import conversations, corpora, loader
 from hs2jax.data.groups import Group, prompt_text
@@ -88,11 +88,20 @@ class Task:
         """Say what result.json holds of this kind of run beside what it holds of all."""
         return {}
 
+    def diverged(self, values: dict[str, float]) -> str:
+        """Say why a step's metrics end the run, "" where they do not."""
+        return ""
+
 
 def make(config, mesh) -> Task:
     """Make the task of a config, its model loaded onto the mesh."""
-    kinds = {"train_reward_model": RewardTask, "train_policy": PolicyTask}
-    return kinds[config.kind](config, mesh)
+    if config.kind == "train_reward_model":
+        return RewardTask(config, mesh)
+    if config.objective.kind in config_rules.OF_PAIRS:
+        from hs2jax.training.preference import PreferenceTask  # Which is made from these.
+
+        return PreferenceTask(config, mesh)
+    return PolicyTask(config, mesh)
 
 
 # Reward models ------------------------------------------------------------------------------------
@@ -142,13 +151,9 @@ class RewardTask(Task):
 
     def prepare_training(self, data: loader.Prepared) -> tuple[loader.Prepared, dict]:
         notes = {"warnings": [], "rating_means": scored.rating_means(data, self.model.outputs)}
-        kind, preference = self.config.objective.kind, self.config.objective.preference
-        strengths = {pair.strength for example in data.examples for pair in example.pairs}
-        if kind != "regression" and preference != "regular" and strengths == {1.0}:
-            notes["warnings"].append(
-                f"config.objective.preference is '{preference}', and all strengths of "
-                "config.data.train are 1: no pair counts more than another"
-            )
+        kind = self.config.objective.kind
+        if kind != "regression":
+            notes["warnings"] += without_strengths(self.config, data)
         if kind == "bradley_terry":
             data = loader.with_pairs(data)  # Ties would take up places in batches.
         return data, notes
@@ -242,10 +247,13 @@ class PolicyTask(Task):
             data = together(data)
         return data, {"warnings": warnings}
 
-    def evaluate(self, params, held_out: loader.Prepared, batches, step: int):
+    def sums(self, params, batches: loader.Batches):
+        """Make what `inference.run_rows` runs: `_of_responses` of a micro-batch."""
         settings = {"config": self.model.config, "layout": batches.layout}
-        run = functools.partial(_of_responses, params, dtype=self.model.dtype, **settings)
-        tables = inference.run_batches(run, batches, 3, self.mesh)
+        return functools.partial(_of_responses, params, dtype=self.model.dtype, **settings)
+
+    def evaluate(self, params, held_out: loader.Prepared, batches, step: int):
+        tables = inference.run_batches(self.sums(params, batches), batches, 3, self.mesh)
         self.check_finite(params, held_out, tables, step)
         found = [
             {
@@ -299,6 +307,19 @@ class PolicyTask(Task):
             row("validation", "", "change of loss", change.value, change.interval, n, **verdict),
             *(row("validation", "", name, x, n=n) for name, x in found.items()),
         ]
+
+
+def without_strengths(config, data: loader.Prepared) -> list[str]:
+    """Warn, in a list of one text or none, of an objective that asks for strengths of preferences
+    where the pairs have none."""
+    preference = config.objective.preference
+    strengths = {pair.strength for example in data.examples for pair in example.pairs}
+    if preference == "regular" or strengths != {1.0}:
+        return []
+    return [
+        f"config.objective.preference is '{preference}', and all strengths of config.data.train "
+        "are 1: no pair counts more than another"
+    ]
 
 
 def conditioned(groups: Sequence[Group], record: Record) -> list[Group]:

@@ -1,0 +1,252 @@
+"""Policies trained on pairs, by DPO and IPO: a batch's loss, a run's folder, what is left out and
+what is kept of the reference."""
+
+import functools
+import itertools
+import logging
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import stages
+import tiny
+import tiny_policies
+from stages import write
+
+from hs2jax import configs
+from hs2jax.data import packing
+from hs2jax.data.groups import Pair
+from hs2jax.language_model import LanguageModel
+from hs2jax.training import loop, metrics, objectives
+
+SMALL = {"data.row_length": 192, "optimizer.learning_rate": 1e-3, "model.remat": False}
+SMALL |= {"batch_size": 4, "micro_batch_size": 4, "evaluate_every": 4, "checkpoint_every": 4}
+SMALL |= {"epochs": 1, "optimizer.warmup": 0}
+
+
+def aim(kind="dpo", **changes):
+    own = {"beta": 0.1, "preference": "regular", "label_smoothing": 0.0}
+    own |= {"smoothing": "conservative", "reduction": "sum"}
+    return objectives.Preference(kind, **own | changes)
+
+
+# One batch ----------------------------------------------------------------------------------------
+
+
+def examples(n=4, seed=0):
+    """Groups of two or three responses of a few tokens, whose reference is anyone's."""
+    rng, found = np.random.default_rng(seed), []
+    for i in range(n):
+        responses = [rng.integers(0, 20, rng.integers(1, 9)) for _ in range(2 + i % 2)]
+        one = tiny_policies.example([1, 2, 3], responses, rng.normal(-9, 3, (len(responses), 1)))
+        # The third response of a group of three is in no pair.
+        found.append(one._replace(pairs=[Pair(i % 2, 1 - i % 2, 1.0 + i % 3)]))
+    return found
+
+
+def lay(rows, layout="shared", length=96, **sizes):
+    shape = packing.Shape(**{"length": length, "responses": 6, "pairs": 4, "attributes": 1} | sizes)
+    return packing.lay(rows, shape, layout)
+
+
+def by_hand(of, batch, outputs):
+    """The loss of each pair in float64, row by row and slot by slot."""
+    found = []
+    for b, slot in zip(*np.nonzero(batch["strength"]), strict=True):
+        log_ratio, reference = [], []
+        for side in ("chosen", "rejected"):
+            at = batch[side][b, slot]
+            end = batch["end_positions"][b, at]
+            mine = (batch["segment_ids"][b] == batch["segment_ids"][b, end]) & (
+                batch["branch_ids"][b] == batch["branch_ids"][b, end]
+            )
+            reference.append(float(batch["ratings"][b, at, 0]))
+            log = outputs[b, mine].astype(np.float64)
+            count = len(log) if of.reduction == "mean" else 1
+            log_ratio.append((log.sum() - reference[-1]) / count)
+        lead, m = log_ratio[0] - log_ratio[1], float(batch["strength"][b, slot])
+        if of.kind == "ipo":
+            found.append((lead - 1 / (2 * of.beta)) ** 2)
+            continue
+        shift = m if of.preference == "margin" else 0
+        scale = m if of.preference == "scaled" else 1
+        found.append(scale * np.logaddexp(0, shift - of.beta * lead))
+    return np.array(found)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        aim(),
+        aim(preference="margin"),
+        aim(preference="scaled"),
+        aim("ipo"),
+        aim("ipo", reduction="mean"),
+    ],
+    ids=str,
+)
+def test_the_loss_is_the_mean_over_pairs_and_touches_their_tokens_alone(of):
+    a, b, c, d = examples()
+    batch = lay([[a, b], [c], [d], []])
+    outputs = np.random.default_rng(1).normal(-2, 1, batch["tokens"].shape).astype(np.float32)
+    counts = of.counts(batch)
+    assert counts == 4
+    expected = by_hand(of, batch, outputs)
+    (loss, found), slopes = jax.value_and_grad(of.loss, has_aux=True)(
+        jnp.asarray(outputs), batch, counts
+    )
+    np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
+    assert 0 <= found["accuracy"] <= 1
+    slopes, in_pairs = np.asarray(slopes), np.zeros(batch["tokens"].shape, bool)
+    for row, (_, at) in itertools.product(range(3), enumerate(("chosen", "rejected"))):
+        for slot in np.nonzero(batch["strength"][row])[0]:
+            end = batch["end_positions"][row, batch[at][row, slot]]
+            in_pairs[row] |= (batch["branch_ids"][row] == batch["branch_ids"][row, end]) & (
+                batch["segment_ids"][row] == batch["segment_ids"][row, end]
+            )
+    assert (slopes[~in_pairs] == 0).all()
+    assert (slopes[in_pairs] != 0).all()
+    parts = [
+        of.loss(outputs[i : i + 1], {k: x[i : i + 1] for k, x in batch.items()}, counts)[0]
+        for i in range(4)
+    ]
+    np.testing.assert_allclose(sum(parts), loss, rtol=1e-5)
+
+
+OF = tiny_policies.config(20)
+PLACES = {
+    "1 x 4": (4, "shared", 96),
+    "2 x 2": (2, "shared", 96),
+    "4 x 1": (1, "shared", 96),
+    "padding": (4, "shared", 288),
+    "separate": (2, "separate", 96),
+    "padded": (4, "padded", 96),
+}
+
+
+@functools.cache
+def gradients(name):
+    rows, layout, length = PLACES[name]
+    batch = lay([[x] for x in examples()], layout, length)
+    batch = {key: jnp.asarray(x.reshape(-1, rows, *x.shape[1:])) for key, x in batch.items()}
+    params = tiny_policies.parameters(OF)
+    return tiny_policies.gradients(OF, params, batch, aim(preference="scaled"), layout)
+
+
+@pytest.mark.parametrize("name", list(PLACES)[1:])
+def test_neither_micro_batches_nor_padding_nor_layout_change_loss_and_gradient(name):
+    loss, _, grads = gradients(name)
+    expected, _, base = gradients("1 x 4")
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(base))
+    for x, y in zip(jax.tree.leaves(grads), jax.tree.leaves(base), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5 * largest)
+
+
+def test_the_mean_is_over_the_steps_pairs_not_over_micro_batches_means():
+    """Pair losses .1, .2, .3 and .8 in micro-batches of three pairs and of one: .35 and not .5."""
+    lead = [-math.log(math.expm1(x)) / 0.1 for x in (0.1, 0.2, 0.3, 0.8)]
+    none = tiny_policies.example([1], [[2], [3]], np.zeros((2, 1)))
+    batch = lay(
+        [[none._replace(pairs=[Pair(0, 1, 1.0)])] * 3, [none._replace(pairs=[Pair(0, 1, 1.0)])]]
+    )
+    of, outputs = aim(), np.zeros(batch["tokens"].shape, np.float32)
+    chosen = np.take_along_axis(batch["end_positions"], batch["chosen"], axis=1)
+    for (b, slot), x in zip(np.argwhere(batch["strength"]), lead, strict=True):
+        outputs[b, chosen[b, slot]] = x
+    loss, _ = of.loss(outputs, batch, of.counts(batch))
+    np.testing.assert_allclose(loss, 0.35, rtol=1e-5)
+    # An excluded pair is in neither sum: 0.126928 of beta times the lead 2, and not 0.410038.
+    batch = lay([[none._replace(pairs=[Pair(0, 1, 1.0)]), none]])
+    outputs = np.zeros(batch["tokens"].shape, np.float32)
+    outputs[0, batch["end_positions"][0, 0]] = 20
+    loss, found = of.loss(outputs, batch, of.counts(batch))
+    np.testing.assert_allclose(loss, 0.126928, atol=1e-6)
+    assert found["accuracy"] == 1
+
+
+# A run --------------------------------------------------------------------------------------------
+
+
+def pair_rows(n):
+    """Which of two answers is better is seen from how it begins; strengths from 1 to 3."""
+    return [
+        {
+            "prompt": [{"role": "user", "content": f"Is {i} odd, and is {i + 1}?"}],
+            "responses": ["Yes, I think so.", "No" + " so" * (i % 5)][:: 1 if i % 2 else -1],
+            "ratings": [{}, {}],
+            "strength": (-1 if i % 2 else 1) * (1 + i % 3),
+        }
+        for i in range(n)
+    ]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("preference")
+    tiny.language_model(folder / "base")
+    write(folder / "pairs.jsonl", pair_rows(16))
+    return folder
+
+
+def config(data, kind="dpo", **changes):
+    made = configs.defaults("train_policy")
+    spec = f"ratings:{data}/pairs.jsonl"
+    own = {"objective.kind": kind, "model.name": str(data / "base")}
+    own |= {"data.train": f"{spec}[:-4]", "data.validation": f"{spec}[-4:]"}
+    made.update_from_flattened_dict(SMALL | own | changes)
+    return made
+
+
+def evaluations(folder):
+    return metrics.read(folder / "metrics.jsonl", "validation")
+
+
+@pytest.fixture(scope="module")
+def run(data):
+    """A run, and what it said."""
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    log = logging.getLogger("hs2jax")
+    log.addHandler(handler)
+    before, log.level = log.level, logging.INFO
+    rows = loop.train(config(data), data / "run")
+    log.removeHandler(handler)
+    log.level = before
+    return rows, data / "run", said
+
+
+def sums(model, data):
+    """Of each held-out pair, the log-probabilities of the chosen and of the rejected response."""
+    found = []
+    for row in pair_rows(16)[-4:]:
+        better = row["strength"] > 0
+        talks = [
+            [*row["prompt"], {"role": "assistant", "content": row["responses"][i]}]
+            for i in (better, not better)
+        ]
+        found.append([one.total for one in LanguageModel.load(model).log_probability(talks)])
+    return np.array(found)
+
+
+def test_a_policy_starts_at_ln_2_and_its_gain_is_that_of_its_export(data, run):
+    rows, folder, said = run
+    first = metrics.read(folder / "metrics.jsonl", "train")[0]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert any("first batch's loss is 0.6931" in x and "it is 0.693147" in x for x in said), said
+    start = evaluations(folder)[0]
+    assert (start["margin"], start["drift"]) == (pytest.approx(0, abs=1e-6),) * 2
+    best = stages.result(folder)["values"]
+    log_ratio = sums(folder / "model", data) - sums(data / "base", data)
+    margin = 0.1 * (log_ratio[:, 0] - log_ratio[:, 1])
+    assert best["margin"] == pytest.approx(margin.mean(), rel=1e-3)
+    assert best["loss"] == pytest.approx(np.logaddexp(0, -margin).mean(), rel=1e-4)
+    assert best["accuracy"] == (margin > 0).mean()
+    assert best["log_chosen"] == pytest.approx(sums(folder / "model", data)[:, 0].mean(), rel=1e-4)
+    assert best["loss"] < start["loss"] - 0.01
+    assert stages.value(rows, "accuracy", set="validation") == best["accuracy"]
+    change = stages.value(rows, "change of log chosen")
+    assert change == pytest.approx(log_ratio[:, 0].mean(), rel=1e-3)
