@@ -4,6 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+WANDB = ["wandb>=0.18"]
 TEST = ["hypothesis>=6.100", "import-linter>=2.0", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9"]
 
 setup(
@@ -56,8 +57,10 @@ setup(
     extras_require={
         "cuda": ["jax[cuda12]>=0.7.2,<0.13"],
         "parity": ["torch>=2.6"],
-        "test": TEST,
+        "tensorboard": ["tensorboard>=2.16"],
+        "test": [*TEST, *WANDB],
         "tpu": ["jax[tpu]>=0.7.2,<0.13"],
+        "wandb": WANDB,
     },
     entry_points={"console_scripts": ["hs2jax = hs2jax.cli:main"]},
 )

@@ -2,6 +2,7 @@
 is not that, else None. Those of data raise what `data.corpora` raises."""
 
 import difflib
+import importlib.util
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -115,6 +116,13 @@ def file(path: str) -> None:
     """A file that is there, or will be. Raises FileNotFoundError."""
     if "{" not in path:
         files.expand(path)
+
+
+def wandb(project: str) -> str | None:
+    """A project of Weights & Biases where its package is installed."""
+    if project and importlib.util.find_spec("wandb") is None:
+        return '"" while wandb is not installed: pip install wandb, or the extra "wandb"'
+    return None
 
 
 def reward_weights(value: str) -> None:

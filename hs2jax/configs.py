@@ -101,6 +101,9 @@ _TRAINING = {
     "keep_checkpoints": free(False, anything),  # After the end, when model/ is all one needs.
     # Steps in a row without a finite gradient that stop the run.
     "not_finite_limit": free(5, _COUNT),
+    "wandb_project": free(
+        "", rules.wandb
+    ),  # Of Weights & Biases, which gets the numbers; "": none.
     **_MESH,
 }
 

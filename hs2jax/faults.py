@@ -20,7 +20,7 @@ TRAINING += "config.optimizer.mu_dtype=bfloat16, a lower config.data.row_length,
 OTHER = "no other program on the device, bfloat16 as dtype, a lower config.max_tokens or "
 OTHER += "config.max_new_tokens, more devices"
 # The extra of this package with which a module comes.
-EXTRAS = {"torch": "parity", "hypothesis": "test", "pytest": "test"}
+EXTRAS = {"torch": "parity", "hypothesis": "test", "pytest": "test", "wandb": "wandb"}
 # What the system says of a write that it refuses, for people; others by their own words.
 DISK = {
     errno.ENOSPC: "the disk is full",

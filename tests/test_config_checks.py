@@ -1,12 +1,13 @@
 """What cannot be is refused, naming the key and what is expected, before anything is loaded."""
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
-from hs2jax import cli, configs
+from hs2jax import cli, config_rules, configs
 from hs2jax.evaluation import attribute_weights
 from hs2jax.judging import lager, layer_weights, prompts
 
@@ -215,3 +216,9 @@ def test_choices_are_what_their_rooms_know():
         rule = configs.SETTINGS[kind][key][1]
         assert all(rule(each) is None for each in known)
     assert set(configs.SETTINGS) == set(cli.KINDS)
+
+
+def test_weights_and_biases_is_asked_for_only_where_it_is_installed(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install wandb" in config_rules.wandb("project")
+    assert config_rules.wandb("") is None

@@ -86,13 +86,13 @@ def test_factors_coarse_then_fine():
     )
 )
 def test_the_most_accurate_then_the_lowest_loss_then_the_nearest_to_1_is_chosen(found):
-    measured = {f: {"accuracy": a, "loss": loss} for f, (a, loss) in found.items()}
-    measured[1.0] = {"accuracy": 0.5, "loss": 0.7}
+    measured = {f: {"accuracy": a, "log_loss": loss} for f, (a, loss) in found.items()}
+    measured[1.0] = {"accuracy": 0.5, "log_loss": 0.7}
     best = expo.choose(measured)
     assert best > 0
 
     def rank(factor):
-        return measured[factor]["accuracy"], -measured[factor]["loss"], -abs(factor - 1)
+        return measured[factor]["accuracy"], -measured[factor]["log_loss"], -abs(factor - 1)
 
     assert all(rank(factor) <= rank(best) for factor in measured if factor > 0)
 

@@ -70,7 +70,7 @@ def test_rows_of_pairs_equal_a_plain_count(items):
         "accuracy": (margins > 0).mean(),
         "accuracy_ties_as_half": ((margins > 0) + (margins == 0) / 2).mean(),
         "margin": margins.mean(),
-        "loss": -scipy.special.log_expit(margins).mean(),
+        "log_loss": -scipy.special.log_expit(margins).mean(),
         "longer_wins": (lead > 0).mean(),
         "shorter_wins": (lead < 0).mean(),
         "lead_over_length": (margins > 0).mean() - max((lead > 0).mean(), (lead < 0).mean()),

@@ -407,3 +407,22 @@ def test_without_a_place_for_what_is_kept_a_run_goes_on(monkeypatch, caplog, pla
     assert store.get("a") == 1.0
     assert f"{place}: there is no such folder" in caplog.text
     assert "set HS2JAX_CACHE" in caplog.text
+
+
+def test_weights_and_biases_gets_the_numbers_by_the_same_names_and_goes_on(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    ids = []
+    for start in (0, 1):
+        out = metrics.Metrics(tmp_path, start=start, total=2, project="p", config={"seed": 7})
+        out.write("train", start + 1, {"loss": 0.25})
+        out.write("validation", start + 1, {"loss": 0.5})
+        ids.append(out._wandb.id)
+        out.close()
+    assert ids[0] == ids[1]
+    (first, _) = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert all(name in first.read_bytes() for name in (b"train/loss", b"validation/loss"))
+    assert [row["kind"] for row in metrics.read(tmp_path / "metrics.jsonl")] == [
+        *("train", "validation") * 2
+    ]

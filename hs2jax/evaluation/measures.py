@@ -110,7 +110,8 @@ def pair_rows(set: str, items: Sequence[Mapping]) -> list[dict]:
       (equal_rewards) count as wrong, in accuracy_ties_as_half as one half.
     * lead_over_length: how far that is above the better of the two rules of length on the same
       pairs, longer_wins or shorter_wins, which are strict as well (equal_lengths).
-    * margin: mean of reward(chosen) - reward(rejected); loss: mean of -log sigmoid of it.
+    * margin: mean of reward(chosen) - reward(rejected); log_loss: mean of -log sigmoid of it,
+      whatever loss the model was trained with.
     * ties: comparisons that are no pairs.
     * strength/1 to strength/3, rounded up: accuracy and margin of those that occur.
 
@@ -128,7 +129,7 @@ def pair_rows(set: str, items: Sequence[Mapping]) -> list[dict]:
         "shorter_wins": statistics.share(shorter, group),
         "accuracy_ties_as_half": (right + 0.5 * (margin == 0)).mean(),
         "margin": margin.mean(),
-        "loss": np.logaddexp(0.0, -margin).mean(),
+        "log_loss": np.logaddexp(0.0, -margin).mean(),
     }
     counts = {
         "equal_rewards": (margin == 0).sum(),

@@ -203,7 +203,7 @@ def choose(measured: Mapping[float, Mapping[str, float]]) -> float:
     which goes the least far from the trained model. Factor 0 cannot be chosen: it is the initial
     model, there to be compared with."""
     able = [factor for factor in measured if factor > 0]
-    return max(able, key=lambda f: (measured[f]["accuracy"], -measured[f]["loss"], -abs(f - 1)))
+    return max(able, key=lambda f: (measured[f]["accuracy"], -measured[f]["log_loss"], -abs(f - 1)))
 
 
 def cross_validate(pairs: Mapping[float, measures.Pairs]) -> np.ndarray | None:
@@ -227,7 +227,7 @@ def cross_validate(pairs: Mapping[float, measures.Pairs]) -> np.ndarray | None:
 # Numbers ------------------------------------------------------------------------------------------
 
 EDGE = "the factor {:g} lies at the end of the range: try larger ones (config.factors)"
-OF_MODELS = ("accuracy", "accuracy_ties_as_half", "margin", "loss")
+OF_MODELS = ("accuracy", "accuracy_ties_as_half", "margin", "log_loss")
 OF_LENGTH = ("longer_wins", "shorter_wins")
 
 
@@ -235,7 +235,7 @@ def summarize(pairs: measures.Pairs) -> dict[str, float]:
     """Measure accuracy by the strict rule, and the loss of the pairs."""
     return {
         "accuracy": float(pairs.right.mean()),
-        "loss": float(np.logaddexp(0.0, -pairs.margin).mean()),
+        "log_loss": float(np.logaddexp(0.0, -pairs.margin).mean()),
     }
 
 

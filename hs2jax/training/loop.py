@@ -23,6 +23,7 @@ from hs2jax.inference import plan_evaluation
 from hs2jax.models import sharding
 from hs2jax.training import frozen_states, metrics, optimizer, skipped, step, tasks, trainable
 from hs2jax.training.checkpoint import RunState
+from hs2jax.training.objectives import METRICS_OF
 
 log = logging.getLogger(__name__)
 
@@ -119,11 +120,13 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         log.info("going on from step %d", run.step)
     else:
         state = jax.jit(init, out_shardings=places, donate_argnums=0)(params)
-    out = metrics.Metrics(folder, start=run.step, total=steps)
+    about = {"project": config.wandb_project, "config": config.to_dict()}
+    out = metrics.Metrics(folder, start=run.step, total=steps, **about)
+    unused = {name for names in METRICS_OF.values() for name in names} - {*task.shown}
 
     def report(now, found, state):
-        values = {name: x for name, x in found.items() if name != "bad_gradients"}
-        values = {name: float(x) for name, x in values.items()}
+        unwritten = {"bad_gradients", *unused}  # Of parts that this objective does not have.
+        values = {name: float(x) for name, x in found.items() if name not in unwritten}
         took, clock["step"] = time.time() - clock["step"], time.time()
         values |= {"learning_rate": float(rate(now - 1)), "seconds": took}
         values["tokens_per_second"] = values.pop("tokens") / took

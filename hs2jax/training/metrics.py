@@ -1,6 +1,8 @@
 """Write a run's numbers: metrics.jsonl, TensorBoard, and a progress bar or log lines; and what is
 known of skipped steps, not_finite.jsonl."""
 
+import datetime
+import hashlib
 import json
 import logging
 import sys
@@ -20,12 +22,14 @@ log = logging.getLogger(__name__)
 
 
 class Metrics:
-    """Write rows of {"kind", "step", ...}. A resumed run leaves out what came after its step.
+    """Write rows of {"kind", "step", ...}, and the same numbers by the same names as TensorBoard
+    scalars, and to a project of Weights & Biases where one is named. A resumed run leaves out what
+    came after its step.
 
     Of several processes only the first writes and shows anything.
     """
 
-    def __init__(self, folder: Path, *, start: int, total: int):
+    def __init__(self, folder: Path, *, start: int, total: int, project: str = "", config=None):
         self._first, self._name, self._total = workdir.is_first(), folder.name, total
         if not self._first:
             return
@@ -41,11 +45,28 @@ class Metrics:
         self._board.write_event(Event(step=start + 1, session_log=begin))
         shape = {"initial": start, "desc": folder.name, "unit": "step", "dynamic_ncols": True}
         self._bar = tqdm(total=total, disable=not session.shows_bars(), **shape)
+        self._clock, self._wandb = None, None
+        if project:
+            import wandb
+
+            # A name that stays, so that the same command goes on with the same curves.
+            name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+            where = {"project": project, "name": folder.name, "dir": str(folder), "id": name}
+            self._wandb = wandb.init(**where, resume="allow", config=config)
+        log.info(
+            "curves: tensorboard --logdir=%s (pip install tensorboard), or a page of the run so "
+            "far: hs2jax report --workdir=%s",
+            folder / "tensorboard",
+            folder,
+        )
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Write one row; its numbers become TensorBoard scalars too."""
+        """Write one row, and its numbers for TensorBoard and others."""
         if not self._first:
             return
+        if self._wandb is not None:
+            named = {f"{kind}/{name}": value for name, value in values.items()}
+            self._wandb.log(named, step=step)
         with faults.naming(self._path):
             self._add(0, {"kind": kind, "step": step, **values})
             for name, value in values.items():
@@ -63,9 +84,16 @@ class Metrics:
         self._files[number].flush()
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
-        """Show numbers on the bar, or as a line where there is no terminal."""
+        """Show numbers on the bar, or as a line, with the time that is left, where there is no
+        terminal."""
         if self._first and self._bar.disable:
-            log.info("%s step %d of %d: %s", self._name, step, self._total, one_line(values))
+            now, left = time.monotonic(), ""
+            first, begun = self._clock = self._clock or (step, now)  # When all was compiled.
+            if step > first:
+                seconds = (now - begun) / (step - first) * (self._total - step)
+                left = f", {datetime.timedelta(seconds=round(seconds))} left"
+            text = one_line(values)
+            log.info("%s step %d of %d%s: %s", self._name, step, self._total, left, text)
         elif self._first:
             self._bar.n = step
             self._bar.set_postfix_str(one_line(values))
@@ -82,6 +110,8 @@ class Metrics:
             with faults.naming(self._path):
                 for each in (*self._files, self._board, self._bar):
                     each.close()
+            if self._wandb is not None:
+                self._wandb.finish()
 
 
 def one_line(values: Mapping[str, float]) -> str:
