@@ -62,5 +62,5 @@ setup(
         "tpu": ["jax[tpu]>=0.7.2,<0.13"],
         "wandb": WANDB,
     },
-    entry_points={"console_scripts": ["hs2jax = hs2jax.cli:main"]},
+    entry_points={"console_scripts": ["hs2jax = hs2jax.cli:command"]},
 )

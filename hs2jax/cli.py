@@ -259,5 +259,17 @@ def report(verb: str, options) -> None:
         print(report.write(options.workdir))
 
 
+def command() -> None:
+    """Do what `main` does, as a process, which a fault ends at once: some threads of libraries wait
+    for minutes for what will not come, as one of a checkpoint that a full disk has stopped."""
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            sys.stderr.flush()
+            os._exit(end.code)
+        raise
+
+
 if __name__ == "__main__":
-    main()
+    command()

@@ -4,6 +4,7 @@ SQLite, TensorStore, tokenizers. Whatever changes something below a folder is a 
 import builtins
 import contextlib
 import errno
+import functools
 import io
 import os
 import sqlite3
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import tensorstore
+from orbax.checkpoint._src.futures.future import _SignalingThread
 from transformers import PreTrainedTokenizerFast
 
 # A write, and what the system says; once, or from then on as on a full disk; a write of which the
@@ -190,6 +192,9 @@ def faults(root: Path, fault: str = "", nth: int = 0):
         patch.setattr(os, "open", opened)
         patch.setattr(sqlite3, "connect", layer.connect)
         patch.setattr(tensorstore, "open", stored)
+        # Some wait for minutes for another one that has failed, and the tests' end for them.
+        signaling = functools.partialmethod(_SignalingThread.__init__, daemon=True)
+        patch.setattr(_SignalingThread, "__init__", signaling)
         patch.setattr(PreTrainedTokenizerFast, "save_pretrained", tokenized)
         try:
             yield layer
@@ -198,4 +203,4 @@ def faults(root: Path, fault: str = "", nth: int = 0):
             layer.end()
             for each in set(threading.enumerate()) - before:
                 if "save" in each.name:  # A checkpoint, in the background.
-                    each.join(20)
+                    threading.Thread.join(each, 5)

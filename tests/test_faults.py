@@ -90,6 +90,16 @@ def test_what_nobody_reads_is_no_fault(arguments, code):
         assert done.stderr.strip() == ("hs2jax: there is no verb 'nothing'" if code else "")
 
 
+def test_a_thread_that_waits_does_not_keep_a_command_from_ending():
+    program = (
+        "import sys, threading, time; from hs2jax import cli; sys.argv = ['hs2jax', 'nothing']; "
+        "threading.Thread(target=time.sleep, args=(600,)).start(); cli.command()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stdout.startswith(b"The command line")
+
+
 def test_a_verb_first_says_what_it_computes_with(caplog):
     with caplog.at_level("INFO", "hs2jax"):
         hs2jax("score", "--model=nowhere", "--data=preference:nowhere", "--output=nowhere")
