@@ -11,6 +11,7 @@
     hs2jax annotate --config=configs/annotate.py --config.data=FORMAT:FILE --workdir=FOLDER
     hs2jax weigh    --config=configs/weigh.py --config.data=sampled:FILE --workdir=FOLDER
     hs2jax steer    --config=configs/steering.py --config.policies=NAME=FOLDER --workdir=FOLDER
+    hs2jax reinforce --config=configs/reinforce.py --config.data=FORMAT:FILE --workdir=FOLDER
     hs2jax score    --model=NAME --data=FORMAT:FILE --output=FILE.jsonl
     hs2jax convert  --model=NAME --output=FOLDER
     hs2jax report   --workdir=FOLDER [--against=FOLDER]

@@ -57,6 +57,10 @@ def _different(values) -> bool:
 share = expect("more than 0 and at most 1", lambda x: 0 < x <= 1)
 decay = expect("0 or more and less than 1", lambda x: 0 <= x < 1)
 smoothing = expect("0 or more and less than 0.5", lambda x: 0 <= x < 0.5)
+several = expect(
+    "2 or more: of a prompt with one response nothing could be held against another",
+    lambda n: n >= 2,
+)
 seed = expect("a whole number from 0 to 2,147,483,647", lambda x: 0 <= x < 2**31)
 seeds = expect(
     "different whole numbers, one or more",
@@ -85,6 +89,12 @@ arms = expect(
     'pairs like ("scaled", {"objective.preference": "scaled"})',
     lambda xs: xs and all([*map(type, x)] == [str, dict] for x in xs),
 )
+
+
+def whole_vocabulary(off) -> Rule:
+    """Expect a setting of sampling that is off where what is sampled is trained."""
+    why = "as the policy that is trained is the one that is sampled, with all of its tokens"
+    return expect(f"{off}, {why}", lambda x: x == off)
 
 
 def regex(value: str) -> str | None:
@@ -183,8 +193,10 @@ def refusals(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
             yield from _judge(c, default)
         case "sweep" if not can_be_swept(c.get("base")):
             yield "base: expected a config of kind train_reward_model, or train_policy on pairs"
-    trained = c.get("trainable", {"cache": False})
-    if trained["cache"] and (trained.last_layers < 0 or c.data.layout == "padded"):
+        case "reinforce":
+            yield from _reinforce(c)
+    trained = c.get("trainable", {})
+    if trained.get("cache") and (trained.last_layers < 0 or c.data.layout == "padded"):
         yield (
             "trainable.cache keeps what frozen layers give: it needs config.trainable.last_layers "
             'and a layout other than "padded"'
@@ -222,6 +234,18 @@ def can_be_swept(c) -> bool:
     kind = c.get("kind") if isinstance(c, ConfigDict) else None
     pairs = kind == "train_policy" and c.objective.kind in OF_PAIRS
     return pairs or kind == "train_reward_model"
+
+
+def _reinforce(c: ConfigDict) -> Iterator[str]:
+    names, weights = [*parse_policies(c.reward_models)], parse_weights(c.reward_weights)
+    if weights and (unknown := set(weights) - set(names)):
+        yield f"reward_weights: {', '.join(unknown)} is none of {', '.join(names)}"
+    if weights and not any(weights.values()):
+        yield f"reward_weights is {c.reward_weights!r}, so that nothing is rewarded"
+    if c.batch_size % c.updates:
+        yield f"updates is {c.updates}, which does not divide config.batch_size {c.batch_size}"
+    if c.max_new_tokens >= c.row_length:
+        yield f"row_length is {c.row_length}; it must hold a prompt and config.max_new_tokens"
 
 
 def _judge(c: ConfigDict, default: ConfigDict) -> Iterator[str]:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from hs2jax import config_rules as rules
 from hs2jax.config_rules import above, anything, at_least, needed, one_of, parsed
 from hs2jax.data import loader, packing, templates
-from hs2jax.losses import preference, reward
+from hs2jax.losses import policy_gradient, preference, reward
 
 # What the first paper asks a policy for: the best answers, of middling complexity and length.
 PAPER_CONDITION = "helpfulness=4,correctness=4,coherence=4,complexity=2,verbosity=2"
@@ -106,6 +106,9 @@ _TRAINING = {
     ),  # Of Weights & Biases, which gets the numbers; "": none.
     **_MESH,
 }
+
+# Settings of trainings on data that are there before.
+_OF_EPOCHS = [key for key in _TRAINING if key.startswith("data.")] + ["epochs", "trainable.cache"]
 
 # Of data that is read.
 _READING = {
@@ -319,6 +322,38 @@ SETTINGS = {
         "temperature": sets(1.0, at_least(0)),
         "top_p": sets(1.0, rules.share),
         "max_new_tokens": sets(1024, _COUNT),
+    },
+    # NeMo-Aligner's values where it states them; HelpSteer2-Preference's own are not published.
+    "reinforce": {
+        **{key: each for key, each in _TRAINING.items() if key not in _OF_EPOCHS},
+        **_READING,  # Prompts.
+        "validation": _NEEDED_DATA,  # Prompts that are not trained on, answered before and after.
+        # "name=MODEL,name=MODEL": what scores responses, and the weights of their rewards, as in
+        # "main=1,watch=0"; "": 1 of each. One of weight 0 only watches.
+        "reward_models": models("", needed(parsed(rules.parse_policies), "name=MODEL")),
+        "reward_weights": _WEIGHTS,
+        # Data whose responses' rewards get mean 0 and spread 1; "": rewards as they are.
+        "standardize": _DATA,
+        "n": sets(4, rules.several),  # Responses to each prompt.
+        "batch_size": sets(32, _COUNT),  # Prompts of a step.
+        "steps": sets(313, _COUNT),  # Each answers prompts, and learns from that.
+        "updates": sets(1, _COUNT),  # Of the optimizer in a step, each on its part of the prompts.
+        "baseline": sets("leave_one_out", one_of(*policy_gradient.BASELINES)),
+        # What the loss is a mean of: responses, each the sum over its tokens, or tokens.
+        "mean": sets("responses", one_of("responses", "tokens")),
+        "clip": sets(0.0, at_least(0)),  # Of the importance ratio, around 1; 0: none.
+        "truncated": sets("keep", one_of("keep", "drop")),  # Responses cut at max_new_tokens.
+        "kl.coefficient": sets(0.01, at_least(0)),  # Of what comes off the reward.
+        # Its estimate, see `losses.kl`: summed over a response, "absolute" averaged as by NeMo.
+        "kl.form": sets("k1", one_of(*policy_gradient.KLS)),
+        # Mean log-ratio to the start, nats of a response, that stops the run; 0: none.
+        "kl.ceiling": free(100.0, at_least(0)),
+        "missing_limit": free(0.1, rules.share),  # Share of responses without a reward that stops.
+        "temperature": sets(1.0, above(0)),  # Of the policy that is sampled, trained and the start.
+        "top_p": sets(1.0, rules.whole_vocabulary(1)),
+        "top_k": sets(0, rules.whole_vocabulary(0)),
+        "max_new_tokens": sets(2048, _COUNT),
+        "row_length": sets(4096, _COUNT),  # Tokens that a prompt and a response have to fit into.
     },
 }
 

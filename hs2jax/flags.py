@@ -28,6 +28,7 @@ KINDS = {
     "annotate": ("annotate", "alignment.annotate", "annotate"),
     "weigh": ("weigh", "alignment.weigh", "weigh"),
     "steer": ("steer", "alignment.steering", "steer"),
+    "reinforce": ("reinforce", "alignment.reinforce", "reinforce"),
 }
 CONFIGURED = tuple(dict.fromkeys(verb for verb, _, _ in KINDS.values()))
 VERBS = (*CONFIGURED, "score", "convert", "report")

@@ -137,9 +137,16 @@ class RewardModel(Model):
         ValueError with its number. What is cut or left out is counted in `record`. What is not
         finite stays so, and is named in the log.
         """
-        scalar = self.scalar_weights(weights)
         groups = group_conversations(conversations, skip=skip, record=record)
         options = {"truncate": truncate, "skip": skip, "record": record}
+        return self.score_each(groups, weights=weights, layout=layout, rows=rows, **options)
+
+    def score_each(
+        self, groups: Sequence[Group | None], *, weights=None, layout="shared", rows=None, **options
+    ) -> list[Score | None]:
+        """Score groups of one response each as `score` does conversations. options: see `encode`.
+        A group that is None stays None."""
+        scalar = self.scalar_weights(weights)
         parts = iter(self.encode([group for group in groups if group], **options))
         every = [next(parts) if group else [] for group in groups]
         kept = [i for i, part in enumerate(every) if part]

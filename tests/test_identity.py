@@ -34,8 +34,8 @@ def test_every_setting_is_declared_and_counts_as_declared(kind, monkeypatch, tmp
     monkeypatch.setattr(survey, "survey", lambda spec, **_: survey.Survey(spec, None))
     monkeypatch.setattr(identity, "fingerprint", lambda name: {"weights": name})
     config = configs.defaults(kind)
-    if kind == "steer":
-        config.policies = "a=one"
+    several = [key for key, x in configs.SETTINGS[kind].items() if x.identity == "models"]
+    config.update(dict.fromkeys(several, "a=one"))
     assert config_rules.flat(config).keys() == {"kind", *configs.SETTINGS[kind]}
     first = identity.of(config)
     workdir.write_json(tmp_path / "run.json", {"identity": first, "sums": {}})

@@ -55,13 +55,21 @@ def of_model(model: LanguageModel, config) -> Source:
     return Source(stage.identity(model), room, answer)
 
 
-def fitting(tokenizer, model: Config, config, groups: Sequence[Group], record: Record):
-    """Leave out groups with prompts that leave no room for `config.max_new_tokens`, and count them
-    in the record.
+def fitting(
+    tokenizer,
+    model: Config,
+    config,
+    groups: Sequence[Group],
+    record: Record,
+    positions: int | None = None,
+) -> list[Group]:
+    """Leave out groups with prompts that leave no room for `config.max_new_tokens` in so many
+    positions, None for the model's, and count them in the record.
 
     Raises ValueError for such a group unless config.on_error is "skip".
     """
-    skip, found, room = config.on_error == "skip", [], model.max_seq_len - config.max_new_tokens
+    skip, found = config.on_error == "skip", []
+    room = (positions or model.max_seq_len) - config.max_new_tokens
     skipped = record if skip else None
     every = chat.prompt_ids(tokenizer, groups, skipped, vocab_size=model.vocab_size)
     for group, ids in zip(groups, every, strict=True):

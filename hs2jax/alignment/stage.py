@@ -130,13 +130,14 @@ def verb(work: Callable[..., list[dict]]) -> Callable[..., list[dict]]:
     def run(config, folder: Path | str) -> list[dict]:
         folder, started = Path(folder), time.time()
         configs.check(config)
-        if workdir.claim(folder, config, [KEPT]):
+        spent = [KEPT] if config.get("keep_checkpoints") else [KEPT, "checkpoints"]
+        if workdir.claim(folder, config, spent):
             return workdir.read_rows(folder / "results.jsonl")
         run = Run(config, folder)
         rows = work(config, run)
         records = run.records or {"data": run.record.to_dict()}
         result = {"records": records, **run.result, "seconds": time.time() - started}
-        return workdir.finish(folder, config, result, rows, [KEPT])
+        return workdir.finish(folder, config, result, rows, spent)
 
     return run
 

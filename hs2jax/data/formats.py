@@ -54,6 +54,7 @@ LABEL = re.compile(r"\s*([^:,]*[^:,\s])\s*:\s*([-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?)
 # Of each sampled response, log-probabilities in nats: of the attribute values that it was asked to
 # have, under the model without a condition, and under the policy that sampled it.
 LOGS = ("log_attribute", "log_prior", "log_proposal")
+MEASURED = "measured rewards log_ratio log_policy log_reference"  # Of them, by other verbs.
 NO_MAP = Map()
 LARGEST = 0.01  # Sums of logarithms that are rounded may be a little more than 0.
 
@@ -357,7 +358,9 @@ FORMATS = {
         extras="subset error error_key",
     ),
     "sampled": Format(
-        sampled, extras="source instruction predicted measured rewards log_ratio", labels=False
+        sampled,
+        extras="source instruction predicted measured rewards log_ratio log_policy log_reference",
+        labels=False,
     ),
     "summeval": Format(
         columns(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hs2jax.report import compare as comparison
-from hs2jax.report import evaluate, judge, made, page, steer, sweep, train
+from hs2jax.report import evaluate, judge, made, page, reinforce, steer, sweep, train
 from hs2jax.report.format import WORDS
 from hs2jax.report.page import Section
 from hs2jax.report.run import Run
@@ -21,6 +21,7 @@ VIEWS: dict[str, Callable[[Run], list[Section]]] = {
     "evaluate": evaluate.sections,
     "judge": judge.sections,
     "steer": steer.sections,
+    "reinforce": reinforce.sections,
 }
 
 

@@ -1,0 +1,345 @@
+"""REINFORCE with a baseline from the group (HelpSteer2-Preference, section 5; arXiv 2402.14740).
+
+Each step samples responses to prompts from the policy as it is, scores them, takes the KL from the
+frozen start off, holds each against the others to its prompt, and updates the policy. All of it is
+on one mesh with one set of the policy's parameters. The folder gets
+
+    rollouts/STEP.jsonl   what was sampled and scored at each step, see `rollouts`
+    items/start.jsonl, items/end.jsonl   the held-out prompts, answered before and after
+    metrics.jsonl         the numbers of each step, and of the held-out prompts
+    model/                the policy after the last step
+
+Until it is finished, checkpoints/ has what a killed run goes on from: with the same bits, as the
+rollouts that are there are not sampled again.
+"""
+
+import functools
+import json
+import logging
+import time
+from collections.abc import Sequence
+
+import grain
+import jax
+import numpy as np
+
+from hs2jax import stopping, workdir
+from hs2jax.alignment import rollouts, stage
+from hs2jax.alignment.rollouts import Roller, Scale
+from hs2jax.config_rules import parse_policies, parse_weights
+from hs2jax.data import corpora
+from hs2jax.data.record import Record
+from hs2jax.evaluation import statistics
+from hs2jax.inference import token_log_probabilities
+from hs2jax.language_model import LanguageModel
+from hs2jax.models import sharding
+from hs2jax.reward_model import RewardModel
+from hs2jax.training import metrics, optimizer, step, trainable
+from hs2jax.training.checkpoint import Checkpoints
+from hs2jax.workdir import row
+
+log = logging.getLogger(__name__)
+
+HELD_OUT = 1  # Added to the seed: held-out prompts have random numbers of their own.
+SHOWN = ("reward", "kl", "length", "entropy")
+
+
+@stage.verb
+def reinforce(config, run: stage.Run) -> list[dict]:
+    """Align a policy with reward models. Raises ValueError where it diverges, or where too many
+    responses have no reward, with the step and the reason."""
+    folder, started = run.workdir, time.time()
+    run.mesh = mesh = sharding.make_mesh(**config.mesh)
+    policy = run.load(LanguageModel, config.model.name, config.model.template)
+    raters = {
+        name: run.load(RewardModel, model)
+        for name, model in parse_policies(config.reward_models).items()
+    }
+    records = {"train": Record(), "validation": Record()}
+    prompts = rollouts.prompts(config.data, config, policy, records["train"])
+    held_out = rollouts.prompts(config.validation, config, policy, records["validation"])
+    run.records = {name: record.to_dict() for name, record in records.items()}
+    scales = {
+        name: _scale(run, rater, weight)
+        for (name, rater), weight in zip(raters.items(), _weights(config, raters), strict=True)
+    }
+
+    # What is trained ----------------------------------------------------------------------------
+    roller = Roller(policy, policy.params, raters, config)
+    start = {"decoder": policy.params}
+    params, frozen = trainable.split(trainable.begin(start, config, mesh), config)
+    tx, rate = optimizer.make(config.optimizer, config.steps * config.updates)
+    places = sharding.shardings(jax.eval_shape(_begin(tx), params), mesh)
+    state = jax.jit(_begin(tx), out_shardings=places)(params)
+    del params
+    exported, of_state = (trainable.nbytes(x) for x in (policy.params, state))
+    most = 2 * of_state + exported
+    workdir.check_room(folder, most, exported + of_state * config.keep_checkpoints)
+    update = step.make(
+        policy.config,
+        rollouts.PolicyGradient(config.clip or None),
+        tx,
+        forward=functools.partial(token_log_probabilities, temperature=config.temperature),
+        layout="shared",
+        dtype=policy.dtype,
+        remat=config.model.remat,
+        shardings=places,
+    )
+
+    # Begin, or restore --------------------------------------------------------------------------
+    kept, now, before = Checkpoints(folder / "checkpoints"), 0, 0.0
+    if kept.latest is not None:
+        now = kept.latest
+        state, before = kept.restore(now, state), kept.read_meta(now)["seconds"]
+        log.info("going on from step %d", now)
+    about = {"project": config.wandb_project, "config": config.to_dict()}
+    out, saved = metrics.Metrics(folder, start=now, total=config.steps, **about), now
+    order = grain.MapDataset.range(len(prompts)).seed(config.seed).shuffle().repeat()
+
+    def save():
+        workdir.settle(folder)
+        kept.save(now, state, {"seconds": before + time.time() - started})
+
+    def current():
+        """The policy's parameters of now, for whom samples."""
+        return trainable.finish(trainable.join(state["params"], frozen))["decoder"]
+
+    def roll(name, groups, n, clock, **settings):
+        """Rollouts of a file, or new ones that are written to it."""
+        path = folder / f"{name}.jsonl"
+        there = workdir.from_first(workdir.read_rows(path) if path.exists() else None)
+        if there is None:
+            policy.params = current()
+            there = roller.roll(groups, n, clock=clock, **settings)
+            policy.params = None  # Or they would be held beside the state after the update.
+            run.write(f"{name}.jsonl", there)
+        return there, rollouts.weigh(there, scales, config)
+
+    def evaluate(name):
+        rows, worth = roll(f"items/{name}", held_out, 1, {}, first=0, seed=config.seed + HELD_OUT)
+        if name != "start" or not now:
+            found = rollouts.numbers(rows, worth)
+            out.write("validation", now, found)
+            out.say(f"step {now}, held out: {metrics.one_line({x: found[x] for x in SHOWN})}")
+        return rows
+
+    # Steps --------------------------------------------------------------------------------------
+    with stopping.deferred(), jax.set_mesh(mesh):
+        try:
+            before_rows = evaluate("start")
+            while now < config.steps:
+                kept.check()
+                turns = range(now * config.batch_size, (now + 1) * config.batch_size)
+                groups, clock = [prompts[int(order[i])] for i in turns], {}
+                name = f"rollouts/{now + 1:06d}"
+                rows, worth = roll(name, groups, config.n, clock, first=turns[0], seed=config.seed)
+                found = rollouts.numbers(rows, worth)
+                if now == 0:
+                    out.say(f"sampler and trainer differ by {on_policy(rows):.2g} nats at most")
+                _check(config, now + 1, found, worth)
+                begun = time.time()
+                state, values = _learn(config, policy, mesh, update, state, frozen, rows, worth)
+                clock["update"] = time.time() - begun
+                now += 1
+                found |= values | {f"{name}_seconds": x for name, x in clock.items()}
+                found["learning_rate"] = float(rate(int(state["step"]) - 1)) if values else 0.0
+                out.write("train", now, found)
+                out.show(now, {x: found[x] for x in SHOWN})
+                if found.get("not_finite", 0) >= config.not_finite_limit:
+                    raise ValueError(
+                        f"{found['not_finite']:.0f} updates in a row, up to step {now}, had a loss "
+                        "or gradient that is not finite and were skipped: try a lower "
+                        "config.optimizer.learning_rate"
+                    )
+                step.check_finite(state["params"])
+                if now % config.evaluate_every == 0 and now < config.steps:
+                    evaluate(f"step_{now:06d}")
+                if stop := stopping.asked():
+                    raise stopping.Stopped(f"{stop}; saved at step {now}")
+                if now % config.checkpoint_every == 0 and now < config.steps:
+                    save()
+                    saved = now
+            after_rows = evaluate("end")
+        except stopping.Stopped:
+            if now > saved:
+                save()
+            raise
+        finally:
+            kept.close()
+    policy.params = current()
+    policy.save(folder / "model")
+    out.close()
+    rows = []
+    if workdir.is_first():
+        first = workdir.read_rows(folder / "rollouts" / "000001.jsonl")
+        rows = results(before_rows, after_rows, metrics.read(folder / "metrics.jsonl", "train"))
+        rows.append(row("", "", "on_policy_difference", on_policy(first)))
+        run.result["warnings"] = warnings(rows)
+    return workdir.from_first(rows)
+
+
+def _begin(tx):
+    """Make the first state, with parameters of its own: the start's stay as the reference."""
+
+    def begin(params):
+        return step.init_state(jax.tree.map(jax.numpy.copy, params), tx)
+
+    return begin
+
+
+def _weights(config, raters) -> list[float]:
+    weights = parse_weights(config.reward_weights)
+    return [1.0 if weights is None else weights.get(name, 0.0) for name in raters]
+
+
+def _scale(run: stage.Run, rater: RewardModel, weight: float) -> Scale:
+    """Find the mean and the spread of a reward model's rewards over config.standardize."""
+    scalar = rater.scalar_weights()
+    if scalar is None:
+        raise ValueError(
+            f"config.reward_models: a model with the outputs {', '.join(rater.outputs)} and no "
+            "weights has no one reward"
+        )
+    if not run.config.standardize:
+        return Scale(weight)
+    groups = list(corpora.read(run.config.standardize, on_error=run.config.on_error))
+    tables = run.rate(rater, groups, Record())
+    rewards = np.concatenate([table @ scalar for table in tables if table is not None])
+    if not rewards.std() > 0:
+        raise ValueError(f"config.standardize: the rewards of {run.config.standardize} are alike")
+    return Scale(weight, float(rewards.mean()), float(rewards.std()))
+
+
+def on_policy(rows: Sequence[dict]) -> float:
+    """The largest difference between what the sampler says of a token and what training says of it,
+    in nats, of rollouts of the start, which both are."""
+    return max(
+        float(np.abs(np.subtract(of, reference)).max())
+        for each in rows
+        for of, reference in zip(each["log_policy"], each["log_reference"], strict=True)
+        if None not in of and None not in reference
+    )
+
+
+def _check(config, now: int, found: dict, worth: rollouts.Worth) -> None:
+    """Raise ValueError where a run should not go on."""
+    share = found["missing"] / worth.reward.size
+    if share > config.missing_limit:
+        raise ValueError(
+            f"step {now}: {found['missing']} of {worth.reward.size} responses have no finite "
+            f"reward or log-probability, more than config.missing_limit {config.missing_limit:g}: "
+            "are they too long for the reward model, or are its parameters whole?"
+        )
+    if config.kl.ceiling and found["kl"] > config.kl.ceiling:
+        raise ValueError(
+            f"step {now}: responses are {found['kl']:.1f} nats from the policy's start on average, "
+            f"above config.kl.ceiling {config.kl.ceiling:g}: the policy diverges; try a lower "
+            "config.optimizer.learning_rate or a higher config.kl.coefficient"
+        )
+
+
+def _learn(config, policy, mesh, update, state, frozen, rows, worth):
+    """Update the policy by rollouts, a part of their prompts at a time: (state, numbers). A part
+    without anything to learn makes no update."""
+    every, parts = rollouts.examples(policy, rows), np.split(np.arange(len(rows)), config.updates)
+    found: dict[str, list[float]] = {}
+    idle = 0
+    for part in parts:
+        kept, advantage = worth.kept[part], worth.advantage[part]
+        if not (kept.any() and advantage.any()):
+            idle += 1
+            continue
+        some = [rows[i] for i in part]
+        tokens = [each["tokens"] for each in some]
+        counts = {
+            "weight": rollouts.shares(tokens, kept, config.mean),
+            "share": rollouts.shares(tokens, kept, "tokens"),
+            "advantage": advantage,
+        }
+        of_tokens = {
+            name: [
+                [np.full(len(ids), x) for ids, x in zip(of, values, strict=True)]
+                for of, values in zip(tokens, table, strict=True)
+            ]
+            for name, table in counts.items()
+        }
+        of_tokens["old"] = [[np.array(x, np.float32) for x in each["log_policy"]] for each in some]
+        batch = rollouts.lay(
+            [every[i] for i in part],
+            of_tokens,
+            row_length=config.row_length,
+            rows=sharding.fit_rows(config.micro_batch_size, mesh),
+        )
+        state, values = update(state, frozen, sharding.place_rows(batch, mesh, axis=1))
+        for name, x in values.items():
+            if name != "bad_gradients":
+                found.setdefault(name, []).append(float(x))
+    last = {name: xs[-1] for name, xs in found.items() if name == "not_finite"}
+    return state, {name: float(np.mean(xs)) for name, xs in found.items()} | last | {"idle": idle}
+
+
+# Results ------------------------------------------------------------------------------------------
+
+
+def results(before: Sequence[dict], after: Sequence[dict], steps: Sequence[dict]) -> list[dict]:
+    """Hold the policy against its start on the held-out prompts, and say how the training went."""
+    prompts = [json.dumps(each["prompt"]) for each in before]
+    held = {"against": "start", "reference": 0.0, "better": "higher"}
+    rows = []
+    for name in after[0]["rewards"]:
+        start, end = (
+            np.array([each["rewards"][name][0] for each in of], float) for of in (before, after)
+        )
+        both = np.isfinite(start) & np.isfinite(end)
+        where, n = [p for p, is_there in zip(prompts, both, strict=True) if is_there], both.sum()
+        start, end = start[both], end[both]
+        for metric, values, more in (
+            ("reward", end, {}),
+            ("change_of_reward", end - start, held | {"headline": True}),
+        ):
+            of = statistics.interval(np.mean, [values], where)
+            rows.append(row(name, "", metric, of.value, of.interval, n, **more))
+        wins = np.where(end > start, 1.0, np.where(end == start, 0.5, 0.0))
+        of, more = statistics.share(wins, where), held | {"reference": 0.5, "headline": True}
+        rows.append(row(name, "", "win_rate", of.value, of.interval, n, **more))
+    measured = {
+        "kl": lambda x: np.subtract(x["log_policy"][0], x["log_reference"][0]).sum(),
+        "length": lambda x: len(x["tokens"][0]),
+        "entropy": lambda x: -np.mean(x["log_policy"][0]),
+        "repetition": lambda x: rollouts.repetition(x["tokens"][0]),
+        "finished": lambda x: float(x["finished"][0]),
+    }
+    for metric, of_item in measured.items():
+        for part, of in (("", after), ("start", before)):
+            if part and metric == "kl":
+                continue  # It is 0.
+            values = np.array([of_item(each) for each in of], float)
+            found = statistics.interval(np.mean, [values], prompts)
+            rows.append(row("held out", part, metric, found.value, found.interval, len(of)))
+    spent = {
+        name: sum(each.get(f"{name}_seconds", 0.0) for each in steps) for name in rollouts.STAGES
+    }
+    rows += [
+        row("", f"stage/{name}", "share_of_time", seconds / max(sum(spent.values()), 1e-9))
+        for name, seconds in spent.items()
+    ]
+    counted = {"missing": sum(each["missing"] for each in steps)}
+    counted |= {"idle_updates": sum(each["idle"] for each in steps), "steps": len(steps)}
+    seconds = np.median([sum(each.get(f"{x}_seconds", 0) for x in spent) for each in steps])
+    counted |= {"seconds_per_step": seconds, "peak_memory_bytes": metrics.peak_memory()}
+    return rows + [row("", "", name, value) for name, value in counted.items()]
+
+
+def warnings(rows: Sequence[dict]) -> list[str]:
+    """Say where the reward may have been hacked: responses became longer or repeat themselves."""
+    found = {
+        (each["part"], each["metric"]): each["value"] for each in rows if each["set"] == "held out"
+    }
+    said = []
+    if found["", "length"] > 1.5 * found["start", "length"]:
+        said.append("responses became longer by more than half: is it length that is rewarded?")
+    if found["", "repetition"] > found["start", "repetition"] + 0.1:
+        said.append("responses repeat themselves more than at the start")
+    if found["", "entropy"] < 0.5 * found["start", "entropy"]:
+        said.append("the entropy of the policy has fallen to less than half")
+    return said

@@ -1,0 +1,33 @@
+"""The page of `hs2jax reinforce`: is the policy better than its start, and at what price?"""
+
+from hs2jax.data.groups import Group, prompt_text
+from hs2jax.report.page import Case, Section
+from hs2jax.report.run import Run
+from hs2jax.report.views import answer, view
+from hs2jax.workdir import row
+
+SHOWN = 6  # Held-out prompts of which the answers are shown.
+
+
+def sections(run: Run) -> list[Section]:
+    """Hold the policy against its start, show its course, and answers before and after."""
+    course = [
+        row(line["kind"], f"step/{line['step']}", name, value)
+        for line in run.read("metrics.jsonl")
+        for name, value in line.items()
+        if name not in ("kind", "step")
+    ]
+    return [Section(run.name, *view("reinforce", [*run.rows, *course]), _cases(run), "Answers")]
+
+
+def _cases(run: Run) -> list[Case]:
+    """Show answers to held-out prompts by the start and by the policy."""
+    cases = []
+    for start, end in list(zip(run.items("start"), run.items("end"), strict=True))[:SHOWN]:
+        answers = []
+        for role, item in (("Start", start), ("Policy", end)):
+            rewards = {name: x[0] for name, x in item["rewards"].items() if x[0] is not None}
+            answers.append(answer(role, item | {"rewards": [rewards], "tokens": []}, 0))
+        prompt = prompt_text(Group(tuple(start["prompt"]), ("-",)))
+        cases.append(Case(start["source"], prompt, answers))
+    return cases

@@ -1,0 +1,194 @@
+"""REINFORCE as a run of tiny models, from a config to a folder and a page."""
+
+import jax
+import numpy as np
+import pytest
+import stages
+import tiny
+from test_alignment_killed import stopped
+
+from hs2jax import report, stopping, workdir
+from hs2jax.alignment import reinforce as module
+from hs2jax.alignment.reinforce import reinforce
+from hs2jax.data import corpora
+from hs2jax.language_model import LanguageModel
+from hs2jax.reward_model import RewardModel
+from hs2jax.training.checkpoint import Checkpoints
+
+COSTS = ("share_of_time", "seconds_per_step", "peak_memory_bytes")
+
+
+def config_of(here, **changes):
+    settings = {"data": stages.prompts(here), "validation": f"responses:{here / 'held_out.jsonl'}"}
+    settings |= {"reward_models": f"main={here / 'ratings'}", "n": 3, "steps": 3, "batch_size": 2}
+    settings |= {"model": {"name": str(here / "policy")}, "max_new_tokens": 6, "row_length": 64}
+    settings |= {"optimizer": {"learning_rate": 1e-3, "warmup": 0}, "checkpoint_every": 2}
+    config = stages.made("reinforce", {}, **settings, temperature=0.7, evaluate_every=2)
+    config.update_from_flattened_dict({key.replace("__", "."): x for key, x in changes.items()})
+    return config
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reinforce")
+    stages.models(folder)
+    held_out = [{"prompt": text, "response": "-"} for text in ("Why not?", "So?", "Is it?")]
+    stages.write(folder / "held_out.jsonl", held_out)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(here):
+    """A run with a reward model that watches, of another template."""
+    other = RewardModel.load(here / "ratings", template="extra_id")
+    other.save(here / "watch")
+    models = f"main={here / 'ratings'},watch={here / 'watch'}"
+    config = config_of(here, reward_models=models, reward_weights="main=1")
+    return here / "whole", config, reinforce(config, here / "whole")
+
+
+def without_costs(rows):
+    return [row for row in rows if row["metric"] not in COSTS]
+
+
+def same(one, other) -> bool:
+    return jax.tree.all(jax.tree.map(lambda x, y: bool(np.array_equal(x, y)), one, other))
+
+
+def test_a_rollout_s_rewards_are_those_of_its_messages_in_each_model_s_own_template(here, whole):
+    folder, _, _ = whole
+    rows = stages.read(folder / "rollouts" / "000002.jsonl")
+    assert len(rows) == 2
+    for name, place in (("main", "ratings"), ("watch", "watch")):
+        model = RewardModel.load(here / place)
+        for row in rows:
+            talks = [
+                [*row["prompt"], {"role": "assistant", "content": text}]
+                for text in row["responses"]
+            ]
+            expected = [score.reward for score in model.score(talks)]
+            np.testing.assert_allclose(row["rewards"][name], expected, atol=1e-5)
+    assert not np.allclose(rows[0]["rewards"]["main"], rows[0]["rewards"]["watch"], atol=0.01)
+    # Readable as what `hs2jax sample` writes.
+    (group, _) = corpora.read(f"sampled:{folder / 'rollouts' / '000002.jsonl'}")
+    assert [list(ids) for ids in group.tokens] == rows[0]["tokens"]
+
+
+def test_before_the_first_update_sampler_and_training_say_the_same(whole):
+    folder, _, rows = whole
+    assert 0 < stages.value(rows, "on_policy_difference") < 1e-4
+    first, second, _ = (x for x in stages.read(folder / "metrics.jsonl") if x["kind"] == "train")
+    for step in (first, second):  # At temperature 0.7; and each step learns from its own samples.
+        assert step["ratio"] == pytest.approx(1, abs=1e-5)
+        assert step["ratio_off"] < 1e-5
+    assert abs(first["kl"]) < 1e-4 < abs(second["kl"])
+    assert first["entropy"] > 0
+
+
+def test_results_hold_the_policy_against_its_start(here, whole):
+    folder, _, rows = whole
+    start, end = (stages.read(folder / "items" / f"{x}.jsonl") for x in ("start", "end"))
+    for name in ("main", "watch"):
+        change = [
+            e["rewards"][name][0] - s["rewards"][name][0] for s, e in zip(start, end, strict=True)
+        ]
+        assert stages.value(rows, "change_of_reward", set=name) == pytest.approx(np.mean(change))
+        assert stages.value(rows, "win_rate", set=name) == np.mean([x > 0 for x in change])
+    shares = [row["value"] for row in rows if row["metric"] == "share_of_time"]
+    assert len(shares) == 4
+    assert sum(shares) == pytest.approx(1)
+    page = report.write(folder).read_text(encoding="utf-8")
+    for said in (
+        "Reward by main",
+        "Reward by watch",
+        "KL by step",
+        "On-policy difference",
+        "Start",
+    ):
+        assert said in page
+    trained = LanguageModel.load(folder / "model")
+    assert not same(trained.params, LanguageModel.load(here / "policy").params)
+    assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "after"),
+    [
+        (workdir, "write_rows", 3),  # After items/start,
+        (workdir, "write_rows", 5),  # the second step's rollouts,
+        (Checkpoints, "save", 1),
+        (LanguageModel, "save", 1),
+    ],
+)
+def test_killed_it_goes_on_with_the_same_bits(whole, tmp_path, owner, name, after):
+    folder, config, rows = whole
+    with stopped(owner, name, after):
+        reinforce(config, tmp_path / "run")
+    again = reinforce(config, tmp_path / "run")
+    assert without_costs(again) == without_costs(rows)
+    for path in [*folder.glob("rollouts/*"), *folder.glob("items/*")]:
+        assert (tmp_path / "run" / path.relative_to(folder)).read_bytes() == path.read_bytes()
+    one, other = (LanguageModel.load(x / "model").params for x in (folder, tmp_path / "run"))
+    assert same(one, other)
+
+
+@pytest.mark.parametrize("done", [1, 2])  # After a step, and among the held-out prompts.
+def test_a_signal_saves_and_the_same_command_goes_on(whole, tmp_path, monkeypatch, done):
+    _, config, rows = whole
+    metrics = tmp_path / "run" / "metrics.jsonl"
+
+    def asked():
+        return "SIGTERM" * (metrics.exists() and f'"train", "step": {done}' in metrics.read_text())
+
+    monkeypatch.setattr(stopping, "asked", asked)
+    with pytest.raises(stopping.Stopped):
+        reinforce(config, tmp_path / "run")
+    (saved,) = (tmp_path / "run" / "checkpoints").glob("[0-9]*")
+    assert saved.name == str(done)
+    monkeypatch.undo()
+    assert without_costs(reinforce(config, tmp_path / "run")) == without_costs(rows)
+
+
+def test_no_stage_leaves_its_arrays_behind(here, tmp_path, monkeypatch):
+    held, learn = [], module._learn
+
+    def noted(*arguments):
+        held.append(sum(x.nbytes for x in jax.live_arrays()))
+        return learn(*arguments)
+
+    monkeypatch.setattr(module, "_learn", noted)
+    reinforce(config_of(here, steps=4, lora__rank=2), tmp_path)
+    assert held[1] == held[3]
+
+
+def test_where_all_rewards_are_equal_nothing_is_learned(here, tmp_path):
+    model = RewardModel.load(here / "ratings")
+    model.params["head"] = jax.tree.map(lambda x: 0 * x, model.params["head"])
+    model.save(tmp_path / "flat")
+    flat = {"reward_models": f"main={tmp_path / 'flat'}", "kl__coefficient": 0.0, "steps": 2}
+    rows = reinforce(config_of(here, **flat), tmp_path / "run")
+    assert stages.value(rows, "idle_updates") == 2
+    trained = LanguageModel.load(tmp_path / "run" / "model")
+    assert same(trained.params, LanguageModel.load(here / "policy").params)
+    steps = [x for x in stages.read(tmp_path / "run" / "metrics.jsonl") if x["kind"] == "train"]
+    assert [x["equal_groups"] for x in steps] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"optimizer__learning_rate": 1.0, "kl__ceiling": 5.0},
+            r"step \d: .*kl.ceiling 5.*diverges",
+        ),
+        ({"reward_models": "main={short}"}, r"step 1: 6 of 6 responses have no finite reward"),
+    ],
+)
+def test_a_run_that_should_not_go_on_says_why(here, tmp_path, changes, said):
+    tiny.save(tmp_path / "short", max_seq_len=4)
+    changes = {
+        key: x.format(short=tmp_path / "short") if isinstance(x, str) else x
+        for key, x in changes.items()
+    }
+    with pytest.raises(ValueError, match=said):
+        reinforce(config_of(here, **changes), tmp_path / "run")
