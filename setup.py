@@ -6,6 +6,8 @@ from setuptools import find_packages, setup
 
 WANDB = ["wandb>=0.18"]
 TEST = ["hypothesis>=6.100", "import-linter>=2.0", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9"]
+SERVE = ["fastapi>=0.115", "prometheus_client>=0.20", "uvicorn>=0.30"]
+TEST += [*SERVE, "httpx>=0.27", "schemathesis>=4.0"]
 
 setup(
     name="hs2jax",
@@ -57,6 +59,7 @@ setup(
     extras_require={
         "cuda": ["jax[cuda12]>=0.7.2,<0.13"],
         "parity": ["torch>=2.6"],
+        "serve": SERVE,
         "tensorboard": ["tensorboard>=2.16"],
         "test": [*TEST, *WANDB],
         "tpu": ["jax[tpu]>=0.7.2,<0.13"],

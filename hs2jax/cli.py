@@ -13,6 +13,7 @@
     hs2jax steer    --config=configs/steering.py --config.policies=NAME=FOLDER --workdir=FOLDER
     hs2jax reinforce --config=configs/reinforce.py --config.data=FORMAT:FILE --workdir=FOLDER
     hs2jax score    --model=NAME --data=FORMAT:FILE --output=FILE.jsonl
+    hs2jax serve    --model=NAME [--port=8000] [--criterion=SET/NAME]
     hs2jax convert  --model=NAME --output=FOLDER
     hs2jax report   --workdir=FOLDER [--against=FOLDER]
 
@@ -71,12 +72,14 @@ def main(argv=None) -> None:
             return print(usage(verb, options.config if "config" in options else None))
         if options.traceback:
             os.environ["HS2JAX_TRACEBACK"] = "1"  # For child processes too.
-        stopping.install()
+        if verb != "serve":  # It has its own answer to signals.
+            stopping.install()
         if "distributed" in options and options.distributed:
             stopping.join()
         if verb not in ("report", "convert", "sweep"):  # A sweep leaves the devices to its runs.
             say_with_what(options)
-        {"score": score, "convert": convert, "report": report}.get(verb, run)(verb, options)
+        verbs = {"score": score, "serve": serve, "convert": convert, "report": report}
+        verbs.get(verb, run)(verb, options)
         stopping.leave()
     except stopping.Stopped as error:
         why = f"stopped by {error.why}"
@@ -231,6 +234,13 @@ def score(verb: str, options) -> None:
     print(f"{output}: {record.rows} rows, {record.groups} groups{counted}", file=there)
     if options.best:
         print(f"report: {report.write(options.best)}", file=there)
+
+
+def serve(verb: str, options) -> None:
+    """Answer requests for scores until a signal."""
+    from hs2jax.serve import app
+
+    app.serve(options)
 
 
 def convert(verb: str, options) -> None:

@@ -31,11 +31,12 @@ KINDS = {
     "reinforce": ("reinforce", "alignment.reinforce", "reinforce"),
 }
 CONFIGURED = tuple(dict.fromkeys(verb for verb, _, _ in KINDS.values()))
-VERBS = (*CONFIGURED, "score", "convert", "report")
+VERBS = (*CONFIGURED, "score", "serve", "convert", "report")
 
 # Each flag: its name, the verbs that have it, its default, and its help. None must be given, False
 # is a switch, a list takes several, and of choices the first is the default.
-_SCORE, _REPORT, _SWEEP, _CONVERT = ("score",), ("report",), ("sweep",), ("convert",)
+_SCORE, _SERVE, _REPORT, _SWEEP = ("score",), ("serve",), ("report",), ("sweep",)
+_CONVERT = ("convert",)
 FLAGS = (
     ("config", CONFIGURED, None, "Config's file or name, and :ARGUMENT where it takes one."),
     ("traceback", VERBS, False, "Show where an error was raised."),
@@ -50,7 +51,7 @@ FLAGS = (
     ("seeds", _SWEEP, "", "As in 0,1,2; default: the config's."),
     ("against", _REPORT, "", "Folder of an evaluation to compare with."),
     ("output", _REPORT, "", "Folder of the comparison's page."),
-    ("model", ("score", "convert"), None, "Folder, GGUF file, hub id or short name."),
+    ("model", ("score", "serve", "convert"), None, "Folder, GGUF file, hub id or short name."),
     ("data", _SCORE, None, 'To be scored, as "format:path[slice]".'),
     ("data", ("train",), "", "The config's argument: a file of your own for own_data."),
     ("output", _SCORE, None, 'JSON lines file to write; "-": the standard output.'),
@@ -59,7 +60,7 @@ FLAGS = (
     ("reference", _SCORE, "", "Data that the best are compared with."),
     (
         "weights",
-        ("score", "convert"),
+        ("score", "serve", "convert"),
         "",
         "As in helpfulness=0.65,verbosity=-0.4; default: the model's.",
     ),
@@ -69,6 +70,14 @@ FLAGS = (
     ("push", _CONVERT, "", "OWNER/NAME on the Hugging Face hub to put the model in, private."),
     ("public", _CONVERT, False, "Let all see what is pushed."),
     ("dtype", _CONVERT, ("float32", "bfloat16"), "Of the written numbers."),
+    ("host", _SERVE, "127.0.0.1", "Address to listen at; 0.0.0.0 is all of this machine's."),
+    ("port", _SERVE, 8000, "0 is any that is free."),
+    ("api_key", _SERVE, "", "That clients must show; better in HS2JAX_API_KEY, unseen by others."),
+    ("max_queue", _SERVE, 4096, "Conversations that may wait."),
+    ("max_tokens", _SERVE, 0, "Of a conversation; 0 is as many as the model's positions."),
+    ("criterion", _SERVE, "", "As in helpsteer/helpfulness: the model is a judge of it."),
+    ("preset", _SERVE, ("recommended", "paper", "repository"), "Of a judge's layers."),
+    ("layer_weights", _SERVE, "", "File of a judge's weights that `hs2jax judge` has left."),
 )
 
 
@@ -90,8 +99,10 @@ def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
         if isinstance(default, tuple):
             flags.DEFINE_enum(name, default[0], default, text, options)
         else:
-            define = {bool: flags.DEFINE_bool, list: flags.DEFINE_multi_string}
-            define.get(type(default), flags.DEFINE_string)(name, default, text, options)
+            define = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer}
+            define |= {list: flags.DEFINE_multi_string}
+            define = define.get(type(default), flags.DEFINE_string)
+            define(name, default, text, flag_values=options)
     try:
         if config is not None:
             config_flags.DEFINE_config_dict("config", config, "", options, sys_argv=argv)

@@ -184,10 +184,24 @@ def tokenize(tokenizer, texts: Sequence[str]) -> list[list[int]]:
     adds one by itself, and has no other control token than the template's."""
     if not texts:
         return []
-    rows, bos = tokenizer(texts, add_special_tokens=False)["input_ids"], tokenizer.bos_token_id
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
     for i, text in enumerate(texts):
         if control_tokens.BREAK in text:
             rows[i] = control_tokens.tokenize(tokenizer, text)
+    return _with_one_bos(tokenizer, rows)
+
+
+def whole(tokenizer, conversation: str | Sequence[int], read: str = "end_of_turn") -> np.ndarray:
+    """Make the ids, int32, that `encode` gives of a conversation's messages from what they have
+    become already: the text by the chat template, or its ids. Its control tokens are such."""
+    if isinstance(conversation, str):
+        conversation = tokenizer(conversation, add_special_tokens=False)["input_ids"]
+    (ids,) = _with_one_bos(tokenizer, [list(conversation)])
+    return np.asarray(_ended(ids, tokenizer, special_ids(tokenizer), read), np.int32)
+
+
+def _with_one_bos(tokenizer, rows: list[list[int]]) -> list[list[int]]:
+    bos = tokenizer.bos_token_id
     if bos is None or tokenizer("a")["input_ids"][:1] != [bos]:
         return rows
     return [[bos, *itertools.dropwhile(lambda i: i == bos, ids)] for ids in rows]

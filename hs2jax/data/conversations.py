@@ -26,15 +26,8 @@ def group_conversations(
     groups: list[Group | None] = []
     for i, conversation in enumerate(conversations):
         name = f"prompt {i}" if prompts else f"conversation {i}"
-        given = list(conversation) if isinstance(conversation, tuple) else conversation
         try:
-            if not isinstance(given, list):
-                raise mistyped(name, "a list of messages in a list of conversations", given)
-            turns, response = rows.messages(Row({}), name, given), "-"
-            if not prompts:
-                turns, response = rows.split_last(turns, name)
-            check_turns(turns, name)
-            groups.append(Group(turns, (response,), source=name))
+            groups.append(group_of(conversation, name, prompt=prompts))
         except FieldError as error:
             if not skip:
                 raise
@@ -42,6 +35,19 @@ def group_conversations(
             if record is not None:
                 record.skip(error.reason, example=str(error))
     return groups
+
+
+def group_of(conversation, name: str, *, prompt: bool = False) -> Group:
+    """Make a group of a conversation, or of a prompt with a response that stands for those to come,
+    as `group_conversations` does. Raises FieldError with its name."""
+    given = list(conversation) if isinstance(conversation, tuple) else conversation
+    if not isinstance(given, list):
+        raise mistyped(name, "a list of messages in a list of conversations", given)
+    turns, response = rows.messages(Row({}), name, given), "-"
+    if not prompt:
+        turns, response = rows.split_last(turns, name)
+    check_turns(turns, name)
+    return Group(turns, (response,), source=name)
 
 
 def encode(
@@ -78,13 +84,9 @@ def encode(
         if excess <= 0:
             found[-1] = [unrated(encoded.prompt, r) for r in in_parts(encoded.responses, SHARED)]
             continue
-        cut = []
-        for response in encoded.responses if truncate else ():
-            over = max(0, len(encoded.prompt) + len(response) - longest)
-            alone = Encoded(encoded.prompt, (response,))
-            if (short := chat.cut_prompt(alone, over, tokenizer.bos_token_id)) is not None:
-                cut.append(unrated(short.prompt, [response])._replace(cut=over))
-        if len(cut) == len(encoded.responses):
+        bos = tokenizer.bos_token_id
+        cut = [fitted(encoded.prompt, r, longest, bos) for r in encoded.responses if truncate]
+        if cut and all(cut):
             found[-1] = cut
             record.truncated += 1
         elif skip:
@@ -96,10 +98,18 @@ def encode(
                 else "prompts can be cut from the left (truncate)"
             )
             raise ValueError(
-                f"{group.source}: a conversation is {excess} tokens longer than the {longest} that "
-                f"fit; {way_out}"
+                f"{group.source}: a conversation of {longest + excess} tokens is longer than the "
+                f"{longest} that fit; {way_out}"
             )
     return found
+
+
+def fitted(prompt, response, longest: int, bos: int | None) -> Example | None:
+    """Make a tokenised conversation of at most `longest` tokens, its prompt cut from the left where
+    it must be; None where the response alone has more."""
+    over = max(0, len(prompt) + len(response) - longest)
+    short = chat.cut_prompt(Encoded(prompt, (response,)), over, bos)
+    return short and unrated(short.prompt, [response])._replace(cut=over)
 
 
 def unrated(prompt: np.ndarray, responses: Sequence[np.ndarray], **others) -> Example:

@@ -140,13 +140,9 @@ class Judge:
         found: list[Judgement | None] = [None] * len(conversations)
         if not logits:
             return found
-        stacked = np.stack([*logits.values()])
-        name = "lager_wo" if weights is None else "lager_w"
-        scores = lager.aggregate(stacked, criterion.scale, name, preset, weights)
-        chances = lager.distribution(stacked, preset, weights)
-        for i, score, row in zip(logits, np.asarray(scores), np.asarray(chances), strict=True):
-            chance = dict(zip(criterion.scale, map(float, row), strict=True))
-            found[i] = Judgement(float(score), chance)
+        judged = self.judgements(np.stack([*logits.values()]), criterion, preset, weights)
+        for i, judgement in zip(logits, judged, strict=True):
+            found[i] = judgement
         return found
 
     def layers(
@@ -184,6 +180,17 @@ class Judge:
             if not np.isfinite(reading.logits).all():
                 log.warning("%s: %s", groups[i].source, not_finite(reading.logits))
         return logits
+
+    @staticmethod
+    def judgements(logits, criterion: Criterion, preset: lager.Preset, weights) -> list[Judgement]:
+        """Judge by logits [N, 2, L + 1, S] of N readings of one question, as `score` does."""
+        name = "lager_wo" if weights is None else "lager_w"
+        scores = np.asarray(lager.aggregate(logits, criterion.scale, name, preset, weights))
+        chances = np.asarray(lager.distribution(logits, preset, weights))
+        return [
+            Judgement(float(score), dict(zip(criterion.scale, map(float, row), strict=True)))
+            for score, row in zip(scores, chances, strict=True)
+        ]
 
     def ask(
         self,
@@ -244,7 +251,7 @@ class Judge:
             numbers = across * (model.config.hidden_size if states else 2 * len(tokens))
             tables = run_batches(ask, batches, numbers, model.mesh)
             for i, table in zip(places, tables, strict=True):
-                found[i] = self._reading(table, tokens, states)
+                found[i] = self.reading(table, tokens, states)
         return found
 
     def columns(self, tokens: Sequence[int]):
@@ -252,7 +259,7 @@ class Judge:
         params = self.model.params
         return params.get("lm_head", params["embed"])[np.asarray(tokens)]
 
-    def _reading(self, table, tokens, states) -> Reading:
+    def reading(self, table, tokens, states=False) -> Reading:
         """The numbers of `forward` for one request, [Q, ...] flat, as a reading."""
         config, seen = self.model.config, None
         if states:
