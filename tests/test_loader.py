@@ -1,7 +1,9 @@
 """Each group is seen once an epoch, the place in a run can be kept, what is lost is counted."""
 
 import copy
+import errno
 import json
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers
 
+from hs2jax import faults
 from hs2jax.data import loader, packing
 from hs2jax.data.chat import Encoded
 from hs2jax.data.groups import Group, Pair
@@ -206,6 +209,25 @@ def test_pairs_and_ties_are_counted():
     assert prepared.examples[2].pairs == [Pair(2, 0, 3.0), Pair(2, 1, 3.0)]
     assert prepared.examples[2].ties == 1
     assert (record.pairs, record.ties) == (3, 2)
+
+
+def test_what_goes_wrong_in_the_threads_that_make_batches_is_raised(monkeypatch):
+    """At the batch that it is of, and not waited for."""
+
+    def get(self, number, get=loader.Batches.__getitem__):
+        if number == 2:
+            raise OSError(errno.EIO, "Input/output error", "/data/pairs")
+        return get(self, number)
+
+    monkeypatch.setattr(loader.Batches, "__getitem__", get)
+    prepared, _ = prepare([ask(f"{i}", "x", "y", strength=1.0) for i in range(9)])
+    batches = loader.iterate(plan(prepared.examples, batch_size=2))
+    assert [next(batches)["tokens"].shape for _ in range(2)]
+    began = time.time()
+    with pytest.raises(OSError, match="/data/pairs") as raised:
+        next(batches)
+    assert time.time() - began < 5
+    assert faults.told(raised.value).startswith("/data/pairs: the disk has failed")
 
 
 TRIMMING, LAST = tiny.bos_tokenizer(), tiny.tokenizer()
