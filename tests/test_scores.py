@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -69,6 +70,20 @@ def test_streamed_scores_are_the_models_and_kept_ones_are_not_computed_again(tmp
     for one, other in zip(found, outputs(model, store(tmp_path)), strict=True):
         np.testing.assert_array_equal(one.outputs, other)
     assert len(seen) == EVERYTHING
+
+
+def test_two_at_once_share_what_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(scores, "TOKENS", 150)
+    halves = [GROUPS, GROUPS[::-1]]
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda groups: outputs(MODEL, store(tmp_path), groups), halves))
+    expected = MODEL.score_groups(GROUPS)
+    for tables in (found[0], found[1][::-1], outputs(MODEL, store(tmp_path))):
+        for one, other in zip(tables, expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+    model, seen = counted(MODEL)
+    outputs(model, store(tmp_path))
+    assert not seen, "what one of them kept was lost"
 
 
 def test_killed_half_way_it_goes_on_with_what_is_left(tmp_path, monkeypatch):

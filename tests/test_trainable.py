@@ -202,12 +202,16 @@ def test_a_run_changes_what_is_trained_and_exports_it_all(tmp_path, source, plai
     assert_close(again, ended.params, atol=1e-6)
 
 
-def test_states_computed_once_train_the_same_model(tmp_path, source, plain, monkeypatch):
+def test_states_computed_once_train_the_same_model(tmp_path, source, plain, monkeypatch, caplog):
+    caplog.set_level("INFO", "hs2jax")
     monkeypatch.setenv("HS2JAX_CACHE", str(tmp_path / "cache"))
     cached = RUNS["last layer"] | {"trainable.cache": True}
     rows = run(plain, source, **RUNS["last layer"]) + run(tmp_path / "cached", source, **cached)
     files = list((tmp_path / "cache" / "states").glob("*.sqlite"))
     assert len(files) == 2
+    for path in files:  # What it takes is said before.
+        (said,) = re.findall(rf"{path}, ([\d.]+) MB; [\d.,]+ MB are free\n", caplog.text)
+        assert float(said) == pytest.approx(path.stat().st_size / 1e6, rel=0.5, abs=0.1)
     times = {path: path.stat().st_mtime_ns for path in files}
     # Also for what was trained from it: the layers below are the same, its vocabulary is not.
     run(tmp_path / "later", plain / "model", **cached, **{"model.outputs": (), "seed": 1})

@@ -7,12 +7,14 @@ in every run that freezes the same ones.
 import dataclasses
 import functools
 import logging
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
-from hs2jax.data import loader
+from hs2jax.data import loader, packing
 from hs2jax.identity import content_key
 from hs2jax.inference import not_finite, plan_evaluation, run_decoder, run_rows
 from hs2jax.models.checksum import checksum
@@ -45,13 +47,25 @@ def attach(
     store = Store(lambda: hub.cache_folder() / "states" / f"{name}.sqlite", cache=True)
     numbers = range(len(batches.examples))
     if not all(str(e) in store for e in numbers):
-        log.info("computing what the frozen layers give: %s", store.path)
+        log.info("computing what the frozen layers give: %s", _room(store, batches, config, dtype))
         if bad := _compute(store, batches, params, config, dtype, mesh):
             named = [(sources[e], batches.examples[e].encoded) for e in bad]
             what, where = "the states of frozen layers", {"dtype": dtype, "mesh": mesh}
             text = not_finite(what, {"decoder": params}, named, config, **where)
             raise ValueError(f"config.trainable.cache: {text}")
     return dataclasses.replace(batches, states=lambda e: store.get(str(e)))
+
+
+def _room(store: Store, batches: loader.Batches, config, dtype) -> str:
+    """Say where the states go, and how many bytes they take of how many."""
+    layout = "separate" if batches.layout == "padded" else batches.layout
+    tokens = sum(packing.cost(example.encoded, layout) for example in batches.examples)
+    size = tokens * config.hidden_size * jnp.dtype(dtype).itemsize
+    if not isinstance(store.path, Path):  # There is no such place, which the store has told.
+        return f"{size / 1e6:,.1f} MB of memory"
+    free = shutil.disk_usage(store.path.parent).free
+    over = "; the rest is kept in memory" if size > free else ""
+    return f"{store.path}, {size / 1e6:,.1f} MB; {free / 1e6:,.1f} MB are free{over}"
 
 
 def _compute(store: Store, batches: loader.Batches, params, config, dtype, mesh) -> list[int]:
