@@ -96,13 +96,12 @@ def _beat() -> None:
 
 def _beats(file: TextIO) -> bool:
     """Tell whether a holder gives a sign of life within BEATS."""
-    seen = set()
-    for _ in range(BEATS + 1):
-        # Not by opening it again: to close that would let go of a lock of this process.
-        seen.add(os.fstat(file.fileno()).st_mtime_ns)
-        if len(seen) > 1:
-            return True
+    # Not by opening it again: to close that would let go of a lock of this process.
+    before = os.fstat(file.fileno()).st_mtime_ns
+    for _ in range(BEATS):
         time.sleep(BEAT)
+        if os.fstat(file.fileno()).st_mtime_ns != before:
+            return True
     return False
 
 

@@ -6,7 +6,10 @@ import pytest
 import tiny
 import tiny_models
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import ByT5Tokenizer
 
+from hs2jax.data import chat
+from hs2jax.data.groups import Group
 from hs2jax.judging.judge import Judge
 from hs2jax.language_model import LanguageModel
 from hs2jax.models.hf import tokenizer_files
@@ -140,3 +143,19 @@ def test_numbers_that_mistral_splits_otherwise_are_told(
     tokenizer = tokenizer_files.load(tmp_path)
     assert tokenizer.tokenize("12345") == pieces
     assert [FLAG in text for text in caplog.messages] == [True] * told
+
+
+def test_a_tokenizer_in_python_is_read_and_takes_no_control_token(tmp_path):
+    own = ByT5Tokenizer(extra_ids=0)
+    own.chat_template = tiny.CHATML
+    own.save_pretrained(tmp_path)
+    tokenizer, talk = tokenizer_files.load(tmp_path), tiny.talk("Is it?", "Wörds.")
+    assert not tokenizer.is_fast
+    asked, said = tuple(talk[:1]), talk[1]["content"]
+    (found,) = chat.encode(tokenizer, [Group(asked, (said,))])
+    whole = own.apply_chat_template(talk, tokenize=False)
+    ids = [*found.prompt, *found.responses[0]]
+    assert own.decode(ids[:-1]) == whole
+    assert ids[-1] == own.eos_token_id  # As the template's end of a turn is ordinary text.
+    with pytest.raises(ValueError, match="holds '</s>', which this tokenizer can only read as a c"):
+        chat.encode(tokenizer, [Group(asked, ("Yes.</s>",))])
