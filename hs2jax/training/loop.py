@@ -111,7 +111,8 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
 
     # Begin, or restore --------------------------------------------------------------------------
     run = RunState(folder, frozen, started=started)
-    if run.stopped and run.stopped["steps"] >= config.not_finite_limit:
+    limit = config.not_finite_limit
+    if run.stopped and (run.stopped["steps"] >= limit or task.diverged(run.stopped)):
         raise ValueError(run.stopped["why"])
     batch_iterator = loader.iterate(batches)
     if run.restored:
@@ -138,7 +139,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
             out.say(f"the first batch's loss is {values['loss']:.6f}; it is {known}")
         if not not_finite:
             why = task.diverged(values)
-            return {"steps": 0, "why": f"step {now}: {why}"} if why else None
+            return {**values, "steps": 0, "why": f"step {now}: {why}"} if why else None
         numbers = sorted({example for _, _, example, _ in batches.slots(now - 1)})
         about = (state["params"], frozen, found, trained_on, numbers, model.config)
         note = skipped.describe(*about, dtype=dtype, mesh=mesh)

@@ -80,11 +80,11 @@ class PreferenceTask(tasks.PolicyTask):
         return {"outputs": ["reward"]}
 
     def diverged(self, values: dict[str, float]) -> str:
-        most = self.config.objective.max_drift
-        if values["drift"] <= most:
+        drift, most = values.get("drift", 0.0), self.config.objective.max_drift
+        if drift <= most:
             return ""
         return (
-            f"the policy has left its reference: log-probabilities differ by {values['drift']:.1f} "
+            f"the policy has left its reference: log-probabilities differ by {drift:.1f} "
             f"nats per token, and config.objective.max_drift is {most:g}: try a lower "
             "config.optimizer.learning_rate, or a higher config.objective.beta"
         )

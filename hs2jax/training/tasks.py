@@ -89,7 +89,7 @@ class Task:
         return {}
 
     def diverged(self, values: dict[str, float]) -> str:
-        """Say why a step's metrics end the run, "" where they do not."""
+        """Say why a step's metrics, all of them or none, end the run; "" where they do not."""
         return ""
 
 
