@@ -18,7 +18,7 @@ in the cache (0.1 TB), spread over all devices: 32 chips of 95 GB. Published on 
 
 smollm2_135m is for two CPU cores: prompts of the mini set, responses of 64 tokens, about 20 seconds
 a step. A second reward model that only watches: --config.reward_models=main=A,watch=B
---config.reward_weights=main=1. PPO has a value model beside: see --config.algorithm.
+--config.reward_weights=main=1. PPO: configs/ppo.py.
 
 --config.standardize=DATA gives rewards mean 0 and spread 1 over the responses of DATA, so that the
 KL coefficient means the same for every reward model.

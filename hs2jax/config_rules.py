@@ -57,10 +57,6 @@ def _different(values) -> bool:
 share = expect("more than 0 and at most 1", lambda x: 0 < x <= 1)
 decay = expect("0 or more and less than 1", lambda x: 0 <= x < 1)
 smoothing = expect("0 or more and less than 0.5", lambda x: 0 <= x < 0.5)
-several = expect(
-    "2 or more: of a prompt with one response nothing could be held against another",
-    lambda n: n >= 2,
-)
 seed = expect("a whole number from 0 to 2,147,483,647", lambda x: 0 <= x < 2**31)
 seeds = expect(
     "different whole numbers, one or more",
@@ -165,6 +161,9 @@ OBJECTIVES = {
     "objective.reduction": ("ipo",),
     **dict.fromkeys(("objective.beta", "objective.max_drift", "data.derive", "select"), OF_PAIRS),
 }
+# The algorithms of reinforcement that read a setting.
+_OF_PPO = ("learning_rate", "value_clip", "discount", "decay")
+ALGORITHMS = {"baseline": ("reinforce",), **{f"ppo.{name}": ("ppo",) for name in _OF_PPO}}
 BASELINES = ("gpt_score", "ridge_probe", "reward_model")
 
 
@@ -194,7 +193,7 @@ def refusals(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
         case "sweep" if not can_be_swept(c.get("base")):
             yield "base: expected a config of kind train_reward_model, or train_policy on pairs"
         case "reinforce":
-            yield from _reinforce(c)
+            yield from _reinforce(c, default)
     trained = c.get("trainable", {})
     if trained.get("cache") and (trained.last_layers < 0 or c.data.layout == "padded"):
         yield (
@@ -236,7 +235,10 @@ def can_be_swept(c) -> bool:
     return pairs or kind == "train_reward_model"
 
 
-def _reinforce(c: ConfigDict) -> Iterator[str]:
+def _reinforce(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
+    yield from _unread(ALGORITHMS, "algorithm", flat(c), flat(default))
+    if c.n < 2 and c.algorithm == "reinforce":
+        yield "n is 1; expected 2 or more, as a response is held against the others to its prompt"
     names, weights = [*parse_policies(c.reward_models)], parse_weights(c.reward_weights)
     if weights and (unknown := set(weights) - set(names)):
         yield f"reward_weights: {', '.join(unknown)} is none of {', '.join(names)}"

@@ -334,7 +334,9 @@ SETTINGS = {
         "reward_weights": _WEIGHTS,
         # Data whose responses' rewards get mean 0 and spread 1; "": rewards as they are.
         "standardize": _DATA,
-        "n": sets(4, rules.several),  # Responses to each prompt.
+        # "ppo" has a value model beside, and advantages of each token from it.
+        "algorithm": sets("reinforce", one_of("reinforce", "ppo")),
+        "n": sets(4, _COUNT),  # Responses to each prompt.
         "batch_size": sets(32, _COUNT),  # Prompts of a step.
         "steps": sets(313, _COUNT),  # Each answers prompts, and learns from that.
         "updates": sets(1, _COUNT),  # Of the optimizer in a step, each on its part of the prompts.
@@ -349,6 +351,12 @@ SETTINGS = {
         # Mean log-ratio to the start, nats of a response, that stops the run; 0: none.
         "kl.ceiling": free(100.0, at_least(0)),
         "missing_limit": free(0.1, rules.share),  # Share of responses without a reward that stops.
+        "ppo.learning_rate": sets(
+            9e-6, above(0)
+        ),  # Of the value model, which starts as the reward.
+        "ppo.value_clip": sets(0.2, at_least(0)),  # Around the value before; 0: none.
+        "ppo.discount": sets(1.0, rules.share),  # Of what comes one token later.
+        "ppo.decay": sets(0.95, rules.share),  # Lambda of generalized advantages.
         "temperature": sets(1.0, above(0)),  # Of the policy that is sampled, trained and the start.
         "top_p": sets(1.0, rules.whole_vocabulary(1)),
         "top_k": sets(0, rules.whole_vocabulary(0)),

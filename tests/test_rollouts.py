@@ -213,7 +213,9 @@ def test_the_gradient_over_all_responses_is_that_of_the_expected_reward(params):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"n": 1}, "config.n is 1; expected 2 or more: of a prompt with one response"),
+        ({"n": 1}, "config.n is 1; expected 2 or more, as a response is held against the others"),
+        ({"ppo__decay": 0.9}, "config.ppo.decay is for config.algorithm ppo, not for reinforce"),
+        ({"algorithm": "ppo", "baseline": "grpo"}, "baseline is for config.algorithm reinforce"),
         ({"top_p": 0.9}, "config.top_p is 0.9; expected 1, as the policy that is trained"),
         ({"top_k": 20}, "config.top_k is 20; expected 0, as the policy that is trained"),
         ({"temperature": 0.0}, "config.temperature is 0.0; expected more than 0"),

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from hs2jax import stopping, workdir
-from hs2jax.alignment import rollouts, stage
+from hs2jax.alignment import ppo, rollouts, stage
 from hs2jax.alignment.rollouts import Roller, Scale
 from hs2jax.config_rules import parse_policies, parse_weights
 from hs2jax.data import corpora
@@ -69,10 +69,19 @@ def reinforce(config, run: stage.Run) -> list[dict]:
     start = {"decoder": policy.params}
     params, frozen = trainable.split(trainable.begin(start, config, mesh), config)
     tx, rate = optimizer.make(config.optimizer, config.steps * config.updates)
-    places = sharding.shardings(jax.eval_shape(_begin(tx), params), mesh)
-    state = jax.jit(_begin(tx), out_shardings=places)(params)
+    begin = step.beginning(tx)  # The start's parameters stay as the reference.
+    places = sharding.shardings(jax.eval_shape(begin, params), mesh)
+    state = jax.jit(begin, out_shardings=places)(params)
     del params
-    exported, of_state = (trainable.nbytes(x) for x in (policy.params, state))
+    critic = None
+    if config.algorithm == "ppo":
+        name = next(name for name, scale in scales.items() if scale.weight)
+        critic = ppo.Critic(config, policy, raters[name], scales[name])
+
+    def states():
+        return {"policy": state} | ({"value": critic.state} if critic else {})
+
+    exported, of_state = (trainable.nbytes(x) for x in (policy.params, states()))
     most = 2 * of_state + exported
     workdir.check_room(folder, most, exported + of_state * config.keep_checkpoints)
     update = step.make(
@@ -90,7 +99,11 @@ def reinforce(config, run: stage.Run) -> list[dict]:
     kept, now, before = Checkpoints(folder / "checkpoints"), 0, 0.0
     if kept.latest is not None:
         now = kept.latest
-        state, before = kept.restore(now, state), kept.read_meta(now)["seconds"]
+        restored, before = kept.restore(now, states()), kept.read_meta(now)["seconds"]
+        state = restored["policy"]
+        if critic:
+            critic.state = restored["value"]
+        del restored
         log.info("going on from step %d", now)
     about = {"project": config.wandb_project, "config": config.to_dict()}
     out, saved = metrics.Metrics(folder, start=now, total=config.steps, **about), now
@@ -98,7 +111,7 @@ def reinforce(config, run: stage.Run) -> list[dict]:
 
     def save():
         workdir.settle(folder)
-        kept.save(now, state, {"seconds": before + time.time() - started})
+        kept.save(now, states(), {"seconds": before + time.time() - started})
 
     def current():
         """The policy's parameters of now, for whom samples."""
@@ -138,7 +151,8 @@ def reinforce(config, run: stage.Run) -> list[dict]:
                     out.say(f"sampler and trainer differ by {on_policy(rows):.2g} nats at most")
                 _check(config, now + 1, found, worth)
                 begun = time.time()
-                state, values = _learn(config, policy, mesh, update, state, frozen, rows, worth)
+                learner = functools.partial(update, frozen=frozen), critic
+                state, values = _learn(config, policy, mesh, learner, state, rows, worth)
                 clock["update"] = time.time() - begun
                 now += 1
                 found |= values | {f"{name}_seconds": x for name, x in clock.items()}
@@ -176,15 +190,6 @@ def reinforce(config, run: stage.Run) -> list[dict]:
         rows.append(row("", "", "on_policy_difference", on_policy(first)))
         run.result["warnings"] = warnings(rows)
     return workdir.from_first(rows)
-
-
-def _begin(tx):
-    """Make the first state, with parameters of its own: the start's stay as the reference."""
-
-    def begin(params):
-        return step.init_state(jax.tree.map(jax.numpy.copy, params), tx)
-
-    return begin
 
 
 def _weights(config, raters) -> list[float]:
@@ -238,39 +243,30 @@ def _check(config, now: int, found: dict, worth: rollouts.Worth) -> None:
         )
 
 
-def _learn(config, policy, mesh, update, state, frozen, rows, worth):
+def _learn(config, policy, mesh, learner, state, rows, worth):
     """Update the policy by rollouts, a part of their prompts at a time: (state, numbers). A part
-    without anything to learn makes no update."""
-    every, parts = rollouts.examples(policy, rows), np.split(np.arange(len(rows)), config.updates)
-    found: dict[str, list[float]] = {}
-    idle = 0
-    for part in parts:
-        kept, advantage = worth.kept[part], worth.advantage[part]
-        if not (kept.any() and advantage.any()):
+    without anything to learn makes no update. learner: the step, and of PPO the value model."""
+    (update, critic), every = learner, rollouts.examples(policy, rows)
+    tokens = [each["tokens"] for each in rows]
+    of_rows = sharding.fit_rows(config.micro_batch_size, mesh)
+    laid = functools.partial(rollouts.lay, row_length=config.row_length, rows=of_rows)
+    known = {"old": [each["log_policy"] for each in rows]}
+    if critic:
+        known |= critic.advantages(every, rows, worth, laid)
+    else:
+        known["advantage"] = rollouts.spread(worth.advantage, tokens)
+    found, idle = {}, 0
+    for part in np.split(np.arange(len(rows)), config.updates):
+        kept, some = worth.kept[part], [tokens[i] for i in part]
+        if not (kept.any() and (critic or worth.advantage[part].any())):
             idle += 1
             continue
-        some = [rows[i] for i in part]
-        tokens = [each["tokens"] for each in some]
-        counts = {
-            "weight": rollouts.shares(tokens, kept, config.mean),
-            "share": rollouts.shares(tokens, kept, "tokens"),
-            "advantage": advantage,
-        }
-        of_tokens = {
-            name: [
-                [np.full(len(ids), x) for ids, x in zip(of, values, strict=True)]
-                for of, values in zip(tokens, table, strict=True)
-            ]
-            for name, table in counts.items()
-        }
-        of_tokens["old"] = [[np.array(x, np.float32) for x in each["log_policy"]] for each in some]
-        batch = rollouts.lay(
-            [every[i] for i in part],
-            of_tokens,
-            row_length=config.row_length,
-            rows=sharding.fit_rows(config.micro_batch_size, mesh),
-        )
-        state, values = update(state, frozen, sharding.place_rows(batch, mesh, axis=1))
+        of_tokens = {name: [table[i] for i in part] for name, table in known.items()}
+        for name, mean in (("weight", config.mean), ("share", "tokens")):
+            of_tokens[name] = rollouts.spread(rollouts.shares(some, kept, mean), some)
+        batch = sharding.place_rows(laid([every[i] for i in part], of_tokens), mesh, axis=1)
+        state, values = update(state, batch=batch)
+        values |= critic.learn(batch) if critic else {}
         for name, x in values.items():
             if name != "bad_gradients":
                 found.setdefault(name, []).append(float(x))

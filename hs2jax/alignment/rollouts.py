@@ -191,8 +191,9 @@ def weigh(rows: Sequence[dict], scales: Mapping[str, Scale], config) -> Worth:
         ):
             both = np.array(policy, np.float32), np.array(reference, np.float32)
             each = np.asarray(losses.kl(*both, kind=config.kl.form), np.float64)
-            # NeMo-Aligner's is a mean over tokens, the others are of the whole response.
-            whole = each.mean() if config.kl.form == "absolute" else each.sum()
+            # NeMo-Aligner's in REINFORCE is a mean over tokens, all others are of the response.
+            mean = config.kl.form == "absolute" and config.algorithm == "reinforce"
+            whole = each.mean() if mean else each.sum()
             kl[g, i], penalty[g, i] = float(np.subtract(*both, dtype=float).sum()), whole
     penalty *= config.kl.coefficient
     kept = np.isfinite(reward) & np.isfinite(kl)
@@ -280,6 +281,14 @@ def lay(
     laid = {name: np.pad(x, [(0, more), (0, 0), (0, 0)]) for name, x in laid.items()}
     # The decoder asks how many responses a row has, where they have slots of their own.
     return laid | {"end_positions": np.zeros((M + more, B, 1), np.int32)}
+
+
+def spread(table: np.ndarray, tokens: Sequence[Sequence[Sequence[int]]]) -> list[list[np.ndarray]]:
+    """A number of each response [G, k] as one of each of its tokens."""
+    return [
+        [np.full(len(ids), x) for ids, x in zip(some, values, strict=True)]
+        for some, values in zip(tokens, table, strict=True)
+    ]
 
 
 def shares(tokens: Sequence[Sequence[Sequence[int]]], kept: np.ndarray, mean: str):

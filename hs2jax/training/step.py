@@ -26,6 +26,11 @@ def init_state(params, optimizer: optax.GradientTransformation):
     }
 
 
+def beginning(optimizer: optax.GradientTransformation):
+    """Make what makes the first state with parameters of its own, where the given ones stay."""
+    return lambda params: init_state(jax.tree.map(jnp.copy, params), optimizer)
+
+
 def gradients(params, batch, objective, apply):
     """Compute loss, metrics and gradients of a batch [M, B, ...], one micro-batch at a time.
 
