@@ -107,6 +107,7 @@ WRONG_MAPS = [
     ("preference{strength=score_0/0}", "does not map fields"),
     ("preference{chosen=question.3}", "'question.3' is missing: there is no '3'"),
     ("preference{prompt=}", "does not map fields"),
+    ("ratings{wit=score_0|score_1*2}", "computes with some of its columns alone: write it behind"),
     ("preference{prompt=wrong}", r"field 'prompt': its column 'wrong' is missing; the row has 'a"),
     ("preference{chosen=question.wrong}", "'question.wrong' is missing: there is no 'wrong'"),
     (f"preference{WEBGPT_MAP[:-1]},promt=score_0}}", "'promt': is in the map .* reads no such"),

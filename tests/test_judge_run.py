@@ -9,6 +9,7 @@ from judge_runs import CRITERIA, SET, column, items_of, people, prepare, rated_r
 from planted_judge import readings_of, values
 from scipy import stats
 from stages import write
+from test_fields import WEBGPT, WEBGPT_MAP
 from test_uses import dialogue, questions
 
 from hs2jax import workdir
@@ -264,6 +265,26 @@ def test_a_flat_file_is_judged_by_a_map_alone(here, tmp_path):
     found = people([item for item in items if item["criterion"] == "helpfulness"])
     assert found == pytest.approx(rated)
     assert "id in " in json.dumps(result_of(tmp_path / "run")["records"])
+
+
+def test_comparisons_with_scores_are_judged_by_a_map_alone(here, tmp_path):
+    """In WebGPT's form, as pairs and as ratings."""
+    scores = [(-1.0, 1.0), (0.5, -0.5), (0, 0), (0.25, 0.5)]
+    asked = [WEBGPT | {"question": {"full_text": f"Why {i}?", "id": i}} for i in range(4)]
+    rows = [row | {"score_0": a, "score_1": b} for row, (a, b) in zip(asked, scores, strict=True)]
+    path = write(tmp_path / "webgpt.jsonl", rows)
+    data, settings = f"preference{WEBGPT_MAP}:{path}", {"preset": "paper"}
+    named = settings | {"task": "pairs", "criteria": "helpfulness"}
+    found = run(here, tmp_path / "pairs", data=data, **named)
+    assert find(found, part="way/question", metric="accuracy")["n"] == 3
+    record = result_of(tmp_path / "pairs")["records"]["pairs"]
+    assert (record["pairs"], record["ties"]) == (3, 1)
+    fields = "responses=answer_0|answer_1,helpfulness=score_0*2+3|score_1*2+3"
+    data = f"ratings{{prompt=question.full_text,{fields}}}:{path}"
+    run(here, tmp_path / "ratings", data=data, **settings)
+    items = items_of(tmp_path / "ratings", "ratings-webgpt")
+    found = people([item for item in items if item["criterion"] == "helpfulness"])
+    assert found == pytest.approx([2 * x + 3 for pair in scores for x in pair])
 
 
 def test_what_is_too_long_or_malformed_is_counted_and_left_out(here, tmp_path):

@@ -136,7 +136,11 @@ def value_of(row: dict, text: str, field: str, used: set[str]) -> object:
         used.add(text)
         return row[text]
     if "|" in text:
-        return [value_of(row, part.strip(), field, used) for part in text.split("|")]
+        parts = [part.strip() for part in text.split("|")]
+        if len({bool(STEP.fullmatch(part)) and part not in row for part in parts}) > 1:
+            what = f"{show(text)} computes with some of its columns alone: write it behind each"
+            raise FieldError(field, what, "two of one field")
+        return [value_of(row, part, field, used) for part in parts]
     if step := STEP.fullmatch(text):
         value, by = value_of(row, step[1].strip(), field, used), float(step[3])
         values = [number(each, field) for each in (value if isinstance(value, list) else [value])]

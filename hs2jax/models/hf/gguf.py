@@ -1,4 +1,4 @@
-"""A model and its tokenizer from one GGUF file, the format of llama.cpp.
+"""A model of SmolLM2's kind and its tokenizer from one GGUF file, the format of llama.cpp.
 
 GGUF's Llama is Hugging Face's with other tensor names and with the rows of q and k reordered,
 since llama.cpp rotates neighbouring numbers where Hugging Face rotates the two halves of a head.
