@@ -3,6 +3,7 @@
     hs2jax run      --config=configs/quickstart.py --workdir=runs/quickstart
     hs2jax train    --config=configs/FILE.py[:ARG] [--config.KEY=VALUE ...] --workdir=FOLDER
     hs2jax sweep    --config=configs/FILE.py --over=KEY=VALUE,VALUE --seeds=0,1 --workdir=FOLDER
+    hs2jax plan     --config=configs/FILE.py:SIZE --topology=v5p:4x4x4 --workdir=FOLDER
     hs2jax evaluate --config=configs/evaluate.py:MODEL --config.data=FORMAT:FILE --workdir=FOLDER
     hs2jax expo     --config=configs/expo.py --config.initial=A --config.trained=B --workdir=FOLDER
     hs2jax judge    --config=configs/judge.py:MODEL --config.data=FORMAT:FILE --workdir=FOLDER
@@ -76,7 +77,12 @@ def main(argv=None) -> None:
             stopping.install()
         if "distributed" in options and options.distributed:
             stopping.join()
-        if verb not in ("report", "convert", "sweep"):  # A sweep leaves the devices to its runs.
+        if verb not in (
+            "report",
+            "convert",
+            "sweep",
+            "plan",
+        ):  # A sweep leaves the devices to its runs.
             say_with_what(options)
         verbs = {"score": score, "serve": serve, "convert": convert, "report": report}
         verbs.get(verb, run)(verb, options)
@@ -149,6 +155,8 @@ def run(verb: str, options) -> None:
     kind = kind_of(config)
     if verb == "sweep" and kind in ("sweep", "train_reward_model", "train_policy"):
         config, kind = sweep_of(config, options.over, options.seeds), "sweep"
+    if verb == "plan" and kind.startswith("train_"):
+        config, kind = plan_of(config, options), "plan"
     if KINDS[kind][0] != verb:
         raise ValueError(
             f"this config is of kind {kind!r}: it is one for `hs2jax {KINDS[kind][0]}`"
@@ -178,6 +186,15 @@ def show(config, rows: list[dict], workdir: Path) -> None:
     print(f"report: {page}")
     for name, path in made(config, workdir).items():
         print(f"{'model' if name == 'model' else 'rows'}: {path}")
+
+
+def plan_of(config, options):
+    """Make the plan of a training's config."""
+    from hs2jax import configs
+
+    planned = configs.defaults("plan")
+    planned.update(topology=options.topology, group_tokens=options.group_tokens, base=config)
+    return planned
 
 
 def sweep_of(config, over: list[str], seeds: str):

@@ -33,6 +33,12 @@ def one_of(*choices) -> Rule:
     return expect(f"one of {', '.join(map(repr, choices))}", lambda value: value in choices)
 
 
+def topology(value: str) -> str | None:
+    """Expect a TPU slice, its chip and its shape: "v5e:4x4", "v5p:4x4x4"."""
+    expected = "a TPU slice, as in 'v5p:4x4x4', of v4, v5e, v5p or v6e"
+    return None if re.fullmatch(r"v(4|5e|5p|6e):\d+x\d+(x\d+)?", value) else expected
+
+
 def at_least(low: float) -> Rule:
     return expect(f"{low} or more", lambda value: low <= value < math.inf)
 
@@ -192,6 +198,8 @@ def refusals(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
             yield from _judge(c, default)
         case "sweep" if not can_be_swept(c.get("base")):
             yield "base: expected a config of kind train_reward_model, or train_policy on pairs"
+        case "plan" if c.get("base", {}).get("kind") not in ("train_reward_model", "train_policy"):
+            yield "base: expected a config of kind train_reward_model or train_policy"
         case "reinforce":
             yield from _reinforce(c, default)
     trained = c.get("trainable", {})

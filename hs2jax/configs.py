@@ -194,6 +194,13 @@ SETTINGS = {
         "arms": sets((), rules.arms),
         "reference": sets("", anything),  # The arm that others are compared with.
     },
+    # And `base`, the config of a training.
+    "plan": {
+        "topology": sets("v5p:4x4x4", rules.topology),  # A TPU slice: its chip, and how many.
+        # Tokens of a group, with which it is known how many rows a batch fills. HelpSteer2's two
+        # responses and their prompt have some 770.
+        "group_tokens": sets(770, _COUNT),
+    },
     "evaluate": {
         **_SEED,  # Of the search for weights.
         **_MODEL,
@@ -366,6 +373,9 @@ SETTINGS = {
 }
 
 
+BASED = ("sweep", "plan")  # Kinds whose configs hold another, `base`.
+
+
 def defaults(kind: str, where: str = "config") -> ConfigDict:
     """Make a config of a kind. It is locked, but for a recipe's and a sweep's, which get configs.
 
@@ -375,7 +385,7 @@ def defaults(kind: str, where: str = "config") -> ConfigDict:
         raise ValueError(f"{where}.kind is {kind!r}; expected one of {', '.join(SETTINGS)}")
     values = {key: each.default for key, each in SETTINGS[kind].items()}
     config = rules.nested(unflatten_dict({"kind": kind, **values}, sep="."))
-    return config if kind in ("recipe", "sweep") else config.lock()
+    return config if kind in ("recipe", *BASED) else config.lock()
 
 
 def inputs(config: ConfigDict) -> dict[str, str]:
@@ -393,18 +403,20 @@ def dtype(name: str):
 # One check ----------------------------------------------------------------------------------------
 
 
-def check(config: ConfigDict, where: str = "config") -> None:
+def check(config: ConfigDict, where: str = "config", *, reading: bool = True) -> None:
     """Check a config of any kind, before anything is loaded.
 
-    where: how its keys are named, as in "config.STAGE". Raises ValueError, or FileNotFoundError for
-    data, naming the key, its value, and what is expected.
+    where: how its keys are named, as in "config.STAGE". reading: its data must be there. Raises
+    ValueError, or FileNotFoundError for data, naming the key, its value, and what is expected.
     """
     kind = config.get("kind")
     settings, flat = defaults(kind, where), rules.flat(config)
-    given = set(config) - {"base"} if kind == "sweep" else flat.keys()
+    given = set(config) - {"base"} if kind in BASED else flat.keys()
     if kind != "recipe" and (unknown := given - {"kind", *SETTINGS[kind]}):
         raise ValueError(rules.unknown_key(SETTINGS[kind], min(unknown), where))
-    for key, (default, rule, _) in SETTINGS[kind].items():
+    for key, (default, rule, identity) in SETTINGS[kind].items():
+        if identity == "data" and not reading:
+            continue
         if key not in flat:
             raise ValueError(f"{where}.{key} is missing; its default is {default!r}")
         try:

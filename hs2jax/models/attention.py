@@ -118,15 +118,22 @@ def put_at(cache, x, position, axis):
     keys or 2 as in values."""
     B, K, H = x.shape
     S = cache.shape[axis]
-    if cache.dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
-        # XLA's scatter there takes all of a bfloat16 array to float32 and back.
+
+    def chosen(cache, x, position):
         here = jnp.expand_dims(jnp.arange(S) == position[:, None], (1, 5 - axis))
         return jnp.where(here, jnp.expand_dims(x, axis), cache)
-    # With rows and heads as one axis it is done in place.
-    flat = cache.reshape(B * K, *cache.shape[2:])
-    row, at = jnp.arange(B * K), jnp.repeat(position, K)
-    index = (row, slice(None), at) if axis == 3 else (row, at)
-    return flat.at[index].set(x.reshape(B * K, H)).reshape(cache.shape)
+
+    def scattered(cache, x, position):
+        # With rows and heads as one axis it is done in place.
+        flat = cache.reshape(B * K, *cache.shape[2:])
+        row, at = jnp.arange(B * K), jnp.repeat(position, K)
+        index = (row, slice(None), at) if axis == 3 else (row, at)
+        return flat.at[index].set(x.reshape(B * K, H)).reshape(cache.shape)
+
+    if cache.dtype != jnp.bfloat16:
+        return scattered(cache, x, position)
+    # XLA's scatter on CPU takes all of a bfloat16 array to float32 and back.
+    return jax.lax.platform_dependent(cache, x, position, cpu=chosen, default=scattered)
 
 
 def attend_cached(q, k, v, position, *, scale: float, window=None, cap: float | None = None):

@@ -112,3 +112,11 @@ class Config:
             return full
         local = rope.frequencies(self.rotary_size, self.rope_local_base)
         return np.where(np.array(self.sliding)[:, None], local, full)
+
+    def forward_flops(self, tokens: int, visible: int) -> int:
+        """Count the floating-point operations of a forward pass up to the final norm, two for each
+        multiplication: those of the weights for each token, and attention's for each of the
+        `visible` pairs of a query and a key that it sees. A backward pass takes twice as many."""
+        D, N, K, H = self.hidden_size, self.num_heads, self.num_kv_heads, self.head_dim
+        weights = 2 * D * H * (N + K) + (3 if self.gated else 2) * D * self.intermediate_size
+        return self.num_layers * (2 * tokens * weights + 4 * visible * N * H)

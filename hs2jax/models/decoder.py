@@ -84,13 +84,19 @@ def project(axes, x, w):
 
 
 def _product(axes, x, y):
-    # XLA on CPU multiplies bfloat16 as such only into float32; else it takes twice as long. What is
-    # rounded is the same sum.
-    wide = jnp.float32 if jax.default_backend() == "cpu" else None
     # einsum sums over axes in the order of their letters: named as they lie, none is transposed.
     names = dict.fromkeys(filter(str.isalpha, axes))
     axes = axes.translate({ord(name): chr(ord("A") + i) for i, name in enumerate(names)})
-    return jnp.einsum(axes, x, y, preferred_element_type=wide).astype(x.dtype)
+    if x.dtype == jnp.float32:
+        return jnp.einsum(axes, x, y)
+
+    def wide(x, y):
+        return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32).astype(x.dtype)
+
+    # XLA on CPU multiplies bfloat16 as such only into float32; else it takes twice as long. What is
+    # rounded is the same sum.
+    plain = functools.partial(jnp.einsum, axes)
+    return jax.lax.platform_dependent(x, y, cpu=wide, default=plain)
 
 
 def _project_forward(axes, x, w):

@@ -29,9 +29,9 @@ RULES = (
 )
 
 
-def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1):
-    """A mesh over all devices; one axis may be -1 and takes what is left."""
-    sizes, devices = [data, fsdp, tensor], jax.device_count()
+def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, *, of=None):
+    """A mesh over all devices, or over those given; one axis may be -1 and takes what is left."""
+    sizes, devices = [data, fsdp, tensor], jax.device_count() if of is None else len(of)
     if sizes.count(-1) == 1:
         sizes[sizes.index(-1)] = devices // max(1, -math.prod(sizes))
     if math.prod(sizes) != devices or min(sizes) < 1:
@@ -39,7 +39,7 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1):
             f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor} does not multiply to the "
             f"{devices} devices that are here; let one axis be -1 to take what is left"
         )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=of)
 
 
 def mesh_of(sizes):

@@ -33,8 +33,8 @@ class PreferenceTask(tasks.PolicyTask):
     """A policy that learns by DPO or IPO which of two responses to give, held against what it was
     at the start."""
 
-    def __init__(self, config, mesh):
-        super().__init__(config, mesh)
+    def __init__(self, config, mesh, model=None):
+        super().__init__(config, mesh, model)
         own = {key: config.objective[key] for key in objectives.Preference._fields}
         self.objective = objectives.Preference(**own)
         self.shown, self.columns = ("accuracy", "margin", "drift"), ("log_reference",)

@@ -93,15 +93,15 @@ class Task:
         return ""
 
 
-def make(config, mesh) -> Task:
-    """Make the task of a config, its model loaded onto the mesh."""
+def make(config, mesh, model=None) -> Task:
+    """Make the task of a config; its model is loaded onto the mesh where none is given."""
     if config.kind == "train_reward_model":
-        return RewardTask(config, mesh)
+        return RewardTask(config, mesh, model)
     if config.objective.kind in config_rules.OF_PAIRS:
         from hs2jax.training.preference import PreferenceTask  # Which is made from these.
 
-        return PreferenceTask(config, mesh)
-    return PolicyTask(config, mesh)
+        return PreferenceTask(config, mesh, model)
+    return PolicyTask(config, mesh, model)
 
 
 # Reward models ------------------------------------------------------------------------------------
@@ -112,9 +112,9 @@ class RewardTask(Task):
 
     forward = staticmethod(inference.forward)
 
-    def __init__(self, config, mesh):
+    def __init__(self, config, mesh, model=None):
         self.config, self.mesh = config, mesh
-        self.model = model = RewardModel.load(
+        self.model = model = model or RewardModel.load(
             config.model.name,
             outputs=config.model.outputs,
             bias=config.model.bias,
@@ -195,9 +195,9 @@ class PolicyTask(Task):
 
     forward = staticmethod(inference.token_log_probabilities)
 
-    def __init__(self, config, mesh):
+    def __init__(self, config, mesh, model=None):
         self.config, self.mesh = config, mesh
-        self.model = LanguageModel.load(
+        self.model = model or LanguageModel.load(
             config.model.name,
             template=config.model.template,
             mesh=mesh,

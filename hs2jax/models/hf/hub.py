@@ -94,6 +94,33 @@ def assembled(found: Loaded, tensors: Mapping[str, Tensor], mesh=None) -> Loaded
     return dataclasses.replace(found, params=assemble(tensors, found.config, places))
 
 
+def config_of(name: str) -> Config:
+    """A model's shape alone, without its weights: of what is on this disk, of `published.json`, or
+    of its config.json on the hub. Raises as `resolve` does."""
+    known = read_json(Path(__file__).with_name("published.json"))
+    path = Path(os.path.expanduser(name))
+    if name in known and not path.is_dir():
+        return read_config(known[name])
+    if not path.exists() and (repository := _source(name)[0]) == name:
+        options = {"etag_timeout": 5}
+        try:
+            fetched = session.public_first(
+                huggingface_hub.hf_hub_download, repository, "config.json", **options
+            )
+        except Exception as error:  # the network fails in many ways
+            said = " ".join(str(error).split()) or repr(error)
+            raise FileNotFoundError(
+                f"the config.json of {name!r} is not on this disk and could not be fetched ({said})"
+                ": give a folder that holds one"
+            ) from error
+        path = Path(fetched).parent
+    path = path if path.is_dir() else resolve(name)
+    if path.suffix == ".gguf":
+        return gguf.open_gguf(path)[0]
+    with _naming(path):
+        return read_config(text_part(read_json(path / "config.json")))
+
+
 def open_model(name: str | Path) -> tuple[Loaded, dict[str, Tensor]]:
     """A model as `load` gives it but without parameters, and the tensors that `weights` makes
     them from, which are not read yet. Its tokenizer is looked at first."""
