@@ -101,9 +101,8 @@ _TRAINING = {
     "keep_checkpoints": free(False, anything),  # After the end, when model/ is all one needs.
     # Steps in a row without a finite gradient that stop the run.
     "not_finite_limit": free(5, _COUNT),
-    "wandb_project": free(
-        "", rules.wandb
-    ),  # Of Weights & Biases, which gets the numbers; "": none.
+    # Of Weights & Biases, which gets the numbers; "": none.
+    "wandb_project": free("", rules.wandb),
     **_MESH,
 }
 
