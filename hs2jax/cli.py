@@ -12,9 +12,7 @@
     hs2jax annotate --config=configs/annotate.py --config.data=FORMAT:FILE --workdir=FOLDER
     hs2jax weigh    --config=configs/weigh.py --config.data=sampled:FILE --workdir=FOLDER
     hs2jax steer    --config=configs/steering.py --config.policies=NAME=FOLDER --workdir=FOLDER
-    hs2jax reinforce --config=configs/reinforce.py --config.data=FORMAT:FILE --workdir=FOLDER
     hs2jax score    --model=NAME --data=FORMAT:FILE --output=FILE.jsonl
-    hs2jax serve    --model=NAME [--port=8000] [--criterion=SET/NAME]
     hs2jax convert  --model=NAME --output=FOLDER
     hs2jax report   --workdir=FOLDER [--against=FOLDER]
 
@@ -24,9 +22,11 @@ line or two; with --traceback they come with where they were raised. Exit codes:
 2 no such verb, 75 stopped by a signal: the same command goes on.
 """
 
+import functools
 import importlib.metadata
 import logging
 import os
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -73,8 +73,7 @@ def main(argv=None) -> None:
             return print(usage(verb, options.config if "config" in options else None))
         if options.traceback:
             os.environ["HS2JAX_TRACEBACK"] = "1"  # For child processes too.
-        if verb != "serve":  # It has its own answer to signals.
-            stopping.install()
+        stopping.install()
         if "distributed" in options and options.distributed:
             stopping.join()
         if verb not in (
@@ -84,8 +83,8 @@ def main(argv=None) -> None:
             "plan",
         ):  # A sweep leaves the devices to its runs.
             say_with_what(options)
-        verbs = {"score": score, "serve": serve, "convert": convert, "report": report}
-        verbs.get(verb, run)(verb, options)
+        done = functools.partial(run, command=shlex.join(["hs2jax", *argv]))
+        {"score": score, "convert": convert, "report": report}.get(verb, done)(verb, options)
         stopping.leave()
     except stopping.Stopped as error:
         why = f"stopped by {error.why}"
@@ -149,8 +148,8 @@ def made(config, workdir: Path) -> dict[str, Path]:
     return {name: path for name, path in every if path.exists()}
 
 
-def run(verb: str, options) -> None:
-    """Do what a config says, print the chief rows, and write the page."""
+def run(verb: str, options, command: str) -> None:
+    """Do what a config says, print the chief rows, and write the page, which shows the command."""
     config, workdir = options.config, Path(options.workdir)
     kind = kind_of(config)
     if verb == "sweep" and kind in ("sweep", "train_reward_model", "train_policy"):
@@ -165,20 +164,22 @@ def run(verb: str, options) -> None:
         rows = work(config, workdir)
     except ValueError as error:
         if getattr(error, "written", False):  # Of a sweep's runs that went well.
-            show(config, [], workdir)
+            show(config, [], workdir, command)
         raise
-    show(config, rows, workdir)
+    show(config, rows, workdir, command)
 
 
-def show(config, rows: list[dict], workdir: Path) -> None:
+def show(config, rows: list[dict], workdir: Path, command: str) -> None:
     """Print a finished run's chief rows, where its page is and what it made."""
     import jax
 
     from hs2jax import report
     from hs2jax.report import format
+    from hs2jax.workdir import write_text
 
     if jax.process_index() != 0:
         return
+    write_text(workdir / "command.txt", command)
     page = report.write(workdir)  # Before anything is printed, which may not be read.
     for row in rows:
         if row.get("headline"):
@@ -253,13 +254,6 @@ def score(verb: str, options) -> None:
         print(f"report: {report.write(options.best)}", file=there)
 
 
-def serve(verb: str, options) -> None:
-    """Answer requests for scores until a signal."""
-    from hs2jax.serve import app
-
-    app.serve(options)
-
-
 def convert(verb: str, options) -> None:
     """Convert anything that can be loaded, or a run's best step, to a folder for `transformers`."""
     from hs2jax.config_rules import parse_weights
@@ -276,7 +270,7 @@ def convert(verb: str, options) -> None:
 
 
 def report(verb: str, options) -> None:
-    """Write the page of a finished run again, or compare two evaluations."""
+    """Write the page of a run, also of one that goes on, or compare it with others."""
     from hs2jax import report
 
     if options.output and not options.against:
@@ -287,17 +281,5 @@ def report(verb: str, options) -> None:
         print(report.write(options.workdir))
 
 
-def command() -> None:
-    """Do what `main` does, as a process, which a fault ends at once: some threads of libraries wait
-    for minutes for what will not come, as one of a checkpoint that a full disk has stopped."""
-    try:
-        main()
-    except SystemExit as end:
-        if end.code:
-            sys.stderr.flush()
-            os._exit(end.code)
-        raise
-
-
 if __name__ == "__main__":
-    command()
+    main()

@@ -337,7 +337,7 @@ SETTINGS = {
         # "name=MODEL,name=MODEL": what scores responses, and the weights of their rewards, as in
         # "main=1,watch=0"; "": 1 of each. One of weight 0 only watches.
         "reward_models": models("", needed(parsed(rules.parse_policies), "name=MODEL")),
-        "reward_weights": _WEIGHTS,
+        "reward_weights": _WEIGHTS,  # Of each of them by its name.
         # Data whose responses' rewards get mean 0 and spread 1; "": rewards as they are.
         "standardize": _DATA,
         # "ppo" has a value model beside, and advantages of each token from it.
@@ -388,10 +388,10 @@ def defaults(kind: str, where: str = "config") -> ConfigDict:
 
 
 def inputs(config: ConfigDict) -> dict[str, str]:
-    """List the data, models and files that a config of one run names, by their keys."""
+    """List the data, models and files that a config names, by their dotted keys."""
     flat, read = rules.flat(config), ("data", "model", "models", "file")
-    of = {key: each.identity for key, each in SETTINGS[config.kind].items()}
-    return {key: flat[key] for key in of if of[key] in read and flat.get(key)}
+    known = SETTINGS.get(config.get("kind"), {}).items()
+    return {key: flat[key] for key, x in known if x.identity in read and flat.get(key)}
 
 
 def dtype(name: str):

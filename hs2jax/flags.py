@@ -52,7 +52,7 @@ FLAGS = (
     ("seeds", _SWEEP, "", "As in 0,1,2; default: the config's."),
     ("topology", ("plan",), "v5p:4x4x4", "TPU slice: v4, v5e, v5p or v6e, and how many chips."),
     ("group_tokens", ("plan",), 770, "Tokens of a prompt with its responses, on average."),
-    ("against", _REPORT, "", "Folder of an evaluation to compare with."),
+    ("against", _REPORT, [], "Folder of a run of the same kind to compare with; may be repeated."),
     ("output", _REPORT, "", "Folder of the comparison's page."),
     ("model", ("score", "serve", "convert"), None, "Folder, GGUF file, hub id or short name."),
     ("data", _SCORE, None, 'To be scored, as "format:path[slice]".'),
@@ -123,10 +123,12 @@ def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
         if verb in verbs and default is None and getattr(options, name) in (None, ""):
             raise ValueError(f"hs2jax {verb} needs --{name}")
     for name in ("workdir", "output", "best", "against", "model"):
-        if name in options and (place := os.path.expanduser(getattr(options, name) or "")):
-            setattr(options, name, place)
+        given = (getattr(options, name) if name in options else None) or []
+        for place in map(os.path.expanduser, [given] if isinstance(given, str) else given):
             if name != "model" and (wrong := misplaced(place, verb, name)):
                 raise ValueError(f"--{name}={place} {wrong}")
+            if isinstance(given, str):
+                setattr(options, name, place)
     return options
 
 
@@ -251,6 +253,7 @@ def comments(kind: str) -> dict[str, str]:
     from hs2jax import configs
 
     blocks: dict[str, dict[str, str]] = {}
+    everywhere: dict[str, str] = {}  # For a kind that takes a setting from another.
     found, above = {}, []
     for line in inspect.getsource(configs).splitlines():
         code, _, comment = line.partition("# ")
@@ -264,5 +267,6 @@ def comments(kind: str) -> dict[str, str]:
         for key in re.findall(r'"([\w.]+)": \w', code):
             if said := " ".join(filter(None, [*above, comment])):
                 found[key] = said
+                everywhere.setdefault(key, said)
         above = []
-    return blocks[kind]
+    return everywhere | blocks[kind]

@@ -219,7 +219,8 @@ def test_second_run_loads_nothing_and_writes_the_report_again(trained, monkeypat
 
 def test_a_run_killed_before_its_export_is_finished_by_the_same_command(trained, tmp_path):
     folder = trained.killed(tmp_path)
-    assert f"no finished run in {folder}" in fail("report", f"--workdir={folder}")
+    succeed("report", f"--workdir={folder}")
+    assert "**Unfinished.** At step 5;" in (folder / "report.md").read_text()
     command = ("train", f"--config={trained.folder / 'recipe.py'}:ratings", f"--workdir={folder}")
     said = fail(*command, "--config.optimizer.learning_rate=0.5")
     assert f"{folder} holds another run (different: optimizer.learning_rate:" in said

@@ -394,6 +394,6 @@ def test_many_in_a_row_stop_the_run(one_bad_row, tmp_path):
     every_row = {f"{tmp_path / 'ratings.jsonl'}:{line}" for line in range(1, 7)}
     assert all(set(row["rows"]) == every_row for row in noted)
     assert not (run / "result.json").exists()
-    assert "no finished run" in fail("report", f"--workdir={run}")
+    assert "no finished run" in fail("report", f"--workdir={tmp_path}")
     assert str(run) in fail("convert", f"--model={run}", f"--output={tmp_path / 'out'}")
     assert not (tmp_path / "out").exists()

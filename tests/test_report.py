@@ -294,6 +294,57 @@ def test_charts_draw_around_what_is_missing_and_nothing_where_there_is_nothing()
         assert nothing == ""
 
 
+def test_runs_of_a_kind_stand_side_by_side(tmp_path):
+    for name in "abc":
+        training(tmp_path / name)
+    path = report.compare(tmp_path / "c", [tmp_path / "a", tmp_path / "b"])
+    assert path.parent == tmp_path / "c" / "against-a-b"
+    text = path.read_text(encoding="utf-8")
+    check(text)
+    assert "<h1>c against a, b</h1>" in text
+    assert re.search(r"validation, accuracy</th><td><span>80.0%.*80.0%.*80.0%", text)
+    assert "<figcaption>Loss on held-out data" in text
+
+
+def test_a_page_opens_with_large_numbers_and_what_they_are_of(tmp_path):
+    training(tmp_path / "run")
+    text = text_of(tmp_path / "run")
+    assert re.search(r"<dt>validation, accuracy</dt>\n<dd><b>80.0%</b> .*60.0 to 90.0", text)
+    assert "synthetic" not in text
+    config = {"kind": "train_reward_model", "model": {"name": "owner/base"}}
+    config["data"] = {"train": "helpsteer2:mini/train.jsonl"}
+    result = workdir.read_json(tmp_path / "run" / "result.json")
+    workdir.write_json(tmp_path / "run" / "result.json", result | {"config": config})
+    (tmp_path / "run" / "command.txt").write_text("hs2jax train --config=quickstart")
+    text = text_of(tmp_path / "run")
+    for said in ("owner/base", "helpsteer2:mini/train.jsonl", "--config=quickstart", "synthetic"):
+        assert said in text.partition("</header>")[0]
+    assert "people" not in text.lower()
+
+
+def test_a_recipes_stages_stand_in_one_table(tmp_path):
+    text = text_of(recipe(tmp_path))
+    stages = text.partition("At a glance")[2].partition("</table>")[0]
+    assert re.search(r"first</th>.*?80.0%.*second</th>", stages, re.S)
+
+
+def test_a_run_that_goes_on_has_a_page_of_its_course(tmp_path):
+    recipe(tmp_path)
+    for place in (tmp_path, tmp_path / "first"):
+        workdir.write_json(place / "config.json", {"kind": "recipe", "stages": ["first", "gone"]})
+        (place / "result.json").unlink()
+    config = {"kind": "train_policy", "objective": {"kind": "likelihood"}}
+    workdir.write_json(tmp_path / "first" / "config.json", config)
+    for name in ("results.jsonl", "items/validation.jsonl"):
+        (tmp_path / "first" / name).unlink()
+    with (tmp_path / "first" / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "step": 2')  # While it is written.
+    for place in (tmp_path, tmp_path / "first"):
+        text = text_of(place)
+        assert "<strong>Unfinished</strong><p>At step 20;" in text
+        assert "<figcaption>Loss" in text
+
+
 def test_what_is_not_finished_has_no_page(tmp_path):
     with pytest.raises(FileNotFoundError, match="no finished run"):
         report.write(tmp_path)
@@ -302,6 +353,6 @@ def test_what_is_not_finished_has_no_page(tmp_path):
         (tmp_path / str(number) / "result.json").write_text(text)
         with pytest.raises(ValueError, match=r"result\.json is no whole result"):
             report.write(tmp_path / str(number))
-    with pytest.raises(ValueError, match="expected two evaluations"):
+    with pytest.raises(ValueError, match="runs of one kind can be compared, not of evaluate and s"):
         report.compare(sampled(tmp_path / "a"), evaluation(tmp_path / "b"))
     assert Run(sampled(tmp_path / "c")).sets() == []

@@ -1,13 +1,14 @@
-"""The page of a comparison: whether one reward model is better than another, set by set."""
+"""The page of a comparison: whether one reward model is better than another, set by set; and runs
+of any kind side by side."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hs2jax.evaluation import comparison
-from hs2jax.report import format
+from hs2jax.report import charts, format, made
 from hs2jax.report.format import SIGNED
-from hs2jax.report.page import Case, Section, Table
-from hs2jax.report.run import Run, select
+from hs2jax.report.page import Case, Cell, Figure, Section, Table
+from hs2jax.report.run import Run, field, select
 from hs2jax.report.views import answer, view
 
 SHOWN = 5  # Pairs on which the models differ most.
@@ -29,7 +30,30 @@ def sections(first: Run, second: Run) -> list[Section]:
         )
     names = names_of(first, second)
     said = [_set(name, first, second, names) for name in shared]
-    return [*said, Section("What was compared", parts=[_making(first, second, names, shared)])]
+    return [*said, Section("What was compared", parts=[_making([first, second], names, shared)])]
+
+
+def side_by_side(runs: Sequence[Run]) -> list[Section]:
+    """Put runs of one kind beside one another: curves, chief results, all results of whole sets,
+    and what differs in their settings. Raises ValueError for runs of several kinds."""
+    if len(kinds := {run.kind for run in runs}) > 1:
+        raise ValueError(f"runs of one kind can be compared, not of {format.listed(sorted(kinds))}")
+    names = [run.name for run in runs]
+    names = names if len({*names}) == len(names) else [str(run.folder) for run in runs]
+    lines: dict[str, dict[str, Cell]] = {}
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for name, run in zip(names, runs, strict=True):
+        for row in select(run.rows, part=""):
+            lines.setdefault(format.about(row), {})[name] = made.cell(row)
+        losses = select(run.course(), set="validation", metric="loss")
+        curves[name] = [(int(field(row, "last")), row["value"]) for row in losses]
+    whole = [[about, *(each.get(name, "") for name in names)] for about, each in lines.items()]
+    parts = [
+        Figure("Loss on held-out data", charts.curves(curves) if any(curves.values()) else ""),
+        made.side_by_side("Chief results", runs, names),
+        Table("Of whole sets", ["", *names], whole),
+    ]
+    return [Section("Side by side", parts=[*parts, _making(runs, names)])]
 
 
 def names_of(first: Run, second: Run) -> list[str]:
@@ -64,13 +88,17 @@ def _case(each: Mapping, names: Sequence[str]) -> Case:
     return Case(heading, each["prompt"], answers)
 
 
-def _making(first: Run, second: Run, names: Sequence[str], shared: Sequence[str]) -> Table:
+def _making(
+    runs: Sequence[Run], names: Sequence[str], shared: Sequence[str] | None = None
+) -> Table:
     """The models and their settings side by side, as far as they differ."""
     sides = []
-    for run in (first, second):
-        facts = {"folder": str(run.folder), "model": run.result["model"], "config": run.config}
-        facts["sets of its own, not compared"] = [n for n in run.sets() if n not in shared]
-        sides.append(format.listing(facts | {"environment": run.result["environment"]}))
-    lines = [[key, *(side.get(key, "") for side in sides)] for key in sides[0] | sides[1]]
-    different = [line for line in lines if line[1] != line[2]]
+    for run in runs:
+        facts = {"folder": str(run.folder), "model": run.result.get("model"), "config": run.config}
+        if shared is not None:
+            facts["sets of its own, not compared"] = [n for n in run.sets() if n not in shared]
+        sides.append(format.listing(facts | {"environment": run.result.get("environment")}))
+    keys = dict.fromkeys(key for side in sides for key in side)
+    lines = [[key, *(side.get(key, "") for side in sides)] for key in keys]
+    different = [line for line in lines if len({*line[1:]}) > 1]
     return Table("What differs between them", ["", *names], different)

@@ -54,7 +54,7 @@ def _rewards(items: Sequence[Mapping]) -> Figure:
 
 
 def _predicted(items: Sequence[Mapping], outputs: Sequence[str]) -> list[Figure]:
-    """Pictures of predicted against human ratings."""
+    """Pictures of predicted against given ratings."""
     drawn = []
     for k, name in enumerate(outputs):
         rated = [
@@ -68,10 +68,10 @@ def _predicted(items: Sequence[Mapping], outputs: Sequence[str]) -> list[Figure]
 
 
 def rated_figure(name: str, predicted: Sequence[float], ratings: Sequence[float]) -> Figure:
-    """Draw predictions for each human rating: the median, and the 5th to 95th percentile."""
+    """Draw predictions for each rating: the median, and the 5th to 95th percentile."""
     lines = {"predicted: median, 5 to 95%": charts.spread(predicted, ratings)}
-    svg = charts.curves(lines, "human rating", diagonal="as people rate")
-    return Figure(f"{name}: predicted by human rating", svg)
+    svg = charts.curves(lines, "rating", diagonal="as rated")
+    return Figure(f"{name}: predicted by rating", svg)
 
 
 def _worst_mistakes(items: Sequence[Mapping]) -> list[Case]:

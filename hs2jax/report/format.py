@@ -14,7 +14,10 @@ WORDS = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding=
 
 def words_of(metric: str) -> str:
     """Call a metric by what people call it."""
-    return WORDS["metrics"].get(metric, metric.replace("_", " "))
+    *of, last = metric.rsplit(" ", 1)  # As in "helpfulness mse".
+    known = WORDS["metrics"]
+    last = known.get(last, last.replace("_", " "))
+    return known.get(metric, " ".join([*of, last]))
 
 
 def form_of(metric: str) -> str:
@@ -58,21 +61,30 @@ def interval(row: Mapping, form: str = NUMBER) -> str:
 
 def value(row: Mapping, ends: str = "95% interval ") -> str:
     """Write a row's value with its unit and its interval, or why it has none."""
+    found = interval(row, form_of_row(row))
+    return f"{shown(row)} ({ends}{found})" if found else shown(row)
+
+
+def shown(row: Mapping) -> str:
+    """Write a row's value with its unit."""
     form = form_of_row(row)
-    said = (number(row["value"], form) or row.get("note") or "none") + " points" * (form == POINTS)
-    found = interval(row, form)
-    return f"{said} ({ends}{found})" if found else said
+    return (number(row["value"], form) or row.get("note") or "none") + " points" * (form == POINTS)
 
 
-def line(row: Mapping) -> str:
-    """Write a row as the terminal shows it: set, metric, what it is of, value and n."""
+def about(row: Mapping) -> str:
+    """Say what a row's value is: stage, set, metric, and what that is of."""
     method = row.get("method")
     if method and row.get("against"):
         method = f"{method} against {row['against']}"
     of = ", ".join(filter(None, [*row["part"].split("/")[1:], method]))
     metric = words_of(row["metric"]) + f" of {of}" * bool(of)
+    return ", ".join(filter(None, [row.get("stage"), row["set"], metric]))
+
+
+def line(row: Mapping) -> str:
+    """Write a row as the terminal shows it: what it is, value and n."""
     many = f", n={row['n']:,}" if row["n"] else ""
-    return f"{', '.join(filter(None, [row.get('stage'), row['set'], metric]))}: {value(row)}{many}"
+    return f"{about(row)}: {value(row)}{many}"
 
 
 def sentence(rows: Iterable[Mapping]) -> str:

@@ -2,15 +2,20 @@
 
 import datetime
 import itertools
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
+from ml_collections import ConfigDict
+
+from hs2jax import configs
 from hs2jax.report import format
-from hs2jax.report.page import Section, Table, Verdict
-from hs2jax.report.run import Run
+from hs2jax.report.page import Cell, Opening, Section, Table, Verdict
+from hs2jax.report.run import Run, select
 from hs2jax.report.views import VIEWS, view
 
 # Counts by name in a record, and words for them.
 COUNTED = {"skipped": "left out", "unknown": "unknown ratings", "strengths": "strength"}
+CHIEF = 4  # Large numbers at the top of a page.
 COUNTED |= {"unread": "not read", "transcripts": "within a text"}
 
 
@@ -18,6 +23,51 @@ def sections(run: Run) -> list[Section]:
     """Show what the view of a run's kind shows, or all of its rows."""
     title = format.WORDS["kinds"].get(run.kind, run.kind)
     return [Section(title, *view(run.kind if run.kind in VIEWS else "rows", run.rows))]
+
+
+def opening(run: Run) -> Opening:
+    """Say in large numbers what came out, and from what, when and by which command."""
+    stages = [Run(run.folder / name) for name in run.result.get("stages", ())]
+    flat: dict[str, str] = {}
+    for each in [run, *stages]:
+        named = configs.inputs(ConfigDict(each.config))
+        flat |= {key: str(value) for key, value in named.items() if key not in flat}
+    chief = [each for each in [*reversed(stages), run] if select(each.rows, headline=True)][:1]
+    rows = [row for each in chief for row in select(each.rows, headline=True)][:CHIEF]
+    numbers = [(*cell(row)[:2], format.about(row)) for row in rows]
+    facts = {format.WORDS["inputs"].get(key, key): value for key, value in flat.items()}
+    if run.finished:
+        changed = (run.folder / "result.json").stat().st_mtime
+        facts["finished"] = datetime.datetime.fromtimestamp(changed).strftime("%Y-%m-%d %H:%M")
+    command = run.folder / "command.txt"
+    facts |= {"command": command.read_text(encoding="utf-8")} if command.exists() else {}
+    mini = any(re.search(r"(^|[:+])mini/", value) for value in flat.values())
+    return Opening(numbers, facts, format.WORDS["mini"] if mini else "")
+
+
+def cell(row: Mapping) -> Cell:
+    """Set a row's value with its interval."""
+    return Cell(format.shown(row), format.interval(row, format.form_of_row(row)))
+
+
+def side_by_side(title: str, runs: Sequence[Run], names: Sequence[str]) -> Table:
+    """Compare runs in one table: of each its kind, time, and chief results."""
+    chief = [{_named(row): row for row in select(run.rows, headline=True)} for run in runs]
+    metrics = list(dict.fromkeys(name for rows in chief for name in rows))
+    lines = []
+    for name, run, rows in zip(names, runs, chief, strict=True):
+        seconds = run.result.get("seconds", 0)
+        took = datetime.timedelta(seconds=round(seconds)) if run.finished else "unfinished"
+        kind = format.WORDS["kinds"].get(run.kind, run.kind)
+        lines.append(
+            [name, kind, str(took), *(cell(rows[m]) if m in rows else "" for m in metrics)]
+        )
+    heads = [format.about(next(r[name] for r in chief if name in r)) for name in metrics]
+    return Table(title, ["", "kind", "wall time", *heads], lines)
+
+
+def _named(row: Mapping) -> tuple:
+    return tuple(row.get(name) for name in ("set", "part", "metric", "method", "against"))
 
 
 def making(run: Run) -> Section:

@@ -48,6 +48,18 @@ class Table(NamedTuple):
     strong: Sequence[int] = ()  # rows that sum up others
 
 
+class Opening(NamedTuple):
+    """What stands at the top of a page: large numbers, as (value, interval, words), facts by name,
+    and a remark."""
+
+    numbers: Sequence[tuple[str, str, str]] = ()
+    facts: Mapping[str, str] = {}
+    note: str = ""
+
+
+NOTHING = Opening()
+
+
 class Answer(NamedTuple):
     """A response; `facts` are its reward, ratings, length and the like."""
 
@@ -117,7 +129,9 @@ def verdict_of(
     return Verdict(tone, label, sentence)
 
 
-def render(name: str, title: str, subtitle: str, sections: Sequence[Section]) -> str:
+def render(
+    name: str, title: str, subtitle: str, sections: Sequence[Section], opening: Opening = NOTHING
+) -> str:
     """Set a page by a template, "html" or "md": with every text in it escaped, and figures taken as
     they are."""
     environment = jinja2.Environment(
@@ -131,7 +145,7 @@ def render(name: str, title: str, subtitle: str, sections: Sequence[Section]) ->
     environment.filters["inline"] = lambda figure: Markup(_inline(figure, next(numbers)))
     environment.filters |= {"plain": _plain, "quoted": _quoted}
     template = environment.get_template(f"template.{name}.j2")
-    return template.render(title=title, subtitle=subtitle, sections=sections)
+    return template.render(title=title, subtitle=subtitle, sections=sections, opening=opening)
 
 
 def _inline(figure: Figure, number: int) -> str:

@@ -4,20 +4,14 @@ from hs2jax.data.groups import Group, prompt_text
 from hs2jax.report.page import Case, Section
 from hs2jax.report.run import Run
 from hs2jax.report.views import answer, view
-from hs2jax.workdir import row
 
 SHOWN = 6  # Held-out prompts of which the answers are shown.
 
 
 def sections(run: Run) -> list[Section]:
     """Hold the policy against its start, show its course, and answers before and after."""
-    course = [
-        row(line["kind"], f"step/{line['step']}", name, value)
-        for line in run.read("metrics.jsonl")
-        for name, value in line.items()
-        if name not in ("kind", "step")
-    ]
-    return [Section(run.name, *view("reinforce", [*run.rows, *course]), _cases(run), "Answers")]
+    said = view("reinforce", [*run.rows, *run.course()])
+    return [Section(run.name, *said, _cases(run), "Answers")]
 
 
 def _cases(run: Run) -> list[Case]:

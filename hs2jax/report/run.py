@@ -6,30 +6,30 @@ from pathlib import Path
 
 from hs2jax import workdir
 from hs2jax.report import format
+from hs2jax.training import metrics
+
+METRICS = "metrics.jsonl"
 
 
 class Run:
-    """A finished run, read from its folder.
+    """A run, read from its folder.
 
     Attributes:
         folder, name: where it lies, and what it is called.
         kind, config: as in the config that made it.
-        result: result.json. rows: results.jsonl (see `workdir.row`).
+        finished: else it is a training, or a recipe, that goes on or was stopped.
+        result: result.json, or what is known before. rows: results.jsonl (see `workdir.row`).
     """
 
     def __init__(self, folder: Path | str):
-        """Raises FileNotFoundError where the folder holds no finished run, and ValueError where its
-        result cannot be read."""
+        """Raises FileNotFoundError where the folder holds no run that can be shown, and ValueError
+        where its result cannot be read."""
         self.folder = Path(folder)
         self.name = self.folder.resolve().name
         path = self.folder / "result.json"
-        if not path.exists():
-            raise FileNotFoundError(
-                f"no finished run in {folder}: there is no result.json (does it still go on? The "
-                "same command that made it finishes it)"
-            )
+        self.finished = path.exists()
         try:
-            self.result = workdir.read_json(path)
+            self.result = workdir.read_json(path) if self.finished else self._so_far()
             self.kind, self.config = self.result["kind"], self.result.get("config") or {}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no whole result of this version: {error!r}") from error
@@ -38,6 +38,36 @@ class Run:
             raise ValueError(
                 f"{self.folder / 'results.jsonl'} has rows that are not of this version"
             )
+
+    def _so_far(self) -> dict:
+        """Know of a training or recipe that is not finished what result.json will hold."""
+        found = {}
+        for name in ("config", "run", "record"):
+            path = self.folder / f"{name}.json"
+            found[name] = workdir.read_json(path) if path.exists() else {}
+        config = found["config"]
+        result = {"kind": config.get("kind"), "config": config, "records": found["record"]}
+        result["environment"] = found["run"].get("environment")
+        if "stages" in config:
+            there = [x for x in config["stages"] if (self.folder / x / "config.json").exists()]
+            return result | {"stages": there}
+        if not (self.folder / METRICS).exists():
+            raise FileNotFoundError(
+                f"no finished run in {self.folder}, and no training that goes on: there is no "
+                "result.json (the same command that made it finishes it)"
+            )
+        return result | {"objective": config.get("objective", {}).get("kind")}
+
+    def course(self, **more) -> list[dict]:
+        """Rows of what was measured at each step, each with `more`."""
+        # Of a run that goes on the last line may not be whole.
+        lines = self.read(METRICS) if self.finished else metrics.read(self.folder / METRICS)
+        return [
+            workdir.row(line["kind"], f"step/{line['step']}", name, value, **more)
+            for line in lines
+            for name, value in line.items()
+            if name not in ("kind", "step")
+        ]
 
     def sets(self) -> list[str]:
         """The sets that rows are of, in their order."""

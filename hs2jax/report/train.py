@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from hs2jax import config_rules
 from hs2jax.report import evaluate
-from hs2jax.report.page import Case, Section
-from hs2jax.report.run import Run, select
+from hs2jax.report.page import Case, Figure, Section, Table, Verdict
+from hs2jax.report.run import Run, field, select
 from hs2jax.report.views import answer, view
-from hs2jax.workdir import row
 
 SHOWN = 5  # Held-out groups that are furthest from what is learned.
 LOSSES = {
@@ -25,19 +24,20 @@ def sections(run: Run) -> list[Section]:
     else:
         said = evaluate.set_section(run, "validation")._replace(title=run.name)
     note = f"Best step: {run.result['step']:,} of {run.result['steps']:,}."
-    _, course = view("course", _course(run))
+    course = _course(run)
     return [said._replace(parts=[*course[:1], *said.parts, *course[1:]], note=note)]
 
 
-def _course(run: Run) -> list[dict]:
-    """Make rows of what was measured at each step."""
-    loss = {"loss": LOSSES.get(run.result["objective"], "Loss")}
-    return [
-        row(line["kind"], f"step/{line['step']}", name, value, **loss)
-        for line in run.read("metrics.jsonl")
-        for name, value in line.items()
-        if name not in ("kind", "step")
-    ]
+def so_far(run: Run) -> list[Section]:
+    """Show the course of a run that is not finished."""
+    step = max((int(field(row, "last")) for row in run.course()), default=0)
+    said = f"At step {step:,}; it goes on, or was stopped and goes on by the same command."
+    return [Section(run.name, [Verdict("unsure", "Unfinished", said)], _course(run))]
+
+
+def _course(run: Run) -> list[Figure | Table]:
+    rows = run.course(loss=LOSSES.get(run.result["objective"], "Loss"))
+    return view(run.kind if run.kind == "reinforce" else "course", rows)[1]
 
 
 def _cases(items: Sequence[Mapping]) -> list[Case]:
