@@ -45,6 +45,12 @@ def fail(*arguments) -> str:
     return said
 
 
+def devices(count: int) -> dict[str, str]:
+    """The environment of a child process with so many devices, which compiles as this one does."""
+    last = f"--xla_force_host_platform_device_count={count}"  # Of two values the last one counts.
+    return {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {last}"}
+
+
 def die(*_) -> None:
     """Ends this process as a lack of memory does."""
     os.kill(os.getpid(), signal.SIGKILL)

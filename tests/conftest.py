@@ -4,10 +4,17 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    )
+# Tests compile much and compute little. Without LLVM's optimisations and with the emitters that are
+# quick to compile, a step of training takes a tenth of the time to compile, an operation a third.
+# LONG=1 compiles as users and the README's commands do. Of a flag given twice the last one counts.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        "--xla_force_host_platform_device_count=8",
+        "--xla_cpu_use_fusion_emitters=" + ("true" if os.environ.get("LONG") else "false"),
+        "--xla_backend_optimization_level=" + ("3" if os.environ.get("LONG") else "0"),
+        os.environ.get("XLA_FLAGS", ""),
+    ]
+)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Programs that one test file, worker or child process has compiled serve the others.
 os.environ.setdefault(

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import command
 import pytest
 import stages
 import tiny
@@ -54,7 +55,7 @@ def start(workdirs, configs, code=None):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONUNBUFFERED": "1"}
+    flags = command.devices(2) | {"PYTHONUNBUFFERED": "1"}
     joining = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(len(workdirs))}
     running = []
     for i, (workdir, config) in enumerate(zip(workdirs, configs, strict=True)):

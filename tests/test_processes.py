@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import command
 import numpy as np
 import stages
 import tiny
@@ -30,10 +31,9 @@ def get_config():
 
 def start(program: str, devices: int, said, **environment) -> subprocess.Popen:
     """Python in a process of its own with so many devices; `said` is a file."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-c", program],
-        env={**os.environ, "XLA_FLAGS": flags, **environment},
+        env={**os.environ, **command.devices(devices), **environment},
         cwd=Path(__file__).parent,
         stdout=said.open("w"),
         stderr=subprocess.STDOUT,

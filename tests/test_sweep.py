@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import stages
 import tiny
-from command import die, fail, hs2jax, succeed
+from command import devices, die, fail, hs2jax, succeed
 
 from hs2jax import configs, locks, workdir
 from hs2jax.evaluation.measures import pairs_of
@@ -79,7 +79,7 @@ def swept(folder) -> dict:
     first, second = (folder / "out" / x / "seed-0" for x in ("regular", "margin-from-it"))
     command = ["sweep", f"--config={folder / 'sweep.py'}", f"--workdir={folder / 'out'}"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLA_FLAGS", "")  # One device for each run.
+        patch.setenv(*devices(1).popitem())  # For each run.
         process = subprocess.Popen(
             [sys.executable, "-c", COMMAND, *command], stderr=subprocess.PIPE, text=True
         )
