@@ -334,10 +334,10 @@ SETTINGS = {
         **{key: each for key, each in _TRAINING.items() if key not in _OF_EPOCHS},
         **_READING,  # Prompts.
         "validation": _NEEDED_DATA,  # Prompts that are not trained on, answered before and after.
-        # "name=MODEL,name=MODEL": what scores responses, and the weights of their rewards, as in
-        # "main=1,watch=0"; "": 1 of each. One of weight 0 only watches.
+        # "name=MODEL,name=MODEL": what scores responses.
         "reward_models": models("", needed(parsed(rules.parse_policies), "name=MODEL")),
-        "reward_weights": _WEIGHTS,  # Of each of them by its name.
+        # As in "main=1,watch=0": one of weight 0 only watches; "": 1 of each.
+        "reward_weights": _WEIGHTS,
         # Data whose responses' rewards get mean 0 and spread 1; "": rewards as they are.
         "standardize": _DATA,
         # "ppo" has a value model beside, and advantages of each token from it.
@@ -357,9 +357,8 @@ SETTINGS = {
         # Mean log-ratio to the start, nats of a response, that stops the run; 0: none.
         "kl.ceiling": free(100.0, at_least(0)),
         "missing_limit": free(0.1, rules.share),  # Share of responses without a reward that stops.
-        "ppo.learning_rate": sets(
-            9e-6, above(0)
-        ),  # Of the value model, which starts as the reward.
+        # Of the value model, which starts as the reward.
+        "ppo.learning_rate": sets(9e-6, above(0)),
         "ppo.value_clip": sets(0.2, at_least(0)),  # Around the value before; 0: none.
         "ppo.discount": sets(1.0, rules.share),  # Of what comes one token later.
         "ppo.decay": sets(0.95, rules.share),  # Lambda of generalized advantages.

@@ -262,7 +262,7 @@ def comments(kind: str) -> dict[str, str]:
             continue
         if head := re.match(r"(_\w+) = \{|    \"(\w+)\": \{", code):
             found = blocks[head[1] or head[2]] = {}
-        for name in re.findall(r"\*\*(_\w+)", code):
+        for name in re.findall(r"\*\*(?:\{.*? in )?(_\w+)", code):
             found |= blocks.get(name, {})
         for key in re.findall(r'"([\w.]+)": \w', code):
             if said := " ".join(filter(None, [*above, comment])):
