@@ -165,7 +165,8 @@ OBJECTIVES = {
     "objective.label_smoothing": ("dpo",),
     "objective.smoothing": ("dpo",),
     "objective.reduction": ("ipo",),
-    **dict.fromkeys(("objective.beta", "objective.max_drift", "data.derive", "select"), OF_PAIRS),
+    **dict.fromkeys(("objective.beta", "objective.max_drift", "select"), OF_PAIRS),
+    **dict.fromkeys(("data.derive", "data.pairs"), OF_PAIRS),
 }
 # The algorithms of reinforcement that read a setting.
 _OF_PPO = ("learning_rate", "value_clip", "discount", "decay")
@@ -194,6 +195,8 @@ def refusals(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
                 yield "instruction: the responses of a file are written already; leave it empty"
             if c.responses and len(c.conditions) > 1:
                 yield "conditions: the responses of a file were written for one attribute setting"
+        case "annotate" if c.reward and c.attributes:
+            yield "attributes are not written where config.reward is: leave them empty"
         case "judge":
             yield from _judge(c, default)
         case "sweep" if not can_be_swept(c.get("base")):
@@ -224,6 +227,8 @@ def _policy(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
     if kind in OF_PAIRS and c.data.condition:
         held = "makes each response a group of its own, which has no pairs"
         yield f"data.condition is {c.data.condition!r}, which {held}: leave it empty"
+    if c.data.pairs == "extremes" and not c.data.derive:
+        yield "data.pairs is 'extremes': name in config.data.derive of what"
     how = c.objective.smoothing
     if kind == "dpo" and how != "conservative" and not c.objective.label_smoothing:
         yield f"objective.smoothing is {how!r}, and config.objective.label_smoothing is 0: set it"

@@ -155,18 +155,17 @@ SETTINGS = {
         # "ratings": every rated response is learned as the answer to a request for its ratings
         # (SteerLM); "": as the data have it, which is no request but in sampled groups.
         "data.condition": sets("", one_of("", "ratings")),
-        # Attribute whose differences are preferences if none are, in "dpo" and "ipo".
-        "data.derive": sets("", anything),
+        "data.derive": sets("", anything),  # Attribute that makes pairs if there are none.
+        # "extremes": of each group the responses with its highest and lowest value.
+        "data.pairs": sets("all", one_of("all", "extremes")),
         # "steerlm2" is of groups that were weighed; "dpo" and "ipo" of pairs.
         "objective.kind": sets("likelihood", one_of("likelihood", "steerlm2", *rules.OF_PAIRS)),
         "objective.beta": sets(0.1, above(0)),  # DPO's paper; HelpSteer2 0.001.
         "objective.preference": sets("regular", one_of(*reward.KINDS)),  # In "dpo".
         "objective.label_smoothing": sets(0.0, rules.smoothing),  # In "dpo".
         "objective.smoothing": sets("conservative", one_of(*preference.SMOOTHINGS)),
-        # Of a response's log-ratio in "ipo", over its tokens.
-        "objective.reduction": sets("sum", one_of(*preference.REDUCTIONS)),
-        # Nats per token from the reference that end a run of "dpo" or "ipo".
-        "objective.max_drift": free(5.0, above(0)),
+        "objective.reduction": sets("sum", one_of(*preference.REDUCTIONS)),  # Over tokens, "ipo".
+        "objective.max_drift": free(5.0, above(0)),  # Nats per token from the start; more stops.
         # NeMo's division of a group's loss by its responses' mean length, in "steerlm2". Not the
         # paper's.
         "objective.normalize_tokens": sets(False, anything),
@@ -295,6 +294,7 @@ SETTINGS = {
         **_MODEL,  # A reward model that rates attributes.
         **_SCORING,
         "attributes": sets((), rules.names),  # Which are written; (): all that the model rates.
+        "reward": sets(False, anything),  # One number instead, as it is, to make pairs by.
         # A row for each turn of the assistant, not only the last.
         "every_turn": sets(False, anything),
     },

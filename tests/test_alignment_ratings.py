@@ -79,6 +79,23 @@ def test_only_the_wanted_attributes_are_written(here, data, last):
         annotate(stages.annotation(here, data, attributes=("humour",)), here / "unknown")
 
 
+def test_one_reward_is_written_as_it_is(here, data):
+    weights = {"wit": 1.0, "length": -0.5}
+    tiny.save(here / "weighed", outputs=tuple(weights), weights=weights, max_seq_len=1024)
+    named = {"model": {"name": str(here / "weighed")}, "reward": True}
+    rows = annotate(stages.annotation(here, data, **named), here / "reward")
+    found = stages.read(here / "reward" / "annotated.jsonl")
+    outputs = RewardModel.load(here / "weighed").score_groups(list(corpora.read(data)))
+    for row, table in zip(found, outputs, strict=True):
+        (rating,) = row["ratings"]
+        assert rating["reward"] == pytest.approx(table[0, 0] - 0.5 * table[0, 1], abs=1e-5)
+    mean = np.mean([row["ratings"][0]["reward"] for row in found])
+    assert stages.value(rows, "mean", "attribute/reward") == pytest.approx(mean)
+    assert not any(row["metric"].startswith("rated_") for row in rows)
+    with pytest.raises(ValueError, match="no weights that make them one reward"):
+        annotate(stages.annotation(here, data, reward=True), here / "no")
+
+
 def test_every_turn_has_its_own_row(here, data, last):
     rows = annotate(stages.annotation(here, data, every_turn=True), here / "turns")
     assert stages.value(rows, "rows") == 3

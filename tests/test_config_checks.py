@@ -71,6 +71,7 @@ BAD = {
         ("objective.kind objective.smoothing", "dpo unbiased", "label_smoothing is 0: set it"),
         ("objective.kind objective.normalize_tokens", ("dpo", True), "kind steerlm2, not for dpo"),
         ("objective.kind data.condition", "dpo ratings", "which has no pairs"),
+        ("objective.kind data.pairs", "dpo extremes", "name in config.data.derive of what"),
         ("data.condition", "ranks", "expected one of '', 'ratings'"),
         ("objective.kind data.condition", "steerlm2 ratings", "is 'ratings'; sampled groups have"),
         ("objective.kind data.too_long", "steerlm2 truncate", "is 'truncate'; the log-prob"),
@@ -114,6 +115,7 @@ BAD = {
     "annotate": (
         ("on_error", "hide", "'raise', 'skip'"),
         ("attributes", (1,), "attributes is (1,); expected different names"),
+        ("reward attributes", (True, ("a",)), "not written where config.reward is"),
     ),
     "weigh": (
         ("prior", "", "config.prior is not set"),

@@ -350,6 +350,10 @@ def test_log_probabilities_know_neither_batch_nor_neighbours(data):
     shared = read(data, [three], **{"data.derive": "good"})[1].examples[0]
     np.testing.assert_allclose(shared.ratings[1:], alone.ratings, rtol=1e-5)
     assert [tuple(p) for p in shared.pairs] == [(1, 0, 2.0), (2, 0, 1.0), (1, 2, 1.0)]
+    ends = {"data.derive": "good", "data.pairs": "extremes"}
+    _, found, _ = read(data, [three, three | {"ratings": [{}, {"good": 1}, {"good": 1}]}], **ends)
+    (best,) = found.groups
+    assert (best.responses, found.examples[0].pairs) == (("Yes.", "Perhaps."), [(0, 1, 2.0)])
 
 
 def test_the_reference_is_kept_by_weights_and_tokens_and_computed_again_to_the_bit(

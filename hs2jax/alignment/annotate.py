@@ -2,8 +2,9 @@
 
     {"source", "prompt": [turns], "responses": [texts], "ratings": [{"helpfulness": 4, ...}, ...]}
 
-Outputs are clamped to 0..4 and rounded, halves to even numbers, as NeMo-Aligner does for SteerLM.
-Read the file as "ratings:FILE".
+Outputs are clamped to 0..4 and rounded, halves to even numbers, as NeMo-Aligner does for SteerLM;
+or, with config.reward, "ratings" are the reward as it is, [{"reward": -0.31}, ...]. Read the file
+as "ratings:FILE".
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,10 +21,17 @@ from hs2jax.workdir import row
 
 @stage.verb
 def annotate(config, run: stage.Run) -> list[dict]:
-    """Rate the responses of conversations with a reward model, in whole numbers, for SteerLM."""
+    """Rate the responses of conversations with a reward model, in whole numbers, for SteerLM, or by
+    their rewards."""
     model = run.load(RewardModel, config.model.name, config.model.template)
     names = templates.in_order(stage.wanted(config, config.model.name, model.outputs))
-    if not set(model.outputs) & set(templates.ORDER):
+    scalar = model.scalar_weights()
+    if config.reward and scalar is None:
+        raise ValueError(
+            f"config.model.name: {config.model.name} has the outputs {', '.join(model.outputs)}, "
+            "and no weights that make them one reward: hs2jax convert --scalar writes it with some"
+        )
+    if not config.reward and not set(model.outputs) & set(templates.ORDER):
         raise ValueError(
             f"config.model.name: {config.model.name} has the outputs {', '.join(model.outputs)}, "
             "none of them an attribute that people rate: it needs a regression model"
@@ -33,12 +41,17 @@ def annotate(config, run: stage.Run) -> list[dict]:
         groups = list(every_turn(groups))
     rated = run.rate(model, groups, max_tokens=config.max_tokens or None)
     at = [model.outputs.index(name) for name in names]
+
+    def values(outputs):
+        return (outputs @ scalar)[:, None] if config.reward else rounded(outputs)[:, at]
+
+    names = ["reward"] if config.reward else names
     annotated = [
         {
             "source": group.source,
             "prompt": list(group.prompt),
             "responses": list(group.responses),
-            "ratings": [dict(zip(names, x, strict=True)) for x in rounded(outputs)[:, at].tolist()],
+            "ratings": [dict(zip(names, x, strict=True)) for x in values(outputs).tolist()],
         }
         for group, outputs in zip(groups, rated, strict=True)
         if outputs is not None
@@ -66,6 +79,6 @@ def results(annotated: list[dict], names: Iterable[str]) -> list[dict]:
     for name in names:
         values, part = [rating[name] for rating in rated], f"attribute/{name}"
         rows.append(row("", part, "mean", np.mean(values), n=n, headline=True))
-        for value in range(HIGHEST + 1):
+        for value in range(HIGHEST + 1) if all(isinstance(x, int) for x in values) else ():
             rows.append(row("", part, f"rated_{value}", values.count(value), n=n))
     return rows

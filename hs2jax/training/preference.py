@@ -14,6 +14,7 @@ import numpy as np
 
 from hs2jax import inference
 from hs2jax.data import loader
+from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items as scored
 from hs2jax.evaluation import measures, statistics
@@ -39,6 +40,11 @@ class PreferenceTask(tasks.PolicyTask):
         self.objective = objectives.Preference(**own)
         self.shown, self.columns = ("accuracy", "margin", "drift"), ("log_reference",)
         self.preparing |= {"whole": True, "derive": config.data.derive or None}
+
+    def choose(self, groups: list[Group], record: Record) -> list[Group]:
+        if self.config.data.pairs == "all":
+            return groups
+        return [_extremes(group, self.config.data.derive) for group in groups]
 
     def missing(self, data: loader.Prepared, record: Record) -> str:
         return "" if record.pairs else "no preference pairs, for config.objective.kind"
@@ -88,6 +94,19 @@ class PreferenceTask(tasks.PolicyTask):
             f"nats per token, and config.objective.max_drift is {most:g}: try a lower "
             "config.optimizer.learning_rate, or a higher config.objective.beta"
         )
+
+
+def _extremes(group: Group, name: str) -> Group:
+    """Keep the responses with the highest and the lowest rating of a name, the first of equal ones;
+    the group as it is where two have none."""
+    rated = [i for i, rating in enumerate(group.ratings) if name in rating]
+    if len(rated) < 2:
+        return group
+    order = sorted(rated, key=lambda i: -group.ratings[i][name])
+    kept = order[0], order[-1]
+    parts = {x: getattr(group, x) for x in ("responses", "ratings", "tokens")}
+    chosen = {x: tuple(of[i] for i in kept) for x, of in parts.items() if of}
+    return dataclasses.replace(group, **chosen, strength=None)
 
 
 def attach(task, data: loader.Prepared) -> loader.Prepared:
