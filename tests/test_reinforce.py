@@ -132,6 +132,16 @@ def test_killed_it_goes_on_with_the_same_bits(whole, tmp_path, owner, name, afte
     assert same(one, other)
 
 
+def test_what_was_sampled_is_taken_by_no_other_run(whole, tmp_path):
+    _, config, _ = whole
+    with stopped(workdir, "write_rows", 3):  # Before there is a checkpoint.
+        reinforce(config, tmp_path)
+    other = config.copy_and_resolve_references()
+    other.temperature = 0.8
+    with pytest.raises(ValueError, match=r"another run \(different: temperature: 0.7 -> 0.8"):
+        reinforce(other, tmp_path)
+
+
 @pytest.mark.parametrize("done", [1, 2])  # After a step, and among the held-out prompts.
 def test_a_signal_saves_and_the_same_command_goes_on(whole, tmp_path, monkeypatch, done):
     _, config, rows = whole
@@ -179,9 +189,9 @@ def test_where_all_rewards_are_equal_nothing_is_learned(here, tmp_path):
     [
         (
             {"optimizer__learning_rate": 1.0, "kl__ceiling": 5.0},
-            r"step \d: .*kl.ceiling 5.*diverges",
+            r"rollouts/00000\d: .*kl.ceiling 5.*diverges",
         ),
-        ({"reward_models": "main={short}"}, r"step 1: 6 of 6 responses have no finite reward"),
+        ({"reward_models": "main={short}"}, "items/start: 3 of 3 responses have no finite reward"),
     ],
 )
 def test_a_run_that_should_not_go_on_says_why(here, tmp_path, changes, said):
@@ -192,3 +202,13 @@ def test_a_run_that_should_not_go_on_says_why(here, tmp_path, changes, said):
     }
     with pytest.raises(ValueError, match=said):
         reinforce(config_of(here, **changes), tmp_path / "run")
+
+
+def test_responses_that_grow_repeat_or_narrow_are_warned_of():
+    def rows(length, repetition, entropy, part=""):
+        found = {"length": length, "repetition": repetition, "entropy": entropy}
+        return [workdir.row("held out", part, name, x) for name, x in found.items()]
+
+    start = rows(10.0, 0.1, 2.0, "start")
+    assert module.warnings(start + rows(14.0, 0.15, 1.5)) == []
+    assert len(module.warnings(start + rows(16.0, 0.3, 0.9))) == 3

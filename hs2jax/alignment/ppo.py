@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hs2jax import losses
+from hs2jax.alignment import rollouts
 from hs2jax.alignment.rollouts import Scale, Worth
 from hs2jax.inference import run_decoder
 from hs2jax.language_model import LanguageModel
@@ -111,12 +112,9 @@ class Critic:
             found = sharding.to_host(_values(self.state["params"], micro, **how))
             values[number[m]] = found
         values = table(values[1:])
-        policy, reference = (
-            np.array([x for row in rows for ids in row[name] for x in ids], np.float32)
-            for name in ("log_policy", "log_reference")
-        )
-        kl = np.asarray(losses.kl(policy, reference, kind=config.kl.form))
-        rewards = table(-config.kl.coefficient * kl)
+        logs = (rollouts.padded(rows, f"log_{name}", config) for name in ("policy", "reference"))
+        kl = np.asarray(losses.kl(*logs, kind=config.kl.form)).reshape(mask.shape)
+        rewards = -config.kl.coefficient * kl
         kept = worth.kept.reshape(-1)
         rewards[np.arange(len(lengths)), lengths - 1] += np.where(kept, worth.reward.ravel(), 0)
         rewards[~kept] = 0

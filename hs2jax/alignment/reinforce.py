@@ -125,13 +125,17 @@ def reinforce(config, run: stage.Run) -> list[dict]:
             policy.params = current()
             there = roller.roll(groups, n, clock=clock, **settings)
             policy.params = None  # Or they would be held beside the state after the update.
+            workdir.settle(folder)  # Another run must not take them for its own.
             run.write(f"{name}.jsonl", there)
-        return there, rollouts.weigh(there, scales, config)
+        worth = rollouts.weigh(there, scales, config)
+        found = rollouts.numbers(there, worth)
+        _check(config, name, found, worth)
+        return there, worth, found
 
     def evaluate(name):
-        rows, worth = roll(f"items/{name}", held_out, 1, {}, first=0, seed=config.seed + HELD_OUT)
+        own = {"first": 0, "seed": config.seed + HELD_OUT}
+        rows, _, found = roll(f"items/{name}", held_out, 1, {}, **own)
         if name != "start" or not now:
-            found = rollouts.numbers(rows, worth)
             out.write("validation", now, found)
             out.say(f"step {now}, held out: {metrics.one_line({x: found[x] for x in SHOWN})}")
         return rows
@@ -145,11 +149,10 @@ def reinforce(config, run: stage.Run) -> list[dict]:
                 turns = range(now * config.batch_size, (now + 1) * config.batch_size)
                 groups, clock = [prompts[int(order[i])] for i in turns], {}
                 name = f"rollouts/{now + 1:06d}"
-                rows, worth = roll(name, groups, config.n, clock, first=turns[0], seed=config.seed)
-                found = rollouts.numbers(rows, worth)
+                own = {"first": turns[0], "seed": config.seed}
+                rows, worth, found = roll(name, groups, config.n, clock, **own)
                 if now == 0:
                     out.say(f"sampler and trainer differ by {on_policy(rows):.2g} nats at most")
-                _check(config, now + 1, found, worth)
                 begun = time.time()
                 learner = functools.partial(update, frozen=frozen), critic
                 state, values = _learn(config, policy, mesh, learner, state, rows, worth)
@@ -226,18 +229,18 @@ def on_policy(rows: Sequence[dict]) -> float:
     )
 
 
-def _check(config, now: int, found: dict, worth: rollouts.Worth) -> None:
-    """Raise ValueError where a run should not go on."""
+def _check(config, name: str, found: dict, worth: rollouts.Worth) -> None:
+    """Raise ValueError where a run should not go on. name: of the rollouts."""
     share = found["missing"] / worth.reward.size
     if share > config.missing_limit:
         raise ValueError(
-            f"step {now}: {found['missing']} of {worth.reward.size} responses have no finite "
+            f"{name}: {found['missing']} of {worth.reward.size} responses have no finite "
             f"reward or log-probability, more than config.missing_limit {config.missing_limit:g}: "
             "are they too long for the reward model, or are its parameters whole?"
         )
     if config.kl.ceiling and found["kl"] > config.kl.ceiling:
         raise ValueError(
-            f"step {now}: responses are {found['kl']:.1f} nats from the policy's start on average, "
+            f"{name}: responses are {found['kl']:.1f} nats from the policy's start on average, "
             f"above config.kl.ceiling {config.kl.ceiling:g}: the policy diverges; try a lower "
             "config.optimizer.learning_rate or a higher config.kl.coefficient"
         )

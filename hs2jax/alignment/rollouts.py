@@ -184,18 +184,12 @@ def weigh(rows: Sequence[dict], scales: Mapping[str, Scale], config) -> Worth:
         for name, scale in scales.items()
         if scale.weight
     )
-    kl, penalty = np.zeros(reward.shape), np.zeros(reward.shape)
-    for g, row in enumerate(rows):
-        for i, (policy, reference) in enumerate(
-            zip(row["log_policy"], row["log_reference"], strict=True)
-        ):
-            both = np.array(policy, np.float32), np.array(reference, np.float32)
-            each = np.asarray(losses.kl(*both, kind=config.kl.form), np.float64)
-            # NeMo-Aligner's in REINFORCE is a mean over tokens, all others are of the response.
-            mean = config.kl.form == "absolute" and config.algorithm == "reinforce"
-            whole = each.mean() if mean else each.sum()
-            kl[g, i], penalty[g, i] = float(np.subtract(*both, dtype=float).sum()), whole
-    penalty *= config.kl.coefficient
+    policy, reference = (padded(rows, name, config) for name in ("log_policy", "log_reference"))
+    each = np.asarray(losses.kl(policy, reference, kind=config.kl.form), np.float64)
+    penalty = config.kl.coefficient * each.sum(axis=2)
+    if config.kl.form == "absolute" and config.algorithm == "reinforce":
+        penalty /= np.array([[len(ids) for ids in row["tokens"]] for row in rows])
+    kl = np.subtract(policy, reference, dtype=np.float64).sum(axis=2)
     kept = np.isfinite(reward) & np.isfinite(kl)
     if config.truncated == "drop":
         kept &= np.array([row["finished"] for row in rows])
@@ -203,6 +197,16 @@ def weigh(rows: Sequence[dict], scales: Mapping[str, Scale], config) -> Worth:
     value = np.where(kept, reward - penalty, 0.0)
     advantage = losses.group_advantage(value.reshape(-1), group.reshape(-1), kind=config.baseline)
     return Worth(reward, kl, penalty, kept, np.asarray(advantage).reshape(kept.shape))
+
+
+def padded(rows: Sequence[dict], name: str, config) -> np.ndarray:
+    """Numbers of tokens as a table f32 [G, k, longest], 0 behind a response's end and NaN for None:
+    of one size for all steps, since what is computed of it is compiled."""
+    table = np.zeros((len(rows), len(rows[0]["tokens"]), config.max_new_tokens), np.float32)
+    for of_group, row in zip(table, rows, strict=True):
+        for of_response, values in zip(of_group, row[name], strict=True):
+            of_response[: len(values)] = values
+    return table
 
 
 def numbers(rows: Sequence[dict], worth: Worth) -> dict[str, float]:
