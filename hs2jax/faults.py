@@ -102,7 +102,7 @@ def told(error: Exception, verb: str = "train") -> str:
         platforms = os.environ.get("JAX_PLATFORMS", "")
         extra = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}.get(platforms)
         install = (
-            f", or install what JAX needs for it (pip install -e '.[{extra}]')" if extra else ""
+            f', or install what JAX needs for it (pip install "hs2jax[{extra}]")' if extra else ""
         )
         xla = os.environ.get("XLA_FLAGS")
         also = f"; or XLA_FLAGS, which is {xla!r}" if xla else ""
@@ -113,7 +113,7 @@ def told(error: Exception, verb: str = "train") -> str:
     if isinstance(error, ImportError):
         said = re.search(r"nstall [`'\"]?(\w+)", text)
         module = (error.name or (said[1] if said else "it")).partition(".")[0]
-        extra = f"-e '.[{EXTRAS[module]}]'" if module in EXTRAS else module
+        extra = f'"hs2jax[{EXTRAS[module]}]"' if module in EXTRAS else module
         return f"{text}: pip install {extra}"
     if isinstance(error, UnicodeDecodeError):
         return f"a text is not UTF-8: {text}"

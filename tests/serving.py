@@ -57,7 +57,7 @@ def running(scorer, *, key: str = "", **options) -> Iterator[Running]:
         service.batcher.close()
 
 
-def soon(what, seconds: float = 5.0) -> None:
+def soon(what, seconds: float = 30.0) -> None:
     """See that something becomes true."""
     until = time.monotonic() + seconds
     while not what():

@@ -26,7 +26,7 @@ FAULTS = (
     (PermissionError(errno.EACCES, "Permission denied", "/a"), "train", "/a: Permission"),
     (ModuleNotFoundError("No module named 'a.b'", name="a.b"), "train", "pip install a"),
     (ImportError("Please install gcsfs to access Google Storage"), "score", "pip install gcsfs"),
-    (ModuleNotFoundError("No module", name="torch"), "judge", "pip install -e '.[parity]'"),
+    (ModuleNotFoundError("No module", name="torch"), "judge", 'pip install "hs2jax[parity]"'),
     (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), "report", "not UTF-8"),
     (ValueError("two\nlines"), "report", "two lines"),
     (KeyError("x"), "report", "KeyError: 'x'|--traceback"),
@@ -61,7 +61,7 @@ def test_a_verb_ends_with_that_line_and_with_traceback_shows_the_rest(monkeypatc
     ("name", "value", "words"),
     [
         ("JAX_ENABLE_X64", "maybe", "'maybe'|JAX_ENABLE_X64"),
-        ("JAX_PLATFORMS", "cuda", "'cuda'|Unset JAX_PLATFORMS|pip install -e '.[cuda]'"),
+        ("JAX_PLATFORMS", "cuda", "'cuda'|Unset JAX_PLATFORMS|pip install \"hs2jax[cuda]\""),
         ("XLA_FLAGS", "--xla_gpu_ftz=true --colour=red", "XLA_FLAGS is '--xla_gpu|: --colour=red"),
         ("XLA_FLAGS", "--xla_force_host_platform_device_count=x", "XLA_FLAGS|value x for flag"),
     ],

@@ -1,20 +1,41 @@
 """The scoring server, on a tiny model, asked as its clients ask."""
 
+import dataclasses
+import gc
+import importlib.util
 import json
+import os
 import random
+import socket
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import command
 import httpx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import schemathesis
 import serving
 import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode, checks
 
+from hs2jax.alignment import server
 from hs2jax.data import chat
 from hs2jax.data.conversations import group_conversations
+from hs2jax.judging import criteria, lager
+from hs2jax.judging.judge import Judge
+from hs2jax.language_model import LanguageModel
+from hs2jax.models import sharding
 from hs2jax.serve import requests
+from hs2jax.serve.scorers import Judgements
 
 OUTPUTS = ("helpfulness", "verbosity")
 WEIGHTS = {"helpfulness": 1.0, "verbosity": -0.5}
@@ -235,7 +256,7 @@ def test_what_was_left_is_not_computed(held):
             if client is clients[0]:
                 serving.soon(lambda: served.service.batcher.admitted == 1)
         serving.soon(lambda: served.service.batcher.admitted == 51)
-    serving.soon(lambda: served.metric("hs2jax_queue_items") == 0, 1.0)
+    serving.soon(lambda: served.metric("hs2jax_queue_items") == 0, 3.0)
     go.set()
     serving.soon(lambda: served.service.batcher.dropped >= 50)
     assert served.service.batcher.computed - before == 1
@@ -314,3 +335,197 @@ def test_a_slow_or_cut_body_harms_nobody(served, monkeypatch):
     with pytest.raises(httpx.ReadError):
         served.client.post("/score", content=broken(), headers=JSON)
     assert len(served.scores(SHORT)) == 3
+
+
+CHECKS = [checks.not_a_server_error, checks.status_code_conformance]
+CHECKS += [checks.content_type_conformance]
+HOW_MANY = [15, pytest.param(1500, marks=pytest.mark.long)]
+
+
+@pytest.mark.parametrize("examples", HOW_MANY)
+def test_requests_drawn_from_the_schema_are_answered_as_it_says(served, examples):
+    schema = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
+    operations = [each.ok() for each in schema.get_all_operations()]
+    assert len(operations) == 7
+    for operation in operations:
+        modes = [operation.as_strategy(generation_mode=each) for each in GenerationMode]
+
+        @settings(max_examples=examples, database=None)
+        @given(case=st.one_of(modes))
+        def ask(case):
+            answer = case.call()
+            case.validate_response(answer, checks=CHECKS)
+            json.loads(answer.text, parse_constant=pytest.fail)
+
+        if operation.path != "/metrics":
+            ask()
+    assert len(served.scores(SHORT)) == 3
+
+
+# A judge, several devices, the command ------------------------------------------------------------
+
+
+def test_a_judge_is_served_by_its_criterion():
+    params = tiny.parameters(tiny.config(max_seq_len=1000), 0)
+    judge = Judge(LanguageModel(tiny.config(max_seq_len=1000), params, tiny.tokenizer()))
+    preset = lager.PRESETS["paper"]
+    expected = judge.score(SHORT, criterion="coherence", preset=preset)
+    scorer = Judgements(judge, criteria.find("coherence"), preset)
+    with serving.running(scorer) as served:
+        before = served.metric("hs2jax_compiled_after_ready_total")
+        found = served.scores([*SHORT, rendered(SHORT[0])])
+        assert served.metric("hs2jax_compiled_after_ready_total") == before
+        for each, judgement in zip(found, expected, strict=False):
+            assert each["outputs"] == {"coherence": each["reward"]}
+            assert each["reward"] == pytest.approx(judgement.score, abs=1e-5)
+            chances = [*each["distribution"].values()]
+            assert chances == pytest.approx([*judgement.distribution.values()], abs=1e-5)
+        assert "list of messages" in found[3]["error"]["message"]
+        long = tiny.talk("a", "The waves. " * 300)
+        refused = served.post("/score", conversations=[long], truncate=True)
+        assert refused.status_code == 400
+        assert "at most 1000" in refused.text
+
+
+def test_several_devices_give_the_same_scores(expected):
+    mesh = sharding.make_mesh()
+    model = dataclasses.replace(MODEL, params=placed(MODEL.params, mesh), mesh=mesh)
+    with serving.running(model, max_tokens=400, rows=2) as served:
+        assert {rows for rows, _ in served.service.batcher.shapes} == {8, 16}
+        for each, score in zip(served.scores(TALKS), expected, strict=True):
+            assert_same(each, score)
+
+
+def placed(params, mesh):
+    return jax.device_put(params, sharding.shardings(params, mesh))
+
+
+def test_memory_and_programs_do_not_grow_with_lengths(served):
+    ids = MODEL.tokenizer("The waves. " * 500)["input_ids"][:1000]
+    end = MODEL.tokenizer("<|im_end|>")["input_ids"]
+    step = 1 if os.environ.get("LONG") else 9
+
+    def all_lengths() -> int:
+        for start in range(0, 1000, 100):
+            lengths = range(start, start + 100, step)
+            found = served.scores([ids[:length] + end for length in lengths if length < 1000])
+            assert [each["tokens"] for each in found] == [length + 1 for length in lengths]
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1])  # Pages in memory.
+
+    programs, compiled = (
+        served.metric("hs2jax_programs"),
+        served.metric("hs2jax_compiled_after_ready_total"),
+    )
+    first = all_lengths()
+    assert all_lengths() <= 1.02 * first
+    assert served.metric("hs2jax_programs") == programs == len(served.service.batcher.shapes)
+    assert served.metric("hs2jax_compiled_after_ready_total") == compiled
+
+
+@pytest.fixture(scope="module")
+def clients():
+    place = Path(__file__).parent.parent / "experiments" / "serve" / "clients.py"
+    spec = importlib.util.spec_from_file_location("clients", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_clients_of_others_work_as_they_are(served, clients, expected, monkeypatch):
+    monkeypatch.setattr(clients, "URL", served.url)
+    prompts, responses = [talk[:1] for talk in TALKS[:3]], [talk[1:] for talk in TALKS[:3]]
+    rewards = [score.reward for score in expected[:3]]
+    assert clients.reward(prompts, responses, ids=[1, 2, 3]) == pytest.approx(rewards, abs=1e-5)
+    texts = [[turn[0]["content"] for turn in some] for some in (prompts, responses)]
+    assert clients.reward(*texts) == pytest.approx(rewards, abs=1e-5)
+    queries = [rendered(talk) for talk in TALKS[:3]]
+    found = clients.remote_reward(queries, texts[0], [None] * 3)
+    assert found == pytest.approx(rewards, abs=1e-5)
+    assert clients.reward(["a", "a"], [BAD, "b"])[0] is None
+    body = json.dumps({"conversations": TALKS[:1]})
+    command = ["curl", "-s", f"{served.url}/score", "-H", "Content-Type: application/json"]
+    said = subprocess.run([*command, "-d", body], capture_output=True, check=True).stdout
+    assert_same(json.loads(said)["scores"][0], expected[0])
+
+
+def test_clients_ask_again_where_the_queue_is_full(held, clients, monkeypatch):
+    served, go = held
+    served.service.batcher.max_queue = 1
+    monkeypatch.setattr(clients, "URL", served.url)
+    monkeypatch.setattr(server, "WAITS", (0.2,) * 20)
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(served.scores, SHORT[:1])]
+        serving.soon(lambda: served.service.batcher.admitted == 1)
+        asked += [
+            pool.submit(clients.reward, ["a"], ["b"]),
+            pool.submit(server.ask, served.url, "score", {"conversations": SHORT[:1]}),
+        ]
+        serving.soon(lambda: served.metric("hs2jax_request_seconds_count") >= 2)
+        go.set()
+        assert all(each.result() for each in asked)
+
+
+def start(folder, port, said) -> tuple[subprocess.Popen, str]:
+    """Start the command, wait until it is ready, and give its address."""
+    command = [sys.executable, "-m", "hs2jax.cli", "serve", f"--model={folder}", f"--port={port}"]
+    environment = os.environ | {"XLA_FLAGS": ""}
+    with said.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+    serving.soon(lambda: "ready" in said.read_text() or process.poll() is not None, 120)
+    assert "ready" in said.read_text(), said.read_text()
+    return process, said.read_text().split(": ready")[0].splitlines()[-1]
+
+
+def test_clients_survive_a_kill_and_a_signal_lets_what_runs_be_answered(tmp_path, monkeypatch):
+    tiny.save(tmp_path / "model", max_seq_len=256)
+    talks = {"conversations": [tiny.talk(f"{i}?", "The waves. " * 40) for i in range(200)]}
+    monkeypatch.setattr(server, "WAITS", (0.5,) * 120)
+    first, url = start(tmp_path / "model", 0, tmp_path / "first")
+    second = None
+    try:
+        with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=url, timeout=60) as idle:
+            asked = pool.submit(server.ask, url, "score", talks)
+            serving.soon(lambda: "hs2jax_queue_items 200" in idle.get("/metrics").text)
+            first.kill()
+            first.wait()
+            second, _ = start(tmp_path / "model", url.rpartition(":")[2], tmp_path / "second")
+            assert len(asked.result()["scores"]) == 200
+
+            assert idle.get("/health").status_code == 200  # And its connection is kept.
+            asked = pool.submit(httpx.post, f"{url}/score", json=talks, timeout=60)
+            serving.soon(lambda: "hs2jax_queue_items 200" in idle.get("/metrics").text)
+            begun = time.monotonic()
+            second.terminate()
+            # What ran is answered; what still waited after some seconds is told that it ends.
+            assert "reward" in asked.result().json()["scores"][0]
+            assert second.wait(10) == 0
+            assert time.monotonic() - begun < 10
+            with pytest.raises(httpx.TransportError):
+                idle.get("/health")
+    finally:
+        for each in filter(None, (first, second)):
+            each.kill()
+            each.wait()
+
+
+def test_what_is_wrong_is_told_before_it_serves(tmp_path, monkeypatch):
+    tiny.save(tmp_path / "model")
+    tiny.language_model(tmp_path / "base")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = f"--port={taken.getsockname()[1]}"
+        assert "in use" in command.fail("serve", f"--model={tmp_path / 'model'}", port)
+    for model, flag, said in (
+        ("model", "--port=70000", "port"),
+        ("model", "--port=x", "port"),
+        ("model", "--weights=humour=1", "humour"),
+        ("base", "--port=0", "--criterion"),
+        ("base", "--criterion=humour", "there is no criterion"),
+        ("model", "--max_queue=0", "max_queue"),
+    ):
+        assert said in command.fail("serve", f"--model={tmp_path / model}", "--port=0", flag)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "hs2jax.serve.app", raising=False)
+    monkeypatch.delattr("hs2jax.serve.app")
+    said = command.fail("serve", f"--model={tmp_path / 'model'}")
+    assert 'pip install "hs2jax[serve]"' in said

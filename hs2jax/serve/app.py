@@ -204,6 +204,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, service: Service, **options):
         quiet = {"log_level": "warning", "access_log": False, "server_header": False}
         options |= quiet | {"lifespan": "off", "timeout_graceful_shutdown": STOP_SECONDS}
+        options |= {"timeout_keep_alive": 60}
         super().__init__(uvicorn.Config(app, **options))
         self.service = service
 
@@ -220,7 +221,13 @@ def scorer_of(options):
     mesh = sharding.make_mesh() if jax.device_count() > 1 else None
     if not options.criterion:
         weights = parse_weights(options.weights)
-        return Rewards(RewardModel.load(options.model, mesh=mesh, weights=weights))
+        try:
+            return Rewards(RewardModel.load(options.model, mesh=mesh, weights=weights))
+        except ValueError as error:
+            judges = "; --criterion=SET/NAME serves it as a judge"
+            raise ValueError(
+                f"{error}{judges if 'no reward head' in str(error) else ''}"
+            ) from error
     if options.weights:
         raise ValueError("--weights are of a reward model's outputs; a judge has --layer_weights")
     judge, preset = Judge.load(options.model, mesh=mesh), lager.PRESETS[options.preset]
@@ -232,6 +239,8 @@ def scorer_of(options):
 def serve(options) -> None:
     """Serve a model until a signal. Raises ValueError for a port that cannot be had, and what
     loading and compiling raise."""
+    if options.max_queue < 1 or options.max_tokens < 0:
+        raise ValueError("--max_queue is at least 1, and --max_tokens at least 0")
     listening = _listen(options.host, options.port)
     key = options.api_key or os.environ.get(KEY, "")
     service = Service(

@@ -82,7 +82,7 @@ class Judgements:
 
     def score(self, numbers: np.ndarray) -> dict:
         """Judge by the numbers [N] of a response."""
-        logits = self.judge.reading(numbers[None], self.tokens).logits
+        logits = self.judge.reading(np.array(numbers[None]), self.tokens).logits
         (found,) = self.judge.judgements(logits, self.criterion, self.preset, self.weights)
         distribution = {str(value): chance for value, chance in found.distribution.items()}
         outputs = {self.criterion.name: found.score}
