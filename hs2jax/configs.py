@@ -15,6 +15,7 @@ from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
 from hs2jax import config_rules as rules
+from hs2jax.config_refusals import refusals
 from hs2jax.config_rules import above, anything, at_least, needed, one_of, parsed
 from hs2jax.data import loader, packing, templates
 from hs2jax.losses import policy_gradient, preference, reward
@@ -427,7 +428,7 @@ def check(config: ConfigDict, where: str = "config", *, reading: bool = True) ->
         if expected:
             value = "not set" if flat[key] in ("", ()) else repr(flat[key])
             raise ValueError(f"{where}.{key} is {value}; expected {expected}")
-    for refusal in rules.refusals(config, settings):
+    for refusal in refusals(config, settings):
         raise ValueError(f"{where}.{refusal}")
     if kind == "recipe":
         _check_stages(config, where)
