@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from hs2jax import config_rules as rules
 from hs2jax.config_refusals import refusals
@@ -436,7 +436,10 @@ def check(config: ConfigDict, where: str = "config", *, reading: bool = True) ->
 
 def _check_stages(recipe: ConfigDict, where: str) -> None:
     earlier: list[str] = []
-    others = {x for x in recipe if not isinstance(recipe[x], ConfigDict)} - {"kind", "stages"}
+    # What several stages share is a FieldReference.
+    each = recipe.items(preserve_field_references=True)
+    others = {name for name, x in each if not isinstance(x, ConfigDict | FieldReference)}
+    others -= {"kind", "stages"}
     if others:
         raise ValueError(
             f"there is no {where}.{min(others)}; a recipe has stages, and their configs"

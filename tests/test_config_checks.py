@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from hs2jax import cli, config_rules, configs
 from hs2jax.evaluation import attribute_weights
@@ -199,6 +199,13 @@ def test_a_recipe_is_checked_as_a_whole(here):
     recipe.second = made("evaluate", here)
     recipe.second.data = "ratings:{first}/rows.jsonl[:90%]"  # Not there yet.
     configs.check(recipe)
+    recipe.model = FieldReference("m")  # Shared by stages.
+    recipe.second.model.name = recipe.get_ref("model")
+    configs.check(recipe)
+    recipe.epochs = 1
+    with pytest.raises(ValueError, match=r"no config\.epochs; a recipe has stages, and their"):
+        configs.check(recipe)
+    del recipe.epochs
     recipe.second.data = "ratings:{third}/rows.jsonl"
     with pytest.raises(ValueError, match=r"config\.second\.data is .* no earlier stage of first"):
         configs.check(recipe)
