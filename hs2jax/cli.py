@@ -12,7 +12,9 @@
     hs2jax annotate --config=configs/annotate.py --config.data=FORMAT:FILE --workdir=FOLDER
     hs2jax weigh    --config=configs/weigh.py --config.data=sampled:FILE --workdir=FOLDER
     hs2jax steer    --config=configs/steering.py --config.policies=NAME=FOLDER --workdir=FOLDER
+    hs2jax reinforce --config=configs/reinforce.py --config.data=FORMAT:FILE --workdir=FOLDER
     hs2jax score    --model=NAME --data=FORMAT:FILE --output=FILE.jsonl
+    hs2jax serve    --model=NAME [--port=8000] [--criterion=SET/NAME]
     hs2jax convert  --model=NAME --output=FOLDER
     hs2jax report   --workdir=FOLDER [--against=FOLDER]
 
@@ -73,18 +75,16 @@ def main(argv=None) -> None:
             return print(usage(verb, options.config if "config" in options else None))
         if options.traceback:
             os.environ["HS2JAX_TRACEBACK"] = "1"  # For child processes too.
-        stopping.install()
+        if verb != "serve":  # It has its own answer to signals.
+            stopping.install()
         if "distributed" in options and options.distributed:
             stopping.join()
-        if verb not in (
-            "report",
-            "convert",
-            "sweep",
-            "plan",
-        ):  # A sweep leaves the devices to its runs.
+        # A sweep leaves the devices to its runs.
+        if verb not in ("report", "convert", "sweep", "plan"):
             say_with_what(options)
+        verbs = {"score": score, "serve": serve, "convert": convert, "report": report}
         done = functools.partial(run, command=shlex.join(["hs2jax", *argv]))
-        {"score": score, "convert": convert, "report": report}.get(verb, done)(verb, options)
+        verbs.get(verb, done)(verb, options)
         stopping.leave()
     except stopping.Stopped as error:
         why = f"stopped by {error.why}"
@@ -254,6 +254,13 @@ def score(verb: str, options) -> None:
         print(f"report: {report.write(options.best)}", file=there)
 
 
+def serve(verb: str, options) -> None:
+    """Answer requests for scores until a signal."""
+    from hs2jax.serve import app
+
+    app.serve(options)
+
+
 def convert(verb: str, options) -> None:
     """Convert anything that can be loaded, or a run's best step, to a folder for `transformers`."""
     from hs2jax.config_rules import parse_weights
@@ -281,5 +288,17 @@ def report(verb: str, options) -> None:
         print(report.write(options.workdir))
 
 
+def command() -> None:
+    """Do what `main` does, as a process, which a fault ends at once: some threads of libraries wait
+    for minutes for what will not come, as one of a checkpoint that a full disk has stopped."""
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            sys.stderr.flush()
+            os._exit(end.code)
+        raise
+
+
 if __name__ == "__main__":
-    main()
+    command()
