@@ -2,6 +2,7 @@
 is not that, else None. Those of data raise what `data.corpora` raises."""
 
 import difflib
+import functools
 import importlib.util
 import math
 import re
@@ -107,14 +108,17 @@ def regex(value: str) -> str | None:
         return f"a regular expression: {error}"
 
 
-def data(spec: str) -> None:
+def data(spec: str, prompts: bool = False) -> None:
     """A data specification of known formats whose files are there, or will be where they are those
     of a recipe's stage. Raises ValueError or FileNotFoundError."""
     for part in corpora.split(spec) if spec else ():
-        read = corpora.parse if re.search(r"\{\w+\}", part) else corpora.read
-        read(part)
+        if re.search(r"\{\w+\}", part):
+            corpora.parse(part)
+        else:
+            corpora.read(part, prompts=prompts)
 
 
+prompts = needed(functools.partial(data, prompts=True), "data as in 'format:path[slice]'")
 needed_data = needed(data, "data as in 'format:path[slice]'")
 
 

@@ -116,6 +116,8 @@ _READING = {
     "on_error": _ON_ERROR,  # Of malformed rows: "skip" counts them.
     **_MESH,
 }
+_PROMPTS = data("", rules.prompts)  # Of data whose responses mean nothing, where it has any.
+_ASKING = _READING | {"data": _PROMPTS}
 # Of conversations that are scored.
 _SCORING = {**_READING, "max_tokens": sets(0, at_least(0))}  # Prompts are cut. 0: what fits.
 # Attribute whose differences are preferences where none are.
@@ -265,7 +267,7 @@ SETTINGS = {
     "sample": {
         **_SEED,
         **_MODEL | {"model.name": model("", anything)},  # A language model.
-        **_READING,  # Prompts.
+        **_ASKING,
         # Every prompt is answered with each of these attribute settings; "" asks for nothing.
         "conditions": sets(
             (PAPER_CONDITION,),
@@ -319,7 +321,7 @@ SETTINGS = {
         # Language model, asked for nothing, that log Q(y|a,x) is held against.
         "reference": model("", anything),
         "dtype": _DTYPE,  # Of the computation.
-        **_READING,  # Prompts.
+        **_ASKING,
         # Each is asked for these values in turn,
         "attributes": sets(("verbosity", "complexity"), needed(rules.names, "names")),
         "requested": sets((0, 1, 2, 3, 4), rules.attribute_values),
@@ -333,8 +335,8 @@ SETTINGS = {
     # NeMo-Aligner's values where it states them; HelpSteer2-Preference's own are not published.
     "reinforce": {
         **{key: each for key, each in _TRAINING.items() if key not in _OF_EPOCHS},
-        **_READING,  # Prompts.
-        "validation": _NEEDED_DATA,  # Prompts that are not trained on, answered before and after.
+        **_ASKING,
+        "validation": _PROMPTS,  # That are not trained on, answered before and after.
         # "name=MODEL,name=MODEL": what scores responses.
         "reward_models": models("", needed(parsed(rules.parse_policies), "name=MODEL")),
         # As in "main=1,watch=0": one of weight 0 only watches; "": 1 of each.

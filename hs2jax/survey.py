@@ -44,7 +44,8 @@ def survey(spec: str, *, skip: bool = False, derive: str = "", own_way: bool = F
 def _survey(spec: str, skip: bool, derive: str, own_way: bool, changed: tuple) -> Survey:
     digest, record = hashlib.sha256(), Record()
     try:
-        for group in corpora.read(spec, on_error="skip" if skip else "raise", record=record):
+        on_error = "skip" if skip else "raise"
+        for group in corpora.read(spec, on_error=on_error, record=record, prompts=True):
             correct = group.ratings and all(each.keys() == {"correct"} for each in group.ratings)
             found, ties = pairs(group, "correct" if correct else derive or None)
             record.pairs += len(found)

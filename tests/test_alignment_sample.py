@@ -10,7 +10,7 @@ import stages
 import tiny
 from test_alignment_killed import StoppedError
 
-from hs2jax import configs
+from hs2jax import configs, survey
 from hs2jax.alignment import sample as sampling
 from hs2jax.alignment import sampled_rows, server
 from hs2jax.alignment.sample import sample
@@ -106,6 +106,34 @@ def test_the_papers_settings():
     config = configs.defaults("sample")
     assert [parse_condition(text) for text in config.conditions] == [paper]
     assert (config.n, config.temperature, config.top_p) == (10, 0.7, 0.9)
+
+
+def test_prompts_alone_are_enough_to_be_answered_and_for_nothing_else(here, tmp_path):
+    asked = tiny.talk("Hi", "Hello") + tiny.talk("Why?", "-")[:1]
+    rows = [{"prompt": "Why?"}, {"prompt": asked}, {"prompt": "Why?", "system": "Be brief."}]
+    data = f"prompts:{stages.write(tmp_path / 'prompts.jsonl', rows)}"
+    config = stages.sampling(here, data=data)
+    configs.check(config)
+    found = sampling.requests(config, "", Record())
+    system = {"role": "system", "content": "Be brief."}
+    assert [list(group.prompt) for group in found] == [asked[2:], asked, [system, *asked[2:]]]
+    assert survey.survey(data).record.groups == 3
+    with pytest.raises(ValueError, match="prompts without responses are to be sampled from, only"):
+        corpora.read(data)
+
+    def takes(rule) -> bool:
+        try:
+            return rule(data) is None
+        except ValueError:
+            return False
+
+    keys = {
+        f"{kind}.{key}"
+        for kind, settings in configs.SETTINGS.items()
+        for key, each in settings.items()
+        if each.identity == "data" and kind != "judge" and takes(each.rule)
+    }
+    assert keys == {"sample.data", "steer.data", "reinforce.data", "reinforce.validation"}
 
 
 # Elsewhere ----------------------------------------------------------------------------------------

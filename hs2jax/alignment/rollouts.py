@@ -44,7 +44,7 @@ def prompts(spec: str, config, policy: LanguageModel, record: Record) -> list[Gr
     """
     groups = [
         Group(group.prompt, group.responses[:1], source=group.source)
-        for group in corpora.read(spec, on_error=config.on_error, record=record)
+        for group in corpora.read(spec, on_error=config.on_error, record=record, prompts=True)
     ]
     positions = min(config.row_length, policy.config.max_seq_len)
     found = sources.fitting(policy.tokenizer, policy.config, config, groups, record, positions)

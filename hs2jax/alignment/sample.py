@@ -71,8 +71,8 @@ def requests(config, below: str, record: Record) -> list[Group]:
     """Make a group of each prompt and attribute setting, with a text below its last turn; what they
     have as responses means nothing."""
     asked = [config_rules.parse_condition(text) for text in config.conditions]
-    found = []
-    for group in corpora.read(config.data, on_error=config.on_error, record=record):
+    found, how = [], {"on_error": config.on_error, "record": record}
+    for group in corpora.read(config.data, prompts=True, **how):
         *earlier, last = group.prompt
         prompt = (*earlier, {**last, "content": last["content"] + below})
         found += [

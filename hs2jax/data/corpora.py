@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hs2jax.data import fields, files, rows, tables
-from hs2jax.data.formats import ATTRIBUTES, FORMATS, NO_MAP
+from hs2jax.data.formats import ATTRIBUTES, FORMATS, NO_MAP, PROMPTS
 from hs2jax.data.groups import DataError, FieldError, Group, row_unit
 from hs2jax.data.record import Record
 from hs2jax.data.templates import ORDER
@@ -72,6 +72,7 @@ def read(
     on_error: str = "raise",
     record: Record | None = None,
     others: dict[str, dict] | None = None,
+    prompts: bool = False,
 ) -> Iterator[Group]:
     """Read the groups of one file or of several, one after the other.
 
@@ -89,6 +90,7 @@ def read(
         record: counts rows, groups and skipped rows. Needed to skip.
         others: gets, by the source of each group before it is given, the fields of its row that
             hold none of its texts, such as ids; of a group of several rows a list for each.
+        prompts: the responses mean nothing, so that files of prompts alone will do.
 
     Raises ValueError or FileNotFoundError at once for a wrong spec, and DataError for a malformed
     row, when it comes to it. A damaged file is an error in any case.
@@ -97,6 +99,8 @@ def read(
         raise ValueError(f"on_error is {on_error!r}, expected 'raise' or 'skip'")
     if on_error == "skip" and record is None:
         raise ValueError("on_error='skip' needs a record, where what is skipped is counted")
+    if not prompts and any(each.format == PROMPTS for each in parse(spec)):
+        raise ValueError(f"'{spec}': prompts without responses are to be sampled from, only")
     record = Record() if record is None else record
     files = (each._replace(others=others) for each in _files(spec))
     return itertools.chain.from_iterable(_groups(each, on_error, record) for each in files)
@@ -331,6 +335,8 @@ def _nearest(row: dict, spec: Spec) -> str:
     """Name the format that reads a row, or of whose columns it has the most; "" for the spec's."""
     found: dict[str, tuple[bool, int]] = {}
     for name, form in FORMATS.items():
+        if name == PROMPTS and len(row) > 1:  # Any row with a prompt has one.
+            continue
         one, whole = fields.take({**row, **form.of_path(spec.path)}, NO_MAP, form.own), True
         try:
             form.read(one)

@@ -56,6 +56,7 @@ LABEL = re.compile(r"\s*([^:,]*[^:,\s])\s*:\s*([-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?)
 LOGS = ("log_attribute", "log_prior", "log_proposal")
 MEASURED = "measured rewards log_ratio log_policy log_reference"  # Of them, by other verbs.
 NO_MAP = Map()
+PROMPTS = "prompts"  # The format of prompts alone.
 LARGEST = 0.01  # Sums of logarithms that are rounded may be a little more than 0.
 
 
@@ -146,6 +147,12 @@ def responses(row: Row) -> Group:
     messages) with a `response` or a list of `responses`."""
     named = "messages" if "messages" in row else rows.either(row, "responses", "response")
     return Group(*rows.answered(row, named))
+
+
+def prompts(row: Row) -> Group:
+    """Only what is to be answered: a `prompt` (text or messages), where `system` may stand beside
+    it. Its response stands for those to come."""
+    return Group(rows.with_system(row, rows.conversation(row, "prompt")), ("-",))
 
 
 def conversations(row: Row) -> Group:
@@ -333,6 +340,7 @@ FORMATS = {
         extras="motivation_app",
     ),
     "preference": Format(preference),
+    PROMPTS: Format(prompts, labels=False),
     "ratings": Format(
         ratings,
         own=("prompt", "system", "response", "responses", "messages", "ratings", "strength"),
