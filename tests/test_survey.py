@@ -62,6 +62,12 @@ def made(folder, kind: str, **changes):
             "data": f"sampled:{folder}/sampled.jsonl",
         },
         "steer": {"policies": f"a={policy}", "reward_model": ratings, "data": good},
+        "reinforce": {
+            "model.name": policy,
+            "reward_models": f"a={ratings}",
+            "data": good,
+            "validation": good,
+        },
     }
     changes = {k: x.format(folder) if isinstance(x, str) else x for k, x in changes.items()}
     config.update_from_flattened_dict(usual[kind] | changes)
