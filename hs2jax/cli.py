@@ -46,7 +46,7 @@ def main(argv=None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv == ["--version"]:
         return print(f"hs2jax {importlib.metadata.version('hs2jax')}")
-    if argv[:1] == ["help"] and set(argv[1:2]) & {*VERBS}:
+    if argv[:1] == ["help"] and argv[1:]:
         argv = [argv[1], "--help", *argv[2:]]
     if not argv or argv[0] not in VERBS:
         asked = bool(argv) and argv[0] in ("help", "--help", "-h")

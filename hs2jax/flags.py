@@ -186,7 +186,7 @@ def load(file: str):
 
             every = dict.fromkeys(key for kind in configs.SETTINGS.values() for key in kind)
             what = config_rules.unknown_key(every, missing[1])
-        elif type(error) is not ValueError:
+        elif type(error) not in (ValueError, FileNotFoundError):
             what = f"{type(error).__name__}: {what}"
         raise ValueError(f"{path}, line {line}: {what}" if line else f"{path}: {what}") from error
     if not isinstance(config, ConfigDict):

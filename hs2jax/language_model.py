@@ -220,6 +220,7 @@ class LanguageModel(Model):
         None for what fits; results do not depend on it. options
         (truncate, skip, record): of each conversation, see `data.conversations.encode`.
         """
+        check_names(options, "LanguageModel.log_probability_groups", encode)
         # Texts each by itself, so that what is the prompt's of its tokens depends on no other.
         parts = [[group] if group.tokens else _alone(group) for group in groups]
         flat = list(itertools.chain(*parts))

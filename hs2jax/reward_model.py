@@ -23,7 +23,7 @@ from hs2jax.data.groups import Group
 from hs2jax.data.packing import Example
 from hs2jax.data.record import Record
 from hs2jax.inference import plan_rows, predict, run_batches
-from hs2jax.model import Model, load
+from hs2jax.model import Model, check_names, load
 from hs2jax.models import heads, sharding
 
 log = logging.getLogger(__name__)
@@ -174,6 +174,7 @@ class RewardModel(Model):
     ) -> list[np.ndarray | None]:
         """Compute outputs [responses, K] of each group, None for one that is left out. What is not
         finite stays so, and is named in the log. options: see `encode`; the others: see `score`."""
+        check_names(options, "RewardModel.score_groups", self.encode, encode)
         parts = self.encode(groups, **options)
         tables = iter(self.predict(list(itertools.chain(*parts)), layout=layout, rows=rows))
         bad, found = [], []

@@ -116,6 +116,19 @@ def test_the_cards_snippet_gives_the_scores(folder, monkeypatch, name):
 
 
 @pytest.mark.parity
+def test_a_policys_card_loads_it(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    tiny.language_model(tmp_path)
+    text = (tmp_path / card.NAME).read_text()
+    assert "pipeline_tag: text-generation" in text
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(re.search(r"```python\n(.*?)```", text, re.S)[1], found)
+    ids = found["tokenizer"].apply_chat_template(TALK, return_tensors="pt", return_dict=True)
+    assert torch.isfinite(found["model"](**ids).logits).all()
+
+
+@pytest.mark.parity
 def test_trl_gives_the_scores_as_its_reward(folder, tmp_path):
     pytest.importorskip("torch")
     trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")

@@ -12,7 +12,7 @@ import stages
 import tiny
 from command import fail, hs2jax, succeed
 
-from hs2jax import configs, flags
+from hs2jax import cli, configs, flags
 from hs2jax.data import corpora
 from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
@@ -163,7 +163,7 @@ def test_too_long_is_refused_or_truncated(folder, tmp_path):
 # Bad input ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [[], ["frobnicate"]])
+@pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["help", "frobnicate"]])
 def test_without_a_known_verb_the_verbs_are_listed(arguments):
     said = fail(*arguments)
     assert all(word in said for word in ("run", "train", "score", "report", *arguments))
@@ -175,6 +175,7 @@ def test_help_is_no_failure():
     assert "hs2jax judge" not in said
     assert "hs2jax convert" in succeed("help")
     assert "--on_error" in succeed("help", "score")
+    assert all(f"    hs2jax {verb} " in cli.__doc__ for verb in flags.VERBS)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in configs.SETTINGS if kind != "recipe"])

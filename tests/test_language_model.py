@@ -128,6 +128,8 @@ def test_a_keyword_that_is_none_is_named_as_it_was_typed():
         MODEL.sample([], temprature=0.5)
     with pytest.raises(TypeError, match=r"log_probability\(\) takes no 'trunc'.*'truncate'"):
         MODEL.log_probability([], trunc=True)
+    with pytest.raises(TypeError, match=r"log_probability_groups\(\) takes no 'trunc'.*'truncate'"):
+        MODEL.log_probability_groups([], trunc=True)
 
 
 def test_what_is_longer_than_the_positions():

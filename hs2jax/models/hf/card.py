@@ -46,7 +46,8 @@ print(dict(zip(model.config.id2label.values(), scores)))
 ```
 
 With hs2jax, many at a time, and text that looks like control tokens stays text: \
-`RewardModel.load(folder).score([conversation])`.
+`RewardModel.load(folder).score([conversation])`, or as a server, which takes the requests of \
+vLLM's and OpenRLHF's clients: `hs2jax serve --model=FOLDER`.
 """
 _SCALAR = """
 In TRL, as the reward of GRPO or RLOO: `GRPOTrainer(reward_funcs="FOLDER", ...)`, with prompts as \
