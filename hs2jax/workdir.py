@@ -323,8 +323,7 @@ def from_first(value):
 
 def to_json(value, **options) -> str:
     """Make JSON, which has no numbers that are not finite: null stands for one."""
-    value = json.loads(json.dumps(value), parse_constant=lambda name: None)
-    return json.dumps(value, **options)
+    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), **options)
 
 
 def write_json(path: Path, value) -> None:
