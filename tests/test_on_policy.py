@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
+import tiny_policies
 from families import ONE_OF_EACH, VARIANTS
 
 from hs2jax.data.chat import Encoded, prompt_ids
@@ -12,7 +13,7 @@ from hs2jax.data.conversations import group_conversations
 from hs2jax.inference import response_log_probabilities
 from hs2jax.language_model import LanguageModel
 from hs2jax.models.next_token import Choice, draw
-from hs2jax.models.sampler import keys
+from hs2jax.models.sampler import Drawing, SampleRequest, keys, sample
 
 PROMPTS = [[{"role": "user", "content": text}] for text in ("Hi", "Where do the birds go?")]
 
@@ -58,3 +59,18 @@ def test_by_hand(temperature, first):
     tokens, found = draw(keys(0, [0] * 64, range(64)), logits, choice, temperature, 1.0)
     assert set(np.asarray(tokens).tolist()) == {0, 1}
     np.testing.assert_allclose(found, expected[np.asarray(tokens)], atol=1e-6)
+
+
+def test_a_sample_has_ended_where_any_end_stands_in_it_and_not_in_the_prompt():
+    of, ends = tiny_policies.config(12), (3, 5)
+    prompt, longest = np.array([3, 5, 3], np.int32), 8
+    requests = [SampleRequest(0, key, longest) for key in keys(0, [0] * 96, range(96))]
+    drawing = Drawing(tuple((end,) for end in ends), temperature=2.0)
+    params = tiny_policies.parameters(of)["decoder"]
+    found = sample(params, of, [prompt], requests, drawing)
+    last = [one.tokens[-1] if one.finished else None for one in found]
+    assert {3, 5, None} == set(last)
+    for one in found:
+        assert not set(one.tokens[:-1].tolist()) & set(ends)
+        assert one.finished == (one.tokens[-1] in ends)
+        assert one.finished or len(one.tokens) == longest  # And no end is added.

@@ -40,7 +40,7 @@ from hs2jax.workdir import row
 
 log = logging.getLogger(__name__)
 
-HELD_OUT = 1  # Added to the seed: held-out prompts have random numbers of their own.
+HELD_OUT = 2**30  # The first held-out prompt's number, which no prompt of a step comes to.
 SHOWN = ("reward", "kl", "length", "entropy")
 
 
@@ -117,13 +117,13 @@ def reinforce(config, run: stage.Run) -> list[dict]:
         """The policy's parameters of now, for whom samples."""
         return trainable.finish(trainable.join(state["params"], frozen))["decoder"]
 
-    def roll(name, groups, n, clock, **settings):
+    def roll(name, groups, n, clock, first):
         """Rollouts of a file, or new ones that are written to it."""
         path = folder / f"{name}.jsonl"
         there = workdir.from_first(workdir.read_rows(path) if path.exists() else None)
         if there is None:
             policy.params = current()
-            there = roller.roll(groups, n, clock=clock, **settings)
+            there = roller.roll(groups, n, first=first, clock=clock)
             policy.params = None  # Or they would be held beside the state after the update.
             workdir.settle(folder)  # Another run must not take them for its own.
             run.write(f"{name}.jsonl", there)
@@ -133,8 +133,7 @@ def reinforce(config, run: stage.Run) -> list[dict]:
         return there, worth, found
 
     def evaluate(name):
-        own = {"first": 0, "seed": config.seed + HELD_OUT}
-        rows, _, found = roll(f"items/{name}", held_out, 1, {}, **own)
+        rows, _, found = roll(f"items/{name}", held_out, 1, {}, first=HELD_OUT)
         if name != "start" or not now:
             out.write("validation", now, found)
             out.say(f"step {now}, held out: {metrics.one_line({x: found[x] for x in SHOWN})}")
@@ -149,8 +148,7 @@ def reinforce(config, run: stage.Run) -> list[dict]:
                 turns = range(now * config.batch_size, (now + 1) * config.batch_size)
                 groups, clock = [prompts[int(order[i])] for i in turns], {}
                 name = f"rollouts/{now + 1:06d}"
-                own = {"first": turns[0], "seed": config.seed}
-                rows, worth, found = roll(name, groups, config.n, clock, **own)
+                rows, worth, found = roll(name, groups, config.n, clock, first=turns[0])
                 if now == 0:
                     out.say(f"sampler and trainer differ by {on_policy(rows):.2g} nats at most")
                 begun = time.time()

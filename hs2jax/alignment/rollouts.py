@@ -63,18 +63,17 @@ class Roller(NamedTuple):
     config: Mapping
 
     def roll(
-        self, groups: Sequence[Group], n: int, *, first: int, seed: int, clock: dict[str, float]
+        self, groups: Sequence[Group], n: int, *, first: int, clock: dict[str, float]
     ) -> list[dict]:
         """Sample n responses to each prompt, score them and ask the start for them.
 
-        first: a number that no other prompt of this seed has; each sample has its own random key,
-        whatever lies beside it. clock: seconds of each stage, which are added to. No stage leaves
-        arrays on the device; the cache goes with the sampler.
+        first: the number of the first prompt, which no other has; each sample has its own random
+        key, whatever lies beside it. clock: seconds of each stage, which are added to. No stage
+        leaves arrays on the device; the cache goes with the sampler.
         """
-        policy, T = self.policy, self.config.temperature
-        begun, each = time.time(), {"temperature": T, "tempered": True, "seed": seed}
-        longest = self.config.max_new_tokens
-        found = policy.sample_groups(groups, n, first=first, max_new_tokens=longest, **each)
+        policy, T, begun = self.policy, self.config.temperature, time.time()
+        settings = {name: self.config[name] for name in ("seed", "temperature", "max_new_tokens")}
+        found = policy.sample_groups(groups, n, first=first, tempered=True, **settings)
         begun = _clocked(clock, "sampling", begun)
         rows = [
             {
