@@ -254,6 +254,15 @@ def test_a_policy_starts_at_ln_2_and_its_gain_is_that_of_its_export(data, run):
     assert change == pytest.approx(log_ratio[:, 0].mean(), rel=1e-3)
 
 
+def test_on_any_number_of_devices_a_run_learns_the_same(data, run):
+    mesh = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "micro_batch_size": 2}
+    loop.train(config(data, **mesh), data / "meshes")
+    ours, theirs = (metrics.read(x / "metrics.jsonl") for x in (data / "meshes", run[1]))
+    for a, b in zip(ours, theirs, strict=True):
+        for name in ("loss", "log_chosen", "log_rejected", "loss_at_reference"):
+            assert a[name] == pytest.approx(b[name], rel=2e-4), (a["step"], name)
+
+
 def test_a_policy_that_leaves_its_reference_stops_with_the_reason(data):
     """At once where it is started again, unless it may go further."""
     of, place = config(data, **{"optimizer.learning_rate": 1.0}), data / "diverged"

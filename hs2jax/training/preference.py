@@ -70,7 +70,7 @@ class PreferenceTask(tasks.PolicyTask):
         return found, {"loss": float(loss), **{name: float(x) for name, x in values.items()}}
 
     def rows(self, start: Sequence[dict], best: Sequence[dict], notes: dict) -> list[dict]:
-        found, changes = measures.rows("validation", best, ("reward",), chief="pairs"), {}
+        found, changes = measures.rows("validation", best, (), chief="pairs"), {}
         prompt = [item["prompt"] for item in best for _ in item["pairs"]]
         for i, side in enumerate(("chosen", "rejected")):
             log = [
@@ -83,7 +83,7 @@ class PreferenceTask(tasks.PolicyTask):
         return found + measures.rows_of("validation", "", len(prompt), changes)
 
     def results(self) -> dict:
-        return {"outputs": ["reward"]}
+        return {"outputs": ["implicit_reward"]}
 
     def diverged(self, values: dict[str, float]) -> str:
         drift, most = values.get("drift", 0.0), self.config.objective.max_drift
