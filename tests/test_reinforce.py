@@ -114,10 +114,10 @@ def test_results_hold_the_policy_against_its_start(here, whole):
 @pytest.mark.parametrize(
     ("owner", "name", "after"),
     [
-        (workdir, "write_rows", 3),  # After items/start,
-        (workdir, "write_rows", 5),  # the second step's rollouts,
+        (workdir, "write_rows", 5),  # After the second step's rollouts,
         (Checkpoints, "save", 1),
-        (LanguageModel, "save", 1),
+        pytest.param(workdir, "write_rows", 3, marks=pytest.mark.long),  # or items/start.
+        pytest.param(LanguageModel, "save", 1, marks=pytest.mark.long),
     ],
 )
 def test_killed_it_goes_on_with_the_same_bits(whole, tmp_path, owner, name, after):
@@ -142,7 +142,8 @@ def test_what_was_sampled_is_taken_by_no_other_run(whole, tmp_path):
         reinforce(other, tmp_path)
 
 
-@pytest.mark.parametrize("done", [1, 2])  # After a step, and among the held-out prompts.
+# After a step, and among the held-out prompts.
+@pytest.mark.parametrize("done", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_signal_saves_and_the_same_command_goes_on(whole, tmp_path, monkeypatch, done):
     _, config, rows = whole
     metrics = tmp_path / "run" / "metrics.jsonl"

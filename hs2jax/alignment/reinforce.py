@@ -157,7 +157,8 @@ def reinforce(config, run: stage.Run) -> list[dict]:
                 clock["update"] = time.time() - begun
                 now += 1
                 found |= values | {f"{name}_seconds": x for name, x in clock.items()}
-                found["learning_rate"] = float(rate(int(state["step"]) - 1)) if values else 0.0
+                if "loss" in values:
+                    found["learning_rate"] = float(rate(int(state["step"]) - 1))
                 out.write("train", now, found)
                 out.show(now, {x: found[x] for x in SHOWN})
                 if found.get("not_finite", 0) >= config.not_finite_limit:
@@ -219,12 +220,12 @@ def _scale(run: stage.Run, rater: RewardModel, weight: float) -> Scale:
 def on_policy(rows: Sequence[dict]) -> float:
     """The largest difference between what the sampler says of a token and what training says of it,
     in nats, of rollouts of the start, which both are."""
-    return max(
-        float(np.abs(np.subtract(of, reference)).max())
+    both = (
+        np.subtract(*(np.array(x, float) for x in pair))
         for each in rows
-        for of, reference in zip(each["log_policy"], each["log_reference"], strict=True)
-        if None not in of and None not in reference
+        for pair in zip(each["log_policy"], each["log_reference"], strict=True)
     )
+    return float(np.nanmax(np.abs(np.concatenate([*both]))))
 
 
 def _check(config, name: str, found: dict, worth: rollouts.Worth) -> None:
@@ -299,10 +300,14 @@ def results(before: Sequence[dict], after: Sequence[dict], steps: Sequence[dict]
         wins = np.where(end > start, 1.0, np.where(end == start, 0.5, 0.0))
         of, more = statistics.share(wins, where), held | {"reference": 0.5, "headline": True}
         rows.append(row(name, "", "win_rate", of.value, of.interval, n, **more))
+
+    def logs(item, name):
+        return np.array(item[name][0], float)  # NaN for what is not finite.
+
     measured = {
-        "kl": lambda x: np.subtract(x["log_policy"][0], x["log_reference"][0]).sum(),
+        "kl": lambda x: (logs(x, "log_policy") - logs(x, "log_reference")).sum(),
         "length": lambda x: len(x["tokens"][0]),
-        "entropy": lambda x: -np.mean(x["log_policy"][0]),
+        "entropy": lambda x: -logs(x, "log_policy").mean(),
         "repetition": lambda x: rollouts.repetition(x["tokens"][0]),
         "finished": lambda x: float(x["finished"][0]),
     }
