@@ -282,6 +282,7 @@ def _learn(config, policy, mesh, learner, state, rows, worth):
 def results(before: Sequence[dict], after: Sequence[dict], steps: Sequence[dict]) -> list[dict]:
     """Hold the policy against its start on the held-out prompts, and say how the training went."""
     prompts = [json.dumps(each["prompt"]) for each in before]
+    of_mean = functools.partial(statistics.interval, np.mean)
     held = {"against": "start", "reference": 0.0, "better": "higher"}
     rows = []
     for name in after[0]["rewards"]:
@@ -295,7 +296,7 @@ def results(before: Sequence[dict], after: Sequence[dict], steps: Sequence[dict]
             ("reward", end, {}),
             ("change_of_reward", end - start, held | {"headline": True}),
         ):
-            of = statistics.interval(np.mean, [values], where)
+            of = of_mean([values], where)
             rows.append(row(name, "", metric, of.value, of.interval, n, **more))
         wins = np.where(end > start, 1.0, np.where(end == start, 0.5, 0.0))
         of, more = statistics.share(wins, where), held | {"reference": 0.5, "headline": True}
@@ -316,7 +317,8 @@ def results(before: Sequence[dict], after: Sequence[dict], steps: Sequence[dict]
             if part and metric == "kl":
                 continue  # It is 0.
             values = np.array([of_item(each) for each in of], float)
-            found = statistics.interval(np.mean, [values], prompts)
+            share = metric in ("finished", "repetition")
+            found = statistics.share(values, prompts) if share else of_mean([values], prompts)
             rows.append(row("held out", part, metric, found.value, found.interval, len(of)))
     spent = {
         name: sum(each.get(f"{name}_seconds", 0.0) for each in steps) for name in rollouts.STAGES
