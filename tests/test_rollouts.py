@@ -13,6 +13,7 @@ from hs2jax import configs
 from hs2jax.alignment import rollouts
 from hs2jax.alignment.rollouts import PolicyGradient, Scale
 from hs2jax.data.conversations import unrated
+from hs2jax.training import step
 
 ONE = {"main": Scale()}
 
@@ -205,6 +206,24 @@ def test_the_gradient_over_all_responses_is_that_of_the_expected_reward(params):
     _, _, grads = tiny_policies.gradients(OF, params, lay(chances), PolicyGradient())
     assert max(np.abs(x).max() for x in jax.tree.leaves(exact)) > 0.1
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), grads, exact)
+
+
+def test_no_array_has_room_for_all_logits():
+    of = tiny_policies.config(50_000)
+    tokens = [[list(range(400))], [list(range(300))]]
+    every = [unrated(np.arange(3, dtype=np.int32), [np.asarray(some[0], np.int32)],
+                     loss_mask=np.zeros(3, bool)) for some in tokens]  # fmt: skip
+    names = ("weight", "share", "advantage", "old")
+    laid = rollouts.lay(
+        every, {x: rollouts.spread(np.ones((2, 1)), tokens) for x in names}, row_length=512, rows=2
+    )
+
+    def run(params, batch):
+        return step.gradients(params, batch, PolicyGradient(0.2), tiny_policies.apply(of))
+
+    compiled = jax.jit(run).lower(tiny_policies.parameters(of), laid).compile()
+    all_logits = 4 * 2 * 512 * 50_000
+    assert compiled.memory_analysis().temp_size_in_bytes < all_logits / 2
 
 
 # Configs ------------------------------------------------------------------------------------------
