@@ -59,6 +59,7 @@ setup(
     ],
     extras_require={
         "cuda": ["jax[cuda12]>=0.7.2,<0.13"],
+        "notebooks": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10", "pandas>=2.2"],
         "parity": ["torch>=2.6"],
         "serve": SERVE,
         "tensorboard": ["tensorboard>=2.16"],

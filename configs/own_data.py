@@ -37,7 +37,7 @@ def get_config(data=""):
     if FORMATS[corpora.parse(seen.spec)[0].format].benchmark:
         raise ValueError(
             f"--data={data} is a benchmark, not to be trained on: hs2jax evaluate "
-            f"--config=configs/evaluate.py:MODEL --config.data={seen.spec}"
+            f"--config=evaluate:MODEL --config.data={seen.spec!r}"
         )
     config.data.train = f"{seen.spec}[~:90%]"
     config.data.validation = f"{seen.spec}[~90%:]"

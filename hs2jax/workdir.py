@@ -183,7 +183,7 @@ def _advice(workdir: Path) -> str:
         return ""
     kind, more = read_json(workdir / "result.json")["kind"], ""
     if kind.startswith("train"):
-        more = f": to train further, start from config.model.name={workdir / 'model'}"
+        more = f": to train further, start from config.model.name={str(workdir / 'model')!r}"
     elif kind == "evaluate":
         more = "; another takes the scores that are kept, and computes only what is new"
     return f" It is finished{more}."
