@@ -254,6 +254,7 @@ def test_a_policy_starts_at_ln_2_and_its_gain_is_that_of_its_export(data, run):
     assert change == pytest.approx(log_ratio[:, 0].mean(), rel=1e-3)
 
 
+@pytest.mark.long
 def test_on_any_number_of_devices_a_run_learns_the_same(data, run):
     mesh = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "micro_batch_size": 2}
     loop.train(config(data, **mesh), data / "meshes")

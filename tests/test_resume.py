@@ -248,9 +248,12 @@ def test_what_makes_no_other_run_gives_its_result(folder, undisturbed, identity,
             np.testing.assert_allclose(a[name], b[name], rtol=0, atol=1e-5, err_msg=name)
 
 
+LONGER = pytest.param("train_policy", PAIRED, marks=pytest.mark.long)
+
+
 @pytest.mark.parametrize(
     ("kind", "changes"),
-    [("train_reward_model", PART), ("train_policy", SPLIT), ("train_policy", PAIRED)],
+    [("train_reward_model", PART), ("train_policy", SPLIT), LONGER],
     ids=["LoRA on the last layers", "groups in several micro-batches, some skipped", "pairs"],
 )
 def test_whatever_is_trained_is_gone_on_with(folder, kind, changes, request):

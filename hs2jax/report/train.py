@@ -17,7 +17,7 @@ LOSSES = {
 
 def sections(run: Run) -> list[Section]:
     """The validation data as an evaluation shows it, or what a policy learned of it."""
-    of_pairs = run.result["objective"] in config_rules.OF_PAIRS
+    of_pairs = run.result.get("objective") in config_rules.OF_PAIRS
     if run.kind == "train_policy" and not of_pairs:
         cases = _cases(run.items("validation")), "Held-out, furthest from learned"
         said = Section(run.name, *view("train_policy", select(run.rows, set="validation")), *cases)

@@ -97,8 +97,8 @@ class PreferenceTask(tasks.PolicyTask):
 
 
 def _extremes(group: Group, name: str) -> Group:
-    """Keep the responses with the highest and the lowest rating of a name, the first of equal ones;
-    the group as it is where two have none."""
+    """Keep the responses with the highest and the lowest rating of a name, of equal ones the first
+    and the last; the group as it is where fewer than two have one."""
     rated = [i for i, rating in enumerate(group.ratings) if name in rating]
     if len(rated) < 2:
         return group
