@@ -77,7 +77,7 @@ def measure(command, requests, expected, clients: int, seconds: float) -> str:
         taken, wrong, sizes = found
         rate = len(taken) / (time.monotonic() - begun)
         times = " | ".join(f"{x:.2f}" for x in np.quantile(taken, [0.5, 0.95, 0.99, 1.0]))
-        grown = f"{sizes[len(sizes) // 4]:.0f} to {sizes[-1]:.0f}"
+        grown = ", ".join(f"{sizes[len(sizes) * i // 4 - 1]:.0f}" for i in (1, 2, 3, 4))
         return f"{len(taken)} | {rate:.1f} | {times} | {max(wrong):.1e} | {grown}"
     finally:
         process.terminate()
@@ -94,7 +94,9 @@ def main(model, clients="200", seconds="120", data="helpsteer2:mini/train.jsonl[
     requests = [f"{head}Content-Length: {len(x)}\r\n\r\n".encode() + x for x in bodies]
     ours = [sys.executable, "-m", "hs2jax.cli", "serve", f"--model={model}", f"--port={PORT}"]
     plain = [sys.executable, str(Path(__file__).with_name("plain.py")), model, str(PORT)]
-    print("| server | answers | a second | p50 s | p95 | p99 | max | largest error | MB |")
+    print(
+        "| server | answers | a second | p50 s | p95 | p99 | max | largest error | MB by quarters |"
+    )
     for name, command in (("hs2jax serve", ours), ("plain", plain)):
         if name in ("hs2jax serve", *others):
             row = measure(command, requests, expected, int(clients), float(seconds))

@@ -37,7 +37,7 @@ from hs2jax.judging.judge import Judge
 from hs2jax.models import sharding
 from hs2jax.reward_model import RewardModel
 from hs2jax.serve import requests
-from hs2jax.serve.batching import ClosedError, FullError, LargerError
+from hs2jax.serve.batching import NotTakenError
 from hs2jax.serve.requests import StrictResponse, refusal
 from hs2jax.serve.scorers import Judgements, Rewards
 from hs2jax.serve.service import Service
@@ -178,17 +178,10 @@ def _answer_errors(app: FastAPI) -> None:
         place = ".".join(map(str, first["loc"][1:]))[:80] or "the body"
         return refusal(422, f"{place}: {first['msg'][:300]}")
 
-    @app.exception_handler(LargerError)
-    async def larger(request, error):
-        return refusal(413, str(error))
-
-    @app.exception_handler(FullError)
-    async def full(request, error):
-        return refusal(429, str(error), {"Retry-After": str(error.seconds)})
-
-    @app.exception_handler(ClosedError)
-    async def closed(request, error):
-        return refusal(503, str(error), {"Retry-After": "1"})
+    @app.exception_handler(NotTakenError)
+    async def not_taken(request, error):
+        headers = {"Retry-After": str(error.seconds)} if error.seconds else None
+        return refusal(error.code, str(error), headers)
 
     @app.exception_handler(Exception)
     async def fault(request, error):

@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import math
 import threading
 import time
@@ -35,20 +36,15 @@ def _count(event: str, *_, **__) -> None:
 jax.monitoring.register_event_duration_secs_listener(_count)
 
 
-class LargerError(ValueError):
-    """More is asked at once than ever fits into the queue."""
+class NotTakenError(RuntimeError):
+    """Work that is not taken; `code`: of HTTP; `seconds`: after which to ask again, if ever."""
+
+    def __init__(self, code: int, what: str, seconds: int | None = None):
+        super().__init__(what)
+        self.code, self.seconds = code, seconds
 
 
-class FullError(RuntimeError):
-    """The queue is full; `seconds` until it may not be."""
-
-    def __init__(self, seconds: int):
-        super().__init__(f"the queue is full; ask again in {seconds} s")
-        self.seconds = seconds
-
-
-class ClosedError(RuntimeError):
-    """Nothing that waits is computed any more."""
+STOPS = functools.partial(NotTakenError, 503, "the server stops", 1)
 
 
 @dataclasses.dataclass
@@ -100,22 +96,22 @@ class Batcher:
         threading.Thread(target=self._work, args=(told,), daemon=True).start()
 
     def close(self) -> None:
-        """Answer what waits with ClosedError, and compute nothing more."""
+        """Answer what waits with NotTakenError, and compute nothing more."""
         with self._changed:
             self._closed = True
             self._changed.notify()
 
     @contextlib.contextmanager
     def admit(self, items: int) -> Iterator[None]:
-        """Have places in the queue for as long as the block lasts. Raises LargerError where there
-        never are so many, and FullError where there are not now."""
+        """Have places in the queue for as long as the block lasts. Raises NotTakenError where there
+        never are so many, or not now."""
         with self._changed:
             if items > self.max_queue:
-                raise LargerError(
-                    f"{items} items are more than the queue of {self.max_queue} holds: ask in parts"
-                )
+                what = f"{items} items are more than the queue of {self.max_queue} holds"
+                raise NotTakenError(413, f"{what}: ask in parts")
             if self.admitted + items > self.max_queue:
-                raise FullError(min(60, max(1, math.ceil(self.admitted * self._pace))))
+                seconds = min(60, max(1, math.ceil(self.admitted * self._pace)))
+                raise NotTakenError(429, f"the queue is full; ask again in {seconds} s", seconds)
             self.admitted += items
         try:
             yield
@@ -129,7 +125,7 @@ class Batcher:
         waiting = [Waiting(x, concurrent.futures.Future(), cost(x)) for x in examples]
         with self._changed:
             if self._closed:
-                raise ClosedError("the server stops")
+                raise STOPS()
             self._queue.extend(waiting)
             self._changed.notify()
         return [each.found for each in waiting]
@@ -152,7 +148,7 @@ class Batcher:
                 self._answer(taken, placed)
         for each in self._queue:
             if each.found.set_running_or_notify_cancel():
-                each.found.set_exception(ClosedError("the server stops"))
+                each.found.set_exception(STOPS())
 
     def _compile(self) -> None:
         """Compile a program for each shape, and run it once."""

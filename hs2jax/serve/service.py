@@ -15,7 +15,7 @@ from hs2jax.data.chat import Encoded
 from hs2jax.data.conversations import fitted, join, share, unrated
 from hs2jax.data.packing import Example
 from hs2jax.serve import batching
-from hs2jax.serve.batching import Batcher
+from hs2jax.serve.batching import Batcher, NotTakenError
 from hs2jax.serve.requests import error_of
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Service:
         """Score items, called `name` in errors, in their order: {"index", "reward", "outputs",
         "tokens", "truncated"} of each, or {"index", "error"}. longest: of one, in tokens."""
         if items and not self.ready:
-            raise HTTPException(503, "the server is not ready", {"Retry-After": "1"})
+            raise NotTakenError(503, "the server is not ready", 1)
         longest = min(longest or self.longest, self.longest)
         with self.batcher.admit(len(items)):
             work = asyncio.ensure_future(self._score(items, name, truncate, longest))
@@ -136,9 +136,12 @@ class Service:
         """Put the numbers of examples to what is known of their items."""
         for run, table in zip(runs, tables, strict=True):
             if isinstance(table, Exception):
-                code = 503 if isinstance(table, batching.ClosedError) else 500
+                known = isinstance(table, NotTakenError)
+                error = error_of(
+                    *((table.code, str(table)) if known else (500, faults.told(table)))
+                )
                 for i in run:
-                    found[i] = {"index": i, "error": error_of(code, faults.told(table))}
+                    found[i] = {"index": i, "error": error}
                 continue
             for i, numbers in zip(run, table, strict=True):
                 if not np.isfinite(numbers).all():
