@@ -112,7 +112,7 @@ def test_aggregations_are_those_of_the_readings(everything, read):
     for name in set(lager.AGGREGATIONS) - set(lager.WEIGHTED):
         expected = lager.aggregate(logits, chosen[0].scale, name, preset)
         np.testing.assert_allclose(column(items, name), expected, atol=1e-6)
-    expected = np.asarray(lager.distribution(logits, preset))
+    expected = lager.distribution(logits, preset)
     np.testing.assert_allclose([item["distribution"] for item in items], expected, atol=1e-6)
 
 

@@ -37,7 +37,7 @@ def planted(rng, N, *, at=3, spread=3.0):
 
 def scores(logits, preset, weights=None):
     name = "lager_wo" if weights is None else "lager_w"
-    return np.asarray(lager.aggregate(logits, VALUES, name, preset, weights))
+    return lager.aggregate(logits, VALUES, name, preset, weights)
 
 
 def mean_loss(logits, targets, values, preset, weights):
@@ -164,7 +164,7 @@ def test_clusters_stay_together_and_every_sample_is_scored(members, folds, seed)
     for f, weights in enumerate(result.weights):
         held = result.fold == f
         for name, found in result.scores.items():
-            moved = found - np.asarray(lager.aggregate(logits, VALUES, name, OURS, weights))
+            moved = found - lager.aggregate(logits, VALUES, name, OURS, weights)
             np.testing.assert_allclose(moved[held], moved[held][0], atol=1e-5)
             assert lager.AGGREGATIONS[name].expectation or not moved[held].any()
 

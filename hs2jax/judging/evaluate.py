@@ -166,7 +166,7 @@ def score(
         beside = _baselines(config, each, readings, chosen, wanted, reward_model)
         found, scores = set_rows(config, name, each, chosen, beside, weights)
         rows += found
-        chances = np.asarray(lager.distribution(each.logits, preset, weights))
+        chances = lager.distribution(each.logits, preset, weights)
         if workdir.is_first():
             items = _items(each, chosen, scores, chances)
             workdir.write_rows(folder / "items" / f"{name}.jsonl", items)

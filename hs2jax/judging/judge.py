@@ -185,8 +185,8 @@ class Judge:
     def judgements(logits, criterion: Criterion, preset: lager.Preset, weights) -> list[Judgement]:
         """Judge by logits [N, 2, L + 1, S] of N readings of one question, as `score` does."""
         name = "lager_wo" if weights is None else "lager_w"
-        scores = np.asarray(lager.aggregate(logits, criterion.scale, name, preset, weights))
-        chances = np.asarray(lager.distribution(logits, preset, weights))
+        scores = lager.aggregate(logits, criterion.scale, name, preset, weights)
+        chances = lager.distribution(logits, preset, weights)
         return [
             Judgement(float(score), dict(zip(criterion.scale, map(float, row), strict=True)))
             for score, row in zip(scores, chances, strict=True)

@@ -1,8 +1,9 @@
 """One score from the logits of every layer at the score's place (LAGER, arXiv 2508.03550).
 
-Pure functions in float32. Axis letters, behind any leading axes: 2 for intermediate states without
-and with the model's final norm (`NORMS`), L + 1 entries of a model with L layers (0 is the
-embedding output, the last one is after the final norm in both), S candidate answers.
+Pure functions in float32, of NumPy's arrays; `combine` also of JAX's. Axis letters, behind any
+leading axes: 2 for intermediate states without and with the model's final norm (`NORMS`), L + 1
+entries of a model with L layers (0 is the embedding output, the last one is after the final norm in
+both), S candidate answers.
 
 The paper and its published repository are not of one mind; where they differ is a `Preset`.
 """
@@ -11,8 +12,6 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 NORMS = ("none", "final")
@@ -105,31 +104,31 @@ def aggregate(logits, values, aggregation: str, preset: Preset, weights=None):
     values the first one is taken. A reading that is not finite gives NaN.
     Raises ValueError for missing weights, or weights of another number of layers.
     """
-    way, values = AGGREGATIONS[aggregation], jnp.asarray(values, jnp.float32)
+    way, values = AGGREGATIONS[aggregation], np.asarray(values, np.float32)
     if way.of == "last":
         over_values = _of_norm(logits, preset)[..., -1, :]
     else:
         layers = used_layers(logits, preset)
         if way.of == "probabilities":
-            layers = jax.nn.softmax(layers)
+            layers = _softmax(layers)
         if way.weighted and weights is None:
             raise ValueError(f"{aggregation} needs the layers' weights: fit or load them first")
         over_values = combine(layers, weights if way.weighted else None)
         if way.of == "probabilities" and preset.double_softmax and not way.weighted:
             over_values = over_values * layers.shape[-2]  # The repository sums them.
     if not way.expectation:
-        likeliest = values[jnp.argmax(over_values, axis=-1)]
-        return jnp.where(jnp.isfinite(over_values).all(axis=-1), likeliest, jnp.nan)
+        likeliest = values[np.argmax(over_values, axis=-1)]
+        return np.where(np.isfinite(over_values).all(axis=-1), likeliest, np.float32("nan"))
     if way.of != "probabilities" or preset.double_softmax:
-        over_values = jax.nn.softmax(over_values)
-    return jnp.sum(over_values * values, axis=-1)
+        over_values = _softmax(over_values)
+    return (over_values * values).sum(axis=-1)
 
 
 def scores(logits, values, preset: Preset, weights=None) -> dict[str, np.ndarray]:
     """The scores f32 [...] by each aggregation, in the order of the paper's Table 2; those that are
     weighted only with weights [L']. Arguments as for `aggregate`."""
     return {
-        name: np.asarray(aggregate(logits, values, name, preset, weights))
+        name: aggregate(logits, values, name, preset, weights)
         for name in AGGREGATIONS
         if weights is not None or name not in WEIGHTED
     }
@@ -140,7 +139,7 @@ def distribution(logits, preset: Preset, weights=None):
 
     Its expectation is "lager_wo" or "lager_w". Raises ValueError as `aggregate` does.
     """
-    return jax.nn.softmax(combine(used_layers(logits, preset), weights))
+    return _softmax(combine(used_layers(logits, preset), weights))
 
 
 def combine(layers, weights=None):
@@ -148,15 +147,15 @@ def combine(layers, weights=None):
 
     A product and a sum, as accelerators may round a matrix product's arguments to fewer bits.
     """
-    used = layers.shape[-2]
+    used, array = layers.shape[-2], layers.__array_namespace__()
     weights = np.full(used, 1 / used) if weights is None else weights
-    weights = jnp.asarray(weights, jnp.float32)
+    weights = array.asarray(weights, array.float32)
     if weights.shape != (used,):
         raise ValueError(
             f"weights has shape {weights.shape}, but the preset uses {used} layers: they belong to "
             "another model or preset"
         )
-    return jnp.sum(layers * weights[:, None], axis=-2)
+    return (layers * weights[:, None]).sum(axis=-2)
 
 
 def _of_norm(logits, preset: Preset):
@@ -165,5 +164,11 @@ def _of_norm(logits, preset: Preset):
     No score depends on a constant that is added to a layer's candidates, and raw logits may be
     tens of thousands, of which float32 would keep few decimals in a sum.
     """
-    chosen = jnp.asarray(logits, jnp.float32)[..., NORMS.index(preset.norm), :, :]
-    return chosen - jnp.max(chosen, axis=-1, keepdims=True)
+    chosen = np.asarray(logits, np.float32)[..., NORMS.index(preset.norm), :, :]
+    with np.errstate(invalid="ignore"):  # An infinite one gives NaN.
+        return chosen - chosen.max(axis=-1, keepdims=True)
+
+
+def _softmax(x):
+    powers = np.exp(x - x.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)

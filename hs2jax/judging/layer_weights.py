@@ -118,11 +118,10 @@ def cross_validate(
         [_fit(data, fold != f, member, preset, recipe, seed).weights for f in range(folds)]
     )
     scores, levels = ({name: np.zeros(N, np.float32) for name in lager.WEIGHTED} for _ in range(2))
-    # All samples with the weights of each fold: arrays of one shape need compiling only once.
     for f, each in enumerate(weights):
         held = fold == f
         for name, score in scores.items():
-            found = np.asarray(lager.aggregate(logits, values, name, preset, each))
+            found = lager.aggregate(logits, values, name, preset, each)
             score[held] = found[held]
             if lager.AGGREGATIONS[name].expectation:  # Else it is one of the scale's values.
                 levels[name][held] = found[~held].mean()
@@ -169,7 +168,7 @@ def _fit_data(logits, targets, values, preset: Preset) -> FitData:
         targets = values[np.searchsorted(values, targets, side="right") - 1]
     # A value's label falls evenly to 0 at its neighbours, so that the labels' mean is the target.
     labels = np.stack([np.interp(targets, values, one) for one in np.eye(len(values))], axis=-1)
-    return FitData(layers, *(jnp.asarray(x, jnp.float32) for x in (targets, labels, values)))
+    return FitData(*(jnp.asarray(x, jnp.float32) for x in (layers, targets, labels, values)))
 
 
 def _fit(

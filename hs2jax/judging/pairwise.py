@@ -45,7 +45,7 @@ def margins(
     Swapping the two responses negates it. Raises ValueError as `lager.aggregate` does.
     """
     if way == "pointwise":
-        scores = np.asarray(lager.aggregate(logits, criterion.scale, aggregation, preset, weights))
+        scores = lager.aggregate(logits, criterion.scale, aggregation, preset, weights)
         return scores[:, 0] - scores[:, 1]
     a, b = letters(logits, aggregation, preset, weights)
     # By the rarer letter, as the other's probability may be 1 to float32 in both orders.
@@ -57,8 +57,7 @@ def letters(logits, aggregation: str, preset: Preset, weights=None) -> tuple[np.
     """Return the aggregated probabilities of A and of B, f32 [P, 2] each, of logits
     [P, 2, 2, L + 1, 2]; where the aggregation takes the likeliest answer, 1 and 0."""
     return tuple(
-        np.asarray(lager.aggregate(logits, np.float32(values), aggregation, preset, weights))
-        for values in ((1, 0), (0, 1))
+        lager.aggregate(logits, values, aggregation, preset, weights) for values in ((1, 0), (0, 1))
     )
 
 
