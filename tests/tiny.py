@@ -81,7 +81,7 @@ def parameters(of: Config, seed: int = 0):
 
     def draw(path, leaf):
         around, scale = (1.0, 0.1) if path[-1].key == "norm" else (0.0, 0.2)
-        return jnp.asarray(rng.normal(around, scale, leaf.shape), leaf.dtype)
+        return jnp.asarray(rng.normal(around, scale, leaf.shape).astype(leaf.dtype))
 
     shapes = weights.shapes(of)
     head = {name: shapes.pop(name) for name in ("lm_head",) if name in shapes}
@@ -105,7 +105,7 @@ def reward_model(
     """A reward model with random parameters of `config(**changes)`, on the mesh if there is one."""
     of = config(**changes)
     rng = np.random.default_rng(seed + 1)
-    head = {"kernel": jnp.asarray(rng.normal(0, 0.2, (of.hidden_size, len(outputs))), jnp.float32)}
+    head = {"kernel": jnp.asarray(np.float32(rng.normal(0, 0.2, (of.hidden_size, len(outputs)))))}
     if bias:
         head["bias"] = jnp.full((len(outputs),), 0.5)
     params = {"decoder": parameters(of, seed), "head": head}

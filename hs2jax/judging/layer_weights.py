@@ -59,10 +59,10 @@ class FitData(NamedTuple):
     distributions over the candidates [N, S]. values: what the candidates stand for [S].
     """
 
-    layers: jax.Array
-    targets: jax.Array
-    labels: jax.Array
-    values: jax.Array
+    layers: np.ndarray
+    targets: np.ndarray
+    labels: np.ndarray
+    values: np.ndarray
 
 
 def fit(
@@ -168,7 +168,7 @@ def _fit_data(logits, targets, values, preset: Preset) -> FitData:
         targets = values[np.searchsorted(values, targets, side="right") - 1]
     # A value's label falls evenly to 0 at its neighbours, so that the labels' mean is the target.
     labels = np.stack([np.interp(targets, values, one) for one in np.eye(len(values))], axis=-1)
-    return FitData(*(jnp.asarray(x, jnp.float32) for x in (layers, targets, labels, values)))
+    return FitData(*map(np.float32, (layers, targets, labels, values)))
 
 
 def _fit(

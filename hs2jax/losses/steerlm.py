@@ -121,16 +121,22 @@ def weigh_groups(
     sizes = [len(each) for each in log_policy]
     group_ids = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     policy = np.concatenate([np.asarray(each, np.float32) for each in log_policy])
-    target, baseline = steerlm2_weights(*np.concatenate(columns).T, policy, group_ids)
-    found = {
+    found = _weigh(*np.float32(np.concatenate(columns)).T, policy, group_ids)
+    stops = np.cumsum(sizes)[:-1]
+    parts = {name: np.split(np.asarray(x), stops) for name, x in found.items()}
+    return [dict(zip(parts, of, strict=True)) for of in zip(*parts.values(), strict=True)]
+
+
+@jax.jit
+def _weigh(*terms):
+    """What `weigh_groups` gives, flat: terms as for `steerlm2_weights`."""
+    (target, baseline), group_ids = steerlm2_weights(*terms), terms[-1]
+    return {
         "target": target,
         "baseline": baseline,
         "distance": steerlm2_distance(target, baseline, group_ids),
         "effective": effective_sample_size(target, group_ids),
     }
-    stops = np.cumsum(sizes)[:-1]
-    parts = {name: np.split(np.asarray(x), stops) for name, x in found.items()}
-    return [dict(zip(parts, of, strict=True)) for of in zip(*parts.values(), strict=True)]
 
 
 def mean_effective(groups: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
