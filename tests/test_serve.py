@@ -264,9 +264,9 @@ def test_what_was_left_is_not_computed(held):
         client.close()
     serving.soon(lambda: served.metric("hs2jax_queue_items") == 0, 3.0)
     go.set()
-    serving.soon(lambda: served.service.batcher.dropped >= 50)
-    assert served.service.batcher.computed - before == 1
-    assert len(served.scores(SHORT)) == 3
+    assert len(served.scores(SHORT)) == 3  # Behind all that waited.
+    assert batcher.computed - before == 1 + 3
+    assert 0 < batcher.dropped <= 50  # One may have gone before it was in the queue.
 
 
 def test_the_key_guards_every_route_but_health():
