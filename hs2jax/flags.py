@@ -249,13 +249,13 @@ def usage(verb: str, config=None) -> str:
 
 
 def comments(kind: str) -> dict[str, str]:
-    """Collect what stands in `configs` beside or above each setting of a kind, by its key."""
-    from hs2jax import configs
+    """Collect what stands in `settings` beside or above each setting of a kind, by its key."""
+    from hs2jax import settings
 
     blocks: dict[str, dict[str, str]] = {}
     everywhere: dict[str, str] = {}  # For a kind that takes a setting from another.
     found, above = {}, []
-    for line in inspect.getsource(configs).splitlines():
+    for line in inspect.getsource(settings).splitlines():
         code, _, comment = line.partition("# ")
         if not code.strip():
             above += [comment] * bool(comment)
