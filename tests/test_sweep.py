@@ -127,8 +127,11 @@ def test_a_killed_sweep_goes_on_and_its_table_has_each_arm_s_accuracy(folder, sw
 def test_a_finished_sweep_starts_no_process(folder, swept, caplog):
     caplog.set_level(logging.INFO, "hs2jax")
     config = f"--config={folder / 'sweep.py'}"
+    run = next((folder / "out").glob("*/seed-*/result.json")).parent
+    (run / "best" / "2").mkdir(parents=True)  # As where it was killed after its last file.
     done = hs2jax("sweep", config, f"--workdir={folder / 'out'}")
     assert done.code == 0, done.err
+    assert not (run / "best").exists()
     assert caplog.text.count("is finished") == 2
     assert "run 1 of" not in caplog.text
     said = fail("sweep", config, f"--workdir={folder / 'out'}", "--config.base.epochs=3")

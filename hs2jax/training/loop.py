@@ -27,6 +27,8 @@ from hs2jax.training.objectives import METRICS_OF
 
 log = logging.getLogger(__name__)
 
+SPENT = ("checkpoints", "best")  # What no later step needs of a finished run's folder.
+
 
 @locks.released
 def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
@@ -38,7 +40,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     """
     folder, started = Path(folder), time.time()
     configs.check(config)
-    spent = () if config.keep_checkpoints else ("checkpoints", "best")
+    spent = () if config.keep_checkpoints else SPENT
     if workdir.claim(folder, config, spent):
         return workdir.read_rows(folder / "results.jsonl")
     first = workdir.is_first()

@@ -51,6 +51,8 @@ def sweep(config: ConfigDict, folder: Path | str) -> list[dict]:
     for number, (arm, seed) in enumerate(todo, 1):
         place = arms.run_folder(arm, seed)
         if workdir.finished(place):
+            if not arm.config.keep_checkpoints:
+                workdir.remove(place, loop.SPENT)  # It may have been killed before.
             log.info("%s is finished", place)
             continue
         broken = [name for name in arm.needs if (name, seed) in failed]
