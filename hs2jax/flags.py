@@ -13,7 +13,8 @@ from ml_collections import ConfigDict, config_flags
 
 # The configs that come with this package: of an installation, or of a checkout.
 _HERE = Path(__file__).parent
-PRESETS = next(x for x in (_HERE / "presets", _HERE.parent / "configs") if x.is_dir())
+_PLACES = (_HERE / "presets", _HERE.parent / "configs")
+PRESETS = next((x for x in _PLACES if x.is_dir()), _PLACES[0])
 # The verb of each kind of config, and its function in a module below hs2jax.
 KINDS = {
     "recipe": ("run", "training.recipe", "run"),
