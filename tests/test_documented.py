@@ -41,7 +41,8 @@ def check(verb: str, words: list[str]) -> None:
     keys, config = KEYS, None
     name = Path(file.partition(":")[0]).stem
     if (flags.PRESETS / f"{name}.py").exists():
-        config = flags.load(name + file[len(file.partition(":")[0]) :])
+        argument = file[len(file.partition(":")[0]) :]
+        config = flags.load(name + argument * (Path(argument[1:]).suffix != ".csv"))  # A reader's.
         assert flags.KINDS[config.kind][0] == verb or verb in ("sweep", "plan")
         keys = config_rules.flat(config).keys()
     for key in (name.removeprefix("config.") for name in given if name.startswith("config.")):

@@ -92,7 +92,7 @@ def test_the_files_of_a_benchmark_are_one_set_and_what_is_left_out_is_missing(mo
     second = reward_bench(tmp_path / "b.jsonl", {"alpacaeval-easy": 2, "mt-bench-med": 40})
     settings = {"data": f"{first}+{second}"}
     said = fail("evaluate", *flags(model, tmp_path / "run", **settings))
-    assert f"{path}:1: a conversation is" in said
+    assert f"{path}:1: a conversation of 12045 tokens is longer than the 2048 that fit" in said
     assert "on_error=skip" in said
     assert not (tmp_path / "run" / "result.json").exists()
     settings["on_error"] = "skip"

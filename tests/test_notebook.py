@@ -68,7 +68,7 @@ def test_a_run_is_told_again_and_another_one_refused(trained):
         hs2jax.run(config, "gs://bucket/run")
 
 
-@pytest.mark.parametrize("kind", [k for k in configs.SETTINGS if k not in ("recipe", "sweep")])
+@pytest.mark.parametrize("kind", sorted({*configs.SETTINGS} - {"recipe", *configs.BASED}))
 def test_a_mistyped_key_names_the_nearest(kind):
     config = configs.defaults(kind).copy_and_resolve_references()
     for key in config_rules.flat(config):

@@ -86,7 +86,7 @@ def test_a_layer_that_knows_better_than_the_last_is_said_to(tmp_path):
         for kind in (page.Figure, page.Table)
     )
     assert figures["Weights by layer"].svg
-    assert figures["wit: predicted by human rating"].svg
+    assert figures["wit: predicted by rating"].svg
     by_criterion = tables["Differences by criterion"]
     assert all(name in " ".join(by_criterion.columns) for name in ("helpfulness", "wit"))
     assert "lager_w\u00a0−\u00a0e_score" in [line[0] for line in by_criterion.rows]

@@ -226,7 +226,7 @@ def test_what_makes_no_other_run_is_said_with_what_it_does(tmp_path, caplog, mon
     assert "last bits" not in text
     assert workdir.read_json(tmp_path / "config.json")["mesh"]["data"] == 1
     with pytest.raises(
-        ValueError, match=r"epochs: 2 -> 3\).* finished: to train .*name=.*/model\."
+        ValueError, match=r"epochs: 2 -> 3\).* finished: to train .*name=.*/model'?\."
     ):
         workdir.claim(tmp_path, training(epochs=3))
 
