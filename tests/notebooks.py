@@ -15,6 +15,35 @@ PATHS = sorted(FOLDER.glob("*.ipynb"))
 OWN = re.compile(r"/\S*?/(?=runs/|pairs\.csv|exported)|/tmp/ipykernel_\d+/")  # Of this machine.
 
 
+def cut_model(cache: Path, layers: int = 3) -> Path:
+    """Make a cache of models in which the notebooks' model has its first layers only. Returns it,
+    for HS2JAX_CACHE."""
+    import gguf
+
+    from hs2jax.models.hf import hub
+
+    name = "smollm2-135m-instruct"
+    reader = gguf.GGUFReader(hub.resolve(name))
+    folder = cache / hub.SHORT[name][1].replace("==", "-")
+    folder.mkdir(parents=True)
+    writer = gguf.GGUFWriter(folder / "model.gguf", "llama")
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name == "general.architecture":
+            continue
+        kind, of = field.types[0], field.types[-1] if len(field.types) > 1 else None
+        value = layers if field.name == "llama.block_count" else field.contents()
+        writer.add_key_value(field.name, value, kind, sub_type=of)
+    for tensor in reader.tensors:
+        layer = re.match(r"blk\.(\d+)\.", tensor.name)
+        if not layer or int(layer[1]) < layers:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return cache
+
+
 def run(path: Path, folder: Path):
     """Run a notebook in a folder; returns it with its outputs. Raises CellExecutionError of a cell
     that fails."""

@@ -1,4 +1,5 @@
-"""The notebooks of colab/: whole, plain and with what they show; NOTEBOOKS=1 runs them."""
+"""The notebooks of colab/: whole, plain and with what they show; NOTEBOOKS=1 runs them, on a model
+cut to its first layers, and with LONG=1 on the whole one."""
 
 import ast
 import os
@@ -45,9 +46,18 @@ def test_nothing_below_the_package_s_top_level_is_imported(name):
             assert not [x for x in names if x.startswith("hs2jax.")]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        if not os.environ.get("LONG"):
+            cut = notebooks.cut_model(tmp_path_factory.mktemp("cache"))
+            patch.setenv("HS2JAX_CACHE", str(cut))
+        yield
+
+
 @pytest.mark.skipif(not os.environ.get("NOTEBOOKS"), reason="NOTEBOOKS=1 runs them: minutes")
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_runs_from_top_to_bottom(name, tmp_path):
+def test_a_notebook_runs_from_top_to_bottom(name, tmp_path, cache):
     done = notebooks.kept(notebooks.run(notebooks.FOLDER / f"{name}.ipynb", tmp_path))
     there = nbformat.read(notebooks.FOLDER / f"{name}.ipynb", as_version=4)
     for now, before in zip(code(done), code(there), strict=True):
