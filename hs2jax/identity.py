@@ -7,6 +7,7 @@ sharded), of its config, and of its tokenizer with its template; other files by 
 bytes. `configs.SETTINGS` says which of these a key is.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import numpy as np
 
 from hs2jax import config_rules, configs, survey
 from hs2jax.data import files
+from hs2jax.models.hf import hub
 from hs2jax.models.hf.fingerprint import fingerprint
 
 Identity = dict[str, str]
@@ -33,7 +35,18 @@ def of(config) -> Identity:
             found[f"{key} (set {number})"] = of_set.digest
         for part, text in () if sets else _parts(setting.identity, flat[key]):
             found[f"{key}{part}"] = text
-    return found
+    return found | (_planned(config.base) if config.kind == "plan" else {})
+
+
+def _planned(base) -> Identity:
+    """Find what a plan of a training follows from: settings that change its step or the order of
+    its sums, and the shape of its model. Data and weights are not read."""
+    flat, found = config_rules.flat(base), {}
+    for key, setting in configs.SETTINGS[base.kind].items():
+        if setting.identity in ("value", "sums"):
+            found[f"base.{key}"] = json.dumps(flat[key], default=str)
+    shape = dataclasses.asdict(hub.config_of(base.model.name))
+    return found | {"base.kind": base.kind, "base.model.name (config)": content_key(shape)}
 
 
 def free(config, kind: str = "free") -> Identity:

@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hs2jax import compiled, configs, workdir
+from hs2jax import compiled, configs, locks, workdir
 from hs2jax.data import loader
 from hs2jax.data.chat import Encoded
 from hs2jax.data.groups import Pair
@@ -54,15 +54,18 @@ CHIPS = {
 }
 
 
+@locks.released
 def plan(config, folder: Path | str) -> list[dict]:
-    """Compile a training's step for a slice; returns the rows of results.jsonl.
+    """Compile a training's step for a slice; returns the rows of results.jsonl, at once where the
+    folder has them.
 
     Raises ValueError for a config that cannot be, and RuntimeError where there is no compiler.
     """
     folder, base = Path(folder), config.base
     configs.check(config)
     configs.check(base, "config.base", reading=False)
-    workdir.take(folder, config)
+    if workdir.claim(folder, config):
+        return workdir.read_rows(folder / "results.jsonl")
     chip = CHIPS[config.topology.split(":")[0]]
     mesh = sharding.make_mesh(**base.mesh, of=devices(config.topology))
     task = tasks.make(base, mesh, model_of(base))

@@ -1,5 +1,6 @@
 """A session on a lent machine, such as a notebook's: what it is to be told, and not to be asked."""
 
+import contextlib
 import functools
 import importlib.metadata
 import logging
@@ -58,10 +59,8 @@ def public_first(download: Callable, *names, **options):
     download raises, and PermissionError where the hub wants a token that is not there."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    try:
+    with contextlib.suppress(GatedRepoError, RepositoryNotFoundError):
         return download(*names, token=False, **options)
-    except (GatedRepoError, RepositoryNotFoundError):
-        pass
     try:
         return download(*names, **options)
     except (GatedRepoError, RepositoryNotFoundError) as error:

@@ -12,7 +12,7 @@ import nbformat
 
 FOLDER = Path(__file__).parent.parent / "colab"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
-OWN = re.compile(r"/\S*?/(?=runs/|pairs\.csv|exported)|/tmp/ipykernel_\d+/")  # Of this machine.
+OWN = re.compile(r"/\S*?/(?=runs/|pairs\.csv|exported)|/\S*?/ipykernel_\d+/")  # Of this machine.
 
 
 def cut_model(cache: Path, layers: int = 3) -> Path:

@@ -16,7 +16,7 @@ from hs2jax.data import files
 from hs2jax.models.hf import fingerprint, hub
 from hs2jax.training import recipe
 
-KINDS = [kind for kind in configs.SETTINGS if kind not in ("recipe", "sweep")]
+KINDS = [kind for kind in configs.SETTINGS if kind not in ("recipe", *configs.BASED)]
 
 
 def another(value):

@@ -1,5 +1,6 @@
 """Plans: operations and collectives are counted as they are, and the step is the training's own."""
 
+import dataclasses
 import functools
 import math
 
@@ -11,7 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from tiny_models import TINY, random_params, save
 
-from hs2jax import compiled, configs, plan
+from hs2jax import compiled, configs, locks, plan, workdir
 from hs2jax.models import sharding
 from hs2jax.models.decoder import Decoder
 from hs2jax.models.hf import hub, weights
@@ -162,3 +163,20 @@ def test_a_slice_is_planned_without_one(tmp_path):
     assert 0 < found["memory", "memory"] < found["memory", "memory_left"] < 16 * 2**30
     assert 0 < found["work", "mfu_at_most"] < 1
     assert any(part.startswith("collective/all-gather") for part, _ in found)
+    assert plan.plan(config_of(tmp_path / "model"), tmp_path / "run") == rows
+
+
+def test_a_folder_holds_one_plan(tmp_path):
+    save(tmp_path / "model")
+    config = config_of(tmp_path / "model")
+    assert workdir.claim(tmp_path / "run", config) is None
+    locks.release(tmp_path / "run")
+    assert workdir.finish(tmp_path / "run", config, {}, []) == []
+    assert plan.plan(config, tmp_path / "run") == []  # Nothing is compiled again.
+    config.base.batch_size = 40
+    with pytest.raises(ValueError, match=r"different: base\.batch_size: 20 -> 40"):
+        plan.plan(config, tmp_path / "run")
+    config.base.batch_size = 20
+    save(tmp_path / "model", dataclasses.replace(TINY, num_layers=2))
+    with pytest.raises(ValueError, match=r"different: base.model.name \(config\)"):
+        plan.plan(config, tmp_path / "run")

@@ -168,3 +168,15 @@ def test_the_mean_of_criteria_does_not_see_their_levels():
     assert found == pytest.approx(np.mean(each))
     assert statistics.spearman(people, moved) < found - 0.1
     assert math.isnan(within(statistics.spearman)(people, np.where(criterion, a, 1.0), criterion))
+
+
+def test_a_difference_of_shares_lies_within_what_it_can_be():
+    """Of two clusters one alike and one not: Student's t with one degree of freedom is wide."""
+    found = statistics.interval(np.mean, [np.array([0.0, -1.0])], [0, 1], statistics.OF_SHARES)
+    assert (found.value, found.interval) == (-0.5, (-1.0, 1.0))
+    many = [np.tile([0.0, -1.0, 0.0], 50)]
+    inside, plain = (
+        statistics.interval(np.mean, many, range(150), scale)
+        for scale in (statistics.OF_SHARES, statistics.PLAIN)
+    )
+    assert inside == plain

@@ -54,7 +54,7 @@ def prompts(spec: str, config, policy: LanguageModel, record: Record) -> list[Gr
 
 
 class Roller(NamedTuple):
-    """Who samples and who judges: the policy, whose parameters are those of the moment; the
+    """A policy with what judges it: the model, whose parameters are those of the moment; the
     parameters of its start; and the reward models by name."""
 
     policy: LanguageModel
@@ -295,7 +295,7 @@ def spread(table: np.ndarray, tokens: Sequence[Sequence[Sequence[int]]]) -> list
 
 
 def shares(tokens: Sequence[Sequence[Sequence[int]]], kept: np.ndarray, mean: str):
-    """What each response's tokens count, [G, k]: 1 / (responses that count), so that a response is
+    """The weight of a response's tokens, [G, k]: 1 / (responses that count), so that a response is
     the sum over its tokens, or with mean "tokens" 1 / (their tokens). One mask is in numerator and
     denominator, over the whole optimizer step."""
     length = np.array([[len(ids) for ids in some] for some in tokens], float)

@@ -63,7 +63,8 @@ def search(
     place = "", "weights", len(group)
     held_out, alone = ({"held_out": statistics.share(x, group)} for x in (right, right_single))
     over_equal, over_single = (
-        statistics.interval(np.mean, [right - other], group) for other in (equal, right_single)
+        statistics.interval(np.mean, [right - other], group, statistics.OF_SHARES)
+        for other in (equal, right_single)
     )
     return dict(zip(names, weights.tolist(), strict=True)), [
         *rows_of(*place, {"accuracy": (difference @ weights > 0).mean()}),

@@ -102,7 +102,9 @@ def pair_rows(set: str, part: str, right: np.ndarray, group: np.ndarray) -> list
         "neither": int((~first & ~second).sum()),
         "p_mcnemar": float(p),
     }
-    difference = {"accuracy_difference": statistics.interval(np.mean, [change], group)}
+    difference = {
+        "accuracy_difference": statistics.interval(np.mean, [change], group, statistics.OF_SHARES)
+    }
     return [
         *rows_of(set, part, n, {"accuracy": first.mean()}, method="first"),
         *rows_of(set, part, n, {"accuracy": second.mean()}, method="second"),

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hs2jax.evaluation import statistics
-from hs2jax.evaluation.statistics import FISHER, LOG, Estimate
+from hs2jax.evaluation.statistics import FISHER, LOG, OF_SHARES, Estimate
 from hs2jax.workdir import row
 
 TOP = 4  # Of HelpSteer's ratings, 0 to 4, which kappa is of.
@@ -123,7 +123,7 @@ def pair_rows(set: str, items: Sequence[Mapping]) -> list[dict]:
         return []
     group, longer, shorter = pairs.group, pairs.lead > 0, pairs.lead < 0
     rule, best = ("longer", longer) if longer.sum() >= shorter.sum() else ("shorter", shorter)
-    lead = statistics.interval(np.mean, [right.astype(float) - best], group)
+    lead = statistics.interval(np.mean, [right.astype(float) - best], group, OF_SHARES)
     means = {
         "longer_wins": statistics.share(longer, group),
         "shorter_wins": statistics.share(shorter, group),

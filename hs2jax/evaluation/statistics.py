@@ -48,6 +48,8 @@ class Scale(NamedTuple):
 
 
 PLAIN = Scale(lambda x: x, lambda x: x)
+# A mean difference of shares, which is from -1 to 1 whatever few clusters show.
+OF_SHARES = Scale(lambda x: x, lambda x: np.clip(x, -1.0, 1.0))
 FISHER = Scale(np.arctanh, np.tanh)  # From -1 to 1: correlations, kappa.
 LOGIT = Scale(logit, expit)  # From 0 to 1: an area under a curve, F1.
 # Above 0: a squared error. Squares have heavy tails, so that few of them show their spread badly;

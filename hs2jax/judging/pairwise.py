@@ -146,7 +146,7 @@ def _accuracy_rows(part: str, method: str, margin, prompt, against=None, other=N
     ]
     if against:
         lead = right.astype(float) - (other > 0)
-        value, interval, *_ = statistics.interval(np.mean, [lead], prompt)
+        value, interval, *_ = statistics.interval(np.mean, [lead], prompt, statistics.OF_SHARES)
         marks = {"against": against, "reference": 0.0, "better": "higher"}
         rows.append(row("pairs", part, "accuracy", value, interval, **about, **marks))
     return rows

@@ -49,7 +49,7 @@ class Table(NamedTuple):
 
 
 class Opening(NamedTuple):
-    """What stands at the top of a page: large numbers, as (value, interval, words), facts by name,
+    """The top of a page: large numbers, as (value, interval, words), facts by name,
     and a remark."""
 
     numbers: Sequence[tuple[str, str, str]] = ()
@@ -77,7 +77,7 @@ class Case(NamedTuple):
 
 
 class Section(NamedTuple):
-    """What the page says of one thing; all verdicts stand at the top of the page."""
+    """A part of the page, about one thing; all verdicts stand at the top of the page."""
 
     title: str
     verdicts: Sequence[Verdict] = ()

@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import logging
 import math
 import threading
 import time
@@ -21,6 +22,8 @@ import numpy as np
 from hs2jax.data import packing
 from hs2jax.data.packing import Example, Shape
 from hs2jax.models import sharding
+
+log = logging.getLogger(__name__)
 
 PACKED = 1024  # Tokens of a row in which conversations lie side by side; longer ones have longer.
 FLOOR = 16  # Tokens that a response counts at least, which bounds the slots of a row.
@@ -152,7 +155,10 @@ class Batcher:
 
     def _compile(self) -> None:
         """Compile a program for each shape, and run it once."""
-        for shape in self.shapes:
+        for number, shape in enumerate(self.shapes, 1):
+            log.info(
+                "compiling program %d of %d, for %d x %d tokens", number, len(self.shapes), *shape
+            )
             batch = self._lay([], shape)
             program = jax.jit(self.forward).lower(self.params, batch).compile()
             jax.block_until_ready(program(self.params, batch))

@@ -47,7 +47,7 @@ def make_rows(
             continue
         ours, theirs = (_right([each[seed] for seed in shared]) for each in (of, base))
         change = ours.astype(float) - theirs
-        found = _mean(change, _prompts(of[shared[0]]))
+        found = _mean(change, _prompts(of[shared[0]]), statistics.OF_SHARES)
         more = {"against": reference, "reference": 0.0, "better": "higher", "seeds": shared}
         rows.append(_row(arm, "", "difference", found, change, **more))
         if len(shared) < len(of):

@@ -32,9 +32,9 @@ PAD = "<|hs2jax_pad|>"
 # 3.2's and Mistral's ask for, a resumed run would train on other tokens.
 DATE = datetime.datetime(2024, 7, 26)
 CALL = re.compile(r"""strftime_now\(\s*(?P<quote>["'])(?P<form>[^"'\\]*)(?P=quote)\s*\)""")
-# Where a template may name the function without calling it: in a comment, or to see if it is there.
 # Models of Mistral's, of which some tokenizers were converted with another's splitting of numbers.
 MISTRAL = ("mistral", "mistral3", "ministral", "pixtral", "voxtral")
+# Where a template may name the function without calling it: in a comment, or to see if it is there.
 HARMLESS = re.compile(r"{#.*?#}|strftime_now\s+is\s+(?:not\s+)?defined", re.DOTALL)
 
 
