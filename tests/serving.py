@@ -42,19 +42,18 @@ def running(scorer, *, key: str = "", **options) -> Iterator[Running]:
     service = Service(scorer, "tiny", **options)
     server = Server(application(service, key), service)
     listening = socket.create_server(("127.0.0.1", 0))
-    service.batcher.start()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
-            assert service.batcher.ready.wait(120), service.batcher.error
+            soon(lambda: service.ready or service.error, 120)
+            assert service.ready, service.error
             yield Running(server, service, url, client)
     finally:
         server.should_exit = True
         thread.join(10)
-        service.batcher.close()
 
 
 def soon(what, seconds: float = 30.0) -> None:

@@ -13,14 +13,15 @@ What is wrong with one item is said in its place, and the others are scored; whe
 status is that of the first. Other errors: {"error": {"message", "type", "code"}}.
 """
 
+import asyncio
 import hmac
 import importlib.metadata
 import os
 import signal
 import socket
-import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -30,6 +31,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from hs2jax.config_rules import parse_weights
 from hs2jax.judging import criteria, lager, weights_file
@@ -37,7 +39,6 @@ from hs2jax.judging.judge import Judge
 from hs2jax.models import sharding
 from hs2jax.reward_model import RewardModel
 from hs2jax.serve import requests
-from hs2jax.serve.batching import NotTakenError
 from hs2jax.serve.requests import StrictResponse, refusal
 from hs2jax.serve.scorers import Judgements, Rewards
 from hs2jax.serve.service import Service
@@ -48,7 +49,8 @@ DRAIN_SECONDS, STOP_SECONDS = 6.0, 8  # After a signal: what waits is answered, 
 
 
 class Gate:
-    """Lets nobody in without the key but to /health, and times requests by route and status."""
+    """Lets nobody in without the key but to /health, reads bodies within their limits, and times
+    requests by route and status."""
 
     def __init__(self, app, service: Service, key: str):
         self.app, self.service, self.key = app, service, key.encode()
@@ -57,10 +59,6 @@ class Gate:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         begun, path, app = time.perf_counter(), scope["path"], self.app
-        given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
-        if self.key and path != "/health" and not hmac.compare_digest(given[2].strip(), self.key):
-            what = "this server wants its key: Authorization: Bearer KEY"
-            app = refusal(401, what, {"WWW-Authenticate": "Bearer"})
 
         async def answer(message) -> None:
             if message["type"] == "http.response.start":
@@ -69,7 +67,24 @@ class Gate:
                 labels.observe(time.perf_counter() - begun)
             await send(message)
 
-        await app(scope, receive, answer)
+        messages = []
+
+        async def receive_again() -> dict:
+            return messages.pop() if messages else await receive()
+
+        given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+        if self.key and path != "/health" and not hmac.compare_digest(given[2].strip(), self.key):
+            what = "this server wants its key: Authorization: Bearer KEY"
+            app = refusal(401, what, {"WWW-Authenticate": "Bearer"})
+        else:
+            try:
+                body = await requests.whole(Request(scope, receive))
+                messages.append({"type": "http.request", "body": body})
+            except HTTPException as error:
+                app = refusal(error.status_code, error.detail)
+            except ClientDisconnect:
+                return
+        await app(scope, receive_again, answer)
 
 
 ROUTES = ("/score", "/rank", "/pooling", "/classify", "/get_reward", "/health", "/metrics")
@@ -79,7 +94,6 @@ def application(service: Service, key: str = "") -> FastAPI:
     """Make the ASGI application of a service; key: that all routes but /health ask for."""
     version = importlib.metadata.version("hs2jax")
     app = FastAPI(title="hs2jax", version=version, docs_url=None, redoc_url=None)
-    app.router.route_class = requests.LimitedRoute
     app.add_middleware(Gate, service=service, key=key)
     _answer_errors(app)
     model = {"model": service.name}
@@ -178,11 +192,6 @@ def _answer_errors(app: FastAPI) -> None:
         place = ".".join(map(str, first["loc"][1:]))[:80] or "the body"
         return refusal(422, f"{place}: {first['msg'][:300]}")
 
-    @app.exception_handler(NotTakenError)
-    async def not_taken(request, error):
-        headers = {"Retry-After": str(error.seconds)} if error.seconds else None
-        return refusal(error.code, str(error), headers)
-
     @app.exception_handler(Exception)
     async def fault(request, error):
         return refusal(500, "a fault of the server; its log says more")
@@ -192,21 +201,23 @@ def _answer_errors(app: FastAPI) -> None:
 
 
 class Server(uvicorn.Server):
-    """Not ready from the signal on; what waits DRAIN_SECONDS later is told that the server ends."""
+    """Not ready from the signal on; what waits DRAIN_SECONDS later is told that the server ends.
+    told: as `Service.run` calls it."""
 
-    def __init__(self, app: FastAPI, service: Service, **options):
+    def __init__(self, app: FastAPI, service: Service, told: Callable[[], None] = lambda: None):
         quiet = {"log_level": "warning", "access_log": False, "server_header": False}
-        options |= quiet | {"lifespan": "off", "timeout_graceful_shutdown": STOP_SECONDS}
-        options |= {"timeout_keep_alive": 60}
-        super().__init__(uvicorn.Config(app, **options))
-        self.service = service
+        ends = {"timeout_graceful_shutdown": STOP_SECONDS, "timeout_keep_alive": 60}
+        super().__init__(uvicorn.Config(app, lifespan="off", **quiet, **ends))
+        self.service, self.told = service, told
 
-    def handle_exit(self, sig, frame) -> None:
-        self.service.stopping = True
-        closing = threading.Timer(DRAIN_SECONDS, self.service.batcher.close)
-        closing.daemon = True
-        closing.start()
-        super().handle_exit(sig, frame)
+    async def startup(self, sockets=None) -> None:
+        self.work = asyncio.create_task(self.service.run(self.told))
+        await super().startup(sockets)
+
+    async def shutdown(self, sockets=None) -> None:
+        self.service.ready, self.service.stopping = False, True
+        asyncio.get_running_loop().call_later(DRAIN_SECONDS, self.service.close)
+        await super().shutdown(sockets)
 
 
 def scorer_of(options):
@@ -242,23 +253,22 @@ def serve(options) -> None:
         max_tokens=options.max_tokens,
         max_queue=options.max_queue,
     )
-    server = Server(application(service, key), service)
     place, begun = f"http://{options.host}:{listening.getsockname()[1]}", time.time()
 
     def told() -> None:
-        server.should_exit |= service.batcher.error is not None
+        server.should_exit |= service.error is not None
         if service.ready:
-            count, seconds = len(service.batcher.programs), time.time() - begun
+            count, seconds = len(service.programs), time.time() - begun
             print(f"{place}: ready after {seconds:.0f} s, {count} programs", flush=True)
 
     if options.host not in LOOPBACK and not key:
         print(f"anyone who reaches {place} can ask: {KEY} sets a key", flush=True)
     for each in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal again at its end.
         signal.signal(each, lambda *_: os._exit(0))
-    service.batcher.start(told)
+    server = Server(application(service, key), service, told)
     server.run(sockets=[listening])
-    if service.batcher.error:
-        raise service.batcher.error
+    if service.error:
+        raise service.error
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,39 +2,43 @@
 
 import asyncio
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse, Response
-from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 BODY = 16 << 20  # Bytes of a request.
 BODY_SECONDS = 30.0  # For all of it to come.
-DEPTH = 16  # Of lists and objects in one another.
 
 
-def _is_id(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+async def whole(request: Request) -> bytes:
+    """Read a request's body. Raises HTTPException where it is too large or comes too slowly."""
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= BODY:  # Read to its end, so that the answer arrives, not kept.
+                    chunks.append(chunk)
+    except TimeoutError:
+        raise HTTPException(408, f"no whole body within {BODY_SECONDS:g} s") from None
+    if size > BODY:
+        raise HTTPException(413, f"the body has {size} bytes; at most {BODY} are read")
+    return b"".join(chunks)
 
 
-def _described(kind: dict) -> Any:
-    """Anything, so that what is wrong with an item is that item's; with a schema for people."""
-    return Annotated[Any, WithJsonSchema(kind)]
+# Fields. Items are checked when they are read, so that what is wrong with one is that item's. -----
 
 
-_TEXT, _IDS = {"type": "string"}, {"type": "array", "items": {"type": "integer", "minimum": 0}}
-_MESSAGE = {
-    "type": "object",
-    "required": ["role", "content"],
-    "properties": {
-        "role": {"type": "string", "enum": ["system", "user", "assistant"]},
-        "content": _TEXT,
-    },
-}
-_MESSAGES = {"type": "array", "items": _MESSAGE}
-_MANY = {"type": "array", "items": {"anyOf": [_MESSAGES, _TEXT, _IDS]}}
-_INPUT = {"anyOf": [_TEXT, _IDS, {"type": "array", "items": {"anyOf": [_TEXT, _IDS]}}]}
+class Message(BaseModel):
+    """A turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+Messages, Ids = list[Message], list[Annotated[int, Field(ge=0)]]
 
 
 class ScoreRequest(BaseModel):
@@ -42,7 +46,7 @@ class ScoreRequest(BaseModel):
     chat template makes of it, or its ids. truncate: cut too long prompts from the left."""
 
     model_config = ConfigDict(extra="forbid")
-    conversations: Annotated[list, WithJsonSchema(_MANY)]
+    conversations: list[SkipValidation[Messages | str | Ids]]
     truncate: bool = False
 
 
@@ -50,8 +54,8 @@ class RankRequest(BaseModel):
     """prompt: a text or messages. top_n: how many of the best responses are answered; all."""
 
     model_config = ConfigDict(extra="forbid")
-    prompt: _described({"anyOf": [_TEXT, _MESSAGES]})
-    responses: Annotated[list, WithJsonSchema({"type": "array", "items": _TEXT})]
+    prompt: SkipValidation[str | Messages]
+    responses: list[SkipValidation[str]]
     top_n: Annotated[int, Field(ge=1)] | None = None
     truncate: bool = False
 
@@ -70,8 +74,8 @@ class VllmRequest(BaseModel):
     text, token ids, or a list of either; or messages: one conversation. truncate_prompt_tokens: as
     many of the last tokens are read at most; -1: as many as fit."""
 
-    input: _described(_INPUT) = None
-    messages: _described(_MESSAGES) = None
+    input: SkipValidation[str | Ids | list[str | Ids] | None] = None
+    messages: SkipValidation[Messages | None] = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
     use_activation: Literal[False] | None = None
     activation: Literal[False] | None = None
@@ -89,7 +93,9 @@ class VllmRequest(BaseModel):
             raise HTTPException(400, "expected either input or messages")
         if given is None:
             return [self.messages]
-        if isinstance(given, str) or (given and isinstance(given, list) and _is_id(given[0])):
+        if isinstance(given, str) or (
+            given and isinstance(given, list) and type(given[0]) in (int, float)
+        ):
             return [given]
         if not isinstance(given, list):
             raise HTTPException(400, "input: expected a text, token ids, or a list of either")
@@ -105,7 +111,7 @@ class OpenRlhfRequest(BaseModel):
     """A request of OpenRLHF's remote reward; query: rendered texts. prompts and labels are not
     read."""
 
-    query: _described({"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]})
+    query: SkipValidation[str | list[str]]
     truncate: bool = False
 
     def items(self) -> list:
@@ -117,63 +123,10 @@ class OpenRlhfRequest(BaseModel):
         return self.query
 
 
-class LimitedRequest(Request):
-    """A request whose body is limited in size, depth and the time it takes, and is strict JSON."""
-
-    async def body(self) -> bytes:
-        if not hasattr(self, "_body"):
-            chunks, size = [], 0
-            try:
-                async with asyncio.timeout(BODY_SECONDS):
-                    async for chunk in self.stream():
-                        size += len(chunk)
-                        chunks.append(chunk)
-                        if size > BODY:  # Read to its end, so that the answer arrives, not kept.
-                            chunks.clear()
-            except TimeoutError:
-                raise HTTPException(408, f"no whole body within {BODY_SECONDS:g} s") from None
-            if size > BODY:
-                raise HTTPException(413, f"the body has {size} bytes; at most {BODY} are read")
-            self._body = b"".join(chunks)
-        return self._body
-
-    async def json(self):
-        try:
-            found = json.loads(await self.body(), parse_constant=_no_number)
-        except (ValueError, RecursionError) as error:
-            raise HTTPException(400, f"the body is no JSON: {error}") from None
-        level = [found]
-        for _ in range(DEPTH):
-            inner = (x.values() if isinstance(x, dict) else x for x in level)
-            level = [x for some in inner if isinstance(some, _ITERABLE) for x in some]
-        if level:
-            raise HTTPException(400, f"the body is nested deeper than {DEPTH}")
-        return found
-
-
-_ITERABLE = (list, type({}.values()))
-
-
-def _no_number(text: str):
-    raise ValueError(f"{text} is no number in it")
+# Answers ------------------------------------------------------------------------------------------
 
 
 ERRORS = {code: {} for code in (400, 401, 408, 413, 422, 429, 500, 503, 504)}  # For the schema.
-
-
-class LimitedRoute(APIRoute):
-    """A route that reads its requests as `LimitedRequest`."""
-
-    def get_route_handler(self):
-        handler = super().get_route_handler()
-
-        async def limited(request: Request) -> Response:
-            return await handler(LimitedRequest(request.scope, request.receive))
-
-        return limited
-
-
-# Answers ------------------------------------------------------------------------------------------
 
 
 class StrictResponse(JSONResponse):
