@@ -13,6 +13,7 @@
     hs2jax weigh    --config=configs/weigh.py --config.data=sampled:FILE --workdir=FOLDER
     hs2jax steer    --config=configs/steering.py --config.policies=NAME=FOLDER --workdir=FOLDER
     hs2jax reinforce --config=configs/reinforce.py --config.data=FORMAT:FILE --workdir=FOLDER
+    hs2jax compare  --config=configs/compare.py --config.policy=FOLDER --workdir=FOLDER
     hs2jax score    --model=NAME --data=FORMAT:FILE --output=FILE.jsonl
     hs2jax serve    --model=NAME [--port=8000] [--criterion=SET/NAME]
     hs2jax convert  --model=NAME --output=FOLDER

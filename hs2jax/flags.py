@@ -31,6 +31,7 @@ KINDS = {
     "weigh": ("weigh", "alignment.weigh", "weigh"),
     "steer": ("steer", "alignment.steering", "steer"),
     "reinforce": ("reinforce", "alignment.reinforce", "reinforce"),
+    "compare": ("compare", "alignment.compare", "compare"),
 }
 CONFIGURED = tuple(dict.fromkeys(verb for verb, _, _ in KINDS.values()))
 VERBS = (*CONFIGURED, "score", "serve", "convert", "report")

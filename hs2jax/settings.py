@@ -325,6 +325,18 @@ SETTINGS = {
         "top_p": sets(1.0, rules.share),
         "max_new_tokens": sets(1024, _COUNT),
     },
+    "compare": {
+        **_SEED,
+        "policy": _NEEDED,  # A language model,
+        "start": _NEEDED,  # and the one that it was trained from.
+        # "name=MODEL,name=MODEL": what judges their answers.
+        "reward_models": models("", needed(parsed(rules.parse_policies), "name=MODEL")),
+        "dtype": _DTYPE,  # Of the computation.
+        **_ASKING,
+        "temperature": sets(1.0, above(0)),
+        "max_new_tokens": sets(1024, _COUNT),
+        "row_length": sets(4096, _COUNT),  # Tokens that a prompt and a response have to fit into.
+    },
     # NeMo-Aligner's values where it states them; HelpSteer2-Preference's own are not published.
     "reinforce": {
         **{key: each for key, each in _TRAINING.items() if key not in _OF_EPOCHS},

@@ -133,7 +133,9 @@ def test_prompts_alone_are_enough_to_be_answered_and_for_nothing_else(here, tmp_
         for key, each in settings.items()
         if each.identity == "data" and kind != "judge" and takes(each.rule)
     }
-    assert keys == {"sample.data", "steer.data", "reinforce.data", "reinforce.validation"}
+    assert keys == {"sample.data", "steer.data", "compare.data"} | {
+        f"reinforce.{x}" for x in ("data", "validation")
+    }
 
 
 # Elsewhere ----------------------------------------------------------------------------------------

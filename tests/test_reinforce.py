@@ -1,5 +1,7 @@
 """REINFORCE as a run of tiny models, from a config to a folder and a page."""
 
+import gc
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import tiny
 from test_alignment_killed import stopped
 
 from hs2jax import report, stopping, workdir
+from hs2jax.alignment import compare as comparison
 from hs2jax.alignment import reinforce as module
 from hs2jax.alignment.reinforce import reinforce
 from hs2jax.data import corpora
@@ -164,6 +167,7 @@ def test_no_stage_leaves_its_arrays_behind(here, tmp_path, monkeypatch):
     held, learn = [], module._learn
 
     def noted(*arguments):
+        gc.collect()  # What other tests have left.
         held.append(sum(x.nbytes for x in jax.live_arrays()))
         return learn(*arguments)
 
@@ -211,5 +215,26 @@ def test_responses_that_grow_repeat_or_narrow_are_warned_of():
         return [workdir.row("held out", part, name, x) for name, x in found.items()]
 
     start = rows(10.0, 0.1, 2.0, "start")
-    assert module.warnings(start + rows(14.0, 0.15, 1.5)) == []
-    assert len(module.warnings(start + rows(16.0, 0.3, 0.9))) == 3
+    assert comparison.warnings(start + rows(14.0, 0.15, 1.5)) == []
+    assert len(comparison.warnings(start + rows(16.0, 0.3, 0.9))) == 3
+
+
+def test_a_policy_of_elsewhere_is_held_against_its_start_as_a_run_of_reinforce_holds_its_own(
+    here, whole, tmp_path
+):
+    folder, config, rows = whole
+    settings = {"start": str(here / "policy"), "policy": str(folder / "model"), "row_length": 64}
+    settings |= {"reward_models": config.reward_models, "data": config.validation}
+    config = stages.made("compare", {}, **settings, temperature=0.7, max_new_tokens=6)
+    found = comparison.compare(config, tmp_path / "run")
+    metrics = {(row["set"], row["part"], row["metric"]) for row in found}
+    assert metrics == {
+        (row["set"], row["part"], row["metric"]) for row in rows if row["set"] not in ("", "train")
+    }
+    assert stages.value(found, "kl", set="held out") != 0
+    page = report.write(tmp_path / "run").read_text(encoding="utf-8")
+    assert "A policy against its start" in page
+    tiny.language_model(tmp_path / "other", seed=1, num_layers=1)
+    config.policy = str(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"config.policy: .* another shape or vocabulary"):
+        comparison.compare(config, tmp_path / "refused")

@@ -62,6 +62,12 @@ def made(folder, kind: str, **changes):
             "data": f"sampled:{folder}/sampled.jsonl",
         },
         "steer": {"policies": f"a={policy}", "reward_model": ratings, "data": good},
+        "compare": {
+            "policy": policy,
+            "start": policy,
+            "reward_models": f"a={ratings}",
+            "data": good,
+        },
         "reinforce": {
             "model.name": policy,
             "reward_models": f"a={ratings}",

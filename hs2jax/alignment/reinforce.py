@@ -14,7 +14,6 @@ rollouts that are there are not sampled again.
 """
 
 import functools
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -24,12 +23,11 @@ import jax
 import numpy as np
 
 from hs2jax import stopping, workdir
-from hs2jax.alignment import ppo, rollouts, stage
+from hs2jax.alignment import compare, ppo, rollouts, stage
 from hs2jax.alignment.rollouts import Roller, Scale
 from hs2jax.config_rules import parse_policies, parse_weights
 from hs2jax.data import corpora
 from hs2jax.data.record import Record
-from hs2jax.evaluation import statistics
 from hs2jax.inference import token_log_probabilities
 from hs2jax.language_model import LanguageModel
 from hs2jax.models import sharding
@@ -188,9 +186,10 @@ def reinforce(config, run: stage.Run) -> list[dict]:
     rows = []
     if workdir.is_first():
         first = workdir.read_rows(folder / "rollouts" / "000001.jsonl")
-        rows = results(before_rows, after_rows, metrics.read(folder / "metrics.jsonl", "train"))
+        rows = compare.results(before_rows, after_rows)
+        rows += costs(metrics.read(folder / "metrics.jsonl", "train"))
         rows.append(row("", "", "on_policy_difference", on_policy(first)))
-        run.result["warnings"] = warnings(rows)
+        run.result["warnings"] = compare.warnings(rows)
     return workdir.from_first(rows)
 
 
@@ -276,54 +275,12 @@ def _learn(config, policy, mesh, learner, state, rows, worth):
     return state, {name: float(np.mean(xs)) for name, xs in found.items()} | last | {"idle": idle}
 
 
-# Results ------------------------------------------------------------------------------------------
-
-
-def results(before: Sequence[dict], after: Sequence[dict], steps: Sequence[dict]) -> list[dict]:
-    """Hold the policy against its start on the held-out prompts, and say how the training went."""
-    prompts = [json.dumps(each["prompt"]) for each in before]
-    of_mean = functools.partial(statistics.interval, np.mean)
-    held = {"against": "start", "reference": 0.0, "better": "higher"}
-    rows = []
-    for name in after[0]["rewards"]:
-        start, end = (
-            np.array([each["rewards"][name][0] for each in of], float) for of in (before, after)
-        )
-        both = np.isfinite(start) & np.isfinite(end)
-        where, n = [p for p, is_there in zip(prompts, both, strict=True) if is_there], both.sum()
-        start, end = start[both], end[both]
-        for metric, values, more in (
-            ("reward", end, {}),
-            ("change_of_reward", end - start, held | {"headline": True}),
-        ):
-            of = of_mean([values], where)
-            rows.append(row(name, "", metric, of.value, of.interval, n, **more))
-        wins = np.where(end > start, 1.0, np.where(end == start, 0.5, 0.0))
-        of, more = statistics.share(wins, where), held | {"reference": 0.5, "headline": True}
-        rows.append(row(name, "", "win_rate", of.value, of.interval, n, **more))
-
-    def logs(item, name):
-        return np.array(item[name][0], float)  # NaN for what is not finite.
-
-    measured = {
-        "kl": lambda x: (logs(x, "log_policy") - logs(x, "log_reference")).sum(),
-        "length": lambda x: len(x["tokens"][0]),
-        "entropy": lambda x: -logs(x, "log_policy").mean(),
-        "repetition": lambda x: rollouts.repetition(x["tokens"][0]),
-        "finished": lambda x: float(x["finished"][0]),
-    }
-    for metric, of_item in measured.items():
-        for part, of in (("", after), ("start", before)):
-            if part and metric == "kl":
-                continue  # It is 0.
-            values = np.array([of_item(each) for each in of], float)
-            share = metric in ("finished", "repetition")
-            found = statistics.share(values, prompts) if share else of_mean([values], prompts)
-            rows.append(row("held out", part, metric, found.value, found.interval, len(of)))
+def costs(steps: Sequence[dict]) -> list[dict]:
+    """Say how the training went, by what metrics.jsonl has of each step."""
     spent = {
         name: sum(each.get(f"{name}_seconds", 0.0) for each in steps) for name in rollouts.STAGES
     }
-    rows += [
+    rows = [
         row("", f"stage/{name}", "share_of_time", seconds / max(sum(spent.values()), 1e-9))
         for name, seconds in spent.items()
     ]
@@ -332,18 +289,3 @@ def results(before: Sequence[dict], after: Sequence[dict], steps: Sequence[dict]
     seconds = np.median([sum(each.get(f"{x}_seconds", 0) for x in spent) for each in steps])
     counted |= {"seconds_per_step": seconds, "peak_memory_bytes": metrics.peak_memory()}
     return rows + [row("", "", name, value) for name, value in counted.items()]
-
-
-def warnings(rows: Sequence[dict]) -> list[str]:
-    """Say where the reward may have been hacked: responses became longer or repeat themselves."""
-    found = {
-        (each["part"], each["metric"]): each["value"] for each in rows if each["set"] == "held out"
-    }
-    said = []
-    if found["", "length"] > 1.5 * found["start", "length"]:
-        said.append("responses became longer by more than half: is it length that is rewarded?")
-    if found["", "repetition"] > found["start", "repetition"] + 0.1:
-        said.append("responses repeat themselves more than at the start")
-    if found["", "entropy"] < 0.5 * found["start", "entropy"]:
-        said.append("the entropy of the policy has fallen to less than half")
-    return said

@@ -22,6 +22,7 @@ VIEWS: dict[str, Callable[[Run], list[Section]]] = {
     "judge": judge.sections,
     "steer": steer.sections,
     "reinforce": reinforce.sections,
+    "compare": reinforce.sections,
 }
 
 

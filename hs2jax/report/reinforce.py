@@ -1,4 +1,4 @@
-"""The page of `hs2jax reinforce`: is the policy better than its start, and at what price?"""
+"""The page of `reinforce` and `compare`: is the policy better than its start, at what price?"""
 
 from hs2jax.data.groups import Group, prompt_text
 from hs2jax.report.page import Case, Section
