@@ -20,6 +20,9 @@ smollm2_135m is for two CPU cores: prompts of the mini set, responses of 64 toke
 a step. A second reward model that only watches: --config.reward_models=main=A,watch=B
 --config.reward_weights=main=1. PPO: configs/ppo.py.
 
+The policy that is exported is that of the best step: of those that config.evaluate_every names, and
+the last, the one with the highest reward less KL penalty on the held-out prompts.
+
 --config.standardize=DATA gives rewards mean 0 and spread 1 over the responses of DATA, so that the
 KL coefficient means the same for every reward model.
 """

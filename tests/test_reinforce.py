@@ -16,6 +16,7 @@ from hs2jax.alignment.reinforce import reinforce
 from hs2jax.data import corpora
 from hs2jax.language_model import LanguageModel
 from hs2jax.reward_model import RewardModel
+from hs2jax.training import convert
 from hs2jax.training.checkpoint import Checkpoints
 
 COSTS = ("share_of_time", "seconds_per_step", "peak_memory_bytes")
@@ -58,6 +59,18 @@ def same(one, other) -> bool:
     return jax.tree.all(jax.tree.map(lambda x, y: bool(np.array_equal(x, y)), one, other))
 
 
+def assert_same_run(one, other):
+    """One that was stopped, or not, and a whole one."""
+    rows = (without_costs(stages.read(x / "results.jsonl")) for x in (one, other))
+    assert next(rows) == next(rows)
+    for path in [*other.glob("rollouts/*"), *other.glob("items/*")]:
+        assert (one / path.relative_to(other)).read_bytes() == path.read_bytes()
+    courses = (stages.read(of / "metrics.jsonl") for of in (one, other))
+    said = [[(x["kind"], x["step"], x["objective"]) for x in course] for course in courses]
+    assert said[0] == said[1]
+    assert same(*(LanguageModel.load(x / "model").params for x in (one, other)))
+
+
 def test_a_rollout_s_rewards_are_those_of_its_messages_in_each_model_s_own_template(here, whole):
     folder, _, _ = whole
     rows = stages.read(folder / "rollouts" / "000002.jsonl")
@@ -89,8 +102,14 @@ def test_before_the_first_update_sampler_and_training_say_the_same(whole):
 
 
 def test_results_hold_the_policy_against_its_start(here, whole):
-    folder, _, rows = whole
-    start, end = (stages.read(folder / "items" / f"{x}.jsonl") for x in ("start", "end"))
+    """The best step's, here the second of three: the last one has learned too much."""
+    folder, config, rows = whole
+    seen = {x["step"]: x for x in stages.read(folder / "metrics.jsonl") if x["kind"] != "train"}
+    best = stages.result(folder)["step"]
+    assert best == stages.value(rows, "step") == 2
+    assert seen[2]["objective"] == pytest.approx(seen[2]["reward"] - seen[2]["penalty"])
+    assert seen[2]["objective"] > seen[3]["objective"]
+    start, end = (stages.read(folder / "items" / f"{x}.jsonl") for x in ("start", "step_000002"))
     for name in ("main", "watch"):
         change = [
             e["rewards"][name][0] - s["rewards"][name][0] for s, e in zip(start, end, strict=True)
@@ -107,32 +126,36 @@ def test_results_hold_the_policy_against_its_start(here, whole):
         "KL by step",
         "On-policy difference",
         "Start",
+        "Best step: 2 of 3, by",
     ):
         assert said in page
-    trained = LanguageModel.load(folder / "model")
-    assert not same(trained.params, LanguageModel.load(here / "policy").params)
-    assert not (folder / "checkpoints").exists()
+    # What is exported gives the best step's answers.
+    trained, groups = LanguageModel.load(folder / "model"), [*corpora.read(config.validation)]
+    asked = {name: config[name] for name in ("seed", "temperature", "max_new_tokens")}
+    found = trained.sample_groups(groups, 1, first=module.HELD_OUT, tempered=True, **asked)
+    assert [[one.tokens.tolist() for one in some] for some in found] == [x["tokens"] for x in end]
+    assert not any((folder / x).exists() for x in ("checkpoints", "best"))
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "after"),
     [
         (workdir, "write_rows", 5),  # After the second step's rollouts,
-        (Checkpoints, "save", 1),
+        (Checkpoints, "save", 1),  # The best step, that no checkpoint names,
+        pytest.param(Checkpoints, "save", 2, marks=pytest.mark.long),  # and that one does.
         pytest.param(workdir, "write_rows", 3, marks=pytest.mark.long),  # or items/start.
         pytest.param(LanguageModel, "save", 1, marks=pytest.mark.long),
     ],
 )
 def test_killed_it_goes_on_with_the_same_bits(whole, tmp_path, owner, name, after):
-    folder, config, rows = whole
+    folder, config, _ = whole
     with stopped(owner, name, after):
         reinforce(config, tmp_path / "run")
-    again = reinforce(config, tmp_path / "run")
-    assert without_costs(again) == without_costs(rows)
-    for path in [*folder.glob("rollouts/*"), *folder.glob("items/*")]:
-        assert (tmp_path / "run" / path.relative_to(folder)).read_bytes() == path.read_bytes()
-    one, other = (LanguageModel.load(x / "model").params for x in (folder, tmp_path / "run"))
-    assert same(one, other)
+    if owner is Checkpoints:  # The best step so far is a model already.
+        convert.convert(str(tmp_path / "run"), tmp_path / "best")
+        assert same(*(LanguageModel.load(x).params for x in (tmp_path / "best", folder / "model")))
+    reinforce(config, tmp_path / "run")
+    assert_same_run(tmp_path / "run", folder)
 
 
 def test_what_was_sampled_is_taken_by_no_other_run(whole, tmp_path):
@@ -148,7 +171,7 @@ def test_what_was_sampled_is_taken_by_no_other_run(whole, tmp_path):
 # After a step, and among the held-out prompts.
 @pytest.mark.parametrize("done", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_signal_saves_and_the_same_command_goes_on(whole, tmp_path, monkeypatch, done):
-    _, config, rows = whole
+    folder, config, _ = whole
     metrics = tmp_path / "run" / "metrics.jsonl"
 
     def asked():
@@ -160,7 +183,8 @@ def test_a_signal_saves_and_the_same_command_goes_on(whole, tmp_path, monkeypatc
     (saved,) = (tmp_path / "run" / "checkpoints").glob("[0-9]*")
     assert saved.name == str(done)
     monkeypatch.undo()
-    assert without_costs(reinforce(config, tmp_path / "run")) == without_costs(rows)
+    reinforce(config, tmp_path / "run")
+    assert_same_run(tmp_path / "run", folder)
 
 
 def test_no_stage_leaves_its_arrays_behind(here, tmp_path, monkeypatch):

@@ -5,12 +5,14 @@ frozen start off, holds each against the others to its prompt, and updates the p
 on one mesh with one set of the policy's parameters. The folder gets
 
     rollouts/STEP.jsonl   what was sampled and scored at each step, see `rollouts`
-    items/start.jsonl, items/end.jsonl   the held-out prompts, answered before and after
+    items/start.jsonl, items/step_STEP.jsonl, items/end.jsonl   the held-out prompts, answered
+                          before, at steps on the way, and after the last one
     metrics.jsonl         the numbers of each step, and of the held-out prompts
-    model/                the policy after the last step
+    model/                the best step's policy: of those that were evaluated, the one with the
+                          highest held-out mean of what is maximised, reward less KL penalty
 
-Until it is finished, checkpoints/ has what a killed run goes on from: with the same bits, as the
-rollouts that are there are not sampled again.
+Until it is finished, checkpoints/ and best/ have what a killed run goes on from: with the same
+bits, as the rollouts that are there are not sampled again.
 """
 
 import functools
@@ -33,13 +35,13 @@ from hs2jax.language_model import LanguageModel
 from hs2jax.models import sharding
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import metrics, optimizer, step, trainable
-from hs2jax.training.checkpoint import Checkpoints
+from hs2jax.training.checkpoint import RunState, check_room
 from hs2jax.workdir import row
 
 log = logging.getLogger(__name__)
 
 HELD_OUT = 2**30  # The first held-out prompt's number, which no prompt of a step comes to.
-SHOWN = ("reward", "kl", "length", "entropy")
+SHOWN = ("objective", "reward", "kl", "length", "entropy")
 
 
 @stage.verb
@@ -57,10 +59,8 @@ def reinforce(config, run: stage.Run) -> list[dict]:
     prompts = rollouts.prompts(config.data, config, policy, records["train"])
     held_out = rollouts.prompts(config.validation, config, policy, records["validation"])
     run.records = {name: record.to_dict() for name, record in records.items()}
-    scales = {
-        name: _scale(run, rater, weight)
-        for (name, rater), weight in zip(raters.items(), _weights(config, raters), strict=True)
-    }
+    weights = parse_weights(config.reward_weights) or dict.fromkeys(raters, 1.0)
+    scales = {name: _scale(run, rater, weights.get(name, 0.0)) for name, rater in raters.items()}
 
     # What is trained ----------------------------------------------------------------------------
     roller = Roller(policy, policy.params, raters, config)
@@ -68,7 +68,8 @@ def reinforce(config, run: stage.Run) -> list[dict]:
     params, frozen = trainable.split(trainable.begin(start, config, mesh), config)
     tx, rate = optimizer.make(config.optimizer, config.steps * config.updates)
     begin = step.beginning(tx)  # The start's parameters stay as the reference.
-    places = sharding.shardings(jax.eval_shape(begin, params), mesh)
+    shapes = jax.eval_shape(begin, params)
+    places = sharding.shardings(shapes, mesh)
     state = jax.jit(begin, out_shardings=places)(params)
     del params
     critic = None
@@ -79,9 +80,7 @@ def reinforce(config, run: stage.Run) -> list[dict]:
     def states():
         return {"policy": state} | ({"value": critic.state} if critic else {})
 
-    exported, of_state = (trainable.nbytes(x) for x in (policy.params, states()))
-    most = 2 * of_state + exported
-    workdir.check_room(folder, most, exported + of_state * config.keep_checkpoints)
+    check_room(folder, states(), state["params"], policy.params, stay=config.keep_checkpoints)
     update = step.make(
         policy.config,
         rollouts.PolicyGradient(config.clip or None),
@@ -94,33 +93,27 @@ def reinforce(config, run: stage.Run) -> list[dict]:
     )
 
     # Begin, or restore --------------------------------------------------------------------------
-    kept, now, before = Checkpoints(folder / "checkpoints"), 0, 0.0
-    if kept.latest is not None:
-        now = kept.latest
-        restored, before = kept.restore(now, states()), kept.read_meta(now)["seconds"]
+    at = RunState(folder, frozen, started=started)
+    if at.restored:
+        restored = at.restore(states())
         state = restored["policy"]
         if critic:
             critic.state = restored["value"]
         del restored
-        log.info("going on from step %d", now)
+        log.info("going on from step %d", at.step)
     about = {"project": config.wandb_project, "config": config.to_dict()}
-    out, saved = metrics.Metrics(folder, start=now, total=config.steps, **about), now
+    out = metrics.Metrics(folder, start=at.step, total=config.steps, **about)
     order = grain.MapDataset.range(len(prompts)).seed(config.seed).shuffle().repeat()
 
-    def save():
-        workdir.settle(folder)
-        kept.save(now, states(), {"seconds": before + time.time() - started})
-
-    def current():
-        """The policy's parameters of now, for whom samples."""
-        return trainable.finish(trainable.join(state["params"], frozen))["decoder"]
+    def policy_of(trained):
+        return trainable.finish(trainable.join(trained, frozen))["decoder"]
 
     def roll(name, groups, n, clock, first):
         """Rollouts of a file, or new ones that are written to it."""
         path = folder / f"{name}.jsonl"
         there = workdir.from_first(workdir.read_rows(path) if path.exists() else None)
         if there is None:
-            policy.params = current()
+            policy.params = policy_of(state["params"])
             there = roller.roll(groups, n, first=first, clock=clock)
             policy.params = None  # Or they would be held beside the state after the update.
             workdir.settle(folder)  # Another run must not take them for its own.
@@ -130,72 +123,86 @@ def reinforce(config, run: stage.Run) -> list[dict]:
         _check(config, name, found, worth)
         return there, worth, found
 
-    def evaluate(name):
-        rows, _, found = roll(f"items/{name}", held_out, 1, {}, first=HELD_OUT)
-        if name != "start" or not now:
-            out.write("validation", now, found)
-            out.say(f"step {now}, held out: {metrics.one_line({x: found[x] for x in SHOWN})}")
-        return rows
+    def items(step):
+        return f"items/{ {0: 'start', config.steps: 'end'}.get(step, f'step_{step:06d}') }"
+
+    def evaluate():
+        """Answer the held-out prompts, and keep the policy where no step before was better."""
+        _, worth, found = roll(items(at.step), held_out, 1, {}, first=HELD_OUT)
+        out.write("validation", at.step, found)
+        values, best = {x: found[x] for x in SHOWN}, at.best and at.best["values"]
+        out.say(f"step {at.step}, held out: {metrics.one_line(values)}")
+        # Where no answer counts nothing is known.
+        better = worth.kept.any() and (not best or values["objective"] > best["objective"])
+        if at.step and (better or (at.step == config.steps and not best)):
+            at.save_best(state["params"], values)
+            at.save(states())
 
     # Steps --------------------------------------------------------------------------------------
+    evaluated = at.restored is not None and at.evaluated
     with stopping.deferred(), jax.set_mesh(mesh):
         try:
-            before_rows = evaluate("start")
-            while now < config.steps:
-                kept.check()
-                turns = range(now * config.batch_size, (now + 1) * config.batch_size)
+            while True:
+                if not evaluated:
+                    evaluate()
+                if at.step == config.steps:
+                    break
+                evaluated = True
+                if stop := stopping.asked():
+                    raise stopping.Stopped(f"{stop}; saved at step {at.step}")
+                if at.step > at.saved and at.step % config.checkpoint_every == 0:
+                    at.save(states())
+                at.check()
+                turns = range(at.step * config.batch_size, (at.step + 1) * config.batch_size)
                 groups, clock = [prompts[int(order[i])] for i in turns], {}
-                name = f"rollouts/{now + 1:06d}"
+                name = f"rollouts/{at.step + 1:06d}"
                 rows, worth, found = roll(name, groups, config.n, clock, first=turns[0])
-                if now == 0:
+                if at.step == 0:
                     out.say(f"sampler and trainer differ by {on_policy(rows):.2g} nats at most")
                 begun = time.time()
                 learner = functools.partial(update, frozen=frozen), critic
                 state, values = _learn(config, policy, mesh, learner, state, rows, worth)
                 clock["update"] = time.time() - begun
-                now += 1
+                at.step += 1
+                evaluated = at.step % config.evaluate_every != 0 and at.step < config.steps
                 found |= values | {f"{name}_seconds": x for name, x in clock.items()}
                 if "loss" in values:
                     found["learning_rate"] = float(rate(int(state["step"]) - 1))
-                out.write("train", now, found)
-                out.show(now, {x: found[x] for x in SHOWN})
+                out.write("train", at.step, found)
+                out.show(at.step, {x: found[x] for x in SHOWN})
                 if found.get("not_finite", 0) >= config.not_finite_limit:
                     raise ValueError(
-                        f"{found['not_finite']:.0f} updates in a row, up to step {now}, had a loss "
-                        "or gradient that is not finite and were skipped: try a lower "
+                        f"{found['not_finite']:.0f} updates in a row, up to step {at.step}, had a "
+                        "loss or gradient that is not finite and were skipped: try a lower "
                         "config.optimizer.learning_rate"
                     )
                 step.check_finite(state["params"])
-                if now % config.evaluate_every == 0 and now < config.steps:
-                    evaluate(f"step_{now:06d}")
-                if stop := stopping.asked():
-                    raise stopping.Stopped(f"{stop}; saved at step {now}")
-                if now % config.checkpoint_every == 0 and now < config.steps:
-                    save()
-                    saved = now
-            after_rows = evaluate("end")
         except stopping.Stopped:
-            if now > saved:
-                save()
+            if at.step > at.saved:
+                at.save(states(), evaluated=evaluated)
             raise
         finally:
-            kept.close()
-    policy.params = current()
+            at.wait()
+
+    # The best step's policy ---------------------------------------------------------------------
+    state, best = None, at.best["step"]
+    policy.params = policy_of(at.restore_best(sharding.placed_shapes(shapes, places)["params"]))
     policy.save(folder / "model")
+    out.say(f"best, step {best} of {config.steps}: {metrics.one_line(at.best['values'])}")
     out.close()
+    run.result |= {"step": best, "steps": config.steps, "seconds": at.seconds}
     rows = []
     if workdir.is_first():
-        first = workdir.read_rows(folder / "rollouts" / "000001.jsonl")
-        rows = compare.results(before_rows, after_rows)
+        first, start, end = (
+            workdir.read_rows(folder / f"{x}.jsonl")
+            for x in ("rollouts/000001", items(0), items(best))
+        )
+        rows = compare.results(start, end)
         rows += costs(metrics.read(folder / "metrics.jsonl", "train"))
         rows.append(row("", "", "on_policy_difference", on_policy(first)))
+        rows.append(row("", "", "step", best))
         run.result["warnings"] = compare.warnings(rows)
     return workdir.from_first(rows)
-
-
-def _weights(config, raters) -> list[float]:
-    weights = parse_weights(config.reward_weights)
-    return [1.0 if weights is None else weights.get(name, 0.0) for name in raters]
 
 
 def _scale(run: stage.Run, rater: RewardModel, weight: float) -> Scale:

@@ -211,6 +211,7 @@ def padded(rows: Sequence[dict], name: str, config) -> np.ndarray:
 def numbers(rows: Sequence[dict], worth: Worth) -> dict[str, float]:
     """Sum up rollouts in numbers: means over the responses that count, and of what was left out.
 
+    objective: of what is maximised, reward less penalty.
     entropy: nats a token, the mean of -log p over sampled tokens, which is never negative.
     equal_groups: share of groups whose rewards are all equal, so that they teach nothing.
     repetition: share of a response's runs of four tokens that it has already had.
@@ -233,6 +234,7 @@ def numbers(rows: Sequence[dict], worth: Worth) -> dict[str, float]:
         return float(values[where].mean()) if where.any() else 0.0
 
     return {
+        "objective": mean(worth.reward - worth.penalty),
         "reward": mean(worth.reward),
         "kl": mean(worth.kl),
         "penalty": mean(worth.penalty),

@@ -19,6 +19,7 @@ from hs2jax.models import sharding
 from hs2jax.models.checksum import checksum
 from hs2jax.reward_model import RewardModel
 from hs2jax.store import Store
+from hs2jax.training.checkpoint import SPENT
 
 log = logging.getLogger(__name__)
 
@@ -130,13 +131,13 @@ def verb(work: Callable[..., list[dict]]) -> Callable[..., list[dict]]:
     def run(config, folder: Path | str) -> list[dict]:
         folder, started = Path(folder), time.time()
         configs.check(config)
-        spent = [KEPT] if config.get("keep_checkpoints") else [KEPT, "checkpoints"]
+        spent = [KEPT] if config.get("keep_checkpoints") else [KEPT, *SPENT]
         if workdir.claim(folder, config, spent):
             return workdir.read_rows(folder / "results.jsonl")
         run = Run(config, folder)
         rows = work(config, run)
         records = run.records or {"data": run.record.to_dict()}
-        result = {"records": records, **run.result, "seconds": time.time() - started}
+        result = {"records": records, "seconds": time.time() - started, **run.result}
         return workdir.finish(folder, config, result, rows, spent)
 
     return run

@@ -14,6 +14,19 @@ import orbax.checkpoint as ocp
 from hs2jax import faults
 from hs2jax import workdir as folders
 from hs2jax.models.checksum import checksum
+from hs2jax.training import trainable
+
+SPENT = ("checkpoints", "best")  # What no later step needs of a finished run's folder.
+
+
+def check_room(workdir: Path, state, trained, export, *, stay: bool) -> None:
+    """See that the disk holds what a run saves: states, the best step's trained parameters, and the
+    export, all given as arrays or their shapes. stay: that checkpoints are kept for good. Raises
+    ValueError."""
+    both = trainable.nbytes(state) + trainable.nbytes(trained)
+    exported = trainable.nbytes(export)
+    # A checkpoint goes when the next one is there.
+    folders.check_room(workdir, max(2 * both, both + exported), exported + both * stay)
 
 
 class Checkpoints:
@@ -80,7 +93,7 @@ class RunState:
     """The state of a run that is not on the devices.
 
     Attributes:
-        step: how many batches were learned from.
+        step: how many batches were learned from. saved: of the newest checkpoint, 0 without.
         restored: the step of the checkpoint that this process goes on from, None at a start.
         evaluated: tells that the evaluation of that step, if one is due, was made.
         best: {"step", "values", "frozen"} of the best step so far, None before there is one.
@@ -95,7 +108,7 @@ class RunState:
         # Two: the one that the latest checkpoint names, and one newer than that checkpoint.
         self._best = Checkpoints(workdir / "best", keep=2)
         self.restored = self._latest.latest
-        self.step = self.restored or 0
+        self.step = self.saved = self.restored or 0
         self.best, self._began, self._meta, self.stopped = None, started, {}, None
         self.evaluated = True
         self._best.keep_only(0, self.step)  # What comes later is made anew.
@@ -109,9 +122,10 @@ class RunState:
     def seconds(self) -> float:
         return time.time() - self._began
 
-    def restore(self, like, batches):
+    def restore(self, like, batches=None):
         """Restore the state, in the places of `like`, and the place of the iterator `batches`."""
-        batches.set_state(self._meta["loader"])
+        if batches is not None:
+            batches.set_state(self._meta["loader"])
         return self._latest.restore(self.step, like)
 
     def save_best(self, params, values: dict) -> None:
@@ -120,16 +134,21 @@ class RunState:
         self._latest.wait()  # One at a time: on several hosts two would meet at the same barriers.
         self._best.save(self.step, params, self.best)
 
-    def save(self, state, batches, evaluated: bool = True, stopped: dict | None = None) -> None:
+    def save(
+        self, state, batches=None, evaluated: bool = True, stopped: dict | None = None
+    ) -> None:
         """Begin to save what the run goes on from after a kill. stopped: why it does not."""
         self._best.wait()  # It must not be named before it is there.
         folders.settle(self._workdir)
-        meta = {"loader": batches.get_state(), "best": self.best, "frozen": self._frozen}
+        place = None if batches is None else batches.get_state()
+        meta = {"loader": place, "best": self.best, "frozen": self._frozen}
         meta |= {"seconds": self.seconds, "evaluated": evaluated, "stopped": stopped}
         self._latest.save(self.step, state, meta)
+        self.saved = self.step
 
     def wait(self) -> None:
         """Wait until what is being saved is there."""
+        self._best.wait()
         self._latest.wait()
 
     def check(self) -> None:

@@ -22,12 +22,10 @@ from hs2jax.data import loader
 from hs2jax.inference import plan_evaluation
 from hs2jax.models import sharding
 from hs2jax.training import frozen_states, metrics, optimizer, skipped, step, tasks, trainable
-from hs2jax.training.checkpoint import RunState
+from hs2jax.training.checkpoint import SPENT, RunState, check_room
 from hs2jax.training.objectives import METRICS_OF
 
 log = logging.getLogger(__name__)
-
-SPENT = ("checkpoints", "best")  # What no later step needs of a finished run's folder.
 
 
 @locks.released
@@ -104,12 +102,8 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         shardings=places,
     )
 
-    state_bytes, best_bytes = map(trainable.nbytes, (shapes, shapes["params"]))
     export = jax.eval_shape(trainable.finish, trainable.join(shapes["params"], frozen))
-    left = trainable.nbytes(export) + (state_bytes + best_bytes) * (not spent)
-    # A checkpoint goes when the next one is there.
-    most = max(2 * (state_bytes + best_bytes), state_bytes + best_bytes + trainable.nbytes(export))
-    workdir.check_room(folder, most, left)
+    check_room(folder, shapes, shapes["params"], export, stay=config.keep_checkpoints)
 
     # Begin, or restore --------------------------------------------------------------------------
     run = RunState(folder, frozen, started=started)

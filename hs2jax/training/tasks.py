@@ -94,10 +94,11 @@ class Task:
 
 
 def make(config, mesh, model=None) -> Task:
-    """Make the task of a config; its model is loaded onto the mesh where none is given."""
+    """Make the task of a config; its model is loaded onto the mesh where none is given. Of one that
+    has no objective, `reinforce`'s, it holds the policy."""
     if config.kind == "train_reward_model":
         return RewardTask(config, mesh, model)
-    if config.objective.kind in config_rules.OF_PAIRS:
+    if config.get("objective", {}).get("kind") in config_rules.OF_PAIRS:
         from hs2jax.training.preference import PreferenceTask  # Which is made from these.
 
         return PreferenceTask(config, mesh, model)
@@ -203,7 +204,7 @@ class PolicyTask(Task):
             mesh=mesh,
             dtype=configs.dtype(config.model.dtype),
         )
-        self.weighs = config.objective.kind == "steerlm2"
+        self.weighs = config.get("objective", {}).get("kind") == "steerlm2"
         self.objective = objectives.Likelihood()
         if self.weighs:
             self.objective = objectives.SteerLM2(config.objective.normalize_tokens)
