@@ -110,30 +110,6 @@ def test_the_files_of_a_benchmark_are_one_set_and_what_is_left_out_is_missing(mo
     assert "Incomplete" in page
 
 
-def test_killed_half_way_it_computes_only_the_rest(model, tmp_path, monkeypatch):
-    """The first set is scored, then it stops; again, only the second set is computed."""
-    monkeypatch.setattr("hs2jax.evaluation.scores.default_folder", lambda: tmp_path / "scores")
-    sizes, predict = [], RewardModel.predict
-
-    def counting(self, examples, **options):
-        sizes.append(len(examples))
-        return predict(self, examples, **options)
-
-    def stopping(*_, **__):
-        raise OSError("the machine is taken away")
-
-    monkeypatch.setattr(RewardModel, "predict", counting)
-    arguments = flags(model, tmp_path / "run", data=f"{PAIRS}+{RATINGS}")
-    with monkeypatch.context() as patch:
-        patch.setattr(measures, "rows", stopping)
-        assert "taken away" in fail("evaluate", *arguments)
-    assert sum(sizes) == 24
-    assert not (tmp_path / "run" / "result.json").exists()
-    sizes.clear()
-    succeed("evaluate", *arguments)
-    assert sum(sizes) == 6
-
-
 def test_weights_are_searched_on_validation_pairs_and_overlap_is_warned_of(model, tmp_path):
     settings = {"data": f"{PAIRS}+{RATINGS}", "model.weights": "search", "validation": PAIRS}
     for data, warned in ((RATINGS, False), (f"{PAIRS}+{RATINGS}", True)):

@@ -1,4 +1,4 @@
-"""`hs2jax expo`: which factor it chooses, that it goes on after a kill, and what it says."""
+"""`hs2jax expo`: which factor it chooses, and what it says."""
 
 from pathlib import Path
 
@@ -171,37 +171,6 @@ def test_a_finished_sweep_is_not_done_again(swept, models, data, monkeypatch):
     folder, said = swept
     monkeypatch.setattr(merge, "merge", lambda *_: pytest.fail("merged again"))
     assert succeed(*command(models, data, folder, f"test=preference:{data}[24:]")) == said
-
-
-def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(
-    swept, models, data, tmp_path, monkeypatch
-):
-    arguments = command(models, data, tmp_path, f"test=preference:{data}[24:]")
-    real, merged = merge.merge, []
-
-    def until(calls: int):
-        def merge_some(initial, trained, factor):
-            if len(merged) == calls:
-                raise KeyboardInterrupt
-            merged.append(factor)
-            return real(initial, trained, factor)
-
-        monkeypatch.setattr(merge, "merge", merge_some)
-
-    for calls in (3, 6):  # In the coarse part, then in the fine one.
-        until(calls)
-        with pytest.raises(KeyboardInterrupt):
-            succeed(*arguments)
-        assert not workdir.finished(tmp_path)
-    until(-1)
-    succeed(*arguments)
-    (one, ours), (other, theirs) = (results(folder) for folder in (swept[0], tmp_path))
-    validated = merged[: len(curve(theirs))]
-    assert sorted(set(validated)) == sorted(validated), "some were merged again"
-    assert ours == theirs
-    assert one | {"seconds": 0} == other | {"seconds": 0}
-    for name in ("model/model.safetensors", "items/chosen.jsonl"):
-        assert (swept[0] / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_another_config_is_refused_and_so_are_other_models_of_the_same_names(

@@ -1,7 +1,9 @@
 """Every verb ends with a line at any write that fails, and then with the bits of an undisturbed
-run. On each change a few points of each kind; all of them with LONG=1 in the environment."""
+run; stopped once it has kept something, it does not compute that again. On each change a few points
+of each kind; all of them with LONG=1 in the environment."""
 
 import gc
+import itertools
 import json
 import os
 import random
@@ -18,7 +20,11 @@ from command import hs2jax, succeed
 from faults_at_writes import FAULTS, Killed, faults
 
 from hs2jax import locks
+from hs2jax.alignment import sample as sampling
+from hs2jax.alignment import weigh as weighing
 from hs2jax.evaluation import scores
+from hs2jax.judging import readings
+from hs2jax.store import Store
 from hs2jax.training import loop, sweep
 
 LONG = os.environ.get("LONG")
@@ -42,6 +48,9 @@ def get_config(kind):
     recipe.second.data = {pairs!r}
     return recipe
 """
+STEERED = {"reward_model": "ratings", "reference": "prior"}
+STEERING = {"attributes": "('verbosity',)", "requested": "(0,4)", "max_new_tokens": 6}
+STEERING["base"] = "helpfulness=4,verbosity=0"
 CLOCKS = {"seconds", "tokens_per_second", "seconds_per_step", "peak_memory_bytes", "bytes"}
 APART = ("tensorboard", "report.html", "report.md", "run.lock")  # As they hold times, or go.
 
@@ -60,6 +69,11 @@ def here(tmp_path_factory):
     (here / "of.py").write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scores, "default_folder", lambda: here / "root" / "cache")
+        # Work in small pieces, each of which is kept.
+        patch.setattr(sampling, "chunk", lambda config: 3)
+        patch.setattr(weighing, "CHUNK", 3)
+        patch.setattr(scores, "TOKENS", 60)
+        patch.setattr(readings, "CHUNK", 4)
         # The faults are in this process.
         patch.setattr(sweep, "_train", lambda config, place: loop.train(config, place) and "")
         sample = command(here, "sample")
@@ -87,8 +101,9 @@ def command(here: Path, verb: str) -> list[str]:
         "evaluate": ["evaluate", *of("evaluate", model__name=here / "trained", data=pairs)],
         "judge": [
             "judge",
-            *of("judge", criteria=here / "criteria.json", weights="cross-validate", folds=2),
+            *of("judge", weights="cross-validate", folds=2, baselines="gpt_score"),
             *(f"--config.{k}={v}" for k, v in judge_runs.settings_of(here).items()),
+            f"--config.data=ratings:{here / 'rated.jsonl'}[:4]",
         ],
         "score": score,
         "best-of-n": [*score, f"--best={out}/best"],
@@ -101,6 +116,19 @@ def command(here: Path, verb: str) -> list[str]:
             "weigh",
             *of("weigh", reward_model=here / "ratings", prior=here / "prior", data=sampled),
             "--config.unfinished=keep",
+        ],
+        "rescale": [
+            "rescale",
+            *of("rescale", model__name=here / "ratings", data=stages.prompts(here)),
+            "--config.ratings=helpsteer2:mini/train.jsonl[10:40]",
+            "--config.attributes=('verbosity',)",
+        ],
+        "steer": [
+            "steer",
+            *of("steer", policies=f"before={here / 'prior'},after={here / 'policy'}", n=2),
+            *(f"--config.{key}={here / name}" for key, name in STEERED.items()),
+            *(f"--config.{key}={value}" for key, value in STEERING.items()),
+            f"--config.data={stages.prompts(here)}",
         ],
         "expo": [
             "expo",
@@ -116,6 +144,7 @@ def command(here: Path, verb: str) -> list[str]:
 
 VERBS = ["train", "run", "evaluate", "judge", "score", "best-of-n", "sample", "annotate", "weigh"]
 VERBS += ["expo", "convert", "sweep", "report"]
+KEEPING = ["evaluate", "judge", "sample", "annotate", "weigh", "rescale", "steer", "expo"]
 SAMPLED = ["train", "evaluate", "best-of-n", "sample", "convert", "report"]
 
 
@@ -173,10 +202,7 @@ def disturbed(here: Path, verb: str, fault: str, nth: int) -> str:
         assert fault in ("torn", "killed")
     finally:
         signal.alarm(0)
-    for file in locks._locks.values():  # The system does it for a process that ends.
-        file.close()
-    locks._locks.clear()
-    gc.collect()
+    unlock()
     where = f"{verb}, point {nth}, {fault} at {layer.failed}"
     if done and done.code:
         head = f"hs2jax {command(here, verb)[0]}:"
@@ -186,6 +212,14 @@ def disturbed(here: Path, verb: str, fault: str, nth: int) -> str:
         assert "Traceback" not in done.err, (where, done.err)
         assert "a fault of hs2jax" not in said, (where, said)
     return where
+
+
+def unlock() -> None:
+    """Let go of all folders, as the system does it for a process that ends."""
+    for file in locks._locks.values():
+        file.close()
+    locks._locks.clear()
+    gc.collect()
 
 
 @pytest.mark.parametrize("verb", VERBS if LONG else SAMPLED)
@@ -214,3 +248,39 @@ def test_after_a_fault_the_same_command_ends_with_the_same_bits(here, verb, caps
             assert found[name] == expected[name], (where, name)
     with capsys.disabled():
         print(f"\n{verb}: {len(layer.points)} points, {len(todo)} faults at them", end="")
+
+
+def kept_by(here: Path, verb: str, stop: int = 0) -> list[list[str]]:
+    """Run a verb until it has kept something `stop` times, or to its end; return the keys."""
+    add, found = Store.add, []
+
+    def adding(self, entries):
+        refused = add(self, entries)
+        if entries:
+            found.append([*entries])
+        if entries and len(found) == stop:
+            raise Killed
+        return refused
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "add", adding)
+        try:
+            succeed(*command(here, verb))
+        except Killed:
+            unlock()
+    return found
+
+
+@pytest.mark.parametrize("verb", KEEPING)
+def test_what_was_kept_before_a_kill_is_not_computed_again(here, verb):
+    root = begin(here, verb)
+    whole, expected = kept_by(here, verb), bits(root)
+    keys = sorted(itertools.chain(*whole))
+    assert len(keys) == len(set(keys))
+    for stop in range(1, len(whole)) if LONG else {len(whole) // 3 or 1}:
+        begin(here, verb)
+        before = kept_by(here, verb, stop)
+        assert not (root / "run" / "result.json").exists()
+        after = kept_by(here, verb)
+        assert sorted(itertools.chain(*before, *after)) == keys
+        assert bits(root) == expected

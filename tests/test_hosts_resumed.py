@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import stages
+from faults_at_writes import Killed
 from judge_runs import prepare, run
-from test_alignment_killed import StoppedError
 from test_judge_processes import WEIGHTED_MAX
 from test_processes import SETTINGS, finish, start_two
 
@@ -70,14 +70,14 @@ def begin(here: str) -> None:
         found = add(self, entries)
         kept.extend([1] * bool(entries))
         if len(kept) == KEPT[verb]:
-            raise StoppedError
+            raise Killed
         return found
 
     patch.setattr(Store, "add", adding)
     patch.setattr(stopping, "asked", asked)
     for verb in KEPT:
         kept.clear()
-        with pytest.raises((StoppedError, stopping.Stopped)):
+        with pytest.raises((Killed, stopping.Stopped)):
             work(verb, here, here / "two" / verb)
 
 
