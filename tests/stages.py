@@ -1,10 +1,12 @@
 """Tiny models, prompts, configs and rows, shared by the tests of stages and trainings."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 import tiny
 
 from hs2jax import configs
@@ -100,3 +102,26 @@ def steering(folder: Path, **changes):
     settings |= {"attributes": ("verbosity",), "requested": (0, 4)}
     settings |= {"base": "helpfulness=4,verbosity=0", "n": 2, "max_new_tokens": 6}
     return made("steer", changes, **settings)
+
+
+class StoppedError(Exception):
+    """As if the process had been killed here."""
+
+
+@contextlib.contextmanager
+def stopped(owner, name: str, after: int):
+    """Stop what is done here once a function has been through `after` times."""
+    keep, left = getattr(owner, name), after
+
+    def kept(*arguments):
+        nonlocal left
+        found = keep(*arguments)
+        left -= 1
+        if not left:
+            raise StoppedError
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, kept)
+        with pytest.raises(StoppedError):
+            yield

@@ -8,7 +8,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import stages
 import tiny
-from test_alignment_killed import StoppedError
 
 from hs2jax import configs, survey
 from hs2jax.alignment import sample as sampling
@@ -302,13 +301,13 @@ def test_what_a_server_has_answered_is_not_asked_again(here, tmp_path, served, m
         kept.extend(entries)
         if len(kept) == 3:
             sent.set()
-            raise StoppedError
+            raise stages.StoppedError
         return found
 
     asked.ill[0] = lambda: sent.wait(60) and (200, {"choices": None})
     with monkeypatch.context() as patch:
         patch.setattr(Store, "add", adding)
-        with pytest.raises(StoppedError):
+        with pytest.raises(stages.StoppedError):
             sample(config, tmp_path / "run")
     asked.ill.clear()
     asked.clear()

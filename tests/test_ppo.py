@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import stages
 import tiny
-from test_alignment_killed import stopped
 from test_reinforce import assert_same_run, config_of, here  # noqa: F401
 from test_rollouts import rollout, settings
 
@@ -80,7 +79,7 @@ def test_a_run_updates_by_slices_and_goes_on_with_the_same_bits(here, tmp_path):
     steps = [x for x in stages.read(tmp_path / "whole" / "metrics.jsonl") if x["kind"] == "train"]
     assert all(x["value_loss"] > 0 and x["idle"] == 0 for x in steps)
     assert steps[0]["ratio_off"] > 1e-3  # Of the second slice, whose policy is one update later.
-    with stopped(Checkpoints, "save", 2):
+    with stages.stopped(Checkpoints, "save", 2):
         reinforce(config, tmp_path / "run")
     reinforce(config, tmp_path / "run")
     assert_same_run(tmp_path / "run", tmp_path / "whole")

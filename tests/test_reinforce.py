@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import stages
 import tiny
-from test_alignment_killed import stopped
 
 from hs2jax import report, stopping, workdir
 from hs2jax.alignment import compare as comparison
@@ -60,7 +59,7 @@ def same(one, other) -> bool:
 
 
 def assert_same_run(one, other):
-    """One that was stopped, or not, and a whole one."""
+    """One that was stages.stopped, or not, and a whole one."""
     rows = (without_costs(stages.read(x / "results.jsonl")) for x in (one, other))
     assert next(rows) == next(rows)
     for path in [*other.glob("rollouts/*"), *other.glob("items/*")]:
@@ -149,7 +148,7 @@ def test_results_hold_the_policy_against_its_start(here, whole):
 )
 def test_killed_it_goes_on_with_the_same_bits(whole, tmp_path, owner, name, after):
     folder, config, _ = whole
-    with stopped(owner, name, after):
+    with stages.stopped(owner, name, after):
         reinforce(config, tmp_path / "run")
     if owner is Checkpoints:  # The best step so far is a model already.
         convert.convert(str(tmp_path / "run"), tmp_path / "best")
@@ -160,7 +159,7 @@ def test_killed_it_goes_on_with_the_same_bits(whole, tmp_path, owner, name, afte
 
 def test_what_was_sampled_is_taken_by_no_other_run(whole, tmp_path):
     _, config, _ = whole
-    with stopped(workdir, "write_rows", 3):  # Before there is a checkpoint.
+    with stages.stopped(workdir, "write_rows", 3):  # Before there is a checkpoint.
         reinforce(config, tmp_path)
     other = config.copy_and_resolve_references()
     other.temperature = 0.8
