@@ -155,7 +155,7 @@ def run(verb: str, options, command: str) -> None:
     kind = kind_of(config)
     if verb == "sweep" and kind in ("sweep", "train_reward_model", "train_policy"):
         config, kind = sweep_of(config, options.over, options.seeds), "sweep"
-    if verb == "plan" and kind.startswith("train_"):
+    if verb == "plan" and kind != "plan":
         config, kind = plan_of(config, options), "plan"
     if KINDS[kind][0] != verb:
         raise ValueError(
@@ -191,11 +191,12 @@ def show(config, rows: list[dict], workdir: Path, command: str) -> None:
 
 
 def plan_of(config, options):
-    """Make the plan of a training's config."""
+    """Make the plan of a run's config."""
     from hs2jax import configs
 
     planned = configs.defaults("plan")
-    planned.update(topology=options.topology, group_tokens=options.group_tokens, base=config)
+    planned.update({name: getattr(options, name) for name in configs.SETTINGS["plan"]})
+    planned.base = config
     return planned
 
 

@@ -1,5 +1,5 @@
-"""What a compiled program does, read from its text: collectives, with loops counted by their trips;
-and what a traced one computes."""
+"""What a compiled program does, read from its text: collectives and cycles, with loops counted by
+their trips; and what a traced one computes."""
 
 import math
 import re
@@ -35,7 +35,7 @@ class Collective(NamedTuple):
 
 def collectives(text: str, devices: int, unknown: int = 1) -> list[Collective]:
     """Find the collectives in a compiled program's text for so many devices. unknown: the trips of
-    a loop whose bound is no constant."""
+    a loop whose bound is no constant; of one within it, 1."""
     parts = _computations(text)
     times, found = _times(parts, unknown), []
     kinds = "|".join(COLLECTIVES)
@@ -61,6 +61,20 @@ def collectives(text: str, devices: int, unknown: int = 1) -> list[Collective]:
     return found
 
 
+def cycles(text: str, unknown: int = 1) -> int:
+    """Sum up the cycles of a chip that the TPU compiler expects of each operation of a program,
+    where they stand in its text: of products and what is fused with them, with the memory that they
+    read and write; not of collectives, nor of kernels written by hand. 0 of another compiler's."""
+    parts = _computations(text)
+    times = _times(parts, unknown)
+    return sum(
+        int(found) * times[name]
+        for name, lines in parts.items()
+        if times[name]
+        for found in re.findall(r'"estimated_cycles":"(\d+)"', "\n".join(lines))
+    )
+
+
 def _computations(text: str) -> dict[str, list[str]]:
     """Part a program's text into computations by name; the one that it begins with is ""."""
     found, name = {}, None
@@ -79,29 +93,30 @@ def _times(parts: dict[str, list[str]], unknown: int) -> Counter:
     """Count how often each computation is run; of a condition's branches, each as if taken."""
     times: Counter = Counter()
 
-    def visit(name: str, count: int) -> None:
+    def visit(name: str, count: int, unknown: int) -> None:
         times[name] += count
         for line in parts.get(name, ()):
             loop = re.search(r" while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)", line)
             if loop:
-                visit(loop[2], count * _trips(line, parts.get(loop[1], ()), unknown))
+                known = _trips(line, parts.get(loop[1], ()))
+                visit(loop[2], count * (known or unknown), unknown if known else 1)
                 continue
             for called in re.findall(r"(?:calls|to_apply|\w*computations?)=\{?%?([\w.-]+)", line):
-                visit(called, count)
+                visit(called, count, unknown)
 
-    visit("", 1)
+    visit("", 1, unknown)
     return times
 
 
-def _trips(line: str, condition: list[str], unknown: int) -> int:
+def _trips(line: str, condition: list[str]) -> int:
     """Find the trips of a loop that counts from 0: as the compiler notes them, or as its condition
-    has the only number that it holds."""
+    has the only number that it holds; 0 where that is no constant."""
     if known := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', line):
         return int(known[1])
     bounds = {
         int(n) for each in condition for n in re.findall(r"s32\[\].* constant\((\d+)\)", each)
     }
-    return bounds.pop() if len(bounds) == 1 else unknown
+    return bounds.pop() if len(bounds) == 1 else 0
 
 
 def _together(line: str, devices: int) -> int:
@@ -122,26 +137,41 @@ def temporaries(folder: Path) -> int | None:
     return None
 
 
-def traced_flops(jaxpr, unknown: int = 1) -> int:
+def traced_flops(jaxpr, unknown: int = 1, *, kernels: bool = False) -> int:
     """Count the floating-point operations of the products in a traced program, of all devices, two
-    for each multiplication; unknown: the trips of a loop whose bound is no constant."""
+    for each multiplication. unknown: the trips of a loop whose bound is no constant; of one within
+    it, 1. kernels: only of those in kernels written by hand, as these say themselves, or as if no
+    block of their grid were skipped."""
     total = 0
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            summed, _ = equation.params["dimension_numbers"][0]
+        name, params = equation.primitive.name, equation.params
+        if name == "dot_general" and not kernels:
+            summed, _ = params["dimension_numbers"][0]
             left = equation.invars[0].aval.shape
             size = math.prod(equation.outvars[0].aval.shape)
             total += 2 * size * math.prod(left[i] for i in summed)
-        times = {"scan": equation.params.get("length"), "while": unknown}
+        if name == "pallas_call" and (said := params.get("cost_estimate")):
+            total += said.flops
+            continue
+        of_kernel = kernels and name != "pallas_call"
+        within = 1 if name == "while" else unknown
         inner = [
-            traced_flops(each, unknown)
+            traced_flops(each, within, kernels=of_kernel)
             for each in jax.tree.leaves(
-                equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
+                params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
             )
             for each in [getattr(each, "jaxpr", each)]
             if hasattr(each, "eqns")
         ]
+        times = 1
+        if name == "scan":
+            times = params["length"]
+        elif name == "while":
+            times = unknown
+        elif name == "pallas_call":
+            times = math.prod(params["grid_mapping"].grid)
+        elif name == "shard_map":  # Shapes in it are of one device.
+            times = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
         # Of branches one is taken.
-        count = max(inner, default=0) if equation.primitive.name == "cond" else sum(inner)
-        total += times.get(equation.primitive.name, 1) * count
+        total += times * (max(inner, default=0) if name == "cond" else sum(inner))
     return total

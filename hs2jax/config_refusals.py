@@ -16,6 +16,11 @@ from hs2jax.config_rules import (
     parse_weights,
 )
 
+# Kinds whose programs a plan knows.
+PLANNED = (
+    *("train_reward_model", "train_policy"),
+    *("evaluate", "annotate", "judge", "sample", "reinforce"),
+)
 # The tasks of a judge that read a setting; it would be without effect in others.
 JUDGE_TASKS = {
     "criteria": ("scores", "pairs"),
@@ -71,8 +76,8 @@ def refusals(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
             yield from _judge(c, default)
         case "sweep" if not can_be_swept(c.get("base")):
             yield "base: expected a config of kind train_reward_model, or train_policy on pairs"
-        case "plan" if c.get("base", {}).get("kind") not in ("train_reward_model", "train_policy"):
-            yield "base: expected a config of kind train_reward_model or train_policy"
+        case "plan":
+            yield from _plan(c, c.get("base", {}))
         case "reinforce":
             yield from _reinforce(c, default)
     trained = c.get("trainable", {})
@@ -81,6 +86,16 @@ def refusals(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
             "trainable.cache keeps what frozen layers give: it needs config.trainable.last_layers "
             'and a layout other than "padded"'
         )
+
+
+def _plan(c: ConfigDict, base: ConfigDict) -> Iterator[str]:
+    kind = base.get("kind")
+    if kind not in PLANNED:
+        yield f"base: expected a config of kind {', '.join(PLANNED)}"
+    if c.search and kind not in PLANNED[:2]:
+        yield "search is over the settings of a training"
+    if kind == "reinforce" and base.algorithm == "ppo":
+        yield 'base.algorithm is "ppo", whose value model is not planned; plan "reinforce"'
 
 
 def _policy(c: ConfigDict, default: ConfigDict) -> Iterator[str]:

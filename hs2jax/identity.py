@@ -39,14 +39,19 @@ def of(config) -> Identity:
 
 
 def _planned(base) -> Identity:
-    """Find what a plan of a training follows from: settings that change its step or the order of
-    its sums, and the shape of its model. Data and weights are not read."""
+    """Find what a plan follows from: settings that change a run's programs or the order of their
+    sums, and the shapes of its models. Data and weights are not read."""
     flat, found = config_rules.flat(base), {}
     for key, setting in configs.SETTINGS[base.kind].items():
         if setting.identity in ("value", "sums"):
             found[f"base.{key}"] = json.dumps(flat[key], default=str)
-    shape = dataclasses.asdict(hub.config_of(base.model.name))
-    return found | {"base.kind": base.kind, "base.model.name (config)": content_key(shape)}
+    models = {"model.name": base.model.name}
+    if base.kind == "reinforce":
+        raters = config_rules.parse_policies(base.reward_models)
+        models |= {f"reward_models {name}": model for name, model in raters.items()}
+    for key, model in models.items():
+        found[f"base.{key} (config)"] = content_key(dataclasses.asdict(hub.config_of(model)))
+    return found | {"base.kind": base.kind}
 
 
 def free(config, kind: str = "free") -> Identity:

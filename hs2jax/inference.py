@@ -108,14 +108,14 @@ def run_decoder(
 
 
 predict = jax.jit(forward, static_argnames=("config", "layout", "dtype", "remat"))
-_of_responses = jax.jit(
+predict_tokens = jax.jit(
     token_log_probabilities,
     static_argnames=("config", "layout", "dtype", "remat", "temperature"),
 )
 
 
 BATCH = 256  # Examples whose rows are filled together.
-TOKENS = 8192  # That are computed at a time: attention needs memory for each pair in a row.
+TOKENS = 8192  # Of each device at a time: attention needs memory for each pair in a row.
 
 
 def choose_row_length(costs: Sequence[int]) -> int:
@@ -151,7 +151,7 @@ def plan_rows(examples, *, layout, rows: int | None = None, mesh=None) -> loader
     if layout == "padded":
         costs = [max(costs) * max(len(e.encoded.responses) for e in examples)]
     length = choose_row_length(costs)
-    rows = min(rows or max(1, TOKENS // length), len(examples))
+    rows = min(rows or max(1, TOKENS // length) * sharding.row_devices(mesh), len(examples))
     return plan_evaluation(examples, row_length=length, layout=layout, rows=rows, mesh=mesh)
 
 
@@ -201,7 +201,7 @@ def response_log_probabilities(
     joined = [join([encoded[i] for i in run]) for run in runs]
     batches = plan_rows(joined, layout=layout, rows=rows, mesh=mesh)
     settings = {"config": config, "layout": layout, "dtype": dtype, "temperature": temperature}
-    run = functools.partial(_of_responses, {"decoder": params}, **settings)
+    run = functools.partial(predict_tokens, {"decoder": params}, **settings)
     found = [[None] * len(run) for run in runs]
     for i, table in enumerate(run_rows(run, batches, mesh)):
         mask = batches[i]["loss_mask"].reshape(-1, table.shape[1])

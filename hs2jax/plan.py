@@ -1,62 +1,38 @@
-"""The plan of a training on a TPU slice: its own step, compiled for the slice without one.
+"""The plan of a run on a TPU slice: its own programs, compiled for the slice without one.
 
     hs2jax plan --config=helpsteer2_regression:llama3_70b --topology=v5p:4x4x4 --workdir=runs/plan
 
 Neither devices nor weights are needed, but the TPU compiler is: `pip install "hs2jax[tpu]"`. It
-takes a minute or some. What is compiled is what `hs2jax train` runs, on a batch of groups of
-`config.group_tokens` tokens; memory is the compiler's. Times are no predictions: they are what the
-slice needs at the least, if products run at the chip's peak, or all links are busy.
+takes some minutes. What is compiled is what the config's verb runs, on groups of
+`config.group_tokens` tokens (see `planned`); memory is the compiler's, times are those of a
+roofline (see `roofline`).
 """
 
+import itertools
 import logging
 import math
 import os
+import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
-from hs2jax import compiled, configs, locks, workdir
-from hs2jax.data import loader
-from hs2jax.data.chat import Encoded
-from hs2jax.data.groups import Pair
-from hs2jax.data.packing import Example
-from hs2jax.language_model import LanguageModel
-from hs2jax.models import heads, sharding
-from hs2jax.models.hf import hub, weights
-from hs2jax.reward_model import RewardModel
-from hs2jax.training import optimizer, step, tasks, trainable
-from hs2jax.workdir import row
+from hs2jax import compiled, configs, locks, plan_rows, planned, roofline, workdir
+from hs2jax.models import sharding
+from hs2jax.models.hf import hub
+from hs2jax.plan_rows import GIB, Program
+from hs2jax.planned import Step
 
 log = logging.getLogger(__name__)
-GIB = 2**30
-
-
-class Chip(NamedTuple):
-    """A chip's published numbers: bfloat16 TFLOP/s, memory in GiB, and GB/s of all its links."""
-
-    teraflops: float
-    memory: float
-    links: float
-
-
-# https://cloud.google.com/tpu/docs/system-architecture-tpu-vm; v6e leaves 31.25 of its 32 GiB.
-CHIPS = {
-    "v4": Chip(275, 32, 300),
-    "v5e": Chip(197, 16, 200),
-    "v5p": Chip(459, 95, 600),
-    "v6e": Chip(918, 31.25, 448),
-}
 
 
 @locks.released
 def plan(config, folder: Path | str) -> list[dict]:
-    """Compile a training's step for a slice; returns the rows of results.jsonl, at once where the
+    """Compile a run's programs for a slice; returns the rows of results.jsonl, at once where the
     folder has them.
 
     Raises ValueError for a config that cannot be, and RuntimeError where there is no compiler.
@@ -66,39 +42,21 @@ def plan(config, folder: Path | str) -> list[dict]:
     configs.check(base, "config.base", reading=False)
     if workdir.claim(folder, config):
         return workdir.read_rows(folder / "results.jsonl")
-    chip = CHIPS[config.topology.split(":")[0]]
-    mesh = sharding.make_mesh(**base.mesh, of=devices(config.topology))
-    task = tasks.make(base, mesh, model_of(base))
-    batches = batch_of(config, task, mesh)
-    update, state, frozen = step_of(base, task, mesh)
-    batch = placed(batches[0], mesh)
-    log.info("compiling for %d chips of %s", mesh.size, config.topology.split(":")[0])
-    with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as dump:
-        traced = update.trace(state, frozen, batch)
-        program = traced.lower().compile({"xla_dump_to": dump})
-        used = compiled.temporaries(Path(dump))
-    arguments = program.memory_analysis().argument_size_in_bytes
-    memory = {
-        "memory": arguments + (used or program.memory_analysis().temp_size_in_bytes),
-        "parameters": bytes_on_a_chip(state["params"]) + bytes_on_a_chip(frozen),
-        "optimizer": bytes_on_a_chip(state["optimizer"]),
-        "batch": bytes_on_a_chip(batch),
-    }
-    memory["temporaries"] = memory["memory"] - arguments
-    moved = compiled.collectives(program.as_text(), mesh.size, batches.micro_batches)
-    done = compiled.traced_flops(traced.jaxpr.jaxpr, batches.micro_batches)
-    rows = [
-        *memory_rows(memory, chip),
-        *work_rows(config, task.model.config, batches, mesh, chip, done, moved),
-        *collective_rows(moved),
-        row("", "disk", "checkpoint_bytes", trainable.nbytes(state)),
-        row("", "disk", "export_bytes", trainable.nbytes((state["params"], frozen))),
-    ]
-    result = {"devices": mesh.size, "mesh": dict(mesh.shape), "rows": len(batches.plan[0])}
+    chips, tried, found = devices(config.topology), {}, config
+    if config.search:
+        tried = search(config, chips)
+        best = min(tried, key=lambda each: plan_rows.cost(config, tried[each]))
+        found = changed(config, best)
+    programs = tried[best] if tried else compile_all(config, chips)
+    rows = [*plan_rows.rows_of(found, programs), *plan_rows.candidates(found, tried)]
+    said = plan_rows.words(found, programs, tried)
+    for each in said:
+        log.info("%s: %s", each["label"], each["sentence"])
+    result = {"model": {"name": base.model.name, "slice": config.topology}, "said": said}
     return workdir.finish(folder, config, result, rows)
 
 
-# The step -----------------------------------------------------------------------------------------
+# Compiling ----------------------------------------------------------------------------------------
 
 
 def devices(topology: str) -> list:
@@ -122,137 +80,93 @@ def devices(topology: str) -> list:
         ) from error
 
 
-def model_of(base):
-    """The model of a training with shapes in place of its parameters: nothing is loaded."""
-    config = hub.config_of(base.model.name)
-    dtype = configs.dtype(base.model.dtype) or jnp.bfloat16
-    if base.kind == "train_policy":
-        return LanguageModel(config, weights.shapes(config), None, dtype=dtype)
-    config, outputs = config.without_lm_head(), tuple(base.model.outputs)
-    head = jax.eval_shape(
-        lambda: heads.init_reward(
-            jax.random.key(0), config.hidden_size, len(outputs), bias=base.model.bias
-        )
+def compile_all(config, chips: Sequence) -> list[Program]:
+    """Compile all programs of a plan's run for the chips of its slice."""
+    mesh, found = sharding.make_mesh(**config.base.mesh, of=chips), []
+    for one in planned.steps(config, mesh):
+        log.info("compiling %s for %d chips of %s", one.name, mesh.size, config.topology)
+        found.append(compile_one(one, mesh, config.topology))
+    return found
+
+
+def compile_one(one: Step, mesh, topology: str) -> Program:
+    """Compile a program for the chips of a mesh."""
+    held = {name: bytes_on_a_chip(tree) for name, tree in one.holds.items()}
+    with tempfile.TemporaryDirectory() as dump:
+        traced = trace(one, mesh)
+        try:
+            program = traced.lower().compile({"xla_dump_to": dump})
+        except jax.errors.JaxRuntimeError as error:
+            needs = re.search(r"Used ([\d.]+)G of [\d.]+G hbm", str(error))
+            if needs is None:
+                raise
+            beside = sum(held.values()) - bytes_on_a_chip(one.given)
+            return Program(one, {"memory": int(float(needs[1]) * GIB) + beside} | held, 0, [], None)
+        return measured(one, traced, program, topology, compiled.temporaries(Path(dump)))
+
+
+def measured(one: Step, traced, program, topology: str, used: int | None = None) -> Program:
+    """Read what a compiled program does. used: bytes of its temporaries, None for what it says
+    itself."""
+    held = {name: bytes_on_a_chip(tree) for name, tree in one.holds.items()}
+    analysis, text, jaxpr = program.memory_analysis(), program.as_text(), traced.jaxpr.jaxpr
+    chips = math.prod(roofline.of(topology)[1])
+    made = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    held["temporaries"] = (used or analysis.temp_size_in_bytes) + made
+    moved = compiled.collectives(text, chips, one.trips)
+    flops, kernels = (
+        compiled.traced_flops(jaxpr, one.trips, kernels=only) for only in (False, True)
     )
-    params = {"decoder": weights.shapes(config), "head": head}
-    return RewardModel(config, params, None, outputs, dtype=dtype)
+    cycles = compiled.cycles(text, one.trips)
+    times = roofline.times(topology, flops, kernels, cycles, moved)
+    return Program(one, {"memory": sum(held.values())} | held, flops, moved, times)
 
 
-def batch_of(config, task: tasks.Task, mesh) -> loader.Batches:
-    """A batch of groups of so many tokens: half of them the prompt's, and two responses."""
-    base, tokens, columns = config.base, config.group_tokens, len(task.columns)
-    if tokens > base.data.row_length:
-        raise ValueError(
-            f"config.group_tokens is {tokens}; a row has {base.data.row_length} "
-            "(config.base.data.row_length)"
-        )
-    ids = np.ones(tokens, np.int32)
-    half, quarter = tokens // 2, tokens // 4
-    learned = np.zeros(half, bool) if base.kind == "train_policy" else None
-    encoded = Encoded(ids[:half], (ids[:quarter], ids[: tokens - half - quarter]), learned, (0, 0))
-    rated = np.ones((2, columns), np.float32), np.ones((2, columns), bool)
-    return loader.plan(
-        [Example(encoded, *rated, [Pair(0, 1, 1.0)])] * base.batch_size,
-        row_length=base.data.row_length,
-        layout=base.data.layout,
-        batch_size=base.batch_size,
-        micro_batch_size=sharding.fit_rows(base.micro_batch_size, mesh),
-    )
-
-
-def step_of(base, task: tasks.Task, mesh):
-    """The jitted step of a training, and the shapes of its state and frozen parameters in their
-    places."""
-
-    def begin(params):
-        return trainable.split(trainable.begin(params, base), base)
-
-    params, frozen = jax.eval_shape(begin, task.params)
-    tx, _ = optimizer.make(base.optimizer, steps=1000)
-    state = jax.eval_shape(lambda params: step.init_state(params, tx), params)
-    places = sharding.shardings(state, mesh)
-    update = step.make(
-        task.model.config,
-        task.objective,
-        tx,
-        forward=task.forward,
-        layout=base.data.layout,
-        dtype=task.model.dtype,
-        remat=base.model.remat,
-        shardings=places,
-    )
-    frozen = sharding.placed_shapes(frozen, sharding.shardings(frozen, mesh))
-    return update, sharding.placed_shapes(state, places), frozen
-
-
-def placed(batch: dict[str, np.ndarray], mesh):
-    place = NamedSharding(mesh, P(None, sharding.ROWS))
-    return {
-        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for name, x in batch.items()
-    }
+def trace(one: Step, mesh):
+    """Trace a program as its verb runs it."""
+    if not one.in_mesh:
+        return one.run.trace(*one.given, **one.settings)
+    with jax.set_mesh(mesh):
+        return one.run.trace(*one.given, **one.settings)
 
 
 def bytes_on_a_chip(tree: Any) -> int:
     """Count the bytes of arrays of which one chip has a part."""
+    arrays = [x for x in jax.tree.leaves(tree) if hasattr(x, "dtype")]
+    places = [getattr(x, "sharding", None) for x in arrays]
     return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+        math.prod(place.shard_shape(x.shape) if place else x.shape) * x.dtype.itemsize
+        for x, place in zip(arrays, places, strict=True)
     )
 
 
-# Rows ---------------------------------------------------------------------------------------------
+# Searching ----------------------------------------------------------------------------------------
 
 
-def memory_rows(memory: dict[str, int], chip: Chip) -> list[dict]:
-    """Rows of a chip's memory in bytes: what is used against what it has, and its parts."""
-    left = chip.memory * GIB - memory["memory"]
-    fits = {"better": "higher", "reference": 0.0, "headline": True}
-    whole = {"headline": True}
-    return [
-        row("", "memory", "memory", memory["memory"], **whole),
-        row("", "memory", "memory_left", left, **fits),
-        *(row("", "memory", name, memory[name]) for name in memory if name != "memory"),
-    ]
+def candidates(base, chips: int, rows: int) -> list[tuple]:
+    """List what is tried, ((key, value), ...): the axis that divides heads, one to four rows at a
+    time on each part of the rest, as far as a batch has them, and remat."""
+    heads, found = hub.config_of(base.model.name).num_kv_heads, []
+    for tensor, each, remat in itertools.product((1, 2, 4, 8), (1, 2, 4), (True, False)):
+        parts = chips // tensor
+        if heads % tensor == chips % tensor == 0 and (each == 1 or parts * each < 2 * rows):
+            changes = {"mesh.tensor": tensor, "micro_batch_size": parts * each}
+            found.append((*changes.items(), ("model.remat", remat)))
+    return found
 
 
-def work_rows(config, model, batches: loader.Batches, mesh, chip: Chip, done: int, moved):
-    """Rows of what a step computes and the least time that it takes. The model's operations are
-    those of the groups' tokens, three forward passes; the program's hold padding, what is computed
-    again for the backward pass, and what masks hide."""
-    base, tokens = config.base, config.group_tokens
-    groups, rows = base.batch_size, len(batches.plan[0])
-    computed = batches.micro_batches * batches.micro_batch_size
-    useful = 3 * groups * model.forward_flops(tokens, tokens * (tokens + 1) // 2)
-    at_peak = mesh.size * chip.teraflops * 1e12
-    times = {
-        "compute_seconds": done / at_peak,
-        "link_seconds": sum(each.bytes * each.times for each in moved) / (chip.links * 1e9),
-    }
-    least = max(times.values())
-    return [
-        row("", "work", "padding", 1 - groups * tokens / (computed * base.data.row_length)),
-        row("", "work", "rows", computed, n=rows),
-        row("", "work", "model_flops", useful),
-        row("", "work", "program_flops", done),
-        *(row("", "work", name, value) for name, value in times.items()),
-        row("", "work", "seconds_at_least", least, headline=True),
-        row("", "work", "mfu_at_most", useful / at_peak / least, headline=True),
-        row("", "work", "groups_per_second_at_most", groups / least, headline=True),
-    ]
+def search(config, chips: Sequence) -> dict[tuple, list[Program]]:
+    """Compile what may be fastest, by changes of the config."""
+    step_rows = planned.training(config, sharding.make_mesh(**config.base.mesh, of=chips)).rows[0]
+    found: dict[tuple, list[Program]] = {}
+    for changes in candidates(config.base, len(chips), step_rows):
+        found[changes] = compile_all(changed(config, changes), chips)
+        log.info("%s", plan_rows.one_line(config, changes, found[changes]))
+    return found
 
 
-def collective_rows(moved: list[compiled.Collective]) -> list[dict]:
-    """Rows of the collectives by kind and type: bytes that a chip sends in a step, how often, and
-    the share of the bytes whose collective is not waited for where it begins."""
-    by_kind: dict[str, list[compiled.Collective]] = {}
-    for each in moved:
-        by_kind.setdefault(f"{each.kind} {each.dtype}", []).append(each)
-    rows = []
-    for kind, some in sorted(by_kind.items()):
-        total = sum(each.bytes * each.times for each in some)
-        apart = sum(each.bytes * each.times for each in some if each.overlaps)
-        times = sum(each.times for each in some)
-        rows += [
-            row("", f"collective/{kind}", "sent_bytes", total, n=times),
-            row("", f"collective/{kind}", "overlapping", apart / total if total else None),
-        ]
-    return rows
+def changed(config, changes: tuple):
+    """A plan's config with changes of its base; what is left of the chips shares a copy."""
+    found = ConfigDict(config.to_dict())
+    found.base.update_from_flattened_dict(dict(changes) | {"mesh.data": 1, "mesh.fsdp": -1})
+    return found

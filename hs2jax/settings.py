@@ -188,12 +188,16 @@ SETTINGS = {
         "arms": sets((), rules.arms),
         "reference": sets("", anything),  # The arm that others are compared with.
     },
-    # And `base`, the config of a training.
+    # And `base`, the config of what is planned.
     "plan": {
         "topology": sets("v5p:4x4x4", rules.topology),  # A TPU slice: its chip, and how many.
         # Tokens of a group, with which it is known how many rows a batch fills. HelpSteer2's two
         # responses and their prompt have some 770.
         "group_tokens": sets(770, _COUNT),
+        "prompt_tokens": sets(0, at_least(0)),  # Of them; 0: half. Prompts are sampled from so.
+        "responses": sets(2, _COUNT),  # Of a group; a judge's are its questions.
+        "groups": sets(10_000, _COUNT),  # Of the data, for the hours; HelpSteer2 has about so many.
+        "search": sets(False, anything),  # For mesh, micro-batch and remat, of a training.
     },
     "evaluate": {
         **_SEED,  # Of the search for weights.

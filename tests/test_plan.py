@@ -12,19 +12,23 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from tiny_models import TINY, random_params, save
 
-from hs2jax import compiled, configs, locks, plan, workdir
+from hs2jax import compiled, configs, locks, plan, plan_rows, planned, roofline, workdir
 from hs2jax.models import sharding
 from hs2jax.models.decoder import Decoder
 from hs2jax.models.hf import hub, weights
-from hs2jax.training import tasks
 
 
-def config_of(folder, kind="train_reward_model", objective="bradley_terry", **changes):
+def config_of(folder, kind="train_reward_model", **changes):
+    """A plan of a kind; changes: of keys of it, or of its base."""
     config, base = configs.defaults("plan"), configs.defaults(kind)
-    base.objective.kind = objective
     base.model.update(name=str(folder), dtype="float32")
-    base.data.row_length, base.batch_size, base.micro_batch_size = 64, 20, 8
-    config.update({"topology": "v5e:2x2", "group_tokens": 20, "base": base} | changes)
+    if kind.startswith("train_"):
+        base.data.row_length, base.batch_size = 64, 20
+    if kind == "reinforce":
+        base.reward_models = f"one={folder}"
+    own = {"topology": "v5e:2x2", "group_tokens": 20, "base": base}
+    config.update(own | {key: x for key, x in changes.items() if key in config})
+    base.update_from_flattened_dict({key: x for key, x in changes.items() if key not in config})
     return config
 
 
@@ -117,31 +121,54 @@ def test_published_models_have_their_shapes_without_a_network(name, parameters):
     assert sum(math.prod(x.shape) for x in shapes) == pytest.approx(parameters, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("kind", "objective"), [("train_reward_model", "regression"), ("train_policy", "dpo")]
-)
-def test_the_step_that_is_planned_runs(tmp_path, kind, objective):
-    params = save(tmp_path / "model")
-    config = config_of(tmp_path / "model", kind, objective)
-    mesh = sharding.make_mesh()
-    model = plan.model_of(config.base)
-    task = tasks.make(config.base, mesh, model)
-    batches = plan.batch_of(config, task, mesh)
-    update, state, frozen = plan.step_of(config.base, task, mesh)
-    batch = sharding.place_rows(batches[0], mesh, axis=1)
-    with jax.set_mesh(mesh):
-        program = update.lower(state, frozen, batch).compile()
-        size = plan.bytes_on_a_chip((state, frozen, plan.placed(batches[0], mesh)))
-        assert program.memory_analysis().argument_size_in_bytes == pytest.approx(size, rel=0.01)
-        real = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), state)
-        real["params"]["decoder"] = jax.tree.map(
-            lambda x, like: jax.device_put(x, like.sharding),
-            {name: params[name] for name in state["params"]["decoder"]},
-            state["params"]["decoder"],
+KINDS = {
+    "train_reward_model": {"objective.kind": "regression"},
+    "train_policy": {"objective.kind": "dpo"},
+    "judge": {},
+    # Its steps are also those of scoring and of sampling.
+    "reinforce": {"n": 2, "max_new_tokens": 70, "row_length": 64, "batch_size": 6},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_programs_that_are_planned_run(tmp_path, kind):
+    save(tmp_path / "model")
+    config = config_of(tmp_path / "model", kind, **KINDS[kind])
+    mesh, found = sharding.make_mesh(), {}
+    for step in planned.steps(config, mesh):
+        traced = plan.trace(step, mesh)
+        program = traced.lower().compile()
+        found[step.name] = one = plan.measured(step, traced, program, "v5e:2x4")
+        given = jax.tree.map(
+            lambda x: jnp.ones(x.shape, x.dtype, device=x.sharding) if hasattr(x, "dtype") else x,
+            step.given,
         )
-        _, metrics = program(real, frozen, batch)
-    assert np.isfinite(metrics["loss"])
-    assert metrics["tokens"] == 20 * 20
+        of_a_chip = sum(
+            x.addressable_shards[0].data.nbytes
+            for x in jax.tree.leaves(given)
+            if hasattr(x, "dtype")
+        )
+        out = program(*given)  # Raises where a program takes other shapes or other places.
+        analysis = program.memory_analysis()
+        assert plan.bytes_on_a_chip(step.given) == of_a_chip
+        # What it takes is among what is there, but for what it does not look at.
+        assert analysis.argument_size_in_bytes <= of_a_chip * 1.01 <= one.memory["memory"]
+        made = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(out))
+        assert made <= one.memory["temporaries"] + analysis.alias_size_in_bytes
+        # Masks and padding take the rest, and what is computed again.
+        assert step.useful / step.times <= one.flops <= 100 * step.useful / step.times
+        if step.name == "update":
+            assert analysis.argument_size_in_bytes == pytest.approx(of_a_chip, rel=0.01)
+            assert np.isfinite(out[1]["loss"])
+            assert out[1]["tokens"] == math.prod(step.given[2]["tokens"].shape)
+    if kind == "reinforce":
+        sampled = ["prompts", "growing cache", "tokens"]
+        assert [*found] == [*sampled, "rewards of one", "start", "update"]
+        largest = max(found.values(), key=lambda each: each.memory["memory"])
+        held = ("policy", "optimizer", "start", "reward models", "parameters", "temporaries")
+        assert largest.memory["memory"] >= sum(largest.memory.get(name, 0) for name in held)
+        (part, *_) = plan_rows.rows_of(config, [*found.values()])
+        assert (part["metric"], part["value"]) == ("memory", largest.memory["memory"])
 
 
 def test_plans_that_cannot_be_are_refused(tmp_path):
@@ -149,10 +176,53 @@ def test_plans_that_cannot_be_are_refused(tmp_path):
     config = config_of(tmp_path / "model", topology="v7:2x2")
     with pytest.raises(ValueError, match=r"config\.topology is .v7:2x2.; expected a TPU slice"):
         plan.plan(config, tmp_path / "run")
-    config = config_of(tmp_path / "model", group_tokens=65)
-    task = tasks.make(config.base, None, plan.model_of(config.base))
-    with pytest.raises(ValueError, match=r"config\.group_tokens is 65; a row has 64"):
-        plan.batch_of(config, task, None)
+    for changes, said in (
+        ({"group_tokens": 65}, r"config\.group_tokens is 65; a row has 64"),
+        ({"prompt_tokens": 20}, r"leaves nothing for 2 responses behind a prompt of 20 tokens"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            planned.training(config_of(tmp_path / "model", **changes), sharding.make_mesh())
+
+
+def program_of(name, memory, seconds):
+    step = planned.Step(name, None, (), {}, {}, 64, 1e15, (49_280, 65_536), (13, 16))
+    times = seconds and roofline.Times(0.1, 0.9 * seconds, 0.2, 0.1 * seconds, seconds)
+    return plan_rows.Program(step, {"memory": int(memory * 2**30)}, 0, [], times)
+
+
+def test_a_search_finds_the_fastest_that_fits(tmp_path, monkeypatch):
+    save(tmp_path / "model")  # With two heads of keys and values.
+    config = config_of(tmp_path / "model", search=True)
+
+    def compile_all(config, chips):
+        base = config.base
+        memory = 10 + base.micro_batch_size + 4 * (not base.model.remat) - 4 * base.mesh.tensor
+        seconds = 1 / base.micro_batch_size + 0.5 * base.model.remat if memory < 20 else None
+        return [program_of("score", memory, seconds)]
+
+    monkeypatch.setattr(plan, "compile_all", compile_all)
+    monkeypatch.setattr(plan, "devices", lambda topology: jax.devices()[:4])
+    rows = plan.plan(config, tmp_path / "run")
+    assert (
+        len({row["part"] for row in rows if "mesh.tensor" in row["part"]}) == 10
+    )  # A batch has 7 rows.
+    said = workdir.read_json(tmp_path / "run" / "result.json")["said"]
+    best = "--config.mesh.tensor=2 --config.micro_batch_size=8 --config.model.remat=False"
+    assert said[-1]["sentence"].endswith(f"This is of {best}.")
+
+
+def test_what_does_not_fit_is_said_with_what_would(tmp_path):
+    save(tmp_path / "model")
+    config = config_of(tmp_path / "model", micro_batch_size=8)
+    large = program_of("update", 20, None)
+    large.memory.update(parameters=12 * 2**30, temporaries=8 * 2**30)
+    said = plan_rows.words(config, [large], {})
+    assert [each["label"] for each in said] == ["It does not fit", "Rows are empty"]
+    assert "has 16 GiB and needs 20.0 GiB, 4.0 GiB too much" in said[0]["sentence"]
+    assert "6 chips would hold it" in said[0]["sentence"]
+    assert "--config.micro_batch_size=4 has one row" in said[0]["sentence"]
+    assert "64 groups fill 13 of the 16 rows" in said[1]["sentence"]
+    assert "25% is padding. --config.batch_size=78 would fill them." in said[1]["sentence"]
 
 
 def test_a_slice_is_planned_without_one(tmp_path):
@@ -161,7 +231,8 @@ def test_a_slice_is_planned_without_one(tmp_path):
     rows = plan.plan(config_of(tmp_path / "model"), tmp_path / "run")
     found = {(row["part"], row["metric"]): row["value"] for row in rows}
     assert 0 < found["memory", "memory"] < found["memory", "memory_left"] < 16 * 2**30
-    assert 0 < found["work", "mfu_at_most"] < 1
+    assert 0 < found["time", "predicted_mfu"] < 1
+    assert found["work", "peak_seconds"] < found["work", "compute_seconds"]
     assert any(part.startswith("collective/all-gather") for part, _ in found)
     assert plan.plan(config_of(tmp_path / "model"), tmp_path / "run") == rows
 

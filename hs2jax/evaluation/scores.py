@@ -22,6 +22,7 @@ from hs2jax.data.groups import Group
 from hs2jax.data.packing import Example
 from hs2jax.data.record import Record
 from hs2jax.identity import content_key
+from hs2jax.models import sharding
 from hs2jax.models.checksum import checksum
 from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 1  # To be raised when the way of scoring changes.
 WINDOW = 1024  # Groups that are tokenised before the first of them is scored.
-TOKENS = 8192  # Of a step: after each, its scores are kept.
+TOKENS = 8192  # Of a step on each device: after each, its scores are kept.
 
 
 class Scored(NamedTuple):
@@ -143,10 +144,11 @@ def _score_unknown(model, examples: Sequence[Example], store: Store, progress) -
         if not all(name in store for name in some)
     }
     order = sorted(costs, key=lambda i: (costs[i], i))
+    most = TOKENS * sharding.row_devices(model.mesh)
     while len(order):
         # As many as make a step, and one at least.
         ends = np.cumsum([costs[i] for i in order])
-        step, order = np.split(order, [max(1, np.searchsorted(ends, TOKENS, "right"))])
+        step, order = np.split(order, [max(1, np.searchsorted(ends, most, "right"))])
         tables = model.predict([examples[i] for i in step])
         store.add(
             {

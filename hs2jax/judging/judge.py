@@ -230,7 +230,7 @@ class Judge:
                 continue
             longest = packing.cost(asked.encoded, "padded")
             if longest <= model.config.max_seq_len:
-                length = _row_length(packing.cost(asked.encoded, "shared"))
+                length = row_length(packing.cost(asked.encoded, "shared"))
                 alike.setdefault((tuple(asked.tokens.tolist()), length), []).append(i)
             elif not skip:
                 raise ValueError(
@@ -273,7 +273,7 @@ class Judge:
         return Reading(logits, seen)
 
 
-def _row_length(cost: int) -> int:
+def row_length(cost: int) -> int:
     """Attention costs the square of a row, and an item with its rubrics fills one: so each has a
     row of about its own length, of the four to an octave that are compiled, and short ones are
     packed."""

@@ -113,10 +113,12 @@ class Config:
         local = rope.frequencies(self.rotary_size, self.rope_local_base)
         return np.where(np.array(self.sliding)[:, None], local, full)
 
-    def forward_flops(self, tokens: int, visible: int) -> int:
-        """Count the floating-point operations of a forward pass up to the final norm, two for each
-        multiplication: those of the weights for each token, and attention's for each of the
-        `visible` pairs of a query and a key that it sees. A backward pass takes twice as many."""
+    def forward_flops(self, tokens: int, visible: int, logits: int = 0) -> int:
+        """Count the floating-point operations of a forward pass, two for each multiplication: those
+        of the layers' weights for each token, attention's for each of the `visible` pairs of a
+        query and a key that it sees, and the vocabulary's for so many logits. A backward pass takes
+        twice as many."""
         D, N, K, H = self.hidden_size, self.num_heads, self.num_kv_heads, self.head_dim
         weights = 2 * D * H * (N + K) + (3 if self.gated else 2) * D * self.intermediate_size
-        return self.num_layers * (2 * tokens * weights + 4 * visible * N * H)
+        layers = self.num_layers * (2 * tokens * weights + 4 * visible * N * H)
+        return layers + 2 * logits * D * self.vocab_size

@@ -147,7 +147,7 @@ class _Batch:
     def __init__(self, params, config, prompts, requests, drawing, B, mesh, dtype):
         self.params, self.config, self.dtype = params, config, dtype
         self.prompts, self.drawing, self.mesh = prompts, drawing, mesh
-        self.top, self.layers = _unstack(params, config.num_layers, dtype)
+        self.top, self.layers = unstack(params, config.num_layers, dtype)
         W = max(map(len, drawing.ends))
         self.rows = Rows(
             *(np.zeros(B, np.int32) for _ in range(4)),
@@ -194,7 +194,7 @@ class _Batch:
                 for i, number in enumerate(some):
                     tokens[i, : len(self.prompts[number])] = self.prompts[number]
                 placed = sharding.place_rows(tokens, self.mesh)
-                computed = _prefill(self.params, placed, self.config, self.dtype)
+                computed = prefill(self.params, placed, self.config, self.dtype)
                 self.computed |= {number: (computed, i) for i, number in enumerate(some)}
 
     def _grow(self) -> None:
@@ -209,7 +209,7 @@ class _Batch:
                 for _ in range(c.num_layers)
             ]
         elif self.cache[0]["v"].shape[POSITIONS["v"]] < S:
-            self.cache = _lengthen(self.cache, S)
+            self.cache = lengthen(self.cache, S)
 
     def run(self, patience: int) -> list[np.ndarray]:
         """New tokens for all live rows: STEPS of them, or fewer where `patience` rows are free.
@@ -219,7 +219,7 @@ class _Batch:
         """
         self._grow()
         ends, temperature, top_p, top_k, tempered = self.drawing
-        rows, self.cache, *found = _loop(
+        rows, self.cache, *found = loop(
             *(self.top, self.layers, sharding.place_rows(self.rows, self.mesh), self.cache),
             *(patience, temperature, top_p),
             config=self.config,
@@ -241,7 +241,7 @@ def bucket(length: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnames=("layers", "dtype"))
-def _unstack(params, layers, dtype):
+def unstack(params, layers, dtype):
     """(all but the layers, the layers as a list), weights in the dtype of the computation: a copy,
     which takes as much memory again and saves cutting it out of the stacks for each token."""
 
@@ -255,7 +255,7 @@ def _unstack(params, layers, dtype):
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))
-def _prefill(params, tokens, config: Config, dtype):
+def prefill(params, tokens, config: Config, dtype):
     """Compute keys and values {"k" [L, P, K, H, S], "v" [L, P, K, S, H]} of prompts [P, S],
     whatever follows their ends."""
     position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
@@ -282,7 +282,7 @@ def _copy(cache, computed, source, target):
 
 
 @functools.partial(jax.jit, static_argnames="S")
-def _lengthen(cache, S):
+def lengthen(cache, S):
     def pad(name, x):
         widths = [(0, 0)] * 4
         widths[POSITIONS[name]] = (0, S - x.shape[POSITIONS[name]])
@@ -296,9 +296,7 @@ def _lengthen(cache, S):
     static_argnames=("config", "choice", "ends", "dtype"),
     donate_argnames="cache",
 )
-def _loop(
-    params, layers, rows, cache, patience, temperature, top_p, *, config, choice, ends, dtype
-):
+def loop(params, layers, rows, cache, patience, temperature, top_p, *, config, choice, ends, dtype):
     """The loop on the device: (rows, cache, tokens and log-probabilities [B, STEPS], ended [B])."""
     B = len(rows.token)
 
