@@ -212,6 +212,21 @@ def test_where_all_rewards_are_equal_nothing_is_learned(here, tmp_path):
     assert [x["equal_groups"] for x in steps] == [1, 1]
 
 
+def test_rewards_are_standardized_over_data_of_which_malformed_rows_are_counted(here, tmp_path):
+    rows = [{"prompt": "Why?", "response": text} for text in ("So.", "I forgot.", "Yes, it is.")]
+    stages.write(tmp_path / "some.jsonl", [*rows, {"prompt": "Why?", "response": 3}])
+    changes = {"standardize": f"responses:{tmp_path / 'some.jsonl'}", "on_error": "skip"}
+    reinforce(config_of(here, steps=1, n=2, batch_size=1, **changes), tmp_path / "run")
+    assert stages.result(tmp_path / "run")["records"]["standardize"]["skipped"]
+    model = RewardModel.load(here / "ratings")
+    talks = [tiny.talk(row["prompt"], row["response"]) for row in rows]
+    known = np.array([score.reward for score in model.score(talks)])
+    (sampled,) = stages.read(tmp_path / "run" / "rollouts" / "000001.jsonl")
+    first, *_ = (x for x in stages.read(tmp_path / "run" / "metrics.jsonl") if x["kind"] == "train")
+    expected = (np.mean(sampled["rewards"]["main"]) - known.mean()) / known.std()
+    assert first["reward"] == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -215,11 +215,13 @@ def _scale(run: stage.Run, rater: RewardModel, weight: float) -> Scale:
         )
     if not run.config.standardize:
         return Scale(weight)
-    groups = list(corpora.read(run.config.standardize, on_error=run.config.on_error))
-    tables = run.rate(rater, groups, Record())
+    spec, record = run.config.standardize, Record()
+    groups = list(corpora.read(spec, on_error=run.config.on_error, record=record))
+    tables = run.rate(rater, groups, record)
     rewards = np.concatenate([table @ scalar for table in tables if table is not None])
+    run.records["standardize"] = record.to_dict()
     if not rewards.std() > 0:
-        raise ValueError(f"config.standardize: the rewards of {run.config.standardize} are alike")
+        raise ValueError(f"config.standardize: the rewards of {spec} are alike")
     return Scale(weight, float(rewards.mean()), float(rewards.std()))
 
 
