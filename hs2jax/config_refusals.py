@@ -59,6 +59,9 @@ def refusals(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
         case "train_policy":
             yield from _policy(c, default)
         case "evaluate":
+            own = {"model.weights": c.model.weights, "max_tokens": c.max_tokens}
+            for key in (key for key, given in own.items() if given and c.model.justifier):
+                yield f"{key} is for reward models: leave it out with config.model.justifier"
             if c.model.weights == "search" and not c.validation:
                 yield 'model.weights is "search": name the pairs to search on in config.validation'
         case "sample":

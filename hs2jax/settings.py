@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from hs2jax import config_rules as rules
 from hs2jax.config_rules import above, anything, at_least, needed, one_of, parsed
-from hs2jax.data import loader, packing, templates
+from hs2jax.data import justifications, loader, packing, templates
 from hs2jax.losses import policy_gradient, preference, reward
 
 # What the first paper asks a policy for: the best answers, of middling complexity and length.
@@ -208,6 +208,9 @@ SETTINGS = {
         # "nemotron4_340b": the published ones; "search": those that do best on the validation
         # pairs; "": as recorded with the model.
         "model.weights": sets("", rules.reward_weights),
+        # How a language model that was trained to say which of two responses is better is asked, in
+        # both orders: see `evaluation.justifier`; "": a reward model's scores.
+        "model.justifier": sets("", one_of("", *justifications.WAYS)),
         # Pairs that are not evaluated, to fit the temperature on, and the weights where asked.
         "validation": _DATA,
     },

@@ -5,6 +5,7 @@ import json
 
 from test_policy_chat import talk
 
+from hs2jax.data import justifications
 from hs2jax.data.formats import ATTRIBUTES, FORMATS, LOGS, SUMMEVAL
 from hs2jax.data.groups import Group
 
@@ -24,6 +25,7 @@ def credited(prompt, right, wrong, **about):
 
 # Of each format: the file's name, a row, and the group that it is.
 FILES = {
+    "helpsteer2_justification": "rows.jsonl",
     "helpsteer2_disagreements": "rows.jsonl",
     "helpsteer3": "rows.jsonl",
     "reward_bench": "data/filtered.jsonl",
@@ -39,6 +41,10 @@ FILES = {
     "sampled": "rows.jsonl",
 }
 PUBLISHED = """
+{"split": "val", "prompt": "p", "response_1": "a", "response_2": "b", "preference_strength": -1,
+ "preference_statement": "@Response 1 is slightly better than @Response 2.",
+ "three_most_similar_preferences": [],
+ "all_preferences_unprocessed": []}
 {"prompt": "p", "response": "r", "helpfulness": [1, 2], "correctness": [0, 4], "coherence": [2],
  "complexity": [1, 1, 4], "verbosity": [3]}
 {"domain": "stem", "language": "english", "context": [{"role": "user", "content": "Hi"}],
@@ -77,6 +83,10 @@ PUBLISHED = """
 PUBLISHED = "[" + PUBLISHED.strip().replace("}\n{", "},{") + "]"
 ROWS = dict(zip(FILES, json.loads(PUBLISHED), strict=True))
 GROUPS = {
+    "helpsteer2_justification": Group(
+        user(justifications.question(user("p"), "a", "b")),
+        ("@Response 1 is slightly better than @Response 2.",),
+    ),
     "helpsteer2_disagreements": Group(
         user("p"), ("r",), (dict(zip(ATTRIBUTES, (1.5, 2.0, 2.0, 2.0, 3.0), strict=True)),)
     ),
@@ -121,6 +131,9 @@ GROUPS = {
 }
 # Fields that a format does not read, or does not need.
 UNREAD = {
+    "helpsteer2_justification": {
+        *("split", "three_most_similar_preferences", "all_preferences_unprocessed")
+    },
     "helpsteer3": {"domain", "language", "individual_preference"},
     "reward_bench": {"chosen_model", "rejected_model", "id"},
     "reward_bench_2": {
@@ -137,6 +150,12 @@ UNREAD = {
 
 # Of each format: fields, and values that are wrong there.
 MALFORMED = {
+    "helpsteer2_justification": {
+        "preference_statement": [3, "Both.", "@Response 2 is better than @Response 1."],
+        "preference_elaboration": [3, ["x"]],
+        "preference_strength": [0, -100, 4, None],
+        "response_2": [" "],
+    },
     "helpsteer2_disagreements": {
         "coherence": [[], 3, [1, 5], [1, None], [1.5], [True]],
         "response": [""],

@@ -13,11 +13,12 @@ ones.
 """
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Callable
 
-from hs2jax.data import rows, strengths
+from hs2jax.data import justifications, rows, strengths
 from hs2jax.data.fields import Map, Row, take
 from hs2jax.data.groups import (
     FieldError,
@@ -277,6 +278,7 @@ def llmbar_file(path: str) -> dict:
     return {"subset": f"adversarial-{name}" if adversarial else name.lower()}
 
 
+UNPROCESSED = "split three_most_similar_preferences all_preferences_unprocessed"
 MARKED, INSTRUCTION = (rows.marked_turns, "prompt"), (rows.instruction, "instruction", "input")
 RATED = columns(MARKED, "response", ratings=(rows.rating_columns, ATTRIBUTES, 0, 4, check_integer))
 RIGHT = {
@@ -295,8 +297,12 @@ FORMATS = {
         columns(
             MARKED, "response_1 response_2", strength=(strengths.signed, "preference_strength")
         ),
-        extras="split preference_statement preference_elaboration three_most_similar_preferences "
-        "all_preferences_unprocessed",
+        extras=f"preference_statement preference_elaboration {UNPROCESSED}",
+    ),
+    # Which of the two is better is what is asked.
+    "helpsteer2_justification": Format(justifications.group, extras=UNPROCESSED),
+    "helpsteer2_justification_swapped": Format(
+        functools.partial(justifications.group, swapped=True), extras=UNPROCESSED
     ),
     "helpsteer3": Format(
         columns(

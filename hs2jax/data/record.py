@@ -40,6 +40,8 @@ class Record:
     ratings: dict[str, dict] = dataclasses.field(default_factory=dict)
     # Rows with a conversation within a text, by its kind.
     transcripts: dict[str, int] = dataclasses.field(default_factory=dict)
+    # By reason, questions which of two is better that a judge gave no verdict on.
+    without_verdict: dict[str, int] = dataclasses.field(default_factory=dict)
     tokens: int = 0  # Tokens that belong to a conversation.
     padding: int = 0  # Those that only fill up rows.
 

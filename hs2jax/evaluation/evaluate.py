@@ -16,9 +16,10 @@ from hs2jax import configs, locks, workdir
 from hs2jax.config_rules import parse_weights
 from hs2jax.data import corpora
 from hs2jax.data.record import Record
-from hs2jax.evaluation import attribute_weights, calibration, length, measures, scores
+from hs2jax.evaluation import attribute_weights, calibration, justifier, length, measures, scores
 from hs2jax.evaluation import items as scored_items
 from hs2jax.evaluation.benchmarks import scoring
+from hs2jax.evaluation.justifier import Justifier
 from hs2jax.inference import progress_of
 from hs2jax.models import sharding
 from hs2jax.reward_model import RewardModel
@@ -41,15 +42,7 @@ def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict
     sets = corpora.sets_of(config.data)
     for name, spec in sets:
         log.info("%s: %s", name, spec)
-    named = config.model.weights
-    model = RewardModel.load(
-        config.model.name,
-        template=config.model.template,
-        mesh=sharding.mesh_of(config.mesh),
-        dtype=configs.dtype(config.model.dtype),
-        weights=attribute_weights.PUBLISHED.get(named)
-        or (None if named == "search" else parse_weights(named)),
-    )
+    named, model = config.model.weights, _load(config)
     store = scores.store_of(model)
     workdir.settle(folder)
 
@@ -88,6 +81,8 @@ def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict
         rows += made + length.rows(name, items) + calibration.rows(name, items)
         if temperature:
             rows += calibration.rows(name, items, temperature, "fitted temperature")
+        if isinstance(model, Justifier):
+            rows += justifier.rows(name, items, record)
         counts = {
             "groups": len(items),
             "responses": sum(len(item["responses"]) for item in items),
@@ -126,8 +121,22 @@ def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict
     return workdir.finish(folder, config, result, rows)
 
 
+def _load(config) -> RewardModel | Justifier:
+    own = {"template": config.model.template, "mesh": sharding.mesh_of(config.mesh)}
+    own["dtype"] = configs.dtype(config.model.dtype)
+    if config.model.justifier:
+        model = Justifier.load(config.model.name, **own)
+        model.way = config.model.justifier
+        return model
+    named = config.model.weights
+    weights = attribute_weights.PUBLISHED.get(named)
+    if weights is None and named != "search":
+        weights = parse_weights(named)
+    return RewardModel.load(config.model.name, weights=weights, **own)
+
+
 def score_set(
-    name: str, spec: str, model: RewardModel, store: Store, config
+    name: str, spec: str, model: RewardModel | Justifier, store: Store, config
 ) -> tuple[list[dict], Record]:
     """Score a specification: its items, and what became of its rows. Raises ValueError where none
     is left."""
@@ -142,18 +151,15 @@ def score_set(
     skip = config.on_error == "skip"
     groups = list(corpora.read(spec, on_error=config.on_error, record=record))
     with progress_of(name, len(groups)) as show:
+        how = {"leave_out": skip, "record": record, "progress": show}
+        if isinstance(model, Justifier):
+            scored = model.stream(groups, store, **how)
+        else:
+            how |= {"max_tokens": config.max_tokens or None, "skip": skip}
+            scored = scores.stream(model, groups, store, **how)
         found = [
             scored_items.of(each, scalar, config.derive or None, record)
-            for each in scores.stream(
-                model,
-                groups,
-                store,
-                max_tokens=config.max_tokens or None,
-                skip=skip,
-                leave_out=skip,
-                record=record,
-                progress=show,
-            )
+            for each in scored
             if each.outputs is not None
         ]
     record.pairs = sum(len(item["pairs"]) for item in found)

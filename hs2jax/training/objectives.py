@@ -42,7 +42,8 @@ class Objective(NamedTuple):
 
     Of the published recipes (HelpSteer2, HelpSteer2-Preference, NeMo-Aligner) these are not here:
     the four attributes that NeMo's heads have and never train; comparisons of strength 0, which
-    NeMo counts for the second response; and the Pairwise Justifier, a generative model.
+    NeMo counts for the second response. (The Pairwise Justifier, a generative model, is trained by
+    `Likelihood`.)
 
     kind: "regression" on ratings, "bradley_terry" on pairs, or "joint" for both on one batch.
     output: index of the output that Bradley-Terry compares.
