@@ -159,8 +159,10 @@ def test_generalized_advantages_by_hand_whatever_the_padding(padding):
 def test_whitening_knows_only_what_is_in_the_mask():
     padded, mask = np.array([1.0, 3, 0, 0, 0, 0]), np.arange(6) < 2
     np.testing.assert_allclose(losses.whiten(padded, mask)[:2], [-1, 1])
-    for one in (np.arange(6) < 1, np.zeros(6, bool)):
+    for one in (np.arange(6) < 1, np.zeros(6, bool), np.arange(6) > 1):  # One, none, equal ones.
         assert not np.asarray(losses.whiten(padded, one)).any()
+    unknown = np.where(mask, padded, np.nan)
+    np.testing.assert_allclose(losses.whiten(unknown, mask)[:2], [-1, 1])
 
 
 # An enumerable policy: two tokens of three, the second's chances following from the first --------

@@ -7,7 +7,9 @@ import pytest
 import tiny_models
 import tiny_policies
 from families import ONE_OF_EACH, VARIANTS
+from test_rollouts import ONE, rollout, settings
 
+from hs2jax.alignment import rollouts
 from hs2jax.data.chat import Encoded, prompt_ids
 from hs2jax.data.conversations import group_conversations
 from hs2jax.inference import response_log_probabilities
@@ -74,3 +76,7 @@ def test_a_sample_has_ended_where_any_end_stands_in_it_and_not_in_the_prompt():
         assert not set(one.tokens[:-1].tolist()) & set(ends)
         assert one.finished == (one.tokens[-1] in ends)
         assert one.finished or len(one.tokens) == longest  # And no end is added.
+    # Ended by the one, by the other, cut and cut: a half is cut.
+    four = [found[last.index(end)] for end in (*ends, None, None)]
+    row = rollout([1.0] * 4, finished=[one.finished for one in four])
+    assert rollouts.numbers([row], rollouts.weigh([row], ONE, settings()))["cut"] == 0.5

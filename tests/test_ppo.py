@@ -22,12 +22,13 @@ TALKS = [tiny.talk("Is the sea far?", text) for text in ("No.", "It is 42 miles 
 def test_values_start_at_the_standardised_reward_with_its_bias():
     rater = tiny.reward_model(("a", "b"), bias=True, weights={"a": 2.0, "b": -1.0})
     rater.params["head"]["bias"] = np.array([5.0, 1.0], np.float32)
-    head = ppo.value_head(rater, Scale(0.5, 4.0, 2.0))
-    params = {"decoder": rater.params["decoder"], "head": head}
-    values = dataclasses.replace(rater, params=params, outputs=("value",), weights=None)
-    expected = [0.5 * (score.reward - 4) / 2 for score in rater.score(TALKS)]
-    found = [score.reward for score in values.score(TALKS)]
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    scores = [score.reward for score in rater.score(TALKS)]
+    for scale in (Scale(1.0, 4.0, 2.0), Scale(), Scale(0.5, 4.0, 2.0)):
+        params = {"decoder": rater.params["decoder"], "head": ppo.value_head(rater, scale)}
+        values = dataclasses.replace(rater, params=params, outputs=("value",), weights=None)
+        expected = [scale.weight * (score - scale.mean) / scale.spread for score in scores]
+        found = [score.reward for score in values.score(TALKS)]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,14 @@ def test_each_token_s_return_is_the_reward_to_come_less_the_kl_to_come(critic):
         for some, others in zip(groups, found[64][name], strict=True):
             for one, other in zip(some, others, strict=True):
                 np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_where_no_response_counts_no_token_has_an_advantage(critic):
+    rows = [rollout([None, None], tokens=[[7, 8, 9, 10], [7, 8]])] * 2
+    worth = rollouts.weigh(rows, {"main": Scale()}, critic.config)
+    laid = lambda *x: rollouts.lay(*x, row_length=32, rows=8)  # noqa: E731
+    found = critic.advantages(rollouts.examples(critic.policy, rows), rows, worth, laid)
+    assert not np.concatenate([x for some in found["advantage"] for x in some]).any()
 
 
 def test_another_tokenizer_is_refused(here, critic, tmp_path):  # noqa: F811

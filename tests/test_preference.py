@@ -3,6 +3,7 @@ what is kept of the reference."""
 
 import functools
 import itertools
+import json
 import logging
 import math
 import sqlite3
@@ -13,13 +14,15 @@ import numpy as np
 import pytest
 import stages
 import tiny
+import tiny_models
 import tiny_policies
 from stages import write
 from test_checkpoint_shapes import adapter
 
 from hs2jax import configs, inference
-from hs2jax.data import packing
-from hs2jax.data.groups import Pair
+from hs2jax.data import loader, packing
+from hs2jax.data.groups import Group, Pair
+from hs2jax.data.record import Record
 from hs2jax.language_model import LanguageModel
 from hs2jax.training import loop, metrics, objectives, preference, tasks, trainable
 
@@ -160,13 +163,84 @@ def test_the_mean_is_over_the_steps_pairs_not_over_micro_batches_means():
         outputs[b, chosen[b, slot]] = x
     loss, _ = of.loss(outputs, batch, of.counts(batch))
     np.testing.assert_allclose(loss, 0.35, rtol=1e-5)
-    # An excluded pair is in neither sum: 0.126928 of beta times the lead 2, and not 0.410038.
-    batch = lay([[none._replace(pairs=[Pair(0, 1, 1.0)]), none]])
-    outputs = np.zeros(batch["tokens"].shape, np.float32)
-    outputs[0, batch["end_positions"][0, 0]] = 20
-    loss, found = of.loss(outputs, batch, of.counts(batch))
-    np.testing.assert_allclose(loss, 0.126928, atol=1e-6)
-    assert found["accuracy"] == 1
+
+
+LETTERS = tiny_models.chat_tokenizer()  # A token for each letter of a text, and none around it.
+LETTERS.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+def of_ids(chosen, rejected, prompt="!!!!!!", strength=-1.0):
+    sides, turns = (tuple(chosen), tuple(rejected)), ({"role": "user", "content": prompt},)
+    return Group(turns, ("-", "-"), strength=strength, tokens=sides)
+
+
+GOOD_PAIR = of_ids([7], [8])
+EXCLUDED = {
+    "too long": (of_ids([9] * 5, [9]), {"too_long": 1}),  # Of 8 tokens the prompt takes 6.
+    "its rejected response is too long": (of_ids([9], [9] * 5), {"too_long": 1}),
+    "equal": (of_ids([9, 8], [9, 8]), {"indistinct": 1}),
+    "a tie": (of_ids([9, 8], [9], strength=0.0), {"ties": 1}),
+    "nobody says which is better": (of_ids([9, 8], [9], strength=None), {}),
+}
+
+
+def learned_of(groups, of, layout="shared"):
+    """Loss, metrics and the gradient of what a policy says of tokens that gives token 7 log(p) 20
+    and 9 -3, of which its reference gives every response 0; and the record."""
+    record, options = Record(), {"attributes": (), "policy": True, "whole": True, "derive": None}
+    sizes = {"row_length": 32, "max_tokens": 8, "layout": layout, "record": record}
+    found = loader.with_pairs(loader.prepare(groups, LETTERS, **options, **sizes))
+    none = np.zeros((2, 1), np.float32)
+    rows = [x._replace(ratings=none, rating_mask=none > 0) for x in found.examples]
+    batch = lay([[x] for x in rows], layout, 32, responses=2, pairs=1)
+    outputs = jnp.select([batch["tokens"] == 7, batch["tokens"] == 9], [20.0, -3.0])
+    slopes = jax.value_and_grad(of.loss, has_aux=True)
+    (loss, metrics), gradient = slopes(outputs, batch, of.counts(batch))
+    return float(loss), metrics, np.asarray(gradient), record
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("why", EXCLUDED)
+def test_what_is_left_out_is_in_no_sum_and_counted(why, times):
+    """One pair with beta times the lead 2 is 0.126928; with one left out that counts as its
+    reference would be it were 0.410038, and a tie as half a win each way 1.126928."""
+    group, counted = EXCLUDED[why]
+    alone, metrics, slopes, record = learned_of([GOOD_PAIR], aim())
+    assert alone == pytest.approx(0.126928, abs=1e-6)
+    loss, beside, gradient, record = learned_of([*[group] * times, GOOD_PAIR], aim())
+    assert (loss, beside) == (alone, metrics)
+    np.testing.assert_array_equal(gradient, slopes)
+    said = record.to_dict()
+    for name in ("too_long", "indistinct", "ties"):
+        assert said[name] == times * counted.get(name, 0)
+    assert said["pairs"] == 1
+
+
+def test_the_accuracy_is_over_pairs_that_differ():
+    """Two of four are equal: of the others one is right."""
+    groups = [GOOD_PAIR, of_ids([8], [7]), *[of_ids([9], [9])] * 2]
+    loss, metrics, _, record = learned_of(groups, aim())
+    assert loss == pytest.approx((0.126928 + 2.126928) / 2, abs=1e-6)
+    assert metrics["accuracy"] == 0.5
+    assert (record.to_dict()["indistinct"], record.to_dict()["pairs"]) == (2, 2)
+    # So are texts that the template makes the same.
+    same, words = Group(GOOD_PAIR.prompt, ("Yes.", " Yes. "), strength=1.0), tiny.bos_tokenizer()
+    sizes, record = {"row_length": 64, "max_tokens": 64, "attributes": ()}, Record()
+    loader.prepare([same], words, **sizes, policy=True, record=record)
+    assert (record.indistinct, record.pairs) == (1, 0)
+
+
+@pytest.mark.parametrize("layout", packing.LAYOUTS)
+@pytest.mark.parametrize(("reduction", "expected"), [("sum", 4), ("mean", 16)])
+def test_ipo_knows_nothing_of_the_prompt(layout, reduction, expected):
+    """Four chosen tokens at +0.5 and two rejected ones at -0.5: (3 - 5)^2, or (1 - 5)^2."""
+    of = aim("ipo", reduction=reduction)
+    for shared in (1, 6):
+        one = tiny_policies.example([3] * shared, [[7] * 4, [8] * 2], np.zeros((2, 1)))
+        batch = lay([[one._replace(pairs=[Pair(0, 1, 1.0)])]], layout)
+        outputs = jnp.select([batch["tokens"] == 7, batch["tokens"] == 8], [0.5, -0.5], -9.0)
+        loss, _ = of.loss(outputs, batch, of.counts(batch))
+        assert loss == pytest.approx(expected, rel=1e-5)
 
 
 # A run --------------------------------------------------------------------------------------------
@@ -188,7 +262,10 @@ def pair_rows(n):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("preference")
-    tiny.language_model(folder / "base")
+    tiny.language_model(folder / "base", max_seq_len=2048)
+    said = json.loads((folder / "base" / "config.json").read_text())
+    said |= {"attention_dropout": 0.1}  # Of a training elsewhere; nothing is dropped out here.
+    (folder / "base" / "config.json").write_text(json.dumps(said))
     write(folder / "pairs.jsonl", pair_rows(16))
     return folder
 
@@ -244,7 +321,7 @@ def test_a_policy_starts_at_ln_2_and_its_gain_is_that_of_its_export(data, run):
     best = stages.result(folder)["values"]
     log_ratio = sums(folder / "model", data) - sums(data / "base", data)
     margin = 0.1 * (log_ratio[:, 0] - log_ratio[:, 1])
-    assert best["margin"] == pytest.approx(margin.mean(), rel=1e-3)
+    assert best["margin"] == pytest.approx(margin.mean(), abs=1e-5) != 0
     assert best["loss"] == pytest.approx(np.logaddexp(0, -margin).mean(), rel=1e-4)
     assert best["accuracy"] == (margin > 0).mean()
     assert best["log_chosen"] == pytest.approx(sums(folder / "model", data)[:, 0].mean(), rel=1e-4)
@@ -350,12 +427,12 @@ def test_only_the_last_turn_is_learned(data):
 
 
 def test_log_probabilities_know_neither_batch_nor_neighbours(data):
-    long = row("Why? " * 20, "Yes, I think so. " * 6, "No, so so so. " * 5)
+    long = row("Why? " * 200, "Yes, I think so. " * 40, "No, so so so. " * 30)
     three = row(GOOD[0]["prompt"], "Perhaps.", *GOOD[0]["responses"]) | {"strength": None}
     three["ratings"] = [{"good": 0}, {"good": 2}, {"good": 1}]
-    wide = {"data.row_length": 512}
     (alone,) = read(data, GOOD[:1])[1].examples
-    beside = read(data, [long, GOOD[0]], **wide)[1].examples[1]
+    first, beside = read(data, [long, GOOD[0]], **{"data.row_length": 2048})[1].examples
+    assert packing.cost(first.encoded, "padded") > 900
     np.testing.assert_allclose(beside.ratings, alone.ratings, rtol=1e-5)
     shared = read(data, [three], **{"data.derive": "good"})[1].examples[0]
     np.testing.assert_allclose(shared.ratings[1:], alone.ratings, rtol=1e-5)
@@ -397,9 +474,11 @@ def test_the_reference_of_an_adapter_has_it_and_a_new_one_starts_as_nothing(data
     """So does whatever is trained. Nothing is dropped out: after an update the same batch has the
     same log-probabilities twice, to the bit."""
     plain = read(data, GOOD)[1]
-    folder, *_ = adapter(data / "base", data / "adapter")
+    folder, *_ = adapter(data / "base", data / "adapter", lora_dropout=0.1)
     task, found, _ = read(data, GOOD, **{"model.name": str(folder), "lora.rank": 2})
     assert np.abs(found.examples[0].ratings - plain.examples[0].ratings).min() > 1e-3
+    _, whole, _ = read(data, GOOD, **{"model.name": str(folder)})  # Of which all is trained.
+    np.testing.assert_array_equal(whole.examples[0].ratings, found.examples[0].ratings)
     batches = inference.plan_evaluation(found.examples, row_length=192, layout="shared", rows=4)
     params = trainable.begin(task.params, task.config)
     _, values = task.evaluate(params, found, batches, 0)

@@ -195,8 +195,8 @@ def test_no_stage_leaves_its_arrays_behind(here, tmp_path, monkeypatch):
         return learn(*arguments)
 
     monkeypatch.setattr(module, "_learn", noted)
-    reinforce(config_of(here, steps=4, lora__rank=2), tmp_path)
-    assert held[1] == held[3]
+    reinforce(config_of(here, steps=10, evaluate_every=99, lora__rank=2), tmp_path)
+    assert held[1] == held[9]
 
 
 def test_where_all_rewards_are_equal_nothing_is_learned(here, tmp_path):

@@ -5,14 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import stages
+import tiny
 import tiny_policies
 from ml_collections import ConfigDict
+from test_preference import aim as dpo
 from test_reinforce import config_of
 
 from hs2jax import configs
-from hs2jax.alignment import rollouts
+from hs2jax.alignment import reinforce, rollouts
 from hs2jax.alignment.rollouts import PolicyGradient, Scale
 from hs2jax.data.conversations import unrated
+from hs2jax.language_model import LanguageModel
+from hs2jax.models import sharding
+from hs2jax.models.hf import weights
 from hs2jax.training import step
 
 ONE = {"main": Scale()}
@@ -46,11 +51,39 @@ def test_the_baseline_is_of_what_is_maximised():
     worth = rollouts.weigh([rollout([1.0, 0.0], kl=[2.0, 0.0])], ONE, settings())
     np.testing.assert_allclose(worth.penalty, [[0.2, 0.0]], atol=1e-6)
     np.testing.assert_allclose(worth.advantage, [[0.8, -0.8]], atol=1e-6)
+    assert worth.advantage.sum() == pytest.approx(0)  # The other order would sum to -0.2.
     # NeMo's form: the mean over tokens of the absolute one.
     worth = rollouts.weigh(
         [rollout([1.0, 0.0], kl=[-2.0, 0.0])], ONE, settings(**{"kl.form": "absolute"})
     )
     np.testing.assert_allclose(worth.penalty, [[0.05, 0.0]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("form", "value"),
+    [("k1", 0.930685), ("k2", 0.975977), ("k3", 0.980685), ("absolute", 0.930685)],
+)
+def test_the_kl_comes_off_in_the_form_that_is_logged(form, value):
+    """Of a token with probability 0.5 and 0.25 at the start, reward 1; 1.069315 were it added."""
+    row = rollout([1.0, 1.0], tokens=[[7], [8]])
+    row |= {"log_policy": [[np.log(0.5)]] * 2, "log_reference": [[np.log(0.25)]] * 2}
+    worth = rollouts.weigh([row], ONE, config := settings(**{"kl.form": form}))
+    found = rollouts.numbers([row], worth)
+    assert found["objective"] == pytest.approx(value, abs=1e-6)
+    assert found["penalty"] == pytest.approx(1 - value, abs=1e-6)
+    assert found["kl"] == pytest.approx(0.693147, abs=1e-6)
+    assert config.kl.coefficient == 0.1
+
+
+@pytest.mark.parametrize("baseline", ["leave_one_out", "grpo"])
+def test_equal_rewards_teach_nothing_and_their_share_is_said(baseline):
+    config = settings(baseline=baseline, **{"kl.coefficient": 0.0})
+    equal, other = rollout([2.0] * 4), rollout([1.0, 2.0, 2.0, 2.0])
+    for rows, share in (([equal], 1.0), ([equal, other, equal], 2 / 3)):
+        worth = rollouts.weigh(rows, ONE, config)
+        assert worth.advantage[0].tolist() == [0, 0, 0, 0]
+        assert rollouts.numbers(rows, worth)["equal_groups"] == pytest.approx(share)
+    assert worth.advantage[1].any()
 
 
 def test_groups_are_known_by_their_place_and_not_by_their_prompt():
@@ -97,6 +130,17 @@ def test_cut_responses_by_either_rule():
     assert rollouts.numbers([row], kept)["cut"] == 0.5  # Though the prompt holds an end.
 
 
+def test_numbers_know_nothing_of_padding():
+    rows = [rollout([1.0, 2.0], kl=[0.5, 3.0], tokens=[[1, 2, 3], [4] * 40])]
+    found = []
+    for longest in (64, 512):
+        config = settings(max_new_tokens=longest)
+        found.append(rollouts.numbers(rows, rollouts.weigh(rows, ONE, config)))
+    assert found[0] == found[1]
+    assert found[0]["kl"] == pytest.approx(1.75)
+    assert found[0]["entropy"] > 0
+
+
 def test_entropy_is_the_sampled_tokens_and_repetition_the_runs_that_came_before():
     row = rollout([1.0, 2.0], tokens=[[1, 2, 3, 4, 1, 2, 3, 4], [1, 2]])
     found = rollouts.numbers([row], rollouts.weigh([row], ONE, settings()))
@@ -121,7 +165,7 @@ def batch(row_length=64, rows=1, kept=None, mean="responses", prompts=PROMPTS, t
     ]  # fmt: skip
     tables = {name: rollouts.shares(tokens, kept, x)
               for name, x in (("weight", mean), ("share", "tokens"))}  # fmt: skip
-    tables |= {"advantage": ADVANTAGES * kept, "old": np.full(kept.shape, -2.0)}
+    tables |= {"advantage": ADVANTAGES[: len(kept)] * kept, "old": np.full(kept.shape, -2.0)}
     of_tokens = {
         name: [[np.full(len(x), v) for x, v in zip(some, values, strict=True)]
                for some, values in zip(tokens, table, strict=True)]
@@ -135,19 +179,18 @@ def params():
     return tiny_policies.parameters(OF)
 
 
-class Ones(PolicyGradient):
-    """The same of a policy that gives each token the log-probability -1."""
-
-    def loss(self, outputs, batch, counts):
-        return super().loss(-jnp.ones_like(outputs), batch, counts)
-
-
 def learned(params, laid, aim=PolicyGradient()):  # noqa: B008
     loss, found, grads = tiny_policies.gradients(OF, params, laid, aim)
     return float(loss), found, grads
 
 
 def test_only_sampled_ids_are_trained_and_no_end_is_added():
+    """Of one that was cut all 8 tokens, the last as it was sampled, and of one that ended its end
+    too."""
+    end = 11
+    laid = batch(kept=np.ones((1, 2), bool), prompts=PROMPTS[:1], tokens=([[7] * 8, [7, end]],))
+    trained = laid["share"] > 0
+    assert laid["tokens"][trained].tolist() == [*[7] * 8, 7, end]
     laid = batch()
     trained = laid["share"] > 0
     sampled = [x for some in TOKENS for ids in some for x in ids]
@@ -158,7 +201,7 @@ def test_loss_and_gradient_know_nothing_of_rows_padding_and_micro_batches(params
     aim = PolicyGradient(0.2)
     loss, found, grads = learned(params, batch(), aim)
     assert 0 < float(found["ratio"]) != 1
-    for other in (batch(row_length=256), batch(row_length=8, rows=2)):
+    for other in (batch(row_length=512), batch(row_length=8, rows=2)):
         again, numbers, others = learned(params, other, aim)
         assert again == pytest.approx(loss, rel=1e-5)
         for name, x in found.items():
@@ -166,18 +209,36 @@ def test_loss_and_gradient_know_nothing_of_rows_padding_and_micro_batches(params
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads, others)
 
 
-def test_one_mask_is_in_numerator_and_denominator(params):
-    kept = np.array([[True, False], [False, True], [False, False]])
-    for mean, count in (("responses", 2), ("tokens", 7)):
-        laid = batch(kept=kept, mean=mean)
-        np.testing.assert_allclose(np.unique(laid["weight"]), [0, 1 / count], rtol=1e-6)
-        ones = laid | {"advantage": np.ones_like(laid["advantage"])}
-        loss = tiny_policies.gradients(OF, params, ones, Ones())[0]
-        assert float(loss) == pytest.approx(7 / count)
-    none = batch(kept=np.zeros((3, 2), bool))
-    loss, _, grads = learned(params, none)
-    assert loss == 0
-    assert not any(np.asarray(x).any() for x in jax.tree.leaves(grads))
+@pytest.mark.parametrize(("mean", "expected"), [("tokens", 1.0), ("responses", 2.0)])
+def test_one_mask_is_in_numerator_and_denominator(mean, expected):
+    """Two tokens are kept and six masked, each with loss 1: 1 by tokens and not 0.25; the one
+    response that is kept has two."""
+    tokens = ([[1, 2], [3, 4, 5, 6, 7, 8]],)
+    for kept, loss in (([[True, False]], expected), ([[False, False]], 0.0)):
+        laid = batch(kept=np.array(kept), mean=mean, prompts=PROMPTS[:1], tokens=tokens)
+        micro = {name: x[0] for name, x in laid.items()} | {"advantage": 1.0}
+        of = lambda x, micro=micro: PolicyGradient().loss(x, micro, None)[0]  # noqa: E731
+        found, slopes = jax.value_and_grad(of)(-jnp.ones(micro["tokens"].shape))
+        assert found == pytest.approx(loss)
+        assert (slopes != 0).sum() == 2 * (loss > 0)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [rollout([1.0, 2.0], finished=[False, False])] * 2,  # All are cut.
+        [rollout([1.0, 1.0]), rollout([None, 2.0])],
+    ],
+)
+def test_where_nothing_is_to_be_learned_no_update_is_made_and_that_is_counted(tmp_path, rows):
+    tiny.language_model(tmp_path)
+    config, policy = settings(truncated="drop"), LanguageModel.load(tmp_path)
+    worth, state = rollouts.weigh(rows, ONE, config), {"params": policy.params}
+    learner = (lambda *_, **__: pytest.fail("an update was made")), None
+    mesh = sharding.make_mesh()
+    after, found = reinforce._learn(config, policy, mesh, learner, state, rows, worth)
+    assert after is state
+    assert found == {"idle": 1}
 
 
 def test_the_gradient_over_all_responses_is_that_of_the_expected_reward(params):
@@ -208,22 +269,23 @@ def test_the_gradient_over_all_responses_is_that_of_the_expected_reward(params):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), grads, exact)
 
 
-def test_no_array_has_room_for_all_logits():
-    of = tiny_policies.config(50_000)
-    tokens = [[list(range(400))], [list(range(300))]]
-    every = [unrated(np.arange(3, dtype=np.int32), [np.asarray(some[0], np.int32)],
-                     loss_mask=np.zeros(3, bool)) for some in tokens]  # fmt: skip
-    names = ("weight", "share", "advantage", "old")
-    laid = rollouts.lay(
-        every, {x: rollouts.spread(np.ones((2, 1)), tokens) for x in names}, row_length=512, rows=2
-    )
+@pytest.mark.parametrize("aim", [PolicyGradient(0.2), pytest.param(dpo(), marks=pytest.mark.long)])
+def test_no_array_has_room_for_all_logits(aim):
+    """Of 32 rows of 2,048 tokens and a vocabulary of 128,256 they would take 31.3 GiB."""
+    B, T, of = 32, 2048, tiny_policies.config(128_256)
+    ints = ("tokens", "segment_ids", "branch_ids", "positions", "predictor_index", "learned")
+    shapes = dict.fromkeys(ints, ((T,), np.int32))
+    shapes |= dict.fromkeys(("weight", "share", "advantage", "old"), ((T,), np.float32))
+    shapes |= dict.fromkeys(("end_positions", "group_ids", "chosen", "rejected"), ((2,), np.int32))
+    shapes |= {"ratings": ((2, 1), np.float32), "strength": ((2,), np.float32)}
+    laid = {x: jax.ShapeDtypeStruct((1, B, *shape), of) for x, (shape, of) in shapes.items()}
+    params = {"decoder": weights.shapes(of)}
 
     def run(params, batch):
-        return step.gradients(params, batch, PolicyGradient(0.2), tiny_policies.apply(of))
+        return step.gradients(params, batch, aim, tiny_policies.apply(of))
 
-    compiled = jax.jit(run).lower(tiny_policies.parameters(of), laid).compile()
-    all_logits = 4 * 2 * 512 * 50_000
-    assert compiled.memory_analysis().temp_size_in_bytes < all_logits / 2
+    found = jax.jit(run).lower(params, laid).compile().memory_analysis().temp_size_in_bytes
+    assert found / 2**30 < 31.3 / 4
 
 
 # Configs ------------------------------------------------------------------------------------------
