@@ -112,6 +112,7 @@ def say_with_what(options) -> None:
     found = workdir.environment()
     flat = config_rules.flat(options.config) if "config" in options else {}
     dtype = flat.get("model.dtype") or flat.get("dtype")
+    accelerators.keep_memory()
     dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     version = importlib.metadata.version("hs2jax")
     log.info("hs2jax %s, jax %s, %s, %s", version, found["jax"], found["device"], dtype)
