@@ -23,7 +23,7 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "
 class Collective(NamedTuple):
     """A collective of a program, of one device. kind: of COLLECTIVES. dtype: as XLA names it.
     devices: that take part together. bytes: that a device sends in it, by a ring. times: how often
-    it is run. overlaps: it is started before it is waited for."""
+    it is run. overlaps: something is computed between its start and its end."""
 
     kind: str
     dtype: str
@@ -37,14 +37,14 @@ def collectives(text: str, devices: int, unknown: int = 1) -> list[Collective]:
     """Find the collectives in a compiled program's text for so many devices. unknown: the trips of
     a loop whose bound is no constant; of one within it, 1."""
     parts = _computations(text)
-    times, found = _times(parts, unknown), []
+    times, apart, found = _times(parts, unknown), _apart(parts), {}
     kinds = "|".join(COLLECTIVES)
     for name, lines in parts.items():
         for line in lines if times[name] else ():
-            match = re.search(rf"= (.*?) ({kinds})(-start)?\(", line)
+            match = re.search(rf"([\w.-]+) = (.*?) ({kinds})(-start)?\(", line)
             if match is None:
                 continue
-            result, kind, start = match.groups()
+            own, result, kind, start = match.groups()
             arrays = [
                 (dtype, BYTES.get(dtype, 4) * math.prod(int(n) for n in sizes.split(",") if n))
                 for dtype, sizes in re.findall(r"(\w+)\[([\d,]*)\]", result)
@@ -56,8 +56,29 @@ def collectives(text: str, devices: int, unknown: int = 1) -> list[Collective]:
             if kind == "reduce-scatter":  # Its result is one part of what it sums up.
                 size *= 1 if start else together
             sent = {"all-reduce": 2 * others, "collective-permute": 1.0}.get(kind, others) * size
-            apart = bool(start) or "async" in name
-            found.append(Collective(kind, dtype, together, sent, times[name], apart))
+            # One that is done piece by piece, fused with products, stands in each of them.
+            channel = re.search(r"channel_id=(\d+)", line)
+            key = (channel[1], times[name]) if channel else (name, own)
+            overlaps = key in found and found[key].overlaps
+            overlaps |= not apart.isdisjoint((own, name)) or "async_collective_fusion" in name
+            found[key] = Collective(kind, dtype, together, sent, times[name], overlaps)
+    return list(found.values())
+
+
+def _apart(parts: dict[str, list[str]]) -> set[str]:
+    """Find what is started, and waited for only after something else is computed: the names of
+    instructions, and of the computations that they call."""
+    found = set()
+    for lines in parts.values():
+        for i, line in enumerate(lines):
+            if not (start := re.search(r"([\w.-]+) = .*? [\w-]+-start\(", line)):
+                continue
+            for later in lines[i + 1 :]:
+                if re.search(rf"-done\(%?{re.escape(start[1])}\b", later):
+                    break
+                if re.search(r" (fusion|dot|convolution|custom-call)\(.*estimated_cycles", later):
+                    found |= {start[1], *re.findall(r"(?:calls|to_apply)=%?([\w.-]+)", line)}
+                    break
     return found
 
 
@@ -125,6 +146,10 @@ def _together(line: str, devices: int) -> int:
         return int(match[2])
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
         return len(match[1].split(","))
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match[2])  # A part of one: before, size.
+        return math.prod(int(part or sizes[axis]) for axis, part in axes)
     return devices
 
 

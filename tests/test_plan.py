@@ -81,8 +81,10 @@ HloModule jit_step
 %body.1 (param: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
   %all-gather-start.1 = (bf16[2,128]{1,0:T(8,128)}, bf16[16,128]{1,0:T(8,128)}) \
 all-gather-start(%p), replica_groups=[2,8]<=[16], dimensions={0}
+  %fusion.2 = bf16[8,128] fusion(%z), calls=%fused, backend_config={"estimated_cycles":"9"}
   %all-gather-done.1 = bf16[16,128]{1,0} all-gather-done(%all-gather-start.1)
-  %fusion.3 = f32[2,128]{1,0} fusion(%x), kind=kCustom, calls=%scatter.2
+  %call-start.3 = ((f32[16,128]), f32[2,128]) call-start(%x), to_apply=%scatter.2
+  %call-done.3 = f32[2,128]{1,0} call-done(%call-start.3)
 }
 
 %condition.1 (param: (s32[], f32[8,128])) -> pred[] {
@@ -92,12 +94,13 @@ all-gather-start(%p), replica_groups=[2,8]<=[16], dimensions={0}
 
 %scatter.2 (param_0: f32[16,128]) -> f32[2,128] {
   ROOT %reduce-scatter.1 = f32[2,128]{1,0} reduce-scatter(%param_0), \
-replica_groups={{0,1,2,3,4,5,6,7},{8,9,10,11,12,13,14,15}}, to_apply=%add
+replica_groups=mesh['axis_0'=2,'axis_1'=8] {'axis_1'}, to_apply=%add
 }
 
 ENTRY %main.5 (p0: f32[8,128]) -> f32[8,128] {
   %while.1 = (s32[]{:T(128)}, f32[8,128]{1,0}) while(%tuple.1), condition=%condition.1, body=%body.1
-  ROOT %all-reduce.2 = f32[8,128]{1,0} all-reduce(%y), replica_groups=[1,16]<=[16], to_apply=%add
+  ROOT %all-reduce.2 = f32[8,128]{1,0} all-reduce(%y), \
+replica_groups={{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}}, to_apply=%add
 }
 """
 
@@ -158,7 +161,7 @@ def test_the_programs_that_are_planned_run(tmp_path, kind):
         # Masks and padding take the rest, and what is computed again.
         assert step.useful / step.times <= one.flops <= 100 * step.useful / step.times
         if step.name == "update":
-            assert analysis.argument_size_in_bytes == pytest.approx(of_a_chip, rel=0.01)
+            assert analysis.argument_size_in_bytes == pytest.approx(of_a_chip, rel=0.02)
             assert np.isfinite(out[1]["loss"])
             assert out[1]["tokens"] == math.prod(step.given[2]["tokens"].shape)
     if kind == "reinforce":
@@ -226,15 +229,30 @@ def test_what_does_not_fit_is_said_with_what_would(tmp_path):
 
 
 def test_a_slice_is_planned_without_one(tmp_path):
+    """And its step gathers weights in bfloat16 and scatters their gradients in float32, both while
+    it computes something else."""
     pytest.importorskip("libtpu", reason='the TPU compiler: pip install "hs2jax[tpu]"')
-    save(tmp_path / "model")
-    rows = plan.plan(config_of(tmp_path / "model"), tmp_path / "run")
-    found = {(row["part"], row["metric"]): row["value"] for row in rows}
-    assert 0 < found["memory", "memory"] < found["memory", "memory_left"] < 16 * 2**30
-    assert 0 < found["time", "predicted_mfu"] < 1
-    assert found["work", "peak_seconds"] < found["work", "compute_seconds"]
-    assert any(part.startswith("collective/all-gather") for part, _ in found)
-    assert plan.plan(config_of(tmp_path / "model"), tmp_path / "run") == rows
+    model = dataclasses.replace(TINY, hidden_size=256, intermediate_size=512, num_layers=2)
+    save(tmp_path / "model", model)
+    config = config_of(tmp_path / "model", topology="v5p:2x2x1")
+    config.base.model.dtype = "bfloat16"
+    rows = plan.plan(config, tmp_path / "run")
+    found = {(row["part"], row["metric"]): row for row in rows}
+    assert 0 < found["memory", "memory"]["value"] < found["memory", "memory_left"]["value"]
+    assert 0 < found["time", "predicted_mfu"]["value"] < 1
+    peak, takes = (found["work", name]["value"] for name in ("peak_seconds", "compute_seconds"))
+    assert peak < takes
+    layers = weights.shapes(hub.config_of(config.base.model.name))["layers"]
+    numbers = sum(x.size for x in jax.tree.leaves(layers) if x.ndim > 2)
+    for kind, times, size in (("all-gather bf16", 2, 2), ("reduce-scatter f32", 1, 4)):
+        whole = found[f"collective/{kind}", "sent_bytes"]
+        assert whole["n"] == times * 7 * model.num_layers
+        assert whole["value"] == times * size * numbers * 3 / 4
+        assert found[f"collective/{kind}", "overlapping"]["value"] == 1
+    assert ("collective/all-reduce bf16", "sent_bytes") not in found
+    # Of norms, the head and numbers.
+    assert found["collective/all-reduce f32", "sent_bytes"]["value"] < 0.01 * whole["value"]
+    assert plan.plan(config, tmp_path / "run") == rows
 
 
 def test_a_folder_holds_one_plan(tmp_path):

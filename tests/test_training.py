@@ -6,14 +6,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import stages
 import tiny
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from hs2jax import configs
 from hs2jax.data import corpora, loader
 from hs2jax.inference import forward
-from hs2jax.models import sharding
+from hs2jax.models import decoder, sharding
 from hs2jax.training import objectives, optimizer, step
 
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
@@ -133,30 +136,56 @@ def test_layouts_give_one_gradient(groups):
         assert_close(grads, expected, 2e-5)
 
 
-@pytest.mark.parametrize("mesh", [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
-def test_eight_devices_do_what_one_does(groups, mesh):
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "mesh", [{"fsdp": 8}, {"data": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str
+)
+def test_eight_devices_do_what_one_does(groups, mesh, dtype):
     aim = objective("joint", preference="scaled")
-    tx, _ = optimizer.make(configs.defaults("train_reward_model").optimizer, 10)
+    tx = optax.chain(optax.trace(0.0), optax.scale(-1e-3))  # Its state is the gradient.
 
-    def two_steps(mesh):
+    def one_step(mesh):
         state = step.init_state(jax.tree.map(jnp.copy, MODEL.params), tx)
         places = None
         if mesh is not None:
             places = sharding.shardings(state, mesh)
             state = jax.device_put(state, places)
-        how = {"layout": "shared", "dtype": jnp.float32, "remat": True}
+        how = {"layout": "shared", "dtype": dtype, "remat": True}
         update = step.make(MODEL.config, aim, tx, **how, shardings=places)
-        for _ in range(2):
-            batch = sharding.place_rows(one_batch(groups, 8), mesh, axis=1)
-            state, values = update(state, {}, batch)
-        return state, values
+        batch = sharding.place_rows(one_batch(groups, 8), mesh, axis=1)
+        state, values = update(state, {}, batch)
+        return state["optimizer"][0].trace, values
 
-    alone, alone_values = two_steps(None)
+    alone, alone_values = one_step(None)
     devices = sharding.make_mesh(**mesh)
     with jax.set_mesh(devices):
-        together, values = two_steps(devices)
-    assert_close(values, alone_values, 1e-5)
-    assert_close(together["params"], alone["params"], 1e-6)
+        together, values = one_step(devices)
+    close = 5e-6 if dtype == jnp.float32 else 2e-2  # XLA rounds to bfloat16 where it likes to.
+    assert_close(values, alone_values, close)
+    for name, error in relative_errors(together, alone).items():
+        assert error < close, f"{name}: {error}"
+
+
+def test_gradients_of_weights_are_summed_over_devices_in_float32():
+    rng = np.random.default_rng(0)
+    x, w, g = (
+        rng.normal(size=size).astype(jnp.bfloat16)
+        for size in ((64, 32, 16), (16, 24), (64, 32, 24))
+    )
+
+    def gradient(x, w, g):
+        place = sharding.layer_spec("up", w.shape)
+        return jax.vjp(lambda w: decoder.project("BTD,DF->BTF", place, x, w), w)[1](g)[0]
+
+    mesh = sharding.make_mesh()
+    with jax.set_mesh(mesh):
+        x, g = (sharding.place_rows(each, mesh) for each in (x, g))
+        w = jax.device_put(w.astype(np.float32), NamedSharding(mesh, P("fsdp", "tensor")))
+        found = jax.jit(gradient)(x, w, g)
+    assert found.sharding.is_equivalent_to(w.sharding, 2)
+    exact = np.einsum("BTD,BTF->DF", np.float64(x), np.float64(g))
+    # Where each device rounds its own sum to bfloat16 it is 0.002.
+    assert np.linalg.norm(found - exact) / np.linalg.norm(exact) < 1e-6
 
 
 @pytest.mark.parametrize("poisoned", ["loss", "gradient"])

@@ -21,7 +21,7 @@ import numpy as np
 
 from hs2jax.models.attention import POSITIONS, attend, attend_cached, contain, put_at
 from hs2jax.models.config import Config
-from hs2jax.models.sharding import constrain_rows
+from hs2jax.models.sharding import constrain, constrain_rows, gather, layer_spec
 
 INIT = nn.initializers.normal(0.02)
 
@@ -73,22 +73,27 @@ def rotate(x, position, frequency):
     return jnp.concatenate(out, axis=-1).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def project(axes, x, w):
-    """einsum of activations with weights, for example "BTD,DF->BTF".
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def project(axes, place, x, w):
+    """einsum of activations with weights, for example "BTD,DF->BTF", in x's dtype.
 
-    Only its gradient is written out: left alone, JAX forms the weights' gradient from the
-    cotangent's transpose, and XLA on CPU then writes large transposed copies.
+    place: how the weights are split (`sharding.layer_spec`). They are gathered as they are used,
+    in x's dtype, and their gradient is summed up over rows and devices in float32, straight into
+    its parts. Left alone, JAX rounds each device's sum to x's dtype, XLA keeps all of the total on
+    every device, and on CPU it writes large transposed copies.
     """
-    return _product(axes, x, w)
+    return _product(axes, x, gather(w.astype(x.dtype), place))
 
 
-def _product(axes, x, y):
+def _product(axes, x, y, dtype=None):
+    """einsum in x's dtype, or with sums that stay in a wider one."""
     # einsum sums over axes in the order of their letters: named as they lie, none is transposed.
     names = dict.fromkeys(filter(str.isalpha, axes))
     axes = axes.translate({ord(name): chr(ord("A") + i) for i, name in enumerate(names)})
-    if x.dtype == jnp.float32:
-        return jnp.einsum(axes, x, y)
+    if x.dtype == jnp.float32:  # The backward pass is traced where `exact_products` has ended.
+        return jnp.einsum(axes, x, y, precision=jax.lax.Precision.HIGHEST)
+    if dtype is not None:
+        return jnp.einsum(axes, x, y, preferred_element_type=dtype)
 
     def wide(x, y):
         return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32).astype(x.dtype)
@@ -99,15 +104,17 @@ def _product(axes, x, y):
     return jax.lax.platform_dependent(x, y, cpu=wide, default=plain)
 
 
-def _project_forward(axes, x, w):
-    return _product(axes, x, w), (x, w)
+def _project_forward(axes, place, x, w):
+    return project(axes, place, x, w), (x, w)
 
 
-def _project_backward(axes, saved, g):
+def _project_backward(axes, place, saved, g):
     x, w = saved
     inputs, out = axes.split("->")
     of_x, of_w = inputs.split(",")
-    return _product(f"{out},{of_w}->{of_x}", g, w), _product(f"{of_x},{out}->{of_w}", x, g)
+    dx = _product(f"{out},{of_w}->{of_x}", g, gather(w.astype(g.dtype), place))
+    dw = constrain(_product(f"{of_x},{out}->{of_w}", x, g, jnp.float32), place)
+    return dx, dw.astype(w.dtype)
 
 
 project.defvjp(_project_forward, _project_backward)
@@ -120,7 +127,7 @@ def linear(module, name, axes, x, shape, bias=False):
     LoRA (arXiv 2106.09685) is a leaf of the same name in the collection "lora": {"a", "b"}, a of
     the weights' input axes and r, b of r and the output axes.
     """
-    y = project(axes, x, module.param(name, INIT, shape).astype(x.dtype))
+    y = project(axes, layer_spec(name, shape), x, module.param(name, INIT, shape))
     if bias:
         # The output axes, which follow the rows and tokens.
         y = y + module.param(f"{name}_bias", nn.initializers.zeros, y.shape[2:]).astype(x.dtype)
@@ -131,8 +138,9 @@ def linear(module, name, axes, x, shape, bias=False):
     of_x, of_w = inputs.split(",")
     summed, kept = (re.sub(f"[{axes}]", "", of_w) for axes in (out, of_x))
     narrow = re.sub(f"[{summed}]", "", of_x) + "r"
-    z = project(f"{of_x},{summed}r->{narrow}", x, low["a"].astype(x.dtype))
-    return y + project(f"{narrow},r{kept}->{out}", z, low["b"].astype(x.dtype))
+    a, b = (layer_spec(f"lora/{part}", low[part].shape) for part in "ab")
+    z = project(f"{of_x},{summed}r->{narrow}", a, x, low["a"])
+    return y + project(f"{narrow},r{kept}->{out}", b, z, low["b"])
 
 
 class Probe(NamedTuple):

@@ -79,12 +79,44 @@ def placed_shapes(shapes, places):
     )
 
 
+def layer_spec(name: str, shape) -> P | None:
+    """The rule for one layer's part of a stack of parameters, such as "q"; None outside a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty else P(*spec_for(f"/{name}", (1, *shape), mesh)[1:])
+
+
+def constrain(x, spec: P | None):
+    """Keep x split so; does nothing with None."""
+    return x if spec is None else jax.lax.with_sharding_constraint(x, spec)
+
+
+def gather(x, spec: P | None):
+    """`constrain` parameters as a product takes them: whole where `fsdp` has split them."""
+    return constrain(x, spec and P(*(None if axis == "fsdp" else axis for axis in spec)))
+
+
 def constrain_rows(x):
     """Keep axis 0 split over the mesh's row axes; does nothing outside of a mesh."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return x
-    return jax.lax.with_sharding_constraint(x, P(ROWS, *(None,) * (x.ndim - 1)))
+    outside = jax.sharding.get_abstract_mesh().empty
+    return constrain(x, None if outside else P(ROWS, *(None,) * (x.ndim - 1)))
+
+
+# What makes the TPU compiler send gathers and scatters apart from the computation. Without, it
+# waits for each, and makes most of them all-reduces, which send twice as much.
+APART = {
+    f"xla_tpu_enable_sparse_core_collective_offload_{kind}": True
+    for kind in ("all_gather", "2d_all_gather", "3d_all_gather", "reduce_scatter")
+}
+APART |= {
+    "xla_tpu_enable_sparse_core_collective_offload_nd_reduce_scatter": True,
+    "xla_tpu_prefer_async_allgather_to_allreduce": True,
+}
+
+
+def compiler_options(places) -> dict[str, bool]:
+    """`jax.jit`'s, for what is placed so; none but where it is lowered for TPUs."""
+    meshes = [place.mesh for place in jax.tree.leaves(places)]
+    return APART if meshes and meshes[0].devices.flat[0].platform == "tpu" else {}
 
 
 def place_rows(batch, mesh, axis: int = 0):

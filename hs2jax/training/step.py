@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from hs2jax.inference import forward
-from hs2jax.models.sharding import path_name, to_host
+from hs2jax.models.sharding import compiler_options, path_name, to_host
 from hs2jax.training import trainable
 
 
@@ -54,6 +54,10 @@ def gradients(params, batch, objective, apply):
 
     def add(m, total):
         return jax.tree.map(jnp.add, total, part(m))
+
+    if len(batch["segment_ids"]) == 1:  # A loop would hold a second gradient.
+        (loss, metrics), grads = part(0)
+        return loss, metrics, grads
 
     # Gradients are as the parameters are: nothing need be differentiated to know their shapes.
     shapes = jax.eval_shape(lambda: loss_of(params, _take(batch, 0))), params
@@ -130,4 +134,9 @@ def make(config, objective, optimizer, *, layout, dtype, remat, forward=forward,
         metrics["bad_gradients"] = ~jnp.isfinite(squares)
         return state, metrics
 
-    return jax.jit(step, donate_argnums=0, out_shardings=shardings and (shardings, None))
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=shardings and (shardings, None),
+        compiler_options=compiler_options(shardings),
+    )
