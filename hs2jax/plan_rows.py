@@ -33,7 +33,7 @@ def rows_of(config, programs: Sequence[Program]) -> list[dict]:
     rows = summary(config, programs)
     for each in programs:
         name = each.step.name if len(programs) > 1 else ""
-        rows += [row(name, "held", part, size) for part, size in each.memory.items()]
+        rows += [row(name, "held", part, size) for part, size in each.memory.items() if size]
         rows += work_rows(name, each)
         if each.step.name == "update":
             state, frozen, _ = each.step.given

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -218,7 +219,7 @@ def forward_pass(name: str, run, params, batches, encoded, config, settings, **m
     counted = of_batches(batches)
     once = config.forward_flops(counted["tokens"][0] // counted["groups"], visible(encoded))
     given = (params, micro, *more.pop("given", ()))
-    holds = more.pop("holds", {}) | {"parameters": params, "batch": micro}
+    holds = {"parameters": params, "batch": micro} | more.pop("holds", {})
     counted["times"] = counted["rows"][1] // batches.micro_batch_size
     useful = counted["groups"] * once
     return Step(name, run, given, settings, holds, useful=useful, **counted, **more)
@@ -296,7 +297,7 @@ def sampling(config, model: LanguageModel, most: int, beside, **more) -> list[St
     keys, tail = array((B, 2), jnp.uint32), array((B, 1), jnp.int32)
     state = sampler.Rows(*numbers, array((B,), bool), keys, tail)
     settings = {"config": c, "dtype": model.dtype}
-    held = {**beside, "parameters": model.params, "sampler's parameters": (top, layers)}
+    held = {"parameters": model.params, "sampler's parameters": (top, layers)} | beside
     many = {"groups": prompts, **more}
     prefill = Step(
         *("prompts", sampler.prefill, (model.params, array((together, S), jnp.int32)), settings),
@@ -350,16 +351,18 @@ def reinforcing(config, mesh) -> list[Step]:
         name: model_of(base, RewardModel, model, mesh)
         for name, model in config_rules.parse_policies(base.reward_models).items()
     }
+    merged, kept = base.lora.rank or base.trainable.last_layers >= 0, flatten_dict(frozen)
+    start = flatten_dict({"decoder": policy.params}).items()
     beside = {
         "policy": (state["params"], frozen),
         "optimizer": state["optimizer"],
-        "start": policy.params,
+        "start": [x for name, x in start if name not in kept],  # What is frozen is there once.
         "reward models": [rater.params for rater in raters.values()],
+        # The policy as it is sampled: the same arrays where nothing has to be merged.
+        "parameters": policy.params if merged else (),
     }
     rows = min(sampler.ROWS * sharding.row_devices(mesh), many)
     sampled = sampling(config, policy, rows, beside, in_mesh=True)
-    # Until the update a copy of the policy is there as it is sampled.
-    beside |= {"parameters": policy.params}
     found = [
         scoring(f"rewards of {name}", config, rater, holds=beside, in_mesh=True)
         for name, rater in raters.items()
@@ -375,18 +378,16 @@ def reinforcing(config, mesh) -> list[Step]:
         in_mesh=True,
     )
     of_rows = sharding.fit_rows(base.micro_batch_size, mesh)
-    of_tokens = dict.fromkeys(("old", "advantage", "weight", "share"))
     part = [group] * (base.batch_size // base.updates)
     nothing = [[np.zeros(len(ids), np.float32) for ids in group.encoded.responses]] * len(part)
-    laid = rollouts.lay(
-        part, dict.fromkeys(of_tokens, nothing), row_length=base.row_length, rows=of_rows
-    )
+    of_tokens = dict.fromkeys(("old", "advantage", "weight", "share"), nothing)
+    laid = rollouts.lay(part, of_tokens, row_length=base.row_length, rows=of_rows)
     filled = int((laid["segment_ids"] > 0).any(axis=-1).sum())
     batch = placed(laid, mesh, axis=1)
     used = -(-filled // of_rows)
     learned = sum(map(len, group.encoded.responses))
     once = policy.config.forward_flops(config.group_tokens, visible(group.encoded), learned)
-    del beside["parameters"]
+    del beside["parameters"]  # By then it is gone.
     learn = Step(
         *("update", update, (state, frozen, batch), {}, beside | {"batch": batch}),
         groups=len(part),
@@ -394,7 +395,6 @@ def reinforcing(config, mesh) -> list[Step]:
         tokens=(len(part) * config.group_tokens, used * of_rows * base.row_length),
         rows=(filled, used * of_rows),
         trips=used,
-        times=1,
         in_mesh=True,
     )
     return [*sampled, *found, start, learn]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import pallas as pl
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from tiny_models import TINY, random_params, save
@@ -44,6 +45,28 @@ def test_operations_are_counted_with_the_trips_of_loops():
 
     traced = jax.jit(program).trace(jnp.ones((3, 4))).jaxpr.jaxpr
     assert compiled.traced_flops(traced, unknown=2) == 2 * 3 * (5 * 16 + 2 * 16 + 4 * 7)
+
+
+def test_operations_of_kernels_are_those_of_their_grid_on_each_device():
+    def kernel(x, y, out):
+        out[...] = jnp.dot(x[...], y[...])
+
+    def product(x, y):
+        like = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+        rows, all = pl.BlockSpec((4, 8), lambda i: (i, 0)), pl.BlockSpec((8, 8), lambda i: (0, 0))
+        how = {"grid": (2,), "in_specs": (rows, all), "out_specs": rows, "interpret": True}
+        return pl.pallas_call(kernel, like, **how)(x, y) @ y
+
+    split = jax.shard_map(
+        product,
+        mesh=sharding.make_mesh(),
+        in_specs=(P("fsdp"), P()),
+        out_specs=P("fsdp"),
+        check_vma=False,
+    )
+    traced = jax.jit(split).trace(jnp.ones((64, 8)), jnp.ones((8, 8))).jaxpr.jaxpr
+    assert compiled.traced_flops(traced, kernels=True) == 2 * 64 * 8 * 8
+    assert compiled.traced_flops(traced) == 2 * 2 * 64 * 8 * 8
 
 
 def test_operations_of_a_forward_pass_are_those_of_the_formula():
@@ -113,6 +136,33 @@ def test_collectives_of_a_slice_are_read_from_its_program():
     assert gather == ("all-gather", "bf16", 8, 16 * 128 * 2 * 7 / 8, 80, True)
     assert scatter == ("reduce-scatter", "f32", 8, 16 * 128 * 4 * 7 / 8, 80, False)
     assert reduce == ("all-reduce", "f32", 16, 2 * 8 * 128 * 4 * 15 / 16, 1, False)
+
+
+def test_cycles_of_a_slice_are_counted_with_the_trips_of_loops():
+    assert compiled.cycles(TEXT) == 80 * 9
+
+
+@pytest.mark.parametrize(
+    ("topology", "devices", "kind", "links"),
+    [
+        ("v5p:4x4x4", 64, "all-gather", 6),  # Rings of four.
+        ("v5p:4x4x4", 4, "all-gather", 2),  # Of which this has one.
+        ("v5p:2x2x4", 16, "reduce-scatter", 4),
+        ("v6e:8x8", 64, "all-gather", 2),  # No rings.
+        ("v6e:16x16", 256, "all-reduce", 4),
+        ("v6e:16x16", 256, "collective-permute", 2),
+    ],
+)
+def test_collectives_use_the_links_that_there_are(topology, devices, kind, links):
+    chip = roofline.of(topology)[0]
+    moved = [compiled.Collective(kind, "bf16", devices, chip.link * 1e9, 3, False)]
+    times = roofline.times(topology, int(1e15), 0, int(2e9), moved)
+    assert times.links == pytest.approx(3 / links)
+    assert times.total == pytest.approx(2 / chip.clock + 3 / links)
+    hidden = roofline.times(topology, int(1e15), 0, int(2e9), [moved[0]._replace(overlaps=True)])
+    assert hidden.total == pytest.approx(max(2 / chip.clock, 3 / links))
+    # Kernels multiply at half of the peak, and of another compiler all is at the peak.
+    assert roofline.times(topology, 200, 100, 0, []).total == pytest.approx(1.5 * times.peak / 5e12)
 
 
 @pytest.mark.parametrize(

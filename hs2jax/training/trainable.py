@@ -72,9 +72,14 @@ def join(trained, frozen):
     return unflatten_dict(flatten_dict(frozen) | flatten_dict(trained))
 
 
-@jax.jit
 def finish(params):
-    """Restore the plain parameters, {"decoder", ...}: LoRA merged, layers in one stack."""
+    """Restore the plain parameters, {"decoder", ...}: LoRA merged, layers in one stack; the same
+    arrays where they are so already."""
+    return _finish(params) if "lora_scale" in params or "frozen" in params["decoder"] else params
+
+
+@jax.jit
+def _finish(params):
     params = dict(params)
     decoder, scale = dict(params.pop("decoder")), params.pop("lora_scale", None)
     if low := params.pop("lora", None):
