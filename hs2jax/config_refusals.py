@@ -95,6 +95,8 @@ def _plan(c: ConfigDict, base: ConfigDict) -> Iterator[str]:
     kind = base.get("kind")
     if kind not in PLANNED:
         yield f"base: expected a config of kind {', '.join(PLANNED)}"
+    elif not base.model.name:
+        yield "base.model.name is not set: nothing is computed here"
     if c.search and kind not in PLANNED[:2]:
         yield "search is over the settings of a training"
     if kind == "reinforce" and base.algorithm == "ppo":
