@@ -93,7 +93,7 @@ def cycles(text: str, unknown: int = 1) -> int:
         for name, lines in parts.items()
         if times[name]
         for found in re.findall(r'"estimated_cycles":"(\d+)"', "\n".join(lines))
-        if int(found) < 2**63  # Else it is not known.
+        if int(found) < 2**63 - 1  # Which stands where it is not known.
     )
 
 

@@ -122,7 +122,7 @@ replica_groups=mesh['axis_0'=2,'axis_1'=8] {'axis_1'}, to_apply=%add
 
 ENTRY %main.5 (p0: f32[8,128]) -> f32[8,128] {
   %while.1 = (s32[]{:T(128)}, f32[8,128]{1,0}) while(%tuple.1), condition=%condition.1, body=%body.1
-  %scatter.1 = f32[8] scatter(%z), backend_config={"estimated_cycles":"18446744073709551615"}
+  %scatter.1 = f32[8] scatter(%z), backend_config={"estimated_cycles":"9223372036854775807"}
   ROOT %all-reduce.2 = f32[8,128]{1,0} all-reduce(%y), \
 replica_groups={{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}}, to_apply=%add
 }
