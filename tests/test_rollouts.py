@@ -12,7 +12,7 @@ from test_preference import aim as dpo
 from test_reinforce import config_of
 
 from hs2jax import configs
-from hs2jax.alignment import reinforce, rollouts
+from hs2jax.alignment import compare, reinforce, rollouts
 from hs2jax.alignment.rollouts import PolicyGradient, Scale
 from hs2jax.data.conversations import unrated
 from hs2jax.language_model import LanguageModel
@@ -146,6 +146,39 @@ def test_entropy_is_the_sampled_tokens_and_repetition_the_runs_that_came_before(
     found = rollouts.numbers([row], rollouts.weigh([row], ONE, settings()))
     assert found["entropy"] == pytest.approx(2.0)
     assert found["repetition"] == pytest.approx(0.1)  # One of five runs, and of none nothing.
+
+
+def answers(lengths, **rewards):
+    """Items of as many held-out prompts, whose answers have these lengths and rewards."""
+    found = []
+    for i, n in enumerate(lengths):
+        rewards_of_it = {name: [of[i]] for name, of in rewards.items()}
+        prompt = [{"role": "user", "content": f"{i}?"}]
+        row = rollout([0.0], tokens=[[7] * int(n)])
+        found.append(row | {"prompt": prompt, "rewards": rewards_of_it})
+    return found
+
+
+def test_what_a_reward_goes_with_is_seen_and_reward_models_that_contradict_one_another():
+    """One rewards length alone, one the opposite, and one has nothing to say."""
+    lengths = np.arange(2, 12), 2 * np.arange(2, 12) + np.arange(10) % 3
+    start, end = (answers(of, main=of / 2.0, watch=-3.0 * of, silent=[None] * 10) for of in lengths)
+    rows = compare.results(start, end)
+    for method in ("at the start", "of the policy", "of the changes"):
+        with_length = {"part": "with/length", "method": method}
+        assert stages.value(rows, "spearman", set="main", **with_length) == pytest.approx(1)
+        assert stages.value(rows, "spearman", set="watch", **with_length) == pytest.approx(-1)
+        assert stages.value(rows, "spearman", set="silent", **with_length) is None
+    assert stages.value(rows, "change_of_reward", set="silent") is None
+    assert any("by main, worse by watch" in x for x in compare.warnings(rows))
+    assert not any("worse" in x for x in compare.warnings(compare.results(start, start)))
+    course = compare.course({0: start, 20: end})
+    assert stages.value(course, "change_in_deviations", "step/0", set="main") == 0
+    gain = (lengths[1] - lengths[0]).mean() / lengths[0].std()
+    for name, sign in (("main", 1), ("watch", -1)):
+        found = stages.value(course, "change_in_deviations", "step/20", set=name)
+        assert found == pytest.approx(sign * gain)
+    assert not any(row["set"] == "silent" for row in course)
 
 
 # The batch ----------------------------------------------------------------------------------------

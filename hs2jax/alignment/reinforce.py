@@ -193,11 +193,10 @@ def reinforce(config, run: stage.Run) -> list[dict]:
     run.result |= {"step": best, "steps": config.steps, "seconds": at.seconds}
     rows = []
     if workdir.is_first():
-        first, start, end = (
-            workdir.read_rows(folder / f"{x}.jsonl")
-            for x in ("rollouts/000001", items(0), items(best))
-        )
-        rows = compare.results(start, end)
+        first = workdir.read_rows(folder / "rollouts" / "000001.jsonl")
+        every = [*range(0, config.steps, config.evaluate_every), config.steps]
+        answers = {x: workdir.read_rows(folder / f"{items(x)}.jsonl") for x in every}
+        rows = compare.results(answers[0], answers[best]) + compare.course(answers)
         rows += costs(metrics.read(folder / "metrics.jsonl", "train"))
         rows.append(row("", "", "on_policy_difference", on_policy(first)))
         rows.append(row("", "", "step", best))
