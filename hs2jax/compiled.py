@@ -176,7 +176,7 @@ def traced_flops(jaxpr, unknown: int = 1, *, kernels: bool = False) -> int:
             left = equation.invars[0].aval.shape
             size = math.prod(equation.outvars[0].aval.shape)
             total += 2 * size * math.prod(left[i] for i in summed)
-        if name == "pallas_call" and (said := params.get("cost_estimate")):
+        if said := params.get("cost_estimate"):
             total += said.flops
             continue
         of_kernel = kernels and name != "pallas_call"

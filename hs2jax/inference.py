@@ -21,7 +21,7 @@ from hs2jax.data import loader, packing
 from hs2jax.data.chat import Encoded
 from hs2jax.data.conversations import join, share, unrated
 from hs2jax.models import heads, lora, sharding
-from hs2jax.models.attention import Layout
+from hs2jax.models.attention import ends
 from hs2jax.models.config import Config
 from hs2jax.models.decoder import Decoder, Probe, exact_products, pick
 from hs2jax.models.log_probability import log_probabilities
@@ -89,11 +89,11 @@ def run_decoder(
     """
     tokens, position = batch["tokens"], batch["positions"]
     (B, T), R = tokens.shape, batch["end_positions"].shape[1]
-    who_sees_whom = Layout(batch["segment_ids"], batch["branch_ids"], position)
+    end = ends(batch["segment_ids"], batch["branch_ids"])
     if layout == "padded":
         # Cut at the slots, each conversation is a row of its own and causality is mask enough.
         tokens, position = tokens.reshape(B * R, T // R), position.reshape(B * R, T // R)
-        who_sees_whom = None
+        end = None
     frozen = jax.tree.leaves(params["decoder"].get("frozen"))
     count = frozen[0].shape[0] if frozen else 0
     decoder = Decoder(config, dtype=dtype, remat=remat, frozen=count)
@@ -102,7 +102,7 @@ def run_decoder(
         variables["lora"] = lora.scaled(params["lora"], params["lora_scale"])
     with exact_products(dtype):
         hidden, out = decoder.apply(
-            variables, tokens, position, who_sees_whom, probe, entered=batch.get("states")
+            variables, tokens, position, end, probe, entered=batch.get("states")
         )
     return hidden.reshape(B, T, -1), out
 
@@ -163,7 +163,8 @@ def run_rows(run, batches: loader.Batches, mesh=None):
         arrays, tables = batches[i], []
         for m in range(-(-len(batches.plan[i]) // batches.micro_batch_size)):
             micro = sharding.place_rows({name: x[m] for name, x in arrays.items()}, mesh)
-            tables.append(sharding.to_host(run(micro)))
+            with sharding.within(mesh):
+                tables.append(sharding.to_host(run(micro)))
         yield np.concatenate(tables)
 
 

@@ -124,8 +124,6 @@ def measured(one: Step, traced, program, topology: str, used: int | None = None)
 
 def trace(one: Step, mesh):
     """Trace a program as its verb runs it."""
-    if not one.in_mesh:
-        return one.run.trace(*one.given, **one.settings)
     with jax.set_mesh(mesh):
         return one.run.trace(*one.given, **one.settings)
 

@@ -41,8 +41,7 @@ class Step(NamedTuple):
     holds: what is on the chips while it runs, by name, its arguments among it. trips: of a loop
     whose bound is no constant. times: it is run so often for `groups` groups. tokens: of these, as
     the work needs them, and computed, padding included; rows: filled and computed; rows are 0 where
-    it has none. useful: floating-point operations of the former tokens. in_mesh: it is run in the
-    context of the mesh.
+    it has none. useful: floating-point operations of the former tokens.
     """
 
     name: str
@@ -56,7 +55,6 @@ class Step(NamedTuple):
     rows: tuple[int, int] = (0, 0)
     times: int = 1
     trips: int = 1
-    in_mesh: bool = False
 
 
 def steps(config, mesh) -> list[Step]:
@@ -179,7 +177,6 @@ def training(config, mesh) -> Step:
         {"parameters": (state["params"], frozen), "optimizer": state["optimizer"], "batch": batch},
         useful=passes * base.batch_size * once,
         trips=batches.micro_batches,
-        in_mesh=True,
         **of_batches(batches),
     )
 
@@ -362,10 +359,9 @@ def reinforcing(config, mesh) -> list[Step]:
         "parameters": policy.params if merged else (),
     }
     rows = min(sampler.ROWS * sharding.row_devices(mesh), many)
-    sampled = sampling(config, policy, rows, beside, in_mesh=True)
+    sampled = sampling(config, policy, rows, beside)
     found = [
-        scoring(f"rewards of {name}", config, rater, holds=beside, in_mesh=True)
-        for name, rater in raters.items()
+        scoring(f"rewards of {name}", config, rater, holds=beside) for name, rater in raters.items()
     ]
     group = example(config, policy=True, pairs=False)
     batches = inference.plan_rows([group] * base.batch_size, layout="shared", mesh=mesh)
@@ -375,7 +371,6 @@ def reinforcing(config, mesh) -> list[Step]:
         *(group.encoded, policy.config, settings | {"temperature": base.temperature}),
         holds=beside,
         mesh=mesh,
-        in_mesh=True,
     )
     of_rows = sharding.fit_rows(base.micro_batch_size, mesh)
     part = [group] * (base.batch_size // base.updates)
@@ -395,6 +390,5 @@ def reinforcing(config, mesh) -> list[Step]:
         tokens=(len(part) * config.group_tokens, used * of_rows * base.row_length),
         rows=(filled, used * of_rows),
         trips=used,
-        in_mesh=True,
     )
     return [*sampled, *found, start, learn]

@@ -19,7 +19,7 @@ from hs2jax.data.chat import Encoded
 from hs2jax.data.conversations import unrated
 from hs2jax.inference import predict
 from hs2jax.models import rope
-from hs2jax.models.attention import Layout, attend
+from hs2jax.models.attention import attend, ends
 from hs2jax.models.config import FULL, SLIDING
 from hs2jax.models.decoder import Decoder
 from hs2jax.models.hf import hub, weights
@@ -211,7 +211,7 @@ def test_packed_shared_and_padded_rows_score_alike(config):
 def test_attention_equals_its_definition(tokens, window, cap, seed, branched):
     rng = np.random.default_rng(seed)
     q, k, v = (rng.normal(size=(1, tokens, 2, 4)).astype(np.float32) for _ in range(3))
-    layout, position = None, np.arange(tokens)
+    end, position = None, np.arange(tokens)
     sees = position[None, :] <= position[:, None]
     if branched and tokens >= 3:
         # A prompt and two responses: the second starts where the first did.
@@ -219,14 +219,15 @@ def test_attention_equals_its_definition(tokens, window, cap, seed, branched):
         branch = np.repeat([0, 1, 2], [prompt, first, tokens - prompt - first])
         position = np.where(branch == 2, position - first, position)
         sees &= (branch[None, :] == 0) | (branch[None, :] == branch[:, None])
-        layout = Layout(*(jnp.asarray(x[None]) for x in (np.ones_like(branch), branch, position)))
+        end = ends(*(jnp.asarray(x[None]) for x in (np.ones_like(branch), branch)))
     sees &= position[:, None] - position[None, :] < window
     scores = 0.7 * np.einsum("tnh,snh->nts", q[0], k[0])
     scores = scores if cap is None else cap * np.tanh(scores / cap)
     weights = np.where(sees, np.exp(scores - scores.max(-1, keepdims=True)), 0)
     expected = np.einsum("nts,snh->tnh", weights / weights.sum(-1, keepdims=True), v[0])
     for given_window in (window, jnp.int32(window)):
-        found = attend(q, k, v, layout, scale=0.7, window=given_window, cap=cap)[0]
+        at = jnp.asarray(position[None])
+        found = attend(q, k, v, end, at, scale=0.7, window=given_window, cap=cap)[0]
         np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-4)
 
 

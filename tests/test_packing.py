@@ -1,5 +1,6 @@
 """Rows hold every token once where they should, and a token sees its own conversation only."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from hs2jax.data import packing
 from hs2jax.data.chat import Encoded
 from hs2jax.data.groups import Pair
-from hs2jax.models.attention import Layout, visible
+from hs2jax.models.attention import ends, visible
 
 LAYOUTS = pytest.mark.parametrize("layout", packing.LAYOUTS)
 ATTRIBUTES = 2
@@ -118,14 +119,20 @@ def test_pairs_point_at_their_responses(layout, rows, spare):
         assert found == expected
 
 
+@jax.jit
+def who_sees_whom(segment_ids, branch_ids):
+    return visible(ends(segment_ids, branch_ids))
+
+
 @LAYOUTS
 @settings(max_examples=30)
 @given(rows=rows_of_examples(), spare=st.integers(0, 3))
 def test_a_token_sees_the_earlier_tokens_of_its_conversation_only(layout, rows, spare):
     _, batch = lay(rows, layout, spare)
-    sees = np.asarray(
-        visible(Layout(batch["segment_ids"], batch["branch_ids"], batch["positions"]))
-    )
+    ids = (batch[name] for name in ("segment_ids", "branch_ids"))
+    # Rows of few lengths, since each is compiled.
+    wide = [np.pad(x, ((0, 0), (0, -x.shape[1] % 64))) for x in ids]
+    sees = np.asarray(who_sees_whom(*wide))
     for b, t in zip(*np.nonzero(batch["segment_ids"]), strict=True):
         # In rising order: chunks of keys, and causality as the only mask, rely on it.
         assert np.flatnonzero(sees[b, t]).tolist() == path(batch, b, t)

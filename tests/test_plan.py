@@ -210,7 +210,7 @@ def test_the_programs_that_are_planned_run(tmp_path, kind):
         made = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(out))
         assert made <= one.memory["temporaries"] + analysis.alias_size_in_bytes
         # Masks and padding take the rest, and what is computed again.
-        assert step.useful / step.times <= one.flops <= 100 * step.useful / step.times
+        assert step.useful / step.times <= one.flops <= 120 * step.useful / step.times
         if step.name == "update":
             assert analysis.argument_size_in_bytes == pytest.approx(of_a_chip, rel=0.02)
             assert np.isfinite(out[1]["loss"])
@@ -279,15 +279,24 @@ def test_what_does_not_fit_is_said_with_what_would(tmp_path):
     assert "25% is padding. --config.batch_size=78 would fill them." in said[1]["sentence"]
 
 
-def test_a_slice_is_planned_without_one(tmp_path):
+def test_a_slice_is_planned_without_one(tmp_path, monkeypatch):
     """And its step gathers weights in bfloat16 and scatters their gradients in float32, both while
-    it computes something else."""
+    it computes something else; attention's kernel is run forward, again in the backward pass, and
+    backward in two."""
     pytest.importorskip("libtpu", reason='the TPU compiler: pip install "hs2jax[tpu]"')
     model = dataclasses.replace(TINY, hidden_size=256, intermediate_size=512, num_layers=2)
     save(tmp_path / "model", model)
     config = config_of(tmp_path / "model", topology="v5p:2x2x1")
     config.base.model.dtype = "bfloat16"
+    texts, measured = [], plan.measured
+
+    def noted(one, traced, program, *rest):
+        texts.append(program.as_text())
+        return measured(one, traced, program, *rest)
+
+    monkeypatch.setattr(plan, "measured", noted)
     rows = plan.plan(config, tmp_path / "run")
+    assert [text.count('"tpu_custom_call"') for text in texts] == [4]
     found = {(row["part"], row["metric"]): row for row in rows}
     assert 0 < found["memory", "memory"]["value"] < found["memory", "memory_left"]["value"]
     assert 0 < found["time", "predicted_mfu"]["value"] < 1

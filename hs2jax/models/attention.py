@@ -4,10 +4,15 @@ Axis letters: B rows, T query tokens, S key tokens, N query heads, K key/value h
 G = N / K query heads to a key/value head, H head size.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from hs2jax.models import sharding
+from hs2jax.models.kernels import flash
 
 # Finite, so that a query that sees nothing gives an average instead of NaN.
 MASKED = -1e30
@@ -17,66 +22,136 @@ MASKED = -1e30
 POSITIONS = {"k": 3, "v": 2}
 
 
-class Layout(NamedTuple):
-    """The tree of conversations in a row, which says who sees whom. Each is int32 [B, T].
+def ends(segment_ids, branch_ids):
+    """int32 [B, T]: the index behind the last token that sees each token, which is all that there
+    is to say of who sees whom: a query at index q sees a key at index k where `k <= q < end[k]`.
 
-    segment_ids: the group that a token belongs to, from 1; 0 is padding.
-    branch_ids: 0 in the prompt, r in the r-th response of the group.
-    positions: counts from 0 in each group and goes on from the prompt's end in every branch.
+    segment_ids: the group that a token belongs to, from 1; 0 is padding, which nothing sees.
+    branch_ids: 0 in the prompt, r in the r-th response of the group. A group lies together, its
+    prompt first, then one response after another. So a prompt is seen to the group's end, and a
+    response's token to the end of its response.
     """
+    index = jnp.arange(1, segment_ids.shape[1] + 1)
 
-    segment_ids: jax.Array
-    branch_ids: jax.Array
-    positions: jax.Array
+    def behind(*ids):
+        changes = [x != jnp.pad(x[:, 1:], ((0, 0), (0, 1)), constant_values=-1) for x in ids]
+        last = jnp.where(functools.reduce(jnp.logical_or, changes), index, len(index))
+        return jax.lax.cummin(last, axis=1, reverse=True)
 
-
-def visible(layout: Layout) -> jax.Array:
-    """Bool [B, T, S]: a query sees earlier keys of its segment, in the prompt or its branch."""
-    seg, branch, pos = layout
-    same_segment = seg[:, :, None] == seg[:, None, :]
-    not_later = pos[:, None, :] <= pos[:, :, None]
-    on_path = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
-    return same_segment & not_later & on_path
+    end = jnp.where(branch_ids == 0, behind(segment_ids), behind(segment_ids, branch_ids))
+    return jnp.where(segment_ids == 0, 0, end).astype(jnp.int32)
 
 
-def attend(q, k, v, layout: Layout | None, *, scale: float, window=None, cap: float | None = None):
+def visible(end) -> jax.Array:
+    """Bool [B, T, S]: a query sees the keys that have begun and not ended."""
+    index = jnp.arange(end.shape[1])[:, None]
+    return (index >= index.T) & (index < end[:, None])
+
+
+def attend(
+    q, k, v, end=None, positions=None, *, scale: float, window=None, cap=None, implementation=None
+):
     """Softmax attention; scores, softmax and sums in float32.
 
     q [B, T, N, H]; k and v [B, T, K, H]; returns [B, T, N, H] in q's dtype.
-    `layout` None means plain causal order by index: enough for right-padded rows that hold
-    one conversation each, where a real token never sees the padding behind it.
+    end int32 [B, T]: see `ends`. None means plain causal order by index: enough for right-padded
+    rows that hold one conversation each, where a real token never sees the padding behind it.
+    positions int32 [B, T] count a window; None is the index. What a query in padding gets means
+    nothing.
     `scale` multiplies the scores. `cap` c makes them c tanh(score / c), as in Gemma 2.
     `window`: a token sees those keys only that are fewer than so many positions back; an int, or
     an int32 scalar where it differs between layers; None for no window.
+    implementation: a name of IMPLEMENTATIONS, None for the first that takes these arrays on the
+    platform that the program is lowered for. Raises ValueError where the named one does not.
+    """
+    heads, shared = q.shape[2], k.shape[2]
+    if heads % shared:
+        raise ValueError(f"{heads} query heads do not divide among {shared} key/value heads")
+    given = q * scale, k, v, end, positions, window
+    if implementation is not None:
+        if implementation not in IMPLEMENTATIONS:
+            names = ", ".join(IMPLEMENTATIONS)
+            raise ValueError(f"there is no attention {implementation!r}; there are {names}")
+        if said := IMPLEMENTATIONS[implementation].refuses(q):
+            raise ValueError(f"the attention {implementation!r} takes {said}")
+        return IMPLEMENTATIONS[implementation].run(*given, cap=cap)
+    by_platform = {
+        each.platform: functools.partial(each.run, cap=cap)
+        for each in IMPLEMENTATIONS.values()
+        if not each.refuses(q)
+    }
+    return jax.lax.platform_dependent(*given, **by_platform)
 
-    In every layout a token sees earlier indices only. So the queries go in four chunks, each
-    against the keys up to its own end, which leaves three eighths of the work undone.
+
+def _reference(q, k, v, end, positions, window, *, cap):
+    """Attention in products that XLA compiles for any platform.
+
+    A token sees earlier indices only. So the queries go in four chunks, each against the keys up to
+    its own end, which leaves three eighths of the work undone.
     """
     B, T, N, H = q.shape
     K = k.shape[2]
-    if N % K:
-        raise ValueError(f"{N} query heads do not divide among {K} key/value heads")
     # Heads before tokens, so that the products need no copies of their own.
-    q = (q * scale).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    q = q.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
     k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-    mask = jnp.tril(jnp.ones((T, T), bool))[None] if layout is None else visible(layout)
+    mask = jnp.tril(jnp.ones((T, T), bool))[None] if end is None else visible(end)
     if window is not None:
         # Positions, not indices: in a shared row another branch may lie between the two.
-        at = jnp.arange(T)[None] if layout is None else layout.positions
+        at = jnp.arange(T)[None] if positions is None else positions
         mask &= at[:, :, None] - at[:, None, :] < window
     mask = mask[:, None, None]
     chunk = max(64, -(-T // 4))
     out = []
     for start in range(0, T, chunk):
-        end = min(start + chunk, T)
+        stop = min(start + chunk, T)
         logits = jnp.einsum(
             "BKGTH,BKSH->BKGTS",
-            *(q[:, :, :, start:end], k[:, :, :end]),
+            *(q[:, :, :, start:stop], k[:, :, :stop]),
             preferred_element_type=jnp.float32,
         )
-        probs = _softmax(softcap(logits, cap), mask[..., start:end, :end]).astype(v.dtype)
-        out.append(jnp.einsum("BKGTS,BKSH->BKGTH", probs, v[:, :, :end]))
+        probs = _softmax(softcap(logits, cap), mask[..., start:stop, :stop]).astype(v.dtype)
+        out.append(jnp.einsum("BKGTS,BKSH->BKGTH", probs, v[:, :, :stop]))
     return jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def _kernel(q, k, v, end, positions, window, *, cap, interpret=False):
+    """Attention by `kernels.flash`. The compiler cannot divide a kernel among devices: each has the
+    rows and heads that it has of all else."""
+    rows = q.shape[:2]
+    end = jnp.full(rows, rows[1], jnp.int32) if end is None else end
+    if positions is None:
+        positions = jnp.broadcast_to(jnp.arange(rows[1], dtype=jnp.int32), rows)
+
+    def run(q, k, v, end, positions, window):
+        return flash.attend(*(q, k, v, end, positions), window=window, cap=cap, interpret=interpret)
+
+    return sharding.on_each(run, q, k, v, end, positions, window)
+
+
+class Implementation(NamedTuple):
+    """A way to compute attention. platform: that it is for, "default" for all others; head_dim: the
+    longest head that it takes, and dtypes: those that it takes, None for any."""
+
+    run: Callable
+    platform: str = "default"
+    head_dim: int | None = None
+    dtypes: tuple[str, ...] | None = None
+
+    def refuses(self, q) -> str | None:
+        """Say what it takes in place of such queries; None where it takes them."""
+        if self.head_dim and q.shape[-1] > self.head_dim:
+            return f"heads of up to {self.head_dim}, not of {q.shape[-1]}"
+        if self.dtypes and q.dtype.name not in self.dtypes:
+            return f"{' and '.join(self.dtypes)}, not {q.dtype.name}"
+        return None
+
+
+# All take every mask, window, cap and grouping of heads. cuDNN's, on GPUs, would take none of the
+# masks of rows in which several conversations lie.
+IMPLEMENTATIONS = {
+    "pallas": Implementation(_kernel, "tpu", 256, ("float32", "bfloat16")),
+    "xla": Implementation(_reference),
+}
 
 
 def contain(k, v):

@@ -4,7 +4,7 @@ Axis letters: B rows, T tokens, D width, N query heads, K key/value heads, H hea
 F hidden size of the MLP, V vocabulary, L layers, P probed positions, S probed tokens, r rank of
 LoRA.
 
-    hidden, out = Decoder(config).apply({"params": params}, tokens, position, layout)
+    hidden, out = Decoder(config).apply({"params": params}, tokens, position, end)
 
 Parameters are a plain nested dict; `models.sharding` places them by their paths.
 """
@@ -176,13 +176,13 @@ def lens(config: Config, state, columns, norm: Mapping[str, jax.Array]):
 class Attention(nn.Module):
     """Attention with its norms. Where the collection "cache" is mutable, keys and values are left
     there. Where it has some already, x is one token [B, 1, D] to each row of them, which is put to
-    them at its position and sees those before it; then there is no layout.
+    them at its position and sees those before it; then there is no `end`.
     """
 
     config: Config
 
     @nn.compact
-    def __call__(self, x, position, layout, frequency, window):
+    def __call__(self, x, position, end, frequency, window):
         c = self.config
         D, N, K, H = c.hidden_size, c.num_heads, c.num_kv_heads, c.head_dim
 
@@ -202,7 +202,7 @@ class Attention(nn.Module):
             if self.is_mutable_collection("cache"):
                 self.put_variable("cache", "k", k.transpose(0, 2, 3, 1))
                 self.put_variable("cache", "v", v.swapaxes(1, 2))
-            z = attend(q, k, v, layout, **sees)
+            z = attend(q, k, v, end, position, **sees)
         out = linear(self, "o", "BTNH,NHD->BTD", z, (N, H, D), c.o_bias)
         return x + (norm(self, "post_norm", out) if c.post_norms else out)
 
@@ -240,9 +240,9 @@ class Layer(nn.Module):
     config: Config
 
     @nn.compact
-    def __call__(self, x, per_layer, broadcast, position, layout, probe):
+    def __call__(self, x, per_layer, broadcast, position, end, probe):
         x = constrain_rows(x)
-        x = Attention(self.config, name="attention")(x, position, layout, **per_layer, **broadcast)
+        x = Attention(self.config, name="attention")(x, position, end, **per_layer, **broadcast)
         x = Mlp(self.config, name="mlp")(x)
         return x, look(self.config, x, probe)
 
@@ -270,7 +270,8 @@ def constants(config: Config, tokens: int):
 class Decoder(nn.Module):
     """Tokens to hidden states.
 
-    tokens, position: int32 [B, T]. layout: who sees whom, or None for plain causal order.
+    tokens, position: int32 [B, T]. end: who sees whom, int32 [B, T] of `attention.ends`, or None
+    for plain causal order.
     probe: what is looked at in every layer, or None.
     Returns (hidden, out): hidden [B, T, D] after the final norm, in `dtype`; out["probe"] (only
     with a probe): what it sees after the embedding and after each layer, before the final norm,
@@ -287,13 +288,13 @@ class Decoder(nn.Module):
     frozen: int = 0
 
     @nn.compact
-    def __call__(self, tokens, position, layout=None, probe=None, entered=None):
+    def __call__(self, tokens, position, end=None, probe=None, entered=None):
         c = self.config
         embed = self.param("embed", INIT, (c.vocab_size, c.hidden_size))
         if c.has_lm_head:
             self.param("lm_head", INIT, (c.vocab_size, c.hidden_size))
         per_layer, broadcast = constants(c, tokens.shape[1])
-        along = (broadcast, position, layout, probe)
+        along = (broadcast, position, end, probe)
         seen = []
         if entered is None:
             x = enter(c, embed, tokens, self.dtype)

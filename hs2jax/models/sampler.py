@@ -126,9 +126,11 @@ def sample(
         free = [row for row in range(B) if row not in inside]
         entering = {row: waiting.popleft() for row in free[: len(waiting)]}
         if entering:
-            batch.enter({row: requests[request] for row, request in entering.items()})
+            with sharding.within(mesh):
+                batch.enter({row: requests[request] for row, request in entering.items()})
             inside |= entering
-        found, likely, ended = batch.run(patience=max(1, B // 8) if waiting else B)
+        with sharding.within(mesh):
+            found, likely, ended = batch.run(patience=max(1, B // 8) if waiting else B)
         for row, request in sorted(inside.items()):
             new, before = found[row] >= 0, completions[request]
             completions[request] = Completion(

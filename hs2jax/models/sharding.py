@@ -4,10 +4,12 @@ data: copies of the model, each with its own rows. fsdp: rows and parameters are
 tensor: heads, hidden units and vocabulary are split. The layer axis is never split.
 """
 
+import contextlib
 import math
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
@@ -119,11 +121,32 @@ def compiler_options(places) -> dict[str, bool]:
     return APART if meshes and meshes[0].devices.flat[0].platform == "tpu" else {}
 
 
+def on_each(run, q, k, v, *others):
+    """Run a function of q [B, T, N, H], k and v [B, T, K, H] and of others [B, ...], scalars or
+    None on each device's own rows and heads; a dimension that does not divide stays whole. Returns
+    what is as q is."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return run(q, k, v, *others)
+    rows = ROWS if q.shape[0] % row_devices(mesh) == 0 else None
+    heads = "tensor" if k.shape[2] % mesh.shape["tensor"] == 0 else None
+    by_head = P(rows, None, heads, None)
+    by_row = [None if x is None else P(rows) if jnp.ndim(x) else P() for x in others]
+    specs = (by_head, by_head, by_head, *by_row)
+    divided = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=by_head, check_vma=False)
+    return divided(q, k, v, *others)
+
+
+def within(mesh):
+    """The context in which programs are traced that run on the mesh; None where there is none."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
 def place_rows(batch, mesh, axis: int = 0):
     """Put a batch (a dict of numpy arrays, the same on every process) onto the mesh, split over
     `axis`. Without a mesh it goes to the default device."""
     if mesh is None:
-        return jax.tree.map(jax.numpy.asarray, batch)
+        return jax.tree.map(jnp.asarray, batch)
     place = NamedSharding(mesh, P(*(None,) * axis, ROWS))
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(x.shape, place, x.__getitem__), batch

@@ -242,7 +242,8 @@ class Service:
             place = f"program {number} of {len(self.shapes)}"
             log.info("compiling %s, for %d x %d tokens", place, *shape)
             batch, params = self._lay([], shape), self.scorer.params
-            program = jax.jit(self.scorer.forward).lower(params, batch).compile()
+            with sharding.within(self.mesh):
+                program = jax.jit(self.scorer.forward).lower(params, batch).compile()
             jax.block_until_ready(program(params, batch))
             self.programs[shape] = program
 
