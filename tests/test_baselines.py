@@ -77,27 +77,6 @@ def test_a_prompt_is_computed_once_for_all_its_criteria(monkeypatch, tmp_path):
     assert shared <= separate - 3 * len(MODEL.tokenizer(long)["input_ids"])
 
 
-def test_gpt_scores_that_are_kept_are_not_computed_again(monkeypatch, tmp_path):
-    monkeypatch.setattr(baselines, "PART", 2)
-    expected, made, score = gpt_score(tmp_path / "whole"), [], MODEL.log_probability
-
-    def counting(self, conversations, **options):
-        if len(made) == 4 and len(made) < stop:
-            raise KeyboardInterrupt
-        made.extend(conversations)
-        return score(conversations, **options)
-
-    monkeypatch.setattr(LanguageModel, "log_probability", counting)
-    stop = 12  # As if killed after two parts.
-    with pytest.raises(KeyboardInterrupt):
-        gpt_score(tmp_path)
-    stop, first = 0, list(made)
-    found = gpt_score(tmp_path)
-    np.testing.assert_array_equal(found, expected)
-    assert len(made) == len(ITEMS) * len(CRITERIA)
-    assert not any(conversation in first for conversation in made[4:])
-
-
 GROUPS = [
     Group(({"role": "user", "content": "Hi"},), ("Yes.", "No."), source="a:1"),
     Group(({"role": "user", "content": "Where is Paris?"},), ("In France.",), source="a:2"),

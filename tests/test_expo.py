@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import stages
 import tiny
-from command import fail, hs2jax, succeed
+from command import fail, succeed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -165,25 +165,6 @@ def test_the_rows_are_those_of_the_items(swept):
     assert stages.value(rows, "gain", set="validation") == pytest.approx(best - accuracy[1.0])
     verdicts = {row["set"]: "reference" in row for row in rows if row["metric"] == "gain"}
     assert verdicts == {"validation": False, "held_out": True, "test": True}
-
-
-def test_a_finished_sweep_is_not_done_again(swept, models, data, monkeypatch):
-    folder, said = swept
-    monkeypatch.setattr(merge, "merge", lambda *_: pytest.fail("merged again"))
-    assert succeed(*command(models, data, folder, f"test=preference:{data}[24:]")) == said
-
-
-def test_another_config_is_refused_and_so_are_other_models_of_the_same_names(
-    data, tmp_path, monkeypatch
-):
-    save_pair(tmp_path)
-    models, out = (tmp_path / "initial", tmp_path / "trained"), tmp_path / "out"
-    with monkeypatch.context() as patch:
-        patch.setattr(RewardModel, "save", lambda *_: 1 / 0)  # Before the end.
-        assert "ZeroDivisionError" in hs2jax(*command(models, data, out)).err
-    assert "different: max_tokens" in fail(*command(models, data, out, "max_tokens=100"))
-    save_pair(tmp_path, seed=8)  # Under the same names.
-    assert "different: trained (weights)" in fail(*command(models, data, out))
 
 
 def test_models_or_data_that_cannot_be_are_refused(models, data, tmp_path):

@@ -284,3 +284,6 @@ def test_what_was_kept_before_a_kill_is_not_computed_again(here, verb):
         after = kept_by(here, verb)
         assert sorted(itertools.chain(*before, *after)) == keys
         assert bits(root) == expected
+    # A finished run is not made again.
+    assert kept_by(here, verb) == []
+    assert bits(root) == expected

@@ -162,19 +162,6 @@ def test_baselines_are_what_their_functions_give(here, everything, read, tmp_pat
         np.testing.assert_allclose(found, probe.scores, atol=1e-4)  # Of states read anew.
 
 
-def test_a_finished_run_is_not_made_again_and_takes_no_other_config(here, everything):
-    folder, rows = everything
-    other = ("config.json", "readings.sqlite")  # The latter by tests.
-    made = [path for path in folder.rglob("*") if path.is_file() and path.name not in other]
-    before = [path.stat().st_mtime_ns for path in made]
-    settings = settings_of_everything(here)
-    assert run(here, folder, **settings) == rows
-    for key, other in (("preset", "recommended"), ("seed", 4)):
-        with pytest.raises(ValueError, match=f"different: {key}"):
-            run(here, folder, **settings | {key: other})
-    assert before == [path.stat().st_mtime_ns for path in made]
-
-
 # Weights ----------------------------------------------------------------------------------------
 
 

@@ -59,7 +59,7 @@ def same(one, other) -> bool:
 
 
 def assert_same_run(one, other):
-    """One that was stages.stopped, or not, and a whole one."""
+    """One that was stopped, or not, and a whole one."""
     rows = (without_costs(stages.read(x / "results.jsonl")) for x in (one, other))
     assert next(rows) == next(rows)
     for path in [*other.glob("rollouts/*"), *other.glob("items/*")]:

@@ -1,4 +1,4 @@
-"""Kept scores: each computed once, never another model's or template's, whole after a kill."""
+"""Kept scores: each computed once, and never another model's or template's."""
 
 import dataclasses
 import re
@@ -29,10 +29,6 @@ GROUPS = [
 EVERYTHING = sum(len(group.responses) for group in GROUPS)
 
 
-class KilledError(Exception):
-    """What ends an evaluation half-way."""
-
-
 def store(folder, name="a") -> Store:
     return Store(folder / f"{name}.sqlite")
 
@@ -41,14 +37,12 @@ def outputs(model, kept, groups=GROUPS, **options):
     return [each.outputs for each in stream(model, groups, kept, **options)]
 
 
-def counted(model, allowed: int = 10**6):
-    """A model that counts the conversations it computes, and is killed after so many."""
+def counted(model):
+    """A model that counts the conversations it computes."""
     seen = []
 
     class Counting(type(model)):
         def predict(self, examples, **options):
-            if len(seen) >= allowed:
-                raise KilledError
             seen.extend(r for e in examples for r in e.encoded.responses)
             return super().predict(examples, **options)
 
@@ -84,23 +78,6 @@ def test_two_at_once_share_what_is_kept(tmp_path, monkeypatch):
     model, seen = counted(MODEL)
     outputs(model, store(tmp_path))
     assert not seen, "what one of them kept was lost"
-
-
-def test_killed_half_way_it_goes_on_with_what_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(scores, "TOKENS", 500)
-    undisturbed = outputs(MODEL, store(tmp_path, "undisturbed"))
-    killed, before = counted(MODEL, allowed=20)
-    with pytest.raises(KilledError):
-        outputs(killed, store(tmp_path))
-    path = store(tmp_path).path
-    path.write_bytes(path.read_bytes()[:-7])  # Killed while the last line was written.
-    model, after = counted(MODEL)
-    found = outputs(model, store(tmp_path))
-    assert 20 <= len(before) < EVERYTHING
-    # The response whose line was cut, with those of its group.
-    assert EVERYTHING - len(before) < len(after) <= EVERYTHING - len(before) + 3
-    for one, other in zip(found, undisturbed, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def changed_parameter():
