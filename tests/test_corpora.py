@@ -186,15 +186,6 @@ def test_several_files_compressed_or_not(write):
     assert [g.source for g in groups] == [f"{gz}:2", f"{gz}:3", f"{ratings}:1"]
 
 
-def test_a_damaged_gz_file_is_never_skipped(write, tmp_path):
-    path = write(preferences(500), "rows.jsonl.gz")
-    content = (tmp_path / "rows.jsonl.gz").read_bytes()
-    for damaged in (content[: len(content) // 2], b"not gzip"):
-        (tmp_path / "rows.jsonl.gz").write_bytes(damaged)
-        with pytest.raises(DataError, match="damaged"):
-            list(corpora.read(f"preference:{path}", on_error="skip", record=Record()))
-
-
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [

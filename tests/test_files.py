@@ -186,6 +186,7 @@ OTHERS = {
     b"prompt,prompt\na,b": "a column twice",
     ROW.encode("utf-16")[:-1]: "utf-16.*broken",
     bz2.compress(as_lines(rows_of(999)))[:99]: "the compressed file is damaged",
+    gzip.compress(as_lines(rows_of(999)))[:99]: "the compressed file is damaged",
     b"prompt: yes\nchosen: no\n": "expected JSON lines, JSON, Parquet",
     b"\x00\x01\x02,\x03": "expected JSON lines, JSON, Parquet",
 }

@@ -373,7 +373,7 @@ FORMATS = {
     ),
     "sampled": Format(
         sampled,
-        extras="source instruction predicted measured rewards log_ratio log_policy log_reference",
+        extras=f"source instruction predicted {MEASURED}",
         labels=False,
     ),
     "summeval": Format(
