@@ -151,7 +151,7 @@ def plan_rows(examples, *, layout, rows: int | None = None, mesh=None) -> loader
     if layout == "padded":
         costs = [max(costs) * max(len(e.encoded.responses) for e in examples)]
     length = choose_row_length(costs)
-    rows = min(rows or max(1, TOKENS // length) * sharding.row_devices(mesh), len(examples))
+    rows = min(rows or max(1, TOKENS * sharding.row_devices(mesh) // length), len(examples))
     return plan_evaluation(examples, row_length=length, layout=layout, rows=rows, mesh=mesh)
 
 

@@ -52,7 +52,7 @@ def plan(config, folder: Path | str) -> list[dict]:
     said = plan_rows.words(found, programs, tried)
     for each in said:
         log.info("%s: %s", each["label"], each["sentence"])
-    result = {"model": {"name": base.model.name, "slice": config.topology}, "said": said}
+    result = {"model": {"name": f"{base.model.name} on {config.topology}"}, "said": said}
     return workdir.finish(folder, config, result, rows)
 
 

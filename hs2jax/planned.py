@@ -39,9 +39,9 @@ class Step(NamedTuple):
 
     run: jitted; given, settings: its arguments, shapes that say where they are, and its keywords.
     holds: what is on the chips while it runs, by name, its arguments among it. trips: of a loop
-    whose bound is no constant. times: it is run so often for `groups` groups. tokens: of these, as
-    the work needs them, and computed, padding included; rows: filled and computed; rows are 0 where
-    it has none. useful: floating-point operations of the former tokens.
+    whose bound is no constant. times: it is run so often for `groups` groups. tokens: of these, and
+    computed, padding included; rows: filled and computed, 0 where it has none. useful: operations
+    of the groups' tokens.
     """
 
     name: str
@@ -79,9 +79,7 @@ def steps(config, mesh) -> list[Step]:
 
 def model_of(base, kind: type, name: str, mesh=None, outputs=("reward",), bias: bool = False):
     """A model of a kind with shapes in place of its parameters: nothing is loaded."""
-    config = hub.config_of(name)
-    own = base.dtype if "dtype" in base else base.model.dtype
-    dtype = configs.dtype(own) or jnp.bfloat16
+    config, dtype = hub.config_of(name), configs.dtype(base.model.dtype) or jnp.bfloat16
     if kind is LanguageModel:
         params = weights.shapes(config)
     else:
@@ -117,15 +115,23 @@ def example(config, columns: int = 0, *, policy: bool = False, pairs: bool = Tru
     return Example(encoded, *rated, [Pair(0, 1, 1.0)] if pairs and many > 1 else [])
 
 
+def check_row(config, tokens: int, key: str, length: int) -> None:
+    """Raise ValueError where what cannot be parted is longer than a row."""
+    if tokens > length:
+        raise ValueError(
+            f"config.group_tokens is {config.group_tokens}; a row has {length} (config.base.{key})"
+        )
+
+
 def visible(encoded: Encoded) -> int:
     """Count the pairs of a query and a key that it sees in a group."""
     prompt, lengths = len(encoded.prompt), list(map(len, encoded.responses))
     return prompt * (prompt + 1) // 2 + sum(n * prompt + n * (n + 1) // 2 for n in lengths)
 
 
-def of_batches(batches: loader.Batches, i: int = 0) -> dict:
-    """Of a batch: its groups, tokens and rows, as `Step` has them."""
-    plan = batches.plan[i]
+def of_first(batches: loader.Batches) -> dict:
+    """Of the first batch: its groups, tokens and rows, as `Step` has them."""
+    plan = batches.plan[0]
     computed = -(-len(plan) // batches.micro_batch_size) * batches.micro_batch_size
     costs = [packing.cost(p.laid.encoded, "shared") for row in plan for p in row]
     tokens = sum(costs), computed * batches.shape.length
@@ -147,23 +153,15 @@ def training(config, mesh) -> Step:
     """The step of a training, on a batch of groups. DPO's reference takes nothing: what it says of
     the responses is computed before."""
     base, policy = config.base, config.base.kind == "train_policy"
-    if config.group_tokens > base.data.row_length:
-        raise ValueError(
-            f"config.group_tokens is {config.group_tokens}; a row has {base.data.row_length} "
-            "(config.base.data.row_length)"
-        )
+    check_row(config, config.group_tokens, "data.row_length", base.data.row_length)
     kind = LanguageModel if policy else RewardModel
     head = {name: base.model[name] for name in ("outputs", "bias") if name in base.model}
     model = model_of(base, kind, base.model.name, **head)
     task = tasks.make(base, mesh, model)
     group = example(config, len(task.columns), policy=policy)
-    batches = loader.plan(
-        [group] * base.batch_size,
-        row_length=base.data.row_length,
-        layout=base.data.layout,
-        batch_size=base.batch_size,
-        micro_batch_size=sharding.fit_rows(base.micro_batch_size, mesh),
-    )
+    rows = {name: base.data[name] for name in ("row_length", "layout")}
+    rows |= {"micro_batch_size": sharding.fit_rows(base.micro_batch_size, mesh)}
+    batches = loader.plan([group] * base.batch_size, batch_size=base.batch_size, **rows)
     update, state, frozen = step_of(
         base, task.params, task.objective, task.forward, model, mesh, base.data.layout
     )
@@ -177,7 +175,7 @@ def training(config, mesh) -> Step:
         {"parameters": (state["params"], frozen), "optimizer": state["optimizer"], "batch": batch},
         useful=passes * base.batch_size * once,
         trips=batches.micro_batches,
-        **of_batches(batches),
+        **of_first(batches),
     )
 
 
@@ -213,7 +211,7 @@ def forward_pass(name: str, run, params, batches, encoded, config, settings, **m
     """A forward pass over the first batch, a micro-batch at a time. more: of `Step`."""
     mesh = more.pop("mesh")
     micro = placed({name: x[0] for name, x in batches[0].items()}, mesh)
-    counted = of_batches(batches)
+    counted = of_first(batches)
     once = config.forward_flops(counted["tokens"][0] // counted["groups"], visible(encoded))
     given = (params, micro, *more.pop("given", ()))
     holds = {"parameters": params, "batch": micro} | more.pop("holds", {})
@@ -373,6 +371,8 @@ def reinforcing(config, mesh) -> list[Step]:
         mesh=mesh,
     )
     of_rows = sharding.fit_rows(base.micro_batch_size, mesh)
+    longest = len(group.encoded.prompt) + len(group.encoded.responses[0])
+    check_row(config, longest, "row_length", base.row_length)
     part = [group] * (base.batch_size // base.updates)
     nothing = [[np.zeros(len(ids), np.float32) for ids in group.encoded.responses]] * len(part)
     of_tokens = dict.fromkeys(("old", "advantage", "weight", "share"), nothing)
