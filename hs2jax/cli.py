@@ -108,14 +108,16 @@ def say_with_what(options) -> None:
     import jax
 
     from hs2jax import accelerators, config_rules, workdir
+    from hs2jax.models import attention
 
     found = workdir.environment()
     flat = config_rules.flat(options.config) if "config" in options else {}
     dtype = flat.get("model.dtype") or flat.get("dtype")
     accelerators.keep_memory()
     dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    version = importlib.metadata.version("hs2jax")
-    log.info("hs2jax %s, jax %s, %s, %s", version, found["jax"], found["device"], dtype)
+    version = f"hs2jax {importlib.metadata.version('hs2jax')}, jax {found['jax']}"
+    by = attention.chosen(jax.default_backend())
+    log.info("%s, %s, %s, attention by %s", version, found["device"], dtype, by)
     if unused := accelerators.unused():
         log.warning(unused)
 

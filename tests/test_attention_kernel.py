@@ -133,6 +133,7 @@ def test_devices_have_their_own_rows_and_heads():
 
 
 def test_what_an_implementation_does_not_take_is_named():
+    assert [attention.chosen(name) for name in ("tpu", "cpu", "gpu")] == ["pallas", "xla", "xla"]
     x = jnp.zeros((1, 128, 1, 288))
     with pytest.raises(ValueError, match="takes heads of up to 256, not of 288"):
         attention.attend(x, x, x, scale=1.0, implementation="pallas")

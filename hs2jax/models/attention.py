@@ -83,6 +83,12 @@ def attend(
     return jax.lax.platform_dependent(*given, **by_platform)
 
 
+def chosen(platform: str) -> str:
+    """Name what `attend` takes on a platform, but for arrays that this refuses."""
+    every = IMPLEMENTATIONS.items()
+    return next(name for name, each in every if each.platform in (platform, "default"))
+
+
 def _reference(q, k, v, end, positions, window, *, cap):
     """Attention in products that XLA compiles for any platform.
 
