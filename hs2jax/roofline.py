@@ -5,7 +5,7 @@ memory that is read and written has its share); kernels written by hand, of whic
 nothing, multiply at `KERNELS` of the chip's peak. All collectives stand in one queue, at the speed
 of the links that they can use. Those that are started before they are waited for are hidden behind
 what is computed, as far as that lasts; the others are added. Nothing is measured, and nothing of it
-is fitted to a model: `experiments/plan` holds it against published runs.
+is fitted to a model; `experiments/plan` has the published runs that it is to be held against.
 """
 
 import math
