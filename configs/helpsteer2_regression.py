@@ -10,7 +10,7 @@ format: convert it to transformers' (model_type nemotron) and give its folder as
 
 Hardware, by arithmetic and not by a run: weights, Adam's moments and two gradients in float32 are
 20 bytes for each parameter, spread over all devices: 6.8 TB at 340B, 1.4 TB at 70B, 160 GB at 8B,
-25 GB at 1B, 3 GB at 135M; activations come on top.
+25 GB at 1B, 3 GB at 135M; activations come on top. A batch of one micro-batch has one gradient.
 
 Published on RewardBench (overall, chat, chat-hard, safety, reasoning), with attribute weights that
 were searched for, likely on RewardBench itself: 340B 92.0, 95.8, 87.1, 91.5, 93.7; 70B 88.8, 91.3,

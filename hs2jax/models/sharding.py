@@ -104,7 +104,8 @@ def constrain_rows(x):
 
 
 # What makes the TPU compiler send gathers and scatters apart from the computation. Without, it
-# waits for each, and makes most of them all-reduces, which send twice as much.
+# waits for each, and makes most of them all-reduces, which send twice as much. Older ones, of jax
+# up to 0.8.0, do not know all of them, and refuse what they do not know.
 APART = {
     f"xla_tpu_enable_sparse_core_collective_offload_{kind}": True
     for kind in ("all_gather", "2d_all_gather", "3d_all_gather", "reduce_scatter")
@@ -117,8 +118,8 @@ APART |= {
 
 def compiler_options(places) -> dict[str, bool]:
     """`jax.jit`'s, for what is placed so; none but where it is lowered for TPUs."""
-    meshes = [place.mesh for place in jax.tree.leaves(places)]
-    return APART if meshes and meshes[0].devices.flat[0].platform == "tpu" else {}
+    platforms = {place.mesh.devices.flat[0].platform for place in jax.tree.leaves(places)}
+    return APART if platforms == {"tpu"} and jax.__version_info__ >= (0, 8, 1) else {}
 
 
 def on_each(run, q, k, v, *others):
