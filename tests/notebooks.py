@@ -12,6 +12,8 @@ import nbformat
 
 FOLDER = Path(__file__).parent.parent / "colab"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
+TIME = r"\d[\d:]*<[\d:?]+,\s+[\d.?]+(?:s/\w+|\w+/s)"  # Of a bar.
+TIMES = re.compile(rf" \[{TIME}\]|(?<=\[){TIME}, ")
 OWN = re.compile(r"/\S*?/(?=runs/|pairs\.csv|exported)|/\S*?/ipykernel_\d+/")  # Of this machine.
 
 
@@ -50,10 +52,14 @@ def run(path: Path, folder: Path):
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
-    os.environ["PYTHONPATH"] = str(FOLDER.parent)
-    os.environ["PYTHONWARNINGS"] = "ignore:IProgress"  # Of others' bars where no widgets are.
+    env = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}
+    env["PYTHONWARNINGS"] = "ignore:IProgress"  # Of others' bars where no widgets are.
+    # One device, as a person's notebook has: eight of the tests' take longer.
+    one = "--xla_force_host_platform_device_count=1"
+    env["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {one}"
     options = {"timeout": 600, "kernel_name": "python3"}
-    NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **options).execute()
+    client = NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **options)
+    client.execute(env=env)
     return notebook
 
 
@@ -72,7 +78,8 @@ def kept(notebook):
         for output in shown:
             texts = output.get("data", output)
             for kind in {"text", "text/plain", "text/html"} & texts.keys():
-                texts[kind] = OWN.sub("", re.sub(r"[^\n]*\r(?!\n)", "", texts[kind]))
+                text = re.sub(r"[^\n]*\r(?!\n)", "", texts[kind])
+                texts[kind] = OWN.sub("", TIMES.sub("", text))
         if cell.cell_type == "code":
             cell["outputs"] = [x for x in shown if x.get("text", "x").strip()]
     return notebook
