@@ -134,6 +134,17 @@ def test_devices_have_their_own_rows_and_heads():
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_a_process_may_ask_for_an_implementation(monkeypatch):
+    x = jnp.zeros((1, 128, 1, 64))
+    monkeypatch.setenv("HS2JAX_ATTENTION", "xla")
+    assert attention.chosen("tpu") == "xla"
+    text = jax.jit(lambda x: attention.attend(x, x, x, scale=1.0)).trace(x).jaxpr
+    assert "flash_attention" not in str(text)
+    monkeypatch.setenv("HS2JAX_ATTENTION", "flash")
+    with pytest.raises(ValueError, match="no attention 'flash'; there are pallas, xla"):
+        attention.attend(x, x, x, scale=1.0)
+
+
 def test_what_an_implementation_does_not_take_is_named():
     assert [attention.chosen(name) for name in ("tpu", "cpu", "gpu")] == ["pallas", "xla", "xla"]
     x = jnp.zeros((1, 128, 1, 288))

@@ -5,6 +5,7 @@ G = N / K query heads to a key/value head, H head size.
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from hs2jax.models import sharding
 from hs2jax.models.kernels import flash
 
+ASKED = "HS2JAX_ATTENTION"  # A name of IMPLEMENTATIONS, for all programs of a process.
 # Finite, so that a query that sees nothing gives an average instead of NaN.
 MASKED = -1e30
 
@@ -61,9 +63,11 @@ def attend(
     `scale` multiplies the scores. `cap` c makes them c tanh(score / c), as in Gemma 2.
     `window`: a token sees those keys only that are fewer than so many positions back; an int, or
     an int32 scalar where it differs between layers; None for no window.
-    implementation: a name of IMPLEMENTATIONS, None for the first that takes these arrays on the
-    platform that the program is lowered for. Raises ValueError where the named one does not.
+    implementation: a name of IMPLEMENTATIONS; None for HS2JAX_ATTENTION's of the environment, or
+    without it the first that takes these arrays on the platform that the program is lowered for.
+    Raises ValueError where the named one does not.
     """
+    implementation = implementation or os.environ.get(ASKED) or None
     heads, shared = q.shape[2], k.shape[2]
     if heads % shared:
         raise ValueError(f"{heads} query heads do not divide among {shared} key/value heads")
@@ -85,6 +89,8 @@ def attend(
 
 def chosen(platform: str) -> str:
     """Name what `attend` takes on a platform, but for arrays that this refuses."""
+    if asked := os.environ.get(ASKED):
+        return asked
     every = IMPLEMENTATIONS.items()
     return next(name for name, each in every if each.platform in (platform, "default"))
 
