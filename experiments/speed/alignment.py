@@ -42,8 +42,8 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return print(json.dumps([seconds, peak]))
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["HS2JAX_CACHE"] = f"{folder}/cache"  # Nothing that was kept before counts.
         tokens = prepare(Path(folder), flags.file, flags.steps)
+        os.environ["HS2JAX_CACHE"] = f"{folder}/cache"  # Nothing that was kept before counts.
         for work in flags.work.split(","):
             for who in CONTENDERS:
                 command = [sys.executable, *sys.argv, "--one", work, who, folder]
@@ -90,6 +90,7 @@ def dpo(dtype: str, folder: Path, steps: int, _) -> list[float]:
         "data.train": f"preference:{folder}/pairs.jsonl",
         "data.validation": f"preference:{folder}/pairs.jsonl[:1]",
         "data.row_length": 1024,
+        "model.name": f"{folder}/policy",
         "model.dtype": dtype,
         "model.remat": False,
         "batch_size": PAIRS,
@@ -106,9 +107,10 @@ def reinforce(dtype: str, folder: Path, steps: int, reward_model: str) -> list[f
     import hs2jax
 
     changes = {
-        "data": f"prompts:{folder}/pairs.jsonl",
-        "validation": f"prompts:{folder}/pairs.jsonl[:1]",
+        "data": f"preference:{folder}/pairs.jsonl",
+        "validation": f"preference:{folder}/pairs.jsonl[:1]",
         "reward_models": f"main={reward_model}",
+        "model.name": f"{folder}/policy",
         "model.dtype": dtype,
         "batch_size": PROMPTS,
         "n": RESPONSES,
