@@ -113,7 +113,6 @@ def say_with_what(options) -> None:
     found = workdir.environment()
     flat = config_rules.flat(options.config) if "config" in options else {}
     dtype = flat.get("model.dtype") or flat.get("dtype")
-    accelerators.keep_memory()
     dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     version = f"hs2jax {importlib.metadata.version('hs2jax')}, jax {found['jax']}"
     by = attention.chosen(jax.default_backend())

@@ -1,10 +1,8 @@
 """What a notebook sees first: short names, and a device that is there and not used."""
 
 import re
-import resource
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from command import hs2jax as command
 
@@ -36,17 +34,6 @@ def test_a_device_that_is_not_used_is_told(tmp_path, monkeypatch, kind, name):
     assert f"hs2jax[{kind}]" in accelerators.unused()
     config.jax_platforms = "cpu"
     assert accelerators.unused() is None
-
-
-def test_large_buffers_are_not_mapped_anew():
-    if not accelerators.keep_memory():
-        pytest.skip("the C library is not glibc")
-    faults = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        np.ones(1 << 23)  # 64 MiB, 16,384 pages.
-        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    assert max(faults[1:]) < 100
 
 
 def test_the_command_says_its_version_and_helps():

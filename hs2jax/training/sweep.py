@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from hs2jax import accelerators, configs, faults, locks, stopping, workdir
+from hs2jax import configs, faults, locks, stopping, workdir
 from hs2jax.training import loop
 from hs2jax.training.sweep_arms import Arms, plan
 from hs2jax.training.sweep_rows import COSTS, Run, make_rows
@@ -102,7 +102,6 @@ def _work(config: ConfigDict, place: Path, level: int, send) -> None:
     # Whoever presses ^C means the sweep, which then ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stopping.install()
-    accelerators.keep_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("hs2jax").setLevel(level)
