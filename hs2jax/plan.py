@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
-from hs2jax import compiled, configs, locks, plan_rows, planned, roofline, workdir
+from hs2jax import compiled, config_rules, configs, locks, plan_rows, planned, roofline, workdir
 from hs2jax.models import sharding
 from hs2jax.models.hf import hub
 from hs2jax.plan_rows import GIB, Program
@@ -48,7 +47,7 @@ def plan(config, folder: Path | str) -> list[dict]:
         best = min(tried, key=lambda each: plan_rows.cost(config, tried[each]))
         found = changed(config, best)
     programs = tried[best] if tried else compile_all(config, chips)
-    rows = [*plan_rows.rows_of(found, programs), *plan_rows.candidates(found, tried)]
+    rows = [*plan_rows.rows_of(found, programs), *plan_rows.candidate_rows(found, tried)]
     said = plan_rows.words(found, programs, tried)
     for each in said:
         log.info("%s: %s", each["label"], each["sentence"])
@@ -165,6 +164,5 @@ def search(config, chips: Sequence) -> dict[tuple, list[Program]]:
 
 def changed(config, changes: tuple):
     """A plan's config with changes of its base; what is left of the chips shares a copy."""
-    found = ConfigDict(config.to_dict())
-    found.base.update_from_flattened_dict(dict(changes) | {"mesh.data": 1, "mesh.fsdp": -1})
-    return found
+    own = {f"base.{key}": value for key, value in changes}
+    return config_rules.changed(config, own | {"base.mesh.data": 1, "base.mesh.fsdp": -1})

@@ -127,23 +127,24 @@ def collective_rows(programs: Sequence[Program]) -> list[dict]:
     return rows
 
 
-def candidates(config, tried: Mapping[tuple, Sequence[Program]]) -> list[dict]:
+def candidate_rows(config, tried: Mapping[tuple, Sequence[Program]]) -> list[dict]:
     """Rows of all settings that were tried, the fastest that fits first."""
     rows = []
     for changes in sorted(tried, key=lambda each: cost(config, tried[each])):
-        part = f"candidate/{flags(changes, '')}"
+        part = f"candidate/{as_flags(changes, '')}"
         rows += [x | {"part": part, "headline": False} for x in summary(config, tried[changes])]
     return rows
 
 
-def flags(changes: tuple, before: str = "--config.") -> str:
+def as_flags(changes: tuple, before: str = "--config.") -> str:
+    """Write changes of a config as they are typed."""
     return " ".join(f"{before}{name}={value}" for name, value in changes)
 
 
 def one_line(config, changes: tuple, programs: Sequence[Program]) -> str:
     """Say in a line what became of settings that were tried."""
     memory, seconds = needs(programs) / GIB, seconds_of(config, programs)
-    return f"{flags(changes, '')}: {memory:.1f} GiB, {seconds:.4g} s"
+    return f"{as_flags(changes, '')}: {memory:.1f} GiB, {seconds:.4g} s"
 
 
 # Words --------------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def words(config, programs: Sequence[Program], tried: Mapping) -> list[dict]:
     if tried:
         fitting = sum(not cost(config, each)[0] for each in tried.values())
         best = min(tried, key=lambda each: cost(config, tried[each]))
-        text = f"Of {len(tried)} settings {fitting} fit. This is of {flags(best)}."
+        text = f"Of {len(tried)} settings {fitting} fit. This is of {as_flags(best)}."
         said.append(Said("good" if fitting else "bad", "Searched", text))
     return [each._asdict() for each in said if each]
 

@@ -221,7 +221,7 @@ def forward_pass(name: str, run, params, batches, encoded, config, settings, **m
 
 
 def scoring(name: str, config, model: RewardModel, **more) -> Step:
-    """What `evaluation.scores` runs of a reward model for as many groups as make a step."""
+    """Make the program by which `evaluation.scores` scores as many groups as make a step."""
     group = example(config, pairs=False)
     tokens = scores.TOKENS * sharding.row_devices(model.mesh)
     batches = inference.plan_rows(
@@ -236,8 +236,8 @@ def scoring(name: str, config, model: RewardModel, **more) -> Step:
 
 
 def judging(config, mesh) -> Step:
-    """What `judging.judge` runs for a batch of items: LAGER's pass, with the logits of the answers
-    in every layer. An item is a group whose responses are its questions."""
+    """Make the program that `judging.judge` runs for a batch of items: LAGER's pass, with the
+    logits of the answers in every layer. An item is a group whose responses are its questions."""
     model = model_of(config.base, LanguageModel, config.base.model.name, mesh)
     group = example(config, pairs=False)
     length = judge.row_length(config.group_tokens)
@@ -261,9 +261,9 @@ def judging(config, mesh) -> Step:
 
 
 def sampling(config, model: LanguageModel, most: int, beside, **more) -> list[Step]:
-    """What `models.sampler` runs for as many responses as are sampled together, at most `most`:
-    their prompts, and then a token of each at a time, in a loop of `sampler.STEPS`. All are as long
-    as they may be."""
+    """Make the programs of `models.sampler` for as many responses as are sampled together, at most
+    `most`: their prompts, and then a token of each at a time, in a loop of `sampler.STEPS`. All are
+    as long as they may be."""
     base, mesh, c, responses = config.base, model.mesh, model.config, config.base.n
     prompt = config.prompt_tokens or config.group_tokens // 2
     B, S = sharding.fit_rows(most, mesh), sampler.bucket(prompt)
@@ -329,8 +329,8 @@ def sampling(config, model: LanguageModel, most: int, beside, **more) -> list[St
 
 
 def reinforcing(config, mesh) -> list[Step]:
-    """What a step of REINFORCE runs: sampling, each reward model, the frozen start and the update,
-    with all that is on the chips beside each."""
+    """Make the programs of a step of REINFORCE: sampling, each reward model, the frozen start and
+    the update, with all that is on the chips beside each."""
     base, many = config.base, config.base.batch_size * config.base.n
     policy = model_of(base, LanguageModel, base.model.name, mesh)
     update, state, frozen = step_of(
