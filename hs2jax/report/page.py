@@ -103,7 +103,7 @@ def verdict_of(
     """Judge one thing by rows that each hold it against something; or with `than`, several things,
     such as attributes, by rows that each hold one against the same.
 
-    rows: by what they are held against, as in {"chance": accuracy, "counting characters": lead};
+    rows: by what they are held against, as in {"chance": accuracy, "length": lead};
     with `than`, by the things. subject: what is judged. All better is good; one thing that is worse
     than any is bad, and so are several of which none is better and some are worse.
     """
