@@ -327,8 +327,10 @@ def to_json(value, **options) -> str:
 
 
 def write_json(path: Path, value) -> None:
-    """Write JSON, whole or not at all."""
-    write_text(path, to_json(value, indent=2) + "\n")
+    """Write JSON, whole or not at all; a file that says it keeps its date, when a run ended."""
+    text = to_json(value, indent=2) + "\n"
+    if not path.exists() or path.read_bytes() != text.encode():
+        write_text(path, text)
 
 
 def read_json(path: Path) -> dict:

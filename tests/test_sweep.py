@@ -1,6 +1,7 @@
 """`hs2jax sweep`: killed and gone on with, arms that fail, and sweeps that are refused."""
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -129,9 +130,13 @@ def test_a_finished_sweep_starts_no_process(folder, swept, caplog):
     config = f"--config={folder / 'sweep.py'}"
     run = next((folder / "out").glob("*/seed-*/result.json")).parent
     (run / "best" / "2").mkdir(parents=True)  # As where it was killed after its last file.
+    ends = [*(folder / "out").rglob("result.json")]
+    for end in ends:
+        os.utime(end, (1e9, 1e9))
     done = hs2jax("sweep", config, f"--workdir={folder / 'out'}")
     assert done.code == 0, done.err
     assert not (run / "best").exists()
+    assert {end.stat().st_mtime for end in ends} == {1e9}, "pages say when a run ended"
     assert caplog.text.count("is finished") == 2
     assert "run 1 of" not in caplog.text
     said = fail("sweep", config, f"--workdir={folder / 'out'}", "--config.base.epochs=3")
