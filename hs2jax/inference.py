@@ -274,12 +274,13 @@ def progress_of(name: str, total: int | None = None, unit: str = "group"):
     Yields a function `show(items, tokens=0)` of what was done since it was called last.
     """
     bar = tqdm(total=total, desc=name, unit=unit, disable=not session.shows_bars())
-    begun, done = time.time(), {"items": 0, "tokens": 0}
+    begun, done = time.monotonic(), {"items": 0, "tokens": 0}
 
     def show(items: int, tokens: int = 0) -> None:
         done["items"] += items
         done["tokens"] += tokens
-        speed = f"{done['tokens'] / (time.time() - begun):.0f} tokens/s" if done["tokens"] else ""
+        seconds = max(time.monotonic() - begun, 1e-9)
+        speed = f"{done['tokens'] / seconds:.0f} tokens/s" if done["tokens"] else ""
         bar.set_postfix_str(speed)
         bar.update(items)
         if bar.disable:

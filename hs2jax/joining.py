@@ -177,11 +177,11 @@ def _meet_first(address: str, rank: int, count: int) -> tuple[str, socket.socket
 def _teller() -> Callable[[str], None]:
     """Make a function that says every few seconds what this process waits for, and for how long.
     It raises ValueError once that has been too long."""
-    began = said = time.time()
+    began = said = time.monotonic()
 
     def tell(what: str) -> None:
         nonlocal said
-        if (now := time.time()) - began > PATIENCE:
+        if (now := time.monotonic()) - began > PATIENCE:
             raise ValueError(f"{what}: in vain, for {PATIENCE:.0f} s")
         if now - said > EVERY:
             said = now

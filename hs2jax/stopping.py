@@ -79,15 +79,15 @@ def _insist(signals: int) -> None:
     """End this process where the main thread does not, of which the handlers of signals have to
     wait for what it is at. signals: a pipe from which their numbers come."""
     interrupts, name, until = 0, "", math.inf
-    while interrupts < 2 and time.time() < until:
-        wait = min(max(until - time.time(), 0.0), BEAT) if name else None
+    while interrupts < 2 and time.monotonic() < until:
+        wait = min(max(until - time.monotonic(), 0.0), BEAT) if name else None
         if select.select([signals], [], [], wait)[0]:
             for number in os.read(signals, 64):
                 if number in _SIGNALS:
                     interrupts += number == signal.SIGINT
-                    name, until = signal.Signals(number).name, min(until, time.time() + GRACE)
+                    name, until = signal.Signals(number).name, min(until, time.monotonic() + GRACE)
         if name and _deferred:
-            until = time.time() + GRACE
+            until = time.monotonic() + GRACE
     if not _done:
         print(f"hs2jax: stopped by {name}; the same command goes on", file=sys.stderr, flush=True)
         leave(STOPPED, f"stopped by {name}")
@@ -232,9 +232,9 @@ def _part() -> None:
 def _exit(code: int) -> None:
     """End at once, but the first process after the others: what they say to one another is kept
     there."""
-    until = time.time() + 5
+    until = time.monotonic() + 5
     with contextlib.suppress(jax.errors.JaxRuntimeError):
-        while _cluster.process_id == 0 and time.time() < until:
+        while _cluster.process_id == 0 and time.monotonic() < until:
             if len(_left()) == _cluster.num_processes:
                 time.sleep(BEAT)  # They have said so, and end now.
                 break
@@ -270,15 +270,15 @@ def _watch() -> None:
     with its name and reason: it would otherwise wait for it without end.
     """
     store, me, seen, left = _cluster.client, _cluster.process_id, {}, {}
-    began = said = time.time()
+    began = said = time.monotonic()
     while not _parting.wait(BEAT):
-        sign = f"{time.time() - began} {_reached} {platform.node()}"
+        sign = f"{time.monotonic() - began} {_reached} {platform.node()}"
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             store.key_value_set(f"hs2jax-alive/{me}", sign, allow_overwrite=True)
             left = _left()
             for key, found in store.key_value_dir_get("hs2jax-alive"):
                 if found != seen.get(_number(key), ("",))[0]:
-                    seen[_number(key)] = found, time.time()
+                    seen[_number(key)] = found, time.monotonic()
         seen.pop(me, None)
         for number, (code, why) in left.items():
             if code and number != me:
@@ -286,16 +286,16 @@ def _watch() -> None:
         behind = []
         for number, (found, at) in seen.items():
             _, reached, host = found.split(" ", 2)
-            if number not in left and time.time() - at > SILENCE:
+            if number not in left and time.monotonic() - at > SILENCE:
                 why = f"no sign of life for {SILENCE:.0f} s; the same command goes on"
                 _end(number, FAILED, f"process {number} on {host}: {why}")
             if int(reached) < _reached:
                 behind.append(f"{number} on {host}")
         if not (_waiting and behind):
-            said = time.time()
-        elif time.time() - said > joining.EVERY:
+            said = time.monotonic()
+        elif time.monotonic() - said > joining.EVERY:
             log.warning("%s: waiting for process %s", _waiting, ", ".join(behind))
-            said = time.time()
+            said = time.monotonic()
 
 
 def _number(key: str) -> int:

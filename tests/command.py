@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import itertools
 import os
 import signal
+import socket
 from typing import NamedTuple
 
 from hs2jax import cli
@@ -49,6 +51,14 @@ def devices(count: int) -> dict[str, str]:
     """The environment of a child process with so many devices, which compiles as this one does."""
     last = f"--xla_force_host_platform_device_count={count}"  # Of two values the last one counts.
     return {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {last}"}
+
+
+def free_address() -> str:
+    """An address at which processes of a test can meet. Its port is below those that the system
+    gives out by itself, so that nobody takes it in between, and another for each process."""
+    for port in itertools.count(10_000 + os.getpid() % 10_000):
+        with contextlib.suppress(OSError), socket.create_server(("localhost", port)):
+            return f"localhost:{port}"
 
 
 def die(*_) -> None:

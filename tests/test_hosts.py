@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -52,9 +51,7 @@ def folder(tmp_path_factory):
 def start(workdirs, configs, code=None):
     """Start a training, or a recipe, in processes of one run; code: a folder with the last one's
     package."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = command.free_address()
     flags = command.devices(2) | {"PYTHONUNBUFFERED": "1"}
     joining = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(len(workdirs))}
     running = []
@@ -76,11 +73,11 @@ def start(workdirs, configs, code=None):
     return running
 
 
-def ended(running, seconds: float = 120):
+def ended(running, seconds: float = 300):
     """Wait for all; return codes and what they said."""
-    end = time.time() + seconds
+    end = time.monotonic() + seconds
     try:
-        said = [each.communicate(timeout=max(1.0, end - time.time()))[1] for each in running]
+        said = [each.communicate(timeout=max(1.0, end - time.monotonic()))[1] for each in running]
     finally:
         for each in running:
             each.kill()
@@ -133,10 +130,7 @@ def test_one_that_is_stopped_stops_all_and_one_that_dies_ends_all(
     running = start(places, configs)
     wait_for_step(trained, int(steps.pop()) + 1, running)
     running[killed].kill()
-    began = time.time()
-    codes, said = ended(running)
-    assert time.time() - began < 30
-    print(time.time() - began, *said, sep="\n")
+    codes, said = ended(running, seconds=90)
     for number, (code, text) in enumerate(zip(codes, said, strict=True)):
         if number != killed:
             assert code == 1

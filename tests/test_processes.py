@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -42,17 +41,15 @@ def start(program: str, devices: int, said, **environment) -> subprocess.Popen:
 
 def start_two(program: str, said, **environment) -> list[subprocess.Popen]:
     """Two processes that have joined each other, with two devices each."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = command.free_address()
     join = "import jax; jax.distributed.initialize({!r}, 2, {})\n"
     return [start(join.format(address, i) + program, 2, said[i], **environment) for i in range(2)]
 
 
 def finish(running, said):
     """Waits for all. Where one fails the others would wait for it: all are ended, and told."""
-    end = time.time() + 600
-    while any(process.poll() is None for process in running) and time.time() < end:
+    end = time.monotonic() + 600
+    while any(process.poll() is None for process in running) and time.monotonic() < end:
         if any(process.poll() for process in running):
             break
         time.sleep(0.1)

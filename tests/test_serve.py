@@ -264,7 +264,7 @@ def test_what_was_left_is_not_computed(held):
         serving.soon(lambda i=i: service.admitted == i + 1 and served.service.begun.is_set())
     for client in clients:
         client.close()
-    serving.soon(lambda: served.metric("hs2jax_queue_items") == 0, 3.0)
+    serving.soon(lambda: served.metric("hs2jax_queue_items") == 0)
     go.set()
     assert len(served.scores(SHORT)) == 3  # Behind all that waited.
     assert served.metric(COMPUTED) - before == 1 + 3

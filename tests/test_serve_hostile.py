@@ -54,14 +54,14 @@ def test_a_hostile_body_is_refused_in_a_few_words(served, body):
 
 
 def test_a_slow_or_cut_body_harms_nobody(served, monkeypatch):
-    monkeypatch.setattr(requests, "BODY_SECONDS", 0.2)
-
     def slowly():
         yield b'{"conversations"'
         threading.Event().wait(1)
         yield b": []}"
 
-    assert served.client.post("/score", content=slowly(), headers=JSON).status_code == 408
+    with monkeypatch.context() as patch:
+        patch.setattr(requests, "BODY_SECONDS", 0.2)
+        assert served.client.post("/score", content=slowly(), headers=JSON).status_code == 408
 
     def broken():
         yield b'{"conversations"'

@@ -48,7 +48,7 @@ SHOWN = ("objective", "reward", "kl", "length", "entropy")
 def reinforce(config, run: stage.Run) -> list[dict]:
     """Align a policy with reward models. Raises ValueError where it diverges, or where too many
     responses have no reward, with the step and the reason."""
-    folder, started = run.workdir, time.time()
+    folder, started = run.workdir, time.monotonic()
     run.mesh = mesh = sharding.make_mesh(**config.mesh)
     policy = run.load(LanguageModel, config.model.name, config.model.template)
     raters = {
@@ -159,10 +159,10 @@ def reinforce(config, run: stage.Run) -> list[dict]:
                 rows, worth, found = roll(name, groups, config.n, clock, first=turns[0])
                 if at.step == 0:
                     out.say(f"sampler and trainer differ by {on_policy(rows):.2g} nats at most")
-                begun = time.time()
+                begun = time.monotonic()
                 learner = functools.partial(update, frozen=frozen), critic
                 state, values = _learn(config, policy, mesh, learner, state, rows, worth)
-                clock["update"] = time.time() - begun
+                clock["update"] = time.monotonic() - begun
                 at.step += 1
                 evaluated = at.step % config.evaluate_every != 0 and at.step < config.steps
                 found |= values | {f"{name}_seconds": x for name, x in clock.items()}

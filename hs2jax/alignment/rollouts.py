@@ -71,7 +71,7 @@ class Roller(NamedTuple):
         key, whatever lies beside it. clock: seconds of each stage, which are added to. No stage
         leaves arrays on the device; the cache goes with the sampler.
         """
-        policy, T, begun = self.policy, self.config.temperature, time.time()
+        policy, T, begun = self.policy, self.config.temperature, time.monotonic()
         settings = {name: self.config[name] for name in ("seed", "temperature", "max_new_tokens")}
         found = policy.sample_groups(groups, n, first=first, tempered=True, **settings)
         begun = _clocked(clock, "sampling", begun)
@@ -107,7 +107,7 @@ class Roller(NamedTuple):
 
 
 def _clocked(clock: dict[str, float], stage: str, begun: float) -> float:
-    now = time.time()
+    now = time.monotonic()
     clock[stage] = clock.get(stage, 0.0) + now - begun
     return now
 

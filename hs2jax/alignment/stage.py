@@ -129,7 +129,7 @@ def verb(work: Callable[..., list[dict]]) -> Callable[..., list[dict]]:
     @locks.released
     @functools.wraps(work)
     def run(config, folder: Path | str) -> list[dict]:
-        folder, started = Path(folder), time.time()
+        folder, started = Path(folder), time.monotonic()
         configs.check(config)
         spent = [KEPT] if config.get("keep_checkpoints") else [KEPT, *SPENT]
         if workdir.claim(folder, config, spent):
@@ -137,7 +137,7 @@ def verb(work: Callable[..., list[dict]]) -> Callable[..., list[dict]]:
         run = Run(config, folder)
         rows = work(config, run)
         records = run.records or {"data": run.record.to_dict()}
-        result = {"records": records, "seconds": time.time() - started, **run.result}
+        result = {"records": records, "seconds": time.monotonic() - started, **run.result}
         return workdir.finish(folder, config, result, rows, spent)
 
     return run

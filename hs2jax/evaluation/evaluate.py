@@ -35,7 +35,7 @@ def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict
 
     Raises ValueError or FileNotFoundError for a config that cannot be, naming the key.
     """
-    folder, started = Path(folder), time.time()
+    folder, started = Path(folder), time.monotonic()
     configs.check(config)
     if workdir.claim(folder, config):
         return workdir.read_rows(folder / "results.jsonl")
@@ -116,7 +116,7 @@ def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict
         "validation": config.validation,
         "warnings": _warnings(validation, every),
         "records": records,
-        "seconds": time.time() - started,
+        "seconds": time.monotonic() - started,
     }
     return workdir.finish(folder, config, result, rows)
 

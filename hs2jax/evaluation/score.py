@@ -49,7 +49,7 @@ def score(
     Raises ValueError where there is something to pick and no one reward, where nothing is left to
     score, and where the reference has none of the prompts.
     """
-    started, scalar, record = time.time(), model.scalar_weights(), Record()
+    started, scalar, record = time.monotonic(), model.scalar_weights(), Record()
     if best is not None and scalar is None:
         raise ValueError(
             f"the model has the outputs {', '.join(model.outputs)}, and the best needs one reward: "
@@ -115,7 +115,7 @@ def score(
     workdir.take(best, config)
     if workdir.is_first():
         workdir.write_rows(best / "best.jsonl", lines)
-    workdir.finish(best, config, {"records": records, "seconds": time.time() - started}, rows)
+    workdir.finish(best, config, {"records": records, "seconds": time.monotonic() - started}, rows)
     return record
 
 

@@ -54,7 +54,7 @@ def judge(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     """
     configs.check(config)
     chosen = load_criteria(config)
-    folder, started = Path(folder), time.time()
+    folder, started = Path(folder), time.monotonic()
     if workdir.claim(folder, config, [READ]) is not None:
         return workdir.read_rows(folder / "results.jsonl")
     check_data(config, chosen)
@@ -68,7 +68,7 @@ def judge(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         "layers": one.model.config.num_layers,
         "dtype": str(np.dtype(one.model.dtype)),
     }
-    result = {"task": config.task, "model": model, **result, "seconds": time.time() - started}
+    result = {"task": config.task, "model": model, **result, "seconds": time.monotonic() - started}
     return workdir.finish(folder, config, result, rows, [READ])
 
 

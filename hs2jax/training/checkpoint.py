@@ -120,7 +120,7 @@ class RunState:
 
     @property
     def seconds(self) -> float:
-        return time.time() - self._began
+        return time.monotonic() - self._began
 
     def restore(self, like, batches=None):
         """Restore the state, in the places of `like`, and the place of the iterator `batches`."""

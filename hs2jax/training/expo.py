@@ -44,7 +44,7 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     Raises ValueError or FileNotFoundError for a config that cannot be, naming the key, and for two
     models that cannot be merged, naming what differs.
     """
-    folder, started = Path(folder), time.time()
+    folder, started = Path(folder), time.monotonic()
     configs.check(config)
     if workdir.claim(folder, config, [SCORED]):
         return workdir.read_rows(folder / "results.jsonl")
@@ -148,7 +148,7 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         "factor": factor,
         "warnings": [EDGE.format(factor)] * (factor > 1 and factor >= max(coarse)),
         "records": {name: record.to_dict() for name, record in records.items()},
-        "seconds": time.time() - started,
+        "seconds": time.monotonic() - started,
     }
     return workdir.finish(folder, config, result, rows, [SCORED])
 

@@ -36,7 +36,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     ValueError after `config.not_finite_limit` steps in a row that are not finite; then the last
     checkpoint has what was learned before them.
     """
-    folder, started = Path(folder), time.time()
+    folder, started = Path(folder), time.monotonic()
     configs.check(config)
     spent = () if config.keep_checkpoints else SPENT
     if workdir.claim(folder, config, spent):
@@ -124,7 +124,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     def report(now, found, state):
         unwritten = {"bad_gradients", *unused}  # Of parts that this objective does not have.
         values = {name: float(x) for name, x in found.items() if name not in unwritten}
-        took, clock["step"] = time.time() - clock["step"], time.time()
+        took, clock["step"] = time.monotonic() - clock["step"], time.monotonic()
         values |= {"learning_rate": float(rate(now - 1)), "seconds": took}
         values["tokens_per_second"] = values.pop("tokens") / took
         not_finite = int(values.pop("not_finite"))
@@ -156,7 +156,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         return side * (values[config.select] - than[config.select]) > 0
 
     # Steps --------------------------------------------------------------------------------------
-    clock = {"step": time.time()}
+    clock = {"step": time.monotonic()}
     pending = stopped = None
     with stopping.deferred(), jax.set_mesh(mesh):
         while True:
@@ -192,7 +192,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
             if saves:
                 run.save(state, batch_iterator, evaluated, stopped)
             if evaluates or saves:
-                clock["step"] = time.time()
+                clock["step"] = time.monotonic()
             if stopped:
                 run.wait()
                 raise ValueError(stopped["why"])
