@@ -38,6 +38,7 @@ setup(
         "array_record>=0.8",
         "etils[epath]>=1.9",  # One way to open local and gs:// paths.
         "flax>=0.11",
+        "fsspec>=2024.6",
         "gguf>=0.17",
         "grain>=0.2.12",
         "huggingface_hub>=1.0",
@@ -58,6 +59,7 @@ setup(
         "transformers>=5.0,<6",
     ],
     extras_require={
+        "gs": ["gcsfs>=2024.6"],
         "cuda": ["jax[cuda12]>=0.7.2,<0.13"],
         "notebooks": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10", "pandas>=2.2"],
         "parity": ["torch>=2.6"],

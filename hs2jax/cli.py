@@ -34,10 +34,10 @@ import sys
 import traceback
 from pathlib import Path
 
-from hs2jax import faults
+from hs2jax import faults, session
 from hs2jax.flags import KINDS, VERBS, parse, usage
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("hs2jax.cli")  # Also of `python -m hs2jax.cli`.
 
 MADE = ("samples.jsonl", "annotated.jsonl", "groups.jsonl", "selected.jsonl", "model")
 
@@ -78,8 +78,11 @@ def main(argv=None) -> None:
             os.environ["HS2JAX_TRACEBACK"] = "1"  # For child processes too.
         if verb != "serve":  # It has its own answer to signals.
             stopping.install()
-        if "distributed" in options and options.distributed:
-            stopping.join()
+        if "distributed" in options:
+            join(options)
+        if verb not in ("report", "convert", "plan"):
+            session.keep_programs()
+            session.warn_of_temporaries()
         # A sweep leaves the devices to its runs.
         if verb not in ("report", "convert", "sweep", "plan"):
             say_with_what(options)
@@ -103,6 +106,17 @@ def main(argv=None) -> None:
         sys.exit(stopping.FAILED)
 
 
+def join(options) -> None:
+    """Join the other processes, where there are to be any."""
+    from hs2jax import stopping
+
+    given = (options.coordinator, options.processes, options.process)
+    if options.distributed:
+        stopping.join(*given)
+    elif given != ("", 0, -1):
+        raise ValueError("--coordinator, --processes and --process are of --distributed: give it")
+
+
 def say_with_what(options) -> None:
     """Log what a run is computed with. Raises RuntimeError where JAX has no device."""
     import jax
@@ -116,9 +130,9 @@ def say_with_what(options) -> None:
     dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     version = f"hs2jax {importlib.metadata.version('hs2jax')}, jax {found['jax']}"
     by = attention.chosen(jax.default_backend())
-    log.info("%s, %s, %s, attention by %s", version, found["device"], dtype, by)
     if unused := accelerators.unused():
         log.warning(unused)
+    log.info("%s, %s, %s, attention by %s", version, found["device"], dtype, by)
 
 
 # Verbs --------------------------------------------------------------------------------------------
@@ -157,6 +171,8 @@ def run(verb: str, options, command: str) -> None:
     kind = kind_of(config)
     if verb == "sweep" and kind in ("sweep", "train_reward_model", "train_policy"):
         config, kind = sweep_of(config, options.over, options.seeds), "sweep"
+    if "profile" in options and options.profile:
+        config.profile = config.profile or 3
     if verb == "plan" and kind != "plan":
         config, kind = plan_of(config, options), "plan"
     if KINDS[kind][0] != verb:
@@ -267,14 +283,19 @@ def serve(verb: str, options) -> None:
 
 def convert(verb: str, options) -> None:
     """Convert anything that can be loaded, or a run's best step, to a folder for `transformers`."""
+    from hs2jax import stopping, workdir
     from hs2jax.config_rules import parse_weights
+    from hs2jax.models import sharding
     from hs2jax.training import convert
 
     if options.public and not options.push:
         raise ValueError("--public is of what --push=OWNER/NAME puts on the hub: give both")
     weights = parse_weights(options.weights)
     how = {"dtype": options.dtype, "scalar": options.scalar, "weights": weights}
+    how["mesh"] = sharding.make_mesh() if stopping.joined() else None
     convert.convert(options.model, options.output, **how)
+    if stopping.joined() and not workdir.is_first():
+        return
     print(options.output)
     if options.push:
         print(convert.push(options.output, options.push, options.public))

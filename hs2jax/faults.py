@@ -21,6 +21,7 @@ OTHER = "no other program on the device, bfloat16 as dtype, a lower config.max_t
 OTHER += "config.max_new_tokens, more devices"
 # The extra of this package with which a module comes.
 EXTRAS = {"torch": "parity", "hypothesis": "test", "pytest": "test", "wandb": "wandb"}
+EXTRAS |= {"gcsfs": "gs"}
 EXTRAS |= dict.fromkeys(("pandas", "nbclient", "nbformat"), "notebooks")
 EXTRAS |= dict.fromkeys(("fastapi", "uvicorn", "prometheus_client"), "serve")
 # What the system says of a write that it refuses, for people; others by their own words.

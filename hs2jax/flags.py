@@ -40,16 +40,16 @@ VERBS = (*CONFIGURED, "score", "serve", "convert", "report")
 # is a switch, a list takes several, and of choices the first is the default.
 _SCORE, _SERVE, _REPORT, _SWEEP = ("score",), ("serve",), ("report",), ("sweep",)
 _CONVERT = ("convert",)
+_JOINED = {*CONFIGURED, "score", "convert"} - {"plan"}
 FLAGS = (
     ("config", CONFIGURED, None, "Config's file or name, and :ARGUMENT where it takes one."),
     ("traceback", VERBS, False, "Show where an error was raised."),
     ("workdir", (*CONFIGURED, "report"), None, "Folder of the run."),
-    (
-        "distributed",
-        {*CONFIGURED, "score"} - {"sweep", "plan"},
-        False,
-        "Join the other hosts of a pod first.",
-    ),
+    ("distributed", _JOINED, False, "Join the other hosts of a pod first."),
+    ("coordinator", _JOINED, "", "HOST:PORT of process 0, or :PORT, where the cloud's is not it."),
+    ("processes", _JOINED, 0, "How many there are, where the cloud does not tell."),
+    ("process", _JOINED, -1, "Number of this one, from 0, where the cloud does not tell."),
+    ("profile", ("train", "reinforce"), False, "Trace three steps into WORKDIR/profile."),
     ("over", _SWEEP, [], "KEY=VALUE,VALUE: values to try for a key; several give a grid."),
     ("seeds", _SWEEP, "", "As in 0,1,2; default: the config's."),
     ("topology", ("plan",), "v5p:4x4x4", "TPU slice: v4, v5e, v5p or v6e, and how many chips."),
@@ -142,7 +142,7 @@ def misplaced(place: str, verb: str, name: str) -> str:
     """Say why a place cannot be what a flag names, "" where it can."""
     path, file = Path(place), (verb, name) == ("score", "output")
     if re.match(r"\w+://", place):
-        return "is an address; expected a place on this machine's disks"
+        return "is an address; expected a place on this machine's disks, or mounted (gcsfuse)"
     if place.startswith("~"):
         return "is in a home folder that is not known; give the whole path"
     if path.is_symlink() and not path.exists():

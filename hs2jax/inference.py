@@ -62,13 +62,14 @@ def token_log_probabilities(
     if "learned" in batch:
         index = jnp.minimum(batch["learned"], targets.shape[1] - 1)
         before, targets = (jnp.take_along_axis(x, index, axis=1) for x in (before, targets))
-    found = log_probabilities(
-        pick(hidden, jnp.maximum(before, 0)),
-        decoder.get("lm_head", decoder["embed"]),
-        targets,
-        cap=config.final_logit_softcap,
-        temperature=temperature,
-    )
+    with jax.named_scope("head"):
+        found = log_probabilities(
+            pick(hidden, jnp.maximum(before, 0)),
+            decoder.get("lm_head", decoder["embed"]),
+            targets,
+            cap=config.final_logit_softcap,
+            temperature=temperature,
+        )
     found = jnp.where(before >= 0, found, 0.0)
     if "learned" in batch:
         nothing = jnp.zeros(batch["tokens"].shape)

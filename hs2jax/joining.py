@@ -24,15 +24,22 @@ PATIENCE = 300.0  # Seconds for all processes to come.
 EVERY = 5.0  # Seconds between two lines that say who is waited for.
 
 
-def join(gone: Callable[[int, str, str], None], silence: float) -> None:
+def join(
+    gone: Callable[[int, str, str], None],
+    silence: float,
+    address: str = "",
+    count: int = 0,
+    rank: int = -1,
+) -> None:
     """Join the other processes. Raises ValueError that names those that have not come.
 
-    On TPU pods and under SLURM the address is known; elsewhere JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID say it.
+    address, count, rank: HOST:PORT of the first process, how many there are, and this one's number;
+        "", 0 and -1 where JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or a TPU
+        pod or SLURM tell. ":PORT" is another port of the host that they tell.
     gone: called, in a thread, with the number and the name of a process whose connection with the
     first one has ended, as it does when either dies, or was silent for so many seconds, and how.
     """
-    address, count, rank, devices = _found()
+    address, count, rank, devices = _found(address, count, rank)
     where = address
     if count > 1 and rank == 0:
         for number, (host, other) in _await_others(address, count).items():
@@ -45,20 +52,24 @@ def join(gone: Callable[[int, str, str], None], silence: float) -> None:
     jax.distributed.initialize(where, count, rank, local_device_ids=devices)
 
 
-def _found() -> tuple[str, int, int, list[int] | None]:
+def _found(address: str, count: int, rank: int) -> tuple[str, int, int, list[int] | None]:
     said = {name: os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID")}
     try:
-        count, rank = (None if x is None else int(x) for x in said.values())
+        known = [None if x is None else int(x) for x in said.values()]
     except ValueError:
         raise ValueError(f"--distributed: {said} of the environment are not numbers") from None
+    host, _, port = address.rpartition(":")
+    numbers = (count or known[0], rank if rank >= 0 else known[1])
     found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-        os.environ.get("JAX_COORDINATOR_ADDRESS"), count, rank, None, None, int(PATIENCE)
+        (address if host else "") or os.environ.get("JAX_COORDINATOR_ADDRESS"),
+        *(*numbers, None, None, int(PATIENCE)),
     )
+    if port and not host and found[0]:
+        found = (f"{found[0].rpartition(':')[0]}:{port}", *found[1:])
     if None in found[:3] or not found[0].rpartition(":")[2].isdigit():
         raise ValueError(
-            "--distributed: this is no cluster that JAX knows, as a TPU pod or a job of SLURM; set "
-            "JAX_COORDINATOR_ADDRESS (HOST:PORT of process 0), JAX_NUM_PROCESSES and "
-            "JAX_PROCESS_ID on every host"
+            "--distributed: this is no cluster that JAX knows, as a TPU pod or a job of SLURM; "
+            "give --coordinator=HOST:PORT of process 0, --processes and --process on every host"
         )
     if not 0 <= found[2] < found[1]:
         raise ValueError(f"--distributed: there is no process {found[2]} of {found[1]}")
@@ -96,11 +107,17 @@ def _await_others(address: str, count: int) -> dict[int, tuple[str, socket.socke
                     why = _unfit(there, int(rank), int(of), host, count)
                     there[-1 if why else int(rank)] = host, came
             there = {each: (host, other) for each, (host, other) in there.items() if _there(other)}
+            missing = _missing(there, count, address)
             for _, other in there.values():
-                _say(other, f"no {why}" if why else _missing(there, count))
+                _say(other, f"no {why}" if why else missing)
             if why:
                 raise ValueError(f"--distributed: {why}")
-            tell(_missing(there, count))
+            try:
+                tell(missing)
+            except ValueError as error:
+                for _, other in there.values():
+                    _say(other, f"no {error}")
+                raise
     for _, other in there.values():  # Whoever goes on must not come to this meeting again.
         _say(other, f"go {platform.node()}")
     return there
@@ -131,13 +148,20 @@ def _unfit(there: dict, rank: int, of: int, host: str, count: int) -> str:
         why = f"process {rank} on {host} knows of {of} processes, process 0 of {count}"
     elif not rank or (old and _there(old[1])):
         why = f"two are process {rank}: on {old[0] if old else platform.node()} and on {host}"
-    return why and f"{why}; see JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+    return why and f"{why}; see --processes and --process"
 
 
-def _missing(there: dict, count: int) -> str:
-    away = ", ".join(str(rank) for rank in range(1, count) if rank not in there)
-    hosts = sorted({platform.node(), *(host for host, _ in there.values())})
-    return f"waiting for process {away} of {count} (there: {', '.join(hosts)})"
+def _missing(there: dict, count: int, address: str) -> str:
+    """Say which processes have not come to the first one, and which have."""
+    away = [rank for rank in range(1, count) if rank not in there]
+    hosts = {0: platform.node(), **{rank: host for rank, (host, _) in there.items()}}
+    slices, lost = int(os.environ.get("MEGASCALE_NUM_SLICES", 1)), ""
+    of_slice = [{*range(n * count // slices, (n + 1) * count // slices)} for n in range(slices)]
+    if gone := [str(n) for n, ranks in enumerate(of_slice) if ranks <= {*away}]:
+        lost = f", all of slice {', '.join(gone)} of {slices}"
+    came = ", ".join(f"{rank} on {host}" for rank, host in sorted(hosts.items()))
+    missing = ", ".join(map(str, away))
+    return f"waiting at {address} for process {missing} of {count}{lost} (there: {came})"
 
 
 def _say(other: socket.socket, text: str) -> None:
@@ -156,8 +180,11 @@ def _there(other: socket.socket) -> bool:
 
 def _meet_first(address: str, rank: int, count: int) -> tuple[str, socket.socket]:
     """Wait with the first process until all are there; returns its host, and the connection."""
-    tell, what = _teller(), f"waiting for process 0 at {address}"
+    tell, host = _teller(), f"process {rank} of {count} on {platform.node()}"
+    away = f"{host} is waiting for process 0 at {address}, which does not answer: it has not begun,"
+    away += " or a firewall keeps the port closed (--coordinator=:PORT takes another)"
     while True:
+        what = away
         with contextlib.suppress(OSError):
             first = _connect(address)
             first.settimeout(60.0)

@@ -2,11 +2,18 @@
 
 import contextlib
 import functools
+import hashlib
 import importlib.metadata
 import logging
 import multiprocessing
 import os
+import platform
+import re
+import shutil
 import sys
+import tempfile
+import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +21,7 @@ log = logging.getLogger(__name__)
 
 # Packages that a kernel may hold in memory while another version is installed over them.
 LOADED = ("numpy", "scipy", "jaxlib", "jax", "flax", "optax", "transformers", "huggingface_hub")
+TEMPORARIES = 200e6  # Bytes that should be free for them.
 COLAB = Path("/content")  # Is gone when Colab's session ends, but for what is mounted there.
 
 
@@ -68,6 +76,82 @@ def public_first(download: Callable, *names, **options):
             f"{' '.join(str(error).split())} A token that may read it is looked for in HF_TOKEN, "
             "in what `hf auth login` has left, and in Colab's secret HF_TOKEN"
         ) from error
+
+
+def cache_folder() -> Path:
+    """Find the folder of what is kept for all runs: $HS2JAX_CACHE, or ~/.cache/hs2jax. Raises
+    OSError where there is no home folder, or an address is given."""
+    path = os.path.expanduser(os.environ.get("HS2JAX_CACHE") or "~/.cache/hs2jax")
+    if path.startswith("~") or "://" in path:
+        raise OSError(f"{path}: there is no such folder for what is kept; set HS2JAX_CACHE to one")
+    return Path(path)
+
+
+def keep_programs() -> None:
+    """Keep compiled programs from start to start: where JAX_COMPILATION_CACHE_DIR says, else in the
+    cache's folder. One that refuses something is told, and not used."""
+    import jax
+
+    if not jax.config.jax_enable_compilation_cache:
+        return
+    if not (folder := jax.config.jax_compilation_cache_dir):
+        # Programs of one kind of processor may end another's with an illegal instruction.
+        model = re.search(r"flags.*", _read(Path("/proc/cpuinfo"))) or [platform.processor()]
+        kind = hashlib.sha256(model[0].encode()).hexdigest()[:8]
+        try:
+            folder = str(cache_folder() / "programs" / kind)
+        except OSError as error:
+            return log.warning("%s: compiled programs are not kept", error)
+        jax.config.update("jax_compilation_cache_dir", folder)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # For child processes too.
+    if why := refusal(folder):
+        what = "compiled programs are not kept; JAX_COMPILATION_CACHE_DIR names another folder"
+        log.warning("%s %s: %s", folder, why, what)
+        jax.config.update("jax_enable_compilation_cache", False)
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
+
+
+def refusal(folder: str, seconds: float = 20.0) -> str:
+    """Try to write, list, read and delete in a folder, here or in a bucket, and say what of it is
+    refused or has no answer within so many seconds; "" where all went well."""
+    from etils import epath
+
+    place, now, why = epath.Path(folder) / f".{uuid.uuid4().hex}", "write", ""
+
+    def attempt() -> None:
+        nonlocal now, why
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(place.name)
+            now = "list"
+            found = any(each.name == place.name for each in place.parent.iterdir())
+            now = "read" if found else now
+            found = found and place.read_text() == place.name
+            now = "delete"
+            place.unlink()
+            now, why = ("", "") if found else ("list", "refuses list or read: nothing is found")
+        except Exception as error:
+            why = f"refuses {now} ({' '.join(str(error).split())})"
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return why or (now and f"does not answer {now} within {seconds:.0f} s")
+
+
+def warn_of_temporaries() -> None:
+    """Warn where the folder of temporary files, to which compilers and TPUs' logs go, is full."""
+    try:
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return log.warning("there is no folder for temporary files (%s): set TMPDIR to one", error)
+    if free < TEMPORARIES:
+        log.warning("%s has %.0f MB left: make room, or set TMPDIR", folder, free / 1e6)
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def warn_of_loss(folder: Path) -> None:

@@ -97,6 +97,8 @@ _TRAINING = {
     "not_finite_limit": free(5, _COUNT),
     # Of Weights & Biases, which gets the numbers; "": none.
     "wandb_project": free("", rules.wandb),
+    # Steps to be traced into profile/, after the first of each process; `--profile` takes three.
+    "profile": free(0, at_least(0)),
     **_MESH,
 }
 

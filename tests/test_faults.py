@@ -25,7 +25,11 @@ FAULTS = (
     (OSError(errno.EDQUOT, "Quota", "/a/b"), "run", "/a/b: the quota is used up"),
     (PermissionError(errno.EACCES, "Permission denied", "/a"), "train", "/a: Permission"),
     (ModuleNotFoundError("No module named 'a.b'", name="a.b"), "train", "pip install a"),
-    (ImportError("Please install gcsfs to access Google Storage"), "score", "pip install gcsfs"),
+    (
+        ImportError("Please install gcsfs to access Google Storage"),
+        "score",
+        "hs2jax[gs]",
+    ),
     (ModuleNotFoundError("No module", name="torch"), "judge", 'pip install "hs2jax[parity]"'),
     (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), "report", "not UTF-8"),
     (ValueError("two\nlines"), "report", "two lines"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import command
 import numpy as np
+import pytest
 import stages
 import tiny
 from safetensors.numpy import load_file
@@ -39,11 +40,12 @@ def start(program: str, devices: int, said, **environment) -> subprocess.Popen:
     )
 
 
-def start_two(program: str, said, **environment) -> list[subprocess.Popen]:
-    """Two processes that have joined each other, with two devices each."""
+def start_two(program: str, said, count: int = 2, **environment) -> list[subprocess.Popen]:
+    """Two processes, or so many, that have joined each other, with four devices in all."""
     address = command.free_address()
-    join = "import jax; jax.distributed.initialize({!r}, 2, {})\n"
-    return [start(join.format(address, i) + program, 2, said[i], **environment) for i in range(2)]
+    join = f"import jax; jax.distributed.initialize({address!r}, {count}, {{}})\n"
+    devices, each = 4 // count, [join.format(i) + program for i in range(count)]
+    return [start(x, devices, said[i], **environment) for i, x in enumerate(each)]
 
 
 def finish(running, said):
@@ -62,21 +64,40 @@ def finish(running, said):
     )
 
 
-def test_two_processes_train_what_one_trains(tmp_path):
+@pytest.mark.parametrize(
+    ("verb", "count"),
+    [
+        ("train", 2),
+        pytest.param("train", 4, marks=pytest.mark.long),
+        pytest.param("sweep", 2, marks=pytest.mark.long),
+    ],
+)
+def test_several_processes_train_what_one_trains(verb, count, tmp_path):
     tiny.language_model(tmp_path / "base")
     data, config = stages.pairs(tmp_path / "pairs.jsonl", 20), tmp_path / "config.py"
     own = {"data.train": f"{data}[:-6]", "data.validation": f"{data}[-6:]"}
     own["model.name"] = str(tmp_path / "base")
     config.write_text(CONFIG.format(SETTINGS | own))
-    said = [tmp_path / name for name in ("first", "second", "alone")]
-    program = "from hs2jax.cli import main\nmain(['train', '--config={}', '--workdir={}'])"
-    alone = start(program.format(config, tmp_path / "one"), 4, said[2])
-    finish([*start_two(program.format(config, tmp_path / "two"), said), alone], said)
+    said = [tmp_path / f"{name}.log" for name in range(count + 1)]
+    more = ["--over=objective.preference=regular,scaled"] if verb == "sweep" else []
+    words = [verb, "--config={}", "--workdir={}", *more]
+    program = f"from hs2jax.cli import main\nif __name__ == '__main__':\n    main({words})"
+    alone = start(program.format(config, tmp_path / "one"), 4, said[-1])
+    finish([*start_two(program.format(config, tmp_path / "two"), said, count), alone], said)
 
-    one, two = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("one", "two"))
+    of = "preference=scaled/seed-0" if verb == "sweep" else "."
+    one, two = (
+        load_file(tmp_path / run / of / "model" / "model.safetensors") for run in ("one", "two")
+    )
     assert one.keys() == two.keys()
     for name in one:
         np.testing.assert_allclose(two[name], one[name], atol=2e-6, err_msg=name)
+    if verb == "sweep":
+        rows = [
+            (tmp_path / run / "results.jsonl").read_text().count("\n") for run in ("one", "two")
+        ]
+        assert rows[0] == rows[1] > 2
+        return
     results = [json.loads((tmp_path / r / "result.json").read_text()) for r in ("one", "two")]
     assert results[0]["step"] == results[1]["step"]
     np.testing.assert_allclose(results[0]["values"]["loss"], results[1]["values"]["loss"], 1e-5)

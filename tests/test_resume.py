@@ -9,8 +9,10 @@ import gzip
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from hs2jax import configs, stopping, workdir
 from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import loop, metrics
-from hs2jax.training.checkpoint import Checkpoints
+from hs2jax.training.checkpoint import Checkpoints, RunState
 
 KILLS = 20 if os.environ.get("LONG") else 0
 EPOCHS = 2 + KILLS  # Of 17 groups, five at a time.
@@ -208,14 +210,19 @@ def test_stopped_by_a_signal_it_saves_and_goes_on(folder, undisturbed):
 # Other values of all settings that are declared to change not a bit, and of those that change the
 # order of sums.
 TO_THE_BIT = {"checkpoint_every": 2, "keep_checkpoints": False, "not_finite_limit": 9}
+TO_THE_BIT |= {"profile": 1}
 SUMS = {"model.remat": True, "micro_batch_size": 16}
 SUMS |= {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
 
 
 @pytest.mark.parametrize(("identity", "changes"), [("free", TO_THE_BIT), ("sums", SUMS)])
-def test_what_makes_no_other_run_gives_its_result(folder, undisturbed, identity, changes):
+def test_what_makes_no_other_run_gives_its_result(
+    folder, undisturbed, identity, changes, monkeypatch
+):
     """It goes on with other settings in a folder that was moved, with a copy of its model, and with
-    compressed and linked data, and ends as the undisturbed one."""
+    compressed and linked data, without a folder for temporaries, and ends as the undisturbed one.
+    """
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "pairs.jsonl" / "none"))
     for kind in ("train_reward_model", "train_policy"):
         declared = configs.SETTINGS[kind].items()
         named = {key for key, each in declared if each.identity == identity}
@@ -240,12 +247,63 @@ def test_what_makes_no_other_run_gives_its_result(folder, undisturbed, identity,
         assert ours == theirs
         assert files[0].read_bytes() == files[1].read_bytes()
         assert not (moved / "checkpoints").exists()
+        (trace,) = moved.glob("profile/**/*.xplane.pb")
+        named = trace.read_bytes()
+        for part in (b"embed", b"/layers/", b"/head/", b"loss", b"/update/"):
+            assert part in named, part
     else:
         assert ours != theirs
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
         a, b = map(safetensors.numpy.load_file, files)
         for name in a:
             np.testing.assert_allclose(a[name], b[name], rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_a_checkpoint_copied_by_hand_is_gone_on_from_or_refused_and_stays(
+    folder, undisturbed, tmp_path
+):
+    """It is never taken for another one, and never deleted."""
+    last, place = undisturbed / "checkpoints" / str(LAST), tmp_path / "run"
+    other = tmp_path / "other"
+    for each in (place, other):
+        shutil.copytree(undisturbed, each)
+    replaced = Checkpoints(place / "checkpoints", read_only=True).read_meta(LAST)["replaces"]
+    for halves in (f"checkpoints/{replaced}", f"best/{LAST + 1}"):  # Killed as it deleted them.
+        (place / halves / "state").mkdir(parents=True)
+    assert RunState(place, {}, started=0.0).step == LAST  # A copy of all goes on.
+    assert not (place / "best" / str(LAST + 1)).exists()
+    record = workdir.read_json(other / "run.json")
+    record["identity"] |= {"seed": "7"}
+    workdir.write_json(other / "run.json", record)
+    with pytest.raises(
+        ValueError, match=r"checkpoints/\d+ is of another run .different: seed: 0 -> 7"
+    ):
+        RunState(other, {}, started=0.0)
+    best = workdir.read_json(undisturbed / "result.json")["step"]
+    for folder_name, name, why in (
+        ("checkpoints", "99", f"is a checkpoint of step {LAST}"),
+        ("checkpoints", "1", f"is a checkpoint of step {LAST}"),
+        ("checkpoints", f"{LAST}.bak", "is not named by a step"),
+        ("checkpoints", f"copy of {LAST}", "is not named by a step"),
+        ("best", "98", f"is a checkpoint of step {LAST}"),
+    ):
+        copied = place / folder_name / name
+        shutil.copytree(last, copied)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=f"{re.escape(name)} {why}.*move it elsewhere"):
+                RunState(place, {}, started=0.0)
+        assert sorted(x.name for x in copied.iterdir()) == sorted(x.name for x in last.iterdir())
+        shutil.rmtree(copied)
+    shutil.copytree(
+        last / "state", place / "checkpoints" / "50" / "state"
+    )  # A copy that broke off.
+    with pytest.raises(ValueError, match=r"checkpoints/50 cannot be read"):
+        RunState(place, {}, started=0.0)
+    assert (place / "checkpoints" / "50" / "state").exists()
+    shutil.rmtree(place / "checkpoints" / "50")
+    shutil.rmtree(place / "best" / str(best))
+    with pytest.raises(FileNotFoundError, match=f"best/{best} is not there.*copy it too"):
+        RunState(place, {}, started=0.0)
 
 
 LONGER = pytest.param("train_policy", PAIRED, marks=pytest.mark.long)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hs2jax import session
 from hs2jax.identity import content_key
-from hs2jax.models.hf import hub
 from hs2jax.store import Store
 
 ENTRIES = {
@@ -169,7 +169,7 @@ def test_a_key_follows_from_every_part():
 @pytest.mark.parametrize("place", ["~nobody-here/cache", "gs://bucket/cache"])
 def test_without_a_place_for_what_is_kept_a_run_goes_on(monkeypatch, caplog, place):
     monkeypatch.setenv("HS2JAX_CACHE", place)
-    store = Store(lambda: hub.cache_folder() / "kept.sqlite", cache=True)
+    store = Store(lambda: session.cache_folder() / "kept.sqlite", cache=True)
     store.add({"a": 1.0})
     assert store.get("a") == 1.0
     assert f"{place}: there is no such folder" in caplog.text

@@ -34,7 +34,7 @@ from hs2jax.inference import token_log_probabilities
 from hs2jax.language_model import LanguageModel
 from hs2jax.models import sharding
 from hs2jax.reward_model import RewardModel
-from hs2jax.training import metrics, optimizer, step, trainable
+from hs2jax.training import metrics, optimizer, profiling, step, trainable
 from hs2jax.training.checkpoint import RunState, check_room
 from hs2jax.workdir import row
 
@@ -140,7 +140,8 @@ def reinforce(config, run: stage.Run) -> list[dict]:
 
     # Steps --------------------------------------------------------------------------------------
     evaluated = at.restored is not None and at.evaluated
-    with stopping.deferred(), jax.set_mesh(mesh):
+    tracer = profiling.traced(folder / "profile", config.profile)
+    with stopping.deferred(), jax.set_mesh(mesh), tracer as before_step:
         try:
             while True:
                 if not evaluated:
@@ -153,6 +154,7 @@ def reinforce(config, run: stage.Run) -> list[dict]:
                 if at.step > at.saved and at.step % config.checkpoint_every == 0:
                     at.save(states())
                 at.check()
+                before_step(state)
                 turns = range(at.step * config.batch_size, (at.step + 1) * config.batch_size)
                 groups, clock = [prompts[int(order[i])] for i in turns], {}
                 name = f"rollouts/{at.step + 1:06d}"

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import huggingface_hub
 from etils import epath
 
-from hs2jax import session
+from hs2jax import buckets, session
 from hs2jax.data.groups import DataError, FieldError
 from hs2jax.data.tables import decode, text_lines
 
@@ -24,11 +24,14 @@ HUB_FILE = re.compile(
 
 
 def locate(path: str) -> epath.Path:
-    """Find the file of a spec: "mini/NAME" is bundled with the package, and
-    "hf://datasets/OWNER/NAME/PATH", or NAME@REVISION, is fetched from the hub unless it has been
-    before. A "/" in a revision is written "%2F", but in the hub's own refs/pr/NUMBER and
-    refs/convert/NAME. Raises FileNotFoundError where the hub does not give it.
+    """Find the file of a spec: "mini/NAME" is bundled with the package; "gs://BUCKET/PATH" is
+    fetched from a bucket and "hf://datasets/OWNER/NAME/PATH", or NAME@REVISION, from the hub,
+    unless they have been before. A "/" in a revision is written "%2F", but in the hub's own
+    refs/pr/NUMBER and refs/convert/NAME. Raises FileNotFoundError where they do not give it.
     """
+    if path.startswith(buckets.SCHEME):
+        file, suffix, chosen = path.partition(".json/")  # A list in a file, by its name.
+        return epath.Path(buckets.fetch(file + suffix.rstrip("/"))) / chosen
     if path.startswith(HUB):
         return _fetch(path)
     if path.startswith("mini/"):
@@ -54,6 +57,8 @@ def expand(path: str) -> list[str]:
             what = "is a pipe or device, and data are read more than once; write them to a file"
             raise FileNotFoundError(f"{file} {what}")
         return [path]
+    if path.startswith(buckets.SCHEME):
+        return buckets.glob(path)
     if path.startswith(HUB):
         raise ValueError(f"'{path}' has a '*': of files on the hub each must be named, joined by +")
     if "**" in path:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hs2jax import session
 from hs2jax.data import packing
 from hs2jax.data.conversations import in_parts
 from hs2jax.data.groups import Group
@@ -24,7 +25,6 @@ from hs2jax.data.record import Record
 from hs2jax.identity import content_key
 from hs2jax.models import sharding
 from hs2jax.models.checksum import checksum
-from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
 from hs2jax.store import Store
 
@@ -68,7 +68,7 @@ def conversation_key(prompt: np.ndarray, response: np.ndarray) -> str:
 
 def default_folder() -> Path:
     """The folder where scores are kept: beside fetched models."""
-    return hub.cache_folder() / "scores"
+    return session.cache_folder() / "scores"
 
 
 def store_of(model: RewardModel) -> Store:

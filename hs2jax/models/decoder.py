@@ -330,6 +330,7 @@ class Decoder(nn.Module):
         return scanned(self.config, name=name)(x, per_layer, *along)
 
 
+@jax.named_scope("embed")
 def enter(config: Config, embed, tokens, dtype):
     """Embed tokens as they enter the first layer [B, T, D], in `dtype`."""
     x = constrain_rows(jnp.take(embed, tokens, axis=0).astype(dtype))

@@ -26,6 +26,7 @@ def rescale(head, scale, shift):
     return {"kernel": head["kernel"] * scale, "bias": bias * scale + shift}
 
 
+@jax.named_scope("head")
 def reward(head, hidden, end_positions):
     """Outputs [B, R, K] in float32, read at the response's last token.
 

@@ -5,13 +5,16 @@ whole before a checkpoint (which orbax saves in the background, and names when i
 that step, and the best step that the latest checkpoint names stays until another one is named.
 """
 
+import math
+import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 
-from hs2jax import faults
+from hs2jax import faults, identity
 from hs2jax import workdir as folders
 from hs2jax.models.checksum import checksum
 from hs2jax.training import trainable
@@ -33,10 +36,13 @@ class Checkpoints:
     """The checkpoints of one folder, of which the latest are kept: of each step a state, a tree of
     arrays, and its meta, which is JSON.
 
-    `read_only` is for looking into the folder of a run that may be going on.
+    run: its identity. Raises ValueError where something is there that is not the run's own, as
+        copied by hand, and that would be taken for it and deleted in its time.
+    named: the last step that must be whole; what came later is made anew.
+    read_only: for looking into the folder of a run that may be going on.
     """
 
-    def __init__(self, folder: Path | str, *, keep: int = 1, read_only: bool = False):
+    def __init__(self, folder: Path | str, *, run=None, named=math.inf, keep=1, read_only=False):
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
             cleanup_tmp_directories=not read_only,
@@ -46,12 +52,41 @@ class Checkpoints:
         with faults.naming(self.folder):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         self.latest: int | None = self._manager.latest_step()
-        self._saving = False
+        self._saving, self._run = False, run
+        for place, why in () if read_only else self._foreign(named):
+            raise ValueError(
+                f"{place} {why}: as this run goes on it would be deleted; move it elsewhere"
+            )
+
+    def _foreign(self, named: float) -> Iterator[tuple[Path, str]]:
+        """Find what is no checkpoint of this run, each replaced by the next one, and say why."""
+        for place in sorted(self.folder.iterdir()):
+            if place.is_dir() and not re.match(r"\d+$|\.|.*orbax-checkpoint-tmp", place.name):
+                yield place, "is not named by a step"
+        newer = None
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            place = self.folder / str(step)
+            try:
+                meta = self.read_meta(step)
+            except Exception as error:
+                # A run may have been killed as it deleted it.
+                if step <= named and not (newer and newer["replaces"] == step):
+                    yield place, f"cannot be read ({' '.join(str(error).split())[:200]})"
+                continue
+            if meta.get("step") != step:
+                yield place, f"is a checkpoint of step {meta.get('step')}"
+            elif meta["run"] != self._run:
+                what = "; ".join(identity.differences(meta["run"], self._run))
+                yield place, f"is of another run (different: {what})"
+            elif newer and newer["replaces"] != step:
+                yield place, f"is older than {newer['step']}, from which the run goes on"
+            newer = meta
 
     def save(self, step: int, state, meta: dict) -> None:
         """Begin to save."""
+        meta = meta | {"step": step, "run": self._run, "replaces": self.latest}
         items = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(meta)}
-        self._saving = True
+        self._saving, self.latest = True, step
         with faults.naming(self.folder):
             self._manager.save(step, args=ocp.args.Composite(**items))
 
@@ -72,6 +107,7 @@ class Checkpoints:
         for step in self._manager.all_steps():
             if not first <= step <= last:
                 self._manager.delete(step)
+        self.latest = self._manager.latest_step()
 
     def wait(self) -> None:
         """Wait until what is being saved is there under its name."""
@@ -104,9 +140,11 @@ class RunState:
     def __init__(self, workdir: Path, frozen, *, started: float):
         """frozen: the parameters that are not trained. started: when this process began, in s."""
         self._workdir, self._frozen = workdir, checksum(frozen)
-        self._latest = Checkpoints(workdir / "checkpoints")
+        run = folders.read_json(workdir / "run.json")["identity"]
+        self._latest = Checkpoints(workdir / "checkpoints", run=run)
         # Two: the one that the latest checkpoint names, and one newer than that checkpoint.
-        self._best = Checkpoints(workdir / "best", keep=2)
+        named = self._latest.latest or 0
+        self._best = Checkpoints(workdir / "best", run=run, named=named, keep=2)
         self.restored = self._latest.latest
         self.step = self.saved = self.restored or 0
         self.best, self._began, self._meta, self.stopped = None, started, {}, None
@@ -117,6 +155,11 @@ class RunState:
             self.best, self.evaluated = self._meta["best"], self._meta["evaluated"]
             self.stopped = self._meta["stopped"]
             self._began -= self._meta["seconds"]
+            if self.best and not (there := workdir / "best" / str(self.best["step"])).exists():
+                raise FileNotFoundError(
+                    f"{there} is not there, which the checkpoint of step {self.step} names; copy "
+                    "it too, or give another --workdir"
+                )
 
     @property
     def seconds(self) -> float:

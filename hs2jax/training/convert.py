@@ -15,7 +15,8 @@ from hs2jax import workdir
 from hs2jax.models import merge
 from hs2jax.models.checksum import checksum
 from hs2jax.models.hf import card, hub
-from hs2jax.models.sharding import path_name
+from hs2jax.models.hf.weights import gathered
+from hs2jax.models.sharding import path_name, to_host
 from hs2jax.training import tasks, trainable
 from hs2jax.training.checkpoint import Checkpoints
 
@@ -27,8 +28,10 @@ def convert(
     dtype: str = "float32",
     scalar: bool = False,
     weights: Mapping[str, float] | None = None,
+    mesh=None,
 ) -> None:
-    """Write safetensors, config, tokenizer and card as a folder that `transformers` loads.
+    """Write safetensors, config, tokenizer and card as a folder that `transformers` loads. Of
+    several processes that share a mesh all must call this; the first one writes.
 
     model: anything that can be loaded (a GGUF file becomes safetensors), or the folder of a run.
     dtype: float32 or bfloat16. scalar: make one output of a reward model's, by its weights.
@@ -36,11 +39,12 @@ def convert(
     """
     model = exported(model)
     if (Path(model) / "best").is_dir():
-        task = best_of_run(Path(model))
+        task = best_of_run(Path(model), mesh)
         found, params, head = task.model, task.params["decoder"], task.params.get("head")
     else:
-        found = hub.load(model)
+        found = hub.load(model, mesh)
         params, head = found.params, found.head
+    head = head and jax.tree.map(to_host, head)
     if head is None and (scalar or weights):
         raise ValueError(f"{model} is a language model, without outputs to be weighed")
     rewards = (
@@ -48,6 +52,9 @@ def convert(
     )
     if scalar:
         head, rewards = folded(head, **rewards), {"outputs": ("reward",)}
+    params = gathered(params, found.config)
+    if params is None:
+        return
     hub.save(
         output,
         config=found.config,

@@ -14,11 +14,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from hs2jax import session
 from hs2jax.data import loader, packing
 from hs2jax.identity import content_key
 from hs2jax.inference import not_finite, plan_evaluation, run_decoder, run_rows
 from hs2jax.models.checksum import checksum
-from hs2jax.models.hf import hub
 from hs2jax.store import Store
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def attach(
             "False, or config.data.row_length to what the longest group takes"
         )
     name = _name(batches, params, config, dtype)
-    store = Store(lambda: hub.cache_folder() / "states" / f"{name}.sqlite", cache=True)
+    store = Store(lambda: session.cache_folder() / "states" / f"{name}.sqlite", cache=True)
     numbers = range(len(batches.examples))
     if not all(str(e) in store for e in numbers):
         log.info("computing what the frozen layers give: %s", _room(store, batches, config, dtype))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hs2jax import inference
+from hs2jax import inference, session
 from hs2jax.data import loader
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
@@ -20,7 +20,6 @@ from hs2jax.evaluation import items as scored
 from hs2jax.evaluation import measures, statistics
 from hs2jax.identity import content_key
 from hs2jax.models.checksum import checksum
-from hs2jax.models.hf import hub
 from hs2jax.store import Store
 from hs2jax.training import objectives, tasks
 
@@ -131,7 +130,7 @@ def attach(task, data: loader.Prepared) -> loader.Prepared:
     )
     of_model = dataclasses.asdict(model.config), checksum(model.params), str(np.dtype(model.dtype))
     name = content_key(VERSION, *of_model)
-    store = Store(lambda: hub.cache_folder() / "references" / f"{name}.sqlite", cache=True)
+    store = Store(lambda: session.cache_folder() / "references" / f"{name}.sqlite", cache=True)
     run = task.sums(task.params, batches)
     found = [np.zeros((len(each.encoded.responses), 3), np.float32) for each in examples]
     for i in range(len(batches)):

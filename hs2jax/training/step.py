@@ -45,7 +45,9 @@ def gradients(params, batch, objective, apply):
         batch = batch | {"response_weights": objective.response_weights(seen, batch)}
 
     def loss_of(params, micro):
-        return objective.loss(apply(params, micro), micro, counts)
+        outputs = apply(params, micro)
+        with jax.named_scope("loss"):
+            return objective.loss(outputs, micro, counts)
 
     value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
 
@@ -120,8 +122,9 @@ def make(config, objective, optimizer, *, layout, dtype, remat, forward=forward,
         squares = jnp.stack([jnp.sum(jnp.square(x)) for x in jax.tree.leaves(grads)])
         norm = jnp.sqrt(jnp.sum(squares))
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        updates, after = optimizer.update(grads, state["optimizer"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
+        with jax.named_scope("update"):
+            updates, after = optimizer.update(grads, state["optimizer"], state["params"])
+            params = optax.apply_updates(state["params"], updates)
         keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
         state = {
             "params": keep(params, state["params"]),

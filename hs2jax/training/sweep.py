@@ -1,4 +1,5 @@
-"""Sweeps: arms x seeds of training runs, each in a process of its own, as rows of one table.
+"""Sweeps: arms x seeds of training runs, each in a process of its own, as rows of one table. On
+several hosts, all of whose processes make each run, one that fails ends the sweep.
 
 The run of an arm and a seed is WORKDIR/ARM/seed-N, as `hs2jax train` would leave it; the sweep's
 rows are written anew after each. `sweep_arms` says which runs there are.
@@ -77,6 +78,9 @@ def sweep(config: ConfigDict, folder: Path | str) -> list[dict]:
 
 def _train(config: ConfigDict, place: Path) -> str:
     """Train in a new process; returns why that failed, or ""."""
+    if stopping.joined():
+        loop.train(config, place)
+        return ""
     receive, send = PROCESSES.Pipe(duplex=False)
     level = logging.getLogger("hs2jax").getEffectiveLevel()
     process = PROCESSES.Process(target=_work, args=(config, place, level, send))
@@ -162,9 +166,10 @@ def _write(config: ConfigDict, arms: Arms, folder: Path, failed: Mapping) -> lis
         "config": config.to_dict(),
     }
     # Not by `workdir.finish`, which would take the device that the runs need.
-    workdir.write_json(folder / "config.json", config.to_dict())
-    workdir.write_rows(folder / "results.jsonl", rows)
-    workdir.write_json(folder / "result.json", result)
+    if not stopping.joined() or workdir.is_first():
+        workdir.write_json(folder / "config.json", config.to_dict())
+        workdir.write_rows(folder / "results.jsonl", rows)
+        workdir.write_json(folder / "result.json", result)
     return rows
 
 

