@@ -52,7 +52,9 @@ test -x .venv/bin/python || uv venv --quiet --python 3.12 .venv
 uv pip install --quiet --python .venv/bin/python -e '.[tpu,gs]'
 .venv/bin/hs2jax --version
 """
-IS_RUNNING = 'kill -0 -- "-$(cat launch.pid 2> /dev/null || echo none)" 2> /dev/null'
+IS_RUNNING = (
+    '[ ! -s launch.code ] && kill -0 -- "-$(cat launch.pid 2> /dev/null || echo none)" 2> /dev/null'
+)
 PROBE = f"""
 if ! cd hs2jax 2> /dev/null || ! test -x .venv/bin/hs2jax; then echo 'setup first' >&2; exit 1; fi
 if {IS_RUNNING}; then echo 'a command is running; stop ends it' >&2; exit 1; fi
