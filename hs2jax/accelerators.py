@@ -22,7 +22,6 @@ def unused() -> str | None:
     name = {"tpu": "TPU", "cuda": "GPU"}[seen[0]]
     image = ", or create it with the runtime image of its chip (experiments/launch)"
     return (
-        f"this machine has a {name}, but JAX does not use it and computes on the CPU: "
-        f'pip install "hs2jax[{seen[0]}]"{image * (name == "TPU")} (in a notebook, then restart '
-        "its session)"
+        f"this machine has a {name}, but JAX does not use it and computes on the CPU: pip install "
+        f'"hs2jax[{seen[0]}]" (in a notebook, then restart its session){image * (name == "TPU")}'
     )

@@ -92,7 +92,7 @@ def _await_others(address: str, count: int) -> dict[int, tuple[str, socket.socke
     except OSError as error:
         raise ValueError(
             f"process 0 cannot wait for the others at {address} ({error.strerror}): give another "
-            "port, or stop who uses it"
+            "port (--coordinator=:PORT), or stop who uses it"
         ) from error
     with server:
         server.settimeout(0.5)

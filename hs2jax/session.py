@@ -124,12 +124,13 @@ def refusal(folder: str, seconds: float = 20.0) -> str:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(place.name)
             now = "list"
-            found = any(each.name == place.name for each in place.parent.iterdir())
-            now = "read" if found else now
-            found = found and place.read_text() == place.name
+            if all(each.name != place.name for each in place.parent.iterdir()):
+                raise OSError("what was written is not there")
+            now = "read"
+            place.read_text()
             now = "delete"
             place.unlink()
-            now, why = ("", "") if found else ("list", "refuses list or read: nothing is found")
+            now = ""
         except Exception as error:
             why = f"refuses {now} ({' '.join(str(error).split())})"
 

@@ -120,7 +120,7 @@ def test_a_model_is_loaded_as_from_its_folder(bucket, tmp_path):
     for path in (tmp_path / "model").iterdir():
         bucket.put(f"b/models/model/{path.name}", path.read_bytes())
     found, wanted = hub.load("gs://b/models/model"), hub.load(tmp_path / "model")
-    assert found.config == wanted.config
+    assert found.config == wanted.config == hub.config_of("gs://b/models/model")
     assert not any(name.endswith(".bin") for name in bucket.fetched)
     assert hub.resolve("gs://b/models/model/").name == "model"
     with pytest.raises(FileNotFoundError, match=r"gs://b/models has none of a$"):

@@ -90,6 +90,8 @@ def test_the_missing_right_is_named_in_time(right, monkeypatch):
     assert session.refusal("gs://bucket") == ""
     monkeypatch.setattr(epath, "Path", lambda _: Bucket(right))
     assert session.refusal("gs://bucket").startswith(f"refuses {right} (")
+    monkeypatch.setattr(epath, "Path", lambda _: Bucket("nothing"))
+    assert session.refusal("gs://bucket") == "refuses list (what was written is not there)"
     monkeypatch.setattr(epath, "Path", lambda _: Bucket(right, "hangs"))
     assert session.refusal("gs://bucket", 0.05) == f"does not answer {right} within 0 s"
 

@@ -21,18 +21,10 @@ from hs2jax import configs, locks, stopping, workdir
 from hs2jax.data import loader
 from hs2jax.inference import plan_evaluation
 from hs2jax.models import sharding
-from hs2jax.training import (
-    frozen_states,
-    metrics,
-    optimizer,
-    profiling,
-    skipped,
-    step,
-    tasks,
-    trainable,
-)
+from hs2jax.training import frozen_states, metrics, optimizer, skipped, step, tasks, trainable
 from hs2jax.training.checkpoint import SPENT, RunState, check_room
 from hs2jax.training.objectives import METRICS_OF
+from hs2jax.training.profiling import traced
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +159,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     # Steps --------------------------------------------------------------------------------------
     clock = {"step": time.monotonic()}
     pending = stopped = None
-    tracer = profiling.traced(folder / "profile", config.profile)
+    tracer = traced(folder / "profile", config.profile)
     with stopping.deferred(), jax.set_mesh(mesh), tracer as before_step:
         while True:
             new = run.step != run.restored  # What was done at a checkpoint's step is in it.

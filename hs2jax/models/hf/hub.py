@@ -99,6 +99,8 @@ def config_of(name: str) -> Config:
     of its config.json on the hub. Raises as `resolve` does."""
     known = read_json(Path(__file__).with_name("published.json"))
     path = Path(os.path.expanduser(name))
+    if name.startswith(buckets.SCHEME):
+        path = buckets.fetch(name, ["config.json"])
     if name in known and not path.is_dir():
         return read_config(known[name])
     if not path.exists() and (repository := _source(name)[0]) == name:
