@@ -227,8 +227,10 @@ def run(folders, tmp_path_factory):
     return train
 
 
-@pytest.mark.parametrize("on", ["one device", "a mesh"])
-@pytest.mark.parametrize("way", TRAINED)
+PLACES = [(way, "one device") for way in TRAINED] + [("LoRA", "a mesh"), ("head", "a mesh")]
+
+
+@pytest.mark.parametrize(("way", "on"), PLACES)
 def test_a_run_is_read_as_its_export_is(run, folders, way, on):
     mesh = sharding.make_mesh(fsdp=4, tensor=2) if on == "a mesh" else None
     initial = merge.open_source(str(folders[0]), mesh)

@@ -6,8 +6,12 @@ import jax.numpy as jnp
 
 def checksum(params) -> str:
     """32 bits for each leaf, of all its bits, the same on any number of devices."""
-    sums = jax.jit(lambda tree: [_bits(x) for x in jax.tree.leaves(tree)])(params)
-    return "-".join(f"{int(x):08x}" for x in sums)
+    return "-".join(f"{int(x):08x}" for x in _sums(jax.tree.leaves(params)))
+
+
+@jax.jit
+def _sums(leaves):
+    return [_bits(x) for x in leaves]
 
 
 def _bits(x):

@@ -45,4 +45,4 @@ def make(settings: Mapping, steps: int) -> tuple[optax.GradientTransformation, o
         mu_dtype=settings["mu_dtype"],
         mask=decays,
     )
-    return optax.chain(optax.clip_by_global_norm(settings["max_grad_norm"]), adamw), rate
+    return optax.chain(optax.clip_by_global_norm(settings["max_grad_norm"]), adamw), jax.jit(rate)
