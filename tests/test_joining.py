@@ -13,7 +13,7 @@ HOST = platform.node()
 
 @pytest.fixture
 def address(monkeypatch):
-    monkeypatch.setattr(joining, "PATIENCE", 1.0)
+    monkeypatch.setattr(joining, "PATIENCE", 2.0)
     return free_address()
 
 
@@ -21,7 +21,7 @@ def meet(address: str, rank: int, count: int) -> str:
     """What a process is told that waits in vain."""
     first = (joining._await_others, address, count)
     wait = (joining._meet_first, address, rank, count) if rank else first
-    with pytest.raises(ValueError, match="in vain, for 1 s") as told:
+    with pytest.raises(ValueError, match="in vain, for 2 s") as told:
         wait[0](*wait[1:])
     return str(told.value)
 

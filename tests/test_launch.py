@@ -262,7 +262,7 @@ def test_a_host_that_fails_keeps_all_from_starting(at, cloud, capsys):
 
 def ended(home) -> str:
     """The exit code that a host's command leaves, once it has."""
-    for _ in range(200):
+    for _ in range(3000):
         if (home / "launch.code").exists() and (home / "launch.code").read_text():
             break
         pod.time.sleep(0.02)
