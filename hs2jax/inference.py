@@ -125,13 +125,18 @@ def choose_row_length(costs: Sequence[int]) -> int:
     lengths = [128]
     while lengths[-1] < max(*costs, 1024):
         lengths.append(bucket(lengths[-1] + 1))
-    batches = [costs[i : i + BATCH] for i in range(0, len(costs), BATCH)]
 
     def padded(length: int) -> int:
-        return length * sum(len(packing.first_fit(batch, length)) for batch in batches)
+        return length * sum(map(len, packed(costs, length)))
 
     fitting = [length for length in lengths if length >= max(costs)]
     return min(fitting, key=lambda length: (padded(length), length))
+
+
+def packed(costs: Sequence[int], length: int) -> list[list[list[int]]]:
+    """Pack examples of these costs into rows, a batch at a time: the rows of each batch."""
+    batches = (costs[i : i + BATCH] for i in range(0, len(costs), BATCH))
+    return [packing.first_fit(batch, length) for batch in batches]
 
 
 def plan_evaluation(examples, *, row_length, layout, rows, mesh=None):
@@ -147,12 +152,14 @@ def plan_evaluation(examples, *, row_length, layout, rows, mesh=None):
 
 def plan_rows(examples, *, layout, rows: int | None = None, mesh=None) -> loader.Batches:
     """`plan_evaluation` with the length of rows that suits the examples, at least one. rows: how
-    many are computed at a time, None for what fits."""
+    many are computed at a time at most, None for what fits; no more than are filled."""
     costs = [packing.cost(e.encoded, layout) for e in examples]
     if layout == "padded":
         costs = [max(costs) * max(len(e.encoded.responses) for e in examples)]
     length = choose_row_length(costs)
-    rows = min(rows or max(1, TOKENS * sharding.row_devices(mesh) // length), len(examples))
+    rows = rows or max(1, TOKENS * sharding.row_devices(mesh) // length)
+    filled = len(examples) if layout == "padded" else max(map(len, packed(costs, length)))
+    rows = -(-filled // -(-filled // rows))  # Parts of like size, so that few rows are padding.
     return plan_evaluation(examples, row_length=length, layout=layout, rows=rows, mesh=mesh)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers
 
-from hs2jax import faults
+from hs2jax import faults, inference
 from hs2jax.data import loader, packing
 from hs2jax.data.chat import Encoded
 from hs2jax.data.groups import Group, Pair
@@ -266,6 +266,16 @@ def test_two_texts_that_are_the_same_to_the_model_are_no_pair(tokenizer, first, 
     assert (record.pairs, record.ties, record.indistinct) == (4 - 2 * alike, 1, 2 * alike)
     assert len(loader.with_pairs(prepared).examples) == 2 - alike
     assert ("indistinct pairs 2" in str(record)) == alike
+
+
+@given(made=examples(), most=st.integers(1, 9), layout=st.sampled_from(packing.LAYOUTS))
+def test_no_row_is_computed_that_could_be_left_out(made, most, layout):
+    batches = inference.plan_rows(made, layout=layout, rows=most)
+    rows, (batch,) = batches.micro_batch_size, batches.plan
+    parts = -(-len(batch) // rows)
+    assert rows <= most
+    assert parts == -(-len(batch) // most), "more rows at a time would not be fewer times"
+    assert parts * rows - len(batch) < parts
 
 
 def test_ratings_become_columns_and_missing_ones_stay_missing():

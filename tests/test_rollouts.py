@@ -217,6 +217,14 @@ def learned(params, laid, aim=PolicyGradient()):  # noqa: B008
     return float(loss), found, grads
 
 
+@pytest.mark.parametrize(("tokens", "width"), [(16, 32), (17, 64)])
+def test_few_programs_serve_all_steps(tokens, width):
+    """As many as are learned at a step differ from step to step, and each shape is compiled."""
+    laid = batch(kept=np.ones((1, 2), bool), prompts=PROMPTS[:1], tokens=([[7] * tokens] * 2,))
+    assert laid["learned"].shape[2] == width
+    assert (laid["learned"] < 64).sum() == 2 * tokens
+
+
 def test_only_sampled_ids_are_trained_and_no_end_is_added():
     """Of one that was cut all 8 tokens, the last as it was sampled, and of one that ended its end
     too."""

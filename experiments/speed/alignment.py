@@ -49,6 +49,7 @@ def reinforce(dtype: str, folder, flags) -> contenders.Timed:
         "batch_size": PROMPTS,
         "n": RESPONSES,
         "max_new_tokens": NEW_TOKENS,
+        "micro_batch_size": 1,
         "row_length": 1024,
         "steps": flags.steps + 1,
         "evaluate_every": 1000,

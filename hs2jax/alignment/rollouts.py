@@ -266,8 +266,8 @@ def lay(
     """Lay rollouts into rows, with arrays of a number for each sampled token, 0 elsewhere.
 
     of_tokens: by name, of each example and response [tokens]. rows: of a micro-batch. Returns
-    arrays [M, B, T]; M is rounded up to a power of two, since each is compiled, and those
-    micro-batches, all padding, are not run.
+    arrays [M, B, T], "learned" [M, B, T / 2 or T]; M is rounded up to a power of two, since each is
+    compiled, and those micro-batches, all padding, are not run.
     """
     settings = {"layout": "shared", "batch_size": len(every), "micro_batch_size": rows}
     batches = loader.plan(list(every), row_length=row_length, **settings)
@@ -281,7 +281,10 @@ def lay(
             table[at][stop - len(of) : stop] = of
         laid[name] = table
     laid = {name: laid[name] for name in (*OF_ROWS, *of_tokens)}
-    M, B, _ = laid["tokens"].shape
+    (M, B, T), learned = laid["tokens"].shape, laid["learned"].shape[2]
+    few = -(-T // 2)
+    wide = (few if learned <= few else T) - learned  # To one of two sizes.
+    laid["learned"] = np.pad(laid["learned"], [(0, 0), (0, 0), (0, wide)], constant_values=T)
     more = (1 << (M - 1).bit_length()) - M
     laid = {name: np.pad(x, [(0, more), (0, 0), (0, 0)]) for name, x in laid.items()}
     # The decoder asks how many responses a row has, where they have slots of their own.

@@ -177,7 +177,9 @@ class _Batch:
                 computed, index = self.computed[request.prompt]
                 if computed is source:
                     indices[row], targets[row] = index, row
-            self.cache = _copy(self.cache, source, indices, targets)
+            self.cache = [
+                _copy(layer, source, i, indices, targets) for i, layer in enumerate(self.cache)
+            ]
         self.uses.subtract(request.prompt for request in entering.values())
         for prompt in new:
             if not self.uses[prompt]:
@@ -268,19 +270,17 @@ def prefill(params, tokens, config: Config, dtype):
     return changed["cache"]["layers"]["attention"]
 
 
-@functools.partial(jax.jit, donate_argnames="cache")
-def _copy(cache, computed, source, target):
-    """The prompts `source` [B] of computed, put into rows `target` [B], those below B."""
+@functools.partial(jax.jit, donate_argnames="layer")
+def _copy(layer, computed, i, source, target):
+    """The prompts `source` [B] of layer i of computed, put into rows `target` [B], those below B,
+    of its cache. One program for all layers: there is one for each length of prompts and cache."""
 
     def put(name, into, of):
         axis = POSITIONS[name]
         place = (target, *[slice(None)] * (axis - 1), slice(of.shape[axis]))
         return into.at[place].set(of[source], mode="drop")
 
-    return [
-        {name: put(name, layer[name], computed[name][i]) for name in layer}
-        for i, layer in enumerate(cache)
-    ]
+    return {name: put(name, layer[name], computed[name][i]) for name in layer}
 
 
 @functools.partial(jax.jit, static_argnames="S")
