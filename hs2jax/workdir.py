@@ -150,9 +150,7 @@ def check_place(workdir: Path, kind: str) -> None:
         raise ValueError(f"{workdir} is a model's folder, not a run's; give another --workdir")
     made = _settled(workdir) or finished(workdir) or any(workdir.glob("checkpoints/[0-9]*"))
     if made and there != kind:
-        raise ValueError(
-            f"{workdir} holds a run of kind {there!r}, not {kind!r}; give another --workdir"
-        )
+        raise ValueError(f"{workdir} is of kind {there!r}, not {kind!r}; give another --workdir")
     if made and "run.json" not in names and kind not in UNCLAIMED:
         raise ValueError(f"{workdir} holds a run of an earlier version; give another --workdir")
 

@@ -43,6 +43,7 @@ hypothesis.settings.load_profile("hs2jax")
 LONGEST = ("test_hosts", "test_training", "test_configs", "test_invariance_real", "test_resume")
 LONGEST += ("test_judge_processes", "test_processes", "test_trainable", "test_sweep", "test_sample")
 LONGEST += ("test_merge", "test_policy_training", "test_judge_run", "test_families")
+LONGEST += ("test_faults_at_writes", "test_parity_families", "test_parity_sampler")
 
 
 def pytest_configure(config):
