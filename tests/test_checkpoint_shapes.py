@@ -1,6 +1,7 @@
 """Checkpoints in the shapes that others leave: wrapped, sharded, with heads of other names, with an
 adapter beside a base. Read to the same scores, or refused by what they are."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -64,10 +65,6 @@ READ = {
         "tensors": renamed(score="value_head.weight"),
         "config": {"architectures": ["RewardModel"], "mean": 1.5, "std": 2.0},
     },
-    "TRL's": {
-        "tensors": renamed(score="v_head.summary.weight"),
-        "config": {"architectures": ["LlamaForCausalLM"]},
-    },
     "a head by regression": {"tensors": renamed(score="regression_layer.weight")},
 }
 
@@ -86,10 +83,31 @@ def test_a_shape_of_others_scores_as_the_plain_one(plain, tmp_path, name, caplog
     assert ("not applied: scores are raw" in caplog.text) == (name == "OpenRLHF's")
 
 
-def test_a_heads_bias_is_read(plain, tmp_path):
-    bias = {"score.bias": np.array([0.25], np.float32)}
-    folder = copy_of(plain[0], tmp_path / "in", tensors=lambda found: {WEIGHTS: found | bias})
+@pytest.mark.parametrize("name", ["score", "v_head.summary"])
+def test_a_heads_bias_is_read(plain, tmp_path, name):
+    """TRL's writer of a language model with a value head leaves its class a language model's."""
+
+    def biased(found):
+        bias = {f"{name}.bias": np.array([0.25], np.float32)}
+        return {WEIGHTS: renamed(score=f"{name}.weight")(found)[WEIGHTS] | bias}
+
+    config = {} if name == "score" else {"architectures": ["LlamaForCausalLM"]}
+    folder = copy_of(plain[0], tmp_path / "in", config=config, tensors=biased)
     np.testing.assert_allclose(rewards(RewardModel.load(folder)), plain[1] + 0.25, rtol=1e-6)
+
+
+@pytest.mark.parametrize("prefix", ["score", "value_head", "my_head"])
+def test_openrlhfs_own_folder_is_read_at_the_end_of_the_turn_by_the_head_that_it_names(
+    plain, tmp_path, prefix
+):
+    said = {"architectures": ["RewardModel"], "value_head_prefix": prefix, "id2label": None}
+    said |= {"mean": 0.5, "std": 2.0, "normalize_reward": False}
+    changes = {"config": said, "tensors": renamed(score=f"{prefix}.weight")}
+    model = RewardModel.load(copy_of(plain[0], tmp_path / "in", **changes))
+    as_trained = dataclasses.replace(RewardModel.load(plain[0]), read="end_of_turn")
+    assert (model.read, model.outputs) == ("end_of_turn", ("reward",))
+    np.testing.assert_array_equal(rewards(model), rewards(as_trained))
+    assert np.abs(rewards(model) - plain[1]).max() > 1e-2
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,28 @@
 """GGUF files: tensors put back in order, tokenizers, and what is refused."""
 
 import dataclasses
+import json
+import unicodedata
 
 import gguf
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import CHATML, TALK, TINY, assert_same_bits, random_params
+from test_families import ALTERNATING, LLAMA3, config_of, hidden_of, parameters
+from tiny import SENTENCES
+from tiny_models import CHATML, TALK, TINY, assert_same_bits, random_params, save
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
+from hs2jax.models import rope
+from hs2jax.models.config import FULL, SLIDING
 from hs2jax.models.decoder import Decoder
 from hs2jax.models.heads import logits
 from hs2jax.models.hf import hub, weights
@@ -22,11 +37,14 @@ def interleave(rows, heads):
     return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
-def write(path, config, params, *, quantise=None, change=None, rename=None):
-    """A GGUF file of `params`. `change` replaces metadata (None takes a key out)."""
+def write(path, config, params, *, quantise=None, change=None, rename=None, kind="llama"):
+    """A GGUF file of `params`. `change` replaces metadata (None takes a key out), which begins with
+    the architecture's name where "llama." is written here."""
     alphabet = [*"abcdehilnortuIyY", "Ġ", "Ċ", *"0123456789"]
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool>", *alphabet, "in", "Ġ1", "12"]
     tokens += [f"<unused{i}>" for i in range(config.vocab_size - len(tokens))]
+    scaling = config.rope_scaling
+    linear = scaling is not None and scaling.kind == "linear"
     meta = {
         "llama.vocab_size": config.vocab_size,
         "llama.embedding_length": config.hidden_size,
@@ -35,7 +53,12 @@ def write(path, config, params, *, quantise=None, change=None, rename=None):
         "llama.attention.head_count_kv": config.num_kv_heads,
         "llama.attention.key_length": config.head_dim,
         "llama.attention.value_length": config.head_dim,
+        "llama.attention.sliding_window": config.sliding_window,
+        "llama.attn_logit_softcapping": config.attn_logit_softcap,
+        "llama.final_logit_softcapping": config.final_logit_softcap,
         "llama.rope.dimension_count": config.head_dim,
+        "llama.rope.scaling.type": "linear" if linear else None,
+        "llama.rope.scaling.factor": scaling.factor if linear else None,
         "llama.feed_forward_length": config.intermediate_size,
         "llama.context_length": config.max_seq_len,
         "llama.attention.layer_norm_rms_epsilon": config.norm_epsilon,
@@ -50,27 +73,89 @@ def write(path, config, params, *, quantise=None, change=None, rename=None):
         "tokenizer.ggml.unknown_token_id": 0,
         "tokenizer.chat_template": CHATML,
     } | (change or {})
-    writer = gguf.GGUFWriter(path, meta.pop("general.architecture", "llama"))
+    writer = gguf.GGUFWriter(path, meta.pop("general.architecture", kind))
     for key, value in meta.items():
         add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
         add |= {str: writer.add_string, list: writer.add_array, type(None): lambda *_: None}
-        add[type(value)](key, value)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_layers)
+        add[type(value)](key.replace("llama.", f"{kind}.", 1), value)
+    arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
+    names = gguf.get_tensor_name_map(arch, config.num_layers)
     for tensor in weights.unstack(params, config):
         array = tensor.read().astype(np.float32)
         for part, heads in (("q_proj", config.num_heads), ("k_proj", config.num_kv_heads)):
-            array = interleave(array, heads) if part in tensor.name else array
-        name = names.get_name(weights.full_name(tensor.name), (".weight",))
+            if kind == "llama" and part in tensor.name:
+                array = interleave(array, heads)
+        if config.norm_plus_one and "norm" in tensor.name:
+            array = array + 1
+        name = names.get_name(weights.full_name(tensor.name), (".weight", ".bias"))
         name = (rename or {}).get(name, name)
         if quantise is not None and array.ndim == 2:
             writer.add_tensor(name, gguf.quants.quantize(array, quantise), raw_dtype=quantise)
         elif name is not None:
             writer.add_tensor(name, np.ascontiguousarray(array))
+    if scaling is not None and not linear:
+        plain, scaled = (
+            rope.frequencies(config.head_dim, config.rope_base, each) for each in (None, scaling)
+        )
+        writer.add_tensor("rope_freqs.weight", plain / scaled)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def shape_of(family, **changes):
+    """A tiny config as a file of llama.cpp's can have it."""
+    unwindowed = {"sliding_window": None, "layer_types": ()}
+    return config_of(family, **{"bos_id": 1, "head_dim": 16, **unwindowed, **changes})
+
+
+GEMMA = {"sliding_window": 3, "query_pre_attn_scalar": 16, "tied": True}
+KINDS = {
+    "llama": shape_of("llama", qkv_bias=False, o_bias=False, mlp_bias=False, rope_scaling=LLAMA3),
+    "qwen2": shape_of("qwen2", head_dim=4, tied=True),
+    "qwen3": shape_of("qwen3", tied=False, rope_base=1e6),
+    "gemma2": shape_of("gemma2", **GEMMA, layer_types=ALTERNATING),
+    "gemma3": shape_of("gemma3_text", **GEMMA, num_layers=6, layer_types=(SLIDING,) * 5 + (FULL,)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_is_the_model_of_its_folder(tmp_path, kind):
+    config = KINDS[kind]
+    params = save(tmp_path / "folder", config, parameters(config))
+    loaded = hub.load(write(tmp_path / "x.gguf", config, params, kind=kind))
+    folder = hub.load(tmp_path / "folder")
+    assert loaded.config == folder.config
+    if not config.norm_plus_one:  # Adding one and taking it away costs the last bit.
+        assert_same_bits(loaded.params, folder.params)
+    tokens = jnp.arange(40)[None] * 7 % config.vocab_size
+    ours, theirs = (hidden_of(config, one.params, tokens) for one in (loaded, folder))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_reads_the_same_numbers(tmp_path, kind):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    # It has no Llama 3.1's scaling in its way of reading these files.
+    config = dataclasses.replace(KINDS[kind], rope_scaling=None)
+    params = parameters(config)
+    path = write(tmp_path / "x.gguf", config, params, kind=kind)
+    options = {"gguf_file": path.name, "attn_implementation": "eager"}
+    # Nor what all real ones of these have alike.
+    options |= {"head_dim": 16} if kind == "qwen3" else {}
+    if config.norm_plus_one:
+        options |= {"query_pre_attn_scalar": 16, "layer_types": [*config.layer_types]}
+        options |= {"attn_logit_softcapping": config.attn_logit_softcap}
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, **options)
+    tokens = np.arange(40)[None] * 7 % config.vocab_size
+    with torch.no_grad():
+        expected = model.model(torch.tensor(tokens)).last_hidden_state.numpy()
+    loaded = hub.load(path)
+    np.testing.assert_allclose(hidden_of(loaded.config, loaded.params, tokens), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -96,8 +181,13 @@ def test_quantised_tensors_are_near_what_they_were(tmp_path, kind):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"rename": {"output_norm.weight": "rope_freqs.weight"}}, "rope_freqs.weight has no place"),
-        ({"general.architecture": "gemma2"}, "general.architecture is 'gemma2'"),
+        (
+            {"rename": {"output_norm.weight": "rope_freqs.weight"}},
+            "rope_freqs.weight is not Llama 3.1",
+        ),
+        ({"rename": {"output_norm.weight": "rope_long.weight"}}, "rope_long.weight has no place"),
+        ({"general.architecture": "gemma"}, "general.architecture is 'gemma'"),
+        ({"llama.logit_scale": 2.0}, "llama.logit_scale is not known here"),
         ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'"),
         ({"llama.expert_count": 8}, "llama.expert_count is 8"),
         ({"llama.rope.dimension_count": 4}, "llama.rope.dimension_count is 4"),
@@ -141,6 +231,86 @@ def test_the_tokenizer_cuts_digits_and_knows_its_special_tokens(tmp_path):
     assert tokenizer.decode([2, 3, 4], skip_special_tokens=True) == "<tool>a"
     assert tokenizer.chat_template == CHATML
     assert tokenizer.model_max_length == TINY.max_seq_len
+
+
+# Of the tokenizer.json of Llama 3 and of Qwen 3.
+LLAMA_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN_WORDS = LLAMA_WORDS.replace("{1,3}", "")
+ODD = ("It's WE'LL 12345 we", "cafe\u0301  \n\n x", "the  sea.\n\n\nTwo", "é漢🙂", " The", "")
+
+
+def byte_pairs(words, normalizer=None, **options):
+    """A trained tokenizer, and its metadata in a file."""
+    bpe = Tokenizer(models.BPE(**options))
+    pieces = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    cut = pre_tokenizers.Split(Regex(words), "isolated")
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([cut, pieces])
+    if normalizer:
+        bpe.normalizer = normalizer
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    kinds = {"special_tokens": ["<bos>", "<eos>", "<unk>"], "initial_alphabet": alphabet}
+    sentences = [*SENTENCES, "Twelve is 12, 123 is more, and 12345 is much more."]
+    bpe.train_from_iterator(sentences, trainers.BpeTrainer(vocab_size=330, **kinds))
+    merges = json.loads(bpe.to_str())["model"]["merges"]
+    return bpe, {"tokenizer.ggml.merges": [" ".join(pair) for pair in merges]}
+
+
+def sentence_pieces():
+    """As Gemma's: runs of spaces are tokens of their own."""
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.Replace(" ", "▁")
+    special = ["<bos>", "<eos>", "<unk>", "  ", "\n\n", *(f"<0x{i:02X}>" for i in range(256))]
+    bpe.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=400, special_tokens=special))
+    trained = json.loads(bpe.to_str())["model"]
+    pairs = [tuple(pair) for pair in trained["merges"]]
+    options = {"unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True}
+    bpe = Tokenizer(models.BPE(trained["vocab"], pairs, **options))
+    bpe.normalizer = normalizers.Replace(" ", "▁")
+    bpe.add_tokens([AddedToken(token, normalized=False) for token in special[3:5]])
+    return bpe, {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.scores": [-float(i) for i in range(400)],
+        "tokenizer.ggml.add_space_prefix": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "pre", "made"),
+    [
+        ("llama", "llama-bpe", lambda: byte_pairs(LLAMA_WORDS, ignore_merges=True)),
+        ("qwen2", "qwen2", lambda: byte_pairs(QWEN_WORDS, normalizers.NFC())),
+        ("gemma2", "default", sentence_pieces),
+    ],
+)
+def test_a_tokenizer_of_each_kind_gives_the_ids_of_the_one_it_was_made_from(
+    tmp_path, kind, pre, made
+):
+    reference, meta = made()
+    tokens = [reference.id_to_token(i) for i in range(reference.get_vocab_size())]
+    kinds = [3, 3, 2] + [
+        6 if x.startswith("<0x") else 4 if x in ("  ", "\n\n") else 1 for x in tokens
+    ]
+    meta |= {
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": kinds[:3] + kinds[6:],
+        "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.unknown_token_id": 2,
+    }
+    config = dataclasses.replace(KINDS[kind], vocab_size=len(tokens), rope_scaling=None)
+    path = write(tmp_path / "x.gguf", config, random_params(config), change=meta, kind=kind)
+    tokenizer = hub.load(path).tokenizer
+    for text in (*SENTENCES, *ODD):
+        ids = reference.encode(text, add_special_tokens=False).ids
+        assert tokenizer(text)["input_ids"] == [0] * (kind != "qwen2") + ids
+        assert tokenizer.decode(ids) == (
+            text if kind != "qwen2" else unicodedata.normalize("NFC", text)
+        )
+    digits = tokens_of(tokenizer, "12345")[-5:]
+    assert (digits[-2:] == ["123", "45"]) == (kind == "llama")
 
 
 @pytest.mark.parametrize("bos", [False, True])

@@ -165,7 +165,7 @@ def _open_folder(name: str, path: Path, lm_head: bool) -> tuple[Loaded, dict[str
     tensors = checkpoint_files.open_folder(base, config)
     if adapter is not None:
         adapters.merge(tensors, path, adapter)
-    head = reward_checkpoints.take_head(tensors, config)
+    head = reward_checkpoints.take_head(tensors, config, hf_config)
     if head is not None:
         hf_config["architectures"] = [FAMILIES[hf_config["model_type"]].classifier]
         if {"mean", "std"} <= hf_config.keys():  # OpenRLHF's, which may be of its training.

@@ -37,6 +37,9 @@ class ScoringConvention(NamedTuple):
 # lm_head are read at the last token of the text, also where that is a line break behind the end of
 # the turn (ChatML, Gemma).
 CLASSIFIER = ScoringConvention(read="last", head="score")
+# OpenRLHF's own writer names its head in config.json. Its training cuts line breaks off a text and
+# ends it with the tokenizer's EOS, which is the end of a turn in ChatML and in Llama 3's chats.
+OPENRLHF, HEAD_NAME = ScoringConvention(head="score"), "value_head_prefix"
 LANGUAGE_MODEL = ScoringConvention()
 LM_HEAD_ROW = ScoringConvention(read="last", head="lm_head")
 # Checkpoints that only their name tells from a language model: HelpSteer2-Preference's released
@@ -54,8 +57,10 @@ def find(name: str, hf_config: Mapping[str, Any], *, lm_head: bool = False) -> S
     if lm_head:
         return LM_HEAD_ROW
     recorded = hf_config.get("hs2jax")
+    if recorded is None and has_head:
+        return OPENRLHF if HEAD_NAME in hf_config else CLASSIFIER
     if recorded is None:
-        return CLASSIFIER if has_head else NAMED.get(_short_name(name), LANGUAGE_MODEL)
+        return NAMED.get(_short_name(name), LANGUAGE_MODEL)
     read = recorded.get("read", "end_of_turn")
     if read not in READS:
         supported = ", ".join(READS)
@@ -83,11 +88,14 @@ def match_pad(tokenizer: Any, convention: ScoringConvention, pad_id: int | None)
 # Heads --------------------------------------------------------------------------------------------
 
 
-def take_head(tensors: dict[str, Tensor], config: Config) -> dict[str, Any] | None:
+def take_head(
+    tensors: dict[str, Tensor], config: Config, hf_config: Mapping[str, Any]
+) -> dict[str, Any] | None:
     """Take a classifier's head out of a checkpoint's tensors: {"kernel": [D, outputs], "bias":
     [outputs] if there is one} in float32, or None. Raises ValueError for a wrong shape, and for
     numbers that are not finite."""
-    found = [name for name in HEADS if {f"{name}.weight", f"{name}.bias"} & tensors.keys()]
+    names = dict.fromkeys((*HEADS, hf_config.get(HEAD_NAME) or HEADS[0]))
+    found = [name for name in names if {f"{name}.weight", f"{name}.bias"} & tensors.keys()]
     if not found:
         return None
     if len(found) > 1:
