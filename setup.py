@@ -15,6 +15,9 @@ setup(
     description="Reward models, steerable policies and LLM judges in JAX",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    # Where notebooks are opened and cloned from; of another one:
+    # sed -i s,hs2jax/hs2jax,OWNER/NAME,g setup.py colab/*.ipynb
+    url="https://github.com/hs2jax/hs2jax",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=[*find_packages(include=["hs2jax", "hs2jax.*"]), "hs2jax.presets"],

@@ -26,8 +26,11 @@ def test_a_notebook_is_whole_and_holds_no_state_of_widgets(name):
     assert notebooks.kept(notebook) == nbformat.read(
         notebooks.FOLDER / f"{name}.ipynb", as_version=4
     )
-    badge = f"https://colab.research.google.com/github/.*/blob/main/colab/{name}.ipynb"
-    assert re.search(badge, notebook.cells[0].source)
+    setup = (notebooks.FOLDER.parent / "setup.py").read_text()
+    (place,) = re.findall(r'url="https://github\.com/(.*)"', setup)
+    badge = f"https://colab.research.google.com/github/{place}/blob/main/colab/{name}.ipynb"
+    assert badge in notebook.cells[0].source
+    assert {*re.findall(r"https://github\.com/(\w+/\w+)", str(notebook.cells))} == {place}
     shown = [output for cell in code(notebook)[1:] for output in cell.outputs]
     assert len(shown) >= len(code(notebook)) - 3
     assert not [x for x in shown if x.output_type == "error"]
