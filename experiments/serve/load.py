@@ -1,11 +1,13 @@
 """Many clients at once, of `hs2jax serve` and of `plain.py`: speed, memory, right answers.
 
-    python experiments/serve/load.py MODEL [CLIENTS=200] [SECONDS=120] [DATA] [plain]
+    python experiments/serve/load.py --model=FOLDER [--clients=200] [--seconds=120] [--servers=ours]
 
-Each client asks for the score of one conversation after the other, drawn from DATA; every answer is
-compared with `RewardModel.score`. Prints a row of a Markdown table for each server.
+Each client asks for the score of one conversation after the other, drawn from --data; every answer
+is compared with `RewardModel.score`. Prints a row of a Markdown table for each server; an answer
+that is no score is counted as failed. --help says the rest.
 """
 
+import argparse
 import asyncio
 import json
 import random
@@ -38,8 +40,8 @@ async def client(requests, expected, until: float, rng, taken: list, wrong: list
         size = int(head.split("content-length: ")[1].split("\r\n")[0])
         answer = json.loads(await reader.readexactly(size))
         taken.append(time.monotonic() - begun)
-        error = abs(answer["scores"][0]["reward"] - expected[i]) if " 200 " in head else np.inf
-        wrong.append(error)
+        scored = " 200 " in head.partition("\r\n")[0] and "reward" in answer["scores"][0]
+        wrong.append(abs(answer["scores"][0]["reward"] - expected[i]) if scored else np.inf)
     writer.close()
 
 
@@ -78,29 +80,38 @@ def measure(command, requests, expected, clients: int, seconds: float) -> str:
         rate = len(taken) / (time.monotonic() - begun)
         times = " | ".join(f"{x:.2f}" for x in np.quantile(taken, [0.5, 0.95, 0.99, 1.0]))
         grown = ", ".join(f"{sizes[len(sizes) * i // 4 - 1]:.0f}" for i in (1, 2, 3, 4))
-        return f"{len(taken)} | {rate:.1f} | {times} | {max(wrong):.1e} | {grown}"
+        failed = sum(np.isinf(wrong))
+        worst = max((x for x in wrong if np.isfinite(x)), default=np.nan)
+        return f"{len(taken)} | {failed} | {rate:.1f} | {times} | {worst:.1e} | {grown}"
     finally:
         process.terminate()
         process.wait(20)
 
 
-def main(model, clients="200", seconds="120", data="helpsteer2:mini/train.jsonl[:40]", *others):
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", required=True, help="folder of a reward model of one output")
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--data", default="helpsteer2:mini/train.jsonl[:20]")
+    parser.add_argument("--servers", nargs="*", default=["ours", "plain"])
+    args = parser.parse_args()
     from hs2jax.reward_model import RewardModel
 
-    talks = conversations(data)
-    expected = [score.reward for score in RewardModel.load(model).score(talks)]
+    talks = conversations(args.data)
+    expected = [score.reward for score in RewardModel.load(args.model).score(talks)]
     bodies = [json.dumps({"conversations": [talk]}).encode() for talk in talks]
     head = "POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     requests = [f"{head}Content-Length: {len(x)}\r\n\r\n".encode() + x for x in bodies]
-    ours = [sys.executable, "-m", "hs2jax.cli", "serve", f"--model={model}", f"--port={PORT}"]
-    plain = [sys.executable, str(Path(__file__).with_name("plain.py")), model, str(PORT)]
-    print(
-        "| server | answers | a second | p50 s | p95 | p99 | max | largest error | MB by quarters |"
-    )
-    for name, command in (("hs2jax serve", ours), ("plain", plain)):
-        if name in ("hs2jax serve", *others):
-            row = measure(command, requests, expected, int(clients), float(seconds))
+    plain = [sys.executable, str(Path(__file__).with_name("plain.py")), args.model, str(PORT)]
+    ours = [sys.executable, "-m", "hs2jax.cli", "serve", f"--model={args.model}", f"--port={PORT}"]
+    columns = "server | answers | failed | a second | p50 s | p95 | p99 | max | largest error"
+    print(f"| {columns} | MB by quarters |")
+    for name, command in {"ours": ours, "plain": plain}.items():
+        if name in args.servers:
+            row = measure(command, requests, expected, args.clients, args.seconds)
             print(f"| {name} | {row} |", flush=True)
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main()
