@@ -35,7 +35,8 @@ class Killed(BaseException):
 
 
 class Layer:
-    """The file layer below `root`, of which the nth point fails.
+    """The file layer below `root`, of which the nth point fails, or the first whose path has the
+    text `nth` in it.
 
     Attributes:
         points: "KIND PATH" of each. seen: the paths.
@@ -43,7 +44,7 @@ class Layer:
         dead: the process was killed.
     """
 
-    def __init__(self, root: Path, fault: str = "", nth: int = 0):
+    def __init__(self, root: Path, fault: str = "", nth: int | str = 0):
         self.root, self.fault, self.nth = str(root), fault, nth
         self.points, self.seen, self.failed, self.dead = [], set(), "", False
         self._lock, self._tables = threading.RLock(), []
@@ -59,6 +60,10 @@ class Layer:
             self.points.append(f"{kind} {path}")
             self.seen.add(path)
             now = len(self.points)
+            if isinstance(self.nth, str):
+                self.nth = now if self.nth in path else self.nth
+            if isinstance(self.nth, str):
+                return ""
             due = now == self.nth or (0 < self.nth < now and self.fault != "EIO")
             if not due or (self.fault == "ENOSPC" and kind in FREEING):
                 return ""
@@ -150,7 +155,7 @@ class _Table(sqlite3.Connection):
 
 
 @contextlib.contextmanager
-def faults(root: Path, fault: str = "", nth: int = 0):
+def faults(root: Path, fault: str = "", nth: int | str = 0):
     """Let the file layer of this process fail at its nth point below a folder. Gives the Layer."""
     layer, before = Layer(root, fault, nth), set(threading.enumerate())
 

@@ -25,7 +25,7 @@ from hs2jax.alignment import weigh as weighing
 from hs2jax.evaluation import scores
 from hs2jax.judging import readings
 from hs2jax.store import Store
-from hs2jax.training import loop, sweep
+from hs2jax.training import checkpoint, loop, sweep
 
 LONG = os.environ.get("LONG")
 CONFIGS = """
@@ -145,7 +145,7 @@ def command(here: Path, verb: str) -> list[str]:
 VERBS = ["train", "run", "evaluate", "judge", "score", "best-of-n", "sample", "annotate", "weigh"]
 VERBS += ["expo", "convert", "sweep", "report"]
 KEEPING = ["evaluate", "judge", "sample", "annotate", "weigh", "rescale", "steer", "expo"]
-SAMPLED = ["train", "evaluate", "best-of-n", "sample", "convert", "report"]
+SAMPLED = ["run", "best-of-n", "sample", "convert", "report"]  # A recipe trains and evaluates.
 
 
 def begin(here: Path, verb: str) -> Path:
@@ -251,6 +251,21 @@ def test_after_a_fault_the_same_command_ends_with_the_same_bits(here, verb, caps
         assert_same(bits(root), expected, where)
     with capsys.disabled():
         print(f"\n{verb}: {len(layer.points)} points, {len(todo)} faults at them", end="")
+
+
+def test_a_mount_that_goes_while_a_run_saves_is_named_and_the_checkpoint_before_is_whole(here):
+    root = begin(here, "train")
+    with faults(root, "ENOTCONN", "checkpoints/2"):  # As Drive's, in a notebook.
+        done = hs2jax(*command(here, "train"))
+    unlock()
+    assert done.code == 1
+    assert f"{root / 'run'}" in done.err
+    assert (
+        "what was mounted there is gone; once that is mended, the same command goes on" in done.err
+    )
+    assert checkpoint.Checkpoints(root / "run" / "checkpoints", read_only=True).latest == 1
+    again = hs2jax(*command(here, "train"))
+    assert again.code == 0, again.err
 
 
 def kept_by(here: Path, verb: str, stop: int = 0) -> list[list[str]]:

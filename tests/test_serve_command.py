@@ -26,8 +26,20 @@ def start(folder, port, said) -> tuple[subprocess.Popen, str]:
     return process, said.read_text().split(": ready")[0].splitlines()[-1]
 
 
-def test_clients_survive_a_kill_and_a_signal_lets_what_runs_be_answered(tmp_path, monkeypatch):
-    tiny.save(tmp_path / "model", max_seq_len=256)
+def test_a_table_is_a_served_model_in_two_commands_and_its_clients_survive_a_kill_and_a_signal(
+    tmp_path, monkeypatch
+):
+    tiny.language_model(tmp_path / "base", max_seq_len=256)
+    lines = [f"Question {i}?,A good answer number {i}.,no {i}" for i in range(40)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["prompt,chosen,rejected", *lines]))
+    given = [
+        "--config=own_data",
+        f"--data={tmp_path / 'pairs.csv'}",
+        "--config.data.row_length=128",
+    ]
+    given += [f"--config.model.name={tmp_path / 'base'}", f"--workdir={tmp_path / 'run'}"]
+    command.succeed("train", *given)
+    (tmp_path / "run" / "model").rename(tmp_path / "model")
     talks = {"conversations": [tiny.talk(f"{i}?", "The waves. " * 40) for i in range(200)]}
     monkeypatch.setattr(server, "WAITS", (0.5,) * 120)
     first, url = start(tmp_path / "model", 0, tmp_path / "first")
