@@ -48,5 +48,9 @@ def get_config(data=""):
         config.objective.kind = "regression"
         config.objective.centering = 0.0
     else:
-        raise ValueError(f"--data={data}: its rows hold neither preferences nor ratings")
+        raise ValueError(
+            f"--data={data}: its rows hold neither preferences nor ratings by the names of those: "
+            "say which column is which, as in ratings{helpfulness=COLUMN}:FILE or "
+            "preference{chosen=COLUMN,rejected=COLUMN}:FILE"
+        )
     return config

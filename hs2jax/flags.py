@@ -130,11 +130,12 @@ def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
             raise ValueError(f"hs2jax {verb} needs --{name}")
     for name in ("workdir", "output", "best", "against", "model"):
         given = (getattr(options, name) if name in options else None) or []
-        for place in map(os.path.expanduser, [given] if isinstance(given, str) else given):
+        places = [os.path.expanduser(x) for x in ([given] if isinstance(given, str) else given)]
+        for place in places:
             if name != "model" and (wrong := misplaced(place, verb, name)):
                 raise ValueError(f"--{name}={place} {wrong}")
-            if isinstance(given, str):
-                setattr(options, name, place)
+        if given:
+            setattr(options, name, places[0] if isinstance(given, str) else places)
     return options
 
 

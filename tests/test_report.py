@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import raters
+from command import succeed
 
 from hs2jax import report, workdir
 from hs2jax.report import charts, format, page, views
@@ -224,9 +225,11 @@ def test_an_evaluation_says_what_was_measured(tmp_path):
     )
 
 
-def test_a_comparison_says_which_is_better(tmp_path):
-    one, two = evaluation(tmp_path / "one", "a"), evaluation(tmp_path / "two", "b", plus=1.0)
-    path = report.compare(two, one)
+def test_a_comparison_says_which_is_better(tmp_path, monkeypatch):
+    two = evaluation(tmp_path / "two", "b", plus=1.0)
+    evaluation(tmp_path / "one", "a")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = Path(succeed("report", "--workdir=~/two", "--against=~/one").strip())
     assert path == two / "against-one" / "report.html"
     text = path.read_text(encoding="utf-8")
     check(text)
