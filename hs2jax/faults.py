@@ -53,7 +53,8 @@ def naming(path: Path) -> Iterator[None]:
 def system_number(error: Exception) -> int | None:
     """Find the system's number of an error, also in the texts of libraries in other languages."""
     said = re.search(r"os[ _]error(?:_code)?[:=]? ?'?(\d+)", str(error), re.IGNORECASE)
-    return getattr(error, "errno", None) or (int(said[1]) if said else None)
+    in_words = (number for number in DISK if os.strerror(number) in str(error))
+    return getattr(error, "errno", None) or (int(said[1]) if said else next(in_words, None))
 
 
 def answer_interrupts(verb: str) -> None:

@@ -88,12 +88,6 @@ def _file_of(value: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def code_hash() -> str:
-    """Hash this package's code."""
-    files = sorted(Path(__file__).parent.rglob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
-
-
 def content_key(*parts) -> str:
     """Hash what something follows from, to 32 hexadecimal digits: JSON values and arrays."""
     digest = hashlib.sha256()

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from hs2jax import session, stopping
-from hs2jax.data import loader, packing
+from hs2jax.data import loader, packing, records
 from hs2jax.data.chat import Encoded
 from hs2jax.data.conversations import join, share, unrated
 from hs2jax.models import heads, lora, sharding
@@ -139,23 +139,26 @@ def packed(costs: Sequence[int], length: int) -> list[list[list[int]]]:
     return [packing.first_fit(batch, length) for batch in batches]
 
 
-def plan_evaluation(examples, *, row_length, layout, rows, mesh=None):
-    """Plan batches of every tokenised group once, in order, for `run_batches`."""
+def plan_evaluation(examples, *, row_length, layout, rows, mesh=None, here=None):
+    """Plan batches of every tokenised group once, in order, for `run_batches`. here: see
+    `loader.Batches`."""
     return loader.plan(
         examples,
         row_length=row_length,
         layout=layout,
         batch_size=BATCH,
         micro_batch_size=sharding.fit_rows(rows, mesh),
+        here=here,
     )
 
 
 def plan_rows(examples, *, layout, rows: int | None = None, mesh=None) -> loader.Batches:
     """`plan_evaluation` with the length of rows that suits the examples, at least one. rows: how
     many are computed at a time at most, None for what fits; no more than are filled."""
-    costs = [packing.cost(e.encoded, layout) for e in examples]
+    table = records.table(examples)
+    costs = table.costs(layout).tolist()
     if layout == "padded":
-        costs = [max(costs) * max(len(e.encoded.responses) for e in examples)]
+        costs = [max(costs) * int(table.examples["responses"].max())]
     length = choose_row_length(costs)
     rows = rows or max(1, TOKENS * sharding.row_devices(mesh) // length)
     filled = len(examples) if layout == "padded" else max(map(len, packed(costs, length)))
@@ -169,7 +172,7 @@ def run_rows(run, batches: loader.Batches, mesh=None):
     for i in range(len(batches)):
         stopping.check()
         arrays, tables = batches[i], []
-        for m in range(-(-len(batches.plan[i]) // batches.micro_batch_size)):
+        for m in range(-(-int(batches.plan.rows[i]) // batches.micro_batch_size)):
             micro = sharding.place_rows({name: x[m] for name, x in arrays.items()}, mesh)
             with sharding.within(mesh):
                 tables.append(sharding.to_host(run(micro)))
@@ -181,7 +184,8 @@ def run_batches(run, batches: loader.Batches, outputs: int, mesh=None) -> list[n
 
     Returns outputs [responses, K] of each example, on every process.
     """
-    found = [np.zeros((len(e.encoded.responses), outputs), np.float32) for e in batches.examples]
+    counts = records.table(batches.examples).examples["responses"].tolist()
+    found = [np.zeros((count, outputs), np.float32) for count in counts]
     for i, table in enumerate(run_rows(run, batches, mesh)):
         for row, slot, example, response in batches.slots(i):
             found[example][response] = table[row, slot]

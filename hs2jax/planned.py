@@ -133,7 +133,8 @@ def of_first(batches: loader.Batches) -> dict:
     """Of the first batch: its groups, tokens and rows, as `Step` has them."""
     plan = batches.plan[0]
     computed = -(-len(plan) // batches.micro_batch_size) * batches.micro_batch_size
-    costs = [packing.cost(p.laid.encoded, "shared") for row in plan for p in row]
+    encoded = [batches.examples[p.example].encoded for row in plan for p in row]
+    costs = [packing.cost(each, "shared") for each in encoded]
     tokens = sum(costs), computed * batches.shape.length
     return {"groups": len(costs), "tokens": tokens, "rows": (len(plan), computed)}
 

@@ -2,47 +2,78 @@
 what a config asks of them, are refused then.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import os
 import re
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hs2jax import config_rules, configs
+from hs2jax import config_rules, configs, session
 from hs2jax.data import corpora
 from hs2jax.data.groups import DataError, pairs
 from hs2jax.data.record import Record
-from hs2jax.models.hf import hub, reward_checkpoints
-from hs2jax.models.hf.fingerprint import changed
+from hs2jax.models.hf import fingerprint, hub, reward_checkpoints
 
 # Kinds that read sampled responses in a way of their own (`alignment.sampled_rows`).
 OF_SAMPLES = ("annotate", "rescale", "weigh")
 
+SLOW = 1.0  # Seconds of a survey that is kept for other processes.
+
 
 class Survey(NamedTuple):
     """The groups of a specification: their hash in their order, and what there is of them, pairs
-    included; None where the rows are only hashed, as they are read in another way."""
+    included; None where the rows are only hashed, as they are read in another way. sources: a hash
+    of where each was read."""
 
     digest: str
     record: Record | None
+    sources: str = ""
 
 
 def survey(spec: str, *, skip: bool = False, derive: str = "", own_way: bool = False) -> Survey:
     """Read a specification. skip: leave out malformed rows, which else raise DataError. derive: see
     `data.groups.pairs`. own_way: rows that are malformed here may not be so to who reads them."""
-    paths = [Path(each.path) for each in corpora.parse(spec)]
-    # What is on the hub, in a bucket, or a data set is read anew.
-    known = all(path.is_file() for path in paths)
-    of = _survey if known else _survey.__wrapped__
-    return of(spec, skip, derive, own_way, tuple(map(changed, paths)) if known else ())
+    paths = corpora.local_files(spec)
+    if paths is None:  # What is in a bucket, or a data set, is read anew.
+        return _read(spec, skip, derive, own_way)
+    return _survey(
+        spec, skip, derive, own_way, tuple(paths), tuple(map(fingerprint.changed, paths))
+    )
 
 
 @functools.cache
-def _survey(spec: str, skip: bool, derive: str, own_way: bool, changed: tuple) -> Survey:
-    digest, record = hashlib.sha256(), Record()
+def _survey(
+    spec: str, skip: bool, derive: str, own_way: bool, paths: tuple[Path, ...], changed: tuple
+) -> Survey:
+    """Survey files, or find what another process has kept of the same."""
+    started, kept = time.time(), None
+    with contextlib.suppress(OSError):
+        contents = [fingerprint.of_file(*each) for each in zip(paths, changed, strict=True)]
+        key = [spec, skip, derive, own_way, contents, fingerprint.code_hash()]
+        name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+        kept = session.cache_folder() / "surveys" / f"{name}.json"
+        if kept.exists():
+            digest, record, sources = json.loads(kept.read_text())
+            return Survey(digest, record and Record(**record), sources)
+    found = _read(spec, skip, derive, own_way)
+    if kept and time.time() - started > SLOW:
+        record = found.record and dataclasses.asdict(found.record)
+        with contextlib.suppress(OSError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            scratch = kept.with_suffix(f".{os.getpid()}")
+            scratch.write_text(json.dumps(found._replace(record=record)))
+            scratch.replace(kept)
+    return found
+
+
+def _read(spec: str, skip: bool, derive: str, own_way: bool) -> Survey:
+    digest, sources, record = hashlib.sha256(), hashlib.sha256(), Record()
     try:
         on_error = "skip" if skip else "raise"
         for group in corpora.read(spec, on_error=on_error, record=record, prompts=True):
@@ -50,14 +81,16 @@ def _survey(spec: str, skip: bool, derive: str, own_way: bool, changed: tuple) -
             found, ties = pairs(group, "correct" if correct else derive or None)
             record.pairs += len(found)
             record.ties += ties
-            fields = dataclasses.asdict(dataclasses.replace(group, source=""))
+            fields = vars(group) | {"source": ""}
             digest.update(json.dumps(fields, sort_keys=True).encode() + b"\0")
+            sources.update(group.source.encode() + b"\0")
     except DataError:
         if not own_way:
             raise
         rows = b"".join(row for _, row in corpora.raw(spec))
         return Survey(f"rows {hashlib.sha256(rows).hexdigest()[:16]}", None)
-    return Survey(f"{record.groups:,} groups {digest.hexdigest()[:16]}", record)
+    digest = f"{record.groups:,} groups {digest.hexdigest()[:16]}"
+    return Survey(digest, record, sources.hexdigest()[:16])
 
 
 def of_key(config, key: str) -> list[tuple[str, Survey]]:

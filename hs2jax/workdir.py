@@ -28,7 +28,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from hs2jax import config_rules, configs, faults, identity, locks, session, stopping, survey
-from hs2jax.models.hf import card
+from hs2jax.models.hf import card, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def _agree(workdir: Path, config, found: identity.Identity) -> None:
         mark.touch()
     barrier("the start")
     mine = found | {"config": identity.content_key(config.to_dict()), "jax": jax.__version__}
-    mine |= {"hs2jax's code": identity.code_hash(), "--workdir": "another folder"}
+    mine |= {"hs2jax's code": fingerprint.code_hash(), "--workdir": "another folder"}
     if mark.exists():
         mine["--workdir"] = "process 0's"
     wrong = stopping.gather("; ".join(identity.differences(from_first(mine), mine)))

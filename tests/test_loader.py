@@ -154,7 +154,7 @@ LONG, SHORT = ask("word " * 100, "Yes.", "No."), ask("Why?", "Because.", "So.", 
 @pytest.mark.parametrize("layout", packing.LAYOUTS)
 def test_too_long_groups_are_skipped_and_counted(layout):
     prepared, record = prepare([LONG, SHORT, LONG], layout=layout)
-    assert prepared.groups == [SHORT]
+    assert list(prepared.groups) == [SHORT]
     assert len(prepared.examples) == 1
     assert (record.too_long, record.truncated, record.pairs) == (2, 0, 1)
 
@@ -165,7 +165,7 @@ def test_prompts_are_cut_to_fit_just_so_and_counted(layout):
     groups = [LONG, whole_is_too_long, SHORT]
     prepared, record = prepare(groups, layout=layout, too_long="truncate")
     whole, _ = prepare([LONG, SHORT], layout=layout, row_length=10_000)
-    assert prepared.groups == [LONG, SHORT]
+    assert list(prepared.groups) == [LONG, SHORT]
     assert (record.too_long, record.truncated) == (1, 1)
     cut, full = prepared.examples[0].encoded, whole.examples[0].encoded
     for a, b in zip(cut.responses, full.responses, strict=True):
@@ -185,7 +185,7 @@ def test_a_refused_group_stops_the_run_or_is_left_out_and_counted(monkeypatch):
     with pytest.raises(ValueError, match=r"rows\.jsonl:3: .* refuses this: not this"):
         prepare([SHORT, refused])
     prepared, record = prepare([refused, SHORT], on_error="skip")
-    assert prepared.groups == [SHORT]
+    assert list(prepared.groups) == [SHORT]
     ids = [response.tolist() for response in prepared.examples[0].encoded.responses]
     alone = prepare([SHORT])[0].examples[0].encoded
     assert ids == [response.tolist() for response in alone.responses]

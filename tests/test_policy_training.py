@@ -20,7 +20,7 @@ from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
 from hs2jax.inference import plan_evaluation
 from hs2jax.language_model import LanguageModel
-from hs2jax.training import loop, metrics, tasks
+from hs2jax.training import loop, metrics, tasks, tokenised
 from hs2jax.training.convert import convert
 
 QUESTION = ({"role": "user", "content": "How many?"},)
@@ -95,7 +95,7 @@ def steerlm2(data):
 
 def held_out(data, kind):
     groups = list(corpora.read(config(data, kind).data.validation))
-    return tasks.conditioned(groups, Record()) if kind == "likelihood" else groups
+    return list(tokenised.conditioned(groups, Record())) if kind == "likelihood" else groups
 
 
 def evaluations(folder):
@@ -227,7 +227,7 @@ RATINGS = st.dictionaries(st.sampled_from(["a", "b"]), st.floats(-9, 9), max_siz
 def test_each_rated_response_is_asked_for_its_ratings(ratings):
     texts = tuple(f"Answer {i}" for i in range(len(ratings)))
     record = Record()
-    found = tasks.conditioned([Group(QUESTION, texts, tuple(ratings))], record)
+    found = list(tokenised.conditioned([Group(QUESTION, texts, tuple(ratings))], record))
     assert len(found) + sum(record.skipped.values()) == len(texts)
     kept = [(text, each) for text, each in zip(texts, ratings, strict=True) if each]
     for group, (text, each) in zip(found, kept, strict=True):

@@ -10,7 +10,7 @@ import tiny
 
 from hs2jax import configs, inference
 from hs2jax.data import packing
-from hs2jax.training import loop, tasks
+from hs2jax.training import loop, tasks, tokenised
 
 ANSWERS = ("Yes.", "No, never.", "It depends on who asks, and when.", "", "so so so")
 
@@ -63,7 +63,7 @@ def learned(batch):
 
 
 def test_neighbours_with_one_prompt_are_groups_of_at_most_eight(prepared):
-    together = tasks.together(prepared)
+    together = tokenised.together(prepared)
     assert [len(group.responses) for group in together.groups] == [1, 2, 3, 8, 4]
     alone = [group.responses[0] for group in prepared.groups]
     assert list(itertools.chain(*(group.responses for group in together.groups))) == alone
@@ -74,7 +74,7 @@ def test_neighbours_with_one_prompt_are_groups_of_at_most_eight(prepared):
 
 
 def test_only_answers_are_learned_and_each_follows_its_own_ratings(task, prepared):
-    together = tasks.together(prepared)
+    together = tokenised.together(prepared)
     for group, example in zip(together.groups, together.examples, strict=True):
         of = [g for g in prepared.groups if g.prompt == group.prompt]
         for text, ids, given in zip(
@@ -98,7 +98,7 @@ def test_loss_and_gradient_are_those_of_answers_alone(task, prepared, layout):
 
     results = [
         jax.jit(jax.value_and_grad(loss))(task.params, batches(each, layout))
-        for each in (prepared, tasks.together(prepared))
+        for each in (prepared, tokenised.together(prepared))
     ]
     (alone, of_alone), (shared, of_shared) = results
     np.testing.assert_allclose(shared, alone, rtol=1e-5)

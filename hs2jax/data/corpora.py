@@ -172,6 +172,14 @@ def sets_of(data: str) -> list[tuple[str, str]]:
     return [(name, "+".join(parts)) for name, parts in found.items()]
 
 
+def local_files(spec: str) -> list[Path] | None:
+    """The files that are read, or None where one is in a bucket, or a data set."""
+    if any(each.path.startswith(catalogue.PREFIX) for each in parse(spec)):
+        return None
+    found = [Path(files.locate(each.path)) for each in _files(spec)]
+    return found if all(each.is_file() for each in found) else None
+
+
 def _files(spec: str) -> list[Spec]:
     """A spec for each file that is meant. Raises FileNotFoundError where one is absent."""
     found = []
@@ -258,8 +266,11 @@ def _selected(spec: Spec) -> Iterator[list[Row]]:
         return units
     bounds, total = match.groups(), sys.maxsize
     if any(bound and ("%" in bound or "-" in bound) for bound in bounds):
-        units = list(units)
-        total = len(units)
+        if size := FORMATS[spec.format].rows:  # Counted without being held.
+            total = -(-sum(1 for _ in _lines(spec)) // size)
+        else:
+            units = list(units)
+            total = len(units)
     start, stop = (
         int(b[:-1]) * total // 100 if b and b.endswith("%") else int(b) if b else None
         for b in bounds

@@ -74,8 +74,16 @@ def first_fit(costs: Sequence[int], length: int) -> list[list[int]]:
     return rows
 
 
-def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[str, np.ndarray]:
-    """Lay a batch of rows down as arrays; an empty row is all padding.
+def lay(
+    rows: Sequence[Sequence[Example]],
+    shape: Shape,
+    layout: str,
+    firsts: Sequence[int] | None = None,
+    *,
+    policy: bool = False,
+) -> dict[str, np.ndarray]:
+    """Lay a batch of rows down as arrays; an empty row is all padding. firsts: the number of each
+    row's first group, where rows are left out. policy: there is a loss mask in any case.
 
     tokens, segment_ids, branch_ids, positions, predictor_index int32 [B, T]: `segment_ids` count
     from 1 and are 0 in padding, `branch_ids` are 0 in a prompt and r in the r-th response,
@@ -103,11 +111,12 @@ def lay(rows: Sequence[Sequence[Example]], shape: Shape, layout: str) -> dict[st
         "rejected": np.zeros((B, P), np.int32),
         "strength": np.zeros((B, P), np.float32),
     }
-    if any(example.encoded.loss_mask is not None for row in rows for example in row):
+    if policy or any(example.encoded.loss_mask is not None for row in rows for example in row):
         batch["loss_mask"] = np.zeros((B, T), bool)
     number = 0
     for b, row in enumerate(rows):
         at = segment = slot = pair_slot = 0  # Next free token, segment, response and pair slot.
+        number = number if firsts is None else int(firsts[b])
         for example in row:
             prompt, learned = example.encoded.prompt, example.encoded.loss_mask
             for pair in example.pairs:

@@ -77,6 +77,12 @@ class Record:
             name = f"{name} in {file}" if kind == "unread" else name
             counts[name] = counts.get(name, 0) + 1
 
+    def add(self, other: "Record") -> None:
+        """Count what was left out of groups that were read."""
+        for name in ("refused", "posing", "unlearned_turns"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.skip_as(other)
+
     def skip_as(self, other: "Record") -> None:
         """Count what was left out of another file, which stands beside the data."""
         for reason, rows in other.skipped.items():

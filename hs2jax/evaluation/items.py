@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hs2jax.data import records
 from hs2jax.data.groups import Group, distinct, pairs, prompt_text
 from hs2jax.data.loader import Prepared
 from hs2jax.data.record import Record
@@ -56,10 +57,8 @@ def item(group: Group, table, scalar, better: Sequence, ties: int, tokens, cut: 
 
 def rating_means(prepared: Prepared, names: Sequence[str]) -> dict[str, float]:
     """Compute the mean rating of each attribute that is rated at all: the simplest predictor."""
-    if not prepared.examples:
-        return {}
-    ratings = np.concatenate([example.ratings for example in prepared.examples])
-    rated = np.concatenate([example.rating_mask for example in prepared.examples])
+    known = records.table(prepared.examples).responses
+    ratings, rated = known["ratings"], known["rated"]
     return {
         name: float(ratings[rated[:, k], k].mean())
         for k, name in enumerate(names)

@@ -154,6 +154,14 @@ def place_rows(batch, mesh, axis: int = 0):
     )
 
 
+def rows_here(rows: int, mesh) -> np.ndarray:
+    """Tell which of so many rows `place_rows` gives to devices of this process, bool [rows]."""
+    here = np.zeros(rows, bool)
+    for of_device in NamedSharding(mesh, P(ROWS)).addressable_devices_indices_map((rows,)).values():
+        here[of_device] = True
+    return here
+
+
 def row_devices(mesh) -> int:
     """Among how many parts of the mesh rows are divided."""
     return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from hs2jax import session
-from hs2jax.data import loader, packing
+from hs2jax.data import loader, records
 from hs2jax.identity import content_key
 from hs2jax.inference import not_finite, plan_evaluation, run_decoder, run_rows
 from hs2jax.models.checksum import checksum
@@ -59,7 +59,7 @@ def attach(
 def _room(store: Store, batches: loader.Batches, config, dtype) -> str:
     """Say where the states go, and how many bytes they take of how many."""
     layout = "separate" if batches.layout == "padded" else batches.layout
-    tokens = sum(packing.cost(example.encoded, layout) for example in batches.examples)
+    tokens = int(records.table(batches.examples).costs(layout).sum())
     size = tokens * config.hidden_size * jnp.dtype(dtype).itemsize
     if not isinstance(store.path, Path):  # There is no such place, which the store has told.
         return f"{size / 1e6:,.1f} MB of memory"

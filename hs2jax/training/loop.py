@@ -53,10 +53,12 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         trained_on, record = task.read(config.data.train)
         held_out, held_out_record = task.read(config.data.validation)
     trained_on, notes = task.prepare_training(trained_on)
+    rows = sharding.fit_rows(config.micro_batch_size, mesh)
+    shape["here"] = sharding.rows_here(rows, mesh)
     batches = loader.plan(
         trained_on.examples,
         batch_size=config.batch_size,
-        micro_batch_size=sharding.fit_rows(config.micro_batch_size, mesh),
+        micro_batch_size=rows,
         epochs=config.epochs,
         seed=config.seed,
         record=record,

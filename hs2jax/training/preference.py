@@ -8,13 +8,14 @@ trained has its first values.
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from hs2jax import inference, session
-from hs2jax.data import loader
+from hs2jax.data import loader, records
 from hs2jax.data.groups import Group
+from hs2jax.data.packing import Example
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items as scored
 from hs2jax.evaluation import measures, statistics
@@ -40,10 +41,10 @@ class PreferenceTask(tasks.PolicyTask):
         self.shown, self.columns = ("accuracy", "margin", "drift"), ("log_reference",)
         self.preparing |= {"whole": True, "derive": config.data.derive or None}
 
-    def choose(self, groups: list[Group], record: Record) -> list[Group]:
+    def choose(self, groups: Iterable[Group], record: Record) -> Iterable[Group]:
         if self.config.data.pairs == "all":
             return groups
-        return [_extremes(group, self.config.data.derive) for group in groups]
+        return (_extremes(group, self.config.data.derive) for group in groups)
 
     def missing(self, data: loader.Prepared, record: Record) -> str:
         return "" if record.pairs else "no preference pairs, for config.objective.kind"
@@ -115,12 +116,15 @@ def attach(task, data: loader.Prepared) -> loader.Prepared:
     Kept in a file for the model, to the last bit of its parameters, by the batches' arrays: so a
     run that was killed goes on with the same numbers. Raises ValueError where one is not finite.
     """
-    unlearned = [np.zeros_like(each.encoded.loss_mask) for each in data.examples]
-    examples = [
-        each._replace(encoded=dataclasses.replace(each.encoded, loss_mask=mask))
-        for each, mask in zip(data.examples, unlearned, strict=True)
-    ]
-    data, model, settings = loader.Prepared(data.groups, examples), task.model, task.config
+    table = records.table(data.examples)
+    table.examples["learned"], starts = 0, table.starts("responses")
+
+    def unlearned(i: int) -> Example:
+        example = data.examples[i]
+        mask = np.zeros_like(example.encoded.loss_mask)
+        return example._replace(encoded=dataclasses.replace(example.encoded, loss_mask=mask))
+
+    examples, model, settings = records.Rows(table, unlearned), task.model, task.config
     batches = inference.plan_evaluation(
         examples,
         row_length=settings.data.row_length,
@@ -132,21 +136,23 @@ def attach(task, data: loader.Prepared) -> loader.Prepared:
     name = content_key(VERSION, *of_model)
     store = Store(lambda: session.cache_folder() / "references" / f"{name}.sqlite", cache=True)
     run = task.sums(task.params, batches)
-    found = [np.zeros((len(each.encoded.responses), 3), np.float32) for each in examples]
+    found = np.zeros((starts[-1], 3), np.float32)
     for i in range(len(batches)):
         part = dataclasses.replace(batches, plan=batches.plan[i : i + 1])
         key = content_key(batches.layout, *(part[0][name] for name in OF_TOKENS))
         store.share([key])
-        table = store.get(key)
-        if table is None:
+        of_part = store.get(key)
+        if of_part is None:
             log.info("log-probabilities of the reference, part %d of %d", i + 1, len(batches))
-            (table,) = inference.run_rows(run, part, task.mesh)
-            store.add({key: table})
+            (of_part,) = inference.run_rows(run, part, task.mesh)
+            store.add({key: of_part})
         for row, slot, example, response in part.slots(0):
-            found[example][response] = table[row, slot]
-    task.check_finite(task.params, data, found, 0)
-    known = [
-        each._replace(ratings=table[:, :1], rating_mask=np.ones((len(table), 1), bool))
-        for each, table in zip(examples, found, strict=True)
-    ]
-    return loader.Prepared(data.groups, known)
+            found[starts[example] + response] = of_part[row, slot]
+    task.check_finite(task.params, data, np.split(found, starts[1:-1]), 0)
+    table.responses["ratings"], table.responses["rated"] = found[:, :1], True
+
+    def known(i: int) -> Example:
+        mine = table.responses[starts[i] : starts[i + 1]]
+        return unlearned(i)._replace(ratings=mine["ratings"], rating_mask=mine["rated"])
+
+    return loader.Prepared(data.groups, records.Rows(table, known))

@@ -3,10 +3,8 @@
 The loop knows only what `Task` declares. Axis letters: B rows, T tokens of a row, R response slots.
 """
 
-import dataclasses
 import functools
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +12,7 @@ import numpy as np
 
 from hs2jax import config_rules, configs, inference, survey
 from hs2jax.config_rules import parse_weights
-from hs2jax.data import conversations, corpora, loader
+from hs2jax.data import corpora, loader, records
 from hs2jax.data.groups import Group, prompt_text
 from hs2jax.data.record import Record
 from hs2jax.evaluation import items as scored
@@ -22,7 +20,7 @@ from hs2jax.evaluation import measures, statistics
 from hs2jax.language_model import LanguageModel
 from hs2jax.losses import steerlm
 from hs2jax.reward_model import RewardModel
-from hs2jax.training import objectives
+from hs2jax.training import objectives, tokenised
 from hs2jax.workdir import row
 
 
@@ -50,22 +48,26 @@ class Task:
     """
 
     def read(self, spec: str) -> tuple[loader.Prepared, Record]:
-        """Read and prepare the data of a specification. Raises ValueError where there is nothing
-        in it that the objective could learn from."""
+        """Read and prepare the data of a specification, or find what another run has made of them.
+        Raises ValueError where there is nothing in it that the objective could learn from."""
         data, record = self.config.data, Record()
+        settings = {
+            "read": self.model.read,
+            "on_error": data.on_error,
+            "attributes": tuple(self.columns),
+            "vocab_size": self.model.config.vocab_size,
+            **self.preparing,
+        }
         prepared = loader.prepare(
-            self.choose(list(corpora.read(spec, on_error=data.on_error, record=record)), record),
+            self.choose(corpora.read(spec, on_error=data.on_error, record=record), record),
             self.model.tokenizer,
-            read=self.model.read,
-            on_error=data.on_error,
-            attributes=self.columns,
             row_length=data.row_length,
             layout=data.layout,
             max_tokens=self.model.config.max_seq_len,
-            vocab_size=self.model.config.vocab_size,
             too_long=data.too_long,
             record=record,
-            **self.preparing,
+            folder=tokenised.folder(self.config.data, spec, self.model.tokenizer, settings),
+            **settings,
         )
         if missing := self.missing(prepared, record):
             raise ValueError(f"{spec}: {missing}: {record}")
@@ -73,15 +75,15 @@ class Task:
 
     def check_finite(self, params, held_out: loader.Prepared, tables, step: int) -> None:
         """See that what was computed of held-out groups, a table of each, is finite."""
-        each = zip(held_out.groups, held_out.examples, tables, strict=True)
-        bad = [(g.source, e.encoded) for g, e, table in each if not np.isfinite(table).all()]
+        numbers = [i for i, table in enumerate(tables) if not np.isfinite(table).all()]
+        bad = [(held_out.groups[i].source, held_out.examples[i].encoded) for i in numbers]
         if bad:
             what, where = "the model's outputs", {"dtype": self.model.dtype, "mesh": self.mesh}
             said = inference.not_finite(what, params, bad, self.model.config, **where)
             raise ValueError(f"config.data.validation, at step {step}: {said}")
 
-    def choose(self, groups: list[Group], record: Record) -> list[Group]:
-        """Choose what is prepared of the groups that were read."""
+    def choose(self, groups: Iterable[Group], record: Record) -> Iterable[Group]:
+        """Choose what is prepared of the groups, as they are read."""
         return groups
 
     def results(self) -> dict:
@@ -220,8 +222,12 @@ class PolicyTask(Task):
     def params(self, params):
         self.model.params = params and params["decoder"]
 
-    def choose(self, groups: list[Group], record: Record) -> list[Group]:
-        return conditioned(groups, record) if self.config.data.condition == "ratings" else groups
+    def choose(self, groups: Iterable[Group], record: Record) -> Iterable[Group]:
+        return (
+            tokenised.conditioned(groups, record)
+            if self.config.data.condition == "ratings"
+            else groups
+        )
 
     def missing(self, data: loader.Prepared, record: Record) -> str:
         if not data.examples:
@@ -229,23 +235,28 @@ class PolicyTask(Task):
             return "no conversation that fits" + rated * bool(self.config.data.condition)
         if not self.weighs:
             return ""
-        for group, example in zip(data.groups, data.examples, strict=True):
-            if not example.rating_mask.all():
-                return (
-                    f"{group.source} has not {', '.join(objectives.COLUMNS)} of every response, "
-                    'which config.objective.kind "steerlm2" needs and `hs2jax weigh` writes'
-                )
-        if all(len(example.rating_mask) == 1 for example in data.examples):
+        table = records.table(data.examples)
+        unrated = ~table.responses["rated"].all(axis=1)
+        if unrated.any():
+            first = np.searchsorted(table.starts("responses"), unrated.argmax(), side="right") - 1
+            source, names = data.groups[int(first)].source, ", ".join(objectives.COLUMNS)
+            return (
+                f"{source} has not {names} of every response, which "
+                'config.objective.kind "steerlm2" needs and `hs2jax weigh` writes'
+            )
+        if (table.examples["responses"] == 1).all():
             return "no group that fits has two responses or more to weigh against each other"
         return ""
 
     def prepare_training(self, data: loader.Prepared) -> tuple[loader.Prepared, dict]:
         warnings = []
         if self.weighs:
-            warnings = steerlm.collapse([example.ratings for example in data.examples])
+            table = records.table(data.examples)
+            of_each = np.split(table.responses["ratings"], table.starts("responses")[1:-1])
+            warnings = steerlm.collapse(of_each)
         # The slots of "padded" are made for one answer each.
         if self.config.data.condition == "ratings" and self.config.data.layout != "padded":
-            data = together(data)
+            data = tokenised.together(data)
         return data, {"warnings": warnings}
 
     def sums(self, params, batches: loader.Batches):
@@ -314,48 +325,13 @@ def without_strengths(config, data: loader.Prepared) -> list[str]:
     """Warn, in a list of one text or none, of an objective that asks for strengths of preferences
     where the pairs have none."""
     preference = config.objective.preference
-    strengths = {pair.strength for example in data.examples for pair in example.pairs}
-    if preference == "regular" or strengths != {1.0}:
+    strengths = np.unique(records.table(data.examples).pairs["strength"])
+    if preference == "regular" or strengths.tolist() != [1.0]:
         return []
     return [
         f"config.objective.preference is '{preference}', and all strengths of config.data.train "
         "are 1: no pair counts more than another"
     ]
-
-
-def conditioned(groups: Sequence[Group], record: Record) -> list[Group]:
-    """Make each rated response a group of its own that is asked for the response's ratings, put
-    between 0 and 4 and rounded, halves to even as NeMo-Aligner does. Others are counted as left
-    out. Raises ValueError for a group that has a condition already."""
-    found = []
-    for group in groups:
-        if group.condition:
-            raise ValueError(
-                f"{group.source}: has a condition of its own, so its ratings cannot be one; leave "
-                "config.data.condition empty"
-            )
-        known = group.ratings or [{}] * len(group.responses)
-        for response, ratings in zip(group.responses, known, strict=True):
-            if not ratings:
-                record.skip("response without ratings")
-                continue
-            condition = {name: int(steerlm.rounded(x)) for name, x in ratings.items()}
-            found.append(Group(group.prompt, (response,), source=group.source, condition=condition))
-    return found
-
-
-def together(prepared: loader.Prepared) -> loader.Prepared:
-    """Join neighbours that answer the same prompt, each behind its own condition, to one group, so
-    that the prompt is computed once. Their conditions are in the responses, and are not learned."""
-    found = loader.Prepared([], [])
-    pairs = zip(prepared.groups, prepared.examples, strict=True)
-    for _, neighbours in itertools.groupby(pairs, key=lambda pair: pair[0].prompt):
-        for part in conversations.in_parts(neighbours, conversations.SHARED):
-            groups, examples = zip(*part, strict=True)
-            responses = tuple(group.responses[0] for group in groups)
-            found.groups.append(dataclasses.replace(groups[0], responses=responses, condition={}))
-            found.examples.append(conversations.join([each.encoded for each in examples]))
-    return found
 
 
 @functools.partial(jax.jit, static_argnames=("config", "layout", "dtype"))

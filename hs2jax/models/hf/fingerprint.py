@@ -1,4 +1,4 @@
-"""Hashes of a model by what is in its files, not by where they lie or how they are sharded."""
+"""Hashes by what is in files: of a model, however it is sharded, of any file, and of the code."""
 
 import functools
 import hashlib
@@ -24,14 +24,14 @@ def fingerprint(name: str) -> dict[str, str]:
     place = name.removesuffix(reward_checkpoints.LM_HEAD)
     path = hub.resolve(place)
     if path.is_file():
-        return {"file": _of_file(path, changed(path))}
+        return {"file": of_file(path, changed(path))}
     if (path / "result.json").exists():  # A finished run's folder.
         path /= "model"
     elif (path / "best").is_dir():
         files = sorted(each for each in (path / "best").rglob("*") if each.is_file())
-        return {"best": _of_json([_of_file(each, changed(each)) for each in files])}
+        return {"best": _of_json([of_file(each, changed(each)) for each in files])}
     if (adapter := adapters.settings_of(path)) is not None:
-        whole = [_of_file(path / adapters.WEIGHTS, changed(path / adapters.WEIGHTS)), adapter]
+        whole = [of_file(path / adapters.WEIGHTS, changed(path / adapters.WEIGHTS)), adapter]
         base = fingerprint(adapter["base_model_name_or_path"])
         return {"adapter": _of_json(whole)} | {f"base {part}": of for part, of in base.items()}
     config = checkpoint_files.read_json(path / "config.json")
@@ -40,7 +40,7 @@ def fingerprint(name: str) -> dict[str, str]:
     for file in checkpoint_files.weight_files(path):
         weights |= _of_tensors(file, changed(file))
     there = [path / each for each in TOKENIZER_FILES if (path / each).is_file()]
-    files = {each.name: _of_file(each, changed(each)) for each in there}
+    files = {each.name: of_file(each, changed(each)) for each in there}
     parts = {"weights": weights, "config": [config, name[len(place) :]], "tokenizer": files}
     return {part: _of_json(content) for part, content in parts.items()}
 
@@ -64,9 +64,17 @@ def _of_tensors(path: Path, changed: tuple[int, int, int]) -> dict[str, str]:
 
 
 @functools.cache
-def _of_file(path: Path, changed: tuple[int, int, int]) -> str:
+def of_file(path: Path, changed: tuple[int, int, int]) -> str:
+    """Hash a file by its bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+@functools.cache
+def code_hash() -> str:
+    """Hash this package's code."""
+    files = sorted(Path(__file__).parents[2].rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def _of_json(value) -> str:
