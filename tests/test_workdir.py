@@ -2,8 +2,10 @@
 is wrong with it is told."""
 
 import errno
+import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -240,6 +242,15 @@ def test_a_value_that_is_not_finite_becomes_null_in_every_file(tmp_path):
     assert workdir.read_json(tmp_path / "value.json") == wanted
     assert stages.read(tmp_path / "rows.jsonl") == [wanted]
     assert stages.read(tmp_path / "metrics.jsonl") == [{"kind": "train", "step": 1, "loss": None}]
+
+
+def test_a_printed_command_can_be_run_where_a_folder_has_spaces(tmp_path, caplog):
+    folder = tmp_path / "My Drive" / "run 1"
+    folder.mkdir(parents=True)
+    with caplog.at_level(logging.INFO):
+        metrics.Metrics(folder, start=0, total=1).close()
+    (said,) = (x for x in caplog.messages if x.startswith("curves"))
+    assert shlex.split(said.partition("hs2jax report ")[2]) == [f"--workdir={folder}"]
 
 
 def test_weights_and_biases_gets_the_numbers_by_the_same_names_and_goes_on(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import json
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -56,8 +57,7 @@ class Metrics:
         log.info(
             "curves: tensorboard --logdir=%s (pip install tensorboard), or a page of the run so "
             "far: hs2jax report --workdir=%s",
-            folder / "tensorboard",
-            folder,
+            *(shlex.quote(str(path)) for path in (folder / "tensorboard", folder)),
         )
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:

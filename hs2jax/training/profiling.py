@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,9 +27,8 @@ def traced(folder: Path, steps: int) -> Iterator[Callable]:
             jax.block_until_ready(state)
             jax.profiler.stop_trace()
             tracing = False
-            log.info(
-                "trace of %d steps: tensorboard --logdir=%s (pip install xprof)", steps, folder
-            )
+            say = "trace of %d steps: tensorboard --logdir=%s (pip install xprof)"
+            log.info(say, steps, shlex.quote(str(folder)))
         if number == 2 and steps:
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # Its events would be most of the file.
