@@ -6,6 +6,7 @@ random besides.
 
 import contextlib
 import gzip
+import json
 import multiprocessing
 import os
 import random
@@ -301,6 +302,10 @@ def test_a_checkpoint_copied_by_hand_is_gone_on_from_or_refused_and_stays(
         RunState(place, {}, started=0.0)
     assert (place / "checkpoints" / "50" / "state").exists()
     shutil.rmtree(place / "checkpoints" / "50")
+    meta = other / "checkpoints" / str(LAST) / "meta" / "metadata"
+    meta.write_text(json.dumps({"frozen": "", "best": None}))
+    with pytest.raises(ValueError, match=f"checkpoints/{LAST} was saved by an earlier version"):
+        RunState(other, {}, started=0.0)
     shutil.rmtree(place / "best" / str(best))
     with pytest.raises(FileNotFoundError, match=f"best/{best} is not there.*copy it too"):
         RunState(place, {}, started=0.0)

@@ -70,15 +70,17 @@ class Checkpoints:
                 meta = self.read_meta(step)
             except Exception as error:
                 # A run may have been killed as it deleted it.
-                if step <= named and not (newer and newer["replaces"] == step):
+                if step <= named and not (newer and newer.get("replaces") == step):
                     yield place, f"cannot be read ({' '.join(str(error).split())[:200]})"
                 continue
-            if meta.get("step") != step:
-                yield place, f"is a checkpoint of step {meta.get('step')}"
+            if "run" not in meta:
+                yield place, "was saved by an earlier version"
+            elif meta["step"] != step:
+                yield place, f"is a checkpoint of step {meta['step']}"
             elif meta["run"] != self._run:
                 what = "; ".join(identity.differences(meta["run"], self._run))
                 yield place, f"is of another run (different: {what})"
-            elif newer and newer["replaces"] != step:
+            elif newer and newer.get("replaces") != step:
                 yield place, f"is older than {newer['step']}, from which the run goes on"
             newer = meta
 
