@@ -45,12 +45,14 @@ class LanguageModel(Model):
     """
 
     @classmethod
-    def load(cls, name, *, template: str = "", mesh=None, dtype=None) -> "LanguageModel":
-        """Load a folder, a GGUF file, a hub id or a short name; template and dtype: see
+    def load(
+        cls, name, *, template: str = "", mesh=None, dtype=None, masters: bool = False
+    ) -> "LanguageModel":
+        """Load a folder, a GGUF file, a hub id or a short name; keywords: see
         `RewardModel.load`. Of a reward model that still has its output weights, the language model
         is loaded and the head left. Raises ValueError where the checkpoint has no output weights or
         no tokenizer."""
-        loaded, common = load(name, template=template, mesh=mesh, dtype=dtype)
+        loaded, common = load(name, template=template, mesh=mesh, dtype=dtype, masters=masters)
         if not loaded.config.language_head:
             raise ValueError(
                 f"{name} is a reward model without a language model's output weights; name the "

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -15,13 +16,17 @@ from hs2jax.models.config import Config
 from hs2jax.models.hf import hub
 from hs2jax.models.hf.weights import Tensor, gathered
 
+log = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(repr=False)
 class Model:
     """A decoder with its tokenizer.
 
     mesh: where the parameters live, None for the default device. dtype: of the computation; heads
-    and softmax are always float32. template: name of the chat template that the tokenizer holds,
+    and softmax are always float32. The decoder's weights lie in it too, in half of float32's memory
+    where it is bfloat16, or in float32 where they were loaded with `masters`: what is trained, or
+    saved as it was, needs that. template: name of the chat template that the tokenizer holds,
     "own" for its own. read: how the end of a turn is found, where scores are read, see
     `data.chat.encode`. name: as it was loaded.
     """
@@ -53,6 +58,12 @@ class Model:
 
     def _export(self, folder, decoder, **others) -> None:
         """Write a folder that `transformers` loads."""
+        if any(x.dtype != jnp.float32 for x in jax.tree.leaves(decoder)):
+            log.info(
+                "%s: what was not trained lay in %s and is saved so; of a checkpoint in float32, "
+                "load(..., masters=True) keeps all digits",
+                *(self.name, jnp.dtype(self.dtype).name),
+            )
         decoder = gathered(decoder, self.config)
         if decoder is not None:
             own = {
@@ -94,13 +105,15 @@ def open_model(name, template: str) -> tuple[hub.Loaded, dict[str, Tensor]]:
     return dataclasses.replace(opened, template=template or opened.template, read=read), tensors
 
 
-def load(name, *, template: str, mesh, dtype) -> tuple[hub.Loaded, dict[str, Any]]:
+def load(name, *, template: str, mesh, dtype, masters: bool) -> tuple[hub.Loaded, dict[str, Any]]:
     """Load a model by name onto the mesh: (it, the keywords of `Model`). template and errors: see
-    `open_model`; no weights are read before."""
-    loaded = hub.assembled(*open_model(name, template), mesh)
+    `open_model`; no weights are read before. masters: see `Model`."""
+    dtype = dtype or default_dtype()
+    held = {} if masters else {"dtype": dtype}
+    loaded = hub.assembled(*open_model(name, template), mesh, **held)
     return loaded, {
         "mesh": mesh,
-        "dtype": dtype or default_dtype(),
+        "dtype": dtype,
         "template": loaded.template,
         "read": loaded.read,
         "name": str(name),

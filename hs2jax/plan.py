@@ -41,21 +41,16 @@ def plan(config, folder: Path | str) -> list[dict]:
     configs.check(base, "config.base", reading=False)
     if workdir.claim(folder, config):
         return workdir.read_rows(folder / "results.jsonl")
-    chips, tried, found = devices(config.topology), {}, config
-    if config.search:
-        tried = search(config, chips)
-        best = min(tried, key=lambda each: plan_rows.cost(config, tried[each]))
-        found = changed(config, best)
-    programs = tried[best] if tried else compile_all(config, chips)
-    rows = [*plan_rows.rows_of(found, programs), *plan_rows.candidate_rows(found, tried)]
-    said = plan_rows.words(found, programs, tried)
+    chips = devices(config.topology)
+    tried = search(config, chips) if config.search else {(): compile_all(config, chips)}
+    best = min(tried, key=lambda each: plan_rows.cost(config, tried[each]))
+    found, others = changed(config, best), tried if config.search else {}
+    rows = plan_rows.rows_of(found, tried[best]) + plan_rows.candidate_rows(found, others)
+    said = plan_rows.words(found, tried[best], others)
     for each in said:
         log.info("%s: %s", each["label"], each["sentence"])
     result = {"model": {"name": f"{base.model.name} on {config.topology}"}, "said": said}
     return workdir.finish(folder, config, result, rows)
-
-
-# Compiling ----------------------------------------------------------------------------------------
 
 
 def devices(topology: str) -> list:
@@ -71,12 +66,13 @@ def devices(topology: str) -> list:
     except Exception as error:  # What libtpu raises for all that it cannot.
         said = " ".join(str(error).split())
         if "libtpu" in said or "not found" in said.lower():
-            raise RuntimeError(
-                f'the TPU compiler is not here: pip install "hs2jax[tpu]" ({said})'
-            ) from error
-        raise ValueError(
-            f"config.topology is {topology!r}, which the compiler refuses: {said}"
-        ) from error
+            no_compiler = 'the TPU compiler is not here: pip install "hs2jax[tpu]"'
+            raise RuntimeError(f"{no_compiler} ({said})") from error
+        refused = f"config.topology is {topology!r}, which the compiler refuses"
+        raise ValueError(f"{refused}: {said}") from error
+
+
+# Compiling ----------------------------------------------------------------------------------------
 
 
 def compile_all(config, chips: Sequence) -> list[Program]:
@@ -84,41 +80,16 @@ def compile_all(config, chips: Sequence) -> list[Program]:
     mesh, found = sharding.make_mesh(**config.base.mesh, of=chips), []
     for one in planned.steps(config, mesh):
         log.info("compiling %s for %d chips of %s", one.name, mesh.size, config.topology)
-        found.append(compile_one(one, mesh, config.topology))
+        with tempfile.TemporaryDirectory() as dump:
+            traced = trace(one, mesh)
+            try:
+                program = traced.lower().compile({"xla_dump_to": dump})
+            except jax.errors.JaxRuntimeError as error:
+                found.append(too_large(one, error))
+            else:
+                used = compiled.temporaries(Path(dump))
+                found.append(measured(one, traced, program, config.topology, used))
     return found
-
-
-def compile_one(one: Step, mesh, topology: str) -> Program:
-    """Compile a program for the chips of a mesh."""
-    held = {name: bytes_on_a_chip(tree) for name, tree in one.holds.items()}
-    with tempfile.TemporaryDirectory() as dump:
-        traced = trace(one, mesh)
-        try:
-            program = traced.lower().compile({"xla_dump_to": dump})
-        except jax.errors.JaxRuntimeError as error:
-            needs = re.search(r"Used ([\d.]+)G of [\d.]+G hbm", str(error))
-            if needs is None:
-                raise
-            beside = sum(held.values()) - bytes_on_a_chip(one.given)
-            return Program(one, {"memory": int(float(needs[1]) * GIB) + beside} | held, 0, [], None)
-        return measured(one, traced, program, topology, compiled.temporaries(Path(dump)))
-
-
-def measured(one: Step, traced, program, topology: str, used: int | None = None) -> Program:
-    """Read what a compiled program does. used: bytes of its temporaries, None for what it says
-    itself."""
-    held = {name: bytes_on_a_chip(tree) for name, tree in one.holds.items()}
-    analysis, text, jaxpr = program.memory_analysis(), program.as_text(), traced.jaxpr.jaxpr
-    chips = math.prod(roofline.of(topology)[1])
-    made = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    held["temporaries"] = (used or analysis.temp_size_in_bytes) + made
-    moved = compiled.collectives(text, chips, one.trips)
-    flops, kernels = (
-        compiled.traced_flops(jaxpr, one.trips, kernels=only) for only in (False, True)
-    )
-    cycles = compiled.cycles(text, one.trips)
-    times = roofline.times(topology, flops, kernels, cycles, moved)
-    return Program(one, {"memory": sum(held.values())} | held, flops, moved, times)
 
 
 def trace(one: Step, mesh):
@@ -127,17 +98,50 @@ def trace(one: Step, mesh):
         return one.run.trace(*one.given, **one.settings)
 
 
+def too_large(one: Step, error: jax.errors.JaxRuntimeError) -> Program:
+    """Read how much memory a program needs that does not fit; raises any other error again."""
+    needs = re.search(r"Used ([\d.]+)G of [\d.]+G hbm", str(error))
+    if needs is None:
+        raise error
+    held = {name: bytes_on_a_chip(tree) for name, tree in one.holds.items()}
+    beside = sum(held.values()) - bytes_on_a_chip(one.given)
+    return Program(one, {"memory": int(float(needs[1]) * GIB) + beside} | held, 0, [], None)
+
+
+def measured(one: Step, traced, program, topology: str, used: int | None = None) -> Program:
+    """Read what a compiled program does. used: bytes of its temporaries, None for what it says
+    itself."""
+    held = {name: bytes_on_a_chip(tree) for name, tree in one.holds.items()}
+    analysis, text, jaxpr = program.memory_analysis(), program.as_text(), traced.jaxpr.jaxpr
+    made = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    held["temporaries"] = (used or analysis.temp_size_in_bytes) + made
+    moved = compiled.collectives(text, math.prod(roofline.of(topology)[1]), one.trips)
+    flops, kernels = (
+        compiled.traced_flops(jaxpr, one.trips, kernels=only) for only in (False, True)
+    )
+    cycles = compiled.cycles(text, one.trips)
+    times = roofline.times(topology, flops, kernels, cycles, moved)
+    return Program(one, {"memory": sum(held.values())} | held, flops, moved, times)
+
+
 def bytes_on_a_chip(tree: Any) -> int:
     """Count the bytes of arrays of which one chip has a part."""
     arrays = [x for x in jax.tree.leaves(tree) if hasattr(x, "dtype")]
-    places = [getattr(x, "sharding", None) for x in arrays]
-    return sum(
-        math.prod(place.shard_shape(x.shape) if place else x.shape) * x.dtype.itemsize
-        for x, place in zip(arrays, places, strict=True)
-    )
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in arrays)
 
 
 # Searching ----------------------------------------------------------------------------------------
+
+
+def search(config, chips: Sequence) -> dict[tuple, list[Program]]:
+    """Compile what may be fastest, by changes of the config."""
+    rows = planned.training(config, sharding.make_mesh(**config.base.mesh, of=chips)).rows[0]
+    found: dict[tuple, list[Program]] = {}
+    for changes in candidates(config.base, len(chips), rows):
+        found[changes] = programs = compile_all(changed(config, changes), chips)
+        memory, seconds = plan_rows.needs(programs), plan_rows.seconds_of(config, programs)
+        log.info("%s: %.1f GiB, %.4g s", plan_rows.as_flags(changes, ""), memory / GIB, seconds)
+    return found
 
 
 def candidates(base, chips: int, rows: int) -> list[tuple]:
@@ -152,17 +156,8 @@ def candidates(base, chips: int, rows: int) -> list[tuple]:
     return found
 
 
-def search(config, chips: Sequence) -> dict[tuple, list[Program]]:
-    """Compile what may be fastest, by changes of the config."""
-    step_rows = planned.training(config, sharding.make_mesh(**config.base.mesh, of=chips)).rows[0]
-    found: dict[tuple, list[Program]] = {}
-    for changes in candidates(config.base, len(chips), step_rows):
-        found[changes] = compile_all(changed(config, changes), chips)
-        log.info("%s", plan_rows.one_line(config, changes, found[changes]))
-    return found
-
-
 def changed(config, changes: tuple):
     """A plan's config with changes of its base; what is left of the chips shares a copy."""
     own = {f"base.{key}": value for key, value in changes}
-    return config_rules.changed(config, own | {"base.mesh.data": 1, "base.mesh.fsdp": -1})
+    own |= {"base.mesh.data": 1, "base.mesh.fsdp": -1} if changes else {}
+    return config_rules.changed(config, own)

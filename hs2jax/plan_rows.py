@@ -1,6 +1,5 @@
 """What a plan says: rows of the memory and the time of compiled programs, and sentences."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -37,9 +36,8 @@ def rows_of(config, programs: Sequence[Program]) -> list[dict]:
         rows += work_rows(name, each)
         if each.step.name == "update":
             state, frozen, _ = each.step.given
-            rows.append(row("", "disk", "checkpoint_bytes", trainable.nbytes(state)))
-            export = trainable.nbytes((state["params"], frozen))
-            rows.append(row("", "disk", "export_bytes", export))
+            stored = {"checkpoint_bytes": state, "export_bytes": (state["params"], frozen)}
+            rows += [row("", "disk", x, trainable.nbytes(tree)) for x, tree in stored.items()]
     return rows + collective_rows(programs)
 
 
@@ -57,8 +55,7 @@ def summary(config, programs: Sequence[Program]) -> list[dict]:
         return rows
     useful = groups * sum(each.step.useful / each.step.groups for each in programs)
     peak = math.prod(axes) * chip.teraflops * 1e12
-    passes = config.base.get("epochs", 1)
-    steps = config.base.get("steps") or passes * config.groups / groups
+    steps = config.base.get("steps") or config.base.get("epochs", 1) * config.groups / groups
     return [
         *rows,
         row("", "time", "predicted_seconds", seconds, n=groups, headline=True),
@@ -112,18 +109,14 @@ def collective_rows(programs: Sequence[Program]) -> list[dict]:
     """Rows of the collectives by kind and type: bytes that a chip sends in them in all programs,
     each run once, how often, and the share of the bytes whose collective is not waited for where it
     begins."""
-    by_kind: dict[str, list[compiled.Collective]] = {}
-    for each in itertools.chain(*(program.moved for program in programs)):
-        by_kind.setdefault(f"{each.kind} {each.dtype}", []).append(each)
-    rows = []
-    for kind, some in sorted(by_kind.items()):
+    rows, every = [], [each for program in programs for each in program.moved]
+    for kind in sorted({(each.kind, each.dtype) for each in every}):
+        some = [each for each in every if (each.kind, each.dtype) == kind]
         total = sum(each.bytes * each.times for each in some)
         apart = sum(each.bytes * each.times for each in some if each.overlaps)
-        times = sum(each.times for each in some)
-        rows += [
-            row("", f"collective/{kind}", "sent_bytes", total, n=times),
-            row("", f"collective/{kind}", "overlapping", apart / total if total else None),
-        ]
+        part = f"collective/{' '.join(kind)}"
+        rows.append(row("", part, "sent_bytes", total, n=sum(x.times for x in some)))
+        rows.append(row("", part, "overlapping", apart / total if total else None))
     return rows
 
 
@@ -141,63 +134,48 @@ def as_flags(changes: tuple, before: str = "--config.") -> str:
     return " ".join(f"{before}{name}={value}" for name, value in changes)
 
 
-def one_line(config, changes: tuple, programs: Sequence[Program]) -> str:
-    """Say in a line what became of settings that were tried."""
-    memory, seconds = needs(programs) / GIB, seconds_of(config, programs)
-    return f"{as_flags(changes, '')}: {memory:.1f} GiB, {seconds:.4g} s"
-
-
 # Words --------------------------------------------------------------------------------------------
 
 
-class Said(NamedTuple):
-    """A sentence under a label. tone: "good", "unsure" or "bad"."""
-
-    tone: str
-    label: str
-    sentence: str
-
-
 def words(config, programs: Sequence[Program], tried: Mapping) -> list[dict]:
-    """Say what fits, what limits and what would help."""
+    """Say what fits, what limits and what would help: sentences under labels, in tones "good",
+    "unsure" and "bad"."""
     said = [fit(config, programs)]
     if all(each.times for each in programs):
         said.append(limit(programs))
-    said += [padding(config, each.step) for each in programs]
+    said += [padding(config, x.step) for x in programs if x.step.rows[0] < 0.9 * x.step.rows[1]]
     if tried:
         fitting = sum(not cost(config, each)[0] for each in tried.values())
         best = min(tried, key=lambda each: cost(config, tried[each]))
         text = f"Of {len(tried)} settings {fitting} fit. This is of {as_flags(best)}."
-        said.append(Said("good" if fitting else "bad", "Searched", text))
-    return [each._asdict() for each in said if each]
+        said.append(("good" if fitting else "bad", "Searched", text))
+    return [dict(zip(("tone", "label", "sentence"), each, strict=True)) for each in said]
 
 
-def fit(config, programs: Sequence[Program]) -> Said:
+def fit(config, programs: Sequence[Program]) -> tuple[str, str, str]:
     """Say whether all of it fits into a chip's memory, and what would make it fit."""
     chip, axes = roofline.of(config.topology)
     worst = max(programs, key=lambda each: each.memory["memory"])
-    memory, chips = worst.memory, math.prod(axes)
-    left = chip.memory * GIB - memory["memory"]
+    left = chip.memory * GIB - worst.memory["memory"]
     during = f" while it runs “{worst.step.name}”" if len(programs) > 1 else ""
-    text = f"A chip has {chip.memory:g} GiB and needs {memory['memory'] / GIB:.1f} GiB{during}"
+    text = f"A chip has {chip.memory:g} GiB and needs {needs(programs) / GIB:.1f} GiB{during}"
     if left >= 0:
-        return Said("good", "It fits", f"{text}: {left / GIB:.1f} GiB are left.")
+        return "good", "It fits", f"{text}: {left / GIB:.1f} GiB are left."
     over = f"{text}, {-left / GIB:.1f} GiB too much."
-    return Said("bad", "It does not fit", f"{over} {helping(config.base, memory, chip, chips)}")
+    helps = "; ".join(helping(config.base, worst.memory, chip.memory * GIB, math.prod(axes)))
+    return "bad", "It does not fit", f"{over} What may help: {helps}."
 
 
-def helping(base, memory: Mapping[str, int], chip: roofline.Chip, chips: int) -> str:
+def helping(base, memory: Mapping[str, int], room: float, chips: int) -> list[str]:
     """Say what would make a program fit that needs this memory. Its parameters and what belongs to
     them are divided among all chips; the rest belongs to rows."""
     rest = ("memory", "temporaries", "batch", "cache")
     divided = sum(size for name, size in memory.items() if name not in rest)
-    of_rows, found = memory["memory"] - divided, []
-    if of_rows < chip.memory * GIB:
-        least = math.ceil(divided * chips / (chip.memory * GIB - of_rows))
-        found.append(f"{least} chips would hold it with as many rows on each")
-    else:
-        found.append("its rows alone are too much for a chip, however many there are")
-    parts = chips // base.mesh.tensor
+    of_rows, parts = memory["memory"] - divided, chips // base.mesh.tensor
+    found = ["its rows alone are too much for a chip, however many there are"]
+    if of_rows < room:
+        least = math.ceil(divided * chips / (room - of_rows))
+        found = [f"{least} chips would hold it with as many rows on each"]
     if base.get("micro_batch_size", 0) > parts:
         found.append(f"--config.micro_batch_size={parts} has one row at a time")
     if base.mesh.tensor < 8:
@@ -206,10 +184,10 @@ def helping(base, memory: Mapping[str, int], chip: roofline.Chip, chips: int) ->
         found.append("--config.model.remat=True keeps less of each layer")
     if base.get("lora") and not base.lora.rank:
         found.append("--config.lora.rank=16 has no optimizer for the model's own weights")
-    return f"What may help: {'; '.join(found)}."
+    return found
 
 
-def limit(programs: Sequence[Program]) -> Said:
+def limit(programs: Sequence[Program]) -> tuple[str, str, str]:
     """Say of the program that takes longest what its time is spent on."""
     slow = max(programs, key=lambda each: each.times.total * each.step.times)
     peak, compute, links, waited, total = slow.times
@@ -219,18 +197,15 @@ def limit(programs: Sequence[Program]) -> Said:
         f"{links:.3g} s, and {waited:.3g} s of that nothing hides."
     )
     if links > compute or waited > total / 3:
-        return Said("unsure", "Links limit it", text)
+        return "unsure", "Links limit it", text
     if compute > 2 * peak:
-        return Said("unsure", "Memory's bandwidth limits it", text)
-    return Said("good", "Products limit it", text)
+        return "unsure", "Memory's bandwidth limits it", text
+    return "good", "Products limit it", text
 
 
-def padding(config, step: Step) -> Said | None:
-    """Say of a program whose rows are not filled what would fill them; None where nine in ten
-    are."""
+def padding(config, step: Step) -> tuple[str, str, str]:
+    """Say of a program whose rows are not filled what would fill them."""
     (filled, computed), (useful, of_all) = step.rows, step.tokens
-    if filled >= 0.9 * computed:
-        return None
     text = (
         f"{step.groups} groups fill {filled} of the {computed} rows that “{step.name}” computes, "
         f"of {of_all // computed} tokens each: {1 - useful / of_all:.0%} is padding."
@@ -238,6 +213,7 @@ def padding(config, step: Step) -> Said | None:
     if step.name == "update":
         text += f" --config.batch_size={step.groups * computed // filled} would fill them"
         tensor = config.base.mesh.tensor * 2 ** math.floor(math.log2(computed / filled))
-        fewer = f"; --config.mesh.tensor={tensor} has fewer rows, on several chips each"
-        text += f"{fewer if tensor > config.base.mesh.tensor else ''}."
-    return Said("unsure", "Rows are empty", text)
+        if tensor > config.base.mesh.tensor:
+            text += f"; --config.mesh.tensor={tensor} has fewer rows, on several chips each"
+        text += "."
+    return "unsure", "Rows are empty", text

@@ -59,6 +59,7 @@ class RewardModel(Model):
         seed: int = 0,
         mesh=None,
         dtype=None,
+        masters: bool = False,
         untrained: bool = True,
     ) -> "RewardModel":
         """Load a reward model, or a language model with a new head.
@@ -67,12 +68,14 @@ class RewardModel(Model):
         language model whose row 0 of lm_head gives the reward. outputs: names of a new head's
         outputs; a head that is there must have just these where they are given. bias and seed: of
         a new head. template: one of `data.templates`; "" is the checkpoint's. dtype: of the
-        computation; None is float32 on CPU and bfloat16 elsewhere. untrained: a new head is warned
-        of. Raises ValueError where there is no head and no outputs are named, or they disagree.
+        computation; None is float32 on CPU and bfloat16 elsewhere. masters: the weights lie in
+        float32, to be trained or saved as they are, and not in dtype (see `Model`). untrained: a
+        new head is warned of. Raises ValueError where there is no head and no outputs are named, or
+        they disagree.
         """
         if any((Path(name) / mark).exists() for mark in ("run.json", "result.json")):
             raise ValueError(f"{name} is the folder of a run; its model is {Path(name) / 'model'}")
-        loaded, common = load(name, template=template, mesh=mesh, dtype=dtype)
+        loaded, common = load(name, template=template, mesh=mesh, dtype=dtype, masters=masters)
         head, outputs = loaded.head, tuple(outputs)
         if head is None:
             if not outputs:
@@ -201,10 +204,14 @@ class RewardModel(Model):
         """Compute outputs [responses, K] of each tokenised group, a list of numpy arrays."""
         if not examples:
             return []
+        run, batches = self.program(examples, layout=layout, rows=rows)
+        return run_batches(run, batches, len(self.outputs), self.mesh)
+
+    def program(self, examples: Sequence[Example], *, layout="shared", rows: int | None = None):
+        """Find what `predict` runs: (a function of a micro-batch, batches of them)."""
         batches = plan_rows(examples, layout=layout, rows=rows, mesh=self.mesh)
         settings = {"config": self.config, "layout": layout, "dtype": self.dtype}
-        run = functools.partial(predict, self.params, **settings)
-        return run_batches(run, batches, len(self.outputs), self.mesh)
+        return functools.partial(predict, self.params, **settings), batches
 
     def save(self, folder) -> None:
         """Export weights, config and tokenizer as a folder that `transformers` loads. Where the

@@ -2,6 +2,8 @@
 
 import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -12,6 +14,7 @@ from tiny import talk
 from hs2jax.data import loader, packing
 from hs2jax.inference import plan_evaluation, predict, run_batches
 from hs2jax.models import sharding
+from hs2jax.models.checksum import checksum
 from hs2jax.reward_model import RewardModel, group_conversations
 
 MODEL = tiny.reward_model(("helpfulness", "verbosity"))
@@ -160,6 +163,28 @@ def test_a_saved_model_loads_with_its_names_weights_and_scores(tmp_path):
         path.unlink()
     with pytest.raises(ValueError, match="no tokenizer beside the model"):
         RewardModel.load(tmp_path)
+
+
+@pytest.mark.parametrize("mesh", [None, {"fsdp": 4, "tensor": 2}], ids=str)
+def test_weights_lie_in_the_type_of_the_computation_and_score_the_same(tmp_path, mesh):
+    """But where they are to be trained; norms and heads are in float32 always."""
+    tiny.save(tmp_path, outputs=MODEL.outputs)
+    how = {"dtype": jnp.bfloat16, "mesh": mesh and sharding.make_mesh(**mesh)}
+    half, whole = (RewardModel.load(tmp_path, masters=masters, **how) for masters in (False, True))
+    types = {
+        sharding.path_name(path): x.dtype for path, x in jax.tree.leaves_with_path(half.params)
+    }
+    assert {name for name, dtype in types.items() if dtype == jnp.float32} == {
+        name for name in types if "norm" in name or name.startswith("head/")
+    }
+    assert {x.dtype for x in jax.tree.leaves(whole.params)} == {jnp.dtype(jnp.float32)}
+    talks = [talk(*pair) for pair in MANY]
+    assert half.score(talks) == whole.score(talks)
+    assert half.score(talks) != MODEL.score(talks)
+    # A run that goes on, or weights that were fitted, elsewhere in the other type are the same.
+    sums = [checksum(each.params, rounded=True) for each in (half, whole)]
+    assert sums[0] == sums[1]
+    assert checksum(half.params) != checksum(whole.params)
 
 
 def test_a_language_model_needs_the_names_of_a_new_head(tmp_path):

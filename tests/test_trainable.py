@@ -13,6 +13,7 @@ from hs2jax import configs
 from hs2jax.inference import forward
 from hs2jax.models import sharding
 from hs2jax.models.checksum import checksum
+from hs2jax.models.decoder import hold
 from hs2jax.models.sharding import path_name
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import loop, trainable
@@ -62,6 +63,13 @@ def test_what_is_trained_and_that_parameters_come_back_as_they_were(changes, exp
     assert {"head/kernel", "head/bias"} <= names(trained)
     assert all(re.match(expected, name) for name in names(trained))
     assert not any(re.match(expected, name) for name in names(frozen) - {"lora_scale"})
+    # As it lies where products are in bfloat16: what is trained in float32 all the same.
+    half = {**params, "decoder": hold(params["decoder"], jnp.bfloat16)}
+    trained, frozen = trainable.split(trainable.begin(half, settings), settings, jnp.bfloat16)
+    assert {x.dtype for x in jax.tree.leaves(trained)} == {jnp.dtype(jnp.float32)}
+    for path, x in jax.tree.leaves_with_path(frozen):
+        in_float32 = re.search("norm|lora_scale", path_name(path[-1:]))
+        assert x.dtype == (jnp.float32 if in_float32 else jnp.bfloat16)
 
 
 def test_a_frozen_stack_gives_the_same_scores_and_no_gradient():

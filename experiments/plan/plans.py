@@ -43,6 +43,12 @@ PLANS = {
     "DPO 70B, v5p": "--config=dpo:llama31_70b --topology=v5p:4x4x4",
     "REINFORCE 70B, v5p": "--config=reinforce:llama31_70b --topology=v5p:4x4x4 --responses=4 "
     "--config.reward_models=main=meta-llama/Llama-3.1-70B-Instruct",
+    # A row of 128k tokens, on eight chips by its heads.
+    "long row 8B, v5p": (
+        f"--config=sft:llama31_8b --topology=v5p:4x4x4 {LANGUAGE} --group_tokens=131072 "
+        "--config.data.row_length=131072 --config.mesh.tensor=8 --config.batch_size=8 "
+        "--config.micro_batch_size=8"
+    ),
 }
 COLUMNS = ("slice", "GiB of", "seconds", "MFU", "groups a second", "padding", "what it says")
 

@@ -17,6 +17,7 @@ from hs2jax.alignment.rollouts import Scale, Worth
 from hs2jax.inference import run_decoder
 from hs2jax.language_model import LanguageModel
 from hs2jax.models import heads, sharding
+from hs2jax.models.decoder import hold
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import optimizer, step
 
@@ -71,7 +72,8 @@ class Critic:
             {**config.optimizer.to_dict(), "learning_rate": config.ppo.learning_rate},
             config.steps * config.updates,
         )
-        params = {"decoder": rater.params["decoder"], "head": value_head(rater, scale)}
+        decoder = hold(rater.params["decoder"], jnp.float32)
+        params = {"decoder": decoder, "head": value_head(rater, scale)}
         begin = step.beginning(tx)
         places = sharding.shardings(jax.eval_shape(begin, params), policy.mesh)
         self.state = jax.jit(begin, out_shardings=places)(params)

@@ -33,6 +33,7 @@ from hs2jax.data.record import Record
 from hs2jax.inference import token_log_probabilities
 from hs2jax.language_model import LanguageModel
 from hs2jax.models import sharding
+from hs2jax.models.decoder import hold
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import metrics, optimizer, profiling, step, trainable
 from hs2jax.training.checkpoint import RunState, check_room
@@ -50,7 +51,8 @@ def reinforce(config, run: stage.Run) -> list[dict]:
     responses have no reward, with the step and the reason."""
     folder, started = run.workdir, time.monotonic()
     run.mesh = mesh = sharding.make_mesh(**config.mesh)
-    policy = run.load(LanguageModel, config.model.name, config.model.template)
+    named = config.model.name, config.model.template
+    policy = run.load(LanguageModel, *named, masters=trainable.masters(config))
     raters = {
         name: run.load(RewardModel, model)
         for name, model in parse_policies(config.reward_models).items()
@@ -63,9 +65,9 @@ def reinforce(config, run: stage.Run) -> list[dict]:
     scales = {name: _scale(run, rater, weights.get(name, 0.0)) for name, rater in raters.items()}
 
     # What is trained ----------------------------------------------------------------------------
-    roller = Roller(policy, policy.params, raters, config)
-    start = {"decoder": policy.params}
-    params, frozen = trainable.split(trainable.begin(start, config, mesh), config)
+    params = trainable.begin({"decoder": policy.params}, config, mesh)
+    params, frozen = trainable.split(params, config, policy.dtype)
+    roller = Roller(policy, hold(policy.params, policy.dtype), raters, config)
     tx, rate = optimizer.make(config.optimizer, config.steps * config.updates)
     begin = step.beginning(tx)  # The start's parameters stay as the reference.
     shapes = jax.eval_shape(begin, params)

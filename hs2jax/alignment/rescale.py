@@ -25,7 +25,7 @@ from hs2jax.workdir import row
 @stage.verb
 def rescale(config, run: stage.Run) -> list[dict]:
     """Spread a reward model's attribute values over responses as people's ratings are spread."""
-    model = run.load(RewardModel, config.model.name, config.model.template)
+    model = run.load(RewardModel, config.model.name, config.model.template, masters=True)
     names = stage.wanted(config, config.model.name, model.outputs)
     people, own = {}, Record()
     every = corpora.read(config.ratings, on_error=config.on_error, record=own)

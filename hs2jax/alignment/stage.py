@@ -42,11 +42,12 @@ class Run:
         self.kept = Store(folder / KEPT)
         self.mesh = sharding.mesh_of(config.mesh)
 
-    def load(self, kind: type, name: str, template: str = ""):
-        """Load a model of a kind, RewardModel or LanguageModel."""
+    def load(self, kind: type, name: str, template: str = "", *, masters: bool = False):
+        """Load a model of a kind, RewardModel or LanguageModel; masters: see `RewardModel.load`."""
         own = self.config if "dtype" in self.config else self.config.model
         dtype = configs.dtype(own.dtype)
-        return kind.load(name, template=template, mesh=self.mesh, dtype=dtype)
+        where = {"mesh": self.mesh, "dtype": dtype, "masters": masters}
+        return kind.load(name, template=template, **where)
 
     def rate(
         self, model: RewardModel, groups: Sequence[Group], record: Record | None = None, **options

@@ -62,7 +62,7 @@ def _head(judge, preset: Preset) -> dict:
     """What a file says of the judge. All processes call this, for the checksum of their parts."""
     model = judge.model
     return {
-        "model": {"name": model.name, "checksum": checksum(model.params)},
+        "model": {"name": model.name, "checksum": checksum(model.params, rounded=True)},
         "template": prompts.key(model.tokenizer.chat_template or ""),
         "preset": dataclasses.asdict(preset),
         "layers": model.config.num_layers + (preset.layers == "all"),

@@ -1,17 +1,20 @@
 """Checksums of parameters, to see that two trees are the same to the last bit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 
-def checksum(params) -> str:
-    """32 bits for each leaf, of all its bits, the same on any number of devices."""
-    return "-".join(f"{int(x):08x}" for x in _sums(jax.tree.leaves(params)))
+def checksum(params, *, rounded: bool = False) -> str:
+    """32 bits for each leaf, of all its bits, the same on any number of devices. rounded: of the
+    bits that bfloat16 has, so the same whether weights lie in it or in float32."""
+    return "-".join(f"{int(x):08x}" for x in _sums(jax.tree.leaves(params), rounded))
 
 
-@jax.jit
-def _sums(leaves):
-    return [_bits(x) for x in leaves]
+@functools.partial(jax.jit, static_argnums=1)
+def _sums(leaves, rounded):
+    return [_bits(jax.lax.reduce_precision(x, 8, 7) if rounded else x) for x in leaves]
 
 
 def _bits(x):

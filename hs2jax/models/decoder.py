@@ -21,7 +21,7 @@ import numpy as np
 
 from hs2jax.models.attention import POSITIONS, attend, attend_cached, contain, put_at
 from hs2jax.models.config import Config
-from hs2jax.models.sharding import constrain, constrain_rows, gather, layer_spec
+from hs2jax.models.sharding import constrain, constrain_rows, gather, layer_spec, path_name
 
 INIT = nn.initializers.normal(0.02)
 
@@ -36,6 +36,19 @@ ACTIVATIONS = {
 def exact_products(dtype):
     """The context in which who asks for float32 on an accelerator gets it in the products too."""
     return jax.default_matmul_precision("highest" if dtype == jnp.float32 else None)
+
+
+def held_dtype(path: str, dtype):
+    """The type in which weights that are not trained lie, for products in `dtype`: that one, which
+    changes nothing of what is computed; norms are computed in float32, and lie so."""
+    return jnp.float32 if "norm" in path.rpartition("/")[2] else dtype
+
+
+def hold(params, dtype):
+    """A decoder's parameters as they lie where they are not trained."""
+    return jax.tree.map_with_path(
+        lambda path, x: x.astype(held_dtype(path_name(path), dtype)), params
+    )
 
 
 def norm(module, name, x):

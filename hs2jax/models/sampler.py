@@ -27,7 +27,7 @@ from jax.sharding import PartitionSpec as Spec
 from hs2jax.models import heads, sharding
 from hs2jax.models.attention import POSITIONS
 from hs2jax.models.config import Config
-from hs2jax.models.decoder import Decoder, decode, exact_products
+from hs2jax.models.decoder import Decoder, decode, exact_products, hold
 from hs2jax.models.next_token import Choice, draw
 
 TOKENS = 4096  # Of prompts computed together, at most: attention needs memory for each pair.
@@ -151,10 +151,7 @@ class _Batch:
         self.prompts, self.drawing, self.mesh = prompts, drawing, mesh
         self.top, self.layers = unstack(params, config.num_layers, dtype)
         W = max(map(len, drawing.ends))
-        self.rows = Rows(
-            *(np.zeros(B, np.int32) for _ in range(4)),
-            *(np.zeros(B, bool), np.zeros((B, 2), np.uint32), np.full((B, W), -1, np.int32)),
-        )
+        self.rows = no_rows(B, W)
         self.cache = None
         # Of a prompt: keys and values, with those of other prompts, and which of them are its own.
         self.computed: dict[int, tuple[Any, int]] = {}
@@ -203,15 +200,12 @@ class _Batch:
 
     def _grow(self) -> None:
         """Room in the cache for STEPS more tokens of each live row."""
-        c, B = self.config, len(self.rows.live)
         S = bucket(int(self.rows.position[self.rows.live].max()) + STEPS)
         if self.cache is None:
-            place = self.mesh and NamedSharding(self.mesh, Spec(sharding.ROWS))
-            K, H, zeros = c.num_kv_heads, c.head_dim, functools.partial(jnp.zeros, device=place)
-            self.cache = [
-                {"k": zeros((B, K, H, S), self.dtype), "v": zeros((B, K, S, H), self.dtype)}
-                for _ in range(c.num_layers)
-            ]
+            shapes = cache_shapes(self.config, len(self.rows.live), S, self.mesh, self.dtype)
+            self.cache = jax.tree.map(
+                lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), shapes
+            )
         elif self.cache[0]["v"].shape[POSITIONS["v"]] < S:
             self.cache = lengthen(self.cache, S)
 
@@ -236,6 +230,38 @@ class _Batch:
         return list(map(sharding.to_host, found))
 
 
+def no_rows(B: int, W: int = 1) -> Rows:
+    """B rows without a sample, as arrays of numpy."""
+    numbers = (np.zeros(B, np.int32) for _ in range(4))
+    return Rows(
+        *numbers, np.zeros(B, bool), np.zeros((B, 2), np.uint32), np.full((B, W), -1, np.int32)
+    )
+
+
+def cache_shapes(config: Config, B: int, S: int, mesh, dtype) -> list[dict]:
+    """An empty cache of B rows with room for S tokens, as shapes in their places."""
+    K, H = config.num_kv_heads, config.head_dim
+    arrays = {"k": (B, K, H, S), "v": (B, K, S, H)}
+    one = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in arrays.items()}
+    return [sharding.row_shapes(one, mesh)] * config.num_layers
+
+
+def shapes(params, config: Config, B: int, S: int, *, mesh, dtype):
+    """What `loop` is given, (top, layers, rows, cache), as shapes in their places.
+
+    params: shapes in theirs. B: rows; S: tokens for which the cache has room."""
+
+    def placed(x, whole):  # As XLA leaves them: a layer as its stack, less the stack's axis.
+        spec = whole.sharding.spec[len(whole.shape) - len(x.shape) :]
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, Spec(*spec)))
+
+    made = jax.eval_shape(lambda params: unstack(params, config.num_layers, dtype), params)
+    stack, top = params["layers"], {name: x for name, x in params.items() if name != "layers"}
+    layers = [jax.tree.map(placed, layer, stack) for layer in made[1]]
+    rows = sharding.row_shapes(no_rows(B), mesh)
+    return jax.tree.map(placed, made[0], top), layers, rows, cache_shapes(config, B, S, mesh, dtype)
+
+
 def bucket(length: int) -> int:
     """The next of few lengths, since each is compiled: 64, 96 and their doublings."""
     power = 64
@@ -248,12 +274,7 @@ def bucket(length: int) -> int:
 def unstack(params, layers, dtype):
     """(all but the layers, the layers as a list), weights in the dtype of the computation: a copy,
     which takes as much memory again and saves cutting it out of the stacks for each token."""
-
-    def cast(path, x):
-        # Norms are computed in float32.
-        return x if "norm" in sharding.path_name(path[-1:]) else x.astype(dtype)
-
-    params = jax.tree.map_with_path(cast, params)
+    params = hold(params, dtype)
     stack = params.pop("layers")
     return params, [jax.tree.map(lambda x, i=i: x[i], stack) for i in range(layers)]
 

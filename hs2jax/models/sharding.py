@@ -162,6 +162,12 @@ def rows_here(rows: int, mesh) -> np.ndarray:
     return here
 
 
+def row_shapes(tree, mesh, axis: int = 0):
+    """Shapes of a tree's arrays that say where `place_rows` puts them."""
+    place = mesh and NamedSharding(mesh, P(*(None,) * axis, ROWS))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
+
+
 def row_devices(mesh) -> int:
     """Among how many parts of the mesh rows are divided."""
     return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]

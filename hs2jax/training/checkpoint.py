@@ -141,7 +141,7 @@ class RunState:
 
     def __init__(self, workdir: Path, frozen, *, started: float):
         """frozen: the parameters that are not trained. started: when this process began, in s."""
-        self._workdir, self._frozen = workdir, checksum(frozen)
+        self._workdir, self._frozen = workdir, checksum(frozen, rounded=True)
         run = folders.read_json(workdir / "run.json")["identity"]
         self._latest = Checkpoints(workdir / "checkpoints", run=run)
         # Two: the one that the latest checkpoint names, and one newer than that checkpoint.

@@ -119,9 +119,9 @@ def best_of_run(run: Path, mesh=None) -> tasks.Task:
         raise FileNotFoundError(f"{run} has no checkpoint of a best step yet")
     task = tasks.make(config, mesh)
     params = trainable.begin(task.params, config, mesh)
-    trained, frozen = trainable.split(params, config)
+    trained, frozen = trainable.split(params, config, task.model.dtype)
     meta = checkpoints.read_meta(checkpoints.latest)
-    if checksum(frozen) != meta["frozen"]:
+    if checksum(frozen, rounded=True) != meta["frozen"]:
         raise ValueError(
             f"{config.model.name} is another model than the one that the run in {run} began with, "
             "and what that run does not train is not in its folder: bring the model back, or begin "

@@ -77,7 +77,8 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         workdir.write_json(folder / "record.json", records)
 
     # What is trained, optimizer and step --------------------------------------------------------
-    params, frozen = trainable.split(trainable.begin(task.params, config, mesh), config)
+    params = trainable.begin(task.params, config, mesh)
+    params, frozen = trainable.split(params, config, task.model.dtype)
     task.params = None
     trained_parameters = trainable.count(params)
     if config.trainable.cache:

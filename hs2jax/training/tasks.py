@@ -20,7 +20,7 @@ from hs2jax.evaluation import measures, statistics
 from hs2jax.language_model import LanguageModel
 from hs2jax.losses import steerlm
 from hs2jax.reward_model import RewardModel
-from hs2jax.training import objectives, tokenised
+from hs2jax.training import objectives, tokenised, trainable
 from hs2jax.workdir import row
 
 
@@ -126,6 +126,7 @@ class RewardTask(Task):
             seed=config.seed,
             mesh=mesh,
             dtype=configs.dtype(config.model.dtype),
+            masters=trainable.masters(config),
             untrained=False,
         )
         self.objective = objectives.make(config.objective, model.outputs)
@@ -205,6 +206,7 @@ class PolicyTask(Task):
             template=config.model.template,
             mesh=mesh,
             dtype=configs.dtype(config.model.dtype),
+            masters=trainable.masters(config),
         )
         self.weighs = config.get("objective", {}).get("kind") == "steerlm2"
         self.objective = objectives.Likelihood()

@@ -11,7 +11,13 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from hs2jax.models import lora
+from hs2jax.models.decoder import hold
 from hs2jax.models.sharding import shardings
+
+
+def masters(config) -> bool:
+    """Tell whether weights of the decoder are trained, which must be loaded in float32 for that."""
+    return not config.lora.rank or bool(config.trainable.paths)
 
 
 def begin(params, config, mesh=None):
@@ -47,10 +53,10 @@ def begin(params, config, mesh=None):
     return params
 
 
-def split(params, config):
-    """Split into (trained, frozen). A head and LoRA are always trained; LoRA's scale, frozen layers
-    and an embedding below frozen layers never, even where it also gives the logits. Of the rest,
-    `config.trainable.paths` decides."""
+def split(params, config, dtype=jnp.float32):
+    """Split into (trained, frozen), in float32 and as weights lie for products in `dtype`. A head
+    and LoRA are always trained; LoRA's scale, frozen layers and an embedding below frozen layers
+    never, even where it also gives the logits. Of the rest, `config.trainable.paths` decides."""
     pattern = config.trainable.paths or ("^$" if config.lora.rank else "")
     never = "^lora_scale$|^decoder/frozen/"
     if "frozen" in params["decoder"]:
@@ -64,7 +70,11 @@ def split(params, config):
         )
     chosen |= {name for name in able if re.search("^(head|lora)/", name)}
     sides = ({k: x for k, x in flat.items() if (k in chosen) == side} for side in (True, False))
-    return tuple(unflatten_dict(side, sep="/") for side in sides)
+    sides = [unflatten_dict(side, sep="/") for side in sides]
+    for side, held in zip(sides, (jnp.float32, dtype), strict=True):
+        if "decoder" in side:
+            side["decoder"] = hold(side["decoder"], held)
+    return tuple(sides)
 
 
 def join(trained, frozen):

@@ -88,10 +88,10 @@ def load(name: str | Path, mesh=None) -> Loaded:
     return assembled(*open_model(name), mesh)
 
 
-def assembled(found: Loaded, tensors: Mapping[str, Tensor], mesh=None) -> Loaded:
-    """What `open_model` gives, with its parameters read."""
+def assembled(found: Loaded, tensors: Mapping[str, Tensor], mesh=None, **held) -> Loaded:
+    """What `open_model` gives, with its parameters read. held: dtype, see `weights.assemble`."""
     places = mesh and sharding.shardings(shapes(found.config), mesh)
-    return dataclasses.replace(found, params=assemble(tensors, found.config, places))
+    return dataclasses.replace(found, params=assemble(tensors, found.config, places, **held))
 
 
 def config_of(name: str) -> Config:

@@ -15,6 +15,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from hs2jax.models.config import Config
+from hs2jax.models.decoder import held_dtype
 from hs2jax.models.sharding import to_host
 
 
@@ -137,15 +138,20 @@ def leaves_of(config: Config) -> dict[str, Leaf]:
     return {x.path: x for x in LEAVES if x.when is None or getattr(config, x.when)}
 
 
-def shapes(config: Config) -> dict[str, Any]:
-    """The parameter tree as float32 jax.ShapeDtypeStructs."""
-    leaves = leaves_of(config)
-    found = {p: jax.ShapeDtypeStruct(x.shape(config), jnp.float32) for p, x in leaves.items()}
+def shapes(config: Config, dtype=jnp.float32) -> dict[str, Any]:
+    """The parameter tree as jax.ShapeDtypeStructs. dtype: see `assemble`."""
+    found = {
+        path: jax.ShapeDtypeStruct(leaf.shape(config), held_dtype(path, dtype))
+        for path, leaf in leaves_of(config).items()
+    }
     return unflatten_dict(found, sep="/")
 
 
-def assemble(tensors: Mapping[str, Tensor], config: Config, shardings: Any = None):
-    """The parameter tree in float32 from tensors by name (without "model.").
+def assemble(
+    tensors: Mapping[str, Tensor], config: Config, shardings: Any = None, dtype=jnp.float32
+):
+    """The parameter tree from tensors by name (without "model."), in float32, or as weights that
+    are not trained lie for products in `dtype` (see `decoder.held_dtype`).
 
     `shardings`: a tree of jax.sharding.Sharding as `shapes(config)` is one, or None for plain
     arrays on the default device. Only what this process's devices hold is read, leaf by leaf.
@@ -153,7 +159,7 @@ def assemble(tensors: Mapping[str, Tensor], config: Config, shardings: Any = Non
     """
     check(tensors, config)
     places = {} if shardings is None else flatten_dict(shardings, sep="/")
-    found = {x: load_leaf(x, tensors, config, places.get(x)) for x in leaves_of(config)}
+    found = {x: load_leaf(x, tensors, config, places.get(x), dtype) for x in leaves_of(config)}
     return unflatten_dict(found, sep="/")
 
 
@@ -182,7 +188,13 @@ def check(tensors: Mapping[str, Tensor], config: Config) -> None:
             )
 
 
-def load_leaf(path: str, tensors: Mapping[str, Tensor], config: Config, sharding: Any = None):
+def load_leaf(
+    path: str,
+    tensors: Mapping[str, Tensor],
+    config: Config,
+    sharding: Any = None,
+    dtype=jnp.float32,
+):
     """One leaf of what `assemble` gives, of tensors that `check` has seen; nothing else is read.
     Raises ValueError for a tensor that is not finite."""
     leaf = leaves_of(config)[path]
@@ -200,10 +212,11 @@ def load_leaf(path: str, tensors: Mapping[str, Tensor], config: Config, sharding
             finite(row, tensor)
         return out
 
-    shape = leaf.shape(config)
+    shape, dtype = leaf.shape(config), held_dtype(path, dtype)
     if sharding is None:
-        return jnp.asarray(read_part((slice(None),) * len(shape)))
-    return jax.make_array_from_callback(shape, sharding, read_part)
+        return jnp.asarray(read_part((slice(None),) * len(shape)), dtype)
+    narrow = lambda index: read_part(index).astype(dtype, copy=False)  # noqa: E731
+    return jax.make_array_from_callback(shape, sharding, narrow)
 
 
 def finite(numbers: np.ndarray, tensor: Tensor) -> np.ndarray:
