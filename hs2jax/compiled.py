@@ -37,11 +37,15 @@ def collectives(text: str, devices: int, unknown: int = 1) -> list[Collective]:
             if match is None:
                 continue
             own, result, kind, start = match.groups()
-            # What has begun gives its operand, its result, and numbers of its own.
-            size, dtype = max(
+            arrays = [
                 (BYTES.get(dtype, 4) * math.prod(int(n) for n in sizes.split(",") if n), dtype)
                 for dtype, sizes in re.findall(r"(\w+)\[([\d,]*)\]", result)
-            )
+            ]
+            size, dtype = max(arrays)
+            # What has begun gives its operand, its result, and numbers of its own; else several
+            # are done as one.
+            if not start or kind == "all-reduce":
+                size = sum(bytes for bytes, _ in arrays)
             together = _together(line, devices)
             if kind == "reduce-scatter" and not start:  # Its result is one part of what it sums up.
                 size *= together
@@ -69,9 +73,9 @@ def cycles(text: str, unknown: int = 1) -> int:
     )
 
 
-def temporaries(folder: Path) -> int | None:
-    """Find the bytes of a device's memory that a program allocates, arguments not among them, in
-    what the TPU compiler wrote with `xla_dump_to`; None where it wrote nothing of it."""
+def allocated(folder: Path) -> int | None:
+    """Find the bytes of a device's memory that a program needs, arguments and results among them,
+    in what the TPU compiler wrote with `xla_dump_to`; None where it wrote nothing of it."""
     for path in sorted(folder.glob("*memory-usage-report.txt")):
         if match := re.search(r"Total bytes: (\d+)", path.read_text()):
             return int(match[1])

@@ -41,6 +41,11 @@ def topology(value: str) -> str | None:
     return None if re.fullmatch(r"v(4|5e|5p|6e):\d+x\d+(x\d+)?", value) else expected
 
 
+def some_of(*names) -> Rule:
+    what = f"some of {', '.join(names)}, joined with commas"
+    return expect(what, lambda value: not value or set(value.split(",")) <= set(names))
+
+
 def at_least(low: float) -> Rule:
     return expect(f"{low} or more", lambda value: low <= value < math.inf)
 

@@ -87,7 +87,7 @@ def compile_all(config, chips: Sequence) -> list[Program]:
             except jax.errors.JaxRuntimeError as error:
                 found.append(too_large(one, error))
             else:
-                used = compiled.temporaries(Path(dump))
+                used = compiled.allocated(Path(dump))
                 found.append(measured(one, traced, program, config.topology, used))
     return found
 
@@ -109,12 +109,13 @@ def too_large(one: Step, error: jax.errors.JaxRuntimeError) -> Program:
 
 
 def measured(one: Step, traced, program, topology: str, used: int | None = None) -> Program:
-    """Read what a compiled program does. used: bytes of its temporaries, None for what it says
-    itself."""
+    """Read what a compiled program does. used: bytes of a chip that it needs with its arguments and
+    results, None for what it says itself, which may be too much."""
     held = {name: bytes_on_a_chip(tree) for name, tree in one.holds.items()}
     analysis, text, jaxpr = program.memory_analysis(), program.as_text(), traced.jaxpr.jaxpr
     made = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    held["temporaries"] = (used or analysis.temp_size_in_bytes) + made
+    own = used - analysis.argument_size_in_bytes if used else analysis.temp_size_in_bytes + made
+    held["temporaries"] = own
     moved = compiled.collectives(text, math.prod(roofline.of(topology)[1]), one.trips)
     flops, kernels = (
         compiled.traced_flops(jaxpr, one.trips, kernels=only) for only in (False, True)
@@ -127,7 +128,9 @@ def measured(one: Step, traced, program, topology: str, used: int | None = None)
 def bytes_on_a_chip(tree: Any) -> int:
     """Count the bytes of arrays of which one chip has a part."""
     arrays = [x for x in jax.tree.leaves(tree) if hasattr(x, "dtype")]
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in arrays)
+    places = [getattr(x, "sharding", None) for x in arrays]
+    shapes = [p.shard_shape(x.shape) if p else x.shape for x, p in zip(arrays, places, strict=True)]
+    return sum(math.prod(n) * x.dtype.itemsize for n, x in zip(shapes, arrays, strict=True))
 
 
 # Searching ----------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ def step_of(base, model, params, objective, forward, layout: str):
     tx, _ = optimizer.make(base.optimizer, steps=1000)
     state = jax.eval_shape(lambda params: step.init_state(params, tx), params)
     places = sharding.shardings(state, model.mesh)
-    how = {"dtype": model.dtype, "remat": base.model.remat, "layout": layout, "forward": forward}
+    how = {"dtype": model.dtype, "remat": step.remat_of(base), "layout": layout, "forward": forward}
     update = step.make(model.config, objective, tx, shardings=places, **how)
     frozen = sharding.placed_shapes(frozen, sharding.shardings(frozen, model.mesh))
     return update, sharding.placed_shapes(state, places), frozen
@@ -282,7 +282,7 @@ def reinforcing(config, mesh) -> list[Step]:
     objective = rollouts.PolicyGradient(base.clip or None)
     learner = step_of(base, policy, {"decoder": policy.params}, objective, forward, "shared")
     _, state, frozen = learner
-    start = jax.eval_shape(lambda: hold(policy.params, policy.dtype))
+    start = jax.eval_shape(functools.partial(hold, dtype=policy.dtype), policy.params)
     start = {"decoder": sharding.placed_shapes(start, sharding.shardings(start, mesh))}
     kept, merged = flatten_dict(frozen), base.lora.rank or base.trainable.last_layers >= 0
     others = {

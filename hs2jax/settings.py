@@ -12,6 +12,7 @@ from hs2jax import config_rules as rules
 from hs2jax.config_rules import above, anything, at_least, needed, one_of, parsed
 from hs2jax.data import justifications, loader, packing, templates
 from hs2jax.losses import policy_gradient, preference, reward
+from hs2jax.models.config import KEPT
 
 # What the first paper asks a policy for: the best answers, of middling complexity and length.
 PAPER_CONDITION = "helpfulness=4,correctness=4,coherence=4,complexity=2,verbosity=2"
@@ -60,7 +61,10 @@ _TRAINING = {
     # tokenizer's own.
     "model.template": _TEMPLATE,
     "model.dtype": _DTYPE,  # Of the computation.
-    "model.remat": sums(True, anything),  # Compute each layer again in the backward pass.
+    "model.remat": sums(True, anything),  # Compute each layer again in the backward pass,
+    "model.keeps": sums(
+        "", rules.some_of(*KEPT)
+    ),  # but for these of its results, such as "attention,up".
     "data.train": _NEEDED_DATA,  # "format:path[slice]", several joined with "+".
     "data.validation": _NEEDED_DATA,  # The same; it chooses the best step.
     "data.layout": sets("shared", one_of(*packing.LAYOUTS)),  # See data.packing.

@@ -3,11 +3,14 @@
 import dataclasses
 import functools
 import math
+import os
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from jax.experimental import pallas as pl
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -95,6 +98,60 @@ def test_collectives_of_a_loop_are_counted_with_its_trips():
     (found,) = compiled.collectives(text, mesh.size)
     assert (found.kind, found.dtype, found.devices) == ("all-gather", "f32", 8)
     assert found.bytes * found.times == 6 * 64 * 64 * 4 * 7 / 8
+
+
+MODEL = dataclasses.replace(TINY, num_heads=8, num_kv_heads=8, hidden_size=32, intermediate_size=64)
+
+
+@pytest.mark.parametrize(
+    "axis", ["fsdp", *(pytest.param(axis, marks=pytest.mark.long) for axis in ("tensor", "data"))]
+)
+def test_devices_share_the_work_of_a_step_as_its_sharding_says(tmp_path, axis):
+    """A row of each device's own, or of tensor's together: operations and bytes of one device."""
+    save(tmp_path / "model", MODEL)
+    tokens, losses, flops = 64, [], []
+    sizes = {"/".join(map(str, k)): x.size for k, x in flatten_dict(random_params(MODEL)).items()}
+    products = sum(n for name, n in sizes.items() if "layers" in name and "norm" not in name)
+    for devices in (1, 2, 4, 8) if os.environ.get("LONG") else (1, 8):
+        of = {"data": 1, "fsdp": 1, "tensor": 1} | {axis: devices}
+        rows = 1 if axis == "tensor" else devices
+        changes = {"group_tokens": tokens, "batch_size": rows, "micro_batch_size": rows}
+        changes |= {"objective.kind": "regression", "model.remat": False}
+        changes |= {f"mesh.{name}": size for name, size in of.items()}
+        config = config_of(tmp_path / "model", **changes)
+        mesh = sharding.make_mesh(**of, of=jax.devices()[:devices])
+        made = planned.training(config, mesh)
+        traced = plan.trace(made, mesh)
+        program = traced.lower().compile()
+        flops.append(compiled.traced_flops(traced.jaxpr.jaxpr) / rows)
+        sent = Counter()
+        for each in compiled.collectives(program.as_text(), devices):
+            if each.dtype == "f32":
+                sent[each.kind] += each.bytes * each.times
+        others = (devices - 1) / devices
+        reduced = {
+            "data": sum(sizes.values()) - sizes.get("lm_head", 0),
+            "fsdp": products,
+            "tensor": tokens
+            * MODEL.hidden_size
+            # Two forward; backward of each projection that takes what is whole; the embedding.
+            * (7 * MODEL.num_layers + (MODEL.vocab_size % devices == 0)),
+        }
+        sums = sent["all-reduce"] + 2 * sent["reduce-scatter"]
+        assert sums == pytest.approx(2 * others * 4 * reduced[axis], rel=0.02)
+        gathered = 2 * others * 4 * products if axis == "fsdp" else 0
+        assert sent["all-gather"] == gathered
+        normal = np.random.default_rng(0).normal
+        state = jax.tree.map(
+            lambda x, normal=normal: jax.device_put(
+                normal(size=x.shape).astype(x.dtype), x.sharding
+            ),
+            made.given[0],
+        )
+        batch = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype, device=x.sharding), made.given[2])
+        losses.append(float(program(state, {}, batch)[1]["loss"]))
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
+    assert len(set(flops)) == 1
 
 
 # As the TPU compiler writes them.
@@ -288,16 +345,18 @@ def test_a_slice_is_planned_without_one(tmp_path, monkeypatch):
     save(tmp_path / "model", model)
     config = config_of(tmp_path / "model", topology="v5p:2x2x1")
     config.base.model.dtype = "bfloat16"
-    texts, measured = [], plan.measured
+    texts, needs, measured = [], [], plan.measured
 
     def noted(one, traced, program, *rest):
         texts.append(program.as_text())
+        needs.append(rest[-1])  # All of it, arguments too, as the compiler wrote.
         return measured(one, traced, program, *rest)
 
     monkeypatch.setattr(plan, "measured", noted)
     rows = plan.plan(config, tmp_path / "run")
     assert [text.count('"tpu_custom_call"') for text in texts] == [4]
     found = {(row["part"], row["metric"]): row for row in rows}
+    assert found["memory", "memory"]["value"] == pytest.approx(needs[0], rel=0.05)  # Tiles.
     assert 0 < found["memory", "memory"]["value"] < found["memory", "memory_left"]["value"]
     assert 0 < found["time", "predicted_mfu"]["value"] < 1
     peak, takes = (found["work", name]["value"] for name in ("peak_seconds", "compute_seconds"))

@@ -13,7 +13,7 @@ import tiny
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hs2jax import configs
+from hs2jax import compiled, configs
 from hs2jax.data import corpora, loader
 from hs2jax.inference import forward
 from hs2jax.models import decoder, sharding
@@ -162,6 +162,23 @@ def test_eight_devices_do_what_one_does(groups, dtype):
         assert_close(values, alone_values, close)
         for name, error in relative_errors(together, alone).items():
             assert error < close, f"{mesh}, {name}: {error}"
+
+
+def test_what_is_kept_of_a_layer_is_not_computed_again(groups):
+    batch = {name: x[0] for name, x in one_batch(groups, 8).items()}
+    c, many = MODEL.config, batch["tokens"].size
+    how = {"layout": "shared", "dtype": jnp.float32}
+
+    def gradient(remat):
+        made = jax.grad(lambda params: jnp.sum(forward(params, batch, c, remat=remat, **how)))
+        traced = jax.jit(made).trace(MODEL.params)
+        return traced.lower().compile()(MODEL.params), compiled.traced_flops(traced.jaxpr.jaxpr)
+
+    (again, all), (kept, fewer) = gradient(True), gradient("q,k,v,gate,up")
+    heads = c.head_dim * (c.num_heads + 2 * c.num_kv_heads)
+    numbers = c.num_layers * c.hidden_size * (heads + 2 * c.intermediate_size)
+    assert all - fewer == 2 * many * numbers
+    assert max(relative_errors(kept, again).values()) < 1e-5
 
 
 def test_gradients_of_weights_are_summed_over_devices_in_float32():

@@ -31,6 +31,11 @@ PLANS = {
     "regression 8B, v6e": "--config=helpsteer2_regression:llama31_8b --topology=v6e:4x4",
     "regression 70B, v5p": "--config=helpsteer2_regression:llama3_70b --topology=v5p:4x4x4",
     "regression 70B, v6e": "--config=helpsteer2_regression:llama3_70b --topology=v6e:8x8",
+    # With all rows filled, and what fits kept for the backward pass.
+    "full regression 70B, v5p": (
+        "--config=helpsteer2_regression:llama3_70b --topology=v5p:4x4x4 --config.batch_size=315 "
+        "--config.model.keeps=q,k,v,attention,gate,up"
+    ),
     "scaled Bradley-Terry 70B, v5p": f"{PREFERENCE}:llama31_70b --topology=v5p:4x4x4 "
     "--config.objective.preference=scaled",
     "scaled Bradley-Terry 70B, v6e": f"{PREFERENCE}:llama31_70b --topology=v6e:8x8 "

@@ -84,7 +84,7 @@ class Critic:
             forward=token_values,
             layout="shared",
             dtype=policy.dtype,
-            remat=config.model.remat,
+            remat=step.remat_of(config),
             shardings=places,
         )
 

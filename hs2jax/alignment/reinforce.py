@@ -90,7 +90,7 @@ def reinforce(config, run: stage.Run) -> list[dict]:
         forward=functools.partial(token_log_probabilities, temperature=config.temperature),
         layout="shared",
         dtype=policy.dtype,
-        remat=config.model.remat,
+        remat=step.remat_of(config),
         shardings=places,
     )
 

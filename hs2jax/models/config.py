@@ -10,6 +10,9 @@ import numpy as np
 from hs2jax.models import rope
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+# What may be kept of a layer whose rest is computed again in the backward pass: the results of
+# projections, and of attention's kernel.
+KEPT = ("q", "k", "v", "attention", "o", "gate", "up", "down")
 
 
 @dataclasses.dataclass(frozen=True)

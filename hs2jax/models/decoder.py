@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from hs2jax.models.attention import POSITIONS, attend, attend_cached, contain, put_at
 from hs2jax.models.config import Config
@@ -141,6 +142,7 @@ def linear(module, name, axes, x, shape, bias=False):
     the weights' input axes and r, b of r and the output axes.
     """
     y = project(axes, layer_spec(name, shape), x, module.param(name, INIT, shape))
+    y = checkpoint_name(y, name)
     if bias:
         # The output axes, which follow the rows and tokens.
         y = y + module.param(f"{name}_bias", nn.initializers.zeros, y.shape[2:]).astype(x.dtype)
@@ -289,7 +291,8 @@ class Decoder(nn.Module):
     Returns (hidden, out): hidden [B, T, D] after the final norm, in `dtype`; out["probe"] (only
     with a probe): what it sees after the embedding and after each layer, before the final norm,
     [L + 1, B, P, D] or [L + 1, 2, B, P, S]; out["frozen"] [B, T, D]: what enters the first layer
-    that is not frozen. `remat` recomputes each layer in the backward pass.
+    that is not frozen. remat: compute each layer again in the backward pass, all of it or but for
+    some of `config.KEPT`, "attention,up".
 
     The first `frozen` layers are a stack of their own, "frozen", which no gradient enters. Its
     result may be given as `entered` [B, T, D]; then nothing below is computed.
@@ -297,7 +300,7 @@ class Decoder(nn.Module):
 
     config: Config
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     frozen: int = 0
 
     @nn.compact
@@ -332,8 +335,12 @@ class Decoder(nn.Module):
 
     def stack(self, name, x, per_layer, along, start, stop):
         """The layers from `start` to before `stop`, as one scan."""
+        layer, kept = Layer, self.remat.split(",") if isinstance(self.remat, str) else ()
+        if self.remat:
+            policy = jax.checkpoint_policies.save_only_these_names(*kept)
+            layer = nn.remat(Layer, prevent_cse=False, policy=policy)
         scanned = nn.scan(
-            nn.remat(Layer, prevent_cse=False) if self.remat else Layer,
+            layer,
             variable_axes={"params": 0, "lora": 0, "cache": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),

@@ -11,8 +11,8 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding
+from jax.experimental import mesh_utils, multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
@@ -33,15 +33,17 @@ RULES = (
 
 def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, *, of=None):
     """A mesh over all devices, or over those given; one axis may be -1 and takes what is left."""
-    sizes, devices = [data, fsdp, tensor], jax.device_count() if of is None else len(of)
+    sizes, of = [data, fsdp, tensor], jax.devices() if of is None else of
     if sizes.count(-1) == 1:
-        sizes[sizes.index(-1)] = devices // max(1, -math.prod(sizes))
-    if math.prod(sizes) != devices or min(sizes) < 1:
+        sizes[sizes.index(-1)] = len(of) // max(1, -math.prod(sizes))
+    if math.prod(sizes) != len(of) or min(sizes) < 1:
         raise ValueError(
             f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor} does not multiply to the "
-            f"{devices} devices that are here; let one axis be -1 to take what is left"
+            f"{len(of)} devices that are here; let one axis be -1 to take what is left"
         )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=of)
+    # Else no axis of a slice of 8x8x8 could be divided into 4 and 2.
+    devices = mesh_utils.create_device_mesh(sizes, of, allow_split_physical_axes=True)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def mesh_of(sizes):

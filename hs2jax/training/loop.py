@@ -102,7 +102,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         forward=task.forward,
         layout=layout,
         dtype=dtype,
-        remat=config.model.remat,
+        remat=step.remat_of(config),
         shardings=places,
     )
 

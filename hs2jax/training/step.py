@@ -108,6 +108,11 @@ def _used(batch):
     return jnp.sum(jnp.any(batch["segment_ids"] > 0, axis=(1, 2)))
 
 
+def remat_of(config) -> bool | str:
+    """Say by a run's config what of a layer is computed again, as `Decoder` takes it."""
+    return config.model.remat and (config.model.keeps or True)
+
+
 def make(config, objective, optimizer, *, layout, dtype, remat, forward=forward, shardings=None):
     """Make the jitted step: (state, frozen, batch) -> (state, metrics). `frozen` are the parameters
     that are not trained. `forward` gives what the objective takes. The state is donated. Metrics

@@ -20,6 +20,7 @@ import jax
 import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.interpreters import mlir
@@ -127,7 +128,7 @@ def _forward(blocks, q, k, v, *masks):
     by_row = len(q), k.shape[2], blocks.count_queries, 1, blocks.width
     made = _like(q), jax.ShapeDtypeStruct(by_row, jnp.float32)
     how = _how(_run_forward, blocks, made, q, 2)
-    out, total = _lowered.bind(q, k, v, *masks, **how)
+    out, total = (checkpoint_name(x, "attention") for x in _lowered.bind(q, k, v, *masks, **how))
     return out, (q, k, v, *masks, out, total)
 
 
