@@ -13,6 +13,9 @@ resident memory and bytes on disk are printed as JSON lines.
     feed     batches, as fast as they come, and how long training that takes SECONDS for a step
              would wait for each
     grow     the prepared files linked until they hold a million pairs; then restart and feed again
+
+Seen on one core: 1.9 ms, 3.0 kB of disk and no more than 630 MiB to prepare 50,000; of a million,
+24 s and 829 MiB to the first batch, for which a step of 0.1 s waits 0.6 ms.
 """
 
 import argparse
