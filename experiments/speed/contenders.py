@@ -8,7 +8,6 @@ the best of hs2jax against the best of the others.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -97,11 +96,9 @@ def peak_memory() -> int:
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
-    if "hs2jax.inference" in sys.modules:
-        from hs2jax.training import metrics
+    from hs2jax.training import metrics
 
-        return metrics.peak_memory()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return metrics.peak_memory()
 
 
 def timed(rounds: int, run: Callable[[int], list[float] | int]) -> Timed:

@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import json
 import logging
+import re
 import shlex
 import sys
 import time
@@ -134,6 +135,9 @@ def peak_memory() -> int:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]
+    status = Path("/proc/self/status")  # Linux's getrusage counts who started this process too.
+    if status.exists():
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])
     try:
         import resource
     except ImportError:  # Windows has none.
