@@ -89,6 +89,8 @@ def refusals(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
             "trainable.cache keeps what frozen layers give: it needs config.trainable.last_layers "
             'and a layout other than "padded"'
         )
+    if (given := flat(c)).get("model.keeps") and not given["model.remat"]:
+        yield "model.keeps: without config.model.remat nothing is computed again; leave it empty"
 
 
 def _plan(c: ConfigDict, base: ConfigDict) -> Iterator[str]:

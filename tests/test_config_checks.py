@@ -38,6 +38,8 @@ BAD = {
         ("data.too_long", "cut", "expected one of 'skip', 'truncate'"),
         ("model.dtype", "float99", "expected one of '', 'float32', 'bfloat16'"),
         ("model.template", "chatty", "'extra_id'"),
+        ("model.keeps", "attention,tea", "expected some of"),
+        ("model.remat model.keeps", (False, "attention"), "config.model.remat nothing is computed"),
         ("optimizer.schedule", "linear", "expected one of 'constant', 'cosine'"),
         ("optimizer.learning_rate", 0.0, "expected more than 0"),
         ("optimizer.learning_rate", float("nan"), "expected more than 0"),

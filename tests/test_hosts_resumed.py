@@ -51,7 +51,7 @@ def work(verb: str, here: Path, folder: Path) -> None:
 def in_pieces(patch, here: Path, cache: str) -> None:
     patch.setattr(sample, "chunk", lambda config: 3)
     patch.setattr(weigh, "CHUNK", 3)
-    patch.setattr(scores, "TOKENS", 60)
+    patch.setattr(scores, "TOKENS", 1)  # For each device.
     patch.setattr(scores, "default_folder", lambda: here / cache)
     patch.setattr(readings, "CHUNK", 4)
 

@@ -64,7 +64,7 @@ def judge(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     rows, result = (score if config.task == "scores" else use)(config, readings, folder, chosen)
     model = {
         "name": config.model.name,
-        "checksum": checksum(one.model.params),
+        "checksum": checksum(one.model.params, rounded=True),
         "layers": one.model.config.num_layers,
         "dtype": str(np.dtype(one.model.dtype)),
     }
