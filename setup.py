@@ -65,7 +65,7 @@ setup(
         "gs": ["gcsfs>=2024.6"],
         "cuda": ["jax[cuda12]>=0.7.2,<0.13"],
         "notebooks": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10", "pandas>=2.2"],
-        "parity": ["torch>=2.6"],
+        "parity": ["torch>=2.6", "accelerate"],
         "serve": SERVE,
         "tensorboard": ["tensorboard>=2.16"],
         "test": [*TEST, *WANDB],

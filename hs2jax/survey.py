@@ -52,7 +52,7 @@ def _survey(
     spec: str, skip: bool, derive: str, own_way: bool, paths: tuple[Path, ...], changed: tuple
 ) -> Survey:
     """Survey files, or find what another process has kept of the same."""
-    started, kept = time.time(), None
+    started, kept = time.monotonic(), None
     with contextlib.suppress(OSError):
         contents = [fingerprint.of_file(*each) for each in zip(paths, changed, strict=True)]
         key = [spec, skip, derive, own_way, contents, fingerprint.code_hash()]
@@ -62,7 +62,7 @@ def _survey(
             digest, record, sources = json.loads(kept.read_text())
             return Survey(digest, record and Record(**record), sources)
     found = _read(spec, skip, derive, own_way)
-    if kept and time.time() - started > SLOW:
+    if kept and time.monotonic() - started > SLOW:
         record = found.record and dataclasses.asdict(found.record)
         with contextlib.suppress(OSError):
             kept.parent.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ SETTINGS = {"attributes": ("reward",), "derive": None, "on_error": "raise", "voc
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--pairs", type=int, default=50_000)
-    flags.add_argument("--folder", default="/tmp/million_pairs")
+    flags.add_argument("--folder", default="runs/million_pairs")
     flags.add_argument("--stages", default=",".join(STAGES))
     flags.add_argument("--one", help=argparse.SUPPRESS)
     flags = flags.parse_args()

@@ -191,9 +191,8 @@ def keep(groups: Iterable[Group], make: Make, record: Record, folder: Path | Non
         while shard := _open(folder, len(shards)):
             shards.append(shard)
         if not end.exists() or len(shards) < json.loads(end.read_text())["shards"]:
-            stream = iter(groups)
-            for _ in itertools.islice(stream, SHARD * len(shards)):
-                pass  # The last shard may hold fewer.
+            stream, done = iter(groups), SHARD * len(shards)
+            next(itertools.islice(stream, done, done), None)  # The last shard may hold fewer.
             while _write(folder, len(shards), stream, make):
                 shards.append(_open(folder, len(shards)))
                 log.info(

@@ -253,12 +253,12 @@ def serve(options) -> None:
         max_tokens=options.max_tokens,
         max_queue=options.max_queue,
     )
-    place, begun = f"http://{options.host}:{listening.getsockname()[1]}", time.time()
+    place, begun = f"http://{options.host}:{listening.getsockname()[1]}", time.monotonic()
 
     def told() -> None:
         server.should_exit |= service.error is not None
         if service.ready:
-            count, seconds = len(service.programs), time.time() - begun
+            count, seconds = len(service.programs), time.monotonic() - begun
             print(f"{place}: ready after {seconds:.0f} s, {count} programs", flush=True)
 
     if options.host not in LOOPBACK and not key:
