@@ -20,6 +20,7 @@ from hs2jax import session, stopping
 from hs2jax.data import loader, packing, records
 from hs2jax.data.chat import Encoded
 from hs2jax.data.conversations import join, share, unrated
+from hs2jax.data.record import Record
 from hs2jax.models import heads, lora, sharding
 from hs2jax.models.attention import ends
 from hs2jax.models.config import Config
@@ -139,9 +140,11 @@ def packed(costs: Sequence[int], length: int) -> list[list[list[int]]]:
     return [packing.first_fit(batch, length) for batch in batches]
 
 
-def plan_evaluation(examples, *, row_length, layout, rows, mesh=None, here=None):
+def plan_evaluation(
+    examples, *, row_length, layout, rows, mesh=None, here=None, record: Record | None = None
+):
     """Plan batches of every tokenised group once, in order, for `run_batches`. here: see
-    `loader.Batches`."""
+    `loader.Batches`. record: counts tokens and padding."""
     return loader.plan(
         examples,
         row_length=row_length,
@@ -149,6 +152,7 @@ def plan_evaluation(examples, *, row_length, layout, rows, mesh=None, here=None)
         batch_size=BATCH,
         micro_batch_size=sharding.fit_rows(rows, mesh),
         here=here,
+        record=record,
     )
 
 

@@ -120,7 +120,9 @@ def test_run_leaves_whole_stages_and_says_where(trained):
         noted = workdir.read_json(stage / "run.json")["bytes"]
         assert noted == pytest.approx(workdir.size(stage), rel=0.1)
         assert not list(stage.glob("*.tmp"))
-        assert workdir.read_json(stage / "record.json") == stages.result(stage)["records"]
+        records = workdir.read_json(stage / "record.json")
+        assert records == stages.result(stage)["records"]
+        assert all(each["tokens"] > 0 for each in records.values()), "of validation too"
     # An override counts, and other settings stay.
     assert workdir.read_json(trained.preferences / "config.json")["epochs"] == 1
     # Nine rated groups fit, twice: five batches. Ten groups that are no ties fit, once: three.

@@ -64,9 +64,8 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
         record=record,
         **shape,
     )
-    held_out_batches = plan_evaluation(
-        held_out.examples, rows=config.micro_batch_size, mesh=mesh, **shape
-    )
+    of_held_out = {"rows": config.micro_batch_size, "record": held_out_record}
+    held_out_batches = plan_evaluation(held_out.examples, mesh=mesh, **of_held_out, **shape)
     steps = len(batches)
     log.info("train: %s", record)
     log.info("validation: %s", held_out_record)
