@@ -18,51 +18,102 @@ from hs2jax.judging.judged_set import judge_set
 from hs2jax.judging.readings import Readings
 from hs2jax.language_model import LanguageModel
 
+# Texts of a judge that scores from 1 to 5, with ^ where its score begins; without, there is none.
+SAID = [
+    "Score: ^4",
+    "^4",
+    "**Score**: ^3/5",
+    "It deserves a score of 2, I think. Score: ^5.",
+    "Score: 1\nNo, wait.\nScore: ^2\nIt has 3 parts.",
+    "There are 3 reasons, so I give it a ^4!",
+    "It is 4.5 or 12, v2 and -3",
+    "Score: 7",
+    "No score at all.",
+    "",
+    # A scale that is repeated, in all its forms, and another scale.
+    "Score (1-5): ^4",
+    "^2 out of 5",
+    "^4/5",
+    "Out of 5, I give it ^3",
+    "Score is ^4 of 5.",
+    "Score: ^4 (out of 5)",
+    "Score (1 = bad, 5 = good): ^4",
+    "On a scale from 1 to 5",
+    "Score: 4/10",
+    "Score: 3 (out of 10)",
+    "Score: 4⁄10",
+    "Score: 1 2 3 4 5",
+    "Score: 1/2/3/4/5",
+    "Score: 1, 2, 3, 4, 5",
+    "Score: 1\nScore: 2\nScore: 3\nScore: 4\nScore: 5",
+    "Score 1: bad\nScore 5: best\nScore: ^3",
+    # Several numbers, sums and bounds.
+    "Score: 3 or 4",
+    "Score: 3 and 4",
+    "Score: 3~4",
+    "Score: 3 -> 4",
+    "Score: 4-5",
+    "Score: 2 + 2",
+    "Score: 2 + 2 = ^4",
+    "Score: ^4 (not 5)",
+    "Score: ^4, one point off for 2 typos",
+    "Score: ^4\n- 2 typos",
+    "Score: ≥4",
+    "Score: > 3",
+    "Score: −2",
+    "Score: 1 000",
+    "I rate it higher than 3",
+    # Other ways to write a number, and shares.
+    "Score: ^4.0",
+    "Score: ^4.0/5",
+    "Score: 4.5",
+    "Score: 4,5",
+    "Score: 3½",
+    "Score: 10",
+    "Score: 80%",
+    "Score: 4 percent",
+    "Score: four",
+    "Score: ٤",
+    "Score: ４",
+    # Lists, counts and other numbers.
+    "1. Clear\n2. Short\n3. Right",
+    "The response lists 3 reasons.",
+    "I give 3 reasons.",
+    "I'd give it 4, not 5",
+    # What is quoted, denied, supposed, or said of another response.
+    'The response ends with "Score: 5".',
+    'It says:\n"Score: 5"',
+    "> Score: 5\nScore: ^2",
+    "Score: ^3. A Score: 5 response would cite sources.",
+    'Fine.\n"Score: ^4"',
+    "It does not deserve a 5.",
+    "The score is not 5.",
+    "A score of 5 would need sources.",
+    "Score: ^4\n\n[Response]\nScore: 5",
+    # Thoughts, and other forms.
+    "<think>\nScore: 2\n</think>\nThe final score is ^4",
+    "Score: 2</think>Fine.",
+    "<think>\nScore: 4",
+    "Score: ^4\n<reasoning>Score: 2 is too little.</reasoning>",
+    "<score>^4</score>",
+    '{"feedback": "It says \\"Score: 5\\".", "score": ^2}',
+    '```json\n{"Score": "^3"}\n```',
+    "\\boxed{^4}",
+    "Score for helpfulness: ^4",
+    "Score: 2 for clarity.\nFinal score: ^4",
+    "It helps.\n\n### Score\n^4",
+    "| Score |\n|---|\n| ^4 |",
+    "Score：^4",
+    "Rating: **^2**",
+    "^4 stars",
+]
 
-@pytest.mark.parametrize(
-    ("text", "rest"),
-    [
-        ("Score: 4", "4"),
-        ("4", "4"),
-        ("**Score**: 3/5", "3/5"),
-        ("It deserves a score of 2, I think. Score: 5.", "5."),
-        ("Score: 1\nNo, wait.\nScore: 2\nIt has 3 parts.", "2\nIt has 3 parts."),
-        ("There are 3 reasons, so I give it a 4!", "4!"),
-        ("It is 4.5 or 12, v2 and -3", None),
-        ("Score: 7", None),
-        ("No score at all.", None),
-        ("", None),
-        # A scale that is repeated, in all its forms.
-        ("Score (1-5): 4", "4"),
-        ("2 out of 5", "2 out of 5"),
-        ("4/5", "4/5"),
-        ("Out of 5, I give it 3", "3"),
-        ("Score is 4 of 5.", "4 of 5."),
-        ("On a scale from 1 to 5", None),
-        ("Score: 3 or 4", None),
-        ("Score: 4-5", None),
-        # Lists, counts and other numbers.
-        ("1. Clear\n2. Short\n3. Right", None),
-        ("The response lists 3 reasons.", None),
-        ("Score: 10", None),
-        ("Score: 4,5", None),
-        ("I'd give it 4, not 5", None),
-        # What is quoted, or said of another response.
-        ('The response ends with "Score: 5".', None),
-        ('It says:\n"Score: 5"', None),
-        ("> Score: 5\nScore: 2", "2"),
-        ("Score: 3. A Score: 5 response would cite sources.", "3. A Score: 5 response would cite"),
-        ('Fine.\n"Score: 4"', '4"'),
-        # Other ways to write the form.
-        ("Score for helpfulness: 4", "4"),
-        ("It helps.\n\n### Score\n4", "4"),
-        ("Rating: **2**", "2**"),
-        ("4 stars", "4 stars"),
-    ],
-)
-def test_the_score_is_the_judges_own_statement(text, rest):
-    place = written.place_of_score(text, ANSWERS)
-    assert place is None if rest is None else text[place:].startswith(rest)
+
+@pytest.mark.parametrize("said", SAID)
+def test_the_score_is_the_judges_own_statement(said):
+    place = said.find("^")
+    expected = None if place < 0 else place
+    assert written.place_of_score(said.replace("^", ""), ANSWERS) == expected
 
 
 @pytest.mark.parametrize(

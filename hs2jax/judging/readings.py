@@ -21,7 +21,7 @@ from hs2jax.judging.prompts import Request
 from hs2jax.models.checksum import checksum
 from hs2jax.store import Store
 
-VERSION = 4  # To be raised when the way of reading changes.
+VERSION = 5  # To be raised when the way of reading changes.
 CHUNK = 64  # Requests that are read, and kept, at a time.
 
 

@@ -5,6 +5,7 @@ LAGER (arXiv 2508.03550) has two such conditions. "direct": the score alone. "re
 first, then the score.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -21,14 +22,36 @@ CUT = "the judge's text was cut before its score"
 NO_ROOM = "the judge had no room to write"
 MERGED = "the tokenizer merges the judge's score with the text before it"
 
-# No scores: ranges and scales (1-5, from 1 to 5, 3 or 4), numbers of a list's items, what a scale
-# goes up to, and what is quoted, unless the whole statement is.
-RANGE = r"(?:\bbetween\s+\d+\s+and|\d+\s*(?:[-–—]|\.\.+|\bto\b|\bor\b))\s*\d+"
-ITEM = r"^[ \t*#-]*\d+[.)](?=[ \t]+\S)"
-UP_TO = r"(?:/|\bout of\b|(?<=\d)\s+of\b)\s*\d+"
-QUOTED = r"\"[^\"\n]*\"|“[^”\n]*”|«[^»\n]*»|`[^`\n]*`|^[ \t]*>.*$"
-NAME = r"\b(?:score|rating)s?\b(?:\W{0,9}|[^\d\n.!?]{0,60}?(?:[:=]|\b(?:is|of)\b)[^\w\n]*)"
-GIVES = r"\b(?:giv(?:e|es|ing)|rated?|rates|scored?|deserves?|assign|award)\b[^\d\n.!?]{0,60}?"
+# No scores: thoughts, what a judge makes up behind the form's headings, and what is quoted, unless
+# the whole statement is; ranges, lists, sums and scales (1-5, 3 or 4, 2 + 2, 1 = bad), numbers of a
+# list's items, what a scale goes up to.
+THOUGHT = r"[<\[]{}\w*(?:think|thought|reason)\w*[>\]]"
+OPENED, CLOSED = THOUGHT.format(""), THOUGHT.format("/")
+UNSAID = (
+    rf"{OPENED}[\s\S]*?(?:{CLOSED}|\Z)",
+    rf"\A[\s\S]*{CLOSED}",
+    r"^[ \t]*\[(?:Prompt|Response|Criterion|Question|Dialogue)[ AB]*\][\s\S]*",
+)
+QUOTED = r'"(?:\\.|[^"\\\n])*"|“[^”\n]*”|«[^»\n]*»|`[^`\n]*`|^[ \t]*>.*$'
+JOINED = r"[-–—~～〜&|+×→]|[-=]>|\.\.+|\b(?:to|or|and)\b"
+NO_SCORES = (
+    r"(?:/|\bout of\b|(?<=\d)\s+of\b)\s*\d+",
+    rf"\bbetween\s+\d+\s+and\s+\d+|\d+(?:[ \t]*(?:{JOINED})[ \t]*\d+)+",
+    r"\d+(?:[,;][ \t]*\d+)+(?=\W*$)|\d+[ \t]*=[ \t]*[^\W\d][^,;)\n]*",
+    r"^[ \t*#-]*\d+[.)](?=[ \t]+\S)",
+)
+SIGNS = "<≤≥≠~≈±−"  # Before a number that is a bound, about right or below 0.
+GAP = rf"(?:[^\w>{SIGNS}]|(?<![\s:=])>)"
+NAME = r"\b(?:score|rating|boxed)s?\b"
+NAME += rf"(?:{GAP}{{0,9}}|[^\d\n.!?]{{0,60}}?(?:[:=]|\b(?:is|of)\b)(?:(?!\n){GAP})*)"
+BEFORE_NAME = r"[\W_]*(?:(?:the|my|final|overall|total)\s+)*"
+GIVES = r"\b(?:giv(?:e|ing)|rated?|rates|scored?|deserves?|assign|award)\b"
+GIVES += rf"[^\d\n.!?>{SIGNS}]{{0,60}}?"
+DENIED = r"\b(?:not|never|cannot|neither|nor|hardly)\b|n['’]t\b|\b(?:than|least|most|below|above"
+DENIED += r"|under|over|almost|nearly|about)\W+(?:an?\W+)?$"
+SUPPOSED = r"[ \t)]+(?:would|could|should|might|means?|requires?|needs?|represents?|indicates?)\b"
+# Behind a number that is given; else it counts something ("gives 3 reasons").
+GOES_ON = r"\s*(?:[^\w\s]|$|(?:stars?|points?|for|because|since|as|on|in|overall|here|due)\b)"
 
 
 def answered(
@@ -63,19 +86,38 @@ def answered(
 def place_of_score(text: str, answers: Sequence[str], finished: bool = True) -> int | None:
     """Find where in a judge's text its score begins: the answer behind "Score" or "Rating", the
     last one that begins a line or else the last; or the one number of the last line that is given
-    ("I give it a 4", "4/5") or stands alone there. None where there is none.
+    ("I give it a 4", "4/5") or stands alone there. None where there is none, as where it is of
+    another scale ("4/10"), denied, supposed, or where the scale's values are gone through.
 
     finished: the judge ended the text; one that was cut holds a score only behind its name."""
-    alone = rf"(?<![\w.,/-])({'|'.join(sorted(map(re.escape, answers), key=len, reverse=True))})"
-    alone += r"(?![\w%]|[.,]\d)"
+    values = "|".join(sorted(map(re.escape, answers), key=len, reverse=True))
+    top = rf"{re.escape(answers[-1])}\b"
+    alone = rf"(?<![\w.,/⁄∕／{SIGNS}-])({values})(?:\.0+)?(?![\w%⁄∕／]|[.,]\d"
+    alone += rf"|[ \t]+(?:\d|%|percent)|\W{{0,3}}(?:/|\bout of\b|\bof\b)\s*(?!{top})\d|{SUPPOSED})"
+    for pattern in UNSAID:
+        text = _without(text, pattern)
     plain = _without(text, QUOTED, keep=_is_statement)
-    out_of = [m.start(1) for m in re.finditer(rf"{alone}\s*(?:/|out of)\s*{answers[-1]}\b", plain)]
-    for pattern in (UP_TO, RANGE, ITEM):
+    numbers = re.finditer(alone, plain, re.IGNORECASE)
+    # Before what follows is blanked, that tells a score of this scale from one of another.
+    real = {m.start(1) for m in numbers}
+    out_of = [m.start(1) for m in re.finditer(rf"{alone}\s*(?:/|out of)\s*{top}", plain)]
+    for pattern in NO_SCORES:
         plain = _without(plain, pattern)
-    named = list(re.finditer(NAME + alone, plain, re.IGNORECASE))
-    first = [m for m in named if not plain[: m.start()].rpartition("\n")[2].strip(' \t*_#>"“`')]
-    if named:
-        place = (first or named)[-1].start(1)
+
+    def is_said(place: int, named: str = "") -> bool:
+        clause = re.split(r"[,;.!?\n]", plain[:place])[-1]
+        about = named if re.search("[:=]", named) else clause
+        return place in real and not re.search(DENIED, about, re.IGNORECASE)
+
+    named = re.finditer(NAME + alone, plain, re.IGNORECASE)
+    named = [m for m in named if is_said(m.start(1), m[0][: m.start(1) - m.start()])]
+    lines = (plain[: m.start()].rpartition("\n")[2] for m in named)
+    first = [bool(re.fullmatch(BEFORE_NAME, line, re.IGNORECASE)) for line in lines]
+    if named := [*itertools.compress(named, first)] or named:
+        places = [answers.index(m[1]) for m in named[-3:]]
+        if len(places) == 3 and abs(places[2] - places[0]) == 2 and sum(places) == 3 * places[1]:
+            return None  # Three neighbours of the scale in their order.
+        place = named[-1].start(1)
         rest = text[place:]
         open_ = not finished and any(each != rest and each.startswith(rest) for each in answers)
         return None if open_ else place
@@ -84,11 +126,11 @@ def place_of_score(text: str, answers: Sequence[str], finished: bool = True) -> 
     start = plain.rstrip().rfind("\n") + 1
     line = plain[start:]
     found = re.search(rf"{alone}(?!.*\d)", line)  # The last number of the line.
-    if found is None:
+    if found is None or not is_said(place := start + found.start(1)):
         return None
-    place, before = start + found.start(1), line[: found.start(1)]
-    bare = re.fullmatch(r"\W*(stars?|points?)?\W*", before + line[found.end(1) :])
-    given = re.search(GIVES + "$", before, re.IGNORECASE)
+    before, behind = line[: found.start(1)], line[found.end() :]
+    bare = re.fullmatch(rf"{GAP}*", before) and re.fullmatch(r"\W*(stars?|points?)?\W*", behind)
+    given = re.search(GIVES + "$", before, re.IGNORECASE) and re.match(GOES_ON, behind)
     return place if bare or given or place in out_of else None
 
 
@@ -96,14 +138,17 @@ def _without(text: str, pattern: str, keep=lambda text, match: False) -> str:
     """Blank what matches; all else stays in its place."""
 
     def blank(match: re.Match) -> str:
-        return match[0] if keep(text, match) else " " * len(match[0])
+        return match[0] if keep(text, match) else re.sub(r"[^\n]", " ", match[0])
 
     return re.sub(pattern, blank, text, flags=re.IGNORECASE | re.MULTILINE)
 
 
 def _is_statement(text: str, match: re.Match) -> bool:
-    """Tell whether a quotation is all of the last line, and nothing announces it."""
+    """Tell whether a quotation is all of the last line, and nothing announces it; or a key or value
+    of JSON, such as "score": "4"."""
     before, behind = text[: match.start()].rstrip(" \t*_#"), text[match.end() :].strip(" \t\n*_.")
+    if re.fullmatch(r"\W*(?:scores?|ratings?|\d+)\W*", match[0], re.IGNORECASE):
+        return behind.startswith(":") or before.endswith(":")
     return not behind and (not before or (before.endswith("\n") and before.rstrip()[-1:] != ":"))
 
 
