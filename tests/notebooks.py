@@ -17,9 +17,9 @@ TIMES = re.compile(rf" \[{TIME}\]|(?<=\[){TIME}, ")
 OWN = re.compile(r"/\S*?/(?=runs/|pairs\.csv|exported)|/\S*?/ipykernel_\d+/")  # Of this machine.
 
 
-def cut_model(cache: Path, layers: int = 3) -> Path:
-    """Make a cache of models in which the notebooks' model has its first layers only. Returns it,
-    for HS2JAX_CACHE."""
+def cut_model(cache: Path) -> Path:
+    """Make a cache of models in which the notebooks' model has its first three layers only, and of
+    these the first head. Returns it, for HS2JAX_CACHE."""
     import gguf
 
     from hs2jax.models.hf import hub
@@ -29,16 +29,21 @@ def cut_model(cache: Path, layers: int = 3) -> Path:
     folder = cache / hub.SHORT[name][1].replace("==", "-")
     folder.mkdir(parents=True)
     writer = gguf.GGUFWriter(folder / "model.gguf", "llama")
+    sizes = {"block_count": 3, "embedding_length": 64, "feed_forward_length": 192}
+    sizes |= {"attention.head_count": 1, "attention.head_count_kv": 1}
     for field in reader.fields.values():
         if field.name.startswith("GGUF.") or field.name == "general.architecture":
             continue
         kind, of = field.types[0], field.types[-1] if len(field.types) > 1 else None
-        value = layers if field.name == "llama.block_count" else field.contents()
+        value = sizes.get(field.name.removeprefix("llama."), field.contents())
         writer.add_key_value(field.name, value, kind, sub_type=of)
+    left = {576: 64, 192: 64, 1536: 192}  # Hidden and all heads', the keys', and feed-forward.
     for tensor in reader.tensors:
         layer = re.match(r"blk\.(\d+)\.", tensor.name)
-        if not layer or int(layer[1]) < layers:
-            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        if not layer or int(layer[1]) < sizes["block_count"]:
+            whole = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            part = whole[tuple(slice(left.get(n, n)) for n in whole.shape)]
+            writer.add_tensor(tensor.name, part.copy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,5 +1,5 @@
 """The notebooks of colab/: whole, plain and with what they show; NOTEBOOKS=1 runs them, on a model
-cut to its first layers, and with LONG=1 on the whole one."""
+cut to a head of its first layers, and with LONG=1 on the whole one."""
 
 import ast
 import os

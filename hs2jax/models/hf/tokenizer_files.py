@@ -14,7 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from hs2jax.models.hf.checkpoint_files import read_json, write_json
 
@@ -54,6 +54,8 @@ def load(path: Path) -> Any:
     try:
         if settings.exists() and "auto_map" in json.loads(settings.read_text("utf-8")):
             raise ValueError("the tokenizer is made by code of the checkpoint, which is not run")
+        from transformers import AutoTokenizer  # Which imports all of torch, where it is.
+
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # Of many kinds: a missing package, a broken file.
         raise ValueError(
