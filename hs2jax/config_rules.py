@@ -263,7 +263,13 @@ def parsed(parse: Callable[[str], object]) -> Rule:
 
 def parse_weights(text: str) -> dict[str, float] | None:
     """Parse weights of outputs, "helpfulness=0.65,verbosity=-0.4"; None for ""."""
-    return _parse_pairs(text, float, "weights as in name=number,name=number") or None
+    return _parse_pairs(text, _finite, "weights as in name=number,name=number") or None
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError
+    return number
 
 
 def parse_condition(text: str) -> dict[str, int]:

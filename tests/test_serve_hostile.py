@@ -1,6 +1,9 @@
 """The scoring server, sent what no client should send."""
 
+import gzip
+import http.client
 import json
+import socket
 import threading
 
 import httpx
@@ -51,6 +54,49 @@ def test_a_hostile_body_is_refused_in_a_few_words(served, body):
     error = json.loads(answer.text, parse_constant=pytest.fail)["error"]
     assert "Traceback" not in error["message"]
     assert len(served.scores(TALKS[:1])) == 1
+
+
+SCORE = json.dumps({"conversations": TALKS[:1]}).encode()
+ZIPPED, ZIP = gzip.compress(SCORE), JSON | {"Content-Encoding": "gzip"}
+OTHER, CHARSET = {"input": "a", "model": "gpt"}, {"Content-Type": "Application/JSON; charset=utf-8"}
+NO_NUMBER = b'{"prompt": "a", "responses": ["b"], "top_n": NaN}'
+ODD = {
+    "a form, as of curl -d": ("POST /score", {"data": {"a": "b"}}, 415, "must be application/json"),
+    "no type": ("POST /score", {"content": SCORE}, 415, "Content-Type is none"),
+    "gzip": ("POST /score", {"content": ZIPPED, "headers": ZIP}, 415, "Content-Encoding is gzip"),
+    "chunks": ("POST /score", {"content": iter([SCORE[:9], SCORE[9:]]), "headers": JSON}, 200, ""),
+    "a charset": ("POST /score", {"content": SCORE, "headers": CHARSET}, 200, "reward"),
+    "only the head": ("HEAD /health", {}, 200, ""),
+    "options": ("OPTIONS /score", {}, 405, "Method Not Allowed"),
+    "another method": ("GET /score", {}, 405, "Method Not Allowed"),
+    "no such route": ("POST /v1/score", {"json": {}}, 404, "there are /score"),
+    "another model": ("POST /pooling", {"json": OTHER}, 404, "it is 'tiny'"),
+    "its name": ("POST /pooling", {"json": OTHER | {"model": "tiny"}}, 200, "data"),
+    "no tokens": ("POST /pooling", {"json": OTHER | {"truncate_prompt_tokens": 0}}, 422, "trunc"),
+    "a sigmoid": ("POST /classify", {"json": OTHER | {"use_activation": True}}, 422, "activation"),
+    "the same twice": ("POST /score", {"json": {"conversations": ["a", "a"]}}, 200, "reward"),
+    "no number of best": ("POST /rank", {"content": NO_NUMBER, "headers": JSON}, 422, "top_n"),
+    "no prompt": ("POST /rank", {"json": {"prompt": [3], "responses": ["a"]}}, 400, "responses[0]"),
+}
+
+
+@pytest.mark.parametrize(("route", "sent", "status", "said"), ODD.values(), ids=ODD)
+def test_an_odd_request_is_answered_as_it_should(served, route, sent, status, said):
+    answer = served.client.request(*route.split(), **sent)
+    assert (answer.status_code, said in answer.text) == (status, True), answer.text
+    json.loads(answer.text or "{}", parse_constant=pytest.fail)
+
+
+def test_requests_that_are_sent_at_once_on_a_connection_are_answered_in_order(served):
+    head = b"POST /score HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    bodies = [json.dumps({"conversations": TALKS[:n]}).encode() for n in (1, 3, 2)]
+    address = served.server.servers[0].sockets[0].getsockname()
+    with socket.create_connection(address) as connection, connection.makefile("rb") as said:
+        for body in bodies:
+            connection.sendall(b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body))
+        for n in (1, 3, 2):
+            fields = http.client.parse_headers(said) if said.readline() else {}
+            assert len(json.loads(said.read(int(fields["Content-Length"])))["scores"]) == n
 
 
 def test_a_slow_or_cut_body_harms_nobody(served, monkeypatch):

@@ -246,7 +246,7 @@ def _check(config, name: str, found: dict, worth: rollouts.Worth) -> None:
         raise ValueError(
             f"{name}: {found['missing']} of {worth.reward.size} responses have no finite "
             f"reward or log-probability, more than config.missing_limit {config.missing_limit:g}: "
-            "are they too long for the reward model, or are its parameters whole?"
+            "are they empty, or too long for the reward model, or are its parameters not whole?"
         )
     if config.kl.ceiling and found["kl"] > config.kl.ceiling:
         raise ValueError(

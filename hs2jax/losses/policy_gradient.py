@@ -12,7 +12,7 @@ All compute in float32. Axis letters: R responses, of several groups in any orde
 import jax
 import jax.numpy as jnp
 
-from hs2jax.losses.shapes import same_shape
+from hs2jax.losses.shapes import positive, same_shape
 from hs2jax.losses.steerlm import max_of_group, sum_of_group
 
 BASELINES = ("leave_one_out", "grpo")
@@ -84,6 +84,7 @@ def clipped_surrogate(log_ratio, advantage, *, clip=None):
     r = exp(log_ratio) and the advantage A, of one shape; None: -r A. At log_ratio 0 its gradient is
     that of -A log_policy, whatever the clip."""
     same_shape(log_ratio=log_ratio, advantage=advantage)
+    positive(clip=clip)
     ratio = jnp.exp(jnp.asarray(log_ratio, jnp.float32))
     advantage = jnp.asarray(advantage, jnp.float32)
     if clip is None:
@@ -95,6 +96,7 @@ def clipped_value(values, old_values, returns, *, clip=None):
     """Half the squared error of values against returns, of one shape: the larger of the values' and
     of those that are held within `clip` of the old ones; None: the values'."""
     same_shape(values=values, old_values=old_values, returns=returns)
+    positive(clip=clip)
     values, old, returns = (jnp.asarray(x, jnp.float32) for x in (values, old_values, returns))
     error = jnp.square(values - returns)
     if clip is not None:

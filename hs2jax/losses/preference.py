@@ -15,7 +15,7 @@ P pairs. Log-probabilities, in nats, are sums over a response's tokens, its end 
 import jax.numpy as jnp
 
 from hs2jax.losses.reward import bradley_terry
-from hs2jax.losses.shapes import same_shape
+from hs2jax.losses.shapes import positive, same_shape
 
 SMOOTHINGS = ("conservative", "unbiased")
 REDUCTIONS = ("sum", "mean")
@@ -46,6 +46,7 @@ def dpo(
         raise ValueError(f"smoothing is {smoothing!r}; it must be one of {', '.join(SMOOTHINGS)}")
     if smoothing == "unbiased" and not label_smoothing:
         raise ValueError('smoothing "unbiased" has no effect without a label_smoothing')
+    positive(beta=beta)
     chosen = beta * _log_ratio(policy_chosen, reference_chosen)
     rejected = beta * _log_ratio(policy_rejected, reference_rejected)
     e, ways = label_smoothing, {"strength": strength, "kind": kind}
@@ -75,6 +76,7 @@ def ipo(
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction is {reduction!r}; it must be one of {', '.join(REDUCTIONS)}")
+    positive(beta=beta)
     counts = {"chosen_tokens": chosen_tokens, "rejected_tokens": rejected_tokens}
     if any((x is None) != (reduction == "sum") for x in counts.values()):
         raise ValueError('reduction "mean" needs both responses\' numbers of tokens, "sum" neither')

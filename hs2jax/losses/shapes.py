@@ -1,4 +1,4 @@
-"""Shapes are asserted and never broadcast."""
+"""Arguments are asserted: shapes are never broadcast, and a sign is not lost."""
 
 import jax.numpy as jnp
 
@@ -11,3 +11,10 @@ def same_shape(*, axes: str = "", **arrays):
         raise ValueError(f"shapes must be equal, they are {shapes}")
     if axes and any(len(shape) != 1 for shape in shapes.values()):
         raise ValueError(f"{', '.join(shapes)} must have one axis, {axes}; they are {shapes}")
+
+
+def positive(**numbers):
+    """Raises ValueError, naming it, for one of the numbers that is not above 0; None may be."""
+    for name, x in numbers.items():
+        if x is not None and not x > 0:
+            raise ValueError(f"{name} is {x}; it must be more than 0")

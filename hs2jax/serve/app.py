@@ -22,7 +22,6 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import prometheus_client as prometheus
@@ -73,17 +72,20 @@ class Gate:
             return messages.pop() if messages else await receive()
 
         given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
-        if self.key and path != "/health" and not hmac.compare_digest(given[2].strip(), self.key):
-            what = "this server wants its key: Authorization: Bearer KEY"
-            app = refusal(401, what, {"WWW-Authenticate": "Bearer"})
-        else:
-            try:
-                body = await requests.whole(Request(scope, receive))
-                messages.append({"type": "http.request", "body": body})
-            except HTTPException as error:
-                app = refusal(error.status_code, error.detail)
-            except ClientDisconnect:
-                return
+        try:
+            if (
+                self.key
+                and path != "/health"
+                and not hmac.compare_digest(given[2].strip(), self.key)
+            ):
+                what = "this server wants its key: Authorization: Bearer KEY"
+                raise HTTPException(401, what, {"WWW-Authenticate": "Bearer"})
+            body = await requests.whole(Request(scope, receive))
+            messages.append({"type": "http.request", "body": body})
+        except HTTPException as error:
+            app = refusal(error)
+        except ClientDisconnect:
+            return
         await app(scope, receive_again, answer)
 
 
@@ -95,7 +97,6 @@ def application(service: Service, key: str = "") -> FastAPI:
     version = importlib.metadata.version("hs2jax")
     app = FastAPI(title="hs2jax", version=version, docs_url=None, redoc_url=None)
     app.add_middleware(Gate, service=service, key=key)
-    _answer_errors(app)
     model = {"model": service.name}
 
     def answered(found: list[dict], body: dict) -> StrictResponse:
@@ -105,14 +106,6 @@ def application(service: Service, key: str = "") -> FastAPI:
             return StrictResponse({"error": failed[0]} | body, failed[0]["code"])
         return StrictResponse(body)
 
-    def vllm(found: list[dict], kind: str, data: list[dict]) -> StrictResponse:
-        tokens = sum(each.get("tokens", 0) for each in found)
-        errors = [{"error": each["error"]} if "error" in each else {} for each in found]
-        rows = [{"index": i} | x | e for i, (x, e) in enumerate(zip(data, errors, strict=True))]
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
-        head = {"id": f"{kind}-{uuid.uuid4().hex}", "object": "list", "created": int(time.time())}
-        return answered(found, head | model | {"data": rows, "usage": usage})
-
     def one_reward() -> None:
         if service.scorer.rewarded:
             return
@@ -120,6 +113,7 @@ def application(service: Service, key: str = "") -> FastAPI:
         what = f"the model has the outputs {names} and no weights that make them one reward: start "
         raise HTTPException(400, f"{what}it with --weights=NAME=NUMBER,...")
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", responses={503: {}})
     async def health():
         """Tell whether requests are taken: 200, or 503."""
@@ -143,27 +137,40 @@ def application(service: Service, key: str = "") -> FastAPI:
     async def rank(body: requests.RankRequest, request: Request):
         """Rank responses to a prompt, the best first, each with its index in the request."""
         one_reward()
-        found = await service.score(
-            request, body.conversations(), "responses", truncate=body.truncate
-        )
+        options = {"truncate": body.truncate}
+        found = await service.score(request, body.conversations(), "responses", **options)
         best = sorted((x for x in found if "error" not in x), key=lambda x: -x["reward"])
         ranked = best[: body.top_n] + [x for x in found if "error" in x]
         return answered(found, model | {"results": ranked})
 
-    @app.post("/pooling", responses=requests.ERRORS)
-    async def pooling(body: requests.VllmRequest, request: Request):
-        """Score as vLLM's route of this name: `data` of each are all outputs."""
-        found = await service.score(request, body.items(), "input", **body.limits())
-        data = [[*x["outputs"].values()] if "outputs" in x else [] for x in found]
-        return vllm(found, "pool", [{"object": "pooling", "data": x} for x in data])
+    def as_vllm(route: str, row: Callable[[dict], dict]) -> None:
+        """Add a route of vLLM's; row: what it says of an item's outputs, {} where it has none."""
 
-    @app.post("/classify", responses=requests.ERRORS)
-    async def classify(body: requests.VllmRequest, request: Request):
-        """Score as vLLM's route of this name: `probs` of each are all outputs, as they are."""
-        found = await service.score(request, body.items(), "input", **body.limits())
-        outputs = [x.get("outputs", {}) for x in found]
-        data = [{"label": max(x, key=x.get, default=None), "probs": [*x.values()]} for x in outputs]
-        return vllm(found, "classify", [x | {"num_classes": len(x["probs"])} for x in data])
+        @app.post(f"/{route}", responses=requests.ERRORS, name=route)
+        async def scored(body: requests.VllmRequest, request: Request):
+            """Score as vLLM's route of this name; its numbers are all outputs, as they are."""
+            if body.model not in service.names:
+                what = f"the model {body.model[:80]!r} is not served here: it is {service.name!r}"
+                raise HTTPException(404, what)
+            found = await service.score(request, body.items(), "input", **body.limits())
+            errors = [{"error": each["error"]} if "error" in each else {} for each in found]
+            data = [row(each.get("outputs", {})) for each in found]
+            data = [{"index": i} | x | e for i, (x, e) in enumerate(zip(data, errors, strict=True))]
+            tokens = sum(each.get("tokens", 0) for each in found)
+            usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
+            head = {"id": f"{route}-{uuid.uuid4().hex}", "object": "list"}
+            head |= model | {"created": int(time.time())}
+            return answered(found, head | {"data": data, "usage": usage})
+
+    as_vllm("pooling", lambda x: {"object": "pooling", "data": [*x.values()]})
+    as_vllm(
+        "classify",
+        lambda x: {
+            "label": max(x, key=x.get, default=None),
+            "probs": [*x.values()],
+            "num_classes": len(x),
+        },
+    )
 
     @app.post("/get_reward", responses=requests.ERRORS)
     async def get_reward(body: requests.OpenRlhfRequest, request: Request):
@@ -176,25 +183,24 @@ def application(service: Service, key: str = "") -> FastAPI:
         body = {"rewards": rewards, "scores": rewards, "extra_logs": logs}
         return answered(found, body | ({"errors": errors} if errors else {}))
 
-    return app
-
-
-def _answer_errors(app: FastAPI) -> None:
-    """Give all errors one form, without the request's own words at length."""
-
+    # Errors have one form, without the request's own words at length.
     @app.exception_handler(HTTPException)
     async def http(request, error):
-        return refusal(error.status_code, str(error.detail), error.headers)
+        if error.status_code == 404 and error.detail == "Not Found":
+            error.detail = f"there is no such route; there are {', '.join(ROUTES)}"
+        return refusal(error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request, error):
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"][1:]))[:80] or "the body"
-        return refusal(422, f"{place}: {first['msg'][:300]}")
+        return refusal(HTTPException(422, f"{place}: {first['msg'][:300]}"))
 
     @app.exception_handler(Exception)
     async def fault(request, error):
-        return refusal(500, "a fault of the server; its log says more")
+        return refusal(HTTPException(500, "a fault of the server; its log says more"))
+
+    return app
 
 
 # Running ------------------------------------------------------------------------------------------
@@ -245,14 +251,12 @@ def serve(options) -> None:
     loading and compiling raise."""
     if options.max_queue < 1 or options.max_tokens < 0:
         raise ValueError("--max_queue is at least 1, and --max_tokens at least 0")
-    listening = _listen(options.host, options.port)
     key = options.api_key or os.environ.get(KEY, "")
-    service = Service(
-        scorer_of(options),
-        Path(options.model).name,
-        max_tokens=options.max_tokens,
-        max_queue=options.max_queue,
-    )
+    if not key.isascii() or key != "".join(key.split()):
+        raise ValueError(f"the key (--api_key, {KEY}) has white space in it, or is no ASCII")
+    listening = _listen(options.host, options.port)
+    limits = {"max_tokens": options.max_tokens, "max_queue": options.max_queue}
+    service = Service(scorer_of(options), options.model, **limits)
     place, begun = f"http://{options.host}:{listening.getsockname()[1]}", time.monotonic()
 
     def told() -> None:

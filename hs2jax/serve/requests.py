@@ -13,7 +13,8 @@ BODY_SECONDS = 30.0  # For all of it to come.
 
 
 async def whole(request: Request) -> bytes:
-    """Read a request's body. Raises HTTPException where it is too large or comes too slowly."""
+    """Read a request's body. Raises HTTPException where it is no JSON by its headers, too large, or
+    comes too slowly."""
     chunks, size = [], 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -25,6 +26,10 @@ async def whole(request: Request) -> bytes:
         raise HTTPException(408, f"no whole body within {BODY_SECONDS:g} s") from None
     if size > BODY:
         raise HTTPException(413, f"the body has {size} bytes; at most {BODY} are read")
+    for name, read in (("Content-Encoding", "identity"), ("Content-Type", "application/json")):
+        given = request.headers.get(name, "identity" if read == "identity" else "none")
+        if size and given.partition(";")[0].strip().lower() != read:
+            raise HTTPException(415, f"the body's {name} is {given[:80]}; it must be {read}")
     return b"".join(chunks)
 
 
@@ -54,29 +59,28 @@ class RankRequest(BaseModel):
     """prompt: a text or messages. top_n: how many of the best responses are answered; all."""
 
     model_config = ConfigDict(extra="forbid")
-    prompt: SkipValidation[str | Messages]
+    prompt: str | list[SkipValidation[Message]]
     responses: list[SkipValidation[str]]
     top_n: Annotated[int, Field(ge=1)] | None = None
     truncate: bool = False
 
     def conversations(self) -> list:
         """List the prompt with each response."""
-        prompt = self.prompt
-        if isinstance(prompt, str):
-            prompt = [{"role": "user", "content": prompt}]
-        if not isinstance(prompt, list) or not all(isinstance(x, dict) for x in prompt):
-            raise HTTPException(400, "prompt: expected a text or a list of messages")
+        asked = [{"role": "user", "content": self.prompt}]
+        prompt = asked if isinstance(self.prompt, str) else self.prompt
         return [[*prompt, {"role": "assistant", "content": each}] for each in self.responses]
 
 
 class VllmRequest(BaseModel):
-    """A request of vLLM's; values that would change the numbers are refused. input: a rendered
-    text, token ids, or a list of either; or messages: one conversation. truncate_prompt_tokens: as
-    many of the last tokens are read at most; -1: as many as fit."""
+    """A request of vLLM's; values that would change the numbers are refused. model: the served
+    one's name. input: a rendered text, token ids, or a list of either; or messages: one
+    conversation. truncate_prompt_tokens: as many of the last tokens are read at most; -1: as many
+    as fit."""
 
-    input: SkipValidation[str | Ids | list[str | Ids] | None] = None
-    messages: SkipValidation[Messages | None] = None
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+    model: str | None = None
+    input: str | list[SkipValidation[int | str | Ids]] | None = None
+    messages: list[SkipValidation[Message]] | None = None
+    truncate_prompt_tokens: Literal[-1] | Annotated[int, Field(ge=1)] | None = None
     use_activation: Literal[False] | None = None
     activation: Literal[False] | None = None
     softmax: Literal[False] | None = None
@@ -93,13 +97,8 @@ class VllmRequest(BaseModel):
             raise HTTPException(400, "expected either input or messages")
         if given is None:
             return [self.messages]
-        if isinstance(given, str) or (
-            given and isinstance(given, list) and type(given[0]) in (int, float)
-        ):
-            return [given]
-        if not isinstance(given, list):
-            raise HTTPException(400, "input: expected a text, token ids, or a list of either")
-        return given
+        alone = isinstance(given, str) or (given and type(given[0]) in (int, float))
+        return [given] if alone else given
 
     def limits(self) -> dict:
         """Give the options of `Service.score`."""
@@ -111,22 +110,19 @@ class OpenRlhfRequest(BaseModel):
     """A request of OpenRLHF's remote reward; query: rendered texts. prompts and labels are not
     read."""
 
-    query: SkipValidation[str | list[str]]
+    query: str | list[SkipValidation[str]]
     truncate: bool = False
 
     def items(self) -> list:
         """List what is to be scored."""
-        if isinstance(self.query, str):
-            return [self.query]
-        if not isinstance(self.query, list):
-            raise HTTPException(400, "query: expected a list of texts")
-        return self.query
+        return [self.query] if isinstance(self.query, str) else self.query
 
 
 # Answers ------------------------------------------------------------------------------------------
 
 
-ERRORS = {code: {} for code in (400, 401, 408, 413, 422, 429, 500, 503, 504)}  # For the schema.
+# For the schema.
+ERRORS = {code: {} for code in (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)}
 
 
 class StrictResponse(JSONResponse):
@@ -136,13 +132,8 @@ class StrictResponse(JSONResponse):
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
-TYPES = {
-    401: "unauthorized",
-    404: "not_found",
-    413: "too_large",
-    429: "queue_full",
-    503: "not_ready",
-}
+TYPES = {401: "unauthorized", 404: "not_found", 413: "too_large"}
+TYPES |= {429: "queue_full", 503: "not_ready"}
 
 
 def error_of(code: int, message: str, kind: str = "") -> dict:
@@ -150,5 +141,6 @@ def error_of(code: int, message: str, kind: str = "") -> dict:
     return {"message": message, "type": kind, "code": code}
 
 
-def refusal(code: int, message: str, headers: dict | None = None) -> Response:
-    return StrictResponse({"error": error_of(code, message)}, code, headers)
+def refusal(error: HTTPException) -> Response:
+    body = {"error": error_of(error.status_code, str(error.detail))}
+    return StrictResponse(body, error.status_code, error.headers)

@@ -1,5 +1,5 @@
 """Items in, scores out: conversations of many askers, read by one thread and computed by another,
-together, in a few shapes that are compiled before the first of them comes.
+together, in a few shapes that are compiled and timed before the first of them comes.
 
 Axis letters: B rows, T tokens of a row, R response slots, N numbers of a response.
 """
@@ -8,11 +8,12 @@ import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import repeat
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -30,34 +31,45 @@ from hs2jax.serve.requests import error_of
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 300.0  # After which a request is answered that it took too long.
-PACKED = 1024  # Tokens of a row in which conversations lie side by side; longer ones have longer.
+PACKED, SHORT = 1024, 256  # Tokens of rows of which several are computed together.
 FLOOR = 16  # Tokens that a response counts at least, which bounds the slots of a row.
 ROWS = 8  # Of each accelerator, where much waits; on CPU more than one brings nothing.
+READ = ("tokens", "segment_ids", "branch_ids", "positions", "end_positions")  # Of a batch.
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Waiting:
-    """Responses of one prompt, and where their numbers [responses, N] are awaited."""
+    """Responses of one prompt, by number the `items` of a request, and where the scores of each are
+    awaited."""
 
+    items: Sequence[int]
     example: Example
-    cost: int
     found: asyncio.Future
+    cost: int = dataclasses.field(init=False)  # Tokens of a row, so that its slots suffice, too.
+
+    def __post_init__(self):
+        encoded = self.example.encoded
+        self.cost = max(packing.cost(encoded, "shared"), FLOOR * len(encoded.responses))
 
 
 class Service:
     """A scorer behind a queue. `stopping`: it takes no more work; `error`: why it never could.
 
-    max_tokens: of a conversation, 0 for the model's positions. max_queue: how many items may be
-    admitted and not answered yet. rows: of a large batch on each device.
+    name: of the model, or the folder that it is in. max_tokens: of a conversation, 0 for the
+    model's positions. max_queue: how many items may be admitted and not answered yet. rows: of a
+    large batch on each device.
     """
 
     def __init__(self, scorer, name: str, *, max_tokens: int = 0, max_queue: int = 4096, rows=None):
-        self.scorer, self.name, self.max_queue = scorer, name, max_queue
+        self.scorer, self.max_queue = scorer, max_queue
+        self.name, self.names = Path(name).name, (Path(name).name, name, "", None)
         positions, self.mesh = scorer.model.config.max_seq_len, scorer.model.mesh
         self.longest = min(max_tokens or positions, positions)
         rows = rows or (1 if jax.default_backend() == "cpu" else ROWS)
         self.shapes = shapes(self.longest, sharding.row_devices(self.mesh), rows)
+        # Of each shape that is compiled, and the seconds that it takes.
         self.programs: dict[tuple[int, int], Callable] = {}
+        self.times: dict[tuple[int, int], float] = {}
         self.ready = self.stopping = self.closed = False
         self.error: Exception | None = None
         self.admitted = 0
@@ -134,15 +146,28 @@ class Service:
 
     async def _score(self, items, name: str, truncate: bool, longest: int) -> list[dict]:
         loop = asyncio.get_running_loop()
-        reading = loop.run_in_executor(self._reader, self._read, items, name, truncate, longest)
-        found, parts = await reading
+        found, parts = await loop.run_in_executor(
+            self._reader, self._read, items, name, truncate, longest
+        )
         if self.closed:
             raise not_now("the server stops")
-        waiting = [Waiting(x, cost(x), loop.create_future()) for _, x in parts]
+        waiting = [Waiting(*part, loop.create_future()) for part in parts]
         self._queue += waiting
         self._came.set()
-        tables = await asyncio.gather(*(x.found for x in waiting), return_exceptions=True)
-        return await loop.run_in_executor(self._reader, self._name, found, parts, tables)
+        try:
+            for each in waiting:
+                try:
+                    scores = await each.found
+                except HTTPException as error:
+                    scores = itertools.repeat({"error": error_of(error.status_code, error.detail)})
+                except Exception as error:
+                    scores = itertools.repeat({"error": error_of(500, faults.told(error))})
+                for i, score in zip(each.items, scores, strict=False):
+                    found[i] = {"index": i} | ({} if "error" in score else found[i]) | score
+        finally:
+            for each in waiting:
+                each.found.cancel()  # Where nobody waits any more, nothing is computed.
+        return found
 
     def _read(self, items, name, truncate, longest) -> tuple[list[dict], list]:
         """Make examples of items: what is known of each, and (the items of one, this) of each."""
@@ -158,12 +183,14 @@ class Service:
             except Exception as error:
                 log.exception("%s", place)
                 found.append({"index": i, "error": error_of(500, faults.told(error))})
-        parts, order = [], list(kept)
+        parts, order, longest_row = [], list(kept), self.shapes[-1][1]
         for run in share([kept[i].encoded for i in order], self.scorer.model.config.hidden_size):
             some = [order[i] for i in run]
-            joined = join([kept[i].encoded for i in some])
-            alone = len(some) == 1 or cost(joined) > self.shapes[-1][1]
-            parts += [([i], kept[i]) for i in some] if alone else [(some, joined)]
+            joined = join([kept[i].encoded for i in some]) if len(some) > 1 else None
+            if joined and Waiting(some, joined, None).cost <= longest_row:
+                parts.append((some, joined))
+            else:
+                parts += [([i], kept[i]) for i in some]
         return found, parts
 
     def _fit(self, encoded: Encoded, place: str, truncate: bool, longest: int) -> Example:
@@ -180,23 +207,6 @@ class Service:
             what = f"{place}: it has {tokens} tokens, and at most {longest} are read{way_out}"
             raise ValueError(what)
         return cut
-
-    def _name(self, found: list[dict], parts: list, tables: list) -> list[dict]:
-        """Put the numbers of examples to what is known of their items."""
-        for (run, _), table in zip(parts, tables, strict=True):
-            for place, i in enumerate(run):
-                if isinstance(table, HTTPException):
-                    error = error_of(table.status_code, table.detail)
-                elif isinstance(table, BaseException):
-                    error = error_of(500, faults.told(table))
-                elif not np.isfinite(table[place]).all():
-                    what = "the model's outputs of it are not finite numbers"
-                    error = error_of(422, what, "not_finite")
-                else:
-                    found[i] |= self.scorer.score(table[place])
-                    continue
-                found[i] = {"index": i, "error": error}
-        return found
 
     # Computation ----------------------------------------------------------------------------------
 
@@ -216,17 +226,18 @@ class Service:
             while placed := self._take():
                 shape, rows = placed
                 begun, taken = time.perf_counter(), [x for row in rows for x in row]
-                computing = loop.run_in_executor(self._computer, self._compute, shape, rows)
-                (tables,) = await asyncio.gather(computing, return_exceptions=True)
-                failed = isinstance(tables, BaseException)
-                for each, table in zip(taken, repeat(tables) if failed else tables, strict=False):
-                    if not each.found.done():
-                        (each.found.set_exception if failed else each.found.set_result)(table)
-                if not failed:
-                    count = sum(map(len, tables))
+                try:
+                    found = await loop.run_in_executor(self._computer, self._compute, shape, rows)
+                except Exception as error:
+                    found = itertools.repeat(error)
+                else:
+                    count = sum(map(len, found))
                     self.computed.inc(count)
-                    pace = (time.perf_counter() - begun) / count
-                    self._pace = 0.8 * (self._pace or pace) + 0.2 * pace
+                    self._pace = (time.perf_counter() - begun) / count
+                for each, scores in zip(taken, found, strict=False):
+                    if not each.found.done():
+                        failed = isinstance(scores, Exception)
+                        (each.found.set_exception if failed else each.found.set_result)(scores)
 
     def close(self) -> None:
         """Answer all that waits that the server stops, and take no more."""
@@ -237,52 +248,65 @@ class Service:
         self._queue.clear()
 
     def _compile(self) -> None:
-        """Compile a program for each shape, and run it once."""
+        """Compile a program for each shape, and see how long it takes."""
         for number, shape in enumerate(self.shapes, 1):
             place = f"program {number} of {len(self.shapes)}"
             log.info("compiling %s, for %d x %d tokens", place, *shape)
-            batch, params = self._lay([], shape), self.scorer.params
             with sharding.within(self.mesh):
-                program = jax.jit(self.scorer.forward).lower(params, batch).compile()
-            jax.block_until_ready(program(params, batch))
-            self.programs[shape] = program
+                program = jax.jit(self.scorer.forward).lower(
+                    self.scorer.params, self._lay([], shape)
+                )
+            self.programs[shape] = program.compile()
+            times, until = [], time.perf_counter() + 0.1
+            while not times or time.perf_counter() < until:
+                begun = time.perf_counter()
+                self._compute(shape, [])
+                times.append(time.perf_counter() - begun)
+            self.times[shape] = min(times)
 
     def _take(self) -> tuple[tuple[int, int], list[list[Waiting]]] | None:
-        """Take what fits, in order, into the largest shape that the first may lie in, and lay it
-        into rows of the smallest shape that holds all of it; None where nothing waits."""
+        """Take what waits, the first of it at least, laid into rows of the shape in which most
+        tokens are computed a second; None where nothing waits."""
         waiting = [x for x in self._queue if not x.found.done()]
-        left = [x for x in self._queue if x.found.done()]
-        self.dropped.inc(sum(len(x.example.encoded.responses) for x in left))
+        left = (x for x in self._queue if x.found.done())
+        self.dropped.inc(sum(len(x.items) for x in left))
+        self._queue = waiting
         if not waiting:
-            self._queue = []
             return None
-        best = largest(self.shapes, waiting[0].cost)
-        rows = in_rows(waiting, best)
-        taken = sum(map(len, rows))
-        self._queue = waiting[taken:]
-        for shape in self.shapes:
-            if shape[1] <= best[1] and math.prod(shape) < math.prod(best):
-                fewer = in_rows(waiting[:taken], shape)
-                if sum(map(len, fewer)) == taken:
-                    return shape, fewer
-        return best, rows
 
-    def _compute(self, shape: tuple[int, int], rows: list[list[Waiting]]) -> list[np.ndarray]:
-        """Compute the numbers [responses, N] of each, row by row."""
-        examples = [[each.example for each in row] for row in rows]
-        batch = self._lay(examples, shape)
+        def speed(placed) -> float:
+            return sum(x.cost for row in placed[1] for x in row) / self.times[placed[0]]
+
+        fitting = (shape for shape in self.shapes if waiting[0].cost <= shape[1])
+        shape, rows = max(((shape, in_rows(waiting, shape)) for shape in fitting), key=speed)
+        taken = {id(x) for row in rows for x in row}
+        self._queue = [x for x in waiting if id(x) not in taken]
+        return shape, rows
+
+    def _compute(self, shape: tuple[int, int], rows: list[list[Waiting]]) -> list[list[dict]]:
+        """Score the responses of each, row by row."""
+        batch = self._lay([[each.example for each in row] for row in rows], shape)
         table = sharding.to_host(self.programs[shape](self.scorer.params, batch))
         found = []
-        for row, numbers in zip(examples, table, strict=True):
-            ends = np.cumsum([len(each.encoded.responses) for each in row], dtype=int)
-            found += np.split(numbers, ends)[:-1]
+        for row, numbers in zip(rows, table, strict=False):
+            ends = np.cumsum([len(each.items) for each in row], dtype=int)
+            found += [list(map(self._named, some)) for some in np.split(numbers, ends)[:-1]]
         return found
+
+    def _named(self, numbers: np.ndarray) -> dict:
+        if np.isfinite(numbers).all():
+            score = self.scorer.score(numbers)
+            if np.isfinite(score["reward"] or 0.0):
+                return score
+        what = "the model's outputs of it are not finite numbers"
+        return {"error": error_of(422, what, "not_finite")}
 
     def _lay(self, rows: list[list[Example]], shape: tuple[int, int]) -> dict:
         """Lay examples down in a batch of just this shape."""
         count, length = shape
         sizes = Shape(length, responses=length // FLOOR, pairs=1, attributes=0)
-        return sharding.place_rows(packing.lay(rows or [[]] * count, sizes, "shared"), self.mesh)
+        laid = packing.lay(rows or [[]] * count, sizes, "shared")
+        return sharding.place_rows({name: laid[name] for name in READ}, self.mesh)
 
 
 def not_now(what: str, seconds: int = 1, code: int = 503) -> HTTPException:
@@ -290,35 +314,25 @@ def not_now(what: str, seconds: int = 1, code: int = 503) -> HTTPException:
     return HTTPException(code, what, {"Retry-After": str(seconds)})
 
 
-def cost(example: Example) -> int:
-    """Count the tokens that an example takes of a row, so that its slots suffice, too."""
-    return max(packing.cost(example.encoded, "shared"), FLOOR * len(example.encoded.responses))
-
-
 def shapes(longest: int, devices: int, rows: int) -> list[tuple[int, int]]:
-    """List the shapes (B, T) that are compiled, by size: a row of each device, of doubling lengths
-    until one holds the longest conversation, and `rows` of them in which many are packed."""
+    """List the shapes (B, T) that are compiled, by length: a row of each device, of doubling
+    lengths until one holds the longest conversation, and several in which many are computed."""
     lengths = [128]
     while lengths[-1] < longest:
         lengths.append(2 * lengths[-1])
     found = {(devices, length) for length in lengths}
     found.add((devices * rows, min(PACKED, lengths[-1])))
+    found.add((devices * rows * PACKED // SHORT, min(SHORT, lengths[-1])))
     return sorted(found, key=lambda shape: (shape[1], shape[0]))
 
 
-def largest(shapes: Sequence[tuple[int, int]], cost: int) -> tuple[int, int]:
-    """Find the largest shape for an example of this cost and those behind it: with rows that are
-    packed, or the shortest that are long enough."""
-    fitting = [shape for shape in shapes if cost <= shape[1] <= PACKED]
-    return fitting[-1] if fitting else next(shape for shape in shapes if cost <= shape[1])
-
-
 def in_rows(waiting: Sequence[Waiting], shape: tuple[int, int]) -> list[list[Waiting]]:
-    """Lay what waits into the rows of a shape, each in the first with room, until one has none."""
-    rows: list[list[Waiting]] = [[] for _ in range(shape[0])]
-    for each in waiting:
-        fits = (row for row in rows if each.cost + sum(x.cost for x in row) <= shape[1])
-        if (row := next(fits, None)) is None:
-            break
-        row.append(each)
+    """Lay what waits into the rows of a shape, each into the first that has room, if one has."""
+    count, length = shape
+    rows, room = [[] for _ in range(count)], [length] * count
+    for each in itertools.islice(waiting, count * length // FLOOR):
+        row = next((i for i, left in enumerate(room) if each.cost <= left), None)
+        if row is not None:
+            rows[row].append(each)
+            room[row] -= each.cost
     return rows
