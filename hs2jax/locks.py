@@ -136,7 +136,11 @@ def released(verb: Callable[..., list[dict]]) -> Callable[..., list[dict]]:
 def locked(path: Path):
     """Let one process of this machine in at a time."""
     with path.open("a") as file:
-        if fcntl is not None:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s: waiting for %s", path.parent, holders(path) or "another process")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

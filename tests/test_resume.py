@@ -306,9 +306,14 @@ def test_a_checkpoint_copied_by_hand_is_gone_on_from_or_refused_and_stays(
     meta.write_text(json.dumps({"frozen": "", "best": None}))
     with pytest.raises(ValueError, match=f"checkpoints/{LAST} was saved by an earlier version"):
         RunState(other, {}, started=0.0)
+    shutil.rmtree(place / "checkpoints" / str(LAST) / "state")
+    with pytest.raises(ValueError, match=rf"checkpoints/{LAST} cannot be read \(.* begins anew"):
+        RunState(place, {}, started=0.0).restore({})
     shutil.rmtree(place / "best" / str(best))
-    with pytest.raises(FileNotFoundError, match=f"best/{best} is not there.*copy it too"):
-        RunState(place, {}, started=0.0)
+    for name, beside in ((f"best/{best}/state", ()), ("some.jsonl", ["some.jsonl"])):
+        with pytest.raises(FileNotFoundError, match=f"{name} is not there.*copy it too"):
+            RunState(place, {}, started=0.0, beside=beside)
+        shutil.copytree(last / "state", place / f"best/{best}" / "state", dirs_exist_ok=True)
 
 
 LONGER = pytest.param("train_policy", PAIRED, marks=pytest.mark.long)

@@ -3,7 +3,6 @@ known of skipped steps, not_finite.jsonl."""
 
 import datetime
 import hashlib
-import json
 import logging
 import re
 import shlex
@@ -38,7 +37,7 @@ class Metrics:
         self._files, self._path = [], folder / "metrics.jsonl"
         for path in (self._path, folder / "not_finite.jsonl"):
             rows = read(path) if start else []
-            workdir.write_rows(path, [row for row in rows if row["step"] <= start])
+            workdir.write_rows(path, [row for row in rows if row.get("step", total) <= start])
             self._files.append(path.open("a", encoding="utf-8"))
         (folder / "tensorboard").mkdir(exist_ok=True)
         # Not by its SummaryWriter, whose thread dies of a full disk, and whose queue then blocks.
@@ -125,8 +124,8 @@ def read(path: Path, kind: str = "") -> list[dict]:
 
     A last line that was cut off by a kill is left out.
     """
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return [row for row in map(json.loads, lines) if kind in ("", row["kind"])]
+    rows = workdir.read_rows(path, torn=True) if path.exists() else []
+    return [row for row in rows if kind in ("", row.get("kind"))]
 
 
 def peak_memory() -> int:
