@@ -272,7 +272,7 @@ REFUSED = {
         "convert --model={folder}/reward --output={folder}/other",
         "other is a run's folder|no model's",
     ),
-    "convert nothing": ("convert --model=gone --output={out}", "gone"),
+    "convert nothing": ("convert --model=gone --output={folder}/none", "gone"),
     "convert to int8": ("convert --model=x --output={out} --dtype=int8", "dtype|int8|bfloat16"),
     "no output": (f"score --model={{folder}}/reward --data={VALIDATION}", "--output"),
     "no reward model": (SCORE + "--model={folder}/base", "base|no reward head"),

@@ -309,11 +309,12 @@ def test_a_checkpoint_copied_by_hand_is_gone_on_from_or_refused_and_stays(
     shutil.rmtree(place / "checkpoints" / str(LAST) / "state")
     with pytest.raises(ValueError, match=rf"checkpoints/{LAST} cannot be read \(.* begins anew"):
         RunState(place, {}, started=0.0).restore({})
-    shutil.rmtree(place / "best" / str(best))
-    for name, beside in ((f"best/{best}/state", ()), ("some.jsonl", ["some.jsonl"])):
-        with pytest.raises(FileNotFoundError, match=f"{name} is not there.*copy it too"):
-            RunState(place, {}, started=0.0, beside=beside)
-        shutil.copytree(last / "state", place / f"best/{best}" / "state", dirs_exist_ok=True)
+    for name in ("items/start.jsonl", f"best/{best}"):
+        (place / name).rename(tmp_path / name.replace("/", "-"))
+        with pytest.raises(FileNotFoundError, match=f"{name}.* is not there.*copy it too"):
+            RunState(place, {}, started=0.0, beside=["items/start.jsonl"])
+        if "items" in name:
+            (tmp_path / "items-start.jsonl").rename(place / name)
 
 
 LONGER = pytest.param("train_policy", PAIRED, marks=pytest.mark.long)

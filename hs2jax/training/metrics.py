@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import logging
 import re
+import resource
 import shlex
 import sys
 import time
@@ -137,9 +138,5 @@ def peak_memory() -> int:
     status = Path("/proc/self/status")  # Linux's getrusage counts who started this process too.
     if status.exists():
         return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])
-    try:
-        import resource
-    except ImportError:  # Windows has none.
-        return 0
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes * (1 if sys.platform == "darwin" else 1024)
