@@ -26,7 +26,7 @@ setup(
         "hs2jax.data": ["mini/*"],
         "hs2jax.evaluation.benchmarks": ["*.json"],
         "hs2jax.judging": ["criteria/*.json"],
-        "hs2jax.models.hf": ["published.json"],
+        "hs2jax.models.hf": ["card.md.j2", "published.json"],
         "hs2jax.report": ["*.j2", "*.mplstyle", "*.toml"],
         "hs2jax.data.tfds": [
             "*/README.md",

@@ -118,18 +118,21 @@ def export(ours: hub.Loaded, folder: Path, dtype: str = "float32") -> Path:
     return folder
 
 
-def measure(variant: families.Variant, folder: Path) -> Measured:
-    """Builds the variant twice, as a language model and as a reward model, and compares."""
-    causal, classifier = families.build(variant), families.build(variant, head=True)
-    ours = hub.load(families.save(variant, causal, folder / "causal"))
-    ours_with_head = hub.load(families.save(variant, classifier, folder / "classifier"))
+def build(variant: families.Variant) -> dict:
+    """The variant as a language model and as a reward model."""
+    return {"causal": families.build(variant), "classifier": families.build(variant, head=True)}
+
+
+def measure(variant: families.Variant, folder: Path, models: dict) -> Measured:
+    """Saves, loads, compares and exports what `build` has made."""
+    ours = {x: hub.load(families.save(variant, models[x], folder / x)) for x in models}
     same = [
         tensors(export(loaded, folder / f"{name}-exported")) == tensors(folder / name)
-        for name, loaded in (("causal", ours), ("classifier", ours_with_head))
+        for name, loaded in ours.items()
     ]
     return Measured(
-        *language_models(ours, causal, random_ids(2)),
-        reward_models(ours_with_head, classifier),
+        *language_models(ours["causal"], models["causal"], random_ids(2)),
+        reward_models(ours["classifier"], models["classifier"]),
         all(same),
     )
 
@@ -143,7 +146,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- |")
     for name, variant in families.VARIANTS.items():
         with tempfile.TemporaryDirectory() as folder:
-            found = measure(variant, Path(folder))
+            found = measure(variant, Path(folder), build(variant))
         numbers = " | ".join(f"{x:.1e}" for x in found[:3])
         print(f"| {name} | {numbers} | {'equal' if found.same_bytes else 'DIFFER'} |", flush=True)
 

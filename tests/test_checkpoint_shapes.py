@@ -119,6 +119,13 @@ def test_openrlhfs_own_folder_is_read_at_the_end_of_the_turn_by_the_head_that_it
             {"tensors": lambda f: {WEIGHTS: f | {"v_head.weight": f["score.weight"].copy()}}},
             "there are several heads: score, v_head",
         ),
+        (
+            {
+                "tensors": lambda f: {WEIGHTS: f | {"score.weight": np.eye(2, 32, dtype="f4")}},
+                "config": {"id2label": {"0": "a", "1": "a"}},
+            },
+            r"id2label gives outputs one name: \['a', 'a'\]",
+        ),
     ],
 )
 def test_what_could_be_two_models_is_refused(plain, tmp_path, changes, why):
@@ -130,7 +137,7 @@ def test_what_could_be_two_models_is_refused(plain, tmp_path, changes, why):
 
 
 def adapter(base, folder, *, beside=None, **settings):
-    """A LoRA adapter of rank 2 of one layer's queries, with a head; and what it adds."""
+    """A LoRA adapter of rank 2 of one layer's queries, with a head; and what it makes of them."""
     rng = np.random.default_rng(0)
     config = checkpoint_files.read_json(base / "config.json")
     size, heads = config["hidden_size"], config["num_attention_heads"] * config["head_dim"]
@@ -140,21 +147,40 @@ def adapter(base, folder, *, beside=None, **settings):
     named = {f"self_attn.q_proj.lora_{n}.weight": x for n, x in (("A", a), ("B", b))}
     tensors = {f"base_model.model.model.layers.0.{name}": x for name, x in named.items()}
     tensors["base_model.model.score.weight"] = head
+    length = rng.uniform(1, 2, heads).astype(np.float32)
+    if settings.get("use_dora"):
+        tensors["base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"] = length
     folder.mkdir()
     safetensors.numpy.save_file(tensors | (beside or {}), folder / adapters.WEIGHTS)
     said = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "base_model_name_or_path": str(base)}
     (folder / adapters.SETTINGS).write_text(json.dumps(said | settings))
-    return folder, 3 / (2**0.5 if settings.get("use_rslora") else 2) * (b @ a), head
+    alpha = (settings.get("alpha_pattern") or {"q_proj": 3})["q_proj"]
+
+    def whole(query):
+        query = query + alpha / (2**0.5 if settings.get("use_rslora") else 2) * (b @ a)
+        scale = length / np.linalg.norm(query, axis=1) if settings.get("use_dora") else 1.0
+        return np.float32(query * np.reshape(scale, (-1, 1)))
+
+    return folder, whole, head
 
 
-@pytest.mark.parametrize("use_rslora", [False, True])
-def test_an_adapter_is_merged_into_its_base_with_its_head(tmp_path, use_rslora):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"use_rslora": True, "init_lora_weights": "gaussian", "lora_dropout": 0.1},
+        {"alpha_pattern": {"q_proj": 7}},
+        {"use_dora": True},
+        {"base_model_name_or_path": "../base"},
+    ],
+)
+def test_an_adapter_is_merged_into_its_base_with_its_head(tmp_path, settings):
     base = foreign(tmp_path / "base", outputs=())
-    folder, added, head = adapter(base, tmp_path / "adapter", use_rslora=use_rslora)
+    folder, whole, head = adapter(base, tmp_path / "adapter", **settings)
 
     def merged(found):
         query = "model.layers.0.self_attn.q_proj.weight"
-        return {WEIGHTS: found | {query: found[query] + added, "score.weight": head}}
+        return {WEIGHTS: found | {query: whole(found[query]), "score.weight": head}}
 
     changes = {"config": {"architectures": ["LlamaForSequenceClassification"]}, "tensors": merged}
     expected = rewards(RewardModel.load(copy_of(base, tmp_path / "merged", **changes)))
@@ -167,10 +193,13 @@ def test_an_adapter_is_merged_into_its_base_with_its_head(tmp_path, use_rslora):
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"use_dora": True}, "with use_dora True, which is not supported: merge it"),
+        ({"init_lora_weights": "pissa"}, "with init_lora_weights 'pissa', which is not supported"),
+        ({"init_lora_weights": "olora"}, "'olora', which is not supported: merge it"),
+        ({"alora_invocation_tokens": [5, 6]}, r"with alora_invocation_tokens \[5, 6\]"),
+        ({"of_a_newer_version": {"x": 1}}, "with of_a_newer_version"),
         ({"peft_type": "IA3"}, "with peft_type 'IA3'"),
-        ({"alpha_pattern": {"q": 1}}, "with alpha_pattern"),
-        ({"base_model_name_or_path": None}, "base_model_name_or_path is missing"),
+        ({"base_model_name_or_path": None}, "base_model_name_or_path is None, and is needed"),
+        ({"lora_alpha": "16"}, "lora_alpha is '16', and is needed"),
         (
             {"beside": {"base_model.model.model.norm.lora_magnitude": np.ones(2, np.float32)}},
             "norm.lora_magnitude of the adapter has no place in its base",
@@ -219,6 +248,17 @@ def test_the_text_part_of_a_config_is_read(outer, inner, more):
     assert nested == expected
     if outer == "qwen2_5_vl":  # Its first release has all in one.
         assert read_config({**text, **whole}) == expected
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_where_the_text_part_says_otherwise_the_tensors_say_whether_weights_are_tied(
+    tmp_path, tied
+):
+    folder = foreign(tmp_path / "in", outputs=(), tied=tied)
+    text = checkpoint_files.read_json(folder / "config.json") | {"tie_word_embeddings": not tied}
+    whole = {"model_type": "llava", "text_config": text, "tie_word_embeddings": tied}
+    checkpoint_files.write_json(folder / "config.json", whole)
+    assert hub.load(folder).config.tied == tied
 
 
 def test_code_beside_a_checkpoint_is_said(plain, tmp_path, caplog):

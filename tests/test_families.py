@@ -320,6 +320,12 @@ def test_dynamic_scaling_may_say_the_model_s_length_again():
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("gemma3_text", {"rope_parameters": {"rope_theta": 1e6}}, "full_attention"),
+        (
+            "gemma3_text",
+            {"rope_scaling": None, "rope_parameters": {FULL: {}, SLIDING: {"rope_theta": 5e3}}},
+            "rope_local_base_freq is 10000.0 and, in rope_parameters, 5000.0",
+        ),
+        ("qwen2", {"rope_parameters": {"rope_theta": 5e5}}, "rope_theta is 10000.0 and, in rope_"),
         ("nemotron", {"hidden_act": "silu"}, "hidden_act is 'silu'"),
         ("nemotron", {"rope_parameters": {"partial_rotary_factor": 2}}, "factor is 2.0"),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),

@@ -81,6 +81,7 @@ def edited(folder, edit):
         (lambda t: t.update({"model.norm.weight": np.zeros(16, np.int32)}), "type I32"),
         (lambda t: t.update({"norm.weight": t["model.norm.weight"]}), "is also in"),
         (lambda t: t.update({"score.weight": np.zeros((2, 5), np.float32)}), "[outputs, 16]"),
+        (lambda t: t.update({"score.weight": np.zeros((0, 16), np.float32)}), "[outputs, 16]"),
         (lambda t: t.update({"score.bias": np.zeros(2, np.float32)}), "score.weight is missing"),
     ],
 )
@@ -122,6 +123,14 @@ def test_a_file_that_was_cut_short_is_named(tmp_path, keep):
     path.write_bytes(whole[: keep if keep >= 1 else int(keep * len(whole))])
     with pytest.raises(ValueError, match=r"model\.safetensors.*cut short"):
         hub.load(tmp_path)
+
+
+def test_what_is_near_a_model_is_named(tmp_path):
+    save(tmp_path / "run" / "checkpoint-9")
+    with pytest.raises(FileNotFoundError, match=r"is .*run/checkpoint-9 meant"):
+        hub.load(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match=r"safetensors is a file: give the folder"):
+        hub.load(tmp_path / "run" / "checkpoint-9" / "model.safetensors")
 
 
 def test_missing_files_are_named(tmp_path):

@@ -145,6 +145,15 @@ def test_numbers_that_mistral_splits_otherwise_are_told(
     assert [FLAG in text for text in caplog.messages] == [True] * told
 
 
+def test_a_tokenizer_that_drops_merges_by_chance_drops_none(tmp_path, caplog):
+    tiny.tokenizer().save_pretrained(tmp_path)
+    (dropping := json.loads((tmp_path / "tokenizer.json").read_text()))["model"]["dropout"] = 0.5
+    (tmp_path / "tokenizer.json").write_text(json.dumps(dropping))
+    text = "The capital of France is Paris."
+    assert tokenizer_files.load(tmp_path)(text)["input_ids"] == tiny.tokenizer()(text)["input_ids"]
+    assert "dropout 0.5 is left out" in caplog.text
+
+
 def test_a_tokenizer_in_python_is_read_and_takes_no_control_token(tmp_path):
     own = ByT5Tokenizer(extra_ids=0)
     own.chat_template = tiny.CHATML

@@ -1,6 +1,7 @@
-"""PEFT's LoRA adapters (arXiv 2106.09685), merged into their base as its tensors are read."""
+"""PEFT's LoRA adapters (arXiv 2106.09685; DoRA 2402.09353), merged into their base as its tensors
+are read."""
 
-import json
+import logging
 import math
 import re
 from collections.abc import Mapping
@@ -9,69 +10,92 @@ from typing import Any
 
 import numpy as np
 
-from hs2jax.models.hf.checkpoint_files import WRAPPED, open_file
+from hs2jax.models.hf.checkpoint_files import WRAPPED, open_file, read_json
 from hs2jax.models.hf.reward_checkpoints import HEADS
 from hs2jax.models.hf.weights import Tensor
 
+log = logging.getLogger(__name__)
+
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Settings that change what an adapter computes, with the only values that are supported.
-FIXED = {
-    "peft_type": ("LORA",),
-    "use_dora": (None, False),
-    "fan_in_fan_out": (None, False),
-    "alpha_pattern": (None, {}),
-    "layer_replication": (None,),
-}
-PART = re.compile(r"(.*)\.lora_([AB])(?:\.default)?\.weight")
+# Settings that are read here, or say how an adapter was trained and not what it computes. Any other
+# that is on is refused: peft has new ones in each version, and some change the base (PiSSA) or hold
+# for a part of the tokens (aLoRA).
+KNOWN = {"base_model_name_or_path", "revision", "peft_type", "r", "lora_alpha", "alpha_pattern"}
+KNOWN |= {"rank_pattern", "use_rslora", "use_dora", "bias", "modules_to_save", "init_lora_weights"}
+KNOWN |= {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
+KNOWN |= {"task_type", "auto_mapping", "peft_version", "inference_mode", "lora_dropout"}
+KNOWN |= {"megatron_core", "qalora_group_size", "eva_config", "ensure_weight_tying"}
+STARTS = (None, True, False, "gaussian", "orthogonal", "eva")  # Those that leave the base as it is.
+PART = re.compile(r"(.*)\.lora_(A|B|magnitude_vector)(?:\.default)?(?:\.weight)?")
 
 
 def settings_of(folder: Path) -> dict[str, Any] | None:
-    """Read the settings of the adapter that a folder holds, None where it holds none. Raises
-    ValueError for an adapter that is not supported, or that lies beside a whole model."""
+    """Read the settings of the adapter that a folder holds, None where it holds none; the base's
+    folder may lie beside the adapter. Raises ValueError for an adapter that is not supported, or
+    that lies beside a whole model."""
     if not (folder / SETTINGS).exists():
         return None
-    found = json.loads((folder / SETTINGS).read_text("utf-8"))
+    found = read_json(folder / SETTINGS)
     base = found.get("base_model_name_or_path")
     what = f"{folder}: an adapter (PEFT) of {base!r}"
     merge = "merge it with merge_and_unload().save_pretrained(FOLDER) in peft, and give that folder"
-    for key, allowed in FIXED.items():
-        if found.get(key) not in allowed:
-            raise ValueError(f"{what} with {key} {found[key]!r}, which is not supported: {merge}")
+    odd = [key for key, value in found.items() if value and key not in KNOWN]
+    odd += ["peft_type"] * (found.get("peft_type") != "LORA")
+    odd += ["init_lora_weights"] * (found.get("init_lora_weights") not in STARTS)
+    if odd:
+        value = found.get(odd[0])
+        raise ValueError(f"{what} with {odd[0]} {value!r}, which is not supported: {merge}")
     if any(folder.glob("model*.safetensors")):
         raise ValueError(f"{what} lies beside a whole model: give each a folder of its own")
-    if not isinstance(base, str) or not base:
-        raise ValueError(f"{folder / SETTINGS}: base_model_name_or_path is missing; name the base")
+    for key, kind in (("base_model_name_or_path", str), ("lora_alpha", (int, float))):
+        if not isinstance(found.get(key), kind) or not found[key]:
+            raise ValueError(f"{folder / SETTINGS}: {key} is {found.get(key)!r}, and is needed")
     if not (folder / WEIGHTS).exists():
         raise ValueError(f"{what}, but there is no {WEIGHTS}: {merge}")
+    if not Path(base).exists() and (folder / base).is_dir():
+        found["base_model_name_or_path"] = str(folder / base)
+    if found.get("revision") not in (None, "main"):
+        log.warning("%s, of its revision %s, which is not looked at", what, found["revision"])
     return found
 
 
 def merge(tensors: dict[str, Tensor], folder: Path, settings: Mapping[str, Any]) -> None:
     """Put an adapter into the base's tensors: W + scale B A for each pair, and the tensors that it
     holds whole, such as a head. Nothing is read yet. Raises ValueError for what has no place."""
-    pairs: dict[str, dict[str, Tensor]] = {}
+    parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in open_file(folder / WEIGHTS).items():
         short = WRAPPED.sub("", name.removeprefix("base_model.model."))
-        short = short.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
+        short = re.sub(r"\.(base_layer|modules_to_save(\.default)?)\.", ".", short)
         if part := PART.fullmatch(short):
-            pairs.setdefault(f"{part[1]}.weight", {})[part[2]] = tensor
+            parts.setdefault(part[1], {})[part[2]] = tensor
         elif short in tensors or short.rpartition(".")[0] in HEADS:
             tensors[short] = tensor
         else:
             raise ValueError(f"{folder}: tensor {name} of the adapter has no place in its base")
-    for name, pair in pairs.items():
-        if name not in tensors or pair.keys() != {"A", "B"}:
+    wanted = {"A", "B"} | ({"magnitude_vector"} if settings.get("use_dora") else set())
+    alphas = settings.get("alpha_pattern") or {}
+    for module, of in parts.items():
+        name = f"{module}.weight"
+        if name not in tensors or of.keys() != wanted:
             raise ValueError(f"{folder}: the adapter's {name} is not whole, or not its base's")
-        rank = pair["A"].shape[0]
-        size = math.sqrt(rank) if settings.get("use_rslora") else rank
-        tensors[name] = _added(tensors[name], pair["A"], pair["B"], settings["lora_alpha"] / size)
+        fits = (
+            alphas[key] for key in alphas if re.fullmatch(rf"(.*\.)?({key})", f"model.{module}")
+        )
+        rank, alpha = of["A"].shape[0], next(fits, settings["lora_alpha"])
+        scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+        tensors[name] = _added(tensors[name], of, scale)
 
 
-def _added(base: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+def _added(base: Tensor, of: Mapping[str, Tensor], scale: float) -> Tensor:
     def read() -> np.ndarray:
-        product = np.asarray(b.read(), np.float32) @ np.asarray(a.read(), np.float32)
-        return np.asarray(base.read(), np.float32) + np.float32(scale) * product
+        a, b, whole = (np.asarray(x.read(), np.float32) for x in (of["A"], of["B"], base))
+        whole = whole + np.float32(scale) * (b @ a)
+        if "magnitude_vector" in of:  # DoRA: of each row its length.
+            length = np.asarray(of["magnitude_vector"].read(), np.float32).reshape(-1, 1)
+            whole *= length / np.linalg.norm(whole, axis=1, keepdims=True)
+        return whole
 
-    if (b.shape[0], a.shape[1]) != base.shape:
-        raise ValueError(f"{a.where}: the adapter of {base.name} is not of shape {base.shape}")
+    shapes = (of["B"].shape[0], of["A"].shape[1]), (of["A"].shape[0], of["B"].shape[1])
+    if shapes[0] != base.shape or len(set(shapes[1])) > 1:
+        raise ValueError(f"{of['A'].where}: the adapter of {base.name} is not of {base.shape}")
     return base._replace(read=read)

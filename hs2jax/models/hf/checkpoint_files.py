@@ -19,7 +19,6 @@ import numpy as np
 import safetensors
 from huggingface_hub import split_state_dict_into_shards_factory
 
-from hs2jax.models.config import Config
 from hs2jax.models.hf.weights import EMBED, UNEMBED, Tensor
 
 log = logging.getLogger(__name__)
@@ -40,9 +39,10 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+READ = DTYPES | {"F64": np.dtype(np.float64)}  # Which nothing is written in.
 
 
-def open_folder(folder: Path, config: Config) -> dict[str, Tensor]:
+def open_folder(folder: Path) -> dict[str, Tensor]:
     """Open a folder of safetensors: its tensors, unread, by name without "model." and what wrappers
     put before it. Other parts than the language model's are left out, and said.
 
@@ -64,15 +64,18 @@ def open_folder(folder: Path, config: Config) -> dict[str, Tensor]:
             tensors[short] = tensor
     if others:
         log.warning("%s: only the text part is read, %d tensors of others are not", folder, others)
-    if config.tied and UNEMBED in tensors:
-        # Some tools write tied weights twice. Two that differ are a model of another kind.
-        copy, embed = tensors.pop(UNEMBED), tensors.get(EMBED)
-        if embed is not None and not np.array_equal(copy.read(), embed.read()):
-            raise ValueError(
-                f"{copy.where}: {UNEMBED} differs from {EMBED}, but config.json has "
-                "tie_word_embeddings true; correct whichever is wrong"
-            )
     return tensors
+
+
+def drop_copy(tensors: dict[str, Tensor]) -> None:
+    """Take away the output weights that some tools write of a tied model. Raises ValueError where
+    they differ from its embeddings, so that it is a model of another kind."""
+    copy, embed = tensors.pop(UNEMBED, None), tensors.get(EMBED)
+    if copy and embed and not np.array_equal(copy.read(), embed.read()):
+        raise ValueError(
+            f"{copy.where}: {UNEMBED} differs from {EMBED}, but config.json has "
+            "tie_word_embeddings true; correct whichever is wrong"
+        )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -128,10 +131,10 @@ def open_file(path: Path) -> dict[str, Tensor]:
     tensors = {}
     for name, entry in header.items():
         code, shape = entry["dtype"], tuple(entry["shape"])
-        if code not in DTYPES:
-            known = ", ".join(DTYPES)
+        if code not in READ:
+            known = ", ".join(READ)
             raise ValueError(f"{path}: tensor {name} has type {code}; supported are {known}")
-        part = data[slice(*entry["data_offsets"])].view(DTYPES[code])
+        part = data[slice(*entry["data_offsets"])].view(READ[code])
         tensors[name] = Tensor(str(path), name, shape, functools.partial(part.reshape, shape))
     return tensors
 

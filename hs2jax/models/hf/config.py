@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from transformers import CONFIG_MAPPING
+
 from hs2jax.models.config import FULL, SLIDING, Config
 from hs2jax.models.hf.families import (
     FAMILIES,
@@ -35,6 +37,9 @@ KINDS = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", ORIGINAL),
     "yarn": ("factor", "beta_slow", "beta_fast", ORIGINAL, "attention_factor", "truncate"),
 }
+# Keys that may stand beside a block, and the fields of `Config` that they are.
+BESIDE = {"rope_theta": "rope_base", "rope_local_base_freq": "rope_local_base"}
+BESIDE |= {PARTIAL: "rotary_fraction"}
 MSCALES = ("mscale", "mscale_all_dim")  # That YaRN's attention factor may be written by.
 
 # Of all families.
@@ -67,7 +72,12 @@ SHARED += ("id2label", "label2id", "hs2jax")
 # Classes of reward models that others' libraries write (OpenRLHF's among them).
 OTHER_CLASSES = ("RewardModel", "CriticModel", "AutoModelForCausalLMWithValueHead")
 CLASSIFIERS = ("ForSequenceClassification", *OTHER_CLASSES)
-NEVER_NULL = ("rms_norm_eps", "norm_eps", "max_position_embeddings", "tie_word_embeddings")
+# Keys from which `transformers` makes what others mean where they are absent.
+ASKED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "sliding_window")
+ASKED += ("use_sliding_window", "max_window_layers", "sliding_window_pattern")
+# Keys that are absent where they are null.
+NULL = ("head_dim", "rms_norm_eps", "norm_eps", "max_position_embeddings", "tie_word_embeddings")
+NULL += ("layer_types", "rope_theta", "rope_local_base_freq", PARTIAL, "use_sliding_window")
 
 
 def text_part(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +114,7 @@ def read_config(hf: Mapping[str, Any]) -> Config:
         raise unsupported("model_type", hf.get("model_type"), list(FAMILIES))
     written = family.written_as or hf["model_type"]
     kinds = (family, FAMILIES[written])
-    hf = _filled_in(hf, family)
+    hf = _named(hf, family)
     known = [name for f in kinds for name in (f.causal, f.classifier, f.backbone)]
     architectures = hf.get("architectures") or [family.causal]
     if any(each not in known for each in architectures):
@@ -115,12 +125,13 @@ def read_config(hf: Mapping[str, Any]) -> Config:
             raise unsupported(key, hf[key], allowed)
 
     table = (*FIELDS, *family.fields)
-    values = {name: kind(hf, key) for key, fields, kind in table for name in fields}
+    filled = _filled_in(hf, written, [key for key, *_ in table])
+    values = {name: kind(filled, key) for key, fields, kind in table for name in fields}
     config = Config(
         **values,
         **family.settings,
-        **_read_rope(hf, family.two_bases),
-        **_read_windows(hf, family.windows, values["num_layers"]),
+        **_read_rope(hf, filled, family.two_bases),
+        **_read_windows(hf, filled, family.windows),
         language_head=values["tied"] or any(f.causal in architectures for f in kinds),
         family=written,
     )
@@ -167,63 +178,63 @@ def write_config(
     return hf
 
 
-def _filled_in(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """With the family's defaults, and with our names of its keys."""
-    said = {key: value for key, value in hf.items() if value is not None}
-    block = hf.get("rope_parameters")
-    if isinstance(block, Mapping) and block.get(PARTIAL) is not None:
+def _named(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """With our names of the family's keys, and without what is not said."""
+    said = {key: value for key, value in hf.items() if value is not None or key not in NULL}
+    block = said.get("rope_parameters")
+    if family.partial_rotary and isinstance(block, Mapping) and block.get(PARTIAL) is not None:
         said.setdefault(PARTIAL, block[PARTIAL])
     for other, name in family.renamed.items():
-        if other in said and said.setdefault(name, said[other]) != said[other]:
+        if said.get(other) is not None and said.setdefault(name, said[other]) != said[other]:
             raise ValueError(
                 f"config.json: {name} is {said[name]!r} and {other}, the same by another name, "
                 f"is {said[other]!r}; keep the one that is right"
             )
-    renamed = {name: said[name] for name in family.renamed.values() if name in said}
-    filled = {**family.defaults, **hf, **renamed}
-    for key in NEVER_NULL:
-        if key in family.defaults and filled[key] is None:
-            filled[key] = family.defaults[key]
-    width, heads = whole(filled, "hidden_size"), whole(filled, "num_attention_heads")
-    if filled.get("head_dim") is None:
-        if width % heads:
-            raise ValueError(
-                f"config.json: hidden_size {width} is not a multiple of num_attention_heads "
-                f"{heads}, so head_dim must be given"
-            )
-        filled["head_dim"] = width // heads
-    if filled.get("num_key_value_heads") is None:
-        filled["num_key_value_heads"] = heads
-    return filled
+    if "num_key_value_heads" in said and said["num_key_value_heads"] is None:
+        said["num_key_value_heads"] = said.get("num_attention_heads")
+    return {**family.defaults, **said}
 
 
-def _read_windows(hf: Mapping[str, Any], kind: str | None, layers: int) -> dict[str, Any]:
+def _filled_in(hf: Mapping[str, Any], kind: str, keys: Sequence[str]) -> dict[str, Any]:
+    """With what `transformers` takes for keys that are absent, a type for each layer among it."""
+    for key in ASKED[:3]:
+        if key in hf:
+            whole(hf, key)
+    try:
+        made = vars(CONFIG_MAPPING[kind](**{key: hf[key] for key in ASKED if key in hf}))
+    except Exception as error:  # Of classes that differ between its versions.
+        raise ValueError(f"config.json: {' '.join(str(error).split())}") from error
+    rope = made["rope_parameters"]
+    bases = {PARTIAL: rope.get(PARTIAL), "rope_theta": rope.get(FULL, rope)["rope_theta"]}
+    if SLIDING in rope:
+        bases["rope_local_base_freq"] = rope[SLIDING]["rope_theta"]
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # Those of the tokenizer.
+    if made.get("head_dim") is None:
+        made["head_dim"] = made["hidden_size"] // made["num_attention_heads"]
+    return {**made, **bases, **ids, **{key: hf[key] for key in (*keys, *NULL) if key in hf}}
+
+
+def _read_windows(hf: Mapping[str, Any], filled: dict, kind: str | None) -> dict[str, Any]:
     """The window in tokens and the type of each layer; nothing where none could have it."""
     if kind is None:
         return {}
-    if kind == "pattern":
-        used, types = True, _repeated(whole(hf, "sliding_window_pattern"), layers)
-    else:
-        # Qwen's files name a window that is not used unless they say so.
-        used = kind == "all" or flag(hf, "use_sliding_window")
-        used = used and hf.get("sliding_window") is not None
-        first = whole(hf, "max_window_layers", least=0) if used and kind == "last" else 0
-        types = tuple(SLIDING if used and i >= first else FULL for i in range(layers))
-    given = hf.get("layer_types")
-    if given is not None:
-        if not isinstance(given, list) or any(each not in (FULL, SLIDING) for each in given):
-            raise unsupported("layer_types", given, [f"a list of {FULL!r} and {SLIDING!r}"])
-        if len(given) != layers:
-            raise ValueError(
-                f"config.json: layer_types has {len(given)} entries; num_hidden_layers is {layers}"
-            )
-        types = tuple(given)
-    if used:
-        return {"sliding_window": whole(hf, "sliding_window"), "layer_types": types}
+    if kind == "last":
+        whole(filled, "max_window_layers", least=0)
+        flag(filled, "use_sliding_window")
+    layers, window = filled["num_hidden_layers"], filled["sliding_window"]
+    types = filled.get("layer_types") or [FULL if window is None else SLIDING] * layers
+    if not isinstance(types, list) or any(each not in (FULL, SLIDING) for each in types):
+        raise unsupported("layer_types", types, [f"a list of {FULL!r} and {SLIDING!r}"])
+    if len(types) != layers:
+        raise ValueError(
+            f"config.json: layer_types has {len(types)} entries; num_hidden_layers is {layers}"
+        )
+    if window is not None:
+        return {"sliding_window": whole(filled, "sliding_window"), "layer_types": tuple(types)}
     if SLIDING in types:
         raise ValueError(
             f"config.json: layer_types has {SLIDING!r}, but use_sliding_window is "
-            f"{hf.get('use_sliding_window')!r} and sliding_window {hf.get('sliding_window')!r}"
+            f"{hf.get('use_sliding_window')!r} and sliding_window is {hf.get('sliding_window')!r}"
         )
     return {}
 
@@ -240,13 +251,9 @@ def _window_keys(config: Config, kind: str | None) -> dict[str, Any]:
         keys["max_window_layers"] = types.index(SLIDING) if SLIDING in types else len(types)
     else:
         every = types.index(FULL) + 1 if FULL in types else len(types) + 1
-        if types == _repeated(every, len(types)):
+        if types == tuple(SLIDING if (i + 1) % every else FULL for i in range(len(types))):
             keys["sliding_window_pattern"] = every  # All that Gemma 3's first release knew.
     return keys | {"layer_types": list(types)}
-
-
-def _repeated(every: int, layers: int) -> tuple[str, ...]:
-    return tuple(SLIDING if (i + 1) % every else FULL for i in range(layers))
 
 
 def _check(config: Config, family: Family) -> None:
@@ -271,21 +278,19 @@ def _check(config: Config, family: Family) -> None:
             )
 
 
-def _read_rope(hf: Mapping[str, Any], two_bases: bool) -> dict[str, Any]:
+def _read_rope(hf: Mapping[str, Any], filled: dict, two_bases: bool) -> dict[str, Any]:
     """The fields of the rotary embedding. Version 5 of `transformers` keeps all in
     `rope_parameters`, with two bases a block per kind of layer; version 4 has `rope_theta` beside
-    `rope_scaling`, and `rope_local_base_freq`."""
+    `rope_scaling`, and `rope_local_base_freq`. Raises ValueError for what is said in two ways."""
     flat = {
-        "rope_base": positive(hf, "rope_theta"),
+        "rope_base": positive(filled, "rope_theta"),
         "rope_scaling": None,
-        "rope_local_base": positive(hf, "rope_local_base_freq") if two_bases else None,
-        "rotary_fraction": 1.0 if hf.get(PARTIAL) is None else positive(hf, PARTIAL),
+        "rope_local_base": positive(filled, "rope_local_base_freq") if two_bases else None,
+        "rotary_fraction": 1.0 if filled.get(PARTIAL) is None else positive(filled, PARTIAL),
     }
-    found = [
-        _read_block(hf[key], key, flat, two_bases, hf.get("max_position_embeddings"))
-        for key in ("rope_scaling", "rope_parameters")
-        if hf.get(key) is not None
-    ]
+    keys = [key for key in ("rope_scaling", "rope_parameters") if hf.get(key) is not None]
+    longest = filled["max_position_embeddings"]
+    found = [_read_block(hf[key], key, flat, two_bases, longest) for key in keys]
     if found and found[0] != found[-1]:
         raise ValueError(
             f"config.json: rope_scaling {hf['rope_scaling']!r} and rope_parameters "
@@ -294,6 +299,12 @@ def _read_rope(hf: Mapping[str, Any], two_bases: bool) -> dict[str, Any]:
     rope = found[0] if found else flat
     if rope["rotary_fraction"] > 1:
         raise unsupported(PARTIAL, rope["rotary_fraction"], ["a number up to 1"])
+    for key, field in BESIDE.items():
+        if key in hf and rope[field] != flat[field]:
+            raise ValueError(
+                f"config.json: {key} is {hf[key]!r} and, in {keys[0]}, {rope[field]!r}; keep the "
+                "one that is right, since versions of transformers read one or the other"
+            )
     return rope
 
 

@@ -83,7 +83,6 @@ class Family:
     causal: str
     classifier: str
     backbone: str
-    defaults: Mapping[str, Any]  # The meaning of keys of `config.json` that are absent.
     # Keys of `config.json` that may have these values only, the default first; null is it too.
     fixed: Mapping[str, Sequence[Any]]
     fields: Sequence[Field]  # Keys that not all families have.
@@ -96,6 +95,8 @@ class Family:
     two_bases: bool = False  # Layers with a window have a rotary base of their own.
     partial_rotary: bool = False  # Only a part of each head may be rotated.
     written_as: str | None = None  # The `model_type` that is written: one that is the same model.
+    # Keys of `config.json` that mean something else than there where they are absent.
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def _classes(name: str, causal: str | None = None) -> dict[str, str]:
@@ -117,12 +118,6 @@ ABSENT = {
     "original_max_position_embeddings": (None,),
 }
 SILU = {"hidden_act": ("silu", "swish")} | ABSENT
-LLAMA = {
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": False,
-}
 RMS_NORM = Field("rms_norm_eps", ("norm_epsilon",), positive)
 ATTENTION_BIAS = Field("attention_bias", ("qkv_bias", "o_bias"), flag)
 BIASES = (ATTENTION_BIAS, Field("mlp_bias", ("mlp_bias",), flag))
@@ -133,26 +128,6 @@ GEMMA_FIELDS = (
     FINAL_CAP,
     Field("query_pre_attn_scalar", ("query_pre_attn_scalar",), whole),
 )
-QWEN = LLAMA | {
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 32768,
-    "sliding_window": 4096,
-    "max_window_layers": 28,
-}
-GEMMA = LLAMA | {
-    "vocab_size": 256000,
-    "hidden_size": 2304,
-    "intermediate_size": 9216,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": True,
-    "query_pre_attn_scalar": 256,
-    "sliding_window": 4096,
-    "sliding_window_pattern": 2,
-}
 GEMMA_FIXED = {"hidden_activation": ("gelu_pytorch_tanh",)} | ABSENT
 GEMMA_SETTINGS = {
     "activation": "gelu_tanh",
@@ -164,21 +139,17 @@ GEMMA_SETTINGS = {
 FAMILIES = {
     "llama": Family(
         **_classes("Llama"),
-        defaults=LLAMA,
         fixed=SILU,
         fields=(RMS_NORM, *BIASES),
     ),
     "mistral": Family(
         **_classes("Mistral"),
-        defaults=LLAMA
-        | {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096},
         fixed=SILU | {"layer_types": (None,)},
         fields=(RMS_NORM,),
         windows="all",
     ),
     "qwen2": Family(
         **_classes("Qwen2"),
-        defaults=QWEN,
         fixed=SILU,
         fields=(RMS_NORM,),
         settings={"qkv_bias": True},
@@ -186,7 +157,6 @@ FAMILIES = {
     ),
     "qwen3": Family(
         **_classes("Qwen3"),
-        defaults=QWEN | {"head_dim": 128},
         fixed=SILU,
         fields=(RMS_NORM, ATTENTION_BIAS),
         settings={"qk_norm": True},
@@ -194,7 +164,6 @@ FAMILIES = {
     ),
     "gemma2": Family(
         **_classes("Gemma2"),
-        defaults=GEMMA | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
         fixed=GEMMA_FIXED,
         fields=(
             *GEMMA_FIELDS,
@@ -205,14 +174,6 @@ FAMILIES = {
     ),
     "gemma3_text": Family(
         **_classes("Gemma3Text", causal="Gemma3"),
-        defaults=GEMMA
-        | {
-            "vocab_size": 262208,
-            "rope_theta": 1e6,
-            "rope_local_base_freq": 10000.0,
-            "max_position_embeddings": 131072,
-            "sliding_window_pattern": 6,
-        },
         # Gemma 3's attention has no cap; the key is a left-over that transformers does not read.
         fixed=GEMMA_FIXED | {"attn_logit_softcapping": (None,)},
         fields=GEMMA_FIELDS,
@@ -222,13 +183,6 @@ FAMILIES = {
     ),
     "nemotron": Family(
         **_classes("Nemotron"),
-        defaults={
-            "norm_eps": 1e-5,
-            "rope_theta": 10000.0,
-            "partial_rotary_factor": 0.5,
-            "max_position_embeddings": 4096,
-            "tie_word_embeddings": False,
-        },
         fixed={"hidden_act": ("relu2",)} | ABSENT,
         fields=(Field("norm_eps", ("norm_epsilon",), positive), *BIASES),
         settings={
@@ -247,7 +201,7 @@ FAMILIES = {
     # version of transformers loads it without code from the checkpoint.
     "internlm3": Family(
         **_classes("InternLM3"),
-        defaults=LLAMA | {"rms_norm_eps": 1e-5, "max_position_embeddings": 32768},
+        defaults={"rms_norm_eps": 1e-5, "max_position_embeddings": 32768},
         fixed=SILU,
         fields=(
             RMS_NORM,

@@ -31,8 +31,8 @@ def fingerprint(name: str) -> dict[str, str]:
         files = sorted(each for each in (path / "best").rglob("*") if each.is_file())
         return {"best": _of_json([of_file(each, changed(each)) for each in files])}
     if (adapter := adapters.settings_of(path)) is not None:
+        base = fingerprint(adapter.pop("base_model_name_or_path"))
         whole = [of_file(path / adapters.WEIGHTS, changed(path / adapters.WEIGHTS)), adapter]
-        base = fingerprint(adapter["base_model_name_or_path"])
         return {"adapter": _of_json(whole)} | {f"base {part}": of for part, of in base.items()}
     config = checkpoint_files.read_json(path / "config.json")
     config = {key: value for key, value in config.items() if key not in UNUSED}

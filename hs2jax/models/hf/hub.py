@@ -37,7 +37,7 @@ from hs2jax.models.hf.config import read_config, text_part, write_config
 from hs2jax.models.hf.families import FAMILIES
 from hs2jax.models.hf.reward_checkpoints import LM_HEAD
 from hs2jax.models.hf.tokenizer_files import prepare, template_of
-from hs2jax.models.hf.weights import Tensor, assemble, full_name, shapes, unstack
+from hs2jax.models.hf.weights import UNEMBED, Tensor, assemble, full_name, shapes, unstack
 
 log = logging.getLogger(__name__)
 
@@ -148,13 +148,15 @@ def _open_folder(name: str, path: Path, lm_head: bool) -> tuple[Loaded, dict[str
             raise ValueError(
                 f"{path}: the adapter's base is {base}; a folder of safetensors is needed"
             )
-    hf_config = read_json(base / "config.json")
+    if not (base / "config.json").exists() and (below := sorted(base.glob("*/config.json"))):
+        raise FileNotFoundError(f"{base} holds no config.json; is {below[-1].parent} meant?")
+    raw = read_json(base / "config.json")
     for key in ("id2label", "hs2jax"):
-        if not isinstance(hf_config.get(key) or {}, dict):
-            raise ValueError(f"config.json: {key} is {hf_config[key]!r}; an object is needed")
-    if "auto_map" in hf_config:
+        if not isinstance(raw.get(key) or {}, dict):
+            raise ValueError(f"config.json: {key} is {raw[key]!r}; an object is needed")
+    if "auto_map" in raw:
         log.warning("%s: the code beside the weights (auto_map) is not run", base)
-    hf_config = text_part(hf_config)
+    hf_config = text_part(raw)
     config = read_config(hf_config)
     tokenizer = tokenizer_files.load(path) or tokenizer_files.load(base)
     if tokenizer is not None:
@@ -162,7 +164,12 @@ def _open_folder(name: str, path: Path, lm_head: bool) -> tuple[Loaded, dict[str
         if recorded is not None:  # Our own export: as it was before the export changed it.
             tokenizer.chat_template = recorded
         tokenizer_files.fix_dates(path, tokenizer)
-    tensors = checkpoint_files.open_folder(base, config)
+    tensors = checkpoint_files.open_folder(base)
+    if raw.get("tie_word_embeddings") not in (None, config.tied):
+        # A model that sees pictures says otherwise than its text part, and the tensors decide.
+        config = dataclasses.replace(config, tied=UNEMBED not in tensors, language_head=True)
+    if config.tied:
+        checkpoint_files.drop_copy(tensors)
     if adapter is not None:
         adapters.merge(tensors, path, adapter)
     head = reward_checkpoints.take_head(tensors, config, hf_config)
@@ -182,7 +189,10 @@ def _open_folder(name: str, path: Path, lm_head: bool) -> tuple[Loaded, dict[str
     if convention.head == "lm_head":
         log.info("%s: the reward is row 0 of lm_head", name)
         head = reward_checkpoints.lm_head_row(name, tensors, config)
-    return Loaded(config, {}, head, tokenizer, hf_config, *convention[:2]), tensors
+    found = Loaded(config, {}, head, tokenizer, hf_config, *convention[:2])
+    if len(set(found.outputs)) < len(found.outputs):
+        raise ValueError(f"config.json: id2label gives outputs one name: {list(found.outputs)}")
+    return found, tensors
 
 
 def save(
@@ -265,6 +275,8 @@ def resolve(name: str | Path) -> Path:
     path = Path(os.path.expanduser(name))
     if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
         return path
+    if path.is_file():
+        raise FileNotFoundError(f"{path} is a file: give the folder of the model that it is of")
     repository, wheel = _source(str(name))
     # What is here comes first, so that a name keeps meaning the same model.
     attempts = (

@@ -111,8 +111,8 @@ def take_head(
             "" if bias is None else " with its bias, which transformers leaves out",
         )
     shape = None if weight is None else weight.shape
-    if shape is None or len(shape) != 2 or shape[1] != config.hidden_size:
-        fault = "is missing" if shape is None else f"has shape {list(shape)}"
+    if not shape or len(shape) != 2 or not shape[0] or shape[1] != config.hidden_size:
+        fault = "is missing" if weight is None else f"has shape {list(shape)}"
         wanted = f"tensor {name}.weight {fault}; it should be [outputs, {config.hidden_size}]"
         raise ValueError(f"{(weight or bias).where}: {wanted}")
     if bias is not None and bias.shape != shape[:1]:

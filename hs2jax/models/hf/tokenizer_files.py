@@ -48,8 +48,14 @@ def load(path: Path) -> Any:
     # Version 5's AutoTokenizer may go by the class named beside it and make the parts anew:
     # SmolLM2's, named GPT2Tokenizer, then loses its splitting of digits.
     if (path / "tokenizer.json").exists():
-        options = _splitting(path)
-        return _with_template(path, PreTrainedTokenizerFast.from_pretrained(path, **options))
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(path, **_splitting(path))
+        model = tokenizer.backend_tokenizer.model
+        if getattr(model, "dropout", None):  # BPE-dropout, of its training.
+            log.warning(
+                "%s: the tokenizer's dropout %s is left out: scores would vary", path, model.dropout
+            )
+            model.dropout = None
+        return _with_template(path, tokenizer)
     settings = path / SETTINGS
     try:
         if settings.exists() and "auto_map" in json.loads(settings.read_text("utf-8")):
