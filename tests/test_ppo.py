@@ -82,13 +82,13 @@ def test_another_tokenizer_is_refused(here, critic, tmp_path):  # noqa: F811
 
 def test_a_run_updates_by_slices_and_goes_on_with_the_same_bits(here, tmp_path):  # noqa: F811
     config = config_of(here, algorithm="ppo", updates=2, clip=0.2, checkpoint_every=1, n=1)
-    config.evaluate_every = 9
+    config.update(evaluate_every=9, steps=2)
     reinforce(config, tmp_path / "whole")
-    assert stages.result(tmp_path / "whole")["step"] == 3  # As nothing between was evaluated.
+    assert stages.result(tmp_path / "whole")["step"] == 2  # As nothing between was evaluated.
     steps = [x for x in stages.read(tmp_path / "whole" / "metrics.jsonl") if x["kind"] == "train"]
     assert all(x["value_loss"] > 0 and x["idle"] == 0 for x in steps)
     assert steps[0]["ratio_off"] > 1e-3  # Of the second slice, whose policy is one update later.
-    with stages.stopped(Checkpoints, "save", 2):
+    with stages.stopped(Checkpoints, "save", 1):
         reinforce(config, tmp_path / "run")
     reinforce(config, tmp_path / "run")
     assert_same_run(tmp_path / "run", tmp_path / "whole")

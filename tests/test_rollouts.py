@@ -341,6 +341,7 @@ def test_no_array_has_room_for_all_logits(aim):
         ({"top_p": 0.9}, "config.top_p is 0.9; expected 1, as the policy that is trained"),
         ({"top_k": 20}, "config.top_k is 20; expected 0, as the policy that is trained"),
         ({"temperature": 0.0}, "config.temperature is 0.0; expected more than 0"),
+        ({"reward_weights": "main=nan"}, "each once, not 'main=nan'"),
         ({"reward_weights": "other=1"}, "config.reward_weights: other is none of main"),
         ({"reward_weights": "main=0"}, "so that nothing is rewarded"),
         ({"updates": 3}, "config.updates is 3, which does not divide config.batch_size 2"),

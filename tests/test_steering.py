@@ -107,6 +107,10 @@ def test_following_by_length_alone_is_told_from_more_than_that():
     assert more["length_spearman", OWN]["low"] <= 0 <= more["length_spearman", OWN]["high"]
     pearson = more["pearson", OWN]["value"]
     assert more["length_partial", OWN]["value"] == pytest.approx(pearson, abs=0.05)
+    for by_length in (1.0, 0.0):  # And on the page.
+        rows = planted(0, prompts=30, follows=0.4, by_length=by_length)
+        (verdict,) = verdicts({"one": rows}, "equal length")
+        assert verdict.label.startswith("one, at equal length: better") == (by_length == 0)
 
 
 def test_the_partial_correlation_is_that_of_the_three_pairs():
@@ -215,33 +219,21 @@ def test_a_policy_that_follows_all_that_is_asked_is_good_and_one_that_does_the_o
     assert bad.tone == "bad"
 
 
-def test_following_by_length_alone_is_said():
-    for by_length in (1.0, 0.0):
-        rows = planted(0, prompts=30, follows=0.4, by_length=by_length)
-        (verdict,) = verdicts({"one": rows}, "equal length")
-        assert verdict.label.startswith("one, at equal length: better") == (by_length == 0)
-
-
-def test_the_page_has_figures_tables_and_samples(tmp_path, three):
-    html, markdown = shown(tmp_path, three)
+def test_the_page_has_figures_tables_and_samples_and_says_what_is_not_defined(tmp_path, three):
+    html, markdown = shown(tmp_path / "three", three)
     assert html.count("<figure") == 4  # Two attributes by request, twice.
     for title in ("How closely", "Differences on the same prompts", "What changes", "KL"):
         assert title in html
         assert title in markdown
     assert "Samples side by side" in markdown
-
-
-def test_what_is_not_defined_is_said_so(tmp_path):
     policies = {name: planted(0) for name in ("constant", "unmeasured")}
-    policies["one prompt"] = planted(0, prompts=1)
-    policies["one value"] = planted(0, values=(2,))
+    policies |= {"one prompt": planted(0, prompts=1), "one value": planted(0, values=(2,))}
     for row in policies["constant"]:
         row["measured"] = [dict.fromkeys(each, 2.5) for each in row["measured"]]
     for row in policies["unmeasured"]:
         row["measured"] = row["rewards"] = row["log_ratio"] = [None] * 2
-    html, markdown = shown(tmp_path, policies)
-    text = re.sub(r"<[^>]*>", " ", html.split("</style>")[1])
-    for page in (text, markdown):
+    html, markdown = shown(tmp_path / "undefined", policies)
+    for page in (re.sub(r"<[^>]*>", " ", html.split("</style>")[1]), markdown):
         assert not re.search(r"\b(nan|NaN|inf|None|null)\b", page)
 
 

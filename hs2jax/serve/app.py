@@ -255,6 +255,7 @@ def serve(options) -> None:
     if not key.isascii() or key != "".join(key.split()):
         raise ValueError(f"the key (--api_key, {KEY}) has white space in it, or is no ASCII")
     listening = _listen(options.host, options.port)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # For one text threads are waste.
     limits = {"max_tokens": options.max_tokens, "max_queue": options.max_queue}
     service = Service(scorer_of(options), options.model, **limits)
     place, begun = f"http://{options.host}:{listening.getsockname()[1]}", time.monotonic()

@@ -26,6 +26,7 @@ from hs2jax.data.chat import Encoded
 from hs2jax.data.conversations import fitted, join, share, unrated
 from hs2jax.data.packing import Example, Shape
 from hs2jax.models import sharding
+from hs2jax.models.sampler import bucket
 from hs2jax.serve.requests import error_of
 
 log = logging.getLogger(__name__)
@@ -315,14 +316,15 @@ def not_now(what: str, seconds: int = 1, code: int = 503) -> HTTPException:
 
 
 def shapes(longest: int, devices: int, rows: int) -> list[tuple[int, int]]:
-    """List the shapes (B, T) that are compiled, by length: a row of each device, of doubling
-    lengths until one holds the longest conversation, and several in which many are computed."""
+    """List the shapes (B, T) that are compiled, by length: a row of each device, of rising lengths
+    until one holds the longest conversation, and several in which many are computed."""
     lengths = [128]
     while lengths[-1] < longest:
-        lengths.append(2 * lengths[-1])
+        lengths.append(bucket(lengths[-1] + 1) if lengths[-1] < PACKED else 2 * lengths[-1])
     found = {(devices, length) for length in lengths}
-    found.add((devices * rows, min(PACKED, lengths[-1])))
-    found.add((devices * rows * PACKED // SHORT, min(SHORT, lengths[-1])))
+    for together in (PACKED, SHORT):
+        length = next((x for x in lengths if x >= together), lengths[-1])
+        found.add((devices * rows * PACKED // together, length))
     return sorted(found, key=lambda shape: (shape[1], shape[0]))
 
 
