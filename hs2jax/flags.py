@@ -144,6 +144,8 @@ def misplaced(place: str, verb: str, name: str) -> str:
     path, file = Path(place), (verb, name) == ("score", "output")
     if re.match(r"\w+://", place):
         return "is an address; expected a place on this machine's disks, or mounted (gcsfuse)"
+    if place != place.encode(errors="replace").decode():
+        return "is not UTF-8"
     if place.startswith("~"):
         return "is in a home folder that is not known; give the whole path"
     if path.is_symlink() and not path.exists():

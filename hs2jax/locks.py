@@ -6,6 +6,7 @@ gives signs of life: the time at which its file was changed.
 """
 
 import contextlib
+import fcntl
 import functools
 import logging
 import os
@@ -15,11 +16,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
-
-try:
-    import fcntl
-except ImportError:  # Windows has none; signs of life serve there alone.
-    fcntl = None
 
 from hs2jax import faults
 
@@ -42,8 +38,6 @@ def hold(workdir: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     file, locked = path.open("a+", encoding="utf-8"), True
     try:
-        if fcntl is None:
-            raise OSError("no locks")
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         raise _in_use(workdir, file) from None
@@ -136,7 +130,10 @@ def released(verb: Callable[..., list[dict]]) -> Callable[..., list[dict]]:
 def locked(path: Path):
     """Let one process of this machine in at a time."""
     with path.open("a") as file:
-        if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s: waiting for %s", path.parent, holders(path) or "another process")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

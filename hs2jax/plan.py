@@ -39,8 +39,8 @@ def plan(config, folder: Path | str) -> list[dict]:
     folder, base = Path(folder), config.base
     configs.check(config)
     configs.check(base, "config.base", reading=False)
-    if workdir.claim(folder, config):
-        return workdir.read_rows(folder / "results.jsonl")
+    if (done := workdir.claim(folder, config)) is not None:
+        return done
     chips = devices(config.topology)
     tried = search(config, chips) if config.search else {(): compile_all(config, chips)}
     best = min(tried, key=lambda each: plan_rows.cost(config, tried[each]))

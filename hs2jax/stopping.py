@@ -31,8 +31,7 @@ GRACE = 5.0  # Seconds after a signal.
 BEAT = 1.0  # Seconds between two signs of life of a process.
 SILENCE = 20.0  # Seconds without a sign of life after which a process counts as dead.
 _cluster = distributed.global_state  # Of processes: ids, and what they say to one another.
-# Windows has no SIGHUP.
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, *filter(None, [getattr(signal, "SIGHUP", None)]))
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _asked: str = ""  # The signal that asked this process to stop.
 _deferred = False

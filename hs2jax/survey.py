@@ -7,14 +7,13 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hs2jax import config_rules, configs, session
+from hs2jax import atomic, config_rules, configs, session
 from hs2jax.data import corpora
 from hs2jax.data.groups import DataError, pairs
 from hs2jax.data.record import Record
@@ -53,7 +52,7 @@ def _survey(
 ) -> Survey:
     """Survey files, or find what another process has kept of the same."""
     started, kept = time.monotonic(), None
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError, TypeError):  # It may be damaged, too.
         contents = [fingerprint.of_file(*each) for each in zip(paths, changed, strict=True)]
         key = [spec, skip, derive, own_way, contents, fingerprint.code_hash()]
         name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
@@ -64,11 +63,8 @@ def _survey(
     found = _read(spec, skip, derive, own_way)
     if kept and time.monotonic() - started > SLOW:
         record = found.record and dataclasses.asdict(found.record)
-        with contextlib.suppress(OSError):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            scratch = kept.with_suffix(f".{os.getpid()}")
-            scratch.write_text(json.dumps(found._replace(record=record)))
-            scratch.replace(kept)
+        with contextlib.suppress(OSError), atomic.writing(kept) as file:
+            json.dump(found._replace(record=record), file)
     return found
 
 

@@ -1,8 +1,8 @@
 """A run's folder: claimed, resumed, stored, finished.
 
     config.json    the config, with its kind
-    run.json       what the run is (see `identity`), whether it has made something of it, and how
-                   many bytes of disk it takes when it is finished
+    run.json       what the run is (see `identity`), whether it has made something of it, and when
+                   it is finished how many bytes of disk it takes, and a hash of its rows
     run.lock       who is at work here
     results.jsonl  what came out, one tidy table (see `row`)
     result.json    what does not fit into rows; the last file of a run, so that it marks the end
@@ -13,27 +13,24 @@ Of several processes, which must see the same folder, the first one writes.
 import contextlib
 import json
 import logging
-import os
 import pickle
 import platform
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from hs2jax import config_rules, configs, faults, identity, locks, session, stopping, survey
+from hs2jax import atomic, config_rules, configs, identity, locks, session, stopping, survey
 from hs2jax.models.hf import card, fingerprint
 
 log = logging.getLogger(__name__)
 
-SCRATCH = ".tmp"  # How files end that are not whole.
-
+MEND = "bring back a whole copy of it, or give another folder"
 # Kinds whose folders hold those of other runs, or are written at once.
 UNCLAIMED = ("recipe", "sweep", "best_of_n")
 
@@ -41,13 +38,14 @@ UNCLAIMED = ("recipe", "sweep", "best_of_n")
 # A run's folder ---------------------------------------------------------------------------------
 
 
-def claim(workdir: Path, config, spent: Sequence[str] = ()) -> dict | None:
-    """Claim a folder for a run, and return its result.json where it is finished.
+def claim(workdir: Path, config, spent: Sequence[str] = ()) -> list[dict] | None:
+    """Claim a folder for a run, and return its rows where it is finished.
 
     spent: what `finish` removes, and has not where it was killed.
     Until the run has settled, the folder takes any config; then only those of the same identity
     (see `identity`). Raises ValueError where the folder is another run's, naming what differs, is
-    no run's, or another process is at work in it, and what `survey.check` raises.
+    no run's, another process is at work in it, or rows are not as they were written; and what
+    `survey.check` raises.
     """
     survey.check(config)
     found = identity.of(config)
@@ -55,7 +53,7 @@ def claim(workdir: Path, config, spent: Sequence[str] = ()) -> dict | None:
     if is_first():
         check(workdir, config, found)
         locks.hold(workdir)
-        for each in workdir.rglob(f".*{SCRATCH}"):  # Of a killed process.
+        for each in workdir.rglob(atomic.SCRATCH):  # Of a killed process.
             each.unlink()
         check(workdir, config, found)  # Another process may have been at work until now.
         _check_dtype(workdir, config)
@@ -73,7 +71,17 @@ def claim(workdir: Path, config, spent: Sequence[str] = ()) -> dict | None:
     log.info("%s is finished", workdir)
     if is_first():
         remove(workdir, spent)
-    return read_json(workdir / "result.json")
+    path = workdir / "results.jsonl"
+    if read_json(workdir / "run.json").get("rows_hash", "") not in ("", _hash(path)):
+        raise ValueError(
+            f"{path} is not as the run left it; remove {workdir / 'result.json'}, and the same "
+            "command makes it again"
+        )
+    return read_rows(path)
+
+
+def _hash(path: Path) -> str | None:
+    return fingerprint.of_file(path, fingerprint.changed(path)) if path.exists() else None
 
 
 def _agree(workdir: Path, config, found: identity.Identity) -> None:
@@ -109,7 +117,8 @@ def check(workdir: Path, config, found: identity.Identity | None = None) -> None
     if not _settled(workdir):
         return
     old = read_json(workdir / "run.json")
-    if not {"identity", "sums"} <= old.keys():
+    parts = [old.get(name) for name in ("identity", "free", "sums", "environment")]
+    if not all(isinstance(part, dict) for part in parts):
         raise ValueError(f"{workdir} holds a run of an earlier version; give another --workdir")
     changed = identity.differences(old["identity"], found or identity.of(config))
     if changed:
@@ -145,10 +154,16 @@ def check_place(workdir: Path, kind: str) -> None:
             f"{workdir} is not a run's folder: there is {min(names)} in it, but no run.json; give "
             "another --workdir"
         )
-    there = read_json(workdir / "config.json").get("kind") if "config.json" in names else kind
+    there = kind
+    if "run.json" in names:
+        there = read_json(workdir / "run.json").get("kind", kind)
+    elif "config.json" in names:
+        there = read_json(workdir / "config.json").get("kind")
     if there is None:
         raise ValueError(f"{workdir} is a model's folder, not a run's; give another --workdir")
-    made = _settled(workdir) or finished(workdir) or any(workdir.glob("checkpoints/[0-9]*"))
+    made = _settled(workdir) or finished(workdir)
+    # Of a recipe or a sweep, runs below.
+    made |= any(map(any, map(workdir.glob, ("checkpoints/[0-9]*", "*/run.json", "*/*/run.json"))))
     if made and there != kind:
         raise ValueError(f"{workdir} is of kind {there!r}, not {kind!r}; give another --workdir")
     if made and "run.json" not in names and kind not in UNCLAIMED:
@@ -216,12 +231,13 @@ def finish(
     if is_first():
         settle(workdir)
         write_rows(workdir / "results.jsonl", rows)
+        head = {"kind": config.kind, **result, "environment": environment()}
         if (workdir / "model" / "config.json").exists():
             card.write(workdir / "model", card.made_by(configs.inputs(config), rows))
-        head = {"kind": config.kind, **result, "environment": environment()}
         if (record := workdir / "run.json").exists():
             left = size(workdir) - sum(size(workdir / name) for name in spent)
-            write_json(record, read_json(record) | {"bytes": left})
+            known = {"bytes": left, "rows_hash": _hash(workdir / "results.jsonl")}
+            write_json(record, read_json(record) | known)
         write_json(workdir / "result.json", head | {"config": config.to_dict()})
         remove(workdir, spent)
     barrier("finished")  # The others must not look for the run's files too early.
@@ -257,10 +273,9 @@ def check_room(workdir: Path, most: int, left: int) -> None:
 def remove(workdir: Path, spent: Iterable[str]) -> None:
     """Remove files and folders of a finished run, where they are there and can be removed."""
     for name in spent:
-        if (workdir / name).is_dir():
-            shutil.rmtree(workdir / name, ignore_errors=True)
-        else:
-            (workdir / name).unlink(missing_ok=True)
+        shutil.rmtree(workdir / name, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (workdir / name).unlink()
 
 
 def row(
@@ -338,53 +353,33 @@ def read_json(path: Path) -> dict:
 
 def write_rows(path: Path, rows: Iterable[Mapping]) -> None:
     """Write JSON lines, whole or not at all."""
-    with writing(path) as file:
+    with atomic.writing(path) as file:
         file.writelines(to_json(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def read_rows(path: Path) -> list[dict]:
-    """Read JSON lines. Raises ValueError that names the line where one is not."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return [_parsed(line, f"{path}, line {n}") for n, line in enumerate(file, 1)]
+def read_rows(path: Path, *, torn: bool = False) -> list[dict]:
+    """Read JSON lines. Raises ValueError that names the line where one is not. torn: leave out a
+    last line that was cut off by a kill."""
+    *lines, last = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    if last and not torn:
+        lines.append(last)
+    return [_parsed(line, f"{path}, line {n}") for n, line in enumerate(lines, 1)]
 
 
 def _parsed(text: str, where: Path | str) -> dict:
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{where}: damaged, not JSON ({error})") from error
+        raise ValueError(f"{where}: damaged, not JSON ({error}); {MEND}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{where}: damaged, a {type(content).__name__} and no JSON object")
+        raise ValueError(f"{where}: damaged, a {type(content).__name__}, no JSON object; {MEND}")
     return content
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file, whole or not at all."""
-    with writing(path) as file:
+    with atomic.writing(path) as file:
         file.write(text)
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[TextIO]:
-    """Open a file for a text that is there as a whole or not at all; a device as it is.
-
-    Raises OSError that names it.
-    """
-    with faults.naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(os.path.realpath(path)) if path.is_symlink() else path  # Links stay.
-        plain = place.is_file() or not place.exists()
-        scratch = place.with_name(f".{os.getpid()}{SCRATCH}") if plain else place
-        try:
-            with scratch.open("w", encoding="utf-8") as file:
-                yield file
-            if plain:
-                scratch.replace(place)
-        except BaseException:
-            if plain:
-                with contextlib.suppress(OSError):
-                    scratch.unlink()
-            raise
 
 
 # The machine ------------------------------------------------------------------------------------

@@ -66,6 +66,8 @@ def folder(tmp_path_factory) -> Path:
     os.mkfifo(folder / "pipe.jsonl")
     (folder / "run").mkdir()
     (folder / "run" / "run.json").touch()
+    (folder / "other").mkdir()
+    (folder / "other" / "config.json").write_text('{"kind": "evaluate"}')
     stages.write(folder / "long.jsonl", [{"prompt": "why? " * 3000, "response": "So."}])
     return folder
 
@@ -261,11 +263,16 @@ REFUSED = {
     "text for a switch": (TRAIN + "--config.model.remat=some", "'some'; expected True or False"),
     "value for several": (TRAIN + "--config.optimizer=adam", "--config.optimizer.NAME=VALUE"),
     "empty workdir": (TRAIN + "--workdir=", "--workdir"),
+    "a name of other letters": (TRAIN + "--workdir={folder}/\udcff", "is not UTF-8"),
     "link to nowhere": (TRAIN + "--workdir={folder}/nowhere", "nowhere is a link that leads"),
     "page of a file": ("report --workdir={folder}/train.py", "train.py is a file"),
     "report of nothing": ("report", "--workdir"),
     "output of no comparison": ("report --workdir=x --output={out}", "--output|--against"),
-    "convert nothing": ("convert --model=gone --output={out}", "gone"),
+    "convert into a run": (
+        "convert --model={folder}/reward --output={folder}/other",
+        "other is a run's folder|no model's",
+    ),
+    "convert nothing": ("convert --model=gone --output={folder}/none", "gone"),
     "convert to int8": ("convert --model=x --output={out} --dtype=int8", "dtype|int8|bfloat16"),
     "no output": (f"score --model={{folder}}/reward --data={VALIDATION}", "--output"),
     "no reward model": (SCORE + "--model={folder}/base", "base|no reward head"),

@@ -52,6 +52,7 @@ STEERED = {"reward_model": "ratings", "reference": "prior"}
 STEERING = {"attributes": "('verbosity',)", "requested": "(0,4)", "max_new_tokens": 6}
 STEERING["base"] = "helpfulness=4,verbosity=0"
 CLOCKS = {"seconds", "tokens_per_second", "seconds_per_step", "peak_memory_bytes", "bytes"}
+CLOCKS |= {"rows_hash"}  # Of rows that say them.
 APART = ("tensorboard", "report.html", "report.md", "run.lock")  # As they hold times, or go.
 
 

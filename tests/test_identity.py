@@ -38,7 +38,8 @@ def test_every_setting_is_declared_and_counts_as_declared(kind, monkeypatch, tmp
     config.update(dict.fromkeys(several, "a=one"))
     assert config_rules.flat(config).keys() == {"kind", *configs.SETTINGS[kind]}
     first = identity.of(config)
-    workdir.write_json(tmp_path / "run.json", {"identity": first, "sums": {}})
+    record = {"identity": first, "sums": {}, "free": {}, "environment": {}}
+    workdir.write_json(tmp_path / "run.json", record)
     for key, setting in configs.SETTINGS[kind].items():
         assert setting.identity in ("value", "sums", "free", "data", "model", "models", "file")
         special = {"models": "a=two", "data": "ratings:another"}
@@ -206,7 +207,7 @@ def test_a_stage_whose_input_changed_is_known_as_stale(tmp_path, monkeypatch):
 
     def verb(config, place):
         """Copy the data, as a stage that computes something would not."""
-        if not workdir.claim(place, config):
+        if workdir.claim(place, config) is None:
             made.append(place.name)
             path = config.data.partition(":")[2]
             shutil.copy(path, place / "annotated.jsonl")

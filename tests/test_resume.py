@@ -306,9 +306,15 @@ def test_a_checkpoint_copied_by_hand_is_gone_on_from_or_refused_and_stays(
     meta.write_text(json.dumps({"frozen": "", "best": None}))
     with pytest.raises(ValueError, match=f"checkpoints/{LAST} was saved by an earlier version"):
         RunState(other, {}, started=0.0)
-    shutil.rmtree(place / "best" / str(best))
-    with pytest.raises(FileNotFoundError, match=f"best/{best} is not there.*copy it too"):
-        RunState(place, {}, started=0.0)
+    shutil.rmtree(place / "checkpoints" / str(LAST) / "state")
+    with pytest.raises(ValueError, match=rf"checkpoints/{LAST} cannot be read \(.* begins anew"):
+        RunState(place, {}, started=0.0).restore({})
+    for name in ("items/start.jsonl", f"best/{best}"):
+        (place / name).rename(tmp_path / name.replace("/", "-"))
+        with pytest.raises(FileNotFoundError, match=f"{name}.* is not there.*copy it too"):
+            RunState(place, {}, started=0.0, beside=["items/start.jsonl"])
+        if "items" in name:
+            (tmp_path / "items-start.jsonl").rename(place / name)
 
 
 LONGER = pytest.param("train_policy", PAIRED, marks=pytest.mark.long)

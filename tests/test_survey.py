@@ -8,7 +8,7 @@ import pytest
 import stages
 from command import fail
 
-from hs2jax import cli, configs
+from hs2jax import cli, configs, survey
 from hs2jax.data.groups import DataError
 from hs2jax.models.hf import hub
 
@@ -192,6 +192,18 @@ def test_a_later_stage_is_refused_before_the_first(folder, tmp_path, nothing_is_
     ):
         run(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}", '["a", {"b": 1}, ""]'])
+def test_a_damaged_survey_is_made_again(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("HS2JAX_CACHE", str(tmp_path))
+    monkeypatch.setattr(survey, "SLOW", 0.0)
+    spec = f"preference:{stages.write(tmp_path / 'pairs.jsonl', PAIRS)}"
+    first = survey.survey(spec)
+    (kept,) = (tmp_path / "surveys").iterdir()
+    kept.write_text(text)
+    survey._survey.cache_clear()
+    assert survey.survey(spec) == first
 
 
 SCORED = ("score", "--model={0}/ratings", "--output={1}/scores.jsonl", "--on_error=skip")

@@ -39,8 +39,13 @@ def _nothing_is_read(monkeypatch):
 
 def test_a_folder_takes_another_config_until_something_is_made(tmp_path):
     assert workdir.claim(tmp_path, config()) is None
+    others, torn = tmp_path / ".mine.tmp", tmp_path / "items" / ".hs2jax-host-1.tmp"
+    for path in (others, torn):
+        workdir.write_text(path, "")
     assert workdir.claim(tmp_path, config(data="ratings:b")) is None
+    assert (others.exists(), torn.exists()) == (True, False)
     workdir.settle(tmp_path)
+    (tmp_path / "config.json").write_text('{"ki')  # What it said is known otherwise.
     assert workdir.claim(tmp_path, config(data="ratings:b")) is None
     what = r"another run \(different: data \(set 1\): rows of ratings:b -> rows of ratings:c\)"
     with pytest.raises(ValueError, match=what):
@@ -85,16 +90,21 @@ FOREIGN = (
     ("judge", {"config.json": '{"kind": "judge"}', "run.json": "[]"}, r"run.json: damaged, a list"),
     ("judge", {"config.json": "[]"}, r"config.json: damaged, a list"),
     ("judge", {"run.json": '{"sett'}, r"run.json: damaged"),
+    ("judge", {"run.json": '{"kind": "judge", "identity": 7}'}, "an earlier version"),
+    # A recipe and a sweep that have begun.
+    ("judge", {"config.json": '{"kind": "recipe"}', "one/run.json": "{}"}, "of kind 'recipe'"),
+    ("judge", {"config.json": '{"kind": "sweep"}', "a/seed-0/run.json": "{}"}, "kind 'sweep'"),
 )
 
 
 @pytest.mark.parametrize(("kind", "files", "words"), FOREIGN)
 def test_a_folder_that_is_no_run_s_is_left_as_it_is(tmp_path, kind, files, words):
     for name, text in files.items():
-        (tmp_path / name).write_text(text)
+        workdir.write_text(tmp_path / name, text)
     with pytest.raises(ValueError, match=words):
         workdir.check(tmp_path, configs.defaults(kind), {})
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+    there = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {str(path.relative_to(tmp_path)): path.read_text() for path in there} == files
 
 
 HOLDER = """
@@ -188,10 +198,11 @@ def test_a_run_that_does_not_fit_is_refused(tmp_path, monkeypatch, caplog):
         workdir.check_room(tmp_path, 3_600_000, 1_000_000)
 
 
-@pytest.mark.parametrize("name", ["config.json", "results.jsonl"])
+@pytest.mark.parametrize("name", ["config.json", "results.jsonl", "metrics.jsonl"])
 def test_a_damaged_file_is_named(tmp_path, name):
-    read = workdir.read_rows if name.endswith("l") else workdir.read_json
-    (tmp_path / name).write_bytes(b'{"a": "\xff')
+    read = {"config.json": workdir.read_json, "metrics.jsonl": metrics.read}
+    read = read.get(name, workdir.read_rows)
+    (tmp_path / name).write_bytes(b'{"a": "\xff\n')
     with pytest.raises(ValueError, match=rf"{name}.*damaged, not JSON"):
         read(tmp_path / name)
 
@@ -222,11 +233,16 @@ def test_a_finished_run_gives_its_result_again(tmp_path):
     assert made == workdir.read_rows(tmp_path / "results.jsonl")
     assert made[0]["kind"] == "evaluate"
     assert (made[0]["low"], made[0]["high"], made[0]["n"]) == (0.5, 0.875, 8)
-    found = workdir.claim(tmp_path, config())
+    assert workdir.claim(tmp_path, config()) == made
+    found = stages.result(tmp_path)
     assert found["seconds"] == 1.0
     assert found["config"] == config().to_dict()
     with pytest.raises(ValueError, match="different: data"):
         workdir.claim(tmp_path, config(data="ratings:b"))
+    for text in ("", made[0]["metric"], '{"a": 1}\n'):  # Cut off, damaged, edited.
+        (tmp_path / "results.jsonl").write_text(text)
+        with pytest.raises(ValueError, match=r"results.jsonl is not as the run left it; remove"):
+            workdir.claim(tmp_path, config())
 
 
 def test_a_value_that_is_not_finite_becomes_null_in_every_file(tmp_path):

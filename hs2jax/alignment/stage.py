@@ -133,8 +133,8 @@ def verb(work: Callable[..., list[dict]]) -> Callable[..., list[dict]]:
         folder, started = Path(folder), time.monotonic()
         configs.check(config)
         spent = [KEPT] if config.get("keep_checkpoints") else [KEPT, *SPENT]
-        if workdir.claim(folder, config, spent):
-            return workdir.read_rows(folder / "results.jsonl")
+        if (done := workdir.claim(folder, config, spent)) is not None:
+            return done
         run = Run(config, folder)
         rows = work(config, run)
         records = run.records or {"data": run.record.to_dict()}

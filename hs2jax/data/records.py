@@ -7,12 +7,10 @@ was not finished and is made again. record.json, with what was counted, marks th
 Axis letters: N examples, F responses of all, Q pairs of all, A attributes.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import json
 import logging
-import platform
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from hs2jax import faults, locks
+from hs2jax import atomic, faults, locks
 from hs2jax.data.chat import Encoded
 from hs2jax.data.groups import Group, Pair
 from hs2jax.data.packing import Example
@@ -201,8 +199,8 @@ def keep(groups: Iterable[Group], make: Make, record: Record, folder: Path | Non
             for *_, left_out in shards:
                 record.add(left_out)
             counted = {"shards": len(shards), "record": dataclasses.asdict(record)}
-            with _whole(end) as scratch:
-                scratch.write_text(json.dumps(counted))
+            with atomic.writing(end) as file:
+                json.dump(counted, file)
         record.__dict__.update(json.loads(end.read_text())["record"])
     tables, readers = [of for of, *_ in shards], [reader for _, reader, _ in shards]
     starts = np.cumsum([0, *(len(of.examples) for of in tables)])
@@ -230,7 +228,7 @@ def _write(folder: Path, number: int, groups: Iterator[Group], make: Make) -> bo
     if first is None:
         return False
     left_out, tables, place = Record(), [], folder / f"{number:06d}.array_record"
-    with _whole(place) as scratch:
+    with atomic.whole(place) as scratch:
         writer = ArrayRecordWriter(str(scratch), "group_size:1")
         for part, contents in _parts(itertools.chain([first], groups), make, left_out):
             tables.append(part)
@@ -238,21 +236,9 @@ def _write(folder: Path, number: int, groups: Iterator[Group], make: Make) -> bo
                 writer.write(content)
         writer.close()
     said = json.dumps(dataclasses.asdict(left_out))
-    with _whole(place.with_suffix(".npz")) as scratch, scratch.open("wb") as file:
+    with atomic.whole(place.with_suffix(".npz")) as scratch, scratch.open("wb") as file:
         np.savez(file, **join(tables)._asdict(), left_out=said)
     return True
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Give a name to write a file under, which is then there as a whole or not at all."""
-    # Hosts of one folder may have no common locks, and write the same.
-    scratch = path.with_name(f".{path.name}.{platform.node()}.tmp")
-    try:
-        yield scratch
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _open(folder: Path, number: int) -> tuple[Table, ArrayRecordReader, Record] | None:

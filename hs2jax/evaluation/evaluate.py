@@ -37,8 +37,8 @@ def evaluate(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict
     """
     folder, started = Path(folder), time.monotonic()
     configs.check(config)
-    if workdir.claim(folder, config):
-        return workdir.read_rows(folder / "results.jsonl")
+    if (done := workdir.claim(folder, config)) is not None:
+        return done
     sets = corpora.sets_of(config.data)
     for name, spec in sets:
         log.info("%s: %s", name, spec)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from hs2jax import workdir
+from hs2jax import atomic, workdir
 from hs2jax.data import corpora
 from hs2jax.data.record import Record
 from hs2jax.evaluation import best_of_n, scores
@@ -71,7 +71,7 @@ def score(
     lines, others = 0, {}
     place = output if workdir.is_first() else Path(os.devnull)
     terminal = str(place) == "-"
-    with contextlib.nullcontext(sys.stdout) if terminal else workdir.writing(place) as file:
+    with contextlib.nullcontext(sys.stdout) if terminal else atomic.writing(place) as file:
         for each in scored(data, "score", record, others):
             lines += 1
             own = {name: getattr(each.group, name) for name in ("source", "prompt", "responses")}

@@ -55,8 +55,8 @@ def judge(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     configs.check(config)
     chosen = load_criteria(config)
     folder, started = Path(folder), time.monotonic()
-    if workdir.claim(folder, config, [READ]) is not None:
-        return workdir.read_rows(folder / "results.jsonl")
+    if (done := workdir.claim(folder, config, [READ])) is not None:
+        return done
     check_data(config, chosen)
     mesh, dtype = sharding.mesh_of(config.mesh), configs.dtype(config.model.dtype)
     one = Judge.load(config.model.name, mesh=mesh, dtype=dtype)

@@ -8,7 +8,7 @@ that step, and the best step that the latest checkpoint names stays until anothe
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -68,10 +68,10 @@ class Checkpoints:
             place = self.folder / str(step)
             try:
                 meta = self.read_meta(step)
-            except Exception as error:
+            except ValueError:
                 # A run may have been killed as it deleted it.
                 if step <= named and not (newer and newer.get("replaces") == step):
-                    yield place, f"cannot be read ({' '.join(str(error).split())[:200]})"
+                    yield place, "cannot be read"
                 continue
             if "run" not in meta:
                 yield place, "was saved by an earlier version"
@@ -97,12 +97,21 @@ class Checkpoints:
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-        return self._manager.restore(step, args=args)["state"]
+        return self._read(step, "state", ocp.args.StandardRestore(like))
 
     def read_meta(self, step: int) -> dict:
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)["meta"]
+        return self._read(step, "meta", ocp.args.JsonRestore())
+
+    def _read(self, step: int, name: str, how):
+        """Read what was saved of a step. Raises ValueError that names it."""
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{name: how}))[name]
+        except Exception as error:
+            raise ValueError(
+                f"{self.folder / str(step)} cannot be read ({' '.join(str(error).split())[:200]}); "
+                f"copy it here again whole, or remove {' and '.join(SPENT)} of "
+                f"{self.folder.parent}: then the same command begins anew"
+            ) from error
 
     def keep_only(self, first: int, last: int) -> None:
         """Delete the checkpoints of steps before `first` and after `last`."""
@@ -139,8 +148,9 @@ class RunState:
         stopped: {"steps", "why"} where it was stopped after so many skipped steps, or None.
     """
 
-    def __init__(self, workdir: Path, frozen, *, started: float):
-        """frozen: the parameters that are not trained. started: when this process began, in s."""
+    def __init__(self, workdir: Path, frozen, *, started: float, beside: Sequence[str] = ()):
+        """frozen: the parameters that are not trained. started: when this process began, in s.
+        beside: what else a run goes on with. Raises FileNotFoundError where it is not there."""
         self._workdir, self._frozen = workdir, checksum(frozen, rounded=True)
         run = folders.read_json(workdir / "run.json")["identity"]
         self._latest = Checkpoints(workdir / "checkpoints", run=run)
@@ -157,11 +167,13 @@ class RunState:
             self.best, self.evaluated = self._meta["best"], self._meta["evaluated"]
             self.stopped = self._meta["stopped"]
             self._began -= self._meta["seconds"]
-            if self.best and not (there := workdir / "best" / str(self.best["step"])).exists():
-                raise FileNotFoundError(
-                    f"{there} is not there, which the checkpoint of step {self.step} names; copy "
-                    "it too, or give another --workdir"
-                )
+            best = [f"best/{self.best['step']}/state"] if self.best else []
+            for name in (*best, *beside):
+                if not (workdir / name).exists():
+                    raise FileNotFoundError(
+                        f"{workdir / name} is not there, without which the checkpoint of step "
+                        f"{self.step} is of no use; copy it too, or give another --workdir"
+                    )
 
     @property
     def seconds(self) -> float:

@@ -37,6 +37,9 @@ def convert(
     dtype: float32 or bfloat16. scalar: make one output of a reward model's, by its weights.
     weights: in place of those that are recorded with it; None keeps them.
     """
+    there = Path(output) / "config.json"
+    if there.exists() and "model_type" not in workdir.read_json(there):
+        raise ValueError(f"{output} is a run's folder, or another's, no model's; give another")
     model = exported(model)
     if (Path(model) / "best").is_dir():
         task = best_of_run(Path(model), mesh)

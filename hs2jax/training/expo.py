@@ -46,8 +46,8 @@ def expo(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     """
     folder, started = Path(folder), time.monotonic()
     configs.check(config)
-    if workdir.claim(folder, config, [SCORED]):
-        return workdir.read_rows(folder / "results.jsonl")
+    if (done := workdir.claim(folder, config, [SCORED])) is not None:
+        return done
 
     # Models and data ----------------------------------------------------------------------------
     mesh = sharding.make_mesh(**config.mesh)

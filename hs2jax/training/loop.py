@@ -40,8 +40,8 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     folder, started = Path(folder), time.monotonic()
     configs.check(config)
     spent = () if config.keep_checkpoints else SPENT
-    if workdir.claim(folder, config, spent):
-        return workdir.read_rows(folder / "results.jsonl")
+    if (done := workdir.claim(folder, config, spent)) is not None:
+        return done
     first = workdir.is_first()
 
     # Mesh, model and data -----------------------------------------------------------------------
@@ -109,7 +109,7 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     check_room(folder, shapes, shapes["params"], export, stay=config.keep_checkpoints)
 
     # Begin, or restore --------------------------------------------------------------------------
-    run = RunState(folder, frozen, started=started)
+    run = RunState(folder, frozen, started=started, beside=("metrics.jsonl", "items/start.jsonl"))
     limit = config.not_finite_limit
     if run.stopped and (run.stopped["steps"] >= limit or task.diverged(run.stopped)):
         raise ValueError(run.stopped["why"])

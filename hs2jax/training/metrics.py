@@ -3,9 +3,9 @@ known of skipped steps, not_finite.jsonl."""
 
 import datetime
 import hashlib
-import json
 import logging
 import re
+import resource
 import shlex
 import sys
 import time
@@ -38,7 +38,7 @@ class Metrics:
         self._files, self._path = [], folder / "metrics.jsonl"
         for path in (self._path, folder / "not_finite.jsonl"):
             rows = read(path) if start else []
-            workdir.write_rows(path, [row for row in rows if row["step"] <= start])
+            workdir.write_rows(path, [row for row in rows if row.get("step", total) <= start])
             self._files.append(path.open("a", encoding="utf-8"))
         (folder / "tensorboard").mkdir(exist_ok=True)
         # Not by its SummaryWriter, whose thread dies of a full disk, and whose queue then blocks.
@@ -125,8 +125,8 @@ def read(path: Path, kind: str = "") -> list[dict]:
 
     A last line that was cut off by a kill is left out.
     """
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return [row for row in map(json.loads, lines) if kind in ("", row["kind"])]
+    rows = workdir.read_rows(path, torn=True) if path.exists() else []
+    return [row for row in rows if kind in ("", row.get("kind"))]
 
 
 def peak_memory() -> int:
@@ -138,9 +138,5 @@ def peak_memory() -> int:
     status = Path("/proc/self/status")  # Linux's getrusage counts who started this process too.
     if status.exists():
         return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])
-    try:
-        import resource
-    except ImportError:  # Windows has none.
-        return 0
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes * (1 if sys.platform == "darwin" else 1024)
