@@ -91,14 +91,6 @@ def test_eos_is_added_where_the_template_ends_no_turn():
     assert tokenizer.decode(whole[:-1]).endswith("Paris. \n\n")
 
 
-def test_many_groups_at_once_give_what_each_gives():
-    several = [ask("Paris.", "Lyon.", prompt="Where? " * i) for i in range(1, 4)]
-    together = chat.encode(CHATML, several)
-    alone = [chat.encode(CHATML, [group])[0] for group in several]
-    assert [wholes(e) for e in together] == [wholes(e) for e in alone]
-    assert chat.encode(CHATML, []) == []
-
-
 def test_a_token_across_the_border_of_prompt_and_response_is_the_responses():
     (encoded,) = chat.encode(CHATML, [ask("\n\nParis.", "Paris.")])
     assert CHATML.decode(encoded.prompt).endswith("assistant")

@@ -103,23 +103,6 @@ def test_hh_rlhf_shares_the_prompt_and_joins_turns_of_one_speaker(write):
     assert pairs(group) == ([Pair(0, 1, 1.0)], 0)
 
 
-@pytest.mark.parametrize("system", [(), ({"role": "system", "content": "Be brief."},)])
-def test_preference_forms_are_the_same_group(write, system):
-    prompt = [*system, *say("Hi", "Hello", "More?")]
-    good, bad = ({"role": "assistant", "content": c} for c in ("good", "bad"))
-    path = write(
-        [
-            {"prompt": prompt, "chosen": "good", "rejected": "bad", "strength": 2.5},
-            {"prompt": prompt, "chosen": [good], "rejected": [bad], "strength": 2.5},
-            {"prompt": prompt, "chosen": [*prompt, good], "rejected": "bad", "strength": 2.5},
-            {"chosen": [*prompt, good], "rejected": [*prompt, bad], "strength": 2.5},
-        ]
-    )
-    for group in corpora.read(f"preference:{path}"):
-        assert (group.prompt, group.responses) == (tuple(prompt), ("good", "bad"))
-        assert pairs(group) == ([Pair(0, 1, 2.5)], 0)
-
-
 def test_ratings_forms(write):
     path = write(
         [
@@ -194,6 +177,10 @@ def test_several_files_compressed_or_not(write):
         ("preference:rows.jsonl[5]", "slice"),
         ("preference:rows.jsonl[a:b]", "slice"),
         ("preference:rows.jsonl[1:2:3]", "slice"),
+        ("preference:rows.jsonl[~:50]", "of prompts as"),
+        ("preference:rows.jsonl[~-10%:]", "of prompts as"),
+        ("preference:s3://bucket/rows.jsonl", "is not read from; fetch the file"),
+        ("preference:https://host/rows.jsonl", "is not read from; fetch the file"),
         ("helpsteer2:rows.jsonl[train]", "where rows name theirs"),
         ("preference:rows.jsonl[train][val]", "selector"),
         ("preference:rows.jsonl[:1][2:][3:]", "format:path"),

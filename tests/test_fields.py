@@ -234,7 +234,9 @@ SAME = [
     (WHOLE | {"messages": WHOLE["chosen"]}, "uau"),
     (WHOLE | {"messages": []}, "uau"),
     (PAIR | {"response": "Oak. "}, "u"),
-    (PAIR | {"chosen": [SAYS], "rejected": [SAYS]}, "u"),
+    (PAIR | {"chosen": [SAYS]}, "u"),
+    (PAIR | {"chosen": SAYS}, "u"),
+    (PAIR | {"prompt": LONG, "chosen": [*LONG, SAYS]}, "uau"),
     (WHOLE | {"prompt": "Name a bird."}, "chosen"),
     (WHOLE | {"prompt": "Carp."}, "chosen"),
     (WHOLE | {"rejected": [ASKS, SAYS]}, "rejected"),
@@ -250,7 +252,7 @@ def test_fields_that_say_the_same_agree_or_are_refused(row, expected, tmp_path):
     if set(expected) <= set("sua"):
         (group,) = read(tmp_path, row)
         assert "".join(turn["role"][0] for turn in group.prompt) == expected
-        assert len(group.responses) == 2
+        assert group.responses == (("chosen", "rejected"), ("Oak.", "Cow."))["Cow." in str(row)]
     else:
         with pytest.raises(DataError, match=f"field '{expected}': "):
             read(tmp_path, row)

@@ -44,7 +44,7 @@ def content(groups):
 
 @pytest.mark.parametrize(
     "text",
-    ["[", "[,]", "[%s", "[%s,", "[%s,]", "[%s %s]", "[%s, nonsense]", "[%s] [%s]", "[" * 100_000],
+    ["[", "[,]", "[%s", "[%s,", "[%s,]", "[%s %s]", "[%s, nonsense]", "[%s] nonsense", "[" * 9999],
 )
 def test_a_damaged_list_gives_no_row_and_cannot_be_skipped(text, tmp_path):
     path = tmp_path / "rows.json"
@@ -88,7 +88,7 @@ def as_feather(rows, path):
 def as_saved(rows, folder):
     """A folder of `datasets.save_to_disk`, of two files."""
     folder.mkdir()
-    for i, part in enumerate((rows[:300], rows[300:])):
+    for i, part in enumerate((rows[:150], rows[150:])):
         as_stream(part, folder / f"{i}.arrow")
     state = {"_data_files": [{"filename": f"{i}.arrow"} for i in range(2)]}
     (folder / "state.json").write_text(json.dumps(state))
@@ -114,20 +114,26 @@ KINDS = {
         {name: dict(enumerate(column)) for name, column in by_columns(rows).items()}
     ).encode(),
     "pretty.jsonl": lambda rows: "\n".join(json.dumps(row, indent=1) for row in rows).encode(),
+    "commas.jsonl": lambda rows: as_lines(rows).replace(b"}\n", b"},\n"),
+    "lists.jsonl": lambda rows: b"".join(b"[%s]\n" % as_lines([row]).strip() for row in rows),
     "mac.jsonl": lambda rows: as_lines(rows).replace(b"\n", b"\r"),
     "crlf.txt": lambda rows: as_lines(rows).replace(b"\n", b"\r\n"),
     "mark.jsonl": lambda rows: b"\xef\xbb\xbf" + as_lines(rows),
     "wide.jsonl": lambda rows: as_lines(rows).decode().encode("utf-16"),
     "wide-be": lambda rows: as_lines(rows).decode().encode("utf-16-be"),
     "wide.txt.gz": lambda rows: gzip.compress(as_cells(rows, "\t").decode().encode("utf-16")),
-    "plain-name-of-gz.jsonl": lambda rows: gzip.compress(as_lines(rows)),
+    "twice-gz.jsonl": lambda rows: gzip.compress(gzip.compress(as_lines(rows))),
     "no-gz.jsonl.gz": as_lines,
     "rows.bz2": lambda rows: bz2.compress(as_lines(rows)),
     "rows.xz": lambda rows: lzma.compress(as_lines(rows)),
     "rows.jsonl.zst": lambda rows: pyarrow.compress(as_lines(rows), "zstd", asbytes=True),
     "rows.csv": lambda rows: as_cells(rows, ","),
     "rows.tab": lambda rows: as_cells(rows, "\t"),
-    "excel.csv": lambda rows: b"\xef\xbb\xbf" + as_cells(rows, ";"),
+    "excel.csv": lambda rows: b"\xef\xbb\xbf" + as_cells(rows, ";") + b"\r\n;;",
+    "bars.txt": lambda rows: as_cells(rows, "|").replace(b'"prompt"', b'"prompt "'),
+    "comma,.csv": lambda rows: as_cells([{**row, "a,b,c": ""} for row in rows], ";"),
+    "nameless.csv": lambda rows: as_cells(rows, ",").replace(b"\r\n", b",\r\n") + b",",
+    "pandas.csv": lambda rows: b"," + as_cells(rows, ",").replace(b"\r\n", b"\r\n7,"),
     "rows.PARQUET": as_parquet,
     "parquet.jsonl": as_parquet,
     "rows.feather": as_feather,
@@ -139,7 +145,7 @@ KINDS = {
 @pytest.mark.parametrize("name", KINDS)
 def test_all_kinds_hold_the_same_groups(name, tmp_path):
     # More than a batch; texts that need quotes, and are numbers and of several bytes.
-    rows = [{**row, "chosen": f"{i}"} for i, row in enumerate(rows_of(700))]
+    rows = [{**row, "chosen": f"{i}"} for i, row in enumerate(rows_of(300))]
     rows[0]["chosen"], rows[1]["chosen"] = "Oak, 'or'\nelm; na\u00efve.", "4"
     make, path = KINDS[name], tmp_path / name
     if make in (as_parquet, as_feather, as_stream, as_saved):
@@ -170,20 +176,21 @@ def test_a_list_of_a_file_is_named_behind_it(tmp_path, indent, made):
 ROW = json.dumps(rows_of(1)[0])
 # Of files that cannot be read: their bytes, and what is said of them.
 OTHERS = {
-    b"PK\x03\x04...": "a zip archive .* unzip FILE",
+    b"PK\x03\x04...": "a zip archive .* unzip FILE, or save a sheet as CSV",
+    b"\xd0\xcf\x11\xe0...": "an old Excel or Word file",
     b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n": "Git LFS.* git lfs pull",
     b"<!DOCTYPE html>\n<html>": "a web page.*/resolve/",
-    b"\x80\x04\x95...": "a Python pickle.*to_parquet",
+    b"\n<head><title>404, not found": "a web page.*/resolve/",
+    b"\x80\x05\x95...": "a Python pickle.*to_parquet",
     gzip.compress(b"name".ljust(257, b"\0") + b"ustar\0"): "a tar archive.*tar -xf",
     gzip.compress(b"PAR1..."): "gunzip",
-    f"[{ROW}]\n[{ROW}]".encode(): r"a list with a row in each line.*jq -c '\.\[\]'",
     f"{json.dumps(ROW)}\n{json.dumps(ROW)}".encode(): "texts that hold a row each.*fromjson",
-    f"{ROW},\n{ROW},\n{ROW},".encode(): "with commas behind.*sed",
     f'{{"train": [{ROW}, {ROW}], "test": [{ROW}]}}'.encode(): r"'train' \(2 rows\).*/train",
     b"{'prompt': 'p'}\n{'prompt': 'q'}": "as Python prints them.*literal_eval",
     b"prompt,chosen,rejected\na,b,c\nd\n": "row 2 has 1 cells, and the header 3",
     b'prompt,chosen\na,"b\n': "the table is damaged",
-    b"prompt,prompt\na,b": "a column twice",
+    b"prompt,prompt \na,b": "a column twice",
+    b"|prompt|chosen|\n|---|---|\n|a|b|": "expected JSON lines, JSON, Parquet",
     ROW.encode("utf-16")[:-1]: "utf-16.*broken",
     bz2.compress(as_lines(rows_of(999)))[:99]: "the compressed file is damaged",
     gzip.compress(as_lines(rows_of(999)))[:99]: "the compressed file is damaged",
@@ -207,6 +214,24 @@ def test_a_folder_of_splits_is_named(tmp_path):
         FileNotFoundError, match=f"holds the splits test: name one, {tmp_path}/test"
     ):
         read(tmp_path)
+
+
+def test_a_column_that_is_there_twice_is_named(tmp_path):
+    table = pyarrow.table([["a"], ["b"], ["c"], ["d"]], ["prompt", "chosen", "rejected", "prompt"])
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match="a column twice: prompt, chosen, rejected, prompt"):
+        read(tmp_path / "rows.parquet")
+
+
+TALK = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+
+
+@pytest.mark.parametrize("text", [json.dumps([TALK] * 2), 2 * f"{json.dumps(TALK)}\n"])
+def test_conversations_without_a_name_are_read(text, tmp_path):
+    (tmp_path / "talks.json").write_text(text)
+    for group in corpora.read(f"conversations:{tmp_path}/talks.json[1:]"):
+        assert (group.prompt[0]["content"], group.responses) == ("Hi", ("Hello",))
+        assert group.source.endswith("talks.json:2")
 
 
 def test_cells_of_a_table_are_texts_or_numbers_as_their_fields_are(tmp_path):

@@ -54,19 +54,6 @@ def test_rows_of_a_prompt_are_joined_in_their_order(tmp_path):
         assert (first.source, second.source) == (f"{path}:1", f"{path}:2")
 
 
-@given(st.integers(-3, 3), st.integers(0, 3))
-def test_helpsteer3_keeps_turns_and_signs(strength, exchanges):
-    context = talk("q0", *("a", "q") * exchanges)
-    group = of("helpsteer3", context=context, overall_preference=strength)
-    assert group.prompt == tuple(context)
-    better = ("a", "b")[strength > 0]
-    found, ties = pairs(group)
-    assert ties == (strength == 0)
-    assert [(group.responses[p.chosen], p.strength) for p in found] == [
-        (better, abs(strength)) for _ in range(1 - ties)
-    ]
-
-
 def test_labels_say_which_is_better():
     for name, labels in {"llmbar": (1, 2), "judge_bench": ("A>B", "B>A")}.items():
         first, second = (pairs(of(name, label=label)) for label in labels)

@@ -194,7 +194,7 @@ FORMS["helpsteer2"] = [*FORMS["helpsteer"], (["prompt"], ["of no other row"])]
 # Whole lines that are no row at all. "%s" stands for a good row.
 NO_ROW = [
     *(b"null", b"3", b"NaN", b"[]", b'"text"', b"true", b"{", b"{]", b"{'prompt': 1}", b"\xff\xfe"),
-    *(b"[%s]", b"%s %s", b"%s,", b"\xef\xbb\xbf%s", b"\x00%s"),
+    *(b"[%s]", b"%s %s", b"%s,,", b"\xef\xbb\xbf%s", b"\x00%s"),
     *(b"[" * 100_000, b'{"prompt":' * 100_000, b'{"prompt": ' + b"9" * 5000 + b"}"),
 ]
 

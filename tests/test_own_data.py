@@ -27,8 +27,19 @@ CASES = [
     (HH, Seen("hh_rlhf", True, False, ())),
     ({"instruction": "Sing.", "input": "", "output": "La."}, "instructions"),
     ({"messages": TALK}, "conversations"),
+    ({"prompt": "Hi", "chosen": TALK[1], "rejected": TALK[1] | {"content": "Go"}}, "preference"),
     ({"input": "1?", "output_1": "1", "output_2": "2", "label": 1, "subset": "natural"}, "llmbar"),
 ]
+
+
+# What is no rating by any format, and so must not be read without.
+NO_RATING = {
+    '{"ratings": {"tact": "good"}}': r"ratings\[0\]\.tact: expected a number .*found 'good'",
+    '{"ratings": 3}': r"ratings\[0\]: expected an object .*\{ATTRIBUTE=ratings\}",
+    '{"rating": 3}': "helpfulness: is missing",
+    json.dumps(dict.fromkeys(FIVE, "3")): "helpfulness: expected a number",
+    json.dumps({name.title(): 3 for name in FIVE}): "helpfulness: is missing",
+}
 
 
 def write(path, rows):
@@ -47,9 +58,12 @@ def test_a_format_is_seen_from_a_files_rows(tmp_path, row, seen):
 
 def test_what_no_format_reads_is_shown(tmp_path):
     path = write(tmp_path / "mine.jsonl", [{"q": "x", "a": "y"}])
-    why = r"whose columns are q, a\. .*preference\{prompt=COLUMN.*row 1: 'chosen' is missing"
+    why = r"whose columns are q, a\. .*preference\{prompt=COLUMN.*first row: prompt: is missing"
     with pytest.raises(ValueError, match=why):
         guess.look(path)
+    for says, why in NO_RATING.items():
+        with pytest.raises(ValueError, match=f"first row: {why}"):
+            guess.look(write(tmp_path / "mine.jsonl", [RATED | json.loads(says)] * 2))
     with pytest.raises(ValueError, match="there is no row in it"):
         guess.look(write(tmp_path / "none.jsonl", []))
 
@@ -66,10 +80,12 @@ def test_no_prompt_is_on_both_sides_and_every_row_is_on_one(tmp_path, percent):
 
 
 def test_one_command_trains_on_a_table(tmp_path):
+    """By a map alone, with what the file holds besides in the record and on the page."""
     tiny.save(tmp_path / "model")
-    lines = [f"Question {i}?,A good answer number {i}.,no {i}" for i in range(40)]
-    (tmp_path / "pairs.csv").write_text("\n".join(["question,good,bad", *lines]))
-    data = f"preference{{prompt=question,chosen=good,rejected=bad}}:{tmp_path / 'pairs.csv'}"
+    lines = [f"Question {i}?,A good answer number {i}.,no {i},2.5,1,so" for i in range(40)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["question,good,bad,a,b,note", *lines]))
+    columns = "{prompt=question,chosen=good,rejected=bad,strength=a-b}"
+    data = f"preference{columns}:{tmp_path / 'pairs.csv'}"
     settings = [f"--config.model.name={tmp_path / 'model'}", "--config.model.outputs=()"]
     settings += ["--config.micro_batch_size=4", "--config.batch_size=8"]
     settings += ["--config.data.row_length=128"]
@@ -78,9 +94,13 @@ def test_one_command_trains_on_a_table(tmp_path):
     assert done.code == 0, done.err
     result = read_json(tmp_path / "run" / "result.json")
     assert result["config"]["data"]["train"] == f"{data}[~:90%]"
-    groups = [result["records"][part]["groups"] for part in ("train", "validation")]
-    assert sum(groups) == 40
-    assert min(groups) > 0
+    assert result["config"]["objective"]["preference"] == "scaled"
+    train, validation = (result["records"][part] for part in ("train", "validation"))
+    assert train["groups"] + validation["groups"] == 40 > train["pairs"] == train["groups"] > 0
+    assert train["strengths"] == {"a-b, at most 3": train["groups"]}
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "not read: note in" in page
+    assert "strength: a-b, at most 3" in page
     done = hs2jax(*common, f"--data={tmp_path / 'pairs.csv'}", f"--workdir={tmp_path / 'other'}")
     assert done.code == 1
     assert "whose columns are question, good, bad" in done.err

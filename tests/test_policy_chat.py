@@ -10,7 +10,7 @@ from test_chat import CHATML, LLAMA, TEXTS, ask, groups, wholes
 
 from hs2jax.data import chat, control_tokens, conversations, loader, packing, templates
 from hs2jax.data.groups import Group
-from hs2jax.data.packing import Example, Shape
+from hs2jax.data.packing import Shape
 from hs2jax.data.record import Record
 
 MARKERS = ("<extra_id_0>", "<extra_id_1>", "<extra_id_2>")
@@ -56,13 +56,12 @@ def learned(tokenizer, encoded):
     return [tokenizer.decode(encoded.prompt[a:b]) for a, b in edges.reshape(-1, 2)]
 
 
-@pytest.mark.parametrize("tokenizer", [CHATML, LLAMA], ids=["chatml", "llama"])
-def test_a_condition_is_one_line_of_values_in_nemos_order(tokenizer):
+def test_a_condition_is_one_line_of_values_in_nemos_order():
     shuffled = {"zeal": 1, "verbosity": 2, "humor": 0, "brevity": 3, "helpfulness": 4, "quality": 4}
     text = "quality:4,humor:0,helpfulness:4,verbosity:2,brevity:3,zeal:1\n"
-    assert line(tokenizer, shuffled) == text
+    assert line(CHATML, shuffled) == text
     assert line(NEMO, shuffled) == "<extra_id_2>" + text
-    assert line(tokenizer, {}) == line(NEMO, {}) == ""
+    assert line(CHATML, {}) == line(NEMO, {}) == ""
 
 
 def test_the_steerlm_template_is_nemos():
@@ -126,21 +125,6 @@ def test_sampled_tokens_and_texts_follow_the_prompt_to_sample_from(kind, group, 
         assert tokenizer.decode(ids[-1:]) == tokenizer.decode(said.responses[0][:2]) == "\n\n"
         ids = ids[:-1]
     assert said.prompt.tolist() == ids.tolist()
-
-
-def test_a_refused_prompt_can_be_left_out_and_is_counted():
-    tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = (
-        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-        + tiny.CHATML
-    )
-    refused = Group(tuple(talk("Hi", system="Be short.")), ("Yes.",), source="rows.jsonl:7")
-    record = Record()
-    found = chat.prompt_ids(tokenizer, [ask("Paris."), refused], skipped=record)
-    assert [ids is None for ids in found] == [False, True]
-    assert record.refused == 1
-    with pytest.raises(ValueError, match=r"rows\.jsonl:7.*no system"):
-        chat.prompt_ids(tokenizer, [refused])
 
 
 @EVERY_KIND
@@ -281,13 +265,6 @@ def test_rows_say_which_tokens_are_learned(layout):
     assert len(learned) == len(earlier) + sum(map(len, own))
     plain = [[example] for example in prepare(MANY, layout=layout).examples]
     assert "loss_mask" not in packing.lay(plain, Shape(400, 5, 1, 0), layout)
-
-
-def test_a_conversations_first_token_is_not_learned():
-    encoded = chat.Encoded(np.zeros(0, np.int32), (np.asarray([4, 5, 6]),), np.zeros(0, bool))
-    example = Example(encoded, np.zeros((1, 0), np.float32), np.zeros((1, 0), bool), [])
-    batch = packing.lay([[example]], Shape(4, 1, 1, 0), "shared")
-    assert batch["loss_mask"].tolist() == [[False, True, True, False]]
 
 
 def test_a_cut_prompt_keeps_what_is_learned_of_the_rest():

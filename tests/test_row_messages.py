@@ -39,7 +39,7 @@ COMPARED = {"response1": "a", "response2": "b", "overall_preference": 1}
 @pytest.mark.parametrize(
     ("form", "row", "said"),
     [
-        ("preference", {x: f"{WITHIN}{x}." for x in PAIR}, "format hh_rlhf reads such rows"),
+        ("preference", {x: f"{WITHIN}{x}." for x in PAIR}, "format hh_rlhf reads it"),
         ("preference", {"prompt": "Hi", **RATED}, "the format ratings reads"),
         ("responses", {"prompt": "Hi", **PAIR}, "the format preference reads"),
         ("preference", {"instruction": "Hi", "output": "a"}, "the format instructions reads"),

@@ -5,14 +5,13 @@ import types
 
 import pytest
 import tiny
-from stages import write
-from test_fields import PAIR, WEBGPT, WEBGPT_MAP, read
+from test_fields import PAIR, read
 
-from hs2jax import configs, report, workdir
+from hs2jax import configs
 from hs2jax.data import loader
 from hs2jax.data.groups import DataError, pairs
 from hs2jax.data.record import Record
-from hs2jax.training import loop, tasks
+from hs2jax.training import tasks
 
 # What a row says, the strength of its pair, and the rule; or the field of the error and its words.
 STRENGTHS = [
@@ -114,6 +113,13 @@ def test_ratings_on_another_scale_are_told(low, high, count, told, tmp_path, cap
     assert f"helpfulness {low} to {high}, mean {(low + high) / 2:g}" in str(record)
 
 
+@pytest.mark.parametrize(("name", "sign", "told"), [("rank", 1, 1), ("Rank", -1, 0), ("wit", 1, 0)])
+def test_which_rank_is_the_better_one_is_told(name, sign, told, tmp_path, caplog):
+    ratings = [{name: sign * i} for i in (1, 2)]
+    read(tmp_path, {"prompt": "p", "responses": ["a", "b"], "ratings": ratings}, "ratings")
+    assert caplog.text.count(f"a higher {name} is better; else map") == told
+
+
 # Runs ---------------------------------------------------------------------------------------------
 
 
@@ -129,23 +135,3 @@ def test_a_loss_of_strengths_without_any_is_told(preference, says, tmp_path):
         task, loader.prepare(groups, tiny.tokenizer(), **options)
     )
     assert len(notes["warnings"]) == (preference != "regular" and "margin" not in says)
-
-
-def test_a_run_trains_by_a_map_alone(tmp_path, monkeypatch):
-    """From files as others have them, with what they hold besides in the record and on the page."""
-    monkeypatch.setenv("HS2JAX_CACHE", str(tmp_path / "cache"))
-    tiny.language_model(tmp_path / "base", num_layers=1)
-    rows = [WEBGPT | {"question": {"full_text": f"Why {i}?", "id": i}} for i in range(24)]
-    write(tmp_path / "webgpt.jsonl", rows)
-    data = f"preference{WEBGPT_MAP}:{tmp_path}/webgpt.jsonl"
-    config = configs.defaults("train_reward_model")
-    settings = {"model.name": str(tmp_path / "base"), "model.remat": False, "batch_size": 8}
-    settings |= {"data.train": f"{data}[:16]", "data.validation": f"{data}[16:]"}
-    settings |= {"data.row_length": 256, "objective.preference": "scaled"}
-    config.update_from_flattened_dict(settings)
-    loop.train(config, tmp_path / "run")
-    record = workdir.read_json(tmp_path / "run" / "record.json")["train"]
-    assert (record["pairs"], record["strengths"]) == (16, {"score_0-score_1, at most 3": 16})
-    page = (report.write(tmp_path / "run")).read_text(encoding="utf-8")
-    assert "not read: question.id in" in page
-    assert "strength: score_0-score_1, at most 3" in page

@@ -8,17 +8,15 @@ import tiny
 import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
-from test_chat import TEXTS, ask, groups, is_broken, wholes
+from test_chat import TEXTS, ask, wholes
 from transformers import AutoTokenizer
 
 from hs2jax import configs
-from hs2jax.data import chat, packing, rows, templates
+from hs2jax.data import chat, rows, templates
 from hs2jax.data.groups import Group
 from hs2jax.models.hf import hub
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import tasks
-
-MARKERS = ("<extra_id_0>", "<extra_id_1>", "<extra_id_2>")
 
 
 def with_template(tokenizer):
@@ -26,12 +24,7 @@ def with_template(tokenizer):
     return tokenizer
 
 
-# Like Nemotron's, which has the markers; like Llama 3's, which puts a BOS first; like SmolLM2's.
-WITH_MARKERS = with_template(tiny_models.chat_tokenizer(("<unk>", "<s>", "</s>", *MARKERS)))
-LLAMA, CHATML = with_template(tiny.bos_tokenizer()), with_template(tiny.tokenizer())
-TOKENIZERS = pytest.mark.parametrize(
-    "tokenizer", [WITH_MARKERS, LLAMA, CHATML], ids=["markers", "bos", "no bos"]
-)
+CHATML = with_template(tiny.tokenizer())
 
 
 def render(messages, **options) -> str:
@@ -60,22 +53,6 @@ def test_a_flat_helpsteer_prompt_is_its_turns(contents):
     assert [turn["content"] for turn in turns] == contents
     answer = {"role": "assistant", "content": "Yes."}
     assert render([*turns, answer]) == render([{"role": "user", "content": flat}, answer])
-
-
-@TOKENIZERS
-@given(group=groups())
-def test_the_score_is_read_at_the_markers_last_token(tokenizer, group):
-    (encoded,) = chat.encode(tokenizer, [group], "last")
-    bos = [tokenizer.bos_token_id] if tokenizer is LLAMA else []
-    for whole, response in zip(wholes(encoded), group.responses, strict=True):
-        talk = [*group.prompt, {"role": "assistant", "content": response}]
-        text = tokenizer.apply_chat_template(talk, tokenize=False)
-        ids = bos + tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert tokenizer.decode(whole) == tokenizer.decode(ids)
-        if not any(is_broken(turn["content"]) for turn in talk):
-            assert whole == ids
-        assert text.endswith("<extra_id_2>")
-    assert min(len(response) for response in encoded.responses) > 0
 
 
 def test_a_turn_by_somebody_else_is_refused():
@@ -110,7 +87,13 @@ def numbers(scores):
     return np.array([list(score.outputs.values()) for score in scores])
 
 
-@pytest.mark.parametrize("make", [tiny.tokenizer, tiny.bos_tokenizer])
+def with_markers():
+    """A tokenizer that has the markers, as Nemotron's has."""
+    return tiny_models.chat_tokenizer(("<unk>", "<s>", "</s>", *templates.MARKERS))
+
+
+# The others cut them into pieces, one behind a BOS.
+@pytest.mark.parametrize("make", [tiny.tokenizer, tiny.bos_tokenizer, with_markers])
 def test_a_base_model_is_used_with_extra_id_and_stays_so(tmp_path, make):
     base_model(tmp_path / "base", make())
     new = {"outputs": ("a", "b")}
@@ -119,11 +102,6 @@ def test_a_base_model_is_used_with_extra_id_and_stays_so(tmp_path, make):
     model = RewardModel.load(tmp_path / "base", **new, template="extra_id")
     assert "lm_head" not in model.params["decoder"]  # Which no reward needs.
     expected = numbers(model.score(TALKS))
-    for layout in packing.LAYOUTS:
-        np.testing.assert_allclose(
-            numbers(model.score(TALKS, layout=layout)), expected, rtol=0, atol=2e-6
-        )
-
     model.save(tmp_path / "reward")
     record = json.loads((tmp_path / "reward" / "config.json").read_text())["hs2jax"]
     assert (record["template_name"], record["read"]) == ("extra_id", "last")
@@ -138,6 +116,7 @@ def test_a_base_model_is_used_with_extra_id_and_stays_so(tmp_path, make):
         ids = exported.apply_chat_template(talk, return_dict=False)
         assert ids == whole
         assert ids[-1] != exported.pad_token_id
+        assert exported.decode(ids).endswith(f"{talk[-1]['content']}\n<extra_id_2>")
 
 
 def conversations(model):

@@ -9,6 +9,7 @@ import functools
 import json
 import re
 import secrets
+from collections.abc import Callable
 from typing import NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
@@ -35,12 +36,14 @@ class RefusedError(ValueError):
 
 
 class Controls(NamedTuple):
-    """Of a tokenizer and its chat template: the tokens by content, a pattern of the contents, and
-    one of what the template writes between turns in ordinary text, which nothing can shield."""
+    """Of a tokenizer and its chat template: the tokens by content, a pattern of the contents, one
+    of what the template writes between turns in ordinary text, which nothing can shield, and what
+    becomes of a text before tokens are looked for in it."""
 
     tokens: dict[str, AddedToken]
     contents: re.Pattern
     ordinary: re.Pattern
+    normalize: Callable[[str], str]
 
 
 def shield(tokenizer, text: str) -> str:
@@ -55,14 +58,16 @@ def shield(tokenizer, text: str) -> str:
     shielded = text
     while controls.contents.search(shielded):
         shielded = controls.contents.sub(lambda m: m[0][0] + BREAK + m[0][1:], shielded)
+    if shielded == text and controls.contents.search(controls.normalize(text)):
+        shielded = text + BREAK  # In lower case, or without its width, it would be one.
     if shielded != text:
         ids = {tokenizer.convert_tokens_to_ids(each) for each in controls.tokens}
         if getattr(tokenizer, "backend_tokenizer", None) is None or (
             (ids - {tokenizer.unk_token_id}) & set(tokenize(tokenizer, shielded))
         ):
-            held = controls.contents.search(text)[0]
+            held = controls.contents.search(text)
             what = "which this tokenizer can only read as a control token"
-            raise RefusedError(f"a text holds {held!r}, {what}", POSING)
+            raise RefusedError(f"a text holds {held[0] if held else text!r}, {what}", POSING)
     return shielded
 
 
@@ -116,7 +121,10 @@ def _controls(tokenizer, template: str, size: int) -> Controls:
         marks = [x for x in lines if any(map(str.isalnum, x)) and not x[0].isalnum()]
         if not contents.search(each):
             said += marks or [x for x in [each.strip(" ")] if any(map(str.isalnum, x))]
-    return Controls(tokens, contents, _any_of([*said, *(m for m in nemo if m not in tokens)]))
+    ordinary = _any_of([*said, *(m for m in nemo if m not in tokens)])
+    own = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    changes = own and any(token.normalized for token in tokens.values())
+    return Controls(tokens, contents, ordinary, own.normalize_str if changes else str)
 
 
 @functools.lru_cache(maxsize=8)

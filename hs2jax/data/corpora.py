@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hs2jax.data import fields, files, rows, tables
+from hs2jax.data import fields, files, formats, rows, tables
 from hs2jax.data.formats import ATTRIBUTES, FORMATS, NO_MAP, PROMPTS
 from hs2jax.data.groups import DataError, FieldError, Group, row_unit
 from hs2jax.data.record import Record
@@ -147,7 +147,8 @@ def _parse_part(part: str) -> Spec:
         splits = ["train", "val"]
         if selectors == [split] and split in splits:
             return Spec(name, path, split, columns)
-    if len(selectors) > 1 or not all(SLICE.fullmatch(x.removeprefix("~")) for x in selectors):
+    sliced = any(way.fullmatch("".join(selectors)) for way in (SLICE, OF_PROMPTS))
+    if len(selectors) > 1 or (selectors and not sliced):
         or_split = " or ".join(f"[{each}]" for each in splits) or "where rows name theirs"
         raise ValueError(
             f"unknown selector [{selectors[0]}] in '{part}': expected a slice of groups such as "
@@ -220,11 +221,10 @@ def _groups(spec: Spec, on_error: str, record: Record) -> Iterator[Group]:
             if len(unit) > 1:
                 record.skip("partner of a malformed row", rows=len(unit) - 1)
             continue
-        record.count(group)
-        own.count(group)
-        for _, _, notes in unit:
-            record.note(notes, spec.path)
-            own.note(notes, spec.path)
+        for counts in (record, own):
+            counts.count(group)
+            for _, _, notes in unit:
+                counts.note(notes, spec.path)
         if spec.others is not None and len(unit) > 1:
             each = [spec.others[f"{spec.path}:{number}"] for number, *_ in unit]
             names = dict.fromkeys(name for row in each for name in row)
@@ -236,6 +236,8 @@ def _groups(spec: Spec, on_error: str, record: Record) -> Iterator[Group]:
     for kind, count in own.transcripts.items():
         _say(f"{spec.path}: {kind}, within a text, in {count} rows: it is read as that text")
     for name, of in own.ratings.items():
+        if fields.plain(name).startswith("rank") and of["low"] >= 0:
+            _say(f"{spec.path}: a higher {name} is better; else map {{{name}=COLUMN*-1}}")
         usual = 4 if name in ATTRIBUTES else before[name]["high"] if name in before else of["high"]
         if _scale(usual) != _scale(of["high"]) and (of["high"] > usual or of["n"] >= FEW):
             where = "HelpSteer" if name in ATTRIBUTES else "another file"
@@ -344,21 +346,11 @@ def _others(whole: dict, row: fields.Row, group: Group) -> dict:
 
 def _nearest(row: dict, spec: Spec) -> str:
     """Name the format that reads a row, or of whose columns it has the most; "" for the spec's."""
-    found: dict[str, tuple[bool, int]] = {}
-    for name, form in FORMATS.items():
-        if name == PROMPTS and len(row) > 1:  # Any row with a prompt has one.
-            continue
-        one, whole = fields.take({**row, **form.of_path(spec.path)}, NO_MAP, form.own), True
-        try:
-            form.read(one)
-            whole = not any(fields.looks(column) for _, column in one.notes)
-        except FieldError:
-            whole = False
-        found[name] = whole, len(one.read & row.keys())
-    best = max(found, key=found.get)
-    if found[best] <= found[spec.format]:
+    best, found = formats.nearest(row, spec.path)
+    own = formats.fit(spec.format, row, spec.path)
+    if (found.group is None) == (own.group is None) and found.columns <= own.columns:
         return ""
-    return f"; the format {best} reads such rows" if found[best][0] else f"; nearest format: {best}"
+    return f"; nearest format: {best}" if found.group is None else f"; the format {best} reads it"
 
 
 def _transcripts(group: Group) -> Iterator[tuple[str, str]]:

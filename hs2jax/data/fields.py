@@ -24,7 +24,8 @@ LABEL = re.compile(
     r"|(better|safer|preferred|winning|best)(_\w+)?|is_(better|preferred|chosen)"
     r"|helpfulness|correctness|coherence|complexity|verbosity"
 )
-IN_TURNS = ("name", "weight", "prefix", "audio", "images")  # Of a turn, beside INPUT.
+# Of a turn, beside INPUT.
+IN_TURNS = ("name", "weight", "train", "loss", "masked", "prefix", "audio", "images")
 ENTRY = re.compile(r"\s*(?:-\s*(?P<left>[^=]+?)|(?P<field>[^=]+?)\s*=\s*(?P<column>.+?))\s*")
 STEP = re.compile(r"(.+?)\s*([-+*/])\s*(-?\d+(?:\.\d+)?)")  # Of a map, from left to right.
 STEPS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}

@@ -36,10 +36,9 @@ def locate(path: str) -> epath.Path:
         return _fetch(path)
     if path.startswith("mini/"):
         return epath.Path(MINI / path[len("mini/") :])
-    try:
-        return epath.Path(path).expanduser()
-    except KeyError as error:
-        raise ValueError(f"'{path}': {error.args[0]} is not read from; fetch the file") from None
+    if "://" in path:
+        raise ValueError(f"'{path}' is not read from; fetch the file, and give its path")
+    return epath.Path(path).expanduser()
 
 
 def expand(path: str) -> list[str]:

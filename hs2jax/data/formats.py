@@ -17,6 +17,7 @@ import functools
 import json
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 from hs2jax.data import justifications, rows, strengths
 from hs2jax.data.fields import Map, Row, take
@@ -81,19 +82,47 @@ class Format:
         """The group of one row, a decoded JSON object. Raises FieldError."""
         return self.read(take(row, fields, self.own))
 
-    def read(self, row: Row) -> Group:
-        """The group of a row whose notes are to be counted. Raises FieldError."""
+    def read(self, row: Row, labels: bool = False) -> Group:
+        """The group of a row whose notes are to be counted. labels: all of them must be read.
+        Raises FieldError."""
         if callable(self.parts):
             group = self.parts(row)
         else:
             parts = self.parts.items()
             group = Group(**{part: of(row, *columns) for part, (of, *columns) in parts})
-        row.check_read(self.name, self.extras.split(), self.labels)
+        row.check_read(self.name, self.extras.split(), self.labels or labels)
         return group
 
     @property
     def name(self) -> str:
         return next(name for name, form in FORMATS.items() if form is self)
+
+
+class Fit(NamedTuple):
+    """The group of a row by a format, or the error; and how many of its columns are read."""
+
+    group: Group | None
+    error: FieldError | None
+    columns: int
+
+
+def fit(name: str, row: dict, path: str) -> Fit:
+    """Read a row of the file at a path by a format, with all its labels."""
+    form = FORMATS[name]
+    one, group, error = take({**row, **form.of_path(path)}, NO_MAP, form.own), None, None
+    try:
+        group = form.read(one, labels=True)
+    except FieldError as found:
+        error = found
+    return Fit(group, error, len(one.read & row.keys()))
+
+
+def nearest(row: dict, path: str) -> tuple[str, Fit]:
+    """Find the format that reads a row, or else most of its columns; the first of equals."""
+    # Any row with a prompt has prompts.
+    fits = {name: fit(name, row, path) for name in FORMATS if name != PROMPTS or len(row) == 1}
+    best = max(fits, key=lambda name: (fits[name].group is not None, fits[name].columns))
+    return best, fits[best]
 
 
 def columns(prompt: str | tuple, responses: str | tuple, **others: tuple) -> dict[str, tuple]:
@@ -140,7 +169,8 @@ def ratings(row: Row) -> Group:
     field = "messages" if field not in row and "messages" in row else field
     prompt, answers = rows.answered(row, field)
     rated = rows.rating_objects(row, "ratings", several=field == "responses")
-    return Group(prompt, answers, ratings=rated, strength=rows.number(row, "strength", -3, 3))
+    known = check_number(row["strength"], "strength", -3, 3) if "strength" in row else None
+    return Group(prompt, answers, ratings=rated, strength=known)
 
 
 def responses(row: Row) -> Group:
@@ -286,23 +316,14 @@ RIGHT = {
     "ratings": (rows.right_or_wrong, "chosen", "rejected"),
 }
 
+# The likelier first: published data, whose rows say by their fields what they are, then general
+# ones, then benchmarks.
 FORMATS = {
-    "helpsteer": Format(RATED, rows=None),
-    "helpsteer2": Format(RATED, rows=2),
-    # Its rows are not said to be in pairs.
-    "helpsteer2_disagreements": Format(
-        RATED | {"ratings": (rows.rating_columns, ATTRIBUTES, 0, 4, rows.check_mean)}, rows=None
-    ),
     "helpsteer2_preference": Format(
         columns(
             MARKED, "response_1 response_2", strength=(strengths.signed, "preference_strength")
         ),
         extras=f"preference_statement preference_elaboration {UNPROCESSED}",
-    ),
-    # Which of the two is better is what is asked.
-    "helpsteer2_justification": Format(justifications.group, extras=UNPROCESSED),
-    "helpsteer2_justification_swapped": Format(
-        functools.partial(justifications.group, swapped=True), extras=UNPROCESSED
     ),
     "helpsteer3": Format(
         columns(
@@ -310,11 +331,52 @@ FORMATS = {
         ),
         extras="domain language individual_preference",
     ),
+    "helpsteer": Format(RATED, rows=None),
+    "helpsteer2": Format(RATED, rows=2),
+    # Its rows are not said to be in pairs.
+    "helpsteer2_disagreements": Format(
+        RATED | {"ratings": (rows.rating_columns, ATTRIBUTES, 0, 4, rows.check_mean)}, rows=None
+    ),
+    # Which of the two is better is what is asked.
+    "helpsteer2_justification": Format(justifications.group, extras=UNPROCESSED),
+    "helpsteer2_justification_swapped": Format(
+        functools.partial(justifications.group, swapped=True), extras=UNPROCESSED
+    ),
     "hh_rlhf": Format(hh_rlhf),
-    "biggen": Format(biggen, extras=BIGGEN),
+    "preference": Format(preference),
+    "ratings": Format(
+        ratings,
+        own=("prompt", "system", "response", "responses", "messages", "ratings", "strength"),
+    ),
     "conversations": Format(conversations, extras="mask type dataset"),
     "instructions": Format(
         columns(INSTRUCTION, (rows.response_or_list, "output", "response")), labels=False
+    ),
+    "responses": Format(responses, labels=False),
+    "sampled": Format(
+        sampled,
+        extras=f"source instruction predicted {MEASURED}",
+        labels=False,
+    ),
+    PROMPTS: Format(prompts, labels=False),
+    "reward_bench": Format(
+        reward_bench,
+        of_path=named_in_file(rf"(?P<subset>{'|'.join(PRIOR_SETS)})"),
+        benchmark=True,
+        extras="chosen_model rejected_model",
+    ),
+    "reward_bench_2": Format(
+        columns("prompt", **RIGHT, about=(reward_bench_2_place,)),
+        benchmark=True,
+        extras="models additional_metadata",
+    ),
+    # In each list: concise, detailed as plain text, detailed in Markdown.
+    "rm_bench": Format(
+        columns("prompt", **RIGHT, about=(rows.benchmark_place, "id", "domain", "domain"))
+        | {"responses": (rows.right_then_wrong, "chosen", "rejected", 3)},
+        of_path=named_in_file(rf"(?P<domain>{'|'.join(RM_BENCH_DOMAINS)})_filtered"),
+        benchmark=True,
+        extras="subset error error_key",
     ),
     "judge_bench": Format(
         columns(
@@ -345,37 +407,6 @@ FORMATS = {
         ),
         extras="motivation_app",
     ),
-    "preference": Format(preference),
-    PROMPTS: Format(prompts, labels=False),
-    "ratings": Format(
-        ratings,
-        own=("prompt", "system", "response", "responses", "messages", "ratings", "strength"),
-    ),
-    "responses": Format(responses, labels=False),
-    "reward_bench": Format(
-        reward_bench,
-        of_path=named_in_file(rf"(?P<subset>{'|'.join(PRIOR_SETS)})"),
-        benchmark=True,
-        extras="chosen_model rejected_model",
-    ),
-    "reward_bench_2": Format(
-        columns("prompt", **RIGHT, about=(reward_bench_2_place,)),
-        benchmark=True,
-        extras="models additional_metadata",
-    ),
-    # In each list: concise, detailed as plain text, detailed in Markdown.
-    "rm_bench": Format(
-        columns("prompt", **RIGHT, about=(rows.benchmark_place, "id", "domain", "domain"))
-        | {"responses": (rows.right_then_wrong, "chosen", "rejected", 3)},
-        of_path=named_in_file(rf"(?P<domain>{'|'.join(RM_BENCH_DOMAINS)})_filtered"),
-        benchmark=True,
-        extras="subset error error_key",
-    ),
-    "sampled": Format(
-        sampled,
-        extras=f"source instruction predicted {MEASURED}",
-        labels=False,
-    ),
     "summeval": Format(
         columns(
             (rows.instruction, "article", "", SUMMARIZE),
@@ -386,4 +417,5 @@ FORMATS = {
         rows=None,
         extras="summary_id",
     ),
+    "biggen": Format(biggen, extras=BIGGEN),
 }

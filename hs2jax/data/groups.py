@@ -267,5 +267,5 @@ def show(value: object) -> str:
         return kinds[type(value)]
     if isinstance(value, int) and abs(value) > 10**30:
         return "a huge integer"  # Python refuses to print integers of many thousand digits.
-    text = ascii(value)
+    text = ascii(value).replace("\n", " ")
     return text if len(text) <= 60 else text[:57] + "..."

@@ -45,11 +45,6 @@ def text(row: dict, field: str) -> str:
     return check_text(present(row, field), field)
 
 
-def number(row: dict, field: str, low: float, high: float, default=None) -> float | None:
-    """Read a finite number from low to high, or the default where the row has none."""
-    return check_number(row[field], field, low, high) if field in row else default
-
-
 def integer(row: dict, field: str, low: int, high: int) -> int:
     """Read an integer from low to high."""
     return check_integer(present(row, field), field, low, high)
@@ -200,7 +195,8 @@ def answered(row: Row, *names: str) -> tuple[Turns, tuple[str, ...]]:
         for i, value in enumerate(values):
             field = f"{name}[{i}]" if name == "responses" else name
             turns, answer = (), value
-            if isinstance(value, list):
+            if isinstance(value, list | dict):
+                value = value if isinstance(value, list) else [value]
                 turns, answer = split_last(messages(row, field, value), field)
             answers.append(check_text(answer, field))
             if turns and not whole:
@@ -286,9 +282,7 @@ def transcript(row: dict, field: str) -> tuple[Turns, str]:
             turns[-1]["content"] += "\n\n" + content
         else:
             turns.append({"role": role, "content": content})
-    prompt, last = split_last(turns, field)
-    check_turns(prompt, field)
-    return prompt, last
+    return split_last(turns, field)
 
 
 def instruction(row: dict, field: str, more: str = "", before: str = "") -> Turns:
@@ -331,7 +325,8 @@ def rating_objects(row: Row, field: str, several: bool) -> tuple[dict[str, float
     ratings = []
     for i, rating in enumerate(list_of(row, field) if several else [present(row, field)]):
         if not isinstance(rating, dict):
-            raise mistyped(f"{field}[{i}]", "an object from attribute to number", rating)
+            what = "an object from attribute to number (of one, map {ATTRIBUTE=ratings})"
+            raise mistyped(f"{field}[{i}]", what, rating)
         numbers = {k: fields.number(v, f"{field}[{i}].{k}") for k, v in rating.items()}
         row.notes += (("unknown", name) for name, value in numbers.items() if value is None)
         ratings.append({name: value for name, value in numbers.items() if value is not None})

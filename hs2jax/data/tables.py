@@ -7,9 +7,10 @@ import io
 import itertools
 import json
 import lzma
+import re
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from etils import epath
 
@@ -29,37 +30,41 @@ ENCODINGS = {  # By how a text begins, the longest first: byte order marks, or h
     **dict.fromkeys((b"\0{\0", b"\0[\0"), "utf-16-be"),
 }
 NAMED = {  # By how a file begins: its kind, and the line that makes one of it that can be read.
-    b"PK\x03\x04": ("a zip archive (.zip, .xlsx, .npz)", "unzip FILE"),
+    b"PK\x03\x04": ("a zip archive (.zip, .xlsx, .npz)", "unzip FILE, or save a sheet as CSV"),
+    b"\xd0\xcf\x11\xe0": ("an old Excel or Word file", "save it as CSV"),
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "7z x FILE"),
     b"FEA1": ("an old Feather file", "pandas.read_feather('FILE').to_parquet('NEW.parquet')"),
     b"\x89HDF": ("an HDF5 file", "pandas.read_hdf('FILE').to_parquet('NEW.parquet')"),
-    b"\x80\x04": ("a Python pickle", "pandas.read_pickle('FILE').to_parquet('NEW.parquet')"),
+    **dict.fromkeys(
+        (b"\x80\x03", b"\x80\x04", b"\x80\x05"),
+        ("a Python pickle", "pandas.read_pickle('FILE').to_parquet('NEW.parquet')"),
+    ),
     b"SQLite format 3": ("a database", "sqlite3 -csv -header FILE 'select * from TABLE' > NEW.csv"),
     b"version https://git-lfs": ("a pointer of Git LFS, without the data", "git lfs pull"),
-    **dict.fromkeys(
-        (b"<!doctype", b"<html", b"<?xml"),
-        ("a web page or XML", "curl -L -O LINK (on the hub with /resolve/ in place of /blob/)"),
-    ),
+    b"<": ("a web page or XML", "curl -L -O LINK (on the hub with /resolve/ in place of /blob/)"),
 }
+OF_CELLS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+BETWEEN = re.compile(r"[\s,]*")  # Values of JSON that follow one another.
 TURN = ("role", "from", "content", "value")  # A list of such objects is a conversation, no table.
+TURNS = ({"role", "content"}, {"from", "value"})
 
 
 def lines(file: epath.Path, name: str) -> Iterator[Line]:
     """Read the rows of a file or of a folder that `datasets.save_to_disk` wrote, with their numbers
     from 1: JSON lines that are not blank, the items of a JSON list (by itself, the one list of an
     object, or the one that is named behind the file, as in FILE/train), of a JSON table by columns,
-    of objects one after the other, of a CSV or TSV file with a header, of a Parquet or Arrow
-    (Feather) file. All but the latter may be compressed.
+    of objects or lists one after the other, of a CSV or TSV file with a header, of a Parquet or
+    Arrow (Feather) file. All but the latter may be compressed.
 
     Raises DataError, with `name` as the file's name, where it is damaged or something else.
     """
     if file.is_dir():
         state = json.loads((file / "state.json").read_text())
         parts = (file / part["filename"] for part in state["_data_files"])
-        yield from _numbered(row for part in parts for _, row in lines(part, name))
+        yield from enumerate((row for part in parts for _, row in lines(part, name)), 1)
         return
     if file.parent.is_file():
-        yield from _numbered(_named(file, name))
+        yield from enumerate(_named(file, name), 1)
         return
     with file.open("rb") as stream:
         start = stream.read(265)
@@ -67,38 +72,46 @@ def lines(file: epath.Path, name: str) -> Iterator[Line]:
     if cut or start.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")):
         yield from _columnar(file, name, start)
         return
-    text = text_lines(file, name)
-    head = list(_until_two_say_something(text))
-    said = [_try(line) for _, line in head if line.strip()]
+    text = ((number, line) for number, line in text_lines(file, name) if line.strip())
+    head = list(itertools.islice(text, 2))
+    said = [_try(line) for _, line in head]
     text = itertools.chain(head, text)
     if len(said) == 1 and isinstance(said[0], dict):
         table = _table(said[0], name)
-        yield from ((n, x) for n, x in text if x.strip()) if table is None else _numbered(table)
+        yield from text if table is None else enumerate(table, 1)
     elif any(isinstance(each, dict) for each in said) or not said:
-        yield from ((number, line) for number, line in text if line.strip())
+        yield from text
     else:
-        yield from _numbered(_whole(b"".join(line for _, line in text), said, name))
+        # With blank lines, which a cell of a table may have.
+        whole = b"".join(line for _, line in text_lines(file, name))
+        yield from enumerate(_whole(whole, said, name), 1)
 
 
 def decode(line: object) -> dict:
-    """Decode a line to a JSON object. Raises FieldError, for the field "row", where it is none."""
+    """Decode a line to a JSON object; a list of turns is one with `messages`. Raises FieldError,
+    for the field "row", where it is none."""
     row = line
     try:
         if isinstance(line, bytes):
             # Broken bytes become lone surrogates, so that the check of each text names its field.
-            row = json.loads(line.decode(errors="surrogateescape"), object_pairs_hook=_object)
-    except json.JSONDecodeError as error:
-        what = f"expected one JSON object, found: {error.msg} at character {error.pos + 1}"
-        if error.msg == "Extra data" and error.doc[error.pos :].strip() == ",":
-            what = "a comma follows the row: sed 's/, *$//' FILE"
-        raise FieldError("row", what, "not JSON") from None
+            text = line.decode(errors="surrogateescape").rstrip().removesuffix(",")
+            row = json.loads(text, object_pairs_hook=_object)
     except FieldError:
         raise
-    except (ValueError, RecursionError) as error:  # Endless digits, endless nesting.
-        raise FieldError("row", f"expected one JSON object, but {error}", "not JSON") from None
+    except (ValueError, RecursionError) as error:  # Also endless digits, endless nesting.
+        of_json = isinstance(error, json.JSONDecodeError)
+        found = f"{error.msg} at character {error.pos + 1}" if of_json else error
+        raise FieldError("row", f"expected one JSON object, found: {found}", "not JSON") from None
+    if _is_talk(row):
+        row = {"messages": row}
     if not isinstance(row, dict):
         raise FieldError("row", f"expected one JSON object, found {show(row)}", "not JSON")
     return row
+
+
+def _is_talk(value: object) -> bool:
+    turns = value if isinstance(value, list) else ()
+    return any(isinstance(turn, dict) and any(t <= turn.keys() for t in TURNS) for turn in turns)
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict:
@@ -108,10 +121,6 @@ def _object(pairs: list[tuple[str, object]]) -> dict:
         twice = next(name for name in names if names.count(name) > 1)
         raise FieldError(twice, "stands twice in one object, expected once", "two of one field")
     return found
-
-
-def _numbered(rows: Iterable) -> Iterator[Line]:
-    return enumerate(rows, 1)
 
 
 def _damaged(name: str, what: str, number: int = 1) -> DataError:
@@ -139,9 +148,9 @@ def text_lines(file: epath.Path, name: str) -> Iterator[tuple[int, bytes]]:
         with file.open("rb") as stream:
             start = stream.read(265)
             stream.seek(0)
-            ways = [way for magic, way in COMPRESSED.items() if start.startswith(magic)]
-            plain = ways[0](stream) if ways else stream
-            if ways:
+            plain = stream
+            while ways := [way for magic, way in COMPRESSED.items() if start.startswith(magic)]:
+                plain = ways[0](plain)
                 start = plain.peek(265)[:265]
             _refuse(start, name)
             for mark, encoding in ENCODINGS.items():
@@ -157,7 +166,7 @@ def text_lines(file: epath.Path, name: str) -> Iterator[tuple[int, bytes]]:
         what = f"begins as {encoding} does, and is broken after this line ({error.reason})"
         raise _damaged(name, what, number) from None
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-        if isinstance(error, OSError) and not ways:
+        if isinstance(error, OSError) and plain is stream:
             raise  # The disk's, not the file's.
         what = f"the compressed file is damaged after this line ({error}): fetch it again"
         raise _damaged(name, what, number) from None
@@ -175,15 +184,6 @@ def _refuse(start: bytes, name: str) -> None:
         _expected(name, what, way)
 
 
-def _until_two_say_something(text: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-    count = 0
-    for number, line in text:
-        yield number, line
-        count += bool(line.strip())
-        if count == 2:
-            return
-
-
 def _try(line: bytes | str) -> object:
     """Decode JSON, of whatever kind; an Exception where it is none."""
     try:
@@ -196,8 +196,6 @@ def _whole(content: bytes, said: list, name: str) -> Iterable:
     """Read the rows of a text of which neither of the first two lines is a row."""
     text = content.decode(errors="surrogateescape").strip()
     start = text[0]
-    if all(isinstance(each, list) for each in said) and len(said) > 1:
-        return _expected(name, "a list with a row in each line", "jq -c '.[]' FILE")
     if all(isinstance(each, str) for each in said):
         return _expected(name, "lines of texts that hold a row each", "jq -c fromjson FILE")
     if text.startswith(("{'", "[{'")):
@@ -206,10 +204,11 @@ def _whole(content: bytes, said: list, name: str) -> Iterable:
     if start in "[{":
         return _json(text, name)
     header = text.splitlines()[0]
-    for delimiter in "\t,;":
-        names = next(csv.reader([header], delimiter=delimiter), [])
-        if len(names) > 1 and all(x.strip() and x.isprintable() for x in names[1:]):
-            return _separated(content, delimiter, name)
+    cells = {by: next(csv.reader([header], delimiter=by), []) for by in "\t,;|"}
+    delimiter = max(cells, key=lambda by: len(cells[by]))
+    several = len(cells[delimiter]) > 1 or name.lower().endswith(OF_CELLS)
+    if several and start != "|" and header.replace("\t", "").isprintable():
+        return _separated(content, delimiter, name)
     kinds = "JSON lines, JSON, Parquet, Arrow, or CSV or TSV with a header"
     raise _damaged(name, f"expected {kinds}, found {show(text[:40])}: it may be damaged")
 
@@ -225,26 +224,17 @@ def _json(text: str, name: str) -> Iterable:
         while place < len(text):
             value, place = decoder.raw_decode(text, place)
             found.append(value)
-            while place < len(text) and text[place].isspace():
-                place += 1
+            place = BETWEEN.match(text, place).end()
     except FieldError as error:
         raise error.at(name, len(found) + 1) from None
     except (ValueError, RecursionError) as error:
-        if text[place : place + 1] == "," and found:
-            _expected(
-                name,
-                "JSON lines with commas behind them",
-                "sed 's/, *$//' FILE",
-            )
         what = "a list of JSON objects" if text[0] == "[" else "JSON objects"
         raise _damaged(name, f"expected {what}, found: {error}") from None
-    if len(found) == 1:
-        only = found[0]
-        rows = only if isinstance(only, list) else _table(only, name)
+    if len(found) == 1 and isinstance(found[0], dict):
+        rows = _table(found[0], name)
         return found if rows is None else rows
-    if isinstance(found[0], list):
-        raise _damaged(name, "expected a list of JSON objects, found something behind it")
-    return found
+    rows = (each if isinstance(each, list) and not _is_talk(each) else [each] for each in found)
+    return itertools.chain.from_iterable(rows)
 
 
 def _table(found: dict, name: str) -> list | None:
@@ -296,17 +286,22 @@ def _separated(content: bytes, delimiter: str, name: str) -> Iterator[dict]:
     text = io.StringIO(content.decode(errors="surrogateescape"), newline="")
     reader, number = csv.reader(text, delimiter=delimiter, strict=True), 0
     try:
-        header = next(reader)
-        if len(set(header)) < len(header):
-            raise _damaged(name, f"the header names a column twice: {', '.join(header)}")
-        for number, cells in enumerate(filter(None, reader), 1):
+        # A column without a name is an index where it is the first.
+        header = [cell.strip() or f"column {i}" * (i > 1) for i, cell in enumerate(next(reader), 1)]
+        _once(header, name)
+        for number, cells in enumerate(filter(any, reader), 1):
             if len(cells) != len(header):
                 what = f"row {number} has {len(cells)} cells, and the header {len(header)}"
                 raise _damaged(name, what, number)
             named = zip(header, cells, strict=True)
-            yield {column: Cell(cell) if cell else None for column, cell in named if column.strip()}
+            yield {column: Cell(cell) if cell else None for column, cell in named if column}
     except csv.Error as error:
         raise _damaged(name, f"the table is damaged after this row ({error})", number) from None
+
+
+def _once(columns: Sequence[str], name: str) -> None:
+    if len(set(columns)) < len(columns):
+        raise _damaged(name, f"the header names a column twice: {', '.join(columns)}")
 
 
 def _columnar(file: epath.Path, name: str, start: bytes) -> Iterator[Line]:
@@ -319,17 +314,21 @@ def _columnar(file: epath.Path, name: str, start: bytes) -> Iterator[Line]:
         with file.open("rb") as stream:
             if kind == "Parquet":
                 table = pyarrow.parquet.ParquetFile(stream, page_checksum_verification=True)
-                batches = table.iter_batches(BATCH)
+                names, batches = table.schema_arrow.names, table.iter_batches(BATCH)
             elif start.startswith(b"ARROW1"):
                 table = pyarrow.ipc.open_file(stream)
                 batches = map(table.get_batch, range(table.num_record_batches))
+                names = table.schema.names
             else:
                 batches = pyarrow.ipc.open_stream(stream)
-            for batch in batches:
-                for at in range(0, len(batch), BATCH):
-                    for row in batch.slice(at, BATCH).to_pylist():
-                        number += 1
-                        yield number, row
+                names = batches.schema.names
+            _once(names, name)
+            starts = ((batch, at) for batch in batches for at in range(0, len(batch), BATCH))
+            rows = (row for batch, at in starts for row in batch.slice(at, BATCH).to_pylist())
+            for number, row in enumerate(rows, 1):
+                yield number, row
+    except DataError:
+        raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         what = f"the {kind} file is damaged after this row ({error}): fetch it again"
         raise _damaged(name, what, number) from None
