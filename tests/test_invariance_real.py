@@ -1,4 +1,4 @@
-"""One score per conversation over 50 real ones (200 with LONG=1 in the environment), with
+"""One score per conversation over 24 real ones (200 with LONG=1 in the environment), with
 SmolLM2-135M-Instruct: to 1e-5 in float32.
 
 However the conversations are laid into rows, padded and spread over devices.
@@ -18,7 +18,7 @@ from hs2jax.inference import plan_evaluation, predict, run_batches
 from hs2jax.models import sharding
 from hs2jax.reward_model import RewardModel
 
-PAIRS = 100 if os.environ.get("LONG") else 25
+PAIRS = 100 if os.environ.get("LONG") else 12
 TOLERANCE = 1e-5
 
 

@@ -197,7 +197,6 @@ def test_a_language_model_is_a_source_only_by_a_row_of_its_lm_head(tmp_path):
 TRAINED = {
     "all": [],
     "LoRA": ["lora.rank=2", "lora.targets=attention/(q|v)$", "trainable.last_layers=1"],
-    "last layers": ["trainable.last_layers=2"],
     "head": ["trainable.last_layers=0", "trainable.paths=^head/"],
 }
 
@@ -227,7 +226,7 @@ def run(folders, tmp_path_factory):
     return train
 
 
-PLACES = [(way, "one device") for way in TRAINED] + [("LoRA", "a mesh"), ("head", "a mesh")]
+PLACES = [*((way, "one device") for way in TRAINED), ("LoRA", "a mesh")]
 
 
 @pytest.mark.parametrize(("way", "on"), PLACES)
