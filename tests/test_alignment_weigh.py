@@ -97,15 +97,6 @@ def test_the_measures_are_those_of_the_weights(weighed):
     assert stages.value(result, "collapsed") == sum(size < 1.5 for size in sizes)
 
 
-def test_collapsed_groups_are_counted():
-    def columns(*attribute):
-        return np.float32([attribute, [-1.0, -1.0], [-1.0, -1.0]]).T
-
-    rows = weigh.results([columns(-2.0, -2.0), columns(-40.0, 0.0)])
-    assert stages.value(rows, "effective_sample_size") == pytest.approx(1.5)
-    assert stages.value(rows, "collapsed") == 1
-
-
 def test_without_log_proposal_the_model_that_wrote_them_is_asked(here, weighed, tmp_path):
     rows = stages.read(here / "samples" / "samples.jsonl")
     for row in rows:

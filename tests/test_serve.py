@@ -198,21 +198,6 @@ def test_a_bad_item_fails_alone(served, expected):
         assert f"conversations[{each['index']}]" in each["error"]["message"] or each["index"] == 1
 
 
-@pytest.mark.parametrize(
-    ("route", "body", "empty"),
-    [
-        ("/score", {"conversations": []}, "scores"),
-        ("/rank", {"prompt": "a", "responses": []}, "results"),
-        ("/pooling", {"input": []}, "data"),
-        ("/classify", {"input": []}, "data"),
-        ("/get_reward", {"query": []}, "rewards"),
-    ],
-)
-def test_nothing_asked_is_nothing_answered(served, route, body, empty):
-    answer = served.post(route, **body)
-    assert (answer.status_code, answer.json()[empty]) == (200, [])
-
-
 def test_a_thousand_queries_are_answered(served, expected):
     found = served.post("/get_reward", query=[rendered(SHORT[0])] * 1000).json()["rewards"]
     assert len(found) == 1000

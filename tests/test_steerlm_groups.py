@@ -88,21 +88,27 @@ def test_only_answers_are_learned_and_each_follows_its_own_ratings(task, prepare
     assert learned(batches(together)) == learned(batches(prepared))
 
 
-@pytest.mark.parametrize("layout", packing.LAYOUTS)
-def test_loss_and_gradient_are_those_of_answers_alone(task, prepared, layout):
+def loss_and_gradient(task, batch, layout="shared"):
     def loss(params, batch):
         found = inference.token_log_probabilities(
             params, batch, task.model.config, layout=layout, dtype=task.model.dtype
         )
         return task.objective.loss(found, batch, task.objective.counts(batch))[0]
 
-    results = [
-        jax.jit(jax.value_and_grad(loss))(task.params, batches(each, layout))
-        for each in (prepared, tokenised.together(prepared))
-    ]
-    (alone, of_alone), (shared, of_shared) = results
-    np.testing.assert_allclose(shared, alone, rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(of_alone), jax.tree.leaves(of_shared), strict=True):
+    return jax.jit(jax.value_and_grad(loss))(task.params, batch)
+
+
+@pytest.fixture(scope="module")
+def alone(task, prepared):
+    return loss_and_gradient(task, batches(prepared))
+
+
+@pytest.mark.parametrize("layout", packing.LAYOUTS)
+def test_loss_and_gradient_are_those_of_answers_alone(task, prepared, alone, layout):
+    batch = batches(tokenised.together(prepared), layout)
+    loss, gradient = loss_and_gradient(task, batch, layout)
+    np.testing.assert_allclose(loss, alone[0], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(alone[1]), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-5)
 
 
