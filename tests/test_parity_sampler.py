@@ -82,25 +82,25 @@ def questions(real_data):
 
 
 def test_greedy_decoding_of_real_prompts(tmp_path, model, questions):
-    """Of every fifth of 50 prompts; with LONG=1 in the environment, of all."""
+    """Of every tenth of 50 prompts; with LONG=1 in the environment, of all."""
     model.save(tmp_path)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     prompts = sorted(questions, key=lambda prompt: len(prompt[0]["content"]))[:50]
     assert len(prompts) == 50
-    prompts = prompts[:: 1 if os.environ.get("LONG") else 5]
-    found = model.sample(prompts, temperature=0, max_new_tokens=24, rows=16)
+    prompts = prompts[:: 1 if os.environ.get("LONG") else 10]
+    found = model.sample(prompts, temperature=0, max_new_tokens=16, rows=4)
     for prompt, (one,) in zip(prompts, found, strict=True):
-        assert one.tokens.tolist() == greedy(theirs, model.tokenizer, prompt, 24)
+        assert one.tokens.tolist() == greedy(theirs, model.tokenizer, prompt, 16)
 
 
 def test_real_samples_depend_on_neither_rows_nor_company_and_are_scored_alike(model, questions):
-    settings = {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 24, "seed": 3}
-    prompts = sorted(questions, key=lambda prompt: len(prompt[0]["content"]))[:4]
+    settings = {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 16, "seed": 3}
+    prompts = sorted(questions, key=lambda prompt: len(prompt[0]["content"]))[:2]
     found = model.sample(prompts, 4, **settings)
     texts = [[one.text for one in of] for of in found]
     again = model.sample(prompts, 4, rows=3, **settings)
     assert [[one.text for one in of] for of in again] == texts
-    assert len(set(itertools.chain(*texts))) > 8
+    assert len(set(itertools.chain(*texts))) > 4
     # And the scorer says of them what the sampler does.
     groups = []
     for prompt, of in zip(prompts, found, strict=True):
