@@ -358,12 +358,11 @@ def write_rows(path: Path, rows: Iterable[Mapping]) -> None:
 
 
 def read_rows(path: Path, *, torn: bool = False) -> list[dict]:
-    """Read JSON lines. Raises ValueError that names the line where one is not. torn: leave out a
-    last line that was cut off by a kill."""
-    *lines, last = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    if last and not torn:
-        lines.append(last)
-    return [_parsed(line, f"{path}, line {n}") for n, line in enumerate(lines, 1)]
+    """Read JSON lines, as an editor may have saved them. Raises ValueError that names the line
+    where one is not. torn: leave out a last line that was cut off by a kill."""
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
+    lines = lines[:-1] if torn else lines
+    return [_parsed(each, f"{path}, line {n}") for n, each in enumerate(lines, 1) if each.strip()]
 
 
 def _parsed(text: str, where: Path | str) -> dict:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import stages
 import tiny
-from command import fail, succeed
+from command import succeed
 
+from hs2jax import configs
 from hs2jax.data import corpora, justifications
 from hs2jax.data.groups import DataError, Group
 from hs2jax.data.justifications import CUT, NO_STATEMENT, exchanged, verdict
@@ -231,9 +232,11 @@ def test_a_trained_judge_follows_what_it_was_taught_in_both_orders(trained, tmp_
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("model.weights", "helpfulness=1"), ("max_tokens", "100")]
+    "settings", [{"model": {"weights": "helpfulness=1"}}, {"max_tokens": 100}], ids=str
 )
-def test_settings_of_reward_models_are_refused(trained, tmp_path, key, value):
-    flags = [f"--config={CONFIG}:{trained / 'start'}", "--config.model.justifier=written"]
-    said = fail("evaluate", *flags, f"--config.{key}={value}", f"--workdir={tmp_path}")
-    assert f"config.{key} is for reward models" in said
+def test_settings_of_reward_models_are_refused(settings):
+    config = configs.defaults("evaluate")
+    config.update({"model": {"name": "m", "justifier": "written"}, "data": "helpsteer2:mini/x"})
+    config.update(settings)
+    with pytest.raises(ValueError, match=r"config\.\S+ is for reward models"):
+        configs.check(config)

@@ -1,6 +1,7 @@
 """Pages of finished runs: the rule for verdicts, escaping, a small made-up run of every kind."""
 
 import html.parser
+import json
 import math
 import re
 from pathlib import Path
@@ -175,6 +176,30 @@ def test_a_verdict_needs_an_interval_that_excludes_the_reference():
         verdict = page.verdict_of({"chance": said})
         assert (verdict.tone, verdict.label) == (tone, f"{label} than chance")
         assert page.verdict_of({"a": said}, "chance").tone == tone
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"value": x} for x in ("0.5", True, math.nan, [1])),
+        *({"set": None}, {"part": 3}, {"metric": ""}, {"low": "a"}, {"high": math.inf}),
+    ],
+    ids=str,
+)
+def test_a_row_that_was_edited_into_no_row_is_named(tmp_path, change):
+    folder = sampled(tmp_path)
+    first, second = workdir.read_rows(folder / "results.jsonl")
+    lines = (json.dumps(each) + "\n" for each in (first, second | change))
+    (folder / "results.jsonl").write_text("".join(lines))
+    with pytest.raises(ValueError, match=r"results\.jsonl, row 2: expected set, part and metric"):
+        Run(folder)
+
+
+def test_a_value_without_an_interval_says_so_where_it_is_held_against_something():
+    alone = workdir.row("s", "", "accuracy", 1.0, n=1, reference=0.5, better="higher")
+    assert format.line(alone) == "s, accuracy: 100.0% (95% interval not known), n=1"
+    assert format.interval(alone | {"value": None}) == ""
+    assert format.interval(workdir.row("s", "", "margin", 1.0)) == ""
 
 
 def test_one_verdict_of_several_claims():
@@ -356,6 +381,10 @@ def test_what_is_not_finished_has_no_page(tmp_path):
         (tmp_path / str(number) / "result.json").write_text(text)
         with pytest.raises(ValueError, match=r"result\.json is no whole result"):
             report.write(tmp_path / str(number))
+    folder = sampled(tmp_path / "edited")
+    path = folder / "results.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n\r\n"))
+    assert len(Run(folder).rows) == 2
     with pytest.raises(ValueError, match="runs of one kind can be compared, not of evaluate and s"):
         report.compare(sampled(tmp_path / "a"), evaluation(tmp_path / "b"))
     assert Run(sampled(tmp_path / "c")).sets() == []

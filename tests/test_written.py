@@ -8,7 +8,7 @@ import pytest
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
-from judge_runs import items_of, prepare, result_of, run
+from judge_runs import items_of, prepare, run
 from test_judge import ANSWERS, CRITERIA, TALKS, small_judge
 
 from hs2jax.data import chat
@@ -224,24 +224,16 @@ def test_a_run_whose_judge_writes(tmp_path, monkeypatch):
             [sample_of(f"So.\nScore: {1 + i % 5}")] for i, _ in enumerate(groups)
         ],
     )
-    # Weights that were fitted in another condition serve, as in the paper.
-    fitted = tmp_path / "fitted" / "weights.json"
-    run(tmp_path, fitted.parent, weights="cross-validate", folds=2, preset="paper")
-    settings = {"weights": fitted, "condition": "reasoning", "preset": "paper"}
-    run(tmp_path, tmp_path / "run", **settings)
-    assert result_of(tmp_path / "run")["weights_from"] == str(fitted)
+    run(tmp_path, tmp_path / "run", condition="reasoning", preset="paper")
     items = items_of(tmp_path / "run")
     assert len(items) == 32
     judge = Judge.load(str(tmp_path / "model"))
     chosen = criteria.load(str(tmp_path / "criteria.json"))
-    weights = np.array(json.loads(fitted.read_text())["weights"], np.float32)
     for one, other in zip(items[::2], items[1::2], strict=True):
         about = one["prompt"], one["response"]
         requests = [prompts.pointwise(*about, [c], condition="reasoning") for c in chosen]
         found = judge.ask([each._replace(prefix="So.\nScore: ") for each in requests])
         logits = np.concatenate([each.logits for each in found])
-        expected = lager.aggregate(
-            logits, chosen[0].scale, "lager_w", lager.PRESETS["paper"], weights
-        )
-        scores = [each["scores"]["lager_w"] for each in (one, other)]
+        expected = lager.aggregate(logits, chosen[0].scale, "lager_wo", lager.PRESETS["paper"])
+        scores = [each["scores"]["lager_wo"] for each in (one, other)]
         np.testing.assert_allclose(scores, np.asarray(expected), atol=1e-4)

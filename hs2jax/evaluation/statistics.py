@@ -21,7 +21,7 @@ from scipy.special import expit, logit, ndtri, stdtr, stdtrit
 
 ENDS = 0.975  # Where the upper end of a 95% interval lies.
 MOST = 200  # Clusters that are left out one by one; of more, as many random groups of clusters.
-ROUNDING = 1e-9  # Deviations below this are none.
+ROUNDING = 1e-9  # Deviations below this, of 1 or of the value, are none.
 
 
 class Estimate(NamedTuple):
@@ -96,7 +96,7 @@ def interval(
     if not (np.isfinite(left).all() and np.isfinite(centre) and np.isfinite(seeds).all()):
         return Estimate(value)
     deviation, freedom = _spread(left, seeds, scale.freedom)
-    if deviation < ROUNDING:
+    if deviation < ROUNDING * max(1.0, abs(centre)):
         return Estimate(value)
     half = deviation * stdtrit(freedom, ENDS)
     low, high = (float(scale.back(centre + side)) for side in (-half, half))

@@ -2,11 +2,11 @@
 in which a judge is told what it judges."""
 
 import dataclasses
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from hs2jax.data import files, rows, tables
-from hs2jax.data.groups import DataError, FieldError, Group, check_integer, show
+from hs2jax.data.groups import FieldError, Group, check_integer, show
 
 FOLDER = Path(__file__).parent / "criteria"
 ONE_TO_FIVE = (1, 2, 3, 4, 5)
@@ -79,18 +79,23 @@ def load(name: str) -> tuple[Criterion, ...]:
             )
         name = str(FOLDER / f"{name}.json")
     files.expand(name)
-    rows, words = _listed(name)
-    names = set()
+    try:
+        found, words = _listed(name)
+    except FieldError as error:
+        raise error.at(name, 1) from None
+    names: dict[str, str] = {}
 
     def parse(row: dict, source: str) -> Criterion:
         criterion = dataclasses.replace(_criterion(row), words=words)
-        if criterion.name in names:
-            what = f"another criterion is named {show(criterion.name)}, too"
+        # As a judge is shown them, and people read them.
+        said = " ".join(criterion.name.replace("_", " ").split()).casefold()
+        if said in names:
+            what = f"another criterion is named {show(names[said])}, too"
             raise FieldError("name", what, "two of one name")
-        names.add(criterion.name)
+        names[said] = criterion.name
         return criterion
 
-    return tuple(files.parse_rows(name, rows, parse))
+    return tuple(files.parse_rows(name, found, parse))
 
 
 def find(name: str) -> Criterion:
@@ -122,32 +127,29 @@ def of_group(group: Group) -> Criterion:
 
 
 def _listed(path: str) -> tuple[list, Words]:
-    """Read the list of criteria in a file, and the words."""
-    try:
-        found = json.loads(files.locate(path).read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        what = f"expected a list of criteria in JSON, found: {error}"
-        raise DataError(path, 1, "file", what, "damaged file") from None
-    if isinstance(found, dict) and "criteria" in found:
-        words, known = found.get("words", {}), [field.name for field in dataclasses.fields(Words)]
-        bad = not isinstance(words, dict) or not words.keys() <= set(known)
-        if bad or not all(isinstance(text, str) and text.strip() for text in words.values()):
-            what = f"expected an object with texts for any of {', '.join(known)}, found {words}"
-            raise DataError(path, 1, "words", what, "malformed words")
-        found, words = found["criteria"], Words(**words)
-    else:
-        words = Words()
-    if not isinstance(found, list):
-        what = f"expected a list of criteria, found {show(found)}"
-        raise DataError(path, 1, "file", what, "malformed file")
-    return found, words
+    """Read the list of criteria in a file, and the words. Raises FieldError."""
+    content = b"".join(line for _, line in tables.text_lines(files.locate(path), path))
+    alone = content.lstrip().startswith(b"[")
+    found = tables.decode(b'{"criteria": %b}' % content if alone else content)
+    listed = rows.list_of(found, "criteria")
+    _check_fields(found, ("criteria", "words"))
+    words, known = found.get("words", {}), [field.name for field in dataclasses.fields(Words)]
+    bad = not isinstance(words, dict) or not words.keys() <= set(known)
+    if bad or not all(isinstance(text, str) and text.strip() for text in words.values()):
+        what = f"expected an object with texts for any of {', '.join(known)}, found {words}"
+        raise FieldError("words", what, "malformed words")
+    return listed, Words(**words)
+
+
+def _check_fields(row: dict, known: Sequence[str]) -> None:
+    for name in row:
+        if name not in known:
+            raise FieldError(name, f"is unknown, expected {', '.join(known)}", "unknown field")
 
 
 def _criterion(row: dict) -> Criterion:
     """A criterion from its object in the file. Raises FieldError."""
-    for name in row:
-        if name not in FIELDS:
-            raise FieldError(name, f"is unknown, expected {', '.join(FIELDS)}", "unknown field")
+    _check_fields(row, FIELDS)
     scale = ONE_TO_FIVE
     if "scale" in row:
         values = enumerate(rows.list_of(row, "scale"))
@@ -160,7 +162,7 @@ def _criterion(row: dict) -> Criterion:
         what = f"expected {len(scale)} texts, one for each value of the scale, found {len(levels)}"
         raise FieldError("levels", what, "wrong number of levels")
     name = rows.text(row, "name")
-    if "/" in name:
-        what = f"expected a name without '/', found {show(name)}"
+    if "/" in name or len(name.splitlines()) > 1:
+        what = f"expected a name in one line and without '/', found {show(name)}"
         raise FieldError("name", what, "malformed name")
     return Criterion(name, rows.text(row, "definition"), levels, scale)

@@ -121,7 +121,9 @@ def _item(form: str, words: Words, **texts: str) -> str:
     """Fill in a form. A line of a text that poses as one of the form's own, a heading or an answer,
     is marked as quoted, so that what is judged cannot say where it ends or what its score is."""
     names = "|".join(map(re.escape, (words.prompt, words.response, "Criterion")))
-    own = re.compile(rf"^(?=\s*(?:\[(?:{names})(?: [AB])?\]|Score:|Better:))", re.I | re.M)
+    start = r"(?<![^\n\r\v\f\x85\u2028\u2029])"  # Of a line, whatever ends the one before.
+    posing = rf"\[(?:{names})(?:\s*[AB])?\]|(?:Score|Better)[\s*_]*[:：]"
+    own = re.compile(rf"{start}(?=(?:[^\w\n]|_)*(?:{posing}))", re.I)
     return form.format(words=words, **{name: own.sub("> ", text) for name, text in texts.items()})
 
 

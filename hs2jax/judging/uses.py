@@ -10,7 +10,7 @@ import numpy as np
 
 from hs2jax.data import files, rows
 from hs2jax.data.conversations import in_parts
-from hs2jax.data.groups import DataError, FieldError, check_number, mistyped
+from hs2jax.data.groups import FieldError, check_number, mistyped
 from hs2jax.data.record import Record
 from hs2jax.evaluation import statistics
 from hs2jax.judging import agreement, lager, layer_weights
@@ -163,7 +163,7 @@ def read_questions(path: str) -> list[Question]:
     try:
         examples = rows.list_of(content, "example")
     except FieldError as error:
-        raise DataError(path, 1, error.field, error.what, error.reason) from None
+        raise error.at(path, 1) from None
     return files.parse_rows(path, examples, _question)
 
 

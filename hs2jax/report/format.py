@@ -53,9 +53,10 @@ def number(value: float | None, form: str = NUMBER) -> str:
 
 
 def interval(row: Mapping, form: str = NUMBER) -> str:
-    """Write the ends of a row's interval; "" where it has none."""
+    """Write the ends of a row's interval; where it has none "", or, of a value that should be held
+    against something, that it is not known (of one prompt, or where all are alike)."""
     if row.get("low") is None or row.get("high") is None:
-        return ""
+        return "not known" if row.get("better") and row["value"] is not None else ""
     return f"{number(row['low'], form)} to {number(row['high'], form)}".replace("%", "")
 
 

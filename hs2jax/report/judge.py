@@ -24,7 +24,8 @@ def sections(run: Run) -> list[Section]:
 def _section(run: Run, name: str) -> Section:
     every = select(run.rows, set=name)
     rows = select(every, preset=None)
-    shown = next(m for m in lager.CROSS_LAYER if find(rows, method=m, family=("", "way")))
+    fitted, even = lager.CROSS_LAYER
+    shown = fitted if find(rows, method=fitted, family=("", "way")) else even
     rated = [item for item in run.items(name) if item["human"] is not None]
     rated = [item for item in rated if item["scores"].get(shown) is not None]
     cases, title = _worst(rated, shown), f"Where {shown} is farthest from people"

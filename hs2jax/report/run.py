@@ -1,5 +1,6 @@
 """What a run has left in its folder, and how to choose among its rows."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,10 +35,16 @@ class Run:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no whole result of this version: {error!r}") from error
         self.rows = self.read("results.jsonl")
-        if any(not {"set", "part", "metric", "value"} <= row.keys() for row in self.rows):
-            raise ValueError(
-                f"{self.folder / 'results.jsonl'} has rows that are not of this version"
-            )
+        for number, row in enumerate(self.rows, 1):
+            texts = [row.get(name) for name in ("set", "part", "metric")]
+            numbers = [row.get(name, "absent") for name in ("value", "low", "high")]
+            said = all(isinstance(each, str) for each in texts) and row["metric"]
+            if not said or not all(x is None or _is_number(x) for x in numbers):
+                raise ValueError(
+                    f"{self.folder / 'results.jsonl'}, row {number}: expected set, part and metric "
+                    "as texts, and value, low and high as finite numbers or null; it is of another "
+                    f"version or was edited: {format.listing(row)}"
+                )
 
     def _so_far(self) -> dict:
         """Know of a training or recipe that is not finished what result.json will hold."""
@@ -84,6 +91,10 @@ class Run:
             return workdir.read_rows(path) if path.exists() else []
         except ValueError as error:
             raise ValueError(f"{path} is not whole: {error}") from error
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def field(row: Mapping, name: str):
