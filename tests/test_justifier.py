@@ -236,7 +236,9 @@ def test_a_trained_judge_follows_what_it_was_taught_in_both_orders(trained, tmp_
 )
 def test_settings_of_reward_models_are_refused(settings):
     config = configs.defaults("evaluate")
-    config.update({"model": {"name": "m", "justifier": "written"}, "data": "helpsteer2:mini/x"})
+    config.update(
+        {"model": {"name": "m", "justifier": "written"}, "data": "helpsteer2:mini/train.jsonl"}
+    )
     config.update(settings)
     with pytest.raises(ValueError, match=r"config\.\S+ is for reward models"):
         configs.check(config)

@@ -1,6 +1,5 @@
 """The ten aggregations against their formulas in float64, and what must not change a score."""
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -132,20 +131,6 @@ def test_huge_logits_stay_finite_and_keep_their_decimals():
     expected = (softmax(np.array([0, 0.25, 0, 0, 0])) * values).sum()
     found = lager.aggregate(near, values, "lager_wo", PRESETS["paper"])
     assert found == pytest.approx(expected, abs=1e-5)
-
-
-@pytest.mark.parametrize("name", AGGREGATIONS)
-def test_the_same_one_by_one_and_from_fewer_bits(name):
-    rng, values = np.random.default_rng(1), np.arange(1, 6)
-    logits = np.round(rng.normal(size=(6, 2, 4, 5)) * 4)
-    w = weights_for(logits, PRESETS["repository"])
-    one = lager.aggregate(logits, values, name, PRESETS["repository"], w)
-    few = logits.astype(jax.numpy.bfloat16)
-    other = lager.aggregate(few, values, name, PRESETS["repository"], w)
-    assert other.dtype == np.float32
-    np.testing.assert_allclose(one, other, atol=1e-5)
-    single = [lager.aggregate(x, values, name, PRESETS["repository"], w) for x in logits]
-    np.testing.assert_allclose(one, single, atol=1e-5)
 
 
 def test_what_cannot_be_aggregated_is_refused():
