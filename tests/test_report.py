@@ -197,7 +197,7 @@ def test_a_row_that_was_edited_into_no_row_is_named(tmp_path, change):
 
 def test_a_value_without_an_interval_says_so_where_it_is_held_against_something():
     alone = workdir.row("s", "", "accuracy", 1.0, n=1, reference=0.5, better="higher")
-    assert format.line(alone) == "s, accuracy: 100.0% (95% interval not known), n=1"
+    assert format.line(alone) == "s, accuracy: 100.0% (interval not known), n=1"
     assert format.interval(alone | {"value": None}) == ""
     assert format.interval(workdir.row("s", "", "margin", 1.0)) == ""
 

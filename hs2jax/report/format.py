@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict
 
 PERCENT, POINTS, NUMBER, SIGNED, COUNT = "percent", "points", "number", "signed", "count"
 MEMORY = "memory"
+UNKNOWN = "interval not known"
 WORDS = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
 
 
@@ -56,13 +57,14 @@ def interval(row: Mapping, form: str = NUMBER) -> str:
     """Write the ends of a row's interval; where it has none "", or, of a value that should be held
     against something, that it is not known (of one prompt, or where all are alike)."""
     if row.get("low") is None or row.get("high") is None:
-        return "not known" if row.get("better") and row["value"] is not None else ""
+        return UNKNOWN if row.get("better") and row["value"] is not None else ""
     return f"{number(row['low'], form)} to {number(row['high'], form)}".replace("%", "")
 
 
 def value(row: Mapping, ends: str = "95% interval ") -> str:
     """Write a row's value with its unit and its interval, or why it has none."""
     found = interval(row, form_of_row(row))
+    ends = "" if found == UNKNOWN else ends
     return f"{shown(row)} ({ends}{found})" if found else shown(row)
 
 
