@@ -31,7 +31,7 @@ def get_config():
     regression.data.derive = "helpfulness"
     regression.objective.kind = "regression"
     regression.optimizer.learning_rate = 5e-5
-    regression.epochs = 2
+    regression.epochs = 1
     recipe.regression = regression
 
     preference = config.copy_and_resolve_references()
