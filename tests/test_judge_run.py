@@ -10,7 +10,7 @@ from planted_judge import readings_of, values
 from scipy import stats
 from stages import write
 from test_fields import WEBGPT, WEBGPT_MAP
-from test_uses import dialogue
+from test_uses import dialogue, questions
 
 from hs2jax import workdir
 from hs2jax.data import corpora
@@ -238,6 +238,22 @@ def test_published_ratings_and_rubrics_are_judged_on_the_scale(here, tmp_path):
     assert (item["human"], item["criterion"]) == (1.5, "rubric")
 
 
+def test_a_flat_file_is_judged_by_a_map_alone(here, tmp_path):
+    rows = [
+        {"user": row["prompt"], "reply": text, "Help": 2.5 * ratings["helpfulness"] - 2.5, "id": i}
+        for i, row in enumerate(rated_rows(4))
+        for text, ratings in zip(row["responses"], row["ratings"], strict=True)
+    ]
+    flat = write(tmp_path / "flat.jsonl", rows)
+    data = f"ratings{{prompt=user,response=reply,helpfulness=Help*0.4+1}}:{flat}"
+    run(here, tmp_path / "run", data=data)
+    rated = [each["helpfulness"] for row in rated_rows(4) for each in row["ratings"]]
+    items = items_of(tmp_path / "run", "ratings-flat")
+    found = people([item for item in items if item["criterion"] == "helpfulness"])
+    assert found == pytest.approx(rated)
+    assert "id in " in json.dumps(result_of(tmp_path / "run")["records"])
+
+
 def test_comparisons_with_scores_are_judged_by_a_map_alone(here, tmp_path):
     """In WebGPT's form, as pairs and as ratings."""
     scores = [(-1.0, 1.0), (0.5, -0.5), (0, 0), (0.25, 0.5)]
@@ -289,7 +305,7 @@ def foreign(here) -> tuple[Path, list[float]]:
     return path, weights
 
 
-def test_feelings_are_judged(here, foreign, tmp_path):
+def test_feelings_and_knowledge_are_judged(here, foreign, tmp_path):
     """By weights of other prompts, too, which do not serve to score."""
     with pytest.raises(ValueError, match=r"config\.weights: .*template is 'of other prompts'"):
         run(here, tmp_path / "run", weights=foreign[0], preset="paper")
@@ -306,8 +322,24 @@ def test_feelings_are_judged(here, foreign, tmp_path):
     assert weights == pytest.approx(foreign[1], abs=1e-6)
     assert result_of(tmp_path / "feelings")["weights_from"] == str(foreign[0])
 
+    path.write_text(json.dumps({"example": questions(18)}))
+    rows = run(here, tmp_path / "knowledge", task="knowledge", data=path)
+    found = select(rows, metric="auc", against=None)
+    assert [row["method"] for row in found] == list(lager.AGGREGATIONS)
+    assert found[0]["n"] == 18
+    assert sum(row["value"] for row in select(rows, metric="weight")) == pytest.approx(1, abs=1e-5)
+    assert result_of(tmp_path / "knowledge")["weights_from"] == "cross-validate"
 
-def test_rows_are_chosen(here, foreign, tmp_path):
+
+def test_pairs_and_rows_are_judged(here, foreign, tmp_path):
+    rows = [{"prompt": f"Is {i} odd?", "chosen": str(i % 2), "rejected": "No."} for i in range(4)]
+    data = f"preference:{write(tmp_path / 'pairs.jsonl', [*rows, {'prompt': 'And 5?'}])}"
+    settings = {"criteria": "helpfulness", "on_error": "skip", "preset": "paper"}
+    found = run(here, tmp_path / "pairs", task="pairs", data=data, **settings)
+    assert find(found, part="way/question", metric="accuracy")["n"] == 4
+    record = result_of(tmp_path / "pairs")["records"]["pairs"]
+    assert (record["pairs"], record["skipped"]) == (4, {"missing field": 1})
+
     rows = [{"instruction": f"Task {i}.", "output": "word " * (1 + i % 4)} for i in range(10)]
     data = f"instructions:{write(tmp_path / 'rows.jsonl', rows)}"
     settings = {"fraction": 0.3, "weights": foreign[0], "preset": "paper"}
@@ -321,6 +353,7 @@ def test_rows_are_chosen(here, foreign, tmp_path):
 # Refusals ---------------------------------------------------------------------------------------
 
 BAD = {
+    "a reward model": ({"model.name": "HERE/reward"}, "is a reward model"),
     "a rating outside": ({"data": "ratings:HERE/outside.jsonl"}, ":1: helpfulness is rated 6, and"),
     "criteria of two scales": (
         {"criteria": [CRITERIA[0], CRITERIA[1] | {"levels": ["x", "y"], "scale": [0, 1]}]},
@@ -338,6 +371,10 @@ BAD = {
     "a probe with few ratings by one criterion": (
         {"folds": 3, "baselines": "ridge_probe", "data": "ratings:HERE/sparse.jsonl"},
         "3 folds need as many prompts with ratings, and there are only 2",
+    ),
+    "more folds than prompts": (
+        {"folds": 4, "weights": "cross-validate", "data": "ratings:HERE/rated.jsonl[:2]"},
+        "4 folds need as many prompts with ratings, and there are only 2",
     ),
 }
 
