@@ -85,6 +85,11 @@ def test_absent_and_superfluous_rows_are_named_and_nothing_is_called_complete():
     assert lacking["section/Chat/alpacaeval-easy"] == (101, 100)
     assert lacking["section/Chat/alpacaeval-hard"] == (94, 95)
     assert lacking["section/Safety"] == (0, 740)
+    # Nor where one subset has as many too many as another lacks.
+    items = full({})
+    found, lacking = scores("reward_bench", [*items[1:], *pairs("alpacaeval-hard", 1)])
+    assert lacking["section/Chat"] == (358, 358)
+    assert "" not in found
 
 
 def test_an_equal_reward_is_wrong_and_stands_at_half_credit_beside():

@@ -16,15 +16,13 @@ SHRINK = 2.0
 
 
 class Part(NamedTuple):
-    """A score in [0, 1], of how many items of those that are published."""
+    """A score in [0, 1], of how many items of those that are published. complete: no subset has
+    fewer or more."""
 
     score: Estimate
     items: int
     expected: int
-
-    @property
-    def complete(self) -> bool:
-        return self.items == self.expected
+    complete: bool = True
 
 
 def rows(set: str, items: Sequence[Mapping]) -> tuple[list[dict], dict | None]:
@@ -53,7 +51,9 @@ def rows(set: str, items: Sequence[Mapping]) -> tuple[list[dict], dict | None]:
     expected |= benchmark.apart
     found = by_name(items, benchmark.field, expected)
     parts = {
-        name: Part(_measure(benchmark, name, found[name]), len(found[name]), n)
+        name: Part(
+            _measure(benchmark, name, found[name]), len(found[name]), n, len(found[name]) == n
+        )
         for name, n in expected.items()
     }
     said, sections = [], {}
@@ -122,7 +122,8 @@ def combine(parts: Sequence[Part], weights: Sequence[float] | None = None) -> Pa
     RewardBench's sections and overall score cover 91 to 97% for accuracies from 0.55 to 0.995.
     """
     weights = [1.0] * len(parts) if weights is None else weights
-    size = sum(part.items for part in parts), sum(part.expected for part in parts)
+    items, expected = (sum(part[i] for part in parts) for i in (1, 2))
+    size = items, expected, all(part.complete for part in parts)
     here = [(p.score, w) for p, w in zip(parts, weights, strict=True) if p.score.value is not None]
     if len(here) < 2:
         return Part(here[0][0] if here else Estimate(None), *size)
@@ -200,7 +201,7 @@ def _styles(set: str, benchmark: Benchmark, sections: Mapping, found: Mapping) -
     said = []
     for level, cells in credits.LEVELS.items():
         parts = {
-            name: Part(_share(credit[:, cells]), len(credit), sections[name].expected)
+            name: sections[name]._replace(score=_share(credit[:, cells]))
             for name, credit in tables.items()
         }
         said += [_score(set, f"level/{level}/{name}", part) for name, part in parts.items()]
