@@ -63,6 +63,7 @@ def main(argv=None) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     verb, *rest = argv
     faults.answer_interrupts(verb)
+    faults.answer_callbacks()
     try:
         faults.check_xla_flags()
         from hs2jax import stopping  # Imports JAX, which refuses what its variables may not be.

@@ -65,6 +65,17 @@ def answer_interrupts(verb: str) -> None:
         signal.signal(signal.SIGINT, lambda *_: (os.write(2, told), os._exit(75)))
 
 
+def answer_callbacks() -> None:
+    """Say nothing of what callbacks of a checkpoint raise whose write has failed, which is told:
+    C++ calls them after the end of the loop that they belong to, and Python prints it all."""
+
+    def hook(raised) -> None:
+        if str(raised.exc_value) != "Event loop is closed":
+            sys.__unraisablehook__(raised)
+
+    sys.unraisablehook = hook
+
+
 @contextlib.contextmanager
 def unread() -> Iterator[None]:
     """Lose what is printed in this block where nobody reads it any more, as behind `| head`."""

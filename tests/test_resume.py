@@ -340,10 +340,11 @@ def test_whatever_is_trained_is_gone_on_with(folder, kind, changes, request):
 
 
 def test_a_run_that_skipped_too_many_steps_goes_on_where_it_may_skip_more(folder):
-    changes = {**SPLIT, "batch_size": 17, "epochs": 4}
-    of, places = config(folder, "train_policy", **changes), [folder / f"limit-{n}" for n in (0, 1)]
-    of.not_finite_limit = 2
-    said = "2 steps in a row, up to step 2, .*groups.jsonl:4 .in layer 0 at token"
+    rows = [row | {"prompt": f"{row['prompt']}~"} for row in stages.read(folder / "pairs.jsonl")]
+    bad = f"preference:{stages.write(folder / 'bad.jsonl', rows)}[:-6]"
+    of = config(folder, **{"model.name": "bad", "data.train": bad, "not_finite_limit": 2})
+    places = [folder / f"limit-{n}" for n in (0, 1)]
+    said = r"2 steps in a row, up to step 2, .*bad.jsonl:\d+ .in layer 0 at token"
     for _ in range(2):  # The second time at once.
         with pytest.raises(ValueError, match=said):
             loop.train(of, places[0])
