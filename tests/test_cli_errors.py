@@ -283,7 +283,7 @@ REFUSED = {
     "data of a folder": (SCORE + "--data=responses:{folder}", "is a folder|*.jsonl"),
     "data of a link": (SCORE + "--data=responses:{folder}/nowhere", "no file {folder}/nowhere"),
     "model of the web": (SCORE + "--model=http://localhost/x", "no model 'http://localhost/x'"),
-    "model that is a file": (SCORE + "--model={folder}/train.py", "train.py is a file|folder of the model"),
+    "model that is a file": (SCORE + "--model={folder}/train.py", "is a file: give the folder"),
     "model in a file": ("convert --model=x --output={folder}/train.py", "is a file; expected a f"),
     "output in a file": (SCORE + "--output={folder}/train.py/scores.jsonl", "train.py"),
     "weights without numbers": (SCORE + "--weights=helpfulness", "weights|name=number"),
