@@ -11,7 +11,7 @@ import tiny
 
 from hs2jax import configs
 from hs2jax.inference import forward
-from hs2jax.models import sharding
+from hs2jax.models import bits, sharding
 from hs2jax.models.checksum import checksum
 from hs2jax.models.decoder import hold
 from hs2jax.models.sharding import path_name
@@ -90,6 +90,34 @@ def test_a_frozen_stack_gives_the_same_scores_and_no_gradient():
     top = jax.tree.map(lambda x: x[2:], whole["decoder"]["layers"])
     assert_close(part["decoder"]["layers"], top, rtol=1e-5, atol=1e-5)
     assert all(not np.any(x) for x in jax.tree.leaves(part["decoder"]["frozen"]))
+
+
+@pytest.mark.parametrize("changes", [{}, {"trainable.last_layers": 1}, {"lora.rank": 2}])
+def test_what_layers_keep_as_bits_gives_the_same_gradient(changes, monkeypatch):
+    model, settings = tiny.reward_model(), config(**changes)
+    begun = jax.tree.map(
+        lambda x: x + 0.1, trainable.begin(model.params, settings)
+    )  # LoRA's b too.
+    trained, frozen = trainable.split(begun, settings)
+    tokens = np.random.default_rng(0).integers(0, 300, (2, 16)).astype(np.int32)
+    batch = {"tokens": tokens, "segment_ids": np.ones_like(tokens)}
+    batch |= {"branch_ids": np.zeros_like(tokens), "end_positions": np.array([[15], [9]], np.int32)}
+    batch["positions"] = np.broadcast_to(np.arange(16, dtype=np.int32), (2, 16))
+
+    def loss(trained):
+        params = trainable.join(trained, frozen)
+        return forward(params, batch, model.config, layout="shared", dtype=jnp.bfloat16).sum()
+
+    found = jax.make_jaxpr(jax.grad(loss))(trained)
+    assert "u16[" in str(found)
+    gradient = jax.jit(jax.grad(loss))(trained)
+    monkeypatch.setattr(bits, "run", bits.call)
+    assert "u16[" not in str(jax.make_jaxpr(jax.grad(lambda x: loss(x)))(trained))
+    expected = jax.jit(jax.grad(lambda x: loss(x)))(trained)
+    for name in ("lora", "decoder", "head"):
+        if name in trained:
+            assert any(np.any(x) for x in jax.tree.leaves(expected[name]))
+    assert_close(gradient, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_lora_in_the_decoder_equals_merged_weights():

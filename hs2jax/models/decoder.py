@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from hs2jax.models import bits
 from hs2jax.models.attention import POSITIONS, attend, attend_cached, contain, put_at
 from hs2jax.models.config import Config
 from hs2jax.models.sharding import constrain, constrain_rows, gather, layer_spec, path_name
@@ -343,14 +344,18 @@ class Decoder(nn.Module):
         if self.remat:
             policy = jax.checkpoint_policies.save_only_these_names(*kept)
             layer = nn.remat(Layer, prevent_cse=False, policy=policy)
+        plain = not self.remat and along[-1] is None and not self.is_mutable_collection("cache")
+        as_bits = plain and self.dtype == jnp.bfloat16 and jax.sharding.get_abstract_mesh().empty
         scanned = nn.scan(
-            layer,
+            bits.run if as_bits else layer,
             variable_axes={"params": 0, "lora": 0, "cache": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
             length=stop - start,
         )
         per_layer = jax.tree.map(lambda rows: rows[start:stop], per_layer)
+        if as_bits:
+            return scanned(Layer(self.config, name=name), x, per_layer, *along)
         return scanned(self.config, name=name)(x, per_layer, *along)
 
 
