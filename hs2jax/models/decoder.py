@@ -23,7 +23,14 @@ from jax.ad_checkpoint import checkpoint_name
 from hs2jax.models import bits
 from hs2jax.models.attention import POSITIONS, attend, attend_cached, contain, put_at
 from hs2jax.models.config import Config
-from hs2jax.models.sharding import constrain, constrain_rows, gather, layer_spec, path_name
+from hs2jax.models.sharding import (
+    constrain,
+    constrain_rows,
+    gather,
+    layer_spec,
+    one_device,
+    path_name,
+)
 
 INIT = nn.initializers.normal(0.02)
 
@@ -129,7 +136,7 @@ def _project_backward(axes, place, saved, g):
     of_x, of_w = inputs.split(",")
     dx = _product(f"{out},{of_w}->{of_x}", g, gather(w.astype(g.dtype), place))
     # With rows and tokens as one axis, XLA on CPU copies no transpose of x.
-    if place is None and x.dtype == jnp.float32:
+    if x.dtype == jnp.float32 and one_device():
         x, g = (each.reshape(-1, *each.shape[2:]) for each in (x, g))
         of_x, out = of_x[1:], out[1:]
     dw = constrain(_product(f"{of_x},{out}->{of_w}", x, g, jnp.float32), place)
@@ -345,7 +352,7 @@ class Decoder(nn.Module):
             policy = jax.checkpoint_policies.save_only_these_names(*kept)
             layer = nn.remat(Layer, prevent_cse=False, policy=policy)
         plain = not self.remat and along[-1] is None and not self.is_mutable_collection("cache")
-        as_bits = plain and self.dtype == jnp.bfloat16 and jax.sharding.get_abstract_mesh().empty
+        as_bits = plain and self.dtype == jnp.bfloat16 and one_device()
         scanned = nn.scan(
             bits.run if as_bits else layer,
             variable_axes={"params": 0, "lora": 0, "cache": 0},

@@ -83,6 +83,12 @@ def placed_shapes(shapes, places):
     )
 
 
+def one_device() -> bool:
+    """Tell whether what is traced here is for one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or mesh.size == 1
+
+
 def layer_spec(name: str, shape) -> P | None:
     """The rule for one layer's part of a stack of parameters, such as "q"; None outside a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
