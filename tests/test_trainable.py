@@ -110,6 +110,7 @@ def test_what_layers_keep_as_bits_gives_the_same_gradient(changes, monkeypatch):
     assert "u16[" in str(jax.make_jaxpr(jax.grad(loss))(trained))
     with sharding.within(sharding.make_mesh(1, 1, 1, of=jax.devices()[:1])):  # As runs have it.
         gradient = jax.jit(jax.grad(loss))(trained)
+        # Another function, or what was traced before would serve.
         assert "u16[" in str(jax.make_jaxpr(jax.grad(lambda x: loss(x)))(trained))
     monkeypatch.setattr(bits, "run", bits.call)
     assert "u16[" not in str(jax.make_jaxpr(jax.grad(lambda x: loss(x)))(trained))

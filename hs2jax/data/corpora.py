@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hs2jax.data import fields, files, formats, rows, tables
+from hs2jax.data import fields, files, nearest, rows, tables
 from hs2jax.data.formats import ATTRIBUTES, FORMATS, NO_MAP, PROMPTS
 from hs2jax.data.groups import DataError, FieldError, Group, row_unit
 from hs2jax.data.record import Record
@@ -346,8 +346,8 @@ def _others(whole: dict, row: fields.Row, group: Group) -> dict:
 
 def _nearest(row: dict, spec: Spec) -> str:
     """Name the format that reads a row, or of whose columns it has the most; "" for the spec's."""
-    best, found = formats.nearest(row, spec.path)
-    own = formats.fit(spec.format, row, spec.path)
+    best, found = nearest.format_of(row, spec.path)
+    own = nearest.fit(spec.format, row, spec.path)
     if (found.group is None) == (own.group is None) and found.columns <= own.columns:
         return ""
     return f"; nearest format: {best}" if found.group is None else f"; the format {best} reads it"

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hs2jax.data import corpora, files, formats, tables
+from hs2jax.data import corpora, files, formats, nearest, tables
 from hs2jax.data.groups import FieldError, Group
 from hs2jax.data.record import Record
 
@@ -45,12 +45,12 @@ def look(data: str) -> Seen:
         raise ValueError(f"{path}: there is no row in it")
     found = {}
     for name in formats.FORMATS:
-        fits = (formats.fit(name, row, path) for row in rows)
+        fits = (nearest.fit(name, row, path) for row in rows)
         found[name] = [fit.group for fit in fits if fit.group]
     best = max(found, key=lambda name: len(found[name]))  # The first of equals.
     if not found[best]:
         columns = ", ".join(dict.fromkeys(name for row in rows for name in row))
-        name, (_, error, _) = formats.nearest(rows[0], path)
+        name, (_, error, _) = nearest.format_of(rows[0], path)
         raise ValueError(
             f"{path}: no format reads its rows, whose columns are {columns}. Say which column is "
             "which, as in preference{prompt=COLUMN,chosen=COLUMN,rejected=COLUMN}:FILE or "
