@@ -17,7 +17,7 @@ Published, Llama-3-70B on Daring-Anteater (MT-Bench, length in characters): SFT 
 SteerLM 8.17, 1444; round 1 8.24, 1523; round 2 8.28, 1472. 1184 node-hours of 8 H100.
 SteerLM's learning rate and batch are HelpSteer's, which the paper follows without stating them.
 Ours: Adam's settings are NeMo-Aligner's; held-out groups are 2 % of the prompts.
-Hardware: 20 bytes for each parameter in training, 1.4 TB at 70B; sampling 6 and its cache.
+Hardware: 20 bytes for each parameter in training, 1.4 TB at 70B; sampling 4 and its cache.
 """
 
 from ml_collections import ConfigDict, FieldReference

@@ -21,43 +21,53 @@ PLANNED = (
     *("train_reward_model", "train_policy"),
     *("evaluate", "annotate", "judge", "sample", "reinforce"),
 )
-# The tasks of a judge that read a setting; it would be without effect in others.
-JUDGE_TASKS = {
-    "criteria": ("scores", "pairs"),
-    "condition": ("scores",),
-    "validation": ("scores",),
-    "baselines": ("scores",),
-    "folds": ("scores",),
-    "on_error": ("scores", "pairs", "selection"),
-    "recipe": ("scores", "emotions", "knowledge"),
-    "fraction": ("selection",),
-    "max_tokens": ("selection",),
-}
-# The objectives of a policy that read a setting.
-OBJECTIVES = {
-    "objective.normalize_tokens": ("steerlm2",),
-    "objective.preference": ("dpo",),
-    "objective.label_smoothing": ("dpo",),
-    "objective.smoothing": ("dpo",),
-    "objective.reduction": ("ipo",),
-    **dict.fromkeys(("objective.beta", "objective.max_drift", "select"), OF_PAIRS),
-    **dict.fromkeys(("data.derive", "data.pairs"), OF_PAIRS),
-}
-# The algorithms of reinforcement that read a setting.
+# Of a kind: what chooses, and with which choices a setting is read; with others it has no effect.
+CHOOSES = {"train_reward_model": "objective.kind", "train_policy": "objective.kind"}
+CHOOSES |= {"reinforce": "algorithm", "judge": "task"}
 _OF_PPO = ("learning_rate", "value_clip", "discount", "decay")
-ALGORITHMS = {"baseline": ("reinforce",), **{f"ppo.{name}": ("ppo",) for name in _OF_PPO}}
+_RANKED = ("preference", "label_smoothing", "centering")
+READERS = {
+    "train_reward_model": {
+        **{f"objective.{name}": ("bradley_terry", "joint") for name in _RANKED},
+        "objective.preference_weight": ("joint",),
+    },
+    "train_policy": {
+        "objective.normalize_tokens": ("steerlm2",),
+        **{f"objective.{name}": ("dpo",) for name in (*_RANKED[:2], "smoothing")},
+        "objective.reduction": ("ipo",),
+        **dict.fromkeys(("objective.beta", "objective.max_drift", "select"), OF_PAIRS),
+        **dict.fromkeys(("data.derive", "data.pairs"), OF_PAIRS),
+    },
+    "reinforce": {"baseline": ("reinforce",), **{f"ppo.{name}": ("ppo",) for name in _OF_PPO}},
+    "judge": {
+        "criteria": ("scores", "pairs"),
+        **dict.fromkeys(("condition", "validation", "baselines", "folds"), ("scores",)),
+        "on_error": ("scores", "pairs", "selection"),
+        "recipe": ("scores", "emotions", "knowledge"),
+        **dict.fromkeys(("fraction", "max_tokens"), ("selection",)),
+    },
+}
+# Settings that are without effect where another one is off.
+NEEDS = {
+    "objective.smoothing": "objective.label_smoothing",
+    "lora.alpha": "lora.rank",
+    "lora.targets": "lora.rank",
+    "kl.form": "kl.coefficient",
+    "model.keeps": "model.remat",
+}
 BASELINES = ("gpt_score", "ridge_probe", "reward_model")
 
 
 def refusals(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
     """Say of settings that contradict one another: "KEY ...", each a sentence."""
+    yield from _unread(c.kind, flat(c), flat(default))
     match c.kind:
         case "train_reward_model":
             compared, outputs = c.objective.output, c.model.outputs
             if outputs and compared not in ("", *outputs):
                 yield f"objective.output is {compared!r}; the model's outputs are {outputs}"
         case "train_policy":
-            yield from _policy(c, default)
+            yield from _policy(c)
         case "evaluate":
             own = {"model.weights": c.model.weights, "max_tokens": c.max_tokens}
             for key in (key for key, given in own.items() if given and c.model.justifier):
@@ -76,21 +86,33 @@ def refusals(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
         case "annotate" if c.reward and c.attributes:
             yield "attributes are not written where config.reward is: leave them empty"
         case "judge":
-            yield from _judge(c, default)
+            yield from _judge(c)
         case "sweep" if not can_be_swept(c.get("base")):
             yield "base: expected a config of kind train_reward_model, or train_policy on pairs"
         case "plan":
             yield from _plan(c, c.get("base", {}))
         case "reinforce":
-            yield from _reinforce(c, default)
+            yield from _reinforce(c)
     trained = c.get("trainable", {})
     if trained.get("cache") and (trained.last_layers < 0 or c.data.layout == "padded"):
         yield (
             "trainable.cache keeps what frozen layers give: it needs config.trainable.last_layers "
             'and a layout other than "padded"'
         )
-    if (given := flat(c)).get("model.keeps") and not given["model.remat"]:
-        yield "model.keeps: without config.model.remat nothing is computed again; leave it empty"
+
+
+def _unread(kind: str, given: dict, usual: dict) -> Iterator[str]:
+    """Say which settings that are not as usual are read by nothing, by others' values."""
+    changed = [name for name in given if name in usual and given[name] != usual[name]]
+    key, readers = CHOOSES.get(kind), READERS.get(kind, {})
+    for name in changed:
+        if name in readers and given[key] not in readers[name]:
+            choices = " and ".join(readers[name])
+            yield f"{name} is for config.{key} {choices}, not for {given[key]}"
+        elif name in NEEDS and not given[NEEDS[name]]:
+            yield f"{name} is without effect, as config.{NEEDS[name]} is {given[NEEDS[name]]}"
+        elif name == "optimizer.final" and given["optimizer.schedule"] == "constant":
+            yield f"{name} is without effect, as config.optimizer.schedule is constant"
 
 
 def _plan(c: ConfigDict, base: ConfigDict) -> Iterator[str]:
@@ -105,9 +127,8 @@ def _plan(c: ConfigDict, base: ConfigDict) -> Iterator[str]:
         yield 'base.algorithm is "ppo", whose value model is not planned; plan "reinforce"'
 
 
-def _policy(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
-    kind, given, usual = c.objective.kind, flat(c), flat(default)
-    yield from _unread(OBJECTIVES, "objective.kind", given, usual)
+def _policy(c: ConfigDict) -> Iterator[str]:
+    kind = c.objective.kind
     if kind == "steerlm2":
         end = 'so with config.objective.kind "steerlm2" it must be'
         if c.data.condition:
@@ -121,20 +142,9 @@ def _policy(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
         yield f"data.condition is {c.data.condition!r}, which {held}: leave it empty"
     if c.data.pairs == "extremes" and not c.data.derive:
         yield "data.pairs is 'extremes': name in config.data.derive of what"
-    how = c.objective.smoothing
-    if kind == "dpo" and how != "conservative" and not c.objective.label_smoothing:
-        yield f"objective.smoothing is {how!r}, and config.objective.label_smoothing is 0: set it"
 
 
-def _unread(readers: dict, key: str, given: dict, usual: dict) -> Iterator[str]:
-    """Say which settings that are not as usual the choice of another, `key`, does not read."""
-    for name, choices in readers.items():
-        if given[key] not in choices and given[name] != usual[name]:
-            yield f"{name} is for config.{key} {' and '.join(choices)}, not for {given[key]}"
-
-
-def _reinforce(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
-    yield from _unread(ALGORITHMS, "algorithm", flat(c), flat(default))
+def _reinforce(c: ConfigDict) -> Iterator[str]:
     if c.n < 2 and c.algorithm == "reinforce":
         yield "n is 1; expected 2 or more, as a response is held against the others to its prompt"
     names, weights = [*parse_policies(c.reward_models)], parse_weights(c.reward_weights)
@@ -148,7 +158,7 @@ def _reinforce(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
         yield f"row_length is {c.row_length}; it must hold a prompt and config.max_new_tokens"
 
 
-def _judge(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
+def _judge(c: ConfigDict) -> Iterator[str]:
     baselines = parse_names(c.baselines)
     if set(baselines) - set(BASELINES):
         yield f"baselines are {c.baselines!r}; expected some of {', '.join(BASELINES)}"
@@ -168,7 +178,6 @@ def _judge(c: ConfigDict, default: ConfigDict) -> Iterator[str]:
             f"weights is {c.weights!r}, but {c.task} has no ratings: give the weights.json of "
             'another run, or "" for even weights'
         )
-    yield from _unread(JUDGE_TASKS, "task", c, default)
     try:
         (file if c.task in ("emotions", "knowledge") else data)(c.data)
     except (ValueError, FileNotFoundError) as error:

@@ -39,7 +39,15 @@ BAD = {
         ("model.dtype", "float99", "expected one of '', 'float32', 'bfloat16'"),
         ("model.template", "chatty", "'extra_id'"),
         ("model.keeps", "attention,tea", "expected some of"),
-        ("model.remat model.keeps", (False, "attention"), "config.model.remat nothing is computed"),
+        ("model.remat model.keeps", (False, "attention"), "effect, as config.model.remat is False"),
+        ("lora.targets", "attention", "targets is without effect, as config.lora.rank is 0"),
+        ("lora.alpha", 8.0, "alpha is without effect, as config.lora.rank is 0"),
+        ("optimizer.final", 0.2, "without effect, as config.optimizer.schedule is constant"),
+        ("objective.preference_weight", 2.0, "is for config.objective.kind joint, not for bradley"),
+        *(
+            (f"objective.kind objective.{key}", ("regression", x), "joint, not for regression")
+            for key, x in (("preference", "scaled"), ("label_smoothing", 0.1), ("centering", 0.1))
+        ),
         ("optimizer.schedule", "linear", "expected one of 'constant', 'cosine'"),
         ("optimizer.learning_rate", 0.0, "expected more than 0"),
         ("optimizer.learning_rate", float("nan"), "expected more than 0"),
@@ -70,7 +78,7 @@ BAD = {
         ("objective.kind objective.label_smoothing", ("ipo", 0.1), "kind dpo, not for ipo"),
         ("objective.kind objective.preference", "ipo scaled", "preference is for config.objectiv"),
         ("objective.kind objective.reduction", "dpo mean", "config.objective.kind ipo, not for dp"),
-        ("objective.kind objective.smoothing", "dpo unbiased", "label_smoothing is 0: set it"),
+        ("objective.kind objective.smoothing", "dpo unbiased", "objective.label_smoothing is 0.0"),
         ("objective.kind objective.normalize_tokens", ("dpo", True), "kind steerlm2, not for dpo"),
         ("objective.kind data.condition", "dpo ratings", "which has no pairs"),
         ("objective.kind data.pairs", "dpo extremes", "name in config.data.derive of what"),

@@ -77,6 +77,17 @@ def test_the_papers_settings_are_what_they_say():
     assert (config.epochs, config.optimizer.learning_rate) == (1, 1e-6)
     large = read("helpsteer2_regression", "nemotron4_340b")
     assert large.optimizer.learning_rate == pytest.approx(7e-7)
+    for policy, rounds in (("llama31_70b", 2), ("llama3_70b", 1)):
+        recipe = read("ppo", policy)
+        assert len(recipe.stages) == rounds
+        for of in map(recipe.get, recipe.stages):
+            assert (of.batch_size, of.steps, of.evaluate_every, of.n) == (128, 64, 4, 1)
+            assert (of.kl.coefficient, of.kl.form, of.mean) == (3e-3, "absolute", "tokens")
+            assert (of.optimizer.learning_rate, of.standardize) == (1e-7, of.validation)
+            configs.check(of, reading=False)
+        of = read("reinforce", policy)
+        assert (of.n, of.batch_size, of.steps, of.evaluate_every) == (4, 32, 313, 4)
+        assert (of.kl.coefficient, of.optimizer.learning_rate) == (0.01, 1e-6)
 
 
 def test_another_argument_is_told():

@@ -217,7 +217,7 @@ def learned(params, laid, aim=PolicyGradient()):  # noqa: B008
     return float(loss), found, grads
 
 
-@pytest.mark.parametrize(("tokens", "width"), [(16, 32), (17, 64)])
+@pytest.mark.parametrize(("tokens", "width"), [(16, 32), (17, 48), (25, 64)])
 def test_few_programs_serve_all_steps(tokens, width):
     """As many as are learned at a step differ from step to step, and each shape is compiled."""
     laid = batch(kept=np.ones((1, 2), bool), prompts=PROMPTS[:1], tokens=([[7] * tokens] * 2,))
@@ -338,6 +338,7 @@ def test_no_array_has_room_for_all_logits(aim):
         ({"n": 1}, "config.n is 1; expected 2 or more, as a response is held against the others"),
         ({"ppo__decay": 0.9}, "config.ppo.decay is for config.algorithm ppo, not for reinforce"),
         ({"algorithm": "ppo", "baseline": "grpo"}, "baseline is for config.algorithm reinforce"),
+        ({"kl__form": "k3", "kl__coefficient": 0.0}, "effect, as config.kl.coefficient is 0.0"),
         ({"top_p": 0.9}, "config.top_p is 0.9; expected 1, as the policy that is trained"),
         ({"top_k": 20}, "config.top_k is 20; expected 0, as the policy that is trained"),
         ({"temperature": 0.0}, "config.temperature is 0.0; expected more than 0"),

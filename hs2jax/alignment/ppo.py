@@ -127,6 +127,6 @@ class Critic:
         return {name: listed(x) for name, x in found.items()}
 
     def learn(self, batch) -> dict[str, float]:
-        """Update the value model by a placed batch; its loss and gradient's norm."""
+        """Update the value model by a placed batch; its numbers."""
         self.state, values = self._update(self.state, {}, batch)
-        return {f"value_{name}": values[name] for name in ("loss", "gradient_norm")}
+        return {f"value_{name}": values[name] for name in ("loss", "gradient_norm", "not_finite")}

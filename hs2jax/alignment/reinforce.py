@@ -83,6 +83,7 @@ def reinforce(config, run: stage.Run) -> list[dict]:
         return {"policy": state} | ({"value": critic.state} if critic else {})
 
     check_room(folder, states(), state["params"], policy.params, stay=config.keep_checkpoints)
+    policy.params = None  # Of the state from now on; the start's would be held beside them.
     update = step.make(
         policy.config,
         rollouts.PolicyGradient(config.clip or None),
@@ -174,11 +175,12 @@ def reinforce(config, run: stage.Run) -> list[dict]:
                     found["learning_rate"] = float(rate(int(state["step"]) - 1))
                 out.write("train", at.step, found)
                 out.show(at.step, {x: found[x] for x in SHOWN})
-                if found.get("not_finite", 0) >= config.not_finite_limit:
+                skipped = max(found.get(f"{of}not_finite", 0) for of in ("", "value_"))
+                if skipped >= config.not_finite_limit:
                     raise ValueError(
-                        f"{found['not_finite']:.0f} updates in a row, up to step {at.step}, had a "
-                        "loss or gradient that is not finite and were skipped: try a lower "
-                        "config.optimizer.learning_rate"
+                        f"{skipped:.0f} updates in a row, up to step {at.step}, had a loss or "
+                        "gradient that is not finite and were skipped: try a lower "
+                        "config.optimizer.learning_rate, or of PPO config.ppo.learning_rate"
                     )
                 step.check_finite(state["params"])
         except stopping.Stopped:
@@ -216,7 +218,7 @@ def _scale(run: stage.Run, rater: RewardModel, weight: float) -> Scale:
             f"config.reward_models: a model with the outputs {', '.join(rater.outputs)} and no "
             "weights has no one reward"
         )
-    if not run.config.standardize:
+    if not (weight and run.config.standardize):
         return Scale(weight)
     spec, record = run.config.standardize, Record()
     groups = list(corpora.read(spec, on_error=run.config.on_error, record=record))
@@ -283,7 +285,7 @@ def _learn(config, policy, mesh, learner, state, rows, worth):
         for name, x in values.items():
             if name != "bad_gradients":
                 found.setdefault(name, []).append(float(x))
-    last = {name: xs[-1] for name, xs in found.items() if name == "not_finite"}
+    last = {name: xs[-1] for name, xs in found.items() if name.endswith("not_finite")}
     return state, {name: float(np.mean(xs)) for name, xs in found.items()} | last | {"idle": idle}
 
 

@@ -14,6 +14,7 @@ tokenised again; an end that was sampled is a token like any other, and none is 
 Axis letters: G groups, k responses of each, M micro-batches, B rows, T tokens of a row.
 """
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -213,25 +214,20 @@ def numbers(rows: Sequence[dict], worth: Worth) -> dict[str, float]:
 
     objective: of what is maximised, reward less penalty.
     entropy: nats a token, the mean of -log p over sampled tokens, which is never negative.
-    equal_groups: share of groups whose rewards are all equal, so that they teach nothing.
+    equal_groups: share of groups whose rewards are all equal, so that they teach the KL alone.
     repetition: share of a response's runs of four tokens that it has already had.
     """
-    kept, several = worth.kept, worth.kept.sum(axis=1) > 1
+    kept = worth.kept
     tokens = [ids for row in rows for ids in row["tokens"]]
     length = np.array([len(ids) for ids in tokens], float).reshape(kept.shape)
-    logs = [
-        x
-        for row, some in zip(rows, kept, strict=True)
-        for of, is_kept in zip(row["log_policy"], some, strict=True)
-        if is_kept
-        for x in of
-    ]
+    of_kept = (itertools.compress(row["log_policy"], x) for row, x in zip(rows, kept, strict=True))
+    logs = [x for some in of_kept for of in some for x in of]
     equal = [np.ptp(r[k]) == 0 for r, k in zip(worth.reward, kept, strict=True) if k.sum() > 1]
     repeated = np.array(list(map(repetition, tokens))).reshape(kept.shape)
     cut = ~np.array([row["finished"] for row in rows])
 
-    def mean(values, where=kept):
-        return float(values[where].mean()) if where.any() else 0.0
+    def mean(values):
+        return float(values[kept].mean()) if kept.any() else 0.0
 
     return {
         "objective": mean(worth.reward - worth.penalty),
@@ -239,10 +235,10 @@ def numbers(rows: Sequence[dict], worth: Worth) -> dict[str, float]:
         "kl": mean(worth.kl),
         "penalty": mean(worth.penalty),
         "length": mean(length),
-        "entropy": -float(np.mean(logs)) if logs else 0.0,
+        "entropy": float(-np.mean(logs)) if logs else 0.0,
         "repetition": mean(repeated),
         "cut": float(cut.mean()),
-        "equal_groups": float(np.mean(equal)) if several.any() else 0.0,
+        "equal_groups": float(np.mean(equal or 0.0)),
         "missing": int((~(np.isfinite(worth.reward) & np.isfinite(worth.kl))).sum()),
     }
 
@@ -266,8 +262,8 @@ def lay(
     """Lay rollouts into rows, with arrays of a number for each sampled token, 0 elsewhere.
 
     of_tokens: by name, of each example and response [tokens]. rows: of a micro-batch. Returns
-    arrays [M, B, T], "learned" [M, B, T / 2 or T]; M is rounded up to a power of two, since each is
-    compiled, and those micro-batches, all padding, are not run.
+    arrays [M, B, T], "learned" a half, three quarters or all of that; M is rounded up to a power of
+    two, since each is compiled, and those micro-batches, all padding, are not run.
     """
     settings = {"layout": "shared", "batch_size": len(every), "micro_batch_size": rows}
     batches = loader.plan(list(every), row_length=row_length, **settings)
@@ -282,8 +278,7 @@ def lay(
         laid[name] = table
     laid = {name: laid[name] for name in (*OF_ROWS, *of_tokens)}
     (M, B, T), learned = laid["tokens"].shape, laid["learned"].shape[2]
-    few = -(-T // 2)
-    wide = (few if learned <= few else T) - learned  # To one of two sizes.
+    wide = next(size for size in (-(-T // 2), -(-T * 3 // 4), T) if size >= learned) - learned
     laid["learned"] = np.pad(laid["learned"], [(0, 0), (0, 0), (0, wide)], constant_values=T)
     more = (1 << (M - 1).bit_length()) - M
     laid = {name: np.pad(x, [(0, more), (0, 0), (0, 0)]) for name, x in laid.items()}
