@@ -1,19 +1,23 @@
 """PPO: the value model, the advantages of tokens, and a run."""
 
 import dataclasses
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import stages
 import tiny
-from test_reinforce import assert_same_run, config_of, here  # noqa: F401
+from test_reinforce import assert_same_run, config_of, here, same  # noqa: F401
 from test_rollouts import rollout, settings
 
+from hs2jax import cli, config_rules
 from hs2jax.alignment import ppo, rollouts
 from hs2jax.alignment.reinforce import reinforce
 from hs2jax.alignment.rollouts import Scale
 from hs2jax.language_model import LanguageModel
 from hs2jax.reward_model import RewardModel
+from hs2jax.training import recipe
 from hs2jax.training.checkpoint import Checkpoints
 
 TALKS = [tiny.talk("Is the sea far?", text) for text in ("No.", "It is 42 miles away.")]
@@ -92,3 +96,25 @@ def test_a_run_updates_by_slices_and_goes_on_with_the_same_bits(here, tmp_path):
         reinforce(config, tmp_path / "run")
     reinforce(config, tmp_path / "run")
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.long
+def test_a_second_round_starts_where_the_first_one_ended(here, tmp_path):  # noqa: F811
+    """The published recipe: its policy and its start are the first one's, its values the reward."""
+    path = Path(__file__).parent.parent / "configs" / "ppo.py"
+    made, small = runpy.run_path(str(path))["get_config"](), config_rules.flat(config_of(here))
+    made.reward_models = f"main={here / 'ratings'}"
+    own = ("kind", "algorithm", "n", "baseline", "reward_models", "mean", "clip")
+    small = {key: x for key, x in small.items() if key not in own and not key.startswith("kl.")}
+    for name in made.stages:
+        start = made[name].model.name if name == "round_2" else small["model.name"]
+        made[name].update_from_flattened_dict({**small, "steps": 1, "model.name": start})
+    recipe.run(made, tmp_path, cli.function)
+    courses = [stages.read(tmp_path / name / "metrics.jsonl") for name in made.stages]
+    first, second = ([x for x in of if x["kind"] == "train"] for of in courses)
+    assert abs(second[0]["kl"]) < 1e-4
+    assert second[0]["value_loss"] == pytest.approx(first[0]["value_loss"], rel=0.5)
+    folders = here / "policy", tmp_path / "round_1" / "model", tmp_path / "round_2" / "model"
+    start, one, two = (LanguageModel.load(x).params for x in folders)
+    assert not same(start, one)
+    assert not same(one, two)
