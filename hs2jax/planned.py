@@ -23,7 +23,7 @@ from hs2jax.data.packing import Example
 from hs2jax.evaluation import scores
 from hs2jax.judging import judge
 from hs2jax.language_model import LanguageModel
-from hs2jax.models import heads, sampler, sharding
+from hs2jax.models import cache, heads, sampler, sharding
 from hs2jax.models.decoder import hold
 from hs2jax.models.hf import hub, weights
 from hs2jax.models.next_token import Choice
@@ -68,7 +68,7 @@ def steps(config, mesh) -> list[Step]:
             return [judging(config, mesh)]
         case "sample":
             model = model_of(base, LanguageModel, base.model.name, mesh)
-            return sampling(config, model, sampler.ROWS * sharding.row_devices(mesh), {})
+            return sampling(config, model, None, {})
         case _:
             return reinforcing(config, mesh)
 
@@ -225,37 +225,42 @@ def judging(config, mesh) -> Step:
 # Sampling -----------------------------------------------------------------------------------------
 
 
-def sampling(config, model: LanguageModel, most: int, beside) -> list[Step]:
-    """Make the programs of `models.sampler` for as many responses as are sampled together, at most
-    `most`: their prompts, and then a token of each at a time, in a loop of `sampler.STEPS`. All are
-    as long as they may be."""
+def sampling(config, model: LanguageModel, many: int | None, beside) -> list[Step]:
+    """Make the programs of `models.sampler` for as many responses as are sampled together, of
+    `many`, or of more than there are rows (None): their prompts, and then a token of each at a
+    time, in a loop of `sampler.STEPS`. All are as long as they may be."""
     base, mesh, c, responses = config.base, model.mesh, model.config, config.base.n
     prompt = config.prompt_tokens or config.group_tokens // 2
-    B, S = sharding.fit_rows(most, mesh), sampler.bucket(prompt)
+    rows = sampler.ROWS * sharding.row_devices(mesh)
+    B, S = sharding.fit_rows(min(rows, many or rows), mesh), cache.bucket(prompt)
     prompts = max(1, B // responses)
+    uses = dict.fromkeys(range((many or B + responses) // responses), responses)
+    shared = sampler.together(uses, B, mesh)
     together = sharding.fit_rows(min(prompts, max(1, sampler.TOKENS // S)), mesh)
     new = min(base.max_new_tokens, c.max_seq_len - prompt)
-    whole = sampler.bucket(prompt + new)
-    shapes = functools.partial(sampler.shapes, model.params, c, B, mesh=mesh, dtype=model.dtype)
-    (*parts, cache), (*_, shorter) = shapes(whole), shapes(max(S, whole // 2))
+    whole = cache.bucket(new)
+    of_prompts, settings = (B // shared, S), {"mesh": mesh, "dtype": model.dtype}
+    shapes = functools.partial(sampler.shapes, model.params, c, of_prompts, **settings)
+    (*parts, own), (*_, shorter) = shapes((B, whole)), shapes((B, max(64, whole // 2)))
     tokens = sharding.row_shapes(np.zeros((together, S), np.int32), mesh)
     settings = {"config": c, "dtype": model.dtype}
     held = {"parameters": model.params, "sampler's parameters": parts[:2]} | beside
+    held |= {"cache of prompts": parts[3]}
     choice = Choice(base.temperature == 0, base.top_k, base.top_p < 1, base.kind == "reinforce")
     prefill = Step(
-        *("prompts", sampler.prefill, (model.params, tokens), settings, held, prompts),
+        *("prompts", cache.prefill, (model.params, tokens), settings, held, prompts),
         useful=prompts * c.forward_flops(prompt, prompt * (prompt + 1) // 2),
         tokens=(prompts * prompt, -(-prompts // together) * together * S),
         times=-(-prompts // together),
     )
     grow = Step(
-        *("growing cache", sampler.lengthen, (shorter,), {"S": whole}, held | {"cache": shorter}),
+        *("growing cache", cache.lengthen, (shorter,), {"S": whole}, held | {"cache": shorter}),
         *(prompts, 0, (0, 0)),
     )
     decode = Step(
-        *("tokens", sampler.loop, (*parts, cache, B, base.temperature, base.top_p)),
+        *("tokens", sampler.loop, (*parts, own, B, base.temperature, base.top_p)),
         settings | {"choice": choice, "ends": tuple((i,) for i in c.eos_ids or (0,))},
-        *(held | {"cache": cache}, prompts),
+        *(held | {"cache": own}, prompts),
         useful=prompts * responses * c.forward_flops(new, new * prompt + new * (new + 1) // 2, new),
         tokens=(prompts * responses * new,) * 2,
         times=math.ceil(new / sampler.STEPS) * -(-prompts * responses // B),
@@ -297,7 +302,7 @@ def reinforcing(config, mesh) -> list[Step]:
         # The policy as it is sampled: the same arrays where nothing has to be merged.
         "parameters": policy.params if merged else (),
     }
-    sampled = sampling(config, policy, min(sampler.ROWS * sharding.row_devices(mesh), many), beside)
+    sampled = sampling(config, policy, many, beside)
     rated = [scoring(f"rewards of {name}", config, rater, beside) for name, rater in raters.items()]
     group = example(config, policy=True)
     batches = inference.plan_rows([group] * base.batch_size, layout="shared", mesh=mesh)

@@ -9,7 +9,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hs2jax.models import next_token, sampler
+from hs2jax.models import cache, next_token, sampler
 from hs2jax.models.next_token import Choice, among_highest, draw
 
 DRAWS = 20_000
@@ -147,8 +147,14 @@ def test_keys_differ_by_seed_prompt_and_sample_only():
     assert sampler.keys(4, [1], [0]).tolist() != [keys[2].tolist()]
 
 
+def test_a_prompt_lies_once_where_all_its_samples_are_in_the_rows():
+    uses = {0: 4, 7: 4}
+    assert sampler.together(uses, 8, None) == 4
+    assert sampler.together(uses, 6, None) == sampler.together({0: 4, 7: 3}, 7, None) == 1
+
+
 def test_lengths_come_in_few_sizes():
-    lengths = [sampler.bucket(length) for length in range(1, 3000)]
+    lengths = [cache.bucket(length) for length in range(1, 3000)]
     assert all(of >= length for length, of in enumerate(lengths, start=1))
     assert all(of <= max(64, length * 3 / 2) for length, of in enumerate(lengths, start=1))
     assert sorted(set(lengths)) == [64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072]

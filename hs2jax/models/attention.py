@@ -223,21 +223,41 @@ def put_at(cache, x, position, axis):
     return jax.lax.platform_dependent(cache, x, position, cpu=chosen, default=scattered)
 
 
-def attend_cached(q, k, v, position, *, scale: float, window=None, cap: float | None = None):
-    """`attend` for one token of each row, which sees what lies in its row up to its own position.
+def attend_cached(
+    q, prompts, cache, begun, position, *, scale: float, window=None, cap: float | None = None
+):
+    """`attend` for one token of each row, which sees its row's prompt, and what lies in the row's
+    own cache up to its position.
 
-    q [B, 1, N, H]; k [B, K, H, S] and v [B, K, S, H], whose index in S is the position; position
-    int32 [B]. Returns [B, 1, N, H] in q's dtype.
+    q [B, 1, N, H]. prompts: {"k" [P, K, H, S], "v" [P, K, S, H]}, each of B / P neighbouring rows,
+    whose queries are one product; begun int32 [B]: how many tokens of it they see. cache: {"k"
+    [B, K, H, R], "v" [B, K, R, H]}, whose first token follows the prompt. position int32 [B].
+    Returns [B, 1, N, H] in q's dtype.
     """
     B, _, N, H = q.shape
-    K, _, S = k.shape[1:]
-    back = position[:, None] - jnp.arange(S)
-    mask = back >= 0
+    (P, K, _, S), R = prompts["k"].shape, cache["k"].shape[3]
+    G, rows = N // K, B // P
+
+    def product(axes, x, y):
+        return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
+
+    def by_prompt(x):
+        return x.reshape(P, rows, K, G, -1).swapaxes(1, 2).reshape(P, K, rows * G, -1)
+
+    def by_row(x):
+        return x.reshape(P, K, rows, G, -1).swapaxes(1, 2).reshape(B, K, G, -1)
+
+    q = q.reshape(B, K, G, H) * scale
+    of_prompt = by_row(product("PKMH,PKHS->PKMS", by_prompt(q), prompts["k"]))
+    own = product("BKGH,BKHR->BKGR", q, cache["k"])
+    begun, position = begun[:, None], position[:, None]
+    mask = [jnp.arange(S) < begun, begun + jnp.arange(R) <= position]
     if window is not None:
-        mask &= back < window
-    q = q.reshape(B, K, N // K, H) * scale
-    logits = jnp.einsum("BKGH,BKHS->BKGS", q, k, preferred_element_type=jnp.float32)
-    logits = jnp.where(mask[:, None, None], softcap(logits, cap), MASKED)
-    probs = jax.nn.softmax(logits, axis=-1)
-    z = jnp.einsum("BKGS,BKSH->BKGH", probs.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        mask[0] &= position - jnp.arange(S) < window
+        mask[1] &= position - begun - jnp.arange(R) < window
+    logits = softcap(jnp.concatenate([of_prompt, own], axis=-1), cap)
+    logits = jnp.where(jnp.concatenate(mask, axis=1)[:, None, None], logits, MASKED)
+    probs = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
+    z = by_row(product("PKMS,PKSH->PKMH", by_prompt(probs[..., :S]), prompts["v"]))
+    z += product("BKGR,BKRH->BKGH", probs[..., S:], cache["v"])
     return z.astype(q.dtype).reshape(B, 1, N, H)

@@ -202,8 +202,8 @@ def lens(config: Config, state, columns, norm: Mapping[str, jax.Array]):
 
 class Attention(nn.Module):
     """Attention with its norms. Where the collection "cache" is mutable, keys and values are left
-    there. Where it has some already, x is one token [B, 1, D] to each row of them, which is put to
-    them at its position and sees those before it; then there is no `end`.
+    there. Where the collection "prompts" has some, x is one token [B, 1, D] of each row, which is
+    put to the cache and sees both, see `attention.attend_cached`; then `end` is `begun`.
     """
 
     config: Config
@@ -222,9 +222,10 @@ class Attention(nn.Module):
         q, k = rotate(q, position, frequency), rotate(k, position, frequency)
         k, v = contain(k, v)
         sees = {"scale": c.attention_scale, "window": window, "cap": c.attn_logit_softcap}
-        if self.has_variable("cache", "k"):
-            k, v = self.put("k", k, position), self.put("v", v, position)
-            z = attend_cached(q, k, v, position[:, 0], **sees)
+        if self.has_variable("prompts", "k"):
+            prompts, at = self.variables["prompts"], position[:, 0] - end
+            cache = {"k": self.put("k", k, at), "v": self.put("v", v, at)}
+            z = attend_cached(q, prompts, cache, end, position[:, 0], **sees)
         else:
             if self.is_mutable_collection("cache"):
                 self.put_variable("cache", "k", k.transpose(0, 2, 3, 1))
@@ -234,9 +235,9 @@ class Attention(nn.Module):
         return x + (norm(self, "post_norm", out) if c.post_norms else out)
 
     def put(self, name, x, position):
-        """x [B, 1, K, H] put into the cache at position [B, 1]; returns all of it."""
+        """x [B, 1, K, H] put into the cache at position [B]; returns all of it."""
         cache = self.get_variable("cache", name)
-        cache = put_at(cache, x[:, 0], position[:, 0], POSITIONS[name])
+        cache = put_at(cache, x[:, 0], position, POSITIONS[name])
         self.put_variable("cache", name, cache)
         return cache
 
@@ -374,28 +375,6 @@ def enter(config: Config, embed, tokens, dtype):
         # In bfloat16 the factor is rounded too, as it was when the weights were made.
         x = x * jnp.asarray(config.hidden_size**0.5, dtype)
     return x
-
-
-def decode(config: Config, params, layers, cache, tokens, position, dtype):
-    """One token of each row: (hidden [B, D] after the final norm, the cache with the tokens in it).
-
-    params: the decoder's; layers: its stack as a list, a tree of parameters for each. cache: a list
-    of one layer's {"k" [B, K, H, S], "v" [B, K, S, H]} each, whose index in S is the token's
-    position. tokens, position: int32 [B]. Lists, and no scan: it would copy each layer's weights
-    and cache out of the stacks and back in for every token.
-    """
-    per_layer, broadcast = constants(config, cache[0]["v"].shape[POSITIONS["v"]])
-    x, position = enter(config, params["embed"], tokens[:, None], dtype), position[:, None]
-    kept = []
-    for i, layer in enumerate(layers):
-        of_layer = jax.tree.map(lambda rows, i=i: rows[i], per_layer)
-        (x, _), changed = Layer(config).apply(
-            {"params": layer, "cache": {"attention": cache[i]}},
-            *(x, of_layer, broadcast, position, None, None),
-            mutable=["cache"],
-        )
-        kept.append(changed["cache"]["attention"])
-    return normalize(config, x[:, 0], params["norm"], params.get("norm_bias")), kept
 
 
 def pick(x, at):

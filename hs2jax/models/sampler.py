@@ -1,13 +1,13 @@
 """Sampling from a decoder, on the parameters and the mesh that it is trained on.
 
-A prompt is computed once and its keys and values copied to the rows of its samples. Rows are
-computed together, a token of each at a time, in a loop on the device that comes back to the host
-now and then: after STEPS tokens, so that the cache can grow, or as soon as an eighth of the rows
-have ended while samples wait, so that these take their places.
+A prompt is computed once. Its keys and values lie once for all of its samples where each prompt has
+as many and none has to wait, else once in each row; what is sampled lies in a cache of its row.
+Rows are computed together, a token of each at a time, in a loop on the device that comes back to
+the host now and then: after STEPS tokens, so that the cache can grow, or as soon as an eighth of
+the rows have ended while samples wait, so that these take their places.
 
-A row of the cache holds a token at the index of its position. So which rows there are, where a
-sample lies and when it began changes nothing of what it computes, and its random numbers come from
-its own key.
+So which rows there are, where a sample lies and when it began changes nothing of what it computes,
+and its random numbers come from its own key.
 
 Axis letters: B rows, P prompts, S positions in the cache, K key/value heads, H head size,
 L layers, V vocabulary, W tokens of the longest end.
@@ -26,8 +26,17 @@ from jax.sharding import PartitionSpec as Spec
 
 from hs2jax.models import heads, sharding
 from hs2jax.models.attention import POSITIONS
+from hs2jax.models.cache import (
+    bucket,
+    cache_shapes,
+    copy_prompts,
+    decode,
+    lengthen,
+    prefill,
+    unstack,
+)
 from hs2jax.models.config import Config
-from hs2jax.models.decoder import Decoder, decode, exact_products, hold
+from hs2jax.models.decoder import exact_products
 from hs2jax.models.next_token import Choice, draw
 
 TOKENS = 4096  # Of prompts computed together, at most: attention needs memory for each pair.
@@ -69,11 +78,13 @@ class Drawing(NamedTuple):
 
 class Rows(NamedTuple):
     """The state of each row. token [B]: the last one, at position [B], not in the cache yet.
-    count [B]: new tokens so far; longest [B]: as many as may be. live bool [B]. key uint32
-    [B, 2]. tail [B, W]: the last W tokens, -1 before the first new one."""
+    begun [B]: the position that the row's own cache begins with. count [B]: new tokens so far;
+    longest [B]: as many as may be. live bool [B]. key uint32 [B, 2]. tail [B, W]: the last W
+    tokens, -1 before the first new one."""
 
     token: jax.Array
     position: jax.Array
+    begun: jax.Array
     count: jax.Array
     longest: jax.Array
     live: jax.Array
@@ -116,9 +127,9 @@ def sample(
     rows = rows or ROWS * sharding.row_devices(mesh)
     B = sharding.fit_rows(min(rows, len(requests)), mesh)
     batch = _Batch(params, config, prompts, requests, drawing, B, mesh, dtype)
-    # Those with long prompts last, since the cache is as long as its longest row.
-    order = sorted(range(len(requests)), key=lambda request: len(prompts[requests[request].prompt]))
-    waiting = collections.deque(order)
+    # Those with long prompts last, since all have room for the longest; those of one together.
+    by_length = [(len(prompts[one.prompt]), one.prompt) for one in requests]
+    waiting = collections.deque(sorted(range(len(requests)), key=by_length.__getitem__))
     inside: dict[int, int] = {}  # Which request is in each row.
     nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), False)
     completions = [nothing] * len(requests)
@@ -152,10 +163,11 @@ class _Batch:
         self.top, self.layers = unstack(params, config.num_layers, dtype)
         W = max(map(len, drawing.ends))
         self.rows = no_rows(B, W)
-        self.cache = None
+        self.uses = collections.Counter(request.prompt for request in requests)
+        self.together = together(self.uses, B, mesh)
+        self.of_prompts, self.cache = None, None
         # Of a prompt: keys and values, with those of other prompts, and which of them are its own.
         self.computed: dict[int, tuple[Any, int]] = {}
-        self.uses = collections.Counter(request.prompt for request in requests)
 
     def enter(self, entering: Mapping[int, SampleRequest]) -> None:
         """Put requests into rows."""
@@ -163,19 +175,23 @@ class _Batch:
         self._compute([prompt for prompt in new if prompt not in self.computed])
         for row, request in entering.items():
             prompt = self.prompts[request.prompt]
-            state = (prompt[-1], len(prompt) - 1, 0, request.longest, True, request.key, -1)
+            at = len(prompt) - 1
+            state = (prompt[-1], at, at, 0, request.longest, True, request.key, -1)
             for of_rows, value in zip(self.rows, state, strict=True):
                 of_rows[row] = value
-        self._grow()
-        B = len(self.rows.live)
-        for source in {id(self.computed[p][0]): self.computed[p][0] for p in new}.values():
-            indices, targets = np.zeros(B, np.int32), np.full(B, B, np.int32)
+        P = len(self.rows.live) // self.together
+        sources = {id(self.computed[p][0]): self.computed[p][0] for p in new}.values()
+        self.of_prompts = self._room(self.of_prompts, P, max(x["v"].shape[3] for x in sources))
+        for source in sources:
+            indices, targets = np.zeros(P, np.int32), np.full(P, P, np.int32)
             for row, request in entering.items():
                 computed, index = self.computed[request.prompt]
                 if computed is source:
-                    indices[row], targets[row] = index, row
-            self.cache = [
-                _copy(layer, source, i, indices, targets) for i, layer in enumerate(self.cache)
+                    place = row // self.together
+                    indices[place], targets[place] = index, place
+            self.of_prompts = [
+                copy_prompts(layer, source, i, indices, targets)
+                for i, layer in enumerate(self.of_prompts)
             ]
         self.uses.subtract(request.prompt for request in entering.values())
         for prompt in new:
@@ -198,16 +214,12 @@ class _Batch:
                 computed = prefill(self.params, placed, self.config, self.dtype)
                 self.computed |= {number: (computed, i) for i, number in enumerate(some)}
 
-    def _grow(self) -> None:
-        """Room in the cache for STEPS more tokens of each live row."""
-        S = bucket(int(self.rows.position[self.rows.live].max()) + STEPS)
-        if self.cache is None:
-            shapes = cache_shapes(self.config, len(self.rows.live), S, self.mesh, self.dtype)
-            self.cache = jax.tree.map(
-                lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), shapes
-            )
-        elif self.cache[0]["v"].shape[POSITIONS["v"]] < S:
-            self.cache = lengthen(self.cache, S)
+    def _room(self, cache, B: int, S: int):
+        """The cache with room for S tokens of each of B rows."""
+        if cache is None:
+            shapes = cache_shapes(self.config, B, S, self.mesh, self.dtype)
+            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), shapes)
+        return lengthen(cache, S) if cache[0]["v"].shape[POSITIONS["v"]] < S else cache
 
     def run(self, patience: int) -> list[np.ndarray]:
         """New tokens for all live rows: STEPS of them, or fewer where `patience` rows are free.
@@ -215,10 +227,14 @@ class _Batch:
         Returns tokens int32 [B, STEPS], -1 where a row was not live; their log-probabilities; which
         rows came to an end.
         """
-        self._grow()
+        live = self.rows.live
+        self.cache = self._room(
+            self.cache, len(live), bucket(int(self.rows.count[live].max()) + STEPS)
+        )
         ends, temperature, top_p, top_k, tempered = self.drawing
         rows, self.cache, *found = loop(
-            *(self.top, self.layers, sharding.place_rows(self.rows, self.mesh), self.cache),
+            *(self.top, self.layers, sharding.place_rows(self.rows, self.mesh)),
+            *(self.of_prompts, self.cache),
             *(patience, temperature, top_p),
             config=self.config,
             choice=Choice(temperature == 0, top_k, top_p < 1, tempered),
@@ -230,26 +246,26 @@ class _Batch:
         return list(map(sharding.to_host, found))
 
 
+def together(uses: Mapping[int, int], B: int, mesh) -> int:
+    """How many neighbouring rows share a prompt's keys and values: all its samples, where all
+    prompts have as many, which are all in the B rows; else 1. uses: samples of each prompt."""
+    n, P = max(uses.values()), len(uses)
+    alike = set(uses.values()) == {n} and n * P == B and sharding.fit_rows(P, mesh) == P
+    return n if alike else 1
+
+
 def no_rows(B: int, W: int = 1) -> Rows:
     """B rows without a sample, as arrays of numpy."""
-    numbers = (np.zeros(B, np.int32) for _ in range(4))
+    numbers = (np.zeros(B, np.int32) for _ in range(5))
     return Rows(
         *numbers, np.zeros(B, bool), np.zeros((B, 2), np.uint32), np.full((B, W), -1, np.int32)
     )
 
 
-def cache_shapes(config: Config, B: int, S: int, mesh, dtype) -> list[dict]:
-    """An empty cache of B rows with room for S tokens, as shapes in their places."""
-    K, H = config.num_kv_heads, config.head_dim
-    arrays = {"k": (B, K, H, S), "v": (B, K, S, H)}
-    one = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in arrays.items()}
-    return [sharding.row_shapes(one, mesh)] * config.num_layers
+def shapes(params, config: Config, prompts, own, *, mesh, dtype):
+    """What `loop` is given, (top, layers, rows, prompts, cache), as shapes in their places.
 
-
-def shapes(params, config: Config, B: int, S: int, *, mesh, dtype):
-    """What `loop` is given, (top, layers, rows, cache), as shapes in their places.
-
-    params: shapes in theirs. B: rows; S: tokens for which the cache has room."""
+    params: shapes in theirs. prompts, own: (rows, tokens for which there is room)."""
 
     def placed(x, whole):  # As XLA leaves them: a layer as its stack, less the stack's axis.
         spec = whole.sharding.spec[len(whole.shape) - len(x.shape) :]
@@ -258,60 +274,9 @@ def shapes(params, config: Config, B: int, S: int, *, mesh, dtype):
     made = jax.eval_shape(lambda params: unstack(params, config.num_layers, dtype), params)
     stack, top = params["layers"], {name: x for name, x in params.items() if name != "layers"}
     layers = [jax.tree.map(placed, layer, stack) for layer in made[1]]
-    rows = sharding.row_shapes(no_rows(B), mesh)
-    return jax.tree.map(placed, made[0], top), layers, rows, cache_shapes(config, B, S, mesh, dtype)
-
-
-def bucket(length: int) -> int:
-    """The next of few lengths, since each is compiled: 64, 96 and their doublings."""
-    power = 64
-    while power < length:
-        power *= 2
-    return power * 3 // 4 if length <= power * 3 // 4 and power > 64 else power
-
-
-@functools.partial(jax.jit, static_argnames=("layers", "dtype"))
-def unstack(params, layers, dtype):
-    """(all but the layers, the layers as a list), weights in the dtype of the computation: a copy,
-    which takes as much memory again and saves cutting it out of the stacks for each token."""
-    params = hold(params, dtype)
-    stack = params.pop("layers")
-    return params, [jax.tree.map(lambda x, i=i: x[i], stack) for i in range(layers)]
-
-
-@functools.partial(jax.jit, static_argnames=("config", "dtype"))
-def prefill(params, tokens, config: Config, dtype):
-    """Compute keys and values {"k" [L, P, K, H, S], "v" [L, P, K, S, H]} of prompts [P, S],
-    whatever follows their ends."""
-    position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    with exact_products(dtype):
-        _, changed = Decoder(config, dtype=dtype).apply(
-            {"params": params}, tokens, position, mutable=["cache"]
-        )
-    return changed["cache"]["layers"]["attention"]
-
-
-@functools.partial(jax.jit, donate_argnames="layer")
-def _copy(layer, computed, i, source, target):
-    """The prompts `source` [B] of layer i of computed, put into rows `target` [B], those below B,
-    of its cache. One program for all layers: there is one for each length of prompts and cache."""
-
-    def put(name, into, of):
-        axis = POSITIONS[name]
-        place = (target, *[slice(None)] * (axis - 1), slice(of.shape[axis]))
-        return into.at[place].set(of[source], mode="drop")
-
-    return {name: put(name, layer[name], computed[name][i]) for name in layer}
-
-
-@functools.partial(jax.jit, static_argnames="S")
-def lengthen(cache, S):
-    def pad(name, x):
-        widths = [(0, 0)] * 4
-        widths[POSITIONS[name]] = (0, S - x.shape[POSITIONS[name]])
-        return jnp.pad(x, widths)
-
-    return [{name: pad(name, x) for name, x in layer.items()} for layer in cache]
+    rows = sharding.row_shapes(no_rows(own[0]), mesh)
+    caches = (cache_shapes(config, *each, mesh, dtype) for each in (prompts, own))
+    return jax.tree.map(placed, made[0], top), layers, rows, *caches
 
 
 @functools.partial(
@@ -319,7 +284,21 @@ def lengthen(cache, S):
     static_argnames=("config", "choice", "ends", "dtype"),
     donate_argnames="cache",
 )
-def loop(params, layers, rows, cache, patience, temperature, top_p, *, config, choice, ends, dtype):
+def loop(
+    params,
+    layers,
+    rows,
+    prompts,
+    cache,
+    patience,
+    temperature,
+    top_p,
+    *,
+    config,
+    choice,
+    ends,
+    dtype,
+):
     """The loop on the device: (rows, cache, tokens and log-probabilities [B, STEPS], ended [B])."""
     B = len(rows.token)
 
@@ -329,7 +308,8 @@ def loop(params, layers, rows, cache, patience, temperature, top_p, *, config, c
 
     def one(state):
         step, rows, cache, tokens, scores, ended = state
-        hidden, cache = decode(config, params, layers, cache, rows.token, rows.position, dtype)
+        where = rows.token, rows.begun, rows.position
+        hidden, cache = decode(config, params, layers, prompts, cache, *where, dtype)
         logits = heads.logits(params, hidden, config)
         own = jax.vmap(jax.random.fold_in)(
             jax.random.wrap_key_data(rows.key, impl="threefry2x32"), rows.count
@@ -342,7 +322,7 @@ def loop(params, layers, rows, cache, patience, temperature, top_p, *, config, c
         scores = scores.at[:, step].set(score)
         live = rows.live & ~ends_here & (rows.count + 1 < rows.longest)
         count, position = rows.count + rows.live, rows.position + live
-        rows = Rows(token, position, count, rows.longest, live, rows.key, tail)
+        rows = rows._replace(token=token, position=position, count=count, live=live, tail=tail)
         return step + 1, rows, cache, tokens, scores, ended | ends_here
 
     start = jnp.full((B, STEPS), -1, jnp.int32), jnp.zeros((B, STEPS)), jnp.zeros(B, bool)
