@@ -46,7 +46,6 @@ def reinforce(dtype: str, folder, flags) -> contenders.Timed:
         "reward_models": f"main={flags.reward_model}",
         "model.name": f"{folder}/policy",
         "model.dtype": dtype,
-        "model.remat": False,
         "batch_size": PROMPTS,
         "n": RESPONSES,
         "max_new_tokens": NEW_TOKENS,
