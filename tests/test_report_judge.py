@@ -11,7 +11,7 @@ from test_uses import knows_answers, questions
 
 from hs2jax import configs, report, workdir
 from hs2jax.judging import evaluate
-from hs2jax.report import page
+from hs2jax.report import made, page
 from hs2jax.report.run import Run
 
 EVIL = "<script>alert('é')</script> & \"'\x00"
@@ -112,7 +112,9 @@ def test_a_judge_that_knows_nothing_is_not_shown_to_and_unrated_scores_are_not_j
     [(pairs, ["good", "unsure"]), (selection, ["unsure"]), (knowledge, ["good", "good"])],
 )
 def test_every_task_has_a_page_with_its_verdict(tmp_path, make, tones):
-    section = report.sections(make(tmp_path))[0]
+    run = make(tmp_path)
+    numbers, section = made.opening(run).numbers, report.sections(run)[0]
+    assert "lager_w" in numbers[0][2]  # And no rule of length.
     assert [verdict.tone for verdict in section.verdicts] == tones
     tables = [part for part in section.parts if isinstance(part, page.Table) and part.rows]
     assert len(tables) > 2

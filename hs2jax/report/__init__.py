@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hs2jax.report import compare as comparison
-from hs2jax.report import evaluate, judge, made, page, plan, reinforce, steer, sweep, train
+from hs2jax.report import evaluate, judge, made, page, reinforce, steer, sweep, train
 from hs2jax.report.format import WORDS
 from hs2jax.report.page import Opening, Section
 from hs2jax.report.run import Run
@@ -23,7 +23,6 @@ VIEWS: dict[str, Callable[[Run], list[Section]]] = {
     "steer": steer.sections,
     "reinforce": reinforce.sections,
     "compare": reinforce.sections,
-    "plan": plan.sections,
 }
 
 

@@ -15,14 +15,16 @@ from hs2jax.report.views import VIEWS, view
 
 # Counts by name in a record, and words for them.
 COUNTED = {"skipped": "left out", "unknown": "unknown ratings", "strengths": "strength"}
-CHIEF = 4  # Large numbers at the top of a page.
 COUNTED |= {"unread": "not read", "transcripts": "within a text"}
+CHIEF = 4  # Large numbers at the top of a page.
 
 
 def sections(run: Run) -> list[Section]:
-    """Show what the view of a run's kind shows, or all of its rows."""
+    """Show what a run's result says in words, and what the view of its kind shows, or all rows."""
     title = format.WORDS["kinds"].get(run.kind, run.kind)
-    return [Section(title, *view(run.kind if run.kind in VIEWS else "rows", run.rows))]
+    verdicts, parts = view(run.kind if run.kind in VIEWS else "rows", run.rows)
+    said = [Verdict(**each) for each in run.result.get("said", ())]
+    return [Section(title, [*said, *verdicts], parts)]
 
 
 def opening(run: Run) -> Opening:
@@ -33,8 +35,10 @@ def opening(run: Run) -> Opening:
         named = configs.inputs(ConfigDict(each.config))
         flat |= {key: str(value) for key, value in named.items() if key not in flat}
     chief = [each for each in [*reversed(stages), run] if select(each.rows, headline=True)][:1]
-    rows = [row for each in chief for row in select(each.rows, headline=True)][:CHIEF]
-    numbers = [(*cell(row)[:2], format.about(row)) for row in rows]
+    rows = [row for each in chief for row in select(each.rows, headline=True)]
+    first = {method: i for i, method in enumerate(format.WORDS["opening"]["methods"])}
+    rows.sort(key=lambda row: first.get(row.get("method"), len(first)))
+    numbers = [(*cell(row)[:2], format.about(row)) for row in rows[:CHIEF]]
     facts = {format.WORDS["inputs"].get(key, key): value for key, value in flat.items()}
     if run.finished:
         changed = (run.folder / "result.json").stat().st_mtime
