@@ -58,14 +58,6 @@ def of_candidates(rewards, ratings=None) -> list[dict]:
     return items
 
 
-def covered(count, of, rate=0.95, slack=0.03):
-    """Whether an interval that should hold the truth at `rate` did so in `count` of `of` trials.
-
-    Four standard errors below, and `slack` more for approximations; at most always.
-    """
-    return count / of >= rate - slack - 4 * np.sqrt(rate * (1 - rate) / of)
-
-
 # Items of benchmarks --------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from hs2jax import inference
 from hs2jax.data import packing
 from hs2jax.data.groups import Group
 from hs2jax.data.record import Record
-from hs2jax.judging import baselines
+from hs2jax.judging import baselines, layer_weights
 from hs2jax.judging.criteria import Criterion
 from hs2jax.judging.judge import Judge
 from hs2jax.language_model import LanguageModel
@@ -30,15 +30,11 @@ def gpt_score(folder, items=ITEMS, criteria=CRITERIA) -> np.ndarray:
     return baselines.gpt_score(readings_of(Judge(MODEL), folder), items, criteria)
 
 
-def by_hand(item, criterion):
-    prompt, response = item
-    (found,) = MODEL.log_probability([tiny.talk(baselines.asked(prompt, criterion), response)])
-    return found.total / len(found.tokens)
-
-
 def test_gpt_score_is_the_mean_log_probability_behind_prompt_and_criterion(tmp_path):
     items = [*ITEMS[::2], *ITEMS[1::2]]  # Those of one prompt apart.
-    expected = [[by_hand(item, criterion) for criterion in CRITERIA] for item in items]
+    asked = [tiny.talk(baselines.asked(p, c), r) for p, r in items for c in CRITERIA]
+    likely = MODEL.log_probability(asked)
+    expected = np.reshape([each.total / len(each.tokens) for each in likely], (-1, len(CRITERIA)))
     found = gpt_score(tmp_path, [*items, ("Hi", "word " * 300)])
     assert found.dtype == np.float32
     np.testing.assert_allclose(found[:-1], expected, atol=1e-5)
@@ -101,39 +97,6 @@ def planted(seed=0, noise=0.5, clusters=80):
     return states, target, rng.integers(0, clusters, N)
 
 
-def correlation(a, b):
-    return np.corrcoef(a, b)[0, 1]
-
-
-def test_what_tells_clusters_apart_is_of_no_use_on_other_clusters():
-    rng = np.random.default_rng(0)
-    clusters = rng.integers(0, 40, N)
-    # A state that names the cluster, and a target that the cluster alone decides.
-    states = rng.normal(size=(40, 1, 60))[clusters] + 0.01 * rng.normal(size=(N, 1, 60))
-    target = rng.normal(size=40)[clusters]
-    leaking = baselines.ridge_probe(states, target, np.arange(N))
-    assert correlation(leaking.scores, target) > 0.95
-    held_out = baselines.ridge_probe(states, target, clusters)
-    assert abs(correlation(held_out.scores, target)) < 0.35
-    for cluster in range(40):
-        assert len(set(held_out.fold[clusters == cluster])) == 1
-
-
-@pytest.mark.parametrize("held", range(3))
-def test_nothing_of_a_fold_reaches_its_own_scores(held):
-    states, target, clusters = planted(clusters=20)
-    before = baselines.ridge_probe(states, target, clusters, folds=3)
-    mine = before.fold == held
-    other = np.where(mine, 50 * np.random.default_rng(1).normal(size=N), target)
-    after = baselines.ridge_probe(states, other, clusters, folds=3)
-    assert after.layers[held] == before.layers[held]
-    assert after.penalties[held] == before.penalties[held]
-    # But for what all folds have in common, the mean.
-    moved = (after.scores - before.scores)[mine]
-    np.testing.assert_allclose(moved, moved[0], atol=1e-3)
-    assert np.ptp((after.scores - before.scores)[~mine]) > 0.1
-
-
 def ridge(states, target, layer, penalty, train, test):
     """Predictions for `test` of a ridge regression that is fitted to `train`, written out."""
     x = states[:, layer].astype(np.float64)
@@ -143,22 +106,10 @@ def ridge(states, target, layer, penalty, train, test):
     return x[test] @ np.linalg.solve(gram, x[train].T @ (y - mean)) + mean
 
 
-def test_scores_are_those_of_a_ridge_regression_written_out():
-    states, target, clusters = planted()
-    found = baselines.ridge_probe(states, target, clusters, seed=3)
-    assert found.layers.tolist() == [LAYER] * 5
-    assert correlation(found.scores, target) > 0.9
-    for f in range(5):
-        train, test = found.fold != f, found.fold == f
-        of = ridge(states, target, found.layers[f], found.penalties[f], train, test)
-        # All folds have one mean.
-        expected = of - target[train].mean() + target.mean()
-        np.testing.assert_allclose(found.scores[test], expected, atol=1e-4)
-
-
-def test_layer_and_penalty_are_those_of_the_inner_folds_written_out():
+def test_layers_penalties_and_scores_are_those_of_the_other_folds_written_out():
     states, target, clusters = planted(noise=3)
-    found = baselines.ridge_probe(states, target, clusters, folds=4)
+    found = baselines.ridge_probe(states, target, clusters, folds=4, seed=3)
+    np.testing.assert_array_equal(found.fold, layer_weights.draw_folds(clusters, 4, 3))
     for outer in range(4):
         errors = np.zeros((ENTRIES, len(baselines.PENALTIES)))
         for inner in set(range(4)) - {outer}:
@@ -167,8 +118,13 @@ def test_layer_and_penalty_are_those_of_the_inner_folds_written_out():
                 of = ridge(states, target, layer, baselines.PENALTIES[p], train, test)
                 errors[layer, p] += ((of - target[test]) ** 2).sum()
         layer, p = np.unravel_index(errors.argmin(), errors.shape)
-        assert found.layers[outer] == layer
+        assert (found.layers[outer], layer) == (LAYER, LAYER)
         assert found.penalties[outer] == np.float32(baselines.PENALTIES[p])
+        train, test = found.fold != outer, found.fold == outer
+        of = ridge(states, target, layer, baselines.PENALTIES[p], train, test)
+        # All folds have one mean.
+        expected = of - target[train].mean() + target.mean()
+        np.testing.assert_allclose(found.scores[test], expected, atol=1e-4)
 
 
 def test_features_that_are_constant_say_nothing():

@@ -294,23 +294,6 @@ def styles(right: list[float], wrong: list[float], domain: str = "chat") -> dict
     return listwise(right, wrong, domain=domain, id=1)
 
 
-def test_the_matrix_of_small_cases():
-    # Wrong:         concise 1, detailed 2, markdown 3
-    # Right: 2            1          0           0
-    #        2            1          0           0
-    #        4            1          1           1
-    first = styles([2.0, 2.0, 4.0], [1.0, 2.0, 3.0])
-    second = styles([9.0, 9.0, 9.0], [1.0, 2.0, 3.0])
-    found, lacking = scores("rm_bench", [first, second])
-    cells = [value for part, value in found.items() if part.startswith("style/Chat")]
-    assert cells == [1, 0.5, 0.5, 1, 0.5, 0.5, 1, 1, 1]
-    rows, _ = scoring.rows("rm_bench", [first, second])
-    # Two of the four wrong comparisons are equal rewards.
-    assert find(rows, metric="ties_as_half")["value"] == pytest.approx((6 / 9 + 1) / 2)
-    assert lacking["section/Chat"] == (2, 129)
-    assert "level/Hard" not in found
-
-
 ROWS = st.lists(st.lists(FEW, min_size=6, max_size=6), min_size=1, max_size=8)
 
 
@@ -319,13 +302,22 @@ ROWS = st.lists(st.lists(FEW, min_size=6, max_size=6), min_size=1, max_size=8)
 def test_levels_are_the_published_formula(refuse, respond):
     items = [styles(row[:3], row[3:], "safety-refuse") for row in refuse]
     items += [styles(row[:3], row[3:], "safety-response") for row in respond]
-    found, _ = scores("rm_bench", items)
+    found, lacking = scores("rm_bench", items)
     rewards = np.array(refuse + respond)  # The two files are pooled.
-    matrix = (rewards[:, :3, None] > rewards[:, None, 3:]).mean(axis=0)
+    right, wrong = rewards[:, :3, None], rewards[:, None, 3:]
+    matrix, half = (right > wrong).mean(axis=0), ((right > wrong) + 0.5 * (right == wrong)).mean()
     levels = np.triu(matrix, 1).sum() / 3, np.diag(matrix).mean(), np.tril(matrix, -1).sum() / 3
     names = ("Hard", "Normal", "Easy")
     assert [found[f"level/{name}/Safety"] for name in names] == pytest.approx(levels)
     assert found["section/Safety"] == pytest.approx(np.mean(levels))
+    cells = [value for part, value in found.items() if part.startswith("style/Safety")]
+    assert cells == pytest.approx(matrix.ravel())  # The right style of each row, the wrong of each.
+    halves = select(scoring.rows("rm_bench", items)[0], metric="ties_as_half")
+    assert np.average([x["value"] for x in halves], weights=[x["n"] for x in halves]) == (
+        pytest.approx(half)
+    )
+    assert lacking["section/Safety"] == (len(items), 441)
+    assert "level/Hard" not in found
 
 
 def test_a_full_rm_bench_is_the_mean_of_four_domains():

@@ -1,15 +1,24 @@
-"""Best of n against all subsets, by counting."""
+"""Best of n: what picking is worth, by counting all subsets, and `hs2jax score --best`."""
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import raters
+import tiny
+from command import fail, succeed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stages import read, write
 
 from hs2jax.evaluation import best_of_n
+from hs2jax.evaluation.statistics import wilson
+from hs2jax.report.run import Run, find, select
+from hs2jax.reward_model import RewardModel
+
+# Worth ------------------------------------------------------------------------------------------
 
 # Few values, so that equal rewards are common.
 REWARDS = st.lists(st.integers(-2, 2).map(float), min_size=1, max_size=7)
@@ -21,7 +30,7 @@ def over_subsets(row, worth, n):
     return np.mean([worth[max(s, key=lambda i: (row[i], -i))] for s in subsets])
 
 
-def curve(items) -> dict[int, dict]:
+def by_size(items) -> dict[int, dict]:
     """The rows of each n, by metric."""
     rows = best_of_n.curve(items)
     json.dumps(rows, allow_nan=False)
@@ -36,7 +45,7 @@ def curve(items) -> dict[int, dict]:
 def test_the_curve_equals_counting_all_subsets(rewards, data):
     correct = [[data.draw(st.sampled_from([0.0, 1.0])) for _ in row] for row in rewards]
     items = raters.of_candidates(rewards, [[{"correct": c} for c in row] for row in correct])
-    found = curve(items)
+    found = by_size(items)
     assert list(found) == list(range(1, max(map(len, rewards)) + 1))
     for n, rows in found.items():
         able = [(row, c) for row, c in zip(rewards, correct, strict=True) if len(row) >= n]
@@ -64,7 +73,8 @@ def test_weights_are_a_distribution_where_factorials_overflow():
 
 
 def test_sizes_by_default():
-    assert list(curve(raters.of_candidates([np.arange(100)]))) == [*range(1, 17), 32, 64, 100]
+    sizes = by_size(raters.of_candidates([np.arange(100)]))
+    assert list(sizes) == [*range(1, 17), 32, 64, 100]
     assert best_of_n.curve([]) == []
 
 
@@ -81,15 +91,158 @@ def test_win_rate_by_hand():
     assert [found[key] for key in ("wins", "ties", "losses")] == [1, 1, 1]
     assert (found["missing"], found["missing_reference"]) == (1, 1)
     assert (found["value"], found["reference"], found["n"]) == (0.5, 0.5, 3)
+    assert (found["low"], found["high"]) == pytest.approx(wilson(1.5, 3))
     with pytest.raises(ValueError, match="nothing in common"):
         best_of_n.win_rate(items, reference[3:])
 
 
-@settings(max_examples=50)
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
-def test_win_rates_of_both_sides_add_up(rewards):
-    ours, theirs = (raters.of_candidates([[float(pair[k])] for pair in rewards]) for k in (0, 1))
-    found, turned = best_of_n.win_rate(ours, theirs), best_of_n.win_rate(theirs, ours)
-    assert found["value"] + turned["value"] == pytest.approx(1)
-    assert (found["low"], found["high"]) == pytest.approx((1 - turned["high"], 1 - turned["low"]))
-    assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
+# The command ------------------------------------------------------------------------------------
+
+SYSTEM = {"role": "system", "content": "Answer in one word."}
+WEIGHTS = {"helpfulness": 0.65, "verbosity": -0.4}
+
+
+def asked(text: str, *before: dict) -> list[dict]:
+    return [*before, {"role": "user", "content": text}]
+
+
+# The same last turn twice, in two conversations; different numbers of candidates.
+PROMPTS = [
+    asked("Is 7 odd?"),
+    asked("Is 7 odd?", SYSTEM),
+    asked("Which is the capital of France?"),
+    asked("How do I bake bread?"),
+]
+ANSWERS = [
+    ["Yes.", "No, it is even.", "I forgot."],
+    ["Yes.", "No.", "Maybe, who knows?", "Seven."],
+    ["Paris.", "It is Lyon.", "The capital of France is Paris.", "Bread!", "Two."],
+    ["Mix flour, water, salt and yeast.", "Buy it.", "Let the dough rise."],
+]
+REFERENCE = ["It is.", "Odd.", "Paris is.", "With flour."]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A model with weights, one without, and rows of candidates and of reference responses."""
+    folder = tmp_path_factory.mktemp("best")
+    tiny.save(folder / "model", outputs=tuple(WEIGHTS), weights=WEIGHTS)
+    tiny.save(folder / "unweighted", outputs=tuple(WEIGHTS))
+    write(
+        folder / "candidates.jsonl",
+        [{"prompt": p, "responses": a} for p, a in zip(PROMPTS, ANSWERS, strict=True)],
+    )
+    # Not in the order of the candidates, and one prompt less.
+    rows = [{"prompt": p, "response": r} for p, r in zip(PROMPTS, REFERENCE, strict=True)]
+    write(folder / "reference.jsonl", [*rows[:0:-1], {"prompt": "Else?", "response": "No."}])
+    return folder
+
+
+def rewards(folder: Path, prompt: list[dict], answers: list[str]) -> list[float]:
+    talks = [[*prompt, {"role": "assistant", "content": a}] for a in answers]
+    return [score.reward for score in RewardModel.load(folder / "model").score(talks)]
+
+
+def command(folder: Path, out: Path, *options: str, data="candidates.jsonl") -> list[str]:
+    return [
+        "score",
+        f"--model={folder / 'model'}",
+        f"--data=responses:{folder / data}",
+        f"--output={out / 'scores.jsonl'}",
+        *options,
+    ]
+
+
+def picked(folder: Path, out: Path, *options: str, **more) -> tuple[list[dict], list[dict]]:
+    """best.jsonl and the rows of a command that ends well."""
+    place = out / "best"
+    printed = succeed(*command(folder, out, f"--best={place}", *options, **more))
+    assert f"report: {place / 'report.html'}" in printed
+    return read(place / "best.jsonl"), Run(place).rows
+
+
+def curve(rows: list[dict]) -> dict[str, tuple[float, int]]:
+    return {row["part"]: (row["value"], row["n"]) for row in select(rows, metric="reward")}
+
+
+def test_the_response_with_the_highest_reward_is_picked_and_its_worth_told(folder, tmp_path):
+    best, rows = picked(folder, tmp_path)
+    tables = [rewards(folder, p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
+    assert [row["prompt"] for row in best] == PROMPTS
+    for i, (row, found, answers) in enumerate(zip(best, tables, ANSWERS, strict=True)):
+        assert row["response"] == answers[row["index"]]
+        assert row["index"] == int(np.argmax(found))
+        assert row["reward"] == pytest.approx(max(found), abs=1e-5)
+        assert row["candidates"] == len(answers)
+        assert row["source"].endswith(f"candidates.jsonl:{i + 1}")
+    assert {row["index"] for row in best} != {0}  # Else the first would always do.
+    assert [find(rows, metric=m)["value"] for m in ("prompts", "ties_at_top")] == [4, 0]
+    assert find(rows, metric="win_rate") is None
+    assert [row["responses"] for row in read(tmp_path / "scores.jsonl")] == ANSWERS
+    whole, prompts = curve(rows)["n/5"]
+    assert (whole, prompts) == (pytest.approx(max(tables[2]), abs=1e-5), 1)
+    assert [curve(rows)[f"n/{n}"][1] for n in range(1, 6)] == [4, 4, 4, 2, 1]
+    # Only up to three candidates do all prompts have, so only so far can means be compared.
+    (headline,) = select(rows, headline=True)
+    assert headline["part"] == "n/3"
+
+
+def test_rows_of_one_prompt_are_its_candidates(folder, tmp_path):
+    lines = [
+        {"prompt": p, "response": a}
+        for p, answers in zip(PROMPTS, ANSWERS, strict=True)
+        for a in answers
+    ]
+    write(tmp_path / "single.jsonl", lines)
+    once, first = picked(folder, tmp_path / "once")
+    again, second = picked(folder, tmp_path / "again", data=tmp_path / "single.jsonl")
+    for one, other in zip(once, again, strict=True):
+        names = ("prompt", "response", "index", "candidates")
+        assert [one[name] for name in names] == [other[name] for name in names]
+    for part, (value, _) in curve(first).items():
+        assert curve(second)[part][0] == pytest.approx(value, abs=1e-5)
+
+
+def test_the_win_rate_is_of_the_same_conversations(folder, tmp_path):
+    reference = f"--reference=responses:{folder / 'reference.jsonl'}"
+    best, rows = picked(folder, tmp_path / "a", reference)
+    against = [rewards(folder, p, [r])[0] for p, r in zip(PROMPTS, REFERENCE, strict=True)]
+    wins = sum(row["reward"] > other for row, other in list(zip(best, against, strict=True))[1:])
+    won = find(rows, metric="win_rate")
+    assert (won["n"], won["wins"], won["losses"]) == (3, wins, 3 - wins)
+    assert won["value"] == pytest.approx(wins / 3)
+    assert (won["missing"], won["missing_reference"]) == (1, 1)
+    # It never loses against its own candidates.
+    _, rows = picked(folder, tmp_path / "b", f"--reference=responses:{folder / 'candidates.jsonl'}")
+    won = find(rows, metric="win_rate")
+    assert (won["ties"], won["value"]) == (4, 0.5)
+
+
+def test_without_one_reward_nothing_is_picked_and_nothing_written(folder, tmp_path):
+    flags = command(folder, tmp_path, f"--best={tmp_path / 'best'}")
+    flags[1] = f"--model={folder / 'unweighted'}"
+    said = fail(*flags)
+    assert "has the outputs helpfulness, verbosity" in said
+    assert "give weights" in said
+    assert not list(tmp_path.iterdir())
+    succeed(*flags, "--weights=verbosity=-1")
+    assert [row["prompt"] for row in read(tmp_path / "best" / "best.jsonl")] == PROMPTS
+
+
+BAD = {
+    "a reference without best": (["--reference=responses:{folder}/reference.jsonl"], "--best"),
+    "no such reference": (["--best={out}", "--reference=responses:gone.jsonl"], "gone.jsonl"),
+    "no such format": (["--best={out}", "--reference=guesses:gone.jsonl"], "guesses"),
+    "nothing in common": (
+        ["--best={out}", "--reference=responses:{folder}/reference.jsonl[3:]"],
+        "nothing in common",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_flags_are_said_and_nothing_is_picked(case, folder, tmp_path):
+    flags, words = BAD[case]
+    options = [flag.format(folder=folder, out=tmp_path / "best") for flag in flags]
+    assert words in fail(*command(folder, tmp_path, *options))
+    assert not (tmp_path / "best").exists()

@@ -10,8 +10,10 @@ import pytest
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
 
 from hs2jax.data.record import Record
+from hs2jax.judging import judge as judging
 from hs2jax.judging import lager, prompts, readings, score_tokens, weights_file
 from hs2jax.judging.criteria import Criterion
 from hs2jax.judging.judge import Judge, forward
@@ -83,9 +85,11 @@ def alone():
 
 
 @settings(max_examples=16)
-@given(order=st.permutations(range(3)), rows=st.sampled_from([1, 2, None]))
-def test_readings_do_not_depend_on_company_or_order(order, rows):
-    found = JUDGE.ask([REQUESTS[i] for i in order], rows=rows)
+@given(order=st.permutations(range(3)), tokens=st.sampled_from([1, 2048]))
+def test_readings_do_not_depend_on_company_or_order(order, tokens):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "TOKENS", tokens)
+        found = JUDGE.ask([REQUESTS[i] for i in order])
     assert_same(found, [alone()[i] for i in order])
 
 
@@ -166,7 +170,7 @@ def test_a_judge_takes_a_file_of_its_own_weights_only(tmp_path):
         small_judge(seed=1).score(SPOKEN, weights=path)
 
 
-def test_what_does_not_fit_is_told_or_counted():
+def test_what_does_not_fit_is_told_counted_and_kept_as_that(tmp_path):
     judge, record = small_judge(max_seq_len=500), Record()
     long = request_of(("word " * 600, "Yes."))
     with pytest.raises(ValueError, match=r"about word .* tokens, and the model has 500 positions"):
@@ -175,16 +179,18 @@ def test_what_does_not_fit_is_told_or_counted():
     assert [is_whole([each], record) for each in found] == [True, False, True]
     assert record.too_long == 1
     assert_same([found[0], found[2]], JUDGE.ask(REQUESTS[:2]))
+    for _ in range(2):
+        again = list(stream(judge, [REQUESTS[0], long], tmp_path))
+        assert [isinstance(each, str) for each in again] == [False, True]
 
 
 # Score tokens -----------------------------------------------------------------------------------
 
 
-def digits(split: bool):
-    """Tokenizers that read numbers digit by digit, or have those up to 10 as tokens."""
+def digits() -> PreTrainedTokenizerFast:
+    """A tokenizer that has the numbers up to 10 as tokens; the others read digit by digit."""
     words = tiny.tokenizer()
-    if not split:
-        words.add_tokens([str(i) for i in range(11)])
+    words.add_tokens([str(i) for i in range(11)])
     return words
 
 
@@ -192,10 +198,10 @@ def asked(words, answers, prefix="Score: "):
     return score_tokens.encode(words, [Request("Hello ", ("a?", "b?"), prefix, answers)])[0]
 
 
-@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize("make", [tiny.tokenizer, tiny.bos_tokenizer, digits])
 @pytest.mark.parametrize("prefix", ["Score: ", "Score:", ""])
-def test_rows_and_answers_are_what_the_tokenizer_makes_of_the_whole_text(split, prefix):
-    words, answers = digits(split), tuple(map(str, range(1, 10)))
+def test_rows_and_answers_are_what_the_tokenizer_makes_of_the_whole_text(make, prefix):
+    words, answers = make(), tuple(map(str, range(1, 10)))
     found = asked(words, answers, prefix)
     for question, rest in zip(("a?", "b?"), found.encoded.responses, strict=True):
         row = [*found.encoded.prompt.tolist(), *rest.tolist()]
@@ -204,24 +210,18 @@ def test_rows_and_answers_are_what_the_tokenizer_makes_of_the_whole_text(split, 
         for answer, token in zip(answers, found.tokens.tolist(), strict=True):
             ids = words(f"{text}{prefix}{answer}", add_special_tokens=False)["input_ids"]
             assert ids[: len(row) + 1] == [*row, token]
+        assert row.count(words.bos_token_id) == text.count(words.bos_token)
 
 
 def test_a_scale_whose_numbers_begin_alike_is_refused_with_the_reason():
     scale = tuple(map(str, range(11)))
     with pytest.raises(ValueError, match="'1' and '10' begin with the same token"):
-        asked(digits(True), scale)
-    words = digits(True)
+        asked(tiny.tokenizer(), scale)
+    words = tiny.tokenizer()
     words.chat_template = None
     with pytest.raises(ValueError, match=r"no chat template.*use an instruction-tuned model"):
         asked(words, ANSWERS)
-    assert len(set(asked(digits(False), scale).tokens.tolist())) == 11
-
-
-def test_a_bos_comes_once():
-    words = tiny.bos_tokenizer()
-    ids = asked(words, ANSWERS).encoded.prompt.tolist()
-    assert ids.count(words.bos_token_id) == 1
-    assert ids[0] == words.bos_token_id
+    assert len(set(asked(digits(), scale).tokens.tolist())) == 11
 
 
 # Kept readings ----------------------------------------------------------------------------------
@@ -289,11 +289,3 @@ def test_nothing_kept_serves_another_model_or_text(tmp_path, monkeypatch, what):
     calls.clear()
     list(stream(judge, requests, tmp_path, states=what == "states"))
     assert calls == [2, 1]
-
-
-def test_what_is_too_long_is_kept_as_that(tmp_path):
-    judge = small_judge(max_seq_len=500)
-    requests = [REQUESTS[0], request_of(("word " * 600, "Yes."))]
-    for _ in range(2):
-        found = list(stream(judge, requests, tmp_path))
-        assert [isinstance(each, str) for each in found] == [False, True]

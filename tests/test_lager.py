@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.stats import gaussian_kde
 from tiny_policies import softmax
 
 from hs2jax.judging import lager
+from hs2jax.judging.agreement import distances
 from hs2jax.judging.lager import AGGREGATIONS, PRESETS, WEIGHTED, Preset
 
 SCALES = [range(1, 6), range(10)]
@@ -72,6 +75,10 @@ def test_every_aggregation_equals_its_formula(name, reading, seed):
             # Of values that are equally likely but for rounding, any may be taken.
             (at,) = np.flatnonzero(values == float(found[index]))
             assert expected[at] >= expected.max() - 1e-5 * max(1, np.abs(expected).max())
+        if name in lager.CROSS_LAYER:
+            weights = w if name in WEIGHTED else None
+            chances = lager.distribution(logits, preset, weights)[index]
+            np.testing.assert_allclose(chances, expected, atol=1e-5)
 
 
 @given(readings(), st.integers(-20_000, 20_000))
@@ -87,37 +94,6 @@ def test_a_constant_on_all_candidates_of_a_layer_changes_nothing(reading, consta
         np.testing.assert_array_equal(one, other)
 
 
-@given(readings())
-def test_distributions_have_their_score_as_expectation(reading):
-    logits, values, preset = reading
-    for name, weights in (("lager_w", weights_for(logits, preset)), ("lager_wo", None)):
-        p = lager.distribution(logits, preset, weights)
-        assert p.dtype == np.float32
-        assert p.shape == (*logits.shape[:-3], len(values))
-        np.testing.assert_allclose(p.sum(axis=-1), 1, atol=1e-5)
-        score = lager.aggregate(logits, values, name, preset, weights)
-        np.testing.assert_allclose((p * values).sum(axis=-1), score, atol=1e-4)
-
-
-@given(readings())
-def test_only_what_a_preset_names_is_read(reading):
-    logits, values, preset = reading
-    w = weights_for(logits, preset)
-    other_norm, other_last, only_last = logits.copy(), logits.copy(), logits.copy()
-    other_norm[..., 1 - lager.NORMS.index(preset.norm), :, :] = np.nan
-    other_last[..., -1, :] = np.nan
-    only_last[..., :-1, :] = np.nan
-    for name in AGGREGATIONS:
-        score, *found = (
-            lager.aggregate(each, values, name, preset, w)
-            for each in (logits, other_norm, other_last, only_last)
-        )
-        of_last = name in ("e_score", "direct")
-        without_last = preset.layers == "without_last" and not of_last
-        for again, same in zip(found, (True, without_last, of_last), strict=True):
-            np.testing.assert_array_equal(again, score if same else np.full_like(score, np.nan))
-
-
 def test_huge_logits_stay_finite_and_keep_their_decimals():
     rng, values = np.random.default_rng(0), np.arange(1, 6)
     logits = rng.normal(size=(20, 2, 31, 5)) * 20_000
@@ -125,6 +101,8 @@ def test_huge_logits_stay_finite_and_keep_their_decimals():
         for preset in ALL_PRESETS:
             w = weights_for(logits, preset)
             assert np.isfinite(lager.aggregate(logits, values, name, preset, w)).all()
+            nothing = lager.aggregate(np.full_like(logits, np.nan), values, name, preset, w)
+            assert np.isnan(nothing).all()
     # Large alike, and apart by little: what is common must not eat the difference.
     near = np.full((2, 31, 5), 20_000.0)
     near[..., 1] += 0.25
@@ -142,3 +120,34 @@ def test_what_cannot_be_aggregated_is_refused():
         lager.aggregate(logits, values, "lager_w", PRESETS["repository"], np.full(4, 0.25))
     with pytest.raises(ValueError, match=r"weights has shape \(3,\)"):
         lager.distribution(logits, paper, np.full(3, 1 / 3))
+
+
+# Distributions of scores ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 5), (-3, 7)])
+def test_the_integrals_are_those_of_the_densities(low, high):
+    rng, span = np.random.default_rng(1), high - low
+    human, scores = rng.uniform(0, 1, 300), np.clip(rng.normal(0.6, 0.2, 300), 0, 1)
+    kernels = [gaussian_kde(side, bw_method="silverman") for side in (human, scores)]
+    masses = [kernel.integrate_box_1d(0, 1) for kernel in kernels]
+
+    def densities(x):
+        return [kernel(x)[0] / mass for kernel, mass in zip(kernels, masses, strict=True)]
+
+    kl = quad(lambda x: densities(x)[0] * np.log(densities(x)[0] / densities(x)[1]), 0, 1)[0]
+    mse = quad(lambda x: np.subtract(*densities(x)) ** 2, 0, 1)[0]
+    result = distances(low + span * human, low + span * scores, low, high)
+    assert result == {"kl": pytest.approx(kl, rel=0.02), "mse": pytest.approx(mse, rel=0.02)}
+    assert distances(human, human, low, high) == {"kl": 0.0, "mse": 0.0}
+
+
+def test_what_cannot_be_compared():
+    nothing = {"kl": None, "mse": None}
+    assert distances([1, 2, 3], [4, 4, 4], 1, 5) == nothing
+    assert distances([2, 2], [1, 4], 1, 5) == nothing
+    assert distances([], [1, 4], 1, 5) == nothing
+    assert distances([0.1 + 0.2, 0.3], [1, 4], 1, 5) == nothing  # Constant but for rounding.
+    # Far apart, and off the scale: large, but a number.
+    assert 10 < distances([1, 1.01, 1.02], [4.9, 4.95, 5], 1, 5)["kl"] < np.inf
+    assert distances([1, 3, 5], [40, 41, 42], 1, 5)["kl"] > 1

@@ -73,13 +73,17 @@ def test_planted_weights_are_recovered_from_sampled_scores(preset):
 
 
 @pytest.mark.parametrize(
-    ("preset", "at", "recipe"),
-    [(OURS, 0, "converged"), (PAPER, 6, "published"), (REPOSITORY, 6, "converged")],
-    ids=["recommended", "paper", "repository"],
+    ("preset", "at", "recipe", "spread"),
+    [
+        (OURS, 0, "converged", 3.0),
+        (PAPER, 6, "published", 3.0),
+        (PAPER, 3, "converged", 20_000.0),
+        (REPOSITORY, 6, "converged", 3.0),
+    ],
 )
-def test_the_informative_layer_is_found_among_noise(preset, at, recipe):
+def test_the_informative_layer_is_found_among_noise(preset, at, recipe, spread):
     rng = np.random.default_rng(1)
-    logits, targets, clusters = planted(rng, 400, at=at)
+    logits, targets, clusters = planted(rng, 400, at=at, spread=spread)
     options = {"recipe": recipe, "folds": 3}
     result = cross_validate(logits, targets, clusters, VALUES, preset, **options)
     assert (result.weights.argmax(axis=1) == at).all()
@@ -92,26 +96,6 @@ def test_the_informative_layer_is_found_among_noise(preset, at, recipe):
     lost[:, :, at] = logits[rng.permutation(len(targets))][:, :, at]
     without = cross_validate(lost, targets, clusters, VALUES, preset, **options)
     assert abs(spearman(without.scores["lager_w"], targets)) < 0.2
-
-
-@recipes
-def test_permuted_labels_give_no_gain_on_held_out_folds(recipe):
-    gains, in_sample = [], []
-    for seed in range(24):
-        rng = np.random.default_rng(seed)
-        # Layers that are alike, so that no weights fit the labels' mere frequencies better.
-        logits, targets = noise(rng, 120, entries=6, spread=1.0), rng.integers(1, 6, size=120)
-        logits += informative(rng, targets)[:, None, None]
-        labels = rng.permutation(targets)
-        arguments = (logits, labels, np.arange(120) // 2, VALUES, OURS)
-        result = cross_validate(*arguments, recipe=recipe, seed=seed)
-        even = spearman(scores(logits, OURS), labels)
-        gains.append(spearman(result.scores["lager_w"], labels) - even)
-        fitted = fit(*arguments, recipe=recipe, seed=seed)
-        in_sample.append(fitted.before - fitted.after)
-    # There was something to be fooled by: on their own samples, weights did gain.
-    assert np.mean(in_sample) > 0
-    assert np.mean(gains) <= 2 * np.std(gains, ddof=1) / np.sqrt(len(gains))
 
 
 def test_a_judge_that_knows_nothing_is_not_ordered_against_people():
@@ -226,17 +210,6 @@ def test_the_published_recipe_is_pytorchs_adam():
         optimizer.step()
     assert found.steps == 11
     np.testing.assert_allclose(found.weights, torch.softmax(free, 0).detach(), atol=1e-5)
-
-
-@recipes
-def test_huge_noise_stays_finite_and_the_small_informative_layer_is_found(recipe):
-    logits, targets, clusters = planted(np.random.default_rng(7), 200, spread=20_000.0)
-    found = fit(logits, targets, clusters, VALUES, PAPER, recipe=recipe)
-    assert np.isfinite([*found.weights, found.before, found.after]).all()
-    assert found.weights.argmax() == 3
-    assert found.after < found.before
-    if recipe == "converged":
-        assert spearman(scores(logits, PAPER, found.weights), targets) > 0.75
 
 
 def test_the_converged_recipe_is_stopped_by_clusters_it_does_not_fit_on(monkeypatch):

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import raters
 import scipy.stats
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from hs2jax.evaluation import length
 from hs2jax.report.run import select
@@ -88,7 +86,7 @@ def test_what_length_adds_is_taken_out_and_what_is_left_is_measured(name, mean):
         found.append(row["value"])
         inside += holds(row, truth)
     assert np.mean(found) == pytest.approx(truth, abs=0.015)
-    assert raters.covered(inside, 40)
+    assert inside >= 32  # Of 40, which is four standard errors below 95%.
 
 
 def test_exactly_the_plain_accuracy_where_lengths_are_equal():
@@ -123,16 +121,6 @@ def test_bands_by_hand():
     ]
     assert list(result["bands"]) == length.BANDS
     assert EQUAL not in result  # Too few.
-
-
-@settings(max_examples=50)
-@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=12))
-def test_exchanging_the_responses_mirrors_the_bands(lengths):
-    turned = [pair[::-1] for pair in lengths]
-    forth, back = (measured([1.0] * len(x), lengths=x)["bands"] for x in (lengths, turned))
-    names = dict(zip(length.BANDS, length.BANDS[::-1], strict=True))
-    assert {names[band]: n for band, (n, *_) in forth.items()} == {b: x[0] for b, x in back.items()}
-    assert sum(n for n, *_ in forth.values()) == len(lengths)
 
 
 def test_correlations_equal_scipy():

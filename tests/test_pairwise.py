@@ -107,17 +107,6 @@ def test_the_margin_of_a_question_is_the_mean_probability_and_has_the_sign_of_th
     np.testing.assert_array_equal(np.sign(found)[clear], np.sign(odds[:, 0] - odds[:, 1])[clear])
 
 
-@pytest.mark.parametrize("letter", [0, 1])
-@pytest.mark.parametrize("name", ["lager_wo", "lager_w", "e_score"])
-def test_a_strong_liking_for_a_letter_hides_no_preference(letter, name):
-    # Its probability is 1 to float32 in both orders.
-    logits = np.zeros((1, 2, 2, 4, 2), np.float32)
-    logits[..., letter] = 40
-    logits[:, 0, ..., 0] += 0.5  # A is the first response in one order, B in the other.
-    found = margins(logits, HELPFUL, "question", name, lager.PRESETS["recommended"], WEIGHTS)
-    assert 0 < found[0] < 1e-6
-
-
 def test_what_is_asked():
     first, second = asked("Q?", "ONE", "TWO", "rows:1", HELPFUL, "question")
     assert first.item.index("ONE") < first.item.index("TWO")

@@ -1,4 +1,4 @@
-"""The chosen rows are those that a planted judge likes best; killed, resumed, left out, tied."""
+"""The chosen rows are those that a planted judge likes best; left out, tied."""
 
 import json
 
@@ -111,9 +111,7 @@ def test_weights_choose_by_the_layer_that_they_name(write, tmp_path):
         choose(judge, write(content), tmp_path, weights=[0.5, 0.5])
 
 
-def test_a_killed_run_goes_on_where_it_was_and_holds_no_rows(write, tmp_path, monkeypatch):
-    data = write(rows(300))
-    whole = choose(PlantedJudge(likes), data, tmp_path / "whole")
+def test_rows_are_read_a_chunk_before_they_are_judged_and_no_more(write, tmp_path, monkeypatch):
     judge, ask, taken, ahead = PlantedJudge(likes), PlantedJudge.ask, [], []
     requests_of = selection.requests_of
 
@@ -121,27 +119,14 @@ def test_a_killed_run_goes_on_where_it_was_and_holds_no_rows(write, tmp_path, mo
         taken.append(group)
         return requests_of(group, criteria)
 
-    def until_killed(requests, **options):
+    def watched(requests, **options):
         ahead.append(len(taken) - len(judge.asked))
-        if len(judge.asked) >= 128:
-            raise KeyboardInterrupt
         return ask(judge, requests, **options)
 
     monkeypatch.setattr(selection, "requests_of", counted)
-    judge.ask = until_killed
-    with pytest.raises(KeyboardInterrupt):
-        choose(judge, data, tmp_path / "killed")
-    # When a chunk is asked for, only a chunk or so more has been read of the file.
-    assert max(ahead) <= 70
-    ends = [
-        [tmp_path / x / y for y in ("scores.jsonl", "selected.jsonl")] for x in ("whole", "killed")
-    ]
-    assert not any(path.exists() for path in ends[1])
-    second = PlantedJudge(likes)
-    assert choose(second, data, tmp_path / "killed") == whole
-    assert len(second.asked) == 300 - 128
-    for one, other in zip(*ends, strict=True):
-        assert one.read_bytes() == other.read_bytes()
+    judge.ask = watched
+    choose(judge, write(rows(300)), tmp_path)
+    assert 60 < max(ahead) <= 70
 
 
 def test_what_is_too_long_is_counted_and_never_chosen(write, tmp_path):

@@ -35,13 +35,8 @@ COMPUTED = "hs2jax_items_computed_total"
 BAD = "~"  # A conversation with this token has no finite outputs.
 
 
-def poisoned():
-    model = tiny.reward_model(OUTPUTS, weights=WEIGHTS, max_seq_len=1000)
-    model.params["decoder"] = tiny.overflowing(model.params["decoder"], BAD)
-    return model
-
-
-MODEL = poisoned()
+MODEL = tiny.reward_model(OUTPUTS, weights=WEIGHTS, max_seq_len=1000)
+MODEL.params["decoder"] = tiny.overflowing(MODEL.params["decoder"], BAD)
 TALKS = [
     tiny.talk(f"Is {what} good?" + " Tell me of the sea." * (i % 7), "The waves. " * (1 + i % 11))
     for i, what in enumerate(["bread", "the sea", "water", "Paris"] * 6)
@@ -196,13 +191,6 @@ def test_a_bad_item_fails_alone(served, expected):
     for each in found[1:-1]:
         assert each["error"]["code"] in (400, 422)
         assert f"conversations[{each['index']}]" in each["error"]["message"] or each["index"] == 1
-
-
-def test_a_thousand_queries_are_answered(served, expected):
-    found = served.post("/get_reward", query=[rendered(SHORT[0])] * 1000).json()["rewards"]
-    assert len(found) == 1000
-    (score,) = MODEL.score(SHORT[:1])
-    assert found == pytest.approx([score.reward] * 1000, abs=1e-5)
 
 
 @pytest.fixture

@@ -157,26 +157,25 @@ def writing_judge(*texts, **changes) -> Judge:
     return Judge(model)
 
 
-def test_a_written_score_is_read_where_it_was_written():
-    requests = [prompts.pointwise(*TALKS[0], [c], condition="reasoning") for c in CRITERIA]
-    texts = "It helps.\nScore: 4", "It is short. Score: 2 of 5"
+@pytest.mark.parametrize(
+    ("condition", "place", "texts", "prefixes"),
+    [
+        (
+            *("reasoning", "statement", ("It helps.\nScore: 4", "It is short. Score: 2 of 5")),
+            ("It helps.\nScore: ", "It is short. Score: "),
+        ),
+        ("direct", lager.PRESETS["repository"].place, ("Score: 3 / 5", "4"), ("Score: 3 / ", "")),
+    ],
+)
+def test_a_written_score_is_read_where_it_was_written(condition, place, texts, prefixes):
+    requests = [prompts.pointwise(*TALKS[0], [c], condition=condition) for c in CRITERIA]
     judge = writing_judge(*texts)
-    found = judge.ask(requests, condition="reasoning", states=True)
+    found = judge.ask(requests, condition=condition, place=place, states=True)
     assert judge.model.asked == [each.item + each.questions[0] for each in requests]
-    prefixes = "It helps.\nScore: ", "It is short. Score: "
     for reading, request, prefix in zip(found, requests, prefixes, strict=True):
         (expected,) = judge.ask([request._replace(prefix=prefix)], states=True)
         np.testing.assert_allclose(reading.logits, expected.logits, atol=2e-5)
         np.testing.assert_allclose(reading.states, expected.states, atol=2e-5)
-
-
-def test_the_repository_reads_the_last_token_that_is_an_answer():
-    request = prompts.pointwise(*TALKS[0], CRITERIA[:1], condition="direct")
-    judge = writing_judge("Score: 3 / 5")
-    (found,) = judge.ask([request], condition="direct", place="last_token")
-    (expected,) = judge.ask([request._replace(prefix="Score: 3 / ")])
-    np.testing.assert_allclose(found.logits, expected.logits, atol=2e-5)
-    assert lager.PRESETS["repository"].place == "last_token"
 
 
 def test_a_criterion_without_a_score_is_counted_by_its_reason_and_drops_no_other(tmp_path):

@@ -73,7 +73,8 @@ class Justifier(LanguageModel):
             for group, orders in zip(some, every, strict=True):
                 progress(1)
                 found = {pair: store.get(self._key(asked)) for pair, asked in orders.items()}
-                n, lengths = len(group.responses), [len(self._ids(x)) for x in group.responses]
+                ids = self.tokenizer(list(group.responses), add_special_tokens=False)["input_ids"]
+                n, lengths = len(group.responses), list(map(len, ids))
                 if None in found.values():
                     what = f"{group.source}: log-probabilities are not finite"
                     if not leave_out:
@@ -91,9 +92,6 @@ class Justifier(LanguageModel):
                         texts[f"{first + 1} before {second + 1}"] = said["text"]
                 told = dataclasses.replace(group, about=group.about | texts)
                 yield Scored(told, table, lengths, 0, list(group.responses))
-
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _key(self, asked: str) -> str:
         return content_key(VERSION, self.way, LONGEST, STATEMENTS, asked)

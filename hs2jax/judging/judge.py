@@ -200,7 +200,6 @@ class Judge:
         skip: bool = False,
         condition: str = "forced",
         place: str = "statement",
-        rows: int | None = None,
     ) -> list[Reading | str]:
         """Read what the layers say to each request, in one forward pass.
 
@@ -209,16 +208,13 @@ class Judge:
         (`record.REASONS`) instead of raising ValueError. condition:
         "forced", right behind the request's prefix; "direct" and "reasoning": before the score in
         what the judge writes first, of requests of one question each, or the reason why there is
-        none (`judging.written`, where `place` is explained too). rows: how many are computed at a
-        time, None for what fits; readings do not depend on it.
+        none (`judging.written`, where `place` is explained too).
         """
         if condition != "forced":
             found = written.answered(self.model, requests, condition, place)
             there = [i for i, each in enumerate(found) if isinstance(each, Request)]
-            options = {"states": states, "skip": True, "rows": rows}
-            for i, reading in zip(
-                there, self.ask([found[i] for i in there], **options), strict=True
-            ):
+            read = self.ask([found[i] for i in there], states=states, skip=True)
+            for i, reading in zip(there, read, strict=True):
                 found[i] = reading
             return found
         model, found = self.model, [TOO_LONG] * len(requests)
@@ -245,7 +241,7 @@ class Judge:
                 [unrated(every[i].encoded.prompt, every[i].encoded.responses) for i in places],
                 row_length=length,
                 layout="shared",
-                rows=rows or max(1, TOKENS // length),
+                rows=max(1, TOKENS // length),
                 mesh=model.mesh,
             )
             numbers = across * (model.config.hidden_size if states else 2 * len(tokens))

@@ -102,43 +102,26 @@ def ratings_of(
 ) -> list[np.ndarray]:
     """Collect people's ratings on the criteria's scale, f64 [responses, criteria] of each group of
     a specification, NaN where there is none. Raises ValueError for one outside the scale."""
-    scale, from_zero = prompts.scale_of(criteria), _is_from_zero(spec)
-    shift = scale[0] if from_zero else 0
-    found = [
-        np.array(
-            [
-                [_rating(group, r, each, shift) for each in criteria]
-                for r in range(len(group.responses))
-            ]
-        )
-        for group in groups
-    ]
-    if from_zero and scale[-1] - scale[0] != 4 and any(np.isfinite(x).any() for x in found):
-        raise ValueError(
-            f"{spec}: people rated from 0 to 4, and the criteria's scale is {scale[0]} to "
-            f"{scale[-1]}: give criteria of five values (config.criteria)"
-        )
-    return found
-
-
-def _is_from_zero(spec: str) -> bool:
+    low, *_, high = prompts.scale_of(criteria)
     formats = {
         re.split(r"[/\[]", path[5:])[0] if (path := each.path).startswith("tfds:") else each.format
         for each in corpora.parse(spec)
     }
     if len({name in FROM_ZERO for name in formats}) > 1:
         raise ValueError(f"{spec}: ratings from 0 and others are one set; judge them apart")
-    return formats <= set(FROM_ZERO)
-
-
-def _rating(group: Group, response: int, criterion: Criterion, shift: int) -> float:
-    value = group.ratings[response].get(criterion.name) if group.ratings else None
-    if value is None:
-        return np.nan
-    low, high = criterion.scale[0], criterion.scale[-1]
-    if not low <= value + shift <= high:
+    from_zero, found = formats <= set(FROM_ZERO), []
+    for group in groups:
+        rated = group.ratings or [{}] * len(group.responses)
+        table = np.array([[each.get(c.name) for c in criteria] for each in rated], float)
+        found.append(table + low * from_zero)
+        for r, c in np.argwhere((found[-1] < low) | (found[-1] > high))[:1]:
+            raise ValueError(
+                f"{group.source}: {criteria[c].name} is rated {table[r, c]:g}, and the criterion's "
+                f"scale is {low} to {high}: give criteria of that scale (config.criteria)"
+            )
+    if from_zero and high - low != 4 and any(np.isfinite(x).any() for x in found):
         raise ValueError(
-            f"{group.source}: {criterion.name} is rated {value:g}, and the criterion's scale is "
-            f"{low} to {high}: give criteria of that scale (config.criteria)"
+            f"{spec}: people rated from 0 to 4, and the criteria's scale is {low} to {high}: give "
+            "criteria of five values (config.criteria)"
         )
-    return value + shift
+    return found

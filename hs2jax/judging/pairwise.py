@@ -14,6 +14,7 @@ from hs2jax.data.conversations import in_parts
 from hs2jax.data.groups import Group, distinct, pairs, prompt_text
 from hs2jax.data.record import Record
 from hs2jax.evaluation import statistics
+from hs2jax.evaluation.measures import OVER_HALF, OVER_ZERO, rows_of
 from hs2jax.judging import lager, prompts
 from hs2jax.judging.criteria import Criterion
 from hs2jax.judging.lager import Preset
@@ -127,26 +128,23 @@ def pair_rows(
             rows += _accuracy_rows(part, name, margin, prompt, best, rules[best])
             if way == "question":
                 said = np.sign(np.subtract(*letters(logits[way], name, preset, weights)))
-                same, says_a = (said[:, 0] * said[:, 1] < 0).mean(), (said > 0).mean()
-                about = {"n": len(said), "method": name}
-                rows.append(row("pairs", part, "consistency", same, **about))
-                rows.append(row("pairs", part, "says_a", says_a, **about))
+                habits = {
+                    "consistency": (said.prod(axis=1) < 0).mean(),
+                    "says_a": (said > 0).mean(),
+                }
+                rows += rows_of("pairs", part, len(said), habits, method=name)
     return rows
 
 
 def _accuracy_rows(part: str, method: str, margin, prompt, against=None, other=None) -> list[dict]:
     """Of margins [P], and of their lead over a rule's."""
-    right, equal, about = margin > 0, margin == 0, {"n": len(margin), "method": method}
-    value, interval, *_ = statistics.share(right, prompt)
-    marks = {"reference": 0.5, "better": "higher", "headline": True}
-    rows = [
-        row("pairs", part, "accuracy", value, interval, **about, **marks),
-        row("pairs", part, "accuracy_half_credit", (right + 0.5 * equal).mean(), **about),
-        row("pairs", part, "equal", equal.sum(), **about),
-    ]
+    right, equal, place = margin > 0, margin == 0, ("pairs", part, len(margin))
+    accuracy = {"accuracy": statistics.share(right, prompt)}
+    counts = {"accuracy_half_credit": (right + 0.5 * equal).mean(), "equal": equal.sum()}
+    rows = rows_of(*place, accuracy, method=method, **OVER_HALF, headline=True)
+    rows += rows_of(*place, counts, method=method)
     if against:
-        lead = right.astype(float) - (other > 0)
-        value, interval, *_ = statistics.interval(np.mean, [lead], prompt, statistics.OF_SHARES)
-        marks = {"against": against, "reference": 0.0, "better": "higher"}
-        rows.append(row("pairs", part, "accuracy", value, interval, **about, **marks))
+        lead = [right.astype(float) - (other > 0)]
+        lead = statistics.interval(np.mean, lead, prompt, statistics.OF_SHARES)._replace(p=None)
+        rows += rows_of(*place, {"accuracy": lead}, method=method, against=against, **OVER_ZERO)
     return rows

@@ -13,11 +13,11 @@ from hs2jax.data.conversations import in_parts
 from hs2jax.data.groups import FieldError, check_number, mistyped
 from hs2jax.data.record import Record
 from hs2jax.evaluation import statistics
+from hs2jax.evaluation.measures import rows_of
 from hs2jax.judging import agreement, lager, layer_weights
 from hs2jax.judging.lager import Preset
 from hs2jax.judging.prompts import Request
 from hs2jax.judging.readings import Readings, is_whole, nothing_read
-from hs2jax.workdir import row
 
 COMPARED = (("lager_w", "e_score"), ("lager_w", "direct"), ("lager_wo", "e_score"))
 
@@ -92,7 +92,7 @@ def emotions(readings: Readings, data: str, record: Record, **options) -> list[d
         *agreement.correlation_rows("emotions", "", human, scores, clusters, compared=COMPARED),
         *agreement.spread_rows("emotions", "", scores, human),
         *agreement.weight_rows("emotions", used),
-        *(row("emotions", "", metric, value) for metric, value in counts.items()),
+        *rows_of("emotions", "", None, counts),
     ]
 
 
@@ -205,26 +205,24 @@ def knowledge(
     fold = layer_weights.draw_folds(each, FOLDS, seed)
     always = f1(unanswerable, np.ones(N, bool))
     counts = {"questions": len(questions), "read": N, "unanswerable": unanswerable.sum()}
-    found = [row("knowledge", "", metric, value) for metric, value in counts.items()]
-    found.append(row("knowledge", "", "f1", always, n=N, method="all called unanswerable"))
-    called = {"threshold/published": {}, "threshold/fitted": {}}
+    found = rows_of("knowledge", "", None, counts)
+    found += rows_of("knowledge", "", N, {"f1": always}, method="all called unanswerable")
+    measured = {"": ("auc", auc, scores, 0.5)}
     for name, score in scores.items():
         fitted = [best_threshold(score[fold != f], unanswerable[fold != f]) for f in range(FOLDS)]
         low, high = float(score.min()), float(score.max())
-        thresholds = (np.full(N, low + SHARE * (high - low)), np.array(fitted)[fold])
-        for (part, calls), at in zip(called.items(), thresholds, strict=True):
-            calls[name] = score <= at
-            hits = (calls[name] & unanswerable).sum()
+        published = np.full(N, low + SHARE * (high - low))
+        for way, at in (("published", published), ("fitted", np.array(fitted)[fold])):
+            called, part = score <= at, f"threshold/{way}"
+            hits = (called & unanswerable).sum()
             values = {
                 "threshold": at.mean(),  # Of fitted ones, over the questions.
-                "precision": hits / max(calls[name].sum(), 1),
+                "precision": hits / max(called.sum(), 1),
                 "recall": hits / unanswerable.sum(),
             }
-            about = {"n": N, "method": name}
-            found += [row("knowledge", part, metric, x, **about) for metric, x in values.items()]
-    measured = [("", "auc", auc, scores, 0.5)]
-    measured += [(part, "f1", f1, calls, always) for part, calls in called.items()]
-    for part, metric, measure, every, least in measured:
+            found += rows_of("knowledge", part, N, values, method=name)
+            measured.setdefault(part, ("f1", f1, {}, always))[2][name] = called
+    for part, (metric, measure, every, least) in measured.items():
         for pair in (*((name,) for name in every), *COMPARED):
             columns = [unanswerable, *(every[name] for name in pair)]
             about = ("knowledge", part, metric, measure, columns, each, pair)

@@ -87,16 +87,6 @@ class Section(NamedTuple):
     note: str = ""
 
 
-def side_of(row: Mapping) -> str:
-    """Tell on which side of its reference the interval of a row lies: "better" or "worse" where it
-    excludes the reference, else "not shown to be better"."""
-    low, high, reference = (row.get(name) for name in ("low", "high", "reference"))
-    if None not in (low, high, reference) and not low <= reference <= high:
-        above = low > reference
-        return "better" if above == (row.get("better", "higher") == "higher") else "worse"
-    return "not shown to be better"
-
-
 def verdict_of(
     rows: Mapping[str, Mapping], than: str = "", *, subject: str = "", note: str = ""
 ) -> Verdict:
@@ -109,7 +99,11 @@ def verdict_of(
     """
     sides: dict[str, list[str]] = {"better": [], "worse": [], "not shown to be better": []}
     for name, row in rows.items():
-        sides[side_of(row)].append(name)
+        side, ends = "not shown to be better", [row.get(x) for x in ("low", "reference", "high")]
+        if None not in ends and not ends[0] <= ends[1] <= ends[2]:
+            above = ends[0] > ends[1]
+            side = "better" if above == (row.get("better", "higher") == "higher") else "worse"
+        sides[side].append(name)
     tone = "good" if len(sides["better"]) == len(rows) else "unsure"
     if sides["worse"] and not (than and sides["better"]):
         tone, sides = "bad", {"worse": sides.pop("worse"), **sides}

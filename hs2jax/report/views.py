@@ -1,7 +1,7 @@
 """Verdicts, charts and tables of rows, as views.toml describes them."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hs2jax.report import charts, format
@@ -82,7 +82,7 @@ def _table(title: str, rows: Sequence[Mapping], spec: Mapping, strong: Sequence[
     several = [each for each in metrics if sum(metric == each for metric, _ in pairs) > 1]
     tracked = next((metric for metric in spec.get("track", ()) if metric in metrics), None)
     metrics.sort(key=lambda metric: metric != tracked)  # First, to be seen on a phone.
-    span = _span([row for row in rows if row["metric"] == tracked])
+    track = _tracks([row for row in rows if row["metric"] == tracked])
 
     def line_of(row: Mapping) -> str:
         found = _heading(row) if listing else field(row, name)
@@ -98,8 +98,8 @@ def _table(title: str, rows: Sequence[Mapping], spec: Mapping, strong: Sequence[
     columns = {} if listing else {("n", ""): None}
     for row in rows if listing else sorted(rows, key=lambda row: metrics.index(row["metric"])):
         form, head = format.form_of_row(row), column_of(row)
-        track = _track(row, *span) if row["metric"] == tracked else ()
-        cell = Cell(format.number(row["value"], form), format.interval(row, form), track)
+        drawn = track(row) if row["metric"] == tracked else ()
+        cell = Cell(format.number(row["value"], form), format.interval(row, form), drawn)
         found = {(head, ""): cell} | {(head, key): format.beside(row, key) for key in fields}
         columns |= dict.fromkeys(found)
         if not listing:
@@ -111,7 +111,8 @@ def _table(title: str, rows: Sequence[Mapping], spec: Mapping, strong: Sequence[
         for name, line in lines.items()
         if any(str(cell) for key, cell in line.items() if key != ("n", ""))
     }
-    notes = sorted({f"{_about(row)}: {row['note']}." for row in select(rows, note="*")})
+    noted = select(rows, note="*")
+    notes = sorted({f"{field(row, 'leaf') or _heading(row)}: {row['note']}." for row in noted})
     heads = [fields.get(key, head) for head, key in columns]
     return Table(
         title,
@@ -128,24 +129,19 @@ def _heading(row: Mapping) -> str:
     return format.words_of(row["metric"]) + ", points" * points
 
 
-def _about(row: Mapping) -> str:
-    return field(row, "leaf") or _heading(row)
+def _tracks(rows: Sequence[Mapping]) -> Callable[[Mapping], list[float | None]]:
+    """Make a function from a row to the places of its value, its interval's ends and its reference,
+    in hundredths of the scale that all are drawn on: all of it for shares."""
 
+    def ends(row: Mapping) -> tuple[float | None, ...]:
+        return row["value"], row["low"], row["high"], row.get("reference")
 
-def _span(rows: Sequence[Mapping]) -> tuple[float, float]:
-    """Give the scale that all intervals are drawn on: all of it for shares."""
+    low, high = charts.limits(x for row in rows for x in ends(row))
     if rows and format.form_of_row(rows[0]) == format.PERCENT:
-        return 0.0, 1.0
-    return charts.limits(x for row in rows for x in _ends(row))
-
-
-def _track(row: Mapping, low: float, high: float) -> list[float | None]:
-    """Give places of the value, the interval's ends and the reference, in hundredths of a scale."""
-    return [x if x is None else round(100 * (x - low) / (high - low), 1) for x in _ends(row)]
-
-
-def _ends(row: Mapping) -> tuple[float | None, ...]:
-    return row["value"], row["low"], row["high"], row.get("reference")
+        low, high = 0.0, 1.0
+    return lambda row: [
+        x if x is None else round(100 * (x - low) / (high - low), 1) for x in ends(row)
+    ]
 
 
 def answer(role: str, item: Mapping, r: int) -> Answer:
