@@ -14,8 +14,9 @@ NeMo's), each step makes one update (NeMo: 4, without a ratio; `updates`), and r
 cut keep their reward (`truncated`). Hardware, by arithmetic and not by a run: 20 bytes for each of
 the policy's parameters (1.4 TB; 12 while it samples, 0.9 TB), 2 for each of its start's and of the
 reward model's (0.3 TB), and while it samples 2 for the sampler's copy (0.14 TB) and 0.33 MB for
-each token in the cache (0.1 TB), spread over all devices: 32 chips of 95 GB. Published on
-Arena-Hard 85.0 (start 55.7), AlpacaEval 2 LC 57.6 (38.1), MT-Bench 8.98 (8.22).
+each token in the cache (0.1 TB), spread over all devices: 32 chips of 95 GB; by its plan
+(experiments/plan) 31 GiB of each of 64. Published on Arena-Hard 85.0 (start 55.7), AlpacaEval 2 LC
+57.6 (38.1), MT-Bench 8.98 (8.22).
 
 smollm2_135m is for two CPU cores: prompts of the mini set, responses of 64 tokens, about 20 seconds
 a step. A second reward model that only watches: --config.reward_models=main=A,watch=B

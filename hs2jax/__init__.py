@@ -13,6 +13,7 @@ _MODULES = {
 }
 __all__ = [*_MODULES]
 
+session.overlap()
 session.greet()
 
 

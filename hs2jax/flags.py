@@ -57,7 +57,7 @@ FLAGS = (
     ("prompt_tokens", ("plan",), 0, "Tokens of the prompt alone; 0: half of them."),
     ("responses", ("plan",), 2, "To a prompt."),
     ("groups", ("plan",), 10_000, "Prompts of the data, for the hours that they take."),
-    ("search", ("plan",), False, "Find mesh, micro-batch and remat of the least time that fits."),
+    ("search", ("plan",), False, "Find mesh, micro-batch, remat and keeps of the least time."),
     ("against", _REPORT, [], "Folder of a run of the same kind to compare with; may be repeated."),
     ("output", _REPORT, "", "Folder of the comparison's page."),
     ("model", ("score", "serve", "convert"), None, "Folder, GGUF file, hub id or short name."),

@@ -120,8 +120,8 @@ def measured(one: Step, traced, program, topology: str, used: int | None = None)
     flops, kernels = (
         compiled.traced_flops(jaxpr, one.trips, kernels=only) for only in (False, True)
     )
-    cycles = compiled.cycles(text, one.trips)
-    times = roofline.times(topology, flops, kernels, cycles, moved)
+    cycles, skipped = compiled.cycles(text, one.trips), round(kernels * (1 - one.visited))
+    times = roofline.times(topology, flops - skipped, kernels - skipped, cycles, moved)
     return Program(one, {"memory": sum(held.values())} | held, flops, moved, times)
 
 
@@ -135,28 +135,41 @@ def bytes_on_a_chip(tree: Any) -> int:
 
 # Searching ----------------------------------------------------------------------------------------
 
+# What is kept of a layer for the backward pass, from least to most: `model.remat`, `model.keeps`.
+KEPT = (True, ""), (True, "attention,up"), (True, "q,k,v,attention,o,gate,up"), (False, "")
+
 
 def search(config, chips: Sequence) -> dict[tuple, list[Program]]:
-    """Compile what may be fastest, by changes of the config."""
+    """Compile what may be fastest, by changes of the config; not what needs still more memory than
+    what does not fit."""
     rows = planned.training(config, sharding.make_mesh(**config.base.mesh, of=chips)).rows[0]
     found: dict[tuple, list[Program]] = {}
-    for changes in candidates(config.base, len(chips), rows):
+    full: list[tuple[int, int, int]] = []
+    for tensor, each, kept in candidates(config.base, len(chips), rows):
+        if any(n == tensor and x <= each and y <= kept for n, x, y in full):
+            continue
+        remat, keeps = KEPT[kept]
+        changes = (
+            *(("mesh.tensor", tensor), ("micro_batch_size", len(chips) // tensor * each)),
+            *(("model.remat", remat), ("model.keeps", keeps)),
+        )
         found[changes] = programs = compile_all(changed(config, changes), chips)
-        memory, seconds = plan_rows.needs(programs), plan_rows.seconds_of(config, programs)
-        log.info("%s: %.1f GiB, %.4g s", plan_rows.as_flags(changes, ""), memory / GIB, seconds)
+        over, cost = plan_rows.cost(config, programs)
+        full += [(tensor, each, kept)] if over else []
+        log.info("%s: %.4g %s", plan_rows.as_flags(changes, ""), cost, "bytes" if over else "s")
     return found
 
 
-def candidates(base, chips: int, rows: int) -> list[tuple]:
-    """List what is tried, ((key, value), ...): the axis that divides heads, one to four rows at a
-    time on each part of the rest, as far as a batch has them, and remat."""
-    heads, found = hub.config_of(base.model.name).num_kv_heads, []
-    for tensor, each, remat in itertools.product((1, 2, 4, 8), (1, 2, 4), (True, False)):
-        parts = chips // tensor
-        if heads % tensor == chips % tensor == 0 and (each == 1 or parts * each < 2 * rows):
-            changes = {"mesh.tensor": tensor, "micro_batch_size": parts * each}
-            found.append((*changes.items(), ("model.remat", remat)))
-    return found
+def candidates(base, chips: int, rows: int) -> list[tuple[int, int, int]]:
+    """List what is tried: the axis that divides heads, one to four rows at a time on each part of
+    the rest, as far as a batch has them, and what is kept of a layer, by its index in KEPT."""
+    heads = hub.config_of(base.model.name).num_kv_heads
+    return [
+        (tensor, each, kept)
+        for tensor, each, kept in itertools.product((1, 2, 4, 8), (1, 2, 4), range(len(KEPT)))
+        if heads % tensor == chips % tensor == 0
+        and (each == 1 or chips // tensor * each < 2 * rows)
+    ]
 
 
 def changed(config, changes: tuple):

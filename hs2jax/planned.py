@@ -23,9 +23,10 @@ from hs2jax.data.packing import Example
 from hs2jax.evaluation import scores
 from hs2jax.judging import judge
 from hs2jax.language_model import LanguageModel
-from hs2jax.models import cache, heads, sampler, sharding
+from hs2jax.models import attention, cache, heads, sampler, sharding
 from hs2jax.models.decoder import hold
 from hs2jax.models.hf import hub, weights
+from hs2jax.models.kernels import flash
 from hs2jax.models.next_token import Choice
 from hs2jax.reward_model import RewardModel
 from hs2jax.training import optimizer, step, tasks, trainable
@@ -40,7 +41,8 @@ class Step(NamedTuple):
     holds: what is on the chips while it runs, by name, its arguments among it. trips: of a loop
     whose bound is no constant. times: it is run so often for `groups` groups. tokens: of these, and
     computed, padding included; rows: filled and computed, 0 where it has none. useful: operations
-    of the groups' tokens.
+    of the groups' tokens. visited: of the blocks of scores that causality leaves, the share that
+    attention's kernel does not skip.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Step(NamedTuple):
     rows: tuple[int, int] = (0, 0)
     times: int = 1
     trips: int = 1
+    visited: float = 1.0
 
 
 def steps(config, mesh) -> list[Step]:
@@ -117,21 +120,24 @@ def check_row(config, tokens: int, key: str, length: int) -> None:
         )
 
 
-def work(config, model, group: Example, batches: loader.Batches, passes: int = 1) -> dict:
-    """Of the first batch of like groups: these, their operations, tokens and rows, as `Step` has
-    them. passes: how many forward passes' operations are done."""
+def work(config, model, group, batches: loader.Batches, batch, passes: int = 1) -> dict:
+    """Of the first batch of like groups: these, their operations, tokens, rows and visited blocks,
+    as `Step` has them. passes: how many forward passes' operations are done."""
     plan, rows = batches.plan[0], batches.micro_batch_size
     computed = -(-len(plan) // rows) * rows
     groups = len({piece.turn for row in plan for piece in row})
     prompt, *lengths = map(len, (group.encoded.prompt, *group.encoded.responses))
     seen = prompt * (prompt + 1) // 2 + sum(n * prompt + n * (n + 1) // 2 for n in lengths)
     learned = packing.count_learned(group.encoded)
-    once = model.config.forward_flops(config.group_tokens, seen, learned)
+    once, c = model.config.forward_flops(config.group_tokens, seen, learned), model.config
+    ids = (batch[name].reshape(-1, batches.shape.length) for name in ("segment_ids", "branch_ids"))
+    visited = flash.share_visited(attention.ends(*ids), c.num_heads // c.num_kv_heads)
     return {
         "groups": groups,
         "useful": passes * groups * once,
         "tokens": (groups * config.group_tokens, computed * batches.shape.length),
         "rows": (len(plan), computed),
+        "visited": 1.0 if batches.layout == "padded" else visited,
     }
 
 
@@ -176,10 +182,12 @@ def step_of(base, model, params, objective, forward, layout: str):
 
 def updating(config, model, group, batches, batch, update, state, frozen, beside) -> Step:
     """Make the program of an update by a batch. beside: what else is on the chips."""
-    base, batch = config.base, sharding.row_shapes(batch, model.mesh, axis=1)
-    holds = {"parameters": (state["params"], frozen), "optimizer": state["optimizer"]}
+    base = config.base
     # Without a gradient of the weights where these are frozen.
-    counted = work(config, model, group, batches, passes=3 if trainable.masters(base) else 2)
+    passes = 3 if trainable.masters(base) else 2
+    counted = work(config, model, group, batches, batch, passes)
+    batch = sharding.row_shapes(batch, model.mesh, axis=1)
+    holds = {"parameters": (state["params"], frozen), "optimizer": state["optimizer"]}
     return Step(
         *("update", update, (state, frozen, batch), {}, holds | {"batch": batch} | beside),
         trips=batches.micro_batches,
@@ -193,9 +201,10 @@ def updating(config, model, group, batches, batch, update, state, frozen, beside
 def forward_pass(name: str, config, model, group, batches, run, *more, beside=()) -> Step:
     """A forward pass over the first batch, a micro-batch at a time. run: `functools.partial` of
     what is jitted, with its parameters and its keywords. more: arguments behind the batch."""
-    micro = sharding.row_shapes({x: each[0] for x, each in batches[0].items()}, model.mesh)
+    batch = batches[0]
+    micro = sharding.row_shapes({x: each[0] for x, each in batch.items()}, model.mesh)
     holds = {"parameters": run.args, "batch": micro} | dict(beside)
-    counted = work(config, model, group, batches)
+    counted = work(config, model, group, batches, batch)
     times = counted["rows"][1] // batches.micro_batch_size
     given = (*run.args, micro, *more)
     return Step(name, run.func, given, run.keywords, holds, times=times, **counted)

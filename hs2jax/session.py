@@ -22,6 +22,17 @@ log = logging.getLogger(__name__)
 # Packages that a kernel may hold in memory while another version is installed over them.
 LOADED = ("numpy", "scipy", "jaxlib", "jax", "flax", "optax", "transformers", "huggingface_hub")
 TEMPORARIES = 200e6  # Bytes that should be free for them.
+# What makes the TPU compiler send gathers and scatters apart from the computation. Without, it
+# waits for each, and makes most of them all-reduces, which send twice as much. Older ones, of jax
+# up to 0.8.0, do not know all of them, and refuse what they do not know.
+APART = (
+    *(
+        f"--xla_tpu_enable_sparse_core_collective_offload_{kind}=true"
+        for kind in ("all_gather", "2d_all_gather", "3d_all_gather", "reduce_scatter")
+    ),
+    "--xla_tpu_enable_sparse_core_collective_offload_nd_reduce_scatter=true",
+    "--xla_tpu_prefer_async_allgather_to_allreduce=true",
+)
 COLAB = Path("/content")  # Is gone when Colab's session ends, but for what is mounted there.
 
 
@@ -34,6 +45,15 @@ def in_notebook() -> bool:
 def shows_bars() -> bool:
     """Tell whether who looks on sees a bar that moves: in a terminal and in a notebook."""
     return sys.stderr.isatty() or in_notebook()
+
+
+def overlap() -> None:
+    """Ask the TPU compiler, which reads this as it is loaded, for `APART` in all programs; what the
+    environment says comes after, and wins."""
+    given = os.environ.get("LIBTPU_INIT_ARGS", "")
+    version = re.findall(r"\d+", importlib.metadata.version("jax"))
+    if APART[0] not in given and tuple(map(int, version[:3])) >= (0, 8, 1):
+        os.environ["LIBTPU_INIT_ARGS"] = " ".join([*APART, given]).strip()
 
 
 def greet() -> None:

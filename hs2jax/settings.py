@@ -203,7 +203,7 @@ SETTINGS = {
         "prompt_tokens": sets(0, at_least(0)),  # Of them; 0: half. Prompts are sampled from so.
         "responses": sets(2, _COUNT),  # Of a group; a judge's are its questions.
         "groups": sets(10_000, _COUNT),  # Of the data, for the hours; HelpSteer2 has about so many.
-        "search": sets(False, anything),  # For mesh, micro-batch and remat, of a training.
+        "search": sets(False, anything),  # For mesh, micro-batch, remat and keeps, of a training.
     },
     "evaluate": {
         **_SEED,  # Of the search for weights.

@@ -174,3 +174,12 @@ def test_every_generation_of_tpus_takes_the_kernel(topology, monkeypatch):
     masks = [shape(1, 600, dtype=jnp.int32)] * 2
     program = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*heads, *masks).compile()
     assert program.as_text().count('"tpu_custom_call"') == 3
+
+
+def test_the_share_of_blocks_that_rows_visit_is_that_of_the_fullest():
+    T = 256  # Two blocks.
+    index = jnp.arange(T)
+    whole, halves, empty = jnp.full(T, T), jnp.where(index < T // 2, T // 2, T), jnp.zeros(T)
+    for rows, share in (([whole, empty], 1), ([halves, empty], 2 / 3), ([empty], 0)):
+        end = jnp.stack(rows).astype(jnp.int32)
+        assert flash.share_visited(end, groups=1) == pytest.approx(share)

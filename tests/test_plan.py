@@ -18,7 +18,7 @@ from tiny_models import TINY, random_params, save
 
 from hs2jax import compiled, configs, locks, plan, plan_rows, planned, roofline, workdir
 from hs2jax.models import sharding
-from hs2jax.models.decoder import Decoder
+from hs2jax.models.decoder import Decoder, stationary
 from hs2jax.models.hf import hub, weights
 
 
@@ -98,6 +98,26 @@ def test_collectives_of_a_loop_are_counted_with_its_trips():
     (found,) = compiled.collectives(text, mesh.size)
     assert (found.kind, found.dtype, found.devices) == ("all-gather", "f32", 8)
     assert found.bytes * found.times == 6 * 64 * 64 * 4 * 7 / 8
+
+
+@pytest.mark.parametrize("axes", ["BTD,DF->BTF", "BTF,FD->BTD"])
+def test_tokens_go_to_weights_that_are_larger(axes):
+    mesh, (rows, D, F) = sharding.make_mesh(fsdp=4, tensor=2), (8, 64, 512)
+    shape, lies = (
+        ((D, F), P("fsdp", "tensor")) if axes.endswith("F") else ((F, D), P("tensor", "fsdp"))
+    )
+    normal = np.random.default_rng(0).normal
+    x, w = normal(size=(rows, 1, shape[0])), normal(size=shape)
+    with jax.set_mesh(mesh):
+        run = jax.jit(functools.partial(stationary, axes, lies))
+        given = (
+            jax.device_put(x.astype(np.float32), NamedSharding(mesh, P("fsdp"))),
+            jax.device_put(w.astype(np.float32), NamedSharding(mesh, lies)),
+        )
+        program = run.lower(*given).compile()
+        np.testing.assert_allclose(program(*given), x @ w, atol=1e-4)
+    found = compiled.collectives(program.as_text(), mesh.size)
+    assert sum(each.bytes for each in found) <= 2 * 4 * rows * (D + F)
 
 
 MODEL = dataclasses.replace(TINY, num_heads=8, num_kv_heads=8, hidden_size=32, intermediate_size=64)
@@ -303,23 +323,35 @@ def program_of(name, memory, seconds):
 
 def test_a_search_finds_the_fastest_that_fits(tmp_path, monkeypatch):
     save(tmp_path / "model")  # With two heads of keys and values.
-    config = config_of(tmp_path / "model", search=True)
+    config, tried = config_of(tmp_path / "model", search=True), []
 
     def compile_all(config, chips):
-        base = config.base
-        memory = 10 + base.micro_batch_size + 4 * (not base.model.remat) - 4 * base.mesh.tensor
-        seconds = 1 / base.micro_batch_size + 0.5 * base.model.remat if memory < 20 else None
+        base, tensor = config.base, config.base.mesh.tensor
+        kept = len(base.model.keeps.split(",")) if base.model.remat else 12
+        tried.append((tensor, base.micro_batch_size, kept))
+        memory = 10 + base.micro_batch_size + kept / 2 - 4 * tensor
+        seconds = 1 / base.micro_batch_size + 0.1 * (12 - kept) if memory <= 16 else None
         return [program_of("score", memory, seconds)]
 
     monkeypatch.setattr(plan, "compile_all", compile_all)
     monkeypatch.setattr(plan, "devices", lambda topology: jax.devices()[:4])
     rows = plan.plan(config, tmp_path / "run")
-    assert (
-        len({row["part"] for row in rows if "mesh.tensor" in row["part"]}) == 10
-    )  # A batch has 7 rows.
+    # A batch has 7 rows; what is larger than what does not fit is not tried.
+    every = [(2, rows, kept) for rows in (2, 4, 8) for kept in (1, 2, 7, 12)]
+    assert tried == [
+        (1, 4, 1),
+        (1, 4, 2),
+        (1, 4, 7),
+        (1, 4, 12),
+        (1, 8, 1),
+        (1, 8, 2),
+        (1, 8, 7),
+        *every,
+    ]
+    assert len({row["part"] for row in rows if "mesh.tensor" in row["part"]}) == len(tried)
     said = workdir.read_json(tmp_path / "run" / "result.json")["said"]
     best = "--config.mesh.tensor=2 --config.micro_batch_size=8 --config.model.remat=False"
-    assert said[-1]["sentence"].endswith(f"This is of {best}.")
+    assert said[-1]["sentence"].endswith(f"This is of {best} --config.model.keeps=.")
 
 
 def test_what_does_not_fit_is_said_with_what_would(tmp_path):
@@ -372,6 +404,13 @@ def test_a_slice_is_planned_without_one(tmp_path, monkeypatch):
     # Of norms, the head and numbers.
     assert found["collective/all-reduce f32", "sent_bytes"]["value"] < 0.01 * whole["value"]
     assert plan.plan(config, tmp_path / "run") == rows
+
+    # So does a program that only looks.
+    config = config_of(tmp_path / "model", "evaluate", topology="v5p:2x2x1")
+    config.base.model.dtype = "bfloat16"
+    found = {(row["part"], row["metric"]): row for row in plan.plan(config, tmp_path / "scored")}
+    assert found["collective/all-gather bf16", "overlapping"]["value"] == 1
+    assert ("collective/all-reduce bf16", "sent_bytes") not in found
 
 
 def test_a_folder_holds_one_plan(tmp_path):

@@ -34,7 +34,11 @@ PLANS = {
     # With all rows filled, and what fits kept for the backward pass.
     "full regression 70B, v5p": (
         "--config=helpsteer2_regression:llama3_70b --topology=v5p:4x4x4 --config.batch_size=315 "
-        "--config.model.keeps=q,k,v,attention,gate,up"
+        "--config.model.keeps=q,k,v,attention,o,gate,up"
+    ),
+    "full regression 70B, v6e": (
+        "--config=helpsteer2_regression:llama3_70b --topology=v6e:8x8 --config.batch_size=315 "
+        "--config.model.keeps=k,v"
     ),
     "scaled Bradley-Terry 70B, v5p": f"{PREFERENCE}:llama31_70b --topology=v5p:4x4x4 "
     "--config.objective.preference=scaled",
@@ -43,6 +47,7 @@ PLANS = {
     "regression 340B, v5p": "--config=helpsteer2_regression:nemotron4_340b --topology=v5p:8x8x8",
     "LoRA 8B, v5e": "--config=helpsteer2_regression:llama31_8b --topology=v5e:2x4 "
     "--config.lora.rank=16",
+    "scoring 70B, v5p": "--config=evaluate:meta-llama/Meta-Llama-3-70B --topology=v5p:4x4x4",
     "scoring 70B, v5e": "--config=evaluate:meta-llama/Meta-Llama-3-70B --topology=v5e:4x4",
     "judging 8B, v5e": "--config=judge:meta-llama/Llama-3.1-8B-Instruct --topology=v5e:2x4",
     "DPO 70B, v5p": "--config=dpo:llama31_70b --topology=v5p:4x4x4",

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from hs2jax.models.attention import softcap
 from hs2jax.models.config import Config
-from hs2jax.models.decoder import pick
+from hs2jax.models.decoder import pick, stationary
+from hs2jax.models.sharding import spec_here
 
 
 def init_reward(key, width: int, outputs: int, *, bias: bool = False):
@@ -42,6 +43,7 @@ def reward(head, hidden, end_positions):
 def logits(params, hidden, config: Config):
     """Vocabulary logits [..., V] in float32 of hidden [..., D], by a language model's params; only
     for few positions, V is large."""
-    table = params.get("lm_head", params["embed"]).astype(hidden.dtype)
-    out = jnp.einsum("...D,VD->...V", hidden, table, preferred_element_type=jnp.float32)
+    name = "lm_head" if "lm_head" in params else "embed"
+    rows, place = hidden.reshape(-1, hidden.shape[-1]), spec_here(name, params[name].shape)
+    out = stationary("BD,VD->BV", place, rows, params[name]).reshape(*hidden.shape[:-1], -1)
     return softcap(out, config.final_logit_softcap)

@@ -89,10 +89,16 @@ def one_device() -> bool:
     return mesh.empty or mesh.size == 1
 
 
+def spec_here(name: str, shape) -> P | None:
+    """The rule for a parameter, such as "embed", by the mesh of what is traced; None outside."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty else spec_for(name, shape, mesh)
+
+
 def layer_spec(name: str, shape) -> P | None:
     """The rule for one layer's part of a stack of parameters, such as "q"; None outside a mesh."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return None if mesh.empty else P(*spec_for(f"/{name}", (1, *shape), mesh)[1:])
+    spec = spec_here(f"/{name}", (1, *shape))
+    return spec and P(*spec[1:])
 
 
 def constrain(x, spec: P | None):
@@ -109,25 +115,6 @@ def constrain_rows(x):
     """Keep axis 0 split over the mesh's row axes; does nothing outside of a mesh."""
     outside = jax.sharding.get_abstract_mesh().empty
     return constrain(x, None if outside else P(ROWS, *(None,) * (x.ndim - 1)))
-
-
-# What makes the TPU compiler send gathers and scatters apart from the computation. Without, it
-# waits for each, and makes most of them all-reduces, which send twice as much. Older ones, of jax
-# up to 0.8.0, do not know all of them, and refuse what they do not know.
-APART = {
-    f"xla_tpu_enable_sparse_core_collective_offload_{kind}": True
-    for kind in ("all_gather", "2d_all_gather", "3d_all_gather", "reduce_scatter")
-}
-APART |= {
-    "xla_tpu_enable_sparse_core_collective_offload_nd_reduce_scatter": True,
-    "xla_tpu_prefer_async_allgather_to_allreduce": True,
-}
-
-
-def compiler_options(places) -> dict[str, bool]:
-    """`jax.jit`'s, for what is placed so; none but where it is lowered for TPUs."""
-    platforms = {place.mesh.devices.flat[0].platform for place in jax.tree.leaves(places)}
-    return APART if platforms == {"tpu"} and jax.__version_info__ >= (0, 8, 1) else {}
 
 
 def on_each(run, q, k, v, *others):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from hs2jax.inference import forward
-from hs2jax.models.sharding import compiler_options, path_name, to_host
+from hs2jax.models.sharding import path_name, to_host
 from hs2jax.training import trainable
 
 
@@ -142,9 +142,4 @@ def make(config, objective, optimizer, *, layout, dtype, remat, forward=forward,
         metrics["bad_gradients"] = ~jnp.isfinite(squares)
         return state, metrics
 
-    return jax.jit(
-        step,
-        donate_argnums=0,
-        out_shardings=shardings and (shardings, None),
-        compiler_options=compiler_options(shardings),
-    )
+    return jax.jit(step, donate_argnums=0, out_shardings=shardings and (shardings, None))
