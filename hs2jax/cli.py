@@ -175,7 +175,11 @@ def run(verb: str, options, command: str) -> None:
     if "profile" in options and options.profile:
         config.profile = config.profile or 3
     if verb == "plan" and kind != "plan":
-        config, kind = plan_of(config, options), "plan"
+        from hs2jax import configs
+
+        planned, kind = configs.defaults("plan"), "plan"
+        planned.update({name: getattr(options, name) for name in configs.SETTINGS["plan"]})
+        planned.base, config = config, planned
     if KINDS[kind][0] != verb:
         raise ValueError(
             f"this config is of kind {kind!r}: it is one for `hs2jax {KINDS[kind][0]}`"
@@ -207,16 +211,6 @@ def show(config, rows: list[dict], workdir: Path, command: str) -> None:
     print(f"report: {page}")
     for name, path in made(config, workdir).items():
         print(f"{'model' if name == 'model' else 'rows'}: {path}")
-
-
-def plan_of(config, options):
-    """Make the plan of a run's config."""
-    from hs2jax import configs
-
-    planned = configs.defaults("plan")
-    planned.update({name: getattr(options, name) for name in configs.SETTINGS["plan"]})
-    planned.base = config
-    return planned
 
 
 def sweep_of(config, over: list[str], seeds: str):

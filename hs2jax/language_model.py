@@ -244,14 +244,12 @@ class LanguageModel(Model):
         where |= {"layout": layout, "rows": rows, "dtype": self.dtype}
         tables = iter(response_log_probabilities(self.params, whole, self.config, **where))
         found = {i: [next(tables) for _ in some] for i, some in singles.items()}
-        bad = [
-            (groups[i].source, one)
+        computed = (
+            (groups[i].source, one, x)
             for i, some in found.items()
             for one, x in zip(singles[i], some, strict=True)
-            if not np.isfinite(x).all()
-        ]
-        if bad:
-            log.warning("%s", self.not_finite("log-probabilities", bad))
+        )
+        self.warn_of("log-probabilities", computed)
         return [found.get(i) for i in range(len(groups))]
 
     def save(self, folder) -> None:

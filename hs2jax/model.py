@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hs2jax import inference
 from hs2jax.data import chat, templates
@@ -50,11 +51,17 @@ class Model:
         facts += [f"{jnp.dtype(self.dtype).name} on {', '.join(where)}"]
         return f"{type(self).__name__}({self.name or 'unnamed'}: {', '.join(facts)})"
 
-    def not_finite(self, what: str, named: Sequence[tuple[str, chat.Encoded]]) -> str:
+    def not_finite(self, what: str, named: Sequence[tuple[str, chat.Encoded]], params=None) -> str:
         """Say that `what` of the model is not finite, see `inference.not_finite`."""
-        params = self.params if "decoder" in self.params else {"decoder": self.params}
+        params = params or self.params
+        params = params if "decoder" in params else {"decoder": params}
         where = {"dtype": self.dtype, "mesh": self.mesh}
         return inference.not_finite(f"the model's {what}", params, named, self.config, **where)
+
+    def warn_of(self, what: str, computed: Iterable[tuple[str, chat.Encoded, np.ndarray]]) -> None:
+        """Warn where `what` the model gave is not finite. computed: sources, tokens, numbers."""
+        if bad := [(name, one) for name, one, x in computed if not np.isfinite(x).all()]:
+            log.warning("%s", self.not_finite(what, bad))
 
     def _export(self, folder, decoder, **others) -> None:
         """Write a folder that `transformers` loads."""

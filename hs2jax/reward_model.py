@@ -162,14 +162,12 @@ class RewardModel(Model):
         ]
         found: list[Score | None] = [None] * len(groups)
         tables = self.predict(examples, layout=layout, rows=rows)
-        bad = []
+        computed = []
         for i, row in zip(kept, itertools.chain(*tables), strict=True):
             outputs = dict(zip(self.outputs, map(float, row), strict=True))
             found[i] = Score(outputs, None if scalar is None else float(row @ scalar))
-            if not np.isfinite(row).all():
-                bad.append((groups[i].source, every[i][0].encoded))
-        if bad:
-            log.warning("%s", self.not_finite("outputs", bad))
+            computed.append((groups[i].source, every[i][0].encoded, row))
+        self.warn_of("outputs", computed)
         return found
 
     def score_groups(
@@ -180,14 +178,12 @@ class RewardModel(Model):
         check_names(options, "RewardModel.score_groups", self.encode, encode)
         parts = self.encode(groups, **options)
         tables = iter(self.predict(list(itertools.chain(*parts)), layout=layout, rows=rows))
-        bad, found = [], []
+        computed, found = [], []
         for group, some in zip(groups, parts, strict=True):
             of_parts = [next(tables) for _ in some]
-            pairs = zip(some, of_parts, strict=True)
-            bad += [(group.source, e.encoded) for e, x in pairs if not np.isfinite(x).all()]
+            computed += [(group.source, e.encoded, x) for e, x in zip(some, of_parts, strict=True)]
             found.append(np.concatenate(of_parts) if some else None)
-        if bad:
-            log.warning("%s", self.not_finite("outputs", bad))
+        self.warn_of("outputs", computed)
         return found
 
     def encode(

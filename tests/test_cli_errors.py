@@ -236,10 +236,7 @@ REFUSED = {
     "no config": ("train --workdir={out}", "--config"),
     "no workdir": ("train --config={folder}/train.py", "--workdir"),
     "workdir a file": (TRAIN + "--workdir={folder}/train.py", "--workdir|is a file"),
-    "no config file": (
-        "train --config=gone.py --workdir={out}",
-        "gone.py|: annotate",
-    ),
+    "no config file": ("train --config=gone.py --workdir={out}", "gone.py|: annotate"),
     "a config's name": ("train --config=configs/quikstart.py --workdir={out}", "path: quickstart"),
     "config of a run": ("run --config={folder}/train.py --workdir={out}", "`hs2jax train`"),
     "recipe for train": (OF.format("recipe"), "`hs2jax run`"),

@@ -29,6 +29,7 @@ from hs2jax.models.sharding import make_mesh, path_name, shardings
 from hs2jax.training import optimizer
 
 LLAMA3 = rope.Scaling("llama3", 8.0, 1.0, 4.0, 32)
+LINEAR, TRIPLE = ({"type": "linear", "factor": factor} for factor in (2.0, 3.0))
 ALTERNATING = (SLIDING, FULL, SLIDING)
 SHAPES = {
     "llama": {"rope_scaling": LLAMA3, "qkv_bias": True, "o_bias": True, "mlp_bias": True},
@@ -339,6 +340,17 @@ def test_dynamic_scaling_may_say_the_model_s_length_again():
         ("llama", rope_scaling(attention_factor=1.5), "rope_scaling.attention_factor is 1.5"),
         ("llama", rope_scaling(rope_type="linear"), "rope_scaling.low_freq_factor is 1.0"),
         ("llama", rope_scaling() | {"rope_parameters": {}}, "say different things"),
+        ("llama", {"rope_scaling": LINEAR, "rope_parameters": TRIPLE}, "say different things"),
+        ("llama", {"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters.factor"),
+        ("llama", {"model_type": "mamba"}, "model_type is 'mamba'"),
+        ("llama", {"attention_bias": "yes"}, "attention_bias is 'yes'"),
+        ("llama", {"hidden_size": None}, "hidden_size is None"),
+        ("llama", {"num_hidden_layers": "3"}, "num_hidden_layers is '3'"),
+        ("llama", {"num_key_value_heads": 3}, "num_key_value_heads 3"),
+        ("llama", {"head_dim": 7}, "head_dim is 7"),
+        ("llama", {"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
+        ("llama", {"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no'"),
+        ("llama", {"eos_token_id": "</s>"}, "eos_token_id is '</s>'"),
     ],
 )
 def test_what_a_config_asks_for_in_vain_is_named(family, change, named):

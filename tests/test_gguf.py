@@ -8,8 +8,8 @@ import gguf
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from test_families import ALTERNATING, LLAMA3, config_of, hidden_of, parameters
-from tiny import SENTENCES
 from tiny_models import CHATML, TALK, TINY, assert_same_bits, random_params, save
 from tokenizers import (
     AddedToken,
@@ -244,7 +244,7 @@ def byte_pairs(words, normalizer=None, **options):
         bpe.normalizer = normalizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     kinds = {"special_tokens": ["<bos>", "<eos>", "<unk>"], "initial_alphabet": alphabet}
-    sentences = [*SENTENCES, "Twelve is 12, 123 is more, and 12345 is much more."]
+    sentences = [*tiny.SENTENCES, "Twelve is 12, 123 is more, and 12345 is much more."]
     bpe.train_from_iterator(sentences, trainers.BpeTrainer(vocab_size=330, **kinds))
     merges = json.loads(bpe.to_str())["model"]["merges"]
     return bpe, {"tokenizer.ggml.merges": [" ".join(pair) for pair in merges]}
@@ -255,7 +255,9 @@ def sentence_pieces():
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.Replace(" ", "▁")
     special = ["<bos>", "<eos>", "<unk>", "  ", "\n\n", *(f"<0x{i:02X}>" for i in range(256))]
-    bpe.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=400, special_tokens=special))
+    bpe.train_from_iterator(
+        tiny.SENTENCES, trainers.BpeTrainer(vocab_size=400, special_tokens=special)
+    )
     trained = json.loads(bpe.to_str())["model"]
     pairs = [tuple(pair) for pair in trained["merges"]]
     options = {"unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True}
@@ -295,7 +297,7 @@ def test_a_tokenizer_of_each_kind_gives_the_ids_of_the_one_it_was_made_from(
     config = dataclasses.replace(KINDS[kind], vocab_size=len(tokens), rope_scaling=None)
     path = write(tmp_path / "x.gguf", config, random_params(config), change=meta, kind=kind)
     tokenizer = hub.load(path).tokenizer
-    for text in (*SENTENCES, *ODD):
+    for text in (*tiny.SENTENCES, *ODD):
         ids = reference.encode(text, add_special_tokens=False).ids
         assert tokenizer(text)["input_ids"] == [0] * (kind != "qwen2") + ids
         assert tokenizer.decode(ids) == (
@@ -321,10 +323,7 @@ def test_the_flags_for_begin_and_end_are_kept(tmp_path, bos, eos):
 
 @pytest.fixture(scope="module")
 def smollm2():
-    try:
-        return hub.load("smollm2-135m-instruct")
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+    return tiny.smollm2(hub.load)
 
 
 def test_smollm2_goes_on_sensibly(smollm2):

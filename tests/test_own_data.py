@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import stages
 import tiny
 from command import hs2jax
 
@@ -42,14 +43,9 @@ NO_RATING = {
 }
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
 @pytest.mark.parametrize(("row", "seen"), CASES)
 def test_a_format_is_seen_from_a_files_rows(tmp_path, row, seen):
-    path = write(tmp_path / "mine.jsonl", [row, row])
+    path = str(stages.write(tmp_path / "mine.jsonl", [row, row]))
     found = guess.look(path)
     assert guess.look(found.spec) == found
     found = found._replace(spec=found.spec.removesuffix(f":{path}"))
@@ -57,21 +53,22 @@ def test_a_format_is_seen_from_a_files_rows(tmp_path, row, seen):
 
 
 def test_what_no_format_reads_is_shown(tmp_path):
-    path = write(tmp_path / "mine.jsonl", [{"q": "x", "a": "y"}])
+    path = stages.write(tmp_path / "mine.jsonl", [{"q": "x", "a": "y"}])
     why = r"whose columns are q, a\. .*preference\{prompt=COLUMN.*first row: prompt: is missing"
     with pytest.raises(ValueError, match=why):
-        guess.look(path)
+        guess.look(str(path))
     for says, why in NO_RATING.items():
+        stages.write(path, [RATED | json.loads(says)] * 2)
         with pytest.raises(ValueError, match=f"first row: {why}"):
-            guess.look(write(tmp_path / "mine.jsonl", [RATED | json.loads(says)] * 2))
+            guess.look(str(path))
     with pytest.raises(ValueError, match="there is no row in it"):
-        guess.look(write(tmp_path / "none.jsonl", []))
+        guess.look(str(stages.write(tmp_path / "none.jsonl", [])))
 
 
 @pytest.mark.parametrize("percent", [0, 10, 50, 90, 100])
 def test_no_prompt_is_on_both_sides_and_every_row_is_on_one(tmp_path, percent):
     rows = [PAIR | {"prompt": f"Question {i % 40}?", "rejected": f"No {i}."} for i in range(120)]
-    spec = f"preference:{write(tmp_path / 'mine.jsonl', rows)}"
+    spec = f"preference:{stages.write(tmp_path / 'mine.jsonl', rows)}"
     sides = [list(corpora.read(f"{spec}[~{part}]")) for part in (f":{percent}%", f"{percent}%:")]
     prompts = [{group.prompt[0]["content"] for group in side} for side in sides]
     assert not prompts[0] & prompts[1]

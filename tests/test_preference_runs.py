@@ -69,10 +69,11 @@ def run(data):
     handler.emit = lambda record: said.append(record.getMessage())
     log = logging.getLogger("hs2jax")
     log.addHandler(handler)
-    before, log.level = log.level, logging.INFO
+    before = log.level
+    log.setLevel(logging.INFO)  # Unlike `level`, also where it was asked for before.
     rows = loop.train(config(data), data / "run")
     log.removeHandler(handler)
-    log.level = before
+    log.setLevel(before)
     return rows, data / "run", said
 
 

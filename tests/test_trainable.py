@@ -20,6 +20,14 @@ from hs2jax.training import loop, trainable
 from hs2jax.training.convert import convert
 
 TALKS = [tiny.talk("Hi", text) for text in ("Yes.", "No, not at all.")]
+TOKENS = np.random.default_rng(0).integers(0, 300, (2, 16)).astype(np.int32)
+BATCH = {
+    "tokens": TOKENS,
+    "segment_ids": np.ones_like(TOKENS),
+    "branch_ids": np.zeros_like(TOKENS),
+    "positions": np.broadcast_to(np.arange(16, dtype=np.int32), (2, 16)),
+    "end_positions": np.array([[15], [9]], np.int32),
+}
 
 
 def config(**changes):
@@ -76,13 +84,9 @@ def test_a_frozen_stack_gives_the_same_scores_and_no_gradient():
     model = tiny.reward_model()
     settings = config(**{"trainable.last_layers": 1})
     begun = trainable.begin(model.params, settings)
-    tokens = np.random.default_rng(0).integers(0, 300, (2, 16)).astype(np.int32)
-    batch = {"tokens": tokens, "segment_ids": np.ones_like(tokens)}
-    batch |= {"branch_ids": np.zeros_like(tokens), "end_positions": np.array([[15], [9]], np.int32)}
-    batch["positions"] = np.broadcast_to(np.arange(16, dtype=np.int32), (2, 16))
 
     def scores(params):
-        return forward(params, batch, model.config, layout="shared", dtype=jnp.float32)
+        return forward(params, BATCH, model.config, layout="shared", dtype=jnp.float32)
 
     np.testing.assert_array_equal(scores(begun), scores(model.params))
     whole = jax.grad(lambda p: jnp.sum(scores(p)))(model.params)
@@ -98,14 +102,10 @@ def test_what_layers_keep_as_bits_gives_the_same_gradient(changes, monkeypatch):
     begun = trainable.begin(model.params, settings)
     begun = jax.tree.map(lambda x: x + 0.1, begun)  # LoRA's b too.
     trained, frozen = trainable.split(begun, settings)
-    tokens = np.random.default_rng(0).integers(0, 300, (2, 16)).astype(np.int32)
-    batch = {"tokens": tokens, "segment_ids": np.ones_like(tokens)}
-    batch |= {"branch_ids": np.zeros_like(tokens), "end_positions": np.array([[15], [9]], np.int32)}
-    batch["positions"] = np.broadcast_to(np.arange(16, dtype=np.int32), (2, 16))
 
     def loss(trained):
         params = trainable.join(trained, frozen)
-        return forward(params, batch, model.config, layout="shared", dtype=jnp.bfloat16).sum()
+        return forward(params, BATCH, model.config, layout="shared", dtype=jnp.bfloat16).sum()
 
     assert "u16[" in str(jax.make_jaxpr(jax.grad(loss))(trained))
     with sharding.within(sharding.make_mesh(1, 1, 1, of=jax.devices()[:1])):  # As runs have it.

@@ -53,17 +53,13 @@ class Table(NamedTuple):
         """Index [N + 1] of each example's first among all "responses" or "pairs"."""
         return np.concatenate([[0], np.cumsum(self.examples[name], dtype=np.int64)])
 
-    def per_example(self, name: str, reduce=np.add) -> np.ndarray:
-        """Sum up, or reduce otherwise, a number of responses [N]; each example has one."""
-        if not len(self.examples):
-            return np.zeros(0, np.int64)
-        values = self.responses[name].astype(np.int64)
-        return reduce.reduceat(values, self.starts("responses")[:-1])
-
     def costs(self, layout: str) -> np.ndarray:
         """Count the tokens of a row that each takes [N], as `packing.cost` does."""
         copies = self.examples["responses"] if layout == "separate" else 1
-        own = self.per_example("length", np.maximum if layout == "padded" else np.add)
+        own, reduce = np.zeros(0, np.int64), np.maximum if layout == "padded" else np.add
+        if len(self.examples):  # Each has a response.
+            lengths = self.responses["length"].astype(np.int64)
+            own = reduce.reduceat(lengths, self.starts("responses")[:-1])
         return copies * self.examples["prompt"].astype(np.int64) + own
 
 

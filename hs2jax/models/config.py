@@ -87,16 +87,6 @@ class Config:
         return dataclasses.replace(self, language_head=False) if self.has_lm_head else self
 
     @property
-    def gate_bias(self) -> bool:
-        """True where the feed-forward layer's gate has a bias."""
-        return self.mlp_bias and self.gated
-
-    @property
-    def pre_norms(self) -> bool:
-        """True where norms stand before attention and the feed-forward layer only."""
-        return not self.post_norms
-
-    @property
     def rotary_size(self) -> int:
         """The number of a head's elements that are rotated, from the first."""
         return int(self.head_dim * self.rotary_fraction)

@@ -103,8 +103,13 @@ def check_alike(initial: Source, trained: Source) -> None:
         # Which token fills up rows says something only where reading passes over it.
         a["pad_id"] = b["pad_id"]
     found = [f"{what}: {a[what]!r} and {b[what]!r}" for what in a if a[what] != b[what]]
-    long = [_texts(each.model.tokenizer) for each in (initial, trained)]
-    found += [what for what in long[0] if long[0][what] != long[1][what]]
+    long = {
+        "the text of the chat template": template_of,
+        # PAD is only in an export, and never in a text.
+        "the tokenizer's vocabulary": lambda tokenizer: tokenizer.get_vocab() | {PAD: None},
+    }
+    ours, theirs = initial.model.tokenizer, trained.model.tokenizer
+    found += [what for what, read in long.items() if read(ours) != read(theirs)]
     if found:
         raise ValueError(
             f"{initial.name} and {trained.name} cannot be merged, since they differ in "
@@ -116,11 +121,3 @@ def _described(source: Source) -> dict[str, Any]:
     named = {name: getattr(source.model, name) for name in ("outputs", "template", "read")}
     bias = {"the head's bias": "bias" in source.shapes["head"]}
     return vars(source.model.config) | named | bias
-
-
-def _texts(tokenizer) -> dict[str, Any]:
-    words = tokenizer.get_vocab() | {PAD: None}  # It is only in an export, and never in a text.
-    return {
-        "the text of the chat template": template_of(tokenizer),
-        "the tokenizer's vocabulary": words,
-    }

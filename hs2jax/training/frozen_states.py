@@ -71,7 +71,12 @@ def _room(store: Store, batches: loader.Batches, config, dtype) -> str:
 def _compute(store: Store, batches: loader.Batches, params, config, dtype, mesh) -> list[int]:
     """Compute and keep the states of all examples. Returns those that are not finite."""
     bad: list[int] = []
-    run = jax.jit(functools.partial(_below, config=config, dtype=dtype))
+
+    @jax.jit
+    def run(params, batch):
+        """States [B, T, D] that enter the first trained layer; jit prunes what is above."""
+        return run_decoder({"decoder": params}, batch, config, dtype=dtype)[1]["frozen"]
+
     plan = plan_evaluation(
         batches.examples,
         row_length=batches.shape.length,
@@ -87,12 +92,6 @@ def _compute(store: Store, batches: loader.Batches, params, config, dtype, mesh)
                     found[str(e)] = row[start:stop]
             bad += map(int, store.add({e: x for e, x in found.items() if e not in store}))
     return bad
-
-
-def _below(params, batch, *, config, dtype):
-    """States [B, T, D] that enter the first trained layer; what is above is pruned by jit."""
-    _, out = run_decoder({"decoder": params}, batch, config, dtype=dtype)
-    return out["frozen"]
 
 
 def _name(batches: loader.Batches, params, config, dtype) -> str:

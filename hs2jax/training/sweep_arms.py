@@ -77,7 +77,9 @@ def plan(config: ConfigDict, folder: Path) -> Arms:
         for other in arms.values():  # Some file systems do not tell capitals.
             if other.folder.name.lower() == slug.lower():
                 raise ValueError(f"the arms {other.name!r} and {name!r} would share a folder")
-        changed = _changed(config.base, changes, f"arm {name!r}")
+        if "seed" in changes:
+            raise ValueError(f"arm {name!r}: config.seed cannot be an arm's; set the sweep's seeds")
+        changed = config_rules.changed(config.base, changes, f"arm {name!r}: ")
         if not config_rules.can_be_swept(changed):
             raise ValueError(f"arm {name!r} would be judged on neither pairs nor ratings")
         needs = [needed for _, _, needed in config_rules.references(changed)]
@@ -130,10 +132,3 @@ def of_grid(base: ConfigDict, over: Sequence[str]) -> ConfigDict:
         for choice in itertools.product(*values.values())
     )
     return config
-
-
-def _changed(base: ConfigDict, changes: dict[str, object], where: str) -> ConfigDict:
-    """Copy the base with values by dotted key. Raises ValueError naming `where` and the key."""
-    if "seed" in changes:
-        raise ValueError(f"{where}: config.seed cannot be an arm's; set the sweep's seeds")
-    return config_rules.changed(base, changes, f"{where}: ")

@@ -78,8 +78,7 @@ class Task:
         numbers = [i for i, table in enumerate(tables) if not np.isfinite(table).all()]
         bad = [(held_out.groups[i].source, held_out.examples[i].encoded) for i in numbers]
         if bad:
-            what, where = "the model's outputs", {"dtype": self.model.dtype, "mesh": self.mesh}
-            said = inference.not_finite(what, params, bad, self.model.config, **where)
+            said = self.model.not_finite("outputs", bad, params)
             raise ValueError(f"config.data.validation, at step {step}: {said}")
 
     def choose(self, groups: Iterable[Group], record: Record) -> Iterable[Group]:
@@ -225,11 +224,8 @@ class PolicyTask(Task):
         self.model.params = params and params["decoder"]
 
     def choose(self, groups: Iterable[Group], record: Record) -> Iterable[Group]:
-        return (
-            tokenised.conditioned(groups, record)
-            if self.config.data.condition == "ratings"
-            else groups
-        )
+        asked = self.config.data.condition == "ratings"
+        return tokenised.conditioned(groups, record) if asked else groups
 
     def missing(self, data: loader.Prepared, record: Record) -> str:
         if not data.examples:

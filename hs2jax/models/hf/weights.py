@@ -23,15 +23,15 @@ class Leaf(NamedTuple):
     """One leaf of our tree and its tensor in a checkpoint, whose name lacks "model.".
 
     `theirs` has a word per axis of the tensor; one of two letters is two of our axes as one. A name
-    with "{}" stands for one tensor per layer, stacked here on axis 0. `when` names the field or
-    property of `Config` that is true of models with this row.
+    with "{}" stands for one tensor per layer, stacked here on axis 0. `when` names what is true in
+    the `Config` of models with this row; of two rows of one path the later is theirs.
     """
 
     path: str
     name: str
     theirs: str
     ours: str
-    when: str | None = None
+    when: str = ""
 
     @property
     def stacked(self) -> bool:
@@ -83,7 +83,7 @@ def full_name(name: str) -> str:
     return name if name == UNEMBED else f"model.{name}"
 
 
-def _layer(path: str, name: str, theirs: str, ours: str, when: str | None = None) -> Leaf:
+def _layer(path: str, name: str, theirs: str, ours: str, when: str = "") -> Leaf:
     return Leaf(f"layers/{path}", f"layers.{{}}.{name}", theirs, ours, when)
 
 
@@ -107,13 +107,13 @@ LEAVES = (
     _layer("attention/q_norm", "self_attn.q_norm.weight", "H", "H", "qk_norm"),
     _layer("attention/k_norm", "self_attn.k_norm.weight", "H", "H", "qk_norm"),
     _layer("attention/post_norm", "post_attention_layernorm.weight", "D", "D", "post_norms"),
-    _layer("mlp/norm", "post_attention_layernorm.weight", "D", "D", "pre_norms"),
+    _layer("mlp/norm", "post_attention_layernorm.weight", "D", "D"),
     _layer("mlp/norm", "pre_feedforward_layernorm.weight", "D", "D", "post_norms"),
     _layer("mlp/norm_bias", "post_attention_layernorm.bias", "D", "D", "layer_norm"),
     _layer("mlp/gate", "mlp.gate_proj.weight", "F D", "DF", "gated"),
     _layer("mlp/up", "mlp.up_proj.weight", "F D", "DF"),
     _layer("mlp/down", "mlp.down_proj.weight", "D F", "FD"),
-    _layer("mlp/gate_bias", "mlp.gate_proj.bias", "F", "F", "gate_bias"),
+    _layer("mlp/gate_bias", "mlp.gate_proj.bias", "F", "F", "gated mlp_bias"),
     _layer("mlp/up_bias", "mlp.up_proj.bias", "F", "F", "mlp_bias"),
     _layer("mlp/down_bias", "mlp.down_proj.bias", "D", "D", "mlp_bias"),
     _layer("mlp/post_norm", "post_feedforward_layernorm.weight", "D", "D", "post_norms"),
@@ -135,7 +135,7 @@ class Tensor(NamedTuple):
 
 def leaves_of(config: Config) -> dict[str, Leaf]:
     """The rows of `LEAVES` that a model of this config has, by path."""
-    return {x.path: x for x in LEAVES if x.when is None or getattr(config, x.when)}
+    return {x.path: x for x in LEAVES if all(getattr(config, y) for y in x.when.split())}
 
 
 def shapes(config: Config, dtype=jnp.float32) -> dict[str, Any]:
