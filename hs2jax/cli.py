@@ -235,6 +235,7 @@ def score(verb: str, options) -> None:
 
     from hs2jax import report, survey, workdir
     from hs2jax.config_rules import parse_weights
+    from hs2jax.data import corpora
     from hs2jax.evaluation import score
     from hs2jax.models import sharding
     from hs2jax.reward_model import RewardModel
@@ -243,6 +244,9 @@ def score(verb: str, options) -> None:
         raise ValueError("--reference is what --best=FOLDER is compared with: give both")
     skip = options.on_error == "skip"
     for name, spec in (("data", options.data), ("reference", options.reference)):
+        files = (corpora.local_files(spec) if spec else None) or ()
+        if Path(options.output).resolve() in [each.resolve() for each in files]:
+            raise ValueError(f"--output={options.output} is a file of --{name}: give another")
         found = survey.survey(spec, skip=skip).record if spec else None
         if found and not found.groups:
             raise ValueError(f"--{name}: nothing is left of {spec}: {found}")
@@ -261,7 +265,8 @@ def score(verb: str, options) -> None:
     )
     if not workdir.is_first():
         return
-    left = {"truncated": record.truncated, **record.left_out()}
+    left = {"truncated": record.truncated, "changed by the chat template": record.unwritten}
+    left |= record.left_out()
     counted = "".join(f", {count} {name}" for name, count in left.items() if count)
     there = sys.stderr if options.output == "-" else sys.stdout  # Scores alone are on the other.
     print(f"{output}: {record.rows} rows, {record.groups} groups{counted}", file=there)

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import itertools
 import os
 import re
 import textwrap
@@ -98,7 +99,8 @@ def parse(verb: str, arguments: list[str]) -> flags.FlagValues:
     if verb in CONFIGURED and not file and not asked:
         raise ValueError(f"hs2jax {verb} needs --config")
     if file:
-        data = next((x[7:] for x in arguments if verb == "train" and x.startswith("--data=")), "")
+        words = [part for x in arguments if verb == "train" for part in x.split("=", 1)]
+        data = next((y for x, y in itertools.pairwise(words) if x in ("--data", "-data")), "")
         config = load(f"{file}:{data}" if data else file)
     argv = [f"hs2jax {verb}", *arguments]
     flags.DEFINE_bool("help", False, "Show this.", flag_values=options, short_name="h")

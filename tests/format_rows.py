@@ -34,6 +34,7 @@ FILES = {
     "judge_bench": "data/dataset=judgebench,response_model=gpt-4o-2024-05-13.jsonl",
     "llmbar": "Dataset/LLMBar/Adversarial/GPTInst/dataset.json",
     "pandalm": "data/testset-v1.json",
+    "arena": "rows.jsonl",
     "instructions": "rows.json",
     "summeval": "rows.jsonl",
     "biggen": "rows.jsonl",
@@ -64,6 +65,10 @@ PUBLISHED = """
 {"idx": 3, "motivation_app": "Maps", "cmp_key": "bloom_llama", "instruction": "Shorten the text.",
  "input": "It is very cold.", "response1": "Cold.", "response2": "Hot.", "annotator1": 1,
  "annotator2": 1, "annotator3": 2}
+{"question_id": "58d2", "model_a": "large", "model_b": "small", "winner": "tie (bothbad)",
+ "conversation_a": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}],
+ "conversation_b": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "No."}],
+ "turn": 1, "language": "English"}
 {"instruction": "Name a gas.", "input": "A light one.", "output": "Helium."}
 {"article_id": "A7", "summary_id": "S0", "article": "A long tale.", "summary": "A tale.",
  "coherence": 1.25, "consistency": 5, "fluency": 3.0, "relevance": 1}
@@ -107,6 +112,7 @@ GROUPS = {
     "pandalm": pair(
         "Shorten the text.\n\nIt is very cold.", "Cold.", "Hot.", -1.0, subset="bloom_llama", id=3
     ),
+    "arena": pair("Hi", "Yes.", "No.", 0.0),
     "instructions": Group(user("Name a gas.\n\nA light one."), ("Helium.",)),
     "summeval": Group(
         user("Summarize this article in a few sentences.\n\nA long tale."),
@@ -142,6 +148,7 @@ UNREAD = {
     "rm_bench": {"id", "subset", "error"},
     "judge_bench": {"pair_id", "original_id", "response_model"},
     "pandalm": {"idx", "motivation_app", "input"},
+    "arena": {"question_id", "model_a", "model_b", "turn", "language"},
     "instructions": {"input"},
     "summeval": {"article_id", "summary_id"},
     "biggen": {"system_prompt"},
@@ -191,6 +198,12 @@ MALFORMED = {
     "llmbar": {"label": [0, "1", True], "output_2": [None]},
     # Found in the published file: a response that is the truth value.
     "pandalm": {"annotator2": [3], "annotator3": [None], "response1": [True], "input": [3]},
+    "arena": {
+        "winner": ["a", 1, True, "Model_A", ["tie"]],
+        "turn": [0, 2, "1"],
+        "conversation_a": ["Hi", talk("Hi")],
+        "conversation_b": [talk("Hello", "No.")],
+    },
     "biggen": {
         "human_score": [0, [4, "5"], []],
         "score_rubric": ["strict", {**ROWS["biggen"]["score_rubric"], "criteria": " "}],

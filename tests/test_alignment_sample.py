@@ -165,6 +165,9 @@ def test_responses_of_a_file_are_found_by_their_prompts(here, tmp_path):
     assert all(group.condition == parse_condition(stages.ASKED) for group in groups)
 
 
+TEXTS = {"choices": [{"text": "a"}] * 3}
+
+
 class Asked(list):
     """Requests; `ill`: what is answered, (status, body), to requests of these seeds."""
 
@@ -186,7 +189,9 @@ def served(here, monkeypatch):
         texts = [f"{json.dumps(body['prompt'][-3:])} {i}\n" for i in range(body["n"])]
         ends = itertools.cycle(["stop", "length"])
         return 200, {
-            "choices": [{"text": t, "finish_reason": e} for t, e in zip(texts, ends, strict=False)]
+            "choices": [{"text": t, "finish_reason": e} for t, e in zip(texts, ends, strict=False)],
+            "error": None,
+            "usage": {"prompt_tokens": len(body["prompt"])},
         }
 
     class Handler(BaseHTTPRequestHandler):
@@ -265,6 +270,7 @@ def test_a_server_that_refuses_or_is_not_there_is_told_at_once(here, tmp_path, s
         (200, {"object": "error", "message": "no"}, "answers an error"),
         (200, {"choices": [{"text": None}] * 3}, "3 responses, 0 of them texts, instead of the 3"),
         (200, {"choices": [{"text": "a"}]}, "1 responses, 1 of them texts, instead of the 3"),
+        (200, TEXTS | {"usage": {"prompt_tokens": 2}}, r"has read 2 of the prompt's \d+ tokens"),
         (200, {"choices": None}, "answers 'None' and no list of texts"),
         (200, {"choices": [{"message": {"content": "a"}}]}, "and no list of texts"),
     ],

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from hs2jax.data import chat
 from hs2jax.data.groups import Group
+from hs2jax.data.record import Record
 from hs2jax.models.hf import tokenizer_files
 
 CHATML, LLAMA = tiny.tokenizer(), tiny.bos_tokenizer()
@@ -160,3 +161,35 @@ def test_the_template_of_an_export_gives_our_ids(tokenizer, template, response, 
     turns = [*group.prompt, {"role": "assistant", "content": response}]
     assert exported.apply_chat_template(turns, tokenize=True, return_dict=False) == ours
     assert exported.pad_token_id != ours[-1]
+
+
+# What a template writes of a turn's text, a prompt and a response, and whose text does not survive.
+SYSTEM = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"})
+TALK = tuple(tiny.talk("One?", "<think>Hm.</think> Two.")) + SYSTEM[1:]
+CHANGED = [
+    ("{{ m.content }}", SYSTEM, "Paris.", ""),
+    ("{{ m.content | trim }}", TALK, " Paris.\n\n<|im_end|>", ""),
+    ("{{ m.content.split() | join(' ') }}", SYSTEM, "In\n\nParis.", ""),
+    ("{{ m.content if m.role != 'system' }}", SYSTEM, "Paris.", "system"),
+    ("{{ m.content.split('</think>')[-1] }}", TALK, "Paris.", "assistant"),
+    ("{{ m.content.split('</think>')[-1] }}", SYSTEM, "<think>Hm.</think>Paris.", "assistant"),
+    ("{{ m.content if loop.revindex < 3 }}", TALK, "Paris.", "user"),
+    ("{{ m.content[:20] }}", SYSTEM, "The capital of France is Paris.", "assistant"),
+    ("{{ m.content | e }}", SYSTEM, "1 < 2", "assistant"),
+]
+
+
+@pytest.mark.parametrize(("written", "prompt", "response", "role"), CHANGED)
+def test_a_text_that_the_template_leaves_out_or_changes_is_told_once_and_counted(
+    written, prompt, response, role, caplog
+):
+    tokenizer, record = tiny.tokenizer(), Record()
+    chat.TOLD.clear()
+    turn = "<|im_start|>{{ m.role }}\n" + written + "<|im_end|>\n"
+    tokenizer.chat_template = "{% for m in messages %}" + turn + "{% endfor %}"
+    group = Group(prompt, (response, "Rome."), source="rows.jsonl:1")
+    chat.encode(tokenizer, [group, group], record=record)
+    assert record.unwritten == 2 * bool(role)
+    told = f"rows.jsonl:1: the chat template leaves out a text of the {role},"
+    assert caplog.text.count(told) == bool(role)
+    assert ("changed by the chat template 2" in str(record)) == bool(role)

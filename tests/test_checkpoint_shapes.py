@@ -13,6 +13,7 @@ from hs2jax.models.hf import adapters, checkpoint_files, fingerprint, hub
 from hs2jax.reward_model import RewardModel
 
 WEIGHTS = "model.safetensors"
+ROWS = np.ones((2, 32), np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +191,44 @@ def test_an_adapter_is_merged_into_its_base_with_its_head(tmp_path, settings):
     }
 
 
+def embeddings(kind, embed):
+    """What an adapter holds of the embeddings, its settings, and what they become."""
+    rng = np.random.default_rng(1)
+    start, place = "base_model.model.", "base_model.model.model.embed_tokens"
+    new = rng.normal(size=(len(embed) + 3 * (kind == "resized"), embed.shape[1])).astype("f4")
+    a, b = rng.normal(size=(2, len(embed))), rng.normal(size=(embed.shape[1], 2))
+    if kind == "whole":
+        return {f"{place}.weight": new}, {}, new
+    if kind == "resized":  # As peft writes those that it trains whole.
+        both = {f"{place}.modules_to_save.weight": new, f"{start}lm_head.weight": 2 * new}
+        return both | {f"{place}.weight": new, f"{place}.original_module.weight": 0 * new}, {}, new
+    if kind == "low rank":
+        pair = {f"{place}.lora_embedding_A": a, f"{place}.lora_embedding_B": b}
+        pair = {name: x.astype("f4") for name, x in pair.items()}
+        return pair | {f"{place}.base_layer.weight": embed}, {}, embed + 1.5 * (b @ a).T
+    made = embed.copy()
+    made[[5, 1]] = new[:2]
+    rows = {"trainable_token_indices": [5, 1] if kind == "tokens" else {"embed_tokens": [5, 1]}}
+    return {f"{place}.token_adapter.trainable_tokens_delta": new[:2]}, rows, made
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ["whole", "resized", "low rank", "tokens", "named tokens"])
+def test_an_adapter_changes_embeddings_as_in_peft(tmp_path, kind, tied):
+    """Where it changes one of two tied weights, the other stays as it was."""
+    base = foreign(tmp_path / "base", outputs=(), tied=tied)
+    found = safetensors.numpy.load_file(base / WEIGHTS)
+    embed = found["model.embed_tokens.weight"]
+    beside, settings, made = embeddings(kind, embed)
+    model = hub.load(adapter(base, tmp_path / "adapter", beside=beside, **settings)[0])
+    output = 2 * made if kind == "resized" else found.get("lm_head.weight", embed)
+    np.testing.assert_allclose(model.params["embed"], made, rtol=1e-5, atol=1e-5)
+    assert model.config.vocab_size == len(made)
+    assert model.config.tied == (tied and "tokens" in kind)
+    if not model.config.tied:
+        np.testing.assert_array_equal(model.params["lm_head"], output)
+
+
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
@@ -199,6 +238,15 @@ def test_an_adapter_is_merged_into_its_base_with_its_head(tmp_path, settings):
         ({"of_a_newer_version": {"x": 1}}, "with of_a_newer_version"),
         ({"peft_type": "IA3"}, "with peft_type 'IA3'"),
         ({"base_model_name_or_path": None}, "base_model_name_or_path is None, and is needed"),
+        (
+            {"beside": {"base_model.model.model.norm.token_adapter.trainable_tokens_delta": ROWS}}
+            | {"trainable_token_indices": [1]},
+            r"trainable_token_indices \[1\] are not those of the 2 rows",
+        ),
+        (
+            {"beside": {"base_model.model.model.embed_tokens.lora_embedding_A": ROWS}},
+            "the adapter has embedding_A of embed_tokens; merge it",
+        ),
         ({"lora_alpha": "16"}, "lora_alpha is '16', and is needed"),
         (
             {"beside": {"base_model.model.model.norm.lora_magnitude": np.ones(2, np.float32)}},
@@ -259,6 +307,21 @@ def test_where_the_text_part_says_otherwise_the_tensors_say_whether_weights_are_
     whole = {"model_type": "llava", "text_config": text, "tie_word_embeddings": tied}
     checkpoint_files.write_json(folder / "config.json", whole)
     assert hub.load(folder).config.tied == tied
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"reward_scale": 2.0, "pooling": "mean"}, "keys that are not read: reward_scale, pooling"),
+        ({"attention_multiplier": 0.5}, "keys that are not read: attention_multiplier"),
+        ({"id2label": {"0": "a", "1": "b"}}, "id2label names 2 outputs, and the head has 1"),
+        ({"rope_interleaved": False, "unsloth_version": "1", "torch_dtype": "float16"}, ""),
+    ],
+)
+def test_what_a_config_says_besides_is_told(plain, tmp_path, config, said, caplog):
+    hub.load(copy_of(plain[0], tmp_path / "in", config=config))
+    assert said in caplog.text
+    assert bool(said) == ("config.json: " in caplog.text)
 
 
 def test_code_beside_a_checkpoint_is_said(plain, tmp_path, caplog):

@@ -278,6 +278,10 @@ REFUSED = {
     "data of the web": (SCORE + "--data=responses:https://a/b.jsonl", "https://|fetch the file"),
     "data of a pipe": (SCORE + "--data=responses:{folder}/pipe.jsonl", "pipe.jsonl is a pipe"),
     "data of a folder": (SCORE + "--data=responses:{folder}", "is a folder|*.jsonl"),
+    "data as output": (
+        SCORE + "--data=responses:{folder}/words.txt --output={folder}/./words.txt",
+        "words.txt is a file of --data: give another",
+    ),
     "data of a link": (SCORE + "--data=responses:{folder}/nowhere", "no file {folder}/nowhere"),
     "model of the web": (SCORE + "--model=http://localhost/x", "no model 'http://localhost/x'"),
     "model that is a file": (SCORE + "--model={folder}/train.py", "is a file: give the folder"),

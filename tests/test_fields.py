@@ -140,6 +140,8 @@ def test_a_wrong_map_is_told(form, told, tmp_path):
 
 CALL = [{"function": {"name": "weather"}}]
 PART = {"type": "text", "text": "Oak."}
+NEW_INPUTS = ("reply", "text", "content", "body", "persona", "few_shots", "prefill", "options")
+NEW_LABELS = ("swapped", "is_flipped", "chosen_idx", "is_correct", "human_prefers", "verdict")
 # What a row or its last turn says besides, and whether it is "used", "counted" or by what refused.
 BESIDES = [
     ({"tools": CALL}, "'tools': looks like an input"),
@@ -152,6 +154,8 @@ BESIDES = [
     ({"system_prompt": "x"}, "'system_prompt': looks like an input"),
     ({"answer_2": "x"}, "'answer_2': looks like an input"),
     ({"conversations": [ASKS]}, "'conversations': looks like an input"),
+    *(({name: "x"}, f"'{name}': looks like an input") for name in NEW_INPUTS),
+    *(({name: 1}, f"'{name}': looks like a label") for name in NEW_LABELS),
     ({"system": "Be brief."}, "used"),
     ({"tools": None, "history": [], "images": "", "context": {}}, "used"),
     ({"prompt_id": "x"}, "counted"),
@@ -166,6 +170,8 @@ IN_TURNS = [
     ({"reasoning_content": "x"}, "'messages.1..reasoning_content'"),
     ({"images": ["x"]}, "'messages.1..images'"),
     ({"name": "Ann"}, "'messages.1..name'"),
+    ({"refusal": "I can't."}, "'messages.1..refusal'"),
+    ({"content": [PART | {"cache_control": "x"}]}, "one of type 'text' with 'cache_control'"),
     ({"weight": 0}, "'messages.1..weight'"),
     ({"name": None, "tool_calls": [], "refusal": None}, "used"),
     ({"timestamp": 3}, "counted"),

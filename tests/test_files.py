@@ -130,6 +130,8 @@ KINDS = {
     "rows.csv": lambda rows: as_cells(rows, ","),
     "rows.tab": lambda rows: as_cells(rows, "\t"),
     "excel.csv": lambda rows: b"\xef\xbb\xbf" + as_cells(rows, ";") + b"\r\n;;",
+    "sep.csv": lambda rows: b"\xef\xbb\xbfsep=;\r\n" + as_cells(rows, ";"),
+    "by-id.json": lambda rows: json.dumps({f"q{i}": row for i, row in enumerate(rows)}).encode(),
     "bars.txt": lambda rows: as_cells(rows, "|").replace(b'"prompt"', b'"prompt "'),
     "comma,.csv": lambda rows: as_cells([{**row, "a,b,c": ""} for row in rows], ";"),
     "nameless.csv": lambda rows: as_cells(rows, ",").replace(b"\r\n", b",\r\n") + b",",
@@ -241,9 +243,12 @@ def test_cells_of_a_table_are_texts_or_numbers_as_their_fields_are(tmp_path):
         (("4", "5"), -2.0),
         (("2", "3"), -1.0),
     ]
-    (tmp_path / "rows.csv").write_text("prompt,chosen,rejected,strength\n2+2?,4,5,much\n")
-    with pytest.raises(DataError, match="field 'strength': expected a number"):
-        read(tmp_path / "rows.csv")
+    wrong = [f"2+2?,4,5,{value}" for value in ("much", "1_0", "1,5", "50%")]
+    wrong += [f"{value},4,5,1" for value in ("nan", "<NA>", "#NAME?")]
+    for row, field in zip(wrong, ["strength"] * 4 + ["prompt"] * 3, strict=True):
+        (tmp_path / "rows.csv").write_text(f"prompt,chosen,rejected,strength\n{row}\n")
+        with pytest.raises(DataError, match=f"field '{field}': expected a|5 cells"):
+            read(tmp_path / "rows.csv")
 
 
 def test_parquet_keeps_messages_and_refuses_what_is_no_text(tmp_path):

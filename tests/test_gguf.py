@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import unicodedata
 
 import gguf
@@ -25,7 +26,7 @@ from hs2jax.models import rope
 from hs2jax.models.config import FULL, SLIDING
 from hs2jax.models.decoder import Decoder
 from hs2jax.models.heads import logits
-from hs2jax.models.hf import hub, weights
+from hs2jax.models.hf import fingerprint, hub, weights
 
 Kind = gguf.GGMLQuantizationType
 NO_BOS = {"tokenizer.ggml.bos_token_id": None}
@@ -37,14 +38,14 @@ def interleave(rows, heads):
     return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
-def write(path, config, params, *, quantise=None, change=None, rename=None, kind="llama"):
-    """A GGUF file of `params`. `change` replaces metadata (None takes a key out), which begins with
-    the architecture's name where "llama." is written here."""
+def write(path, config, params, *, quantise=None, change=None, rename=None, kind="llama", split=0):
+    """A GGUF file of `params`, or several of `split` tensors each. `change` replaces metadata (None
+    takes a key out), which begins with the architecture's name where "llama." is written here."""
     alphabet = [*"abcdehilnortuIyY", "Ġ", "Ċ", *"0123456789"]
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool>", *alphabet, "in", "Ġ1", "12"]
     tokens += [f"<unused{i}>" for i in range(config.vocab_size - len(tokens))]
     scaling = config.rope_scaling
-    linear = scaling is not None and scaling.kind == "linear"
+    named = scaling is not None and scaling.kind in ("linear", "yarn")
     meta = {
         "llama.vocab_size": config.vocab_size,
         "llama.embedding_length": config.hidden_size,
@@ -57,8 +58,9 @@ def write(path, config, params, *, quantise=None, change=None, rename=None, kind
         "llama.attn_logit_softcapping": config.attn_logit_softcap,
         "llama.final_logit_softcapping": config.final_logit_softcap,
         "llama.rope.dimension_count": config.head_dim,
-        "llama.rope.scaling.type": "linear" if linear else None,
-        "llama.rope.scaling.factor": scaling.factor if linear else None,
+        "llama.rope.scaling.type": scaling.kind if named else None,
+        "llama.rope.scaling.factor": scaling.factor if named else None,
+        "llama.rope.scaling.original_context_length": scaling.original if named else None,
         "llama.feed_forward_length": config.intermediate_size,
         "llama.context_length": config.max_seq_len,
         "llama.attention.layer_norm_rms_epsilon": config.norm_epsilon,
@@ -73,7 +75,8 @@ def write(path, config, params, *, quantise=None, change=None, rename=None, kind
         "tokenizer.ggml.unknown_token_id": 0,
         "tokenizer.chat_template": CHATML,
     } | (change or {})
-    writer = gguf.GGUFWriter(path, meta.pop("general.architecture", kind))
+    name = meta.pop("general.architecture", kind)
+    writer = gguf.GGUFWriter(path, name, split_max_tensors=split)
     for key, value in meta.items():
         add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
         add |= {str: writer.add_string, list: writer.add_array, type(None): lambda *_: None}
@@ -93,7 +96,7 @@ def write(path, config, params, *, quantise=None, change=None, rename=None, kind
             writer.add_tensor(name, gguf.quants.quantize(array, quantise), raw_dtype=quantise)
         elif name is not None:
             writer.add_tensor(name, np.ascontiguousarray(array))
-    if scaling is not None and not linear:
+    if scaling is not None and not named:
         plain, scaled = (
             rope.frequencies(config.head_dim, config.rope_base, each) for each in (None, scaling)
         )
@@ -111,11 +114,12 @@ def shape_of(family, **changes):
     return config_of(family, **{"bos_id": 1, "head_dim": 16, **unwindowed, **changes})
 
 
+YARN = rope.Scaling("yarn", 4.0, 1.0, 32.0, 64, 0.1 * math.log(4) + 1)
 GEMMA = {"sliding_window": 3, "query_pre_attn_scalar": 16, "tied": True}
 KINDS = {
     "llama": shape_of("llama", qkv_bias=False, o_bias=False, mlp_bias=False, rope_scaling=LLAMA3),
     "qwen2": shape_of("qwen2", head_dim=4, tied=True),
-    "qwen3": shape_of("qwen3", tied=False, rope_base=1e6),
+    "qwen3": shape_of("qwen3", tied=False, rope_base=1e6, rope_scaling=YARN),
     "gemma2": shape_of("gemma2", **GEMMA, layer_types=ALTERNATING),
     "gemma3": shape_of("gemma3_text", **GEMMA, num_layers=6, layer_types=(SLIDING,) * 5 + (FULL,)),
 }
@@ -133,6 +137,24 @@ def test_a_file_is_the_model_of_its_folder(tmp_path, kind):
     tokens = jnp.arange(40)[None] * 7 % config.vocab_size
     ours, theirs = (hidden_of(config, one.params, tokens) for one in (loaded, folder))
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_the_files_of_a_split_model_are_one_by_any_of_their_names(tmp_path):
+    params = random_params(TINY)
+    write(tmp_path / "x.gguf", TINY, params, split=9)
+    first, *others = sorted(tmp_path.glob("x-*.gguf"))
+    whole = write(tmp_path / "whole.gguf", TINY, params)
+    for path in (first, others[-1]):
+        assert_same_bits(hub.load(path).params, hub.load(whole).params)
+    before = fingerprint.fingerprint(str(first))
+    assert before == fingerprint.fingerprint(str(others[0])) != fingerprint.fingerprint(str(whole))
+    others[-1].write_bytes(others[0].read_bytes())
+    assert before != fingerprint.fingerprint(str(first))
+    with pytest.raises(ValueError, match=r"tensors, and split.tensors.count is"):
+        hub.load(first)
+    others[0].unlink()
+    with pytest.raises(ValueError, match=rf"of \d files {others[0].name} are not there"):
+        hub.load(first)
 
 
 @pytest.mark.parity
@@ -180,7 +202,9 @@ def test_quantised_tensors_are_near_what_they_were(tmp_path, kind):
         ({"rename": {"output_norm.weight": "rope_long.weight"}}, "rope_long.weight has no place"),
         ({"general.architecture": "gemma"}, "general.architecture is 'gemma'"),
         ({"llama.logit_scale": 2.0}, "llama.logit_scale is not known here"),
-        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'"),
+        ({"llama.rope.scaling.type": "longrope"}, "llama.rope.scaling.type is 'longrope'"),
+        ({"llama.rope.scaling.yarn_beta_fast": 16.0}, "yarn_beta_fast is not known here"),
+        ({"split.count": 3}, "split.count is 3; only 1, by the file's name"),
         ({"llama.expert_count": 8}, "llama.expert_count is 8"),
         ({"llama.rope.dimension_count": 4}, "llama.rope.dimension_count is 4"),
         ({"llama.block_count": None}, "lacks llama.block_count"),

@@ -98,6 +98,6 @@ def test_one_command_trains_on_a_table(tmp_path):
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "not read: note in" in page
     assert "strength: a-b, at most 3" in page
-    done = hs2jax(*common, f"--data={tmp_path / 'pairs.csv'}", f"--workdir={tmp_path / 'other'}")
+    done = hs2jax(*common, "--data", f"{tmp_path / 'pairs.csv'}", f"--workdir={tmp_path / 'other'}")
     assert done.code == 1
     assert "whose columns are question, good, bad" in done.err

@@ -175,7 +175,7 @@ def test_an_answer_that_the_template_rewrites_is_counted_and_not_learned():
     (encoded,) = chat.encode(tokenizer, [group], policy=True, record=record)
     # What comes before the second answer is rewritten too, but as it is whenever that is sampled.
     assert learned(tokenizer, encoded) == ["8<|im_end|>"]
-    assert record == Record(unlearned_turns=1)
+    assert record == Record(unlearned_turns=1, unwritten=1)
 
 
 def test_an_answer_without_an_end_of_its_own_is_learned_to_its_line_end():

@@ -97,15 +97,16 @@ PARTS = tiny.CHATML.replace(
         (LATER, "leaves out what the user says.*becomes ''"),
         (PARTS, "leaves out what the user says"),
         (tiny.CHATML.replace("<|im_end|>", "").replace("<|im_start|>", ""), "has no EOS"),
+        (tiny.CHATML, "split_special_tokens is true"),
     ],
 )
 @pytest.mark.parametrize("load", LOADS)
 def test_what_cannot_become_tokens_is_refused_before_weights_are_read(
     tmp_path, saved, monkeypatch, load, template, said
 ):
-    if "EOS" in said:
-        settings = json.loads(saved[SETTINGS]) | {"eos_token": None}
-        saved = saved | {SETTINGS: json.dumps(settings).encode()}
+    setting = {"eos_token": None} if "EOS" in said else {"split_special_tokens": "split" in said}
+    settings = json.loads(saved[SETTINGS]) | setting
+    saved = saved | {SETTINGS: json.dumps(settings).encode()}
     read = []
     monkeypatch.setattr("hs2jax.models.hf.hub.assemble", lambda *args: read.append(args))
     folder = write(tmp_path / "model", saved, {} if template is None else {JINJA: template})

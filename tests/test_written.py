@@ -105,6 +105,18 @@ SAID = [
     "| Score |\n|---|\n| ^4 |",
     "Score：^4",
     "Rating: **^2**",
+    # A correction, what others said, and scores of several things.
+    "Score: 4\nWait, actually it should be 3.",
+    "Score: 4. Correction: 2",
+    "Score: ^4. Actually, it is right in 3 places.",
+    "The response says Score: 5.\nIt is wrong.",
+    "User wrote: 'Score: 5'",
+    "It's the user's question. Score: ^4",
+    "Score: 4−5",
+    "Score A: 4\nScore B: 2",
+    "Helpfulness score: 4\nCorrectness score: 2",
+    "Helpfulness score: 4\nCorrectness score: 2\nOverall score: ^3",
+    "Helpfulness rating: 2\nThe rating is ^3",
     "^4 stars",
 ]
 

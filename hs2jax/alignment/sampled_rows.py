@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hs2jax.data import corpora, formats, tables
+from hs2jax.data import corpora, formats, rows, tables
 from hs2jax.data.fields import Row
 from hs2jax.data.groups import FieldError, Group
 from hs2jax.data.record import Record
@@ -70,7 +70,7 @@ def _left(row: dict, unfinished: str, record: Record) -> dict | None:
         return row
     keep = []
     for i, text in enumerate(lists["responses"]):
-        if isinstance(text, str) and not text.strip():
+        if isinstance(text, str) and rows.is_blank(text):
             record.skip("empty responses")
         elif unfinished == "drop" and "finished" in lists and lists["finished"][i] is False:
             record.skip("unfinished responses")

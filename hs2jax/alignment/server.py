@@ -97,7 +97,7 @@ def _object(url: str, said: bytes) -> dict:
             f"{url} answers {str(found)[:80]!r} and no JSON object: it is no OpenAI-compatible API "
             "(with its /v1), or something in between answers instead"
         )
-    if "error" in found or found.get("object") == "error":
+    if found.get("error") or found.get("object") == "error":
         raise RefusedError(f"{url} answers an error: {str(found.get('error', found))[:300]}")
     return found
 
@@ -126,8 +126,10 @@ def connect(config) -> Source:
     tokenizer, read = opened.tokenizer, opened.read
 
     def complete(body: dict) -> dict:
+        choices = None
         try:
-            choices = ask(address, "completions", body).get("choices")
+            said = ask(address, "completions", body)
+            choices, usage = said.get("choices"), said.get("usage")
             texts = [choice["text"] for choice in choices]
             ended = [choice.get("finish_reason") == "stop" for choice in choices]
         except RefusedError as error:
@@ -139,6 +141,10 @@ def connect(config) -> Source:
                 f"{len(texts)} responses, {sum(isinstance(x, str) for x in texts)} of them texts"
             )
             return {"refused": f"{address} gives {found}, instead of the {config.n} of config.n"}
+        read_of = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+        if isinstance(read_of, int) and read_of < len(body["prompt"]):
+            found = f"{read_of} of the prompt's {len(body['prompt'])} tokens"
+            return {"refused": f"{address} has read {found}: is its context too short?"}
         # Half a surrogate pair is no text, and cannot be written.
         texts = [text.encode(errors="replace").decode() for text in texts]
         for i in np.flatnonzero(ended):

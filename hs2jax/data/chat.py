@@ -3,17 +3,21 @@
 import dataclasses
 import functools
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from hs2jax.data import control_tokens
 from hs2jax.data.control_tokens import RefusedError
-from hs2jax.data.groups import Group
+from hs2jax.data.groups import Group, show
 from hs2jax.data.record import REFUSED, Record
 from hs2jax.data.templates import condition_text
 
+log = logging.getLogger(__name__)
+
 READS = ("end_of_turn", "last")
+TOLD: set[tuple[str, str]] = set()  # Templates, and roles whose texts they leave out.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +114,7 @@ def prompt_ids(
 
     def write(group: Group) -> str:
         header = render(tokenizer, list(group.prompt), group.source, add_generation_prompt=True)
+        _is_written(tokenizer, group, header)
         return header + condition_text(tokenizer, group.condition)
 
     texts = _render_all(write, tokenizer, groups, skipped)
@@ -249,6 +254,8 @@ def _render(
     for response in () if policy and group.tokens else group.responses:
         turns = [*group.prompt, {"role": "assistant", "content": response}]
         wholes.append(render(tokenizer, turns, group.source, add_generation_prompt=False))
+    written = all(map(functools.partial(_is_written, tokenizer, group), wholes, group.responses))
+    record.unwritten += not (_is_written(tokenizer, group, header) and written)
     if not policy:
         return header, wholes, []
     if any(max(ids) >= size for ids in group.tokens):
@@ -267,6 +274,25 @@ def _render(
         )
     asked = header + condition_text(tokenizer, group.condition)
     return asked, [asked + whole[len(header) :] for whole in wholes], []
+
+
+def _is_written(tokenizer, group: Group, rendered: str, response: str | None = None) -> bool:
+    """Tell whether all texts of the prompt, or the response, are in what the template made,
+    but for white space; the first one of a template and role that is not is logged."""
+    rendered, bare = rendered.replace(control_tokens.BREAK, ""), ""
+    last = ({"role": "assistant", "content": response},)
+    for turn in group.prompt if response is None else last:
+        text = turn["content"].strip()
+        if text in rendered:
+            continue
+        bare = bare or "".join(rendered.split())
+        if "".join(text.split()) not in bare:
+            if (key := (tokenizer.get_chat_template(), turn["role"])) not in TOLD:
+                TOLD.add(key)
+                what = "the chat template leaves out a text of the %s, or a part, or changes it"
+                log.warning(f"%s: {what}: %s", group.source, turn["role"], show(text))
+            return False
+    return True
 
 
 def _earlier_turns(tokenizer, group: Group, whole: str, record: Record) -> list[tuple[str, str]]:

@@ -32,12 +32,23 @@ TRANSCRIPTS = {
     kind: [re.compile(pattern, re.MULTILINE) for pattern in patterns]
     for kind, *patterns in (
         ("a Human/Assistant transcript (format hh_rlhf)", r"^Human:", r"^Assistant:"),
-        ("speakers' names (format conversations)", r"^(User|USER):", r"\b(?i:assistant):"),
-        ("an instruction template (format instructions)", r"^### Instruction:"),
+        (
+            "speakers' names (format conversations)",
+            r"\b(User|USER):|^<(human|user)>",
+            r"\b(?i:assistant):|^<(bot|assistant)>",
+        ),
+        ("questions and answers (format conversations)", r"^Q(uestion)?:", r"^A(nswer)?:"),
+        ("a speaker's name before a text", r"\A\s*(?i:assistant|human|user|ai|bot)\s*:"),
+        ("an instruction template (format instructions)", r"^### (Instruction|Human|User):"),
         (
             "a list of messages as a text (make it a list: json.loads)",
             r"\A\s*\[\s*\{\s*['\"](role|from|content|value)['\"]\s*:",
         ),
+        (
+            "a list of texts as a text (make it a list: json.loads)",
+            r"\A\s*\[\s*(['\"]).*\1\s*\]\s*\Z",
+        ),
+        ("Python's bytes as a text (decode them)", r"\Ab(['\"]).*\1\s*\Z"),
         ("NeMo's markers (format helpsteer2)", r"<extra_id_\d+>"),
         (
             "control tokens of a chat template (format conversations)",
@@ -236,7 +247,8 @@ def _groups(spec: Spec, on_error: str, record: Record) -> Iterator[Group]:
     for kind, count in own.transcripts.items():
         _say(f"{spec.path}: {kind}, within a text, in {count} rows: it is read as that text")
     for name, of in own.ratings.items():
-        if fields.plain(name).startswith("rank") and of["low"] >= 0:
+        column = dict(spec.columns.columns).get(name, name)
+        if fields.plain(column).startswith("rank") and of["low"] >= 0:
             _say(f"{spec.path}: a higher {name} is better; else map {{{name}=COLUMN*-1}}")
         usual = 4 if name in ATTRIBUTES else before[name]["high"] if name in before else of["high"]
         if _scale(usual) != _scale(of["high"]) and (of["high"] > usual or of["n"] >= FEW):

@@ -11,6 +11,8 @@ UNKNOWN = ("", "n/a", "na", "none", "null", "unknown")  # Ratings that say nothi
 # Names, in lower case with underscores, of what a model would be given or people said.
 TURNS = "prompt|instruction|input|question|query|message|dialogue|dialog|conversation|transcript"
 TEXTS = "context|document|passage|background|evidence|response|answer|output|completion|candidate"
+TEXTS += "|repl(?:y|ie)|summar(?:y|ie)|text|content|body|utterance|persona|few_shot|demonstration"
+TEXTS += "|prefill|prefix|suffix|choice|option"
 INPUT = re.compile(
     r"(chat_|dialogue_|conversation_)?history|reasoning(_content)?|thinking|thoughts?|chain_of_thought"
     r"|(\w+_)?(system|developer)(_(prompt|message|text))?|(image|audio|video|media|attachment)s?(_(url|path)s?)?"
@@ -19,13 +21,14 @@ INPUT = re.compile(
     rf"|({TURNS}|{TEXTS}|chosen|rejected)s?(_?[0-9a-h])?"
 )
 SAID = "rating|score|label|strength|margin|preference|reward|rank|winner|vote|grade|annotation"
+SAID += "|verdict|judge?ment|choice|quality|(?:in)?correct|swapped|flipped|prefers?"
 LABEL = re.compile(
     rf"(\w+_)?({SAID})s?(_(diff|difference|delta|gap|margin))?|({SAID})s?_(chosen|rejected|first|second|\w|response_\w|answer_\w)"
-    r"|(better|safer|preferred|winning|best)(_\w+)?|is_(better|preferred|chosen)"
+    r"|chosen_(idx|index|position|first|is_first)|(better|safer|preferred|winning|best)(_\w+)?|is_(better|preferred|chosen)"
     r"|helpfulness|correctness|coherence|complexity|verbosity"
 )
 # Of a turn, beside INPUT.
-IN_TURNS = ("name", "weight", "train", "loss", "masked", "prefix", "audio", "images")
+IN_TURNS = ("name", "weight", "train", "loss", "masked", "prefix", "audio", "images", "refusal")
 ENTRY = re.compile(r"\s*(?:-\s*(?P<left>[^=]+?)|(?P<field>[^=]+?)\s*=\s*(?P<column>.+?))\s*")
 STEP = re.compile(r"(.+?)\s*([-+*/])\s*(-?\d+(?:\.\d+)?)")  # Of a map, from left to right.
 STEPS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}

@@ -38,6 +38,7 @@ BIGGEN = (
     "id capability task instance_idx language reference_answer model_name response_model_name "
     "gpt4_score gpt4_04_turbo_score claude_score prometheus_score prometheus_score_bgb"
 )
+ARENA = "question_id model_a model_b judge anony language tstamp openai_moderation toxic_chat_tag"
 RUBRIC = ("criteria", *(f"score{i}_description" for i in range(1, 6)))
 JUDGE_BENCH_SOURCES = {  # The category of a source, by how its name starts.
     "mmlu-pro": "knowledge",
@@ -50,7 +51,6 @@ PRIOR_SETS = (  # RewardBench's.
     *("pku_better", "pku_safer", "mtbench_human", "mtbench_gpt4"),
 )
 RM_BENCH_DOMAINS = ("chat", "code", "math", "safety-refuse", "safety-response")
-LABEL = re.compile(r"\s*([^:,]*[^:,\s])\s*:\s*([-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?)\s*")
 
 # Of each sampled response, log-probabilities in nats: of the attribute values that it was asked to
 # have, under the model without a condition, and under the policy that sampled it.
@@ -173,17 +173,17 @@ def conversations(row: Row) -> Group:
     *earlier, label = (message.get("label") for message in row[field])
     row.notes += (("unread", f"{field}[].label") for each in earlier if each is not None)
     at = f"{field}[{len(earlier)}].label"
-    return Group(prompt, (last,), ratings=() if label is None else (parse_label(label, at),))
+    return Group(prompt, (last,), ratings=() if label is None else (rows.parse_label(label, at),))
 
 
-def parse_label(label: object, field: str) -> dict[str, float]:
-    """The values of "helpfulness:4,verbosity:2". Raises FieldError."""
-    parts = [LABEL.fullmatch(part) for part in check_text(label, field).split(",")]
-    values = {part[1]: float(part[2]) for part in parts if part}
-    if len(values) < len(parts):
-        what = f"expected as 'helpfulness:4,verbosity:2', found {show(label)}"
-        raise FieldError(field, what, "malformed label")
-    return {name: check_number(value, field, -1e6, 1e6) for name, value in values.items()}
+def arena(row: Row) -> Group:
+    """Two conversations that differ in the last answer only, and the `winner`. Where `turn` says
+    which answer was voted on, what is behind it is counted and left out."""
+    names = "conversation_a", "conversation_b"
+    for name in names if "turn" in row else ():
+        row[name] = rows.up_to_answer(row, name, rows.integer(row, "turn", 1, 10**6))
+    prompt, answers = rows.answered(row, *names)
+    return Group(prompt, answers, strength=strengths.arena(row, "winner"))
 
 
 def sampled(row: Row) -> Group:
@@ -315,6 +315,7 @@ FORMATS = {
         functools.partial(justifications.group, swapped=True), extras=UNPROCESSED
     ),
     "hh_rlhf": Format(hh_rlhf),
+    "arena": Format(arena, extras=ARENA),
     "preference": Format(preference),
     "ratings": Format(
         ratings,

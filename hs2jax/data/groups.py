@@ -11,6 +11,10 @@ from typing import NamedTuple
 
 MAX_CHARACTERS = 1_000_000  # Of one text. Longer ones are broken files, not conversations.
 MAX_STRENGTH = 3.0
+# White space, and what has no width.
+BLANK = re.compile(r"[\s\x00\u00ad\u200b-\u200f\u2060\ufeff]*")
+# Cells of pandas and Excel in place of a text, as where they took one for a formula.
+NO_TEXTS = ("nan", "NaN", "<NA>", "#N/A", "#NAME?", "#VALUE!", "#REF!", "#DIV/0!", "#NUM!")
 OF_ROWS = (".json", ".parquet", ".csv", ".tsv", ".arrow", ".feather")
 REASONS = {bool: "true or false for a number", str: "text for a number"}  # Else "wrong type".
 NAME = re.compile(r"[\w.-]+(?: [\w.-]+)*")  # Of an attribute that stands in a line of values.
@@ -90,7 +94,7 @@ class Group:
         if not n:
             raise mistyped("responses", "a tuple of at least one text", self.responses)
         for i, response in enumerate(self.responses):
-            says_nothing = isinstance(response, str) and not response.strip()
+            says_nothing = isinstance(response, str) and BLANK.fullmatch(response)
             if not (says_nothing and self.tokens):
                 check_text(response, f"responses[{i}]")
         _check_of_each(self.ratings, "ratings", n, dict)
@@ -171,8 +175,11 @@ def check_text(value: object, field: str) -> str:
     """Return a text that says something and can be encoded. Raises FieldError."""
     if not isinstance(value, str):
         raise mistyped(field, "a text", value)
-    if not value.strip():
+    if BLANK.fullmatch(value):
         raise FieldError(field, "expected a text, found an empty one", "empty text")
+    if isinstance(value, Cell) and value.strip() in NO_TEXTS:
+        what = f"expected a text, found {show(value)}, which tables write where there is none"
+        raise FieldError(field, what, "empty text")
     if len(value) > MAX_CHARACTERS:
         what = f"expected at most {MAX_CHARACTERS:,} characters, found {len(value):,}"
         raise FieldError(field, what, "huge text")
@@ -196,7 +203,7 @@ class Cell(str):
 def check_number(value: object, field: str, low: float, high: float) -> float:
     """Return a number from low to high (no bool, no NaN) as a float. Raises FieldError."""
     expected = f"a number from {low:g} to {high:g}"
-    if isinstance(value, Cell):
+    if isinstance(value, Cell) and "_" not in value:  # Which Python would leave out.
         with contextlib.suppress(ValueError):
             value = float(value)
     if isinstance(value, decimal.Decimal):

@@ -32,6 +32,7 @@ class Record:
     posing: int = 0  # Groups left out because a text would be read as the chat template's own.
     # Assistant turns within prompts that the template writes otherwise than where they are last.
     unlearned_turns: int = 0
+    unwritten: int = 0  # Groups with a text that the chat template leaves out or changes.
     # Rows with a column that its format does not read, by "COLUMN in FILE".
     unread: dict[str, int] = dataclasses.field(default_factory=dict)
     unknown: dict[str, int] = dataclasses.field(default_factory=dict)  # Ratings, by attribute.
@@ -79,7 +80,7 @@ class Record:
 
     def add(self, other: "Record") -> None:
         """Count what was left out of groups that were read."""
-        for name in ("refused", "posing", "unlearned_turns"):
+        for name in ("refused", "posing", "unlearned_turns", "unwritten"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.skip_as(other)
 
@@ -110,6 +111,7 @@ class Record:
     def __str__(self) -> str:
         """What was read and what was left out, in a line."""
         counts = {"ties": self.ties, "indistinct pairs": self.indistinct}
+        counts |= {"changed by the chat template": self.unwritten}
         counts |= {"truncated": self.truncated, **self.left_out()}
         counted = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
         text = f"{self.rows} rows, {self.groups} groups, {self.pairs} pairs"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from hs2jax.data import fields
 from hs2jax.data.fields import Row
 from hs2jax.data.groups import (
+    BLANK,
     Cell,
     FieldError,
     check_integer,
@@ -23,6 +24,7 @@ from hs2jax.data.groups import (
 
 SPEAKERS, CONTENTS = ("role", "from"), ("content", "value")
 MARKER = re.compile(r"\n<extra_id_1>(User|Assistant)\n")
+VALUE = re.compile(r"\s*([^:,]*[^:,\s])\s*:\s*([-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?)\s*")
 SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 ROLES = {role: role for role in ("system", "user", "assistant")} | {"developer": "system"}
 # ShareGPT's, OpenAssistant's, NeMo-Aligner's, Gemma's, Cohere's and others' names of speakers.
@@ -106,7 +108,7 @@ def user_turn(content: str) -> Turns:
 
 
 def is_blank(value: object) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
+    return value is None or (isinstance(value, str) and BLANK.fullmatch(value) is not None)
 
 
 def messages(row: Row, field: str, value: object, *more: str) -> Turns:
@@ -158,8 +160,10 @@ def _only_text(value: object, place: str) -> str:
         part = next((part for part in value if part.get("type") != "text"), value[0])
         names = [name for name, each in part.items() if not fields.says_nothing(each)]
         if len(value) > 1 or part.get("type") != "text" or not {*names} <= {"type", "text"}:
+            beside = sorted({*map(str, names)} - {"type", "text"}) if len(value) == 1 else ()
             what = f"expected one part of type 'text', found {len(value)}, "
             what += f"one of type {show(part.get('type'))}"
+            what += f" with {', '.join(map(show, beside))}" if beside else ""
             raise FieldError(place, what, "parts that are no text")
         value = part.get("text")
     return check_text(value, place)
@@ -172,6 +176,20 @@ def conversation(row: Row, field: str) -> Turns:
     turns = messages(row, field, row[field])
     check_turns(turns, field)
     return turns
+
+
+def up_to_answer(row: Row, field: str, answer: int) -> list[dict]:
+    """Read the messages up to an answer, counted from 1; what is behind it is noted as unread."""
+    turns = messages(row, field, present(row, field))
+    ends = [i for i, turn in enumerate(turns, 1) if turn["role"] == "assistant"]
+    if not ends:
+        split_last(turns, field)  # Which raises.
+    if len(ends) < answer:
+        what = f"expected one of the {len(ends)} answers of '{field}', found {answer}"
+        raise FieldError("turn", what, "out of range")
+    end = ends[answer - 1]
+    row.notes += [("unread", f"{field} behind the judged turn")] * (end < len(turns))
+    return list(turns[:end])
 
 
 def split_last(turns: Sequence[dict], field: str) -> tuple[Turns, str]:
@@ -331,6 +349,16 @@ def rating_objects(row: Row, field: str, several: bool) -> tuple[dict[str, float
         row.notes += (("unknown", name) for name, value in numbers.items() if value is None)
         ratings.append({name: value for name, value in numbers.items() if value is not None})
     return tuple(ratings)
+
+
+def parse_label(label: object, field: str) -> dict[str, float]:
+    """The values of "helpfulness:4,verbosity:2". Raises FieldError."""
+    parts = [VALUE.fullmatch(part) for part in check_text(label, field).split(",")]
+    values = {part[1]: float(part[2]) for part in parts if part}
+    if len(values) < len(parts):
+        what = f"expected as 'helpfulness:4,verbosity:2', found {show(label)}"
+        raise FieldError(field, what, "malformed label")
+    return {name: check_number(value, field, -1e6, 1e6) for name, value in values.items()}
 
 
 def right_then_wrong(row: dict, right: str, wrong: str, of_each: int = 0) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ from hs2jax.data.groups import MAX_STRENGTH, FieldError, check_number
 from hs2jax.data.rows import choice, integer
 
 SCORE = re.compile(r"chosen_(\w+_)?{0}|(\w+_)?{0}_chosen".format("(score|rating|reward|grade)s?"))
+WINNERS = {"model_a": -1.0, "model_b": 1.0}
+WINNERS |= dict.fromkeys(("tie", "tie (bothbad)", "both_bad"), 0.0)
 NEITHER_VALID = -100  # What HelpSteer2-Preference's annotators chose where no response was valid.
 
 
@@ -25,6 +27,11 @@ def signed(row: dict, field: str) -> float:
 def winner(row: dict, field: str, first: object, second: object) -> float:
     """Read a strength of 1 for the response that a column names."""
     return 1.0 if choice(row, field, (first, second)) == second else -1.0
+
+
+def arena(row: dict, field: str) -> float:
+    """Read a strength of 1 for the response of the model that a column names, 0 for a tie."""
+    return WINNERS[choice(row, field, tuple(WINNERS))]
 
 
 def majority(row: dict, *fields: str) -> float:

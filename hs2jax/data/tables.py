@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from etils import epath
 
+from hs2jax.data import fields
 from hs2jax.data.groups import Cell, DataError, FieldError, show
 
 # The number of a row, from 1 (of a data set: its index, from 0), and its bytes, JSON, or what these
@@ -44,6 +45,7 @@ NAMED = {  # By how a file begins: its kind, and the line that makes one of it t
     b"<": ("a web page or XML", "curl -L -O LINK (on the hub with /resolve/ in place of /blob/)"),
 }
 OF_CELLS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+BY = re.compile(r"sep=(.)", re.IGNORECASE)  # The first line of a table that Excel wrote.
 BETWEEN = re.compile(r"[\s,]*")  # Values of JSON that follow one another.
 TURN = ("role", "from", "content", "value")  # A list of such objects is a conversation, no table.
 TURNS = ({"role", "content"}, {"from", "value"})
@@ -207,6 +209,8 @@ def _whole(content: bytes, said: list, name: str) -> Iterable:
     cells = {by: next(csv.reader([header], delimiter=by), []) for by in "\t,;|"}
     delimiter = max(cells, key=lambda by: len(cells[by]))
     several = len(cells[delimiter]) > 1 or name.lower().endswith(OF_CELLS)
+    if (line := BY.match(header)) and (rest := content.partition(b"\n")[2]).strip():
+        return _separated(rest, line[1], name)
     if several and start != "|" and header.replace("\t", "").isprintable():
         return _separated(content, delimiter, name)
     kinds = "JSON lines, JSON, Parquet, Arrow, or CSV or TSV with a header"
@@ -244,6 +248,8 @@ def _table(found: dict, name: str) -> list | None:
         keys = list(columns[0])
         if keys and all(key.isdigit() for key in keys) and all(list(c) == keys for c in columns):
             columns = [list(column.values()) for column in columns]
+        elif _are_rows(found):
+            return [{"id": key, **row} for key, row in found.items()]
     lists = [each for each in columns if isinstance(each, list)]
     talks = any(isinstance(x, dict) and not x.keys().isdisjoint(TURN) for c in lists for x in c)
     if talks or not lists:
@@ -260,6 +266,14 @@ def _table(found: dict, name: str) -> list | None:
     if len(objects) == 1 and (len(found) == 1 or objects.keys() <= named):
         return next(iter(objects.values()))
     return None
+
+
+def _are_rows(found: dict[str, dict]) -> bool:
+    """See whether objects are rows by their ids: of one kind, and no fields by their names."""
+    first, *rest = found.values()
+    alike = all(row.keys() == first.keys() for row in rest)
+    fieldless = not any(map(fields.looks, found))
+    return alike and len(first) > 1 and fieldless and first.keys().isdisjoint(TURN)
 
 
 def _named(file: epath.Path, name: str) -> list:

@@ -33,7 +33,8 @@ UNSAID = (
     r"^[ \t]*\[(?:Prompt|Response|Criterion|Question|Dialogue)[ AB]*\][\s\S]*",
 )
 QUOTED = r'"(?:\\.|[^"\\\n])*"|“[^”\n]*”|«[^»\n]*»|`[^`\n]*`|^[ \t]*>.*$'
-JOINED = r"[-–—~～〜&|+×→]|[-=]>|\.\.+|\b(?:to|or|and)\b"
+QUOTED += r"|(?<!\w)'[^'\n]+'(?!\w)"
+JOINED = r"[-–—~～〜&|+×→−]|[-=]>|\.\.+|\b(?:to|or|and)\b"
 NO_SCORES = (
     r"(?:/|\bout of\b|(?<=\d)\s+of\b)\s*\d+",
     rf"\bbetween\s+\d+\s+and\s+\d+|\d+(?:[ \t]*(?:{JOINED})[ \t]*\d+)+",
@@ -49,6 +50,10 @@ GIVES = r"\b(?:giv(?:e|ing)|rated?|rates|scored?|deserves?|assign|award)\b"
 GIVES += rf"[^\d\n.!?>{SIGNS}]{{0,60}}?"
 DENIED = r"\b(?:not|never|cannot|neither|nor|hardly)\b|n['’]t\b|\b(?:than|least|most|below|above"
 DENIED += r"|under|over|almost|nearly|about)\W+(?:an?\W+)?$"
+OF_ANOTHER = r"\b(?:says|said|writes|wrote|claims|claimed|states|stated|asks|asked)\b[^\n.!?]{0,9}$"
+CORRECTED = r"\b(?:wait|actually|correction|on second thoughts?|scratch that|make (?:it|that))\b"
+CORRECTED += r"[^\n]*?(?<![\w.])\d"
+PLAIN = rf"{BEFORE_NAME}(?:scores?|ratings?|boxed)?(?: is| of)?\W*"
 SUPPOSED = r"[ \t)]+(?:would|could|should|might|means?|requires?|needs?|represents?|indicates?)\b"
 # Behind a number that is given; else it counts something ("gives 3 reasons").
 GOES_ON = r"\s*(?:[^\w\s]|$|(?:stars?|points?|for|because|since|as|on|in|overall|here|due)\b)"
@@ -111,9 +116,12 @@ def place_of_score(text: str, answers: Sequence[str], finished: bool = True) -> 
 
     named = re.finditer(NAME + alone, plain, re.IGNORECASE)
     named = [m for m in named if is_said(m.start(1), m[0][: m.start(1) - m.start()])]
+    named = [m for m in named if not re.search(OF_ANOTHER, plain[: m.start()], re.IGNORECASE)]
     lines = (plain[: m.start()].rpartition("\n")[2] for m in named)
     first = [bool(re.fullmatch(BEFORE_NAME, line, re.IGNORECASE)) for line in lines]
     if named := [*itertools.compress(named, first)] or named:
+        if _of_several(plain, named):
+            return None
         places = [answers.index(m[1]) for m in named[-3:]]
         if len(places) == 3 and abs(places[2] - places[0]) == 2 and sum(places) == 3 * places[1]:
             return None  # Three neighbours of the scale in their order.
@@ -132,6 +140,17 @@ def place_of_score(text: str, answers: Sequence[str], finished: bool = True) -> 
     bare = re.fullmatch(rf"{GAP}*", before) and re.fullmatch(r"\W*(stars?|points?)?\W*", behind)
     given = re.search(GIVES + "$", before, re.IGNORECASE) and re.match(GOES_ON, behind)
     return place if bare or given or place in out_of else None
+
+
+def _of_several(plain: str, named: Sequence[re.Match]) -> bool:
+    """Tell whether the last score is one of several that lines give to different things, or is
+    corrected behind it."""
+    last, label = named[-1], [plain[: m.start(1)].rpartition("\n")[2].lower() for m in named]
+    if re.search(CORRECTED + GOES_ON, plain[last.end() :], re.IGNORECASE):
+        return True
+    other = any(x != label[-1] and m[1] != last[1] for x, m in zip(label, named, strict=True))
+    short = len(label[-1].split()) <= 4 and not re.fullmatch(PLAIN, label[-1])
+    return other and short and re.fullmatch(r"\W*[\w ]+\W+", label[-1]) is not None
 
 
 def _without(text: str, pattern: str, keep=lambda text, match: False) -> str:

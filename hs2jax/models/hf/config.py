@@ -78,6 +78,10 @@ ASKED += ("use_sliding_window", "max_window_layers", "sliding_window_pattern")
 # Keys that are absent where they are null.
 NULL = ("head_dim", "rms_norm_eps", "norm_eps", "max_position_embeddings", "tie_word_embeddings")
 NULL += ("layer_types", "rope_theta", "rope_local_base_freq", PARTIAL, "use_sliding_window")
+# Others that are read, or said, or change no number.
+OTHERS = ("model_type", "transformers_version", "rope_scaling", "rope_parameters", "auto_map")
+OTHERS += ("torch_dtype", "value_head_prefix", "mean", "std", "num_labels", "unsloth_version")
+OTHERS += ("sliding_window_pattern", "max_window_layers")
 
 
 def text_part(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,6 +141,15 @@ def read_config(hf: Mapping[str, Any]) -> Config:
     )
     _check(config, family)
     return config
+
+
+def unread_keys(hf: Mapping[str, Any]) -> list[str]:
+    """List the keys that say something, which neither `transformers` nor this module knows."""
+    family = FAMILIES[hf["model_type"]]
+    ours = (*BESIDE, *SHARED, *NULL, *family.fixed, *family.renamed, *OTHERS)
+    ours += tuple(key for key, *_ in (*FIELDS, *family.fields))
+    known = {*vars(CONFIG_MAPPING[family.written_as or hf["model_type"]]()), *ours}
+    return [key for key, value in hf.items() if value and key not in known]
 
 
 def write_config(

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hs2jax.models.hf import adapters, checkpoint_files, hub, reward_checkpoints, tokenizer_files
+from hs2jax.models.hf import (
+    adapters,
+    checkpoint_files,
+    gguf,
+    hub,
+    reward_checkpoints,
+    tokenizer_files,
+)
 
 # What a checkpoint says of how it was written, which changes no number.
 UNUSED = ("_name_or_path", "transformers_version")
@@ -24,7 +31,8 @@ def fingerprint(name: str) -> dict[str, str]:
     place = name.removesuffix(reward_checkpoints.LM_HEAD)
     path = hub.resolve(place)
     if path.is_file():
-        return {"file": of_file(path, changed(path))}
+        files = [of_file(each, changed(each)) for each in gguf.parts(path)]
+        return {"file": files[0] if len(files) == 1 else _of_json(files)}
     if (path / "result.json").exists():  # A finished run's folder.
         path /= "model"
     elif (path / "best").is_dir():

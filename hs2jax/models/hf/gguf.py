@@ -1,4 +1,4 @@
-"""A model and its tokenizer from one GGUF file, the format of llama.cpp.
+"""A model and its tokenizer from a GGUF file, the format of llama.cpp, or the files of a split one.
 
 Models of Llama's kind, Qwen 2 and 3, Gemma 2 and 3 are read, with the tokenizers of SmolLM, Llama
 3, Qwen and Gemma; others are refused by name.
@@ -11,6 +11,7 @@ Quantised weights are expanded to float32; what quantisation lost stays lost.
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ from transformers.tokenization_utils_base import generate_merges
 
 from hs2jax.models import rope
 from hs2jax.models.config import Config
-from hs2jax.models.hf.config import read_config
+from hs2jax.models.hf.config import ORIGINAL, read_config
 from hs2jax.models.hf.weights import Tensor, full_name, leaves_of
 
 # The `model_type` of each `general.architecture`.
@@ -57,6 +58,7 @@ KNOWN += ("rope.scaling.type", "rope.scaling.factor", "rope.scaling.finetuned")
 KNOWN += ("rope.scaling.original_context_length",)
 # Layers of the models whose attention is scaled by width / heads, which no key says.
 LARGEST = {"gemma2": 46, "gemma3": 62}
+PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 ROPE_FREQS = "rope_freqs.weight"
 # Kinds of token in `tokenizer.ggml.token_type`.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
@@ -103,15 +105,22 @@ class _Reader(gguf.GGUFReader):
 def open_gguf(
     path: Path,
 ) -> tuple[Config, dict[str, Any], PreTrainedTokenizerFast, dict[str, Tensor]]:
-    """Open a GGUF file: config, Hugging Face's config, tokenizer, and the tensors that
+    """Open a model by a GGUF file: config, Hugging Face's config, tokenizer, and the tensors that
     `weights.assemble` makes parameters from, which are not read yet.
 
     Raises ValueError that says what is wrong or not supported.
     """
+    files = parts(path)
     try:
-        reader = _Reader(path)
+        reader, *more = map(_Reader, files)
     except (ValueError, IndexError, KeyError) as error:
         raise ValueError(f"not a GGUF file, or cut short ({error})") from error
+    reader.tensors += (tensor for other in more for tensor in other.tensors)
+    if (count := _meta(reader, "split.count", 1)) != len(files):
+        raise _unsupported("split.count", count, f"{len(files)}, by the file's name,")
+    found = len({tensor.name for tensor in reader.tensors})
+    if (wanted := _meta(reader, "split.tensors.count", found)) != found:
+        raise ValueError(f"the files have {found} tensors, and split.tensors.count is {wanted}")
     hf_config = _hf_config(reader)
     try:
         config = read_config(hf_config)
@@ -119,6 +128,18 @@ def open_gguf(
         raise ValueError(f"as a {error}") from error
     tokenizer = _tokenizer(functools.partial(_meta, reader), config)
     return config, hf_config, tokenizer, _tensors(path, reader, config)
+
+
+def parts(path: Path) -> list[Path]:
+    """The files of a model that llama.cpp has split, by the name of any; else the one file. Raises
+    ValueError where one of them is not there."""
+    if not (match := PART.fullmatch(path.name)):
+        return [path]
+    start, count = match[1], match[2]
+    files = [path.with_name(f"{start}-{i + 1:05}-of-{count}.gguf") for i in range(int(count))]
+    if missing := [each.name for each in files if not each.exists()]:
+        raise ValueError(f"of {len(files)} files {', '.join(missing)} are not there")
+    return files
 
 
 def _meta(reader: gguf.GGUFReader, key: str, *default: Any) -> Any:
@@ -157,8 +178,6 @@ def _hf_config(reader: gguf.GGUFReader) -> dict[str, Any]:
     for key, allowed in fixed.items():
         if (value := meta(key, allowed)) != allowed:
             raise _unsupported(f"{kind}.{key}", value, repr(allowed))
-    if (parts := _meta(reader, "split.count", 1)) > 1:
-        raise _unsupported("split.count", parts, "1")
     for key in reader.fields:
         if key.startswith(f"{kind}.") and key.removeprefix(f"{kind}.") not in (*KNOWN, *fixed):
             raise ValueError(f"{key} is not known here, and may change the model: {FOLDER}")
@@ -169,11 +188,14 @@ def _hf_config(reader: gguf.GGUFReader) -> dict[str, Any]:
         hf["rope_local_base_freq"] = _decimal(meta("rope.freq_base_swa", 10000.0))
     hf["rope_theta"] = _decimal(meta("rope.freq_base", 10000.0))
     scaling = meta("rope.scaling.type", "linear")
-    if scaling not in ("none", "linear"):
-        raise _unsupported(f"{kind}.rope.scaling.type", scaling, "'none' or 'linear'")
+    if scaling not in ("none", "linear", "yarn"):
+        raise _unsupported(f"{kind}.rope.scaling.type", scaling, "'none', 'linear' or 'yarn'")
     factor = meta("rope.scaling.factor", meta("rope.scale_linear", 1.0)) or 1.0
-    if scaling == "linear" and factor != 1:
-        hf["rope_scaling"] = {"rope_type": "linear", "factor": _decimal(factor)}
+    if scaling != "none" and factor != 1:
+        hf["rope_scaling"] = {"rope_type": scaling, "factor": _decimal(factor)}
+    if scaling == "yarn" and factor != 1:
+        original = meta("rope.scaling.original_context_length", hf["max_position_embeddings"])
+        hf["rope_scaling"][ORIGINAL] = original
     for tensor in reader.tensors:
         if tensor.name == ROPE_FREQS:
             hf["rope_scaling"] = _llama3(np.asarray(tensor.data), hf["rope_theta"], head_dim)

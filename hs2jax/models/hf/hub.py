@@ -33,7 +33,7 @@ from hs2jax.models.hf import (
     tokenizer_files,
 )
 from hs2jax.models.hf.checkpoint_files import read_json, write_json
-from hs2jax.models.hf.config import read_config, text_part, write_config
+from hs2jax.models.hf.config import read_config, text_part, unread_keys, write_config
 from hs2jax.models.hf.families import FAMILIES
 from hs2jax.models.hf.reward_checkpoints import LM_HEAD
 from hs2jax.models.hf.tokenizer_files import prepare, template_of
@@ -158,6 +158,8 @@ def _open_folder(name: str, path: Path, lm_head: bool) -> tuple[Loaded, dict[str
         log.warning("%s: the code beside the weights (auto_map) is not run", base)
     hf_config = text_part(raw)
     config = read_config(hf_config)
+    if unread := unread_keys(hf_config):
+        log.warning("%s: config.json: keys that are not read: %s", base, ", ".join(unread))
     tokenizer = tokenizer_files.load(path) or tokenizer_files.load(base)
     if tokenizer is not None:
         recorded = (hf_config.get("hs2jax") or {}).get("template")
@@ -171,7 +173,7 @@ def _open_folder(name: str, path: Path, lm_head: bool) -> tuple[Loaded, dict[str
     if config.tied:
         checkpoint_files.drop_copy(tensors)
     if adapter is not None:
-        adapters.merge(tensors, path, adapter)
+        config = adapters.merge(tensors, config, path, adapter)
     head = reward_checkpoints.take_head(tensors, config, hf_config)
     if head is not None:
         hf_config["architectures"] = [FAMILIES[hf_config["model_type"]].classifier]
@@ -190,6 +192,10 @@ def _open_folder(name: str, path: Path, lm_head: bool) -> tuple[Loaded, dict[str
         log.info("%s: the reward is row 0 of lm_head", name)
         head = reward_checkpoints.lm_head_row(name, tensors, config)
     found = Loaded(config, {}, head, tokenizer, hf_config, *convention[:2])
+    labels = hf_config.get("id2label") or {}
+    if labels and head is not None and len(labels) != len(found.outputs):
+        what = "%s: config.json: id2label names %d outputs, and the head has %d"
+        log.warning(what, base, len(labels), len(found.outputs))
     if len(set(found.outputs)) < len(found.outputs):
         raise ValueError(f"config.json: id2label gives outputs one name: {list(found.outputs)}")
     return found, tensors

@@ -45,6 +45,10 @@ def load(path: Path) -> Any:
     """
     if not any((path / name).exists() for name in SOURCES):
         return None
+    settings = path / SETTINGS
+    if settings.exists() and read_json(settings).get("split_special_tokens"):
+        key = "split_special_tokens is true, so that control tokens would be read as text"
+        raise ValueError(f"{settings}: {key}: set it to false")
     # Version 5's AutoTokenizer may go by the class named beside it and make the parts anew:
     # SmolLM2's, named GPT2Tokenizer, then loses its splitting of digits.
     if (path / "tokenizer.json").exists():
@@ -56,7 +60,6 @@ def load(path: Path) -> Any:
             )
             model.dropout = None
         return _with_template(path, tokenizer)
-    settings = path / SETTINGS
     try:
         if settings.exists() and "auto_map" in json.loads(settings.read_text("utf-8")):
             raise ValueError("the tokenizer is made by code of the checkpoint, which is not run")
