@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from hs2jax import faults
+from hs2jax import faults, locks
 
 SCRATCH = ".hs2jax-*.tmp"  # Files that are not whole.
 
@@ -18,6 +18,7 @@ def whole(path: Path) -> Iterator[Path]:
 
     Raises OSError that names it.
     """
+    locks.check_there(path)
     with faults.naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Processes of several hosts may write the same at once.

@@ -17,7 +17,7 @@
     hs2jax score    --model=NAME --data=FORMAT:FILE --output=FILE.jsonl
     hs2jax serve    --model=NAME [--port=8000] [--criterion=SET/NAME]
     hs2jax convert  --model=NAME --output=FOLDER
-    hs2jax report   --workdir=FOLDER [--against=FOLDER]
+    hs2jax report   --workdir=FOLDER [--against=FOLDER] [--output=FOLDER]
 
 `hs2jax help VERB` lists a verb's flags, `help VERB --config=NAME` a config's settings; configs that
 come with hs2jax are named without a path. `--version` says the version. Errors are told in a
@@ -25,6 +25,7 @@ line or two; with --traceback they come with where they were raised. Exit codes:
 2 no such verb, 75 stopped by a signal: the same command goes on.
 """
 
+import errno
 import functools
 import importlib.metadata
 import logging
@@ -38,8 +39,6 @@ from hs2jax import faults, session
 from hs2jax.flags import KINDS, VERBS, parse, usage
 
 log = logging.getLogger("hs2jax.cli")  # Also of `python -m hs2jax.cli`.
-
-MADE = ("samples.jsonl", "annotated.jsonl", "groups.jsonl", "selected.jsonl", "model")
 
 
 @faults.unread()
@@ -161,6 +160,8 @@ def work(config, workdir: Path) -> list[dict]:
 
 def made(config, workdir: Path) -> dict[str, Path]:
     """Find what a run has made for others to use, by name; of a recipe, what the last stage has."""
+    from hs2jax.disk import MADE
+
     places = [workdir, *(workdir / name for name in config.get("stages", ()))]
     every = ((name, place / name) for place in places for name in MADE)
     return {name: path for name, path in every if path.exists()}
@@ -203,8 +204,15 @@ def show(config, rows: list[dict], workdir: Path, command: str) -> None:
 
     if jax.process_index() != 0:
         return
-    write_text(workdir / "command.txt", command)
-    page = report.write(workdir)  # Before anything is printed, which may not be read.
+    try:
+        write_text(workdir / "command.txt", command)
+        page = report.write(workdir)  # Before anything is printed, which may not be read.
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        page, why = workdir / "report.html", f"{error.filename}: {error.strerror}"
+        again = shlex.join(["hs2jax", "report", f"--workdir={workdir}", "--output="])
+        page = f"{page} (as it was)" if page.exists() else f"{why}; {again}FOLDER writes it"
     for row in rows:
         if row.get("headline"):
             print(format.line(row))
@@ -305,12 +313,10 @@ def report(verb: str, options) -> None:
     """Write the page of a run, also of one that goes on, or compare it with others."""
     from hs2jax import report
 
-    if options.output and not options.against:
-        raise ValueError("--output is where the page of --against=FOLDER goes: give both")
     if options.against:
         print(report.compare(options.workdir, options.against, options.output or None))
     else:
-        print(report.write(options.workdir))
+        print(report.write(options.workdir, options.output or None))
 
 
 def command() -> None:

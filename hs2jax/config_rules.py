@@ -5,9 +5,9 @@ import difflib
 import functools
 import importlib.util
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
@@ -92,7 +92,7 @@ attribute_values = expect(
 layer_weights = expect(
     f'the weights.json of another run (there is no such file), "{CROSS_VALIDATE}", or "" for even '
     "weights",
-    lambda x: x in ("", CROSS_VALIDATE) or Path(x).is_file() or "{" in x,
+    lambda x: x in ("", CROSS_VALIDATE) or os.path.isfile(os.path.expanduser(x)) or "{" in x,
 )
 arms = expect(
     'pairs like ("scaled", {"objective.preference": "scaled"})',

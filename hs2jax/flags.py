@@ -60,7 +60,7 @@ FLAGS = (
     ("groups", ("plan",), 10_000, "Prompts of the data, for the hours that they take."),
     ("search", ("plan",), False, "Find mesh, micro-batch, remat and keeps of the least time."),
     ("against", _REPORT, [], "Folder of a run of the same kind to compare with; may be repeated."),
-    ("output", _REPORT, "", "Folder of the comparison's page."),
+    ("output", _REPORT, "", "Folder of the page; default: the run's, or one within it."),
     ("model", ("score", "serve", "convert"), None, "Folder, GGUF file, hub id or short name."),
     ("data", _SCORE, None, 'To be scored, as "format:path[slice]".'),
     ("data", ("train",), "", "The config's argument: a file of your own for own_data."),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hs2jax import config_rules, configs, survey
+from hs2jax import config_rules, configs, survey, unchanged
 from hs2jax.data import files
 from hs2jax.models.hf import hub
 from hs2jax.models.hf.fingerprint import fingerprint
@@ -74,9 +74,9 @@ def _parts(kind: str, value) -> Iterator[tuple[str, str]]:
         for name, model in config_rules.parse_policies(value).items():
             yield from ((f" {name}{part}", text) for part, text in _parts("model", model))
     elif kind == "data" and value:  # A file of one object, such as EQ-Bench's.
-        yield " (content)", _hash(files.locate(value).read_bytes())
+        yield " (content)", _hash(files.locate(value))
     elif kind == "file" and (path := _file_of(value)):
-        yield " (content)", f"{_hash(path.read_bytes())} {value.partition('.json/')[2]}".strip()
+        yield " (content)", f"{_hash(path)} {value.partition('.json/')[2]}".strip()
     elif kind not in ("free", "sums"):
         yield "", json.dumps(value, default=str)
 
@@ -101,5 +101,6 @@ def content_key(*parts) -> str:
     return digest.hexdigest()[:32]
 
 
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+def _hash(path: Path) -> str:
+    unchanged.note(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from hs2jax import faults
+from hs2jax import faults, unchanged
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,20 @@ def held(workdir: Path) -> bool:
     return _path(workdir) in _locks
 
 
+def check_there(path: Path) -> None:
+    """See that the folder that this process holds, and that a path is in, was not lost under it:
+    a file that is written would make it again, in part. Raises FileNotFoundError."""
+    place = os.path.realpath(path)
+    for lock in list(_locks):
+        folder = lock.parent
+        there = lock.exists() or (folder / "run.json").exists()
+        if f"{place}/".startswith(f"{folder}/") and not there:
+            raise FileNotFoundError(
+                f"{folder}: the folder of this run is gone; bring it back, and the same command "
+                "goes on"
+            )
+
+
 def release(workdir: Path) -> None:
     """Let go of a folder."""
     if file := _locks.pop(_path(workdir), None):
@@ -114,12 +128,14 @@ def release(workdir: Path) -> None:
 
 
 def released(verb: Callable[..., list[dict]]) -> Callable[..., list[dict]]:
-    """Make verb(config, folder) let go of its folder when it ends, well or with an error."""
+    """Make verb(config, folder) let go of its folder when it ends, well or with an error, and read
+    only what is as it was when it began."""
 
     @functools.wraps(verb)
     def run(config, folder: Path | str) -> list[dict]:
         try:
-            return verb(config, folder)
+            with unchanged.watched():
+                return verb(config, folder)
         finally:
             release(Path(folder))
 

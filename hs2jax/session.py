@@ -122,8 +122,9 @@ def keep_programs() -> None:
             folder = str(cache_folder() / "programs" / kind)
         except OSError as error:
             return log.warning("%s: compiled programs are not kept", error)
-        jax.config.update("jax_compilation_cache_dir", folder)
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # For child processes too.
+    folder = os.path.expanduser(folder)
+    jax.config.update("jax_compilation_cache_dir", folder)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # For child processes too.
     if why := refusal(folder):
         what = "compiled programs are not kept; JAX_COMPILATION_CACHE_DIR names another folder"
         log.warning("%s %s: %s", folder, why, what)

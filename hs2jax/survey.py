@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hs2jax import atomic, config_rules, configs, session
+from hs2jax import atomic, config_rules, configs, session, unchanged
 from hs2jax.data import corpora
 from hs2jax.data.groups import DataError, pairs
 from hs2jax.data.record import Record
@@ -37,10 +37,13 @@ class Survey(NamedTuple):
 
 def survey(spec: str, *, skip: bool = False, derive: str = "", own_way: bool = False) -> Survey:
     """Read a specification. skip: leave out malformed rows, which else raise DataError. derive: see
-    `data.groups.pairs`. own_way: rows that are malformed here may not be so to who reads them."""
+    `data.groups.pairs`. own_way: rows that are malformed here may not be so to who reads them.
+    Until the run that asks for it ends, the files must stay as they are (see `unchanged`)."""
     paths = corpora.local_files(spec)
     if paths is None:  # What is in a bucket, or a data set, is read anew.
         return _read(spec, skip, derive, own_way)
+    for path in paths:
+        unchanged.note(path)
     return _survey(
         spec, skip, derive, own_way, tuple(paths), tuple(map(fingerprint.changed, paths))
     )

@@ -2,7 +2,8 @@
 
     config.json    the config, with its kind
     run.json       what the run is (see `identity`), whether it has made something of it, and when
-                   it is finished how many bytes of disk it takes, and a hash of its rows
+                   it is finished how many bytes of disk it takes, a hash of its rows, and the sizes
+                   of the files that it made
     run.lock       who is at work here
     results.jsonl  what came out, one tidy table (see `row`)
     result.json    what does not fit into rows; the last file of a run, so that it marks the end
@@ -10,13 +11,11 @@
 Of several processes, which must see the same folder, the first one writes.
 """
 
-import contextlib
 import json
 import logging
 import pickle
 import platform
 import re
-import shutil
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,18 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from hs2jax import atomic, config_rules, configs, identity, locks, session, stopping, survey
+from hs2jax import (
+    atomic,
+    config_rules,
+    configs,
+    disk,
+    identity,
+    locks,
+    session,
+    stopping,
+    survey,
+    unchanged,
+)
 from hs2jax.models.hf import card, fingerprint
 
 log = logging.getLogger(__name__)
@@ -44,7 +54,7 @@ def claim(workdir: Path, config, spent: Sequence[str] = ()) -> list[dict] | None
     spent: what `finish` removes, and has not where it was killed.
     Until the run has settled, the folder takes any config; then only those of the same identity
     (see `identity`). Raises ValueError where the folder is another run's, naming what differs, is
-    no run's, another process is at work in it, or rows are not as they were written; and what
+    no run's, another process is at work in it, or what it made is gone or cut; and what
     `survey.check` raises.
     """
     survey.check(config)
@@ -52,9 +62,13 @@ def claim(workdir: Path, config, spent: Sequence[str] = ()) -> list[dict] | None
     _agree(workdir, config, found)
     if is_first():
         check(workdir, config, found)
-        locks.hold(workdir)
-        for each in workdir.rglob(atomic.SCRATCH):  # Of a killed process.
-            each.unlink()
+        try:
+            locks.hold(workdir)
+            for each in workdir.rglob(atomic.SCRATCH):  # Of a killed process.
+                each.unlink()
+        except OSError:
+            if not finished(workdir):
+                raise  # Of a finished run nothing is written.
         check(workdir, config, found)  # Another process may have been at work until now.
         _check_dtype(workdir, config)
         if _settled(workdir):
@@ -68,20 +82,15 @@ def claim(workdir: Path, config, spent: Sequence[str] = ()) -> list[dict] | None
     barrier("claimed")
     if not finished(workdir):
         return None
+    if lost := disk.lost(workdir, read_json(workdir / "run.json")):
+        raise ValueError(
+            f"{lost} is not as the run left it; bring it back, or remove "
+            f"{workdir / 'result.json'}, and the same command makes it again"
+        )
     log.info("%s is finished", workdir)
     if is_first():
-        remove(workdir, spent)
-    path = workdir / "results.jsonl"
-    if read_json(workdir / "run.json").get("rows_hash", "") not in ("", _hash(path)):
-        raise ValueError(
-            f"{path} is not as the run left it; remove {workdir / 'result.json'}, and the same "
-            "command makes it again"
-        )
-    return read_rows(path)
-
-
-def _hash(path: Path) -> str | None:
-    return fingerprint.of_file(path, fingerprint.changed(path)) if path.exists() else None
+        disk.remove(workdir, spent)
+    return read_rows(workdir / "results.jsonl")
 
 
 def _agree(workdir: Path, config, found: identity.Identity) -> None:
@@ -205,7 +214,10 @@ def _advice(workdir: Path) -> str:
 def settle(workdir: Path) -> None:
     """Note that a run has made something: from now on its folder takes no other run."""
     if is_first() and locks.held(workdir) and not (workdir / "run.json").exists():
-        raise FileNotFoundError(f"{workdir}: the folder of this run is gone, or its run.json is")
+        raise FileNotFoundError(
+            f"{workdir}: the folder of this run is gone, or its run.json is; bring it back, and "
+            "the same command goes on"
+        )
     claimed = (workdir / "run.json").exists()  # A recipe's folder is not.
     if is_first() and claimed and not _settled(workdir):
         record = read_json(workdir / "run.json")
@@ -224,58 +236,26 @@ def finish(
     """Write results.jsonl, then result.json, and return the rows. Nothing may come after it but
     the page; all that the run makes must be there.
 
-    result: what does not fit into rows; kind, config and environment are added.
+    result: what does not fit into rows; kind, config and, if it says none, environment are added.
     spent: what no later step needs of the folder, which is then removed.
     """
     rows = [{"kind": config.kind, **each} for each in rows]
     if is_first():
         settle(workdir)
         write_rows(workdir / "results.jsonl", rows)
-        head = {"kind": config.kind, **result, "environment": environment()}
+        head = {"kind": config.kind, "environment": environment(), **result}
         if (workdir / "model" / "config.json").exists():
             card.write(workdir / "model", card.made_by(configs.inputs(config), rows))
         if (record := workdir / "run.json").exists():
-            left = size(workdir) - sum(size(workdir / name) for name in spent)
-            known = {"bytes": left, "rows_hash": _hash(workdir / "results.jsonl")}
-            write_json(record, read_json(record) | known)
+            write_json(record, read_json(record) | disk.record(workdir, spent))
         write_json(workdir / "result.json", head | {"config": config.to_dict()})
-        remove(workdir, spent)
+        disk.remove(workdir, spent)
     barrier("finished")  # The others must not look for the run's files too early.
     return rows
 
 
 def finished(workdir: Path) -> bool:
     return (workdir / "result.json").exists()
-
-
-def size(place: Path) -> int:
-    """Sum the bytes of the files of a folder, or of a file; 0 where nothing is."""
-    files = [place, *place.rglob("*")]
-    return sum(each.lstat().st_size for each in files if each.is_file())
-
-
-def check_room(workdir: Path, most: int, left: int) -> None:
-    """Say how many bytes a run will write at most at a time, and leave; see that they fit.
-
-    Raises ValueError.
-    """
-    if is_first():
-        has, free = size(workdir), shutil.disk_usage(workdir).free
-        needs, after, room = (f"{x / 1e6:,.1f} MB" for x in (most, left, free))
-        log.info("%s: up to %s of disk, %s when finished; %s are free", workdir, needs, after, room)
-        if most > free + has:
-            raise ValueError(
-                f"{workdir}: the run needs {needs} of disk, and {room} are free; make room, or "
-                "give another --workdir"
-            )
-
-
-def remove(workdir: Path, spent: Iterable[str]) -> None:
-    """Remove files and folders of a finished run, where they are there and can be removed."""
-    for name in spent:
-        shutil.rmtree(workdir / name, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            (workdir / name).unlink()
 
 
 def row(
@@ -340,29 +320,34 @@ def to_json(value, **options) -> str:
 
 
 def write_json(path: Path, value) -> None:
-    """Write JSON, whole or not at all; a file that says it keeps its date, when a run ended."""
-    text = to_json(value, indent=2) + "\n"
-    if not path.exists() or path.read_bytes() != text.encode():
-        write_text(path, text)
+    """Write JSON as `write_text` does."""
+    write_text(path, to_json(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict:
     """Read a JSON object. Raises ValueError that names the file where it is not."""
-    return _parsed(path.read_text(encoding="utf-8", errors="replace"), path)
+    unchanged.check(path)
+    return _parsed(_text_of(path), path)
 
 
 def write_rows(path: Path, rows: Iterable[Mapping]) -> None:
-    """Write JSON lines, whole or not at all."""
-    with atomic.writing(path) as file:
-        file.writelines(to_json(row, ensure_ascii=False) + "\n" for row in rows)
+    """Write JSON lines as `write_text` does."""
+    write_text(path, "".join(to_json(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_rows(path: Path, *, torn: bool = False) -> list[dict]:
     """Read JSON lines, as an editor may have saved them. Raises ValueError that names the line
     where one is not. torn: leave out a last line that was cut off by a kill."""
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
+    lines = _text_of(path).removeprefix("\ufeff").split("\n")
     lines = lines[:-1] if torn else lines
     return [_parsed(each, f"{path}, line {n}") for n, each in enumerate(lines, 1) if each.strip()]
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is not there; {MEND}") from None
 
 
 def _parsed(text: str, where: Path | str) -> dict:
@@ -376,9 +361,10 @@ def _parsed(text: str, where: Path | str) -> dict:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    with atomic.writing(path) as file:
-        file.write(text)
+    """Write a file, whole or not at all; one that says it keeps its date, when a run ended."""
+    if not path.is_file() or path.read_bytes() != text.encode():
+        with atomic.writing(path) as file:
+            file.write(text)
 
 
 # The machine ------------------------------------------------------------------------------------

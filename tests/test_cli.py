@@ -14,7 +14,7 @@ import tiny
 from command import fail, succeed
 from tensorboardX.proto import event_pb2
 
-from hs2jax import locks, workdir
+from hs2jax import disk, locks, workdir
 from hs2jax.data import corpora
 from hs2jax.data.groups import pairs
 from hs2jax.models.hf import hub
@@ -118,7 +118,7 @@ def test_run_leaves_whole_stages_and_says_where(trained):
         for name in ("checkpoints", "best"):
             assert (stage / name).exists() == (stage == trained.ratings), name
         noted = workdir.read_json(stage / "run.json")["bytes"]
-        assert noted == pytest.approx(workdir.size(stage), rel=0.1)
+        assert noted == pytest.approx(disk.size(stage), rel=0.1)
         assert not list(stage.glob("*.tmp"))
         records = workdir.read_json(stage / "record.json")
         assert records == stages.result(stage)["records"]

@@ -264,7 +264,7 @@ REFUSED = {
     "link to nowhere": (TRAIN + "--workdir={folder}/nowhere", "nowhere is a link that leads"),
     "page of a file": ("report --workdir={folder}/train.py", "train.py is a file"),
     "report of nothing": ("report", "--workdir"),
-    "output of no comparison": ("report --workdir=x --output={out}", "--output|--against"),
+    "report of what is gone": ("report --workdir=gone --output={out}", "gone"),
     "convert into a run": (
         "convert --model={folder}/reward --output={folder}/other",
         "other is a run's folder|no model's",

@@ -11,8 +11,8 @@ import tiny_models
 from etils import epath
 from ml_collections import ConfigDict
 
-from hs2jax import config_rules, configs, identity, survey, workdir
-from hs2jax.data import files
+from hs2jax import config_rules, configs, identity, locks, survey, workdir
+from hs2jax.data import corpora, files
 from hs2jax.models.hf import fingerprint, hub
 from hs2jax.training import recipe
 
@@ -187,6 +187,33 @@ def test_what_is_exchanged_under_its_name_is_named(kind, settings, change, what,
     assert difference.startswith(f"{what}: ")
 
 
+READ = (
+    ("evaluate", {"data": ROWS_OF}, reordered, lambda config: [*corpora.read(config.data)]),
+    ("judge", {"criteria": FILE}, edited, lambda config: files.read_object(config.criteria)),
+    ("sample", {"model.name": MODEL}, exchanged, lambda config: hub.open_model(config.model.name)),
+)
+
+
+@pytest.mark.parametrize(("kind", "settings", "change", "read"), READ)
+def test_what_is_exchanged_while_a_run_is_at_work_is_not_read(kind, settings, change, read, here):
+    """As the later sets of an evaluation; once the run has ended its files are anybody's."""
+    config = configs.defaults(kind)
+    config.update_from_flattened_dict(
+        {key: value.replace("HERE", str(here)) for key, value in settings.items()}
+    )
+
+    @locks.released
+    def verb(config, folder):
+        identity.of(config)
+        read(config)
+        change(here)
+        with pytest.raises(ValueError, match=rf"{here}/.* has changed since this run began"):
+            read(config)
+
+    verb(config, here)
+    read(config)
+
+
 @pytest.fixture
 def here(tmp_path):
     """A model, rows, criteria, and runs: `run`, which is finished, and `going`."""
@@ -205,6 +232,7 @@ def test_a_stage_whose_input_changed_is_known_as_stale(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "resolve", Path)
     rows, made = written(tmp_path / "rows.jsonl"), []
 
+    @locks.released
     def verb(config, place):
         """Copy the data, as a stage that computes something would not."""
         if workdir.claim(place, config) is None:

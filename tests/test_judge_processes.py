@@ -23,7 +23,7 @@ from hs2jax import workdir
 from hs2jax.judging import readings
 readings.CHUNK, here, out = 4, Path({here!r}), Path({out!r})
 scores = dict(weights="cross-validate", folds=4, reward_model=here / "reward")
-workdir.remove = lambda *_: None  # What is kept stays, to be gone on with.
+disk.remove = lambda *_: None  # What is kept stays, to be gone on with.
 data = "instructions:" + str(here / "rows.jsonl")
 for again in (False, True):
     run(here, out / "scores", baselines="gpt_score,ridge_probe,reward_model", **scores,

@@ -182,6 +182,13 @@ def test_a_signal_saves_and_the_same_command_goes_on(whole, tmp_path, monkeypatc
     (saved,) = (tmp_path / "run" / "checkpoints").glob("[0-9]*")
     assert saved.name == str(done)
     monkeypatch.undo()
+    start = tmp_path / "run" / "items" / "start.jsonl"
+    whole_start = start.read_bytes()
+    start.write_bytes(whole_start[:-9])
+    with pytest.raises(ValueError, match=r"start.jsonl, line 3: damaged, not JSON .* whole copy"):
+        reinforce(config, tmp_path / "run")  # Not after all of the steps.
+    assert not (tmp_path / "run" / "rollouts" / "000003.jsonl").exists()
+    start.write_bytes(whole_start)
     reinforce(config, tmp_path / "run")
     assert_same_run(tmp_path / "run", folder)
 

@@ -312,7 +312,7 @@ def test_a_checkpoint_copied_by_hand_is_gone_on_from_or_refused_and_stays(
     for name in ("items/start.jsonl", f"best/{best}"):
         (place / name).rename(tmp_path / name.replace("/", "-"))
         with pytest.raises(FileNotFoundError, match=f"{name}.* is not there.*copy it too"):
-            RunState(place, {}, started=0.0, beside=["items/start.jsonl"])
+            RunState(place, {}, started=0.0).need("items/start.jsonl")
         if "items" in name:
             (tmp_path / "items-start.jsonl").rename(place / name)
 

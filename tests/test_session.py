@@ -30,7 +30,8 @@ def test_programs_are_kept_beside_the_cache(programs, tmp_path, monkeypatch, cap
     jax.config.update("jax_compilation_cache_dir", None)
     session.keep_programs()
     assert jax.config.jax_compilation_cache_dir.startswith(f"{tmp_path}/programs/")
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    jax.config.update("jax_compilation_cache_dir", "~/mine")
     session.keep_programs()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
     assert list((tmp_path / "mine").iterdir()) == []
@@ -38,7 +39,8 @@ def test_programs_are_kept_beside_the_cache(programs, tmp_path, monkeypatch, cap
 
 
 def test_a_folder_that_is_denied_is_told_and_not_used(programs, tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "")
+    for name in ("JAX_ENABLE_COMPILATION_CACHE", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.setenv(name, "")  # To be restored.
     (tmp_path / "file").touch()
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file" / "x"))
     session.keep_programs()

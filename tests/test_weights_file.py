@@ -28,8 +28,9 @@ def change(path, **fields) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def test_saved_weights_come_back_bit_by_bit_and_say_where_they_are_from(path):
-    loaded = weights_file.load(path, JUDGE, OURS)
+def test_saved_weights_come_back_bit_by_bit_and_say_where_they_are_from(path, monkeypatch):
+    monkeypatch.setenv("HOME", str(path.parent))
+    loaded = weights_file.load("~/weights.json", JUDGE, OURS)
     assert loaded.dtype == np.float32
     np.testing.assert_array_equal(loaded, FIT.weights)
     row = json.loads(path.read_text())

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import stages
 
-from hs2jax import configs, locks, survey, workdir
+from hs2jax import configs, disk, locks, survey, workdir
 from hs2jax.training import metrics
 
 
@@ -182,20 +182,24 @@ def test_a_holder_gives_signs_of_life_until_its_verb_ends(tmp_path, monkeypatch)
 def test_a_folder_that_is_lost_under_a_run_is_told(tmp_path):
     workdir.claim(tmp_path / "run", config())
     shutil.rmtree(tmp_path / "run")
-    with pytest.raises(FileNotFoundError, match="run: the folder of this run is gone"):
-        workdir.finish(tmp_path / "run", config(), {}, [])
+    for write in (
+        lambda folder: workdir.finish(folder, config(), {}, []),
+        lambda folder: workdir.write_text(folder / "items" / "a.jsonl", ""),
+    ):
+        with pytest.raises(FileNotFoundError, match=r"run: the folder of this run is gone.*bring"):
+            write(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_does_not_fit_is_refused(tmp_path, monkeypatch, caplog):
     with caplog.at_level("INFO"):
-        workdir.check_room(tmp_path, 3_000_000, 1_000_000)
+        disk.check_room(tmp_path, 3_000_000, 1_000_000)
     assert f"{tmp_path}: up to 3.0 MB of disk, 1.0 MB when finished" in caplog.text
     (tmp_path / "checkpoint").write_bytes(bytes(2_000_000))  # Which will make room.
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1_500_000))
-    workdir.check_room(tmp_path, 3_500_000, 1_000_000)
+    disk.check_room(tmp_path, 3_500_000, 1_000_000)
     with pytest.raises(ValueError, match=r"needs 3\.6 MB of disk, and 1\.5 MB are free"):
-        workdir.check_room(tmp_path, 3_600_000, 1_000_000)
+        disk.check_room(tmp_path, 3_600_000, 1_000_000)
 
 
 @pytest.mark.parametrize("name", ["config.json", "results.jsonl", "metrics.jsonl"])
@@ -229,6 +233,9 @@ def test_a_text_goes_through_links_and_to_devices(tmp_path):
 def test_a_finished_run_gives_its_result_again(tmp_path):
     workdir.claim(tmp_path, config())
     rows = [workdir.row("mini", "", "accuracy", 0.75, (0.5, 0.875), 8, reference=0.5)]
+    model, card = tmp_path / "model" / "a.safetensors", tmp_path / "model" / "README.md"
+    for path in (model, card):
+        workdir.write_text(path, "made")
     made = workdir.finish(tmp_path, config(), {"seconds": 1.0}, rows)
     assert made == workdir.read_rows(tmp_path / "results.jsonl")
     assert made[0]["kind"] == "evaluate"
@@ -241,8 +248,16 @@ def test_a_finished_run_gives_its_result_again(tmp_path):
         workdir.claim(tmp_path, config(data="ratings:b"))
     for text in ("", made[0]["metric"], '{"a": 1}\n'):  # Cut off, damaged, edited.
         (tmp_path / "results.jsonl").write_text(text)
-        with pytest.raises(ValueError, match=r"results.jsonl is not as the run left it; remove"):
+        with pytest.raises(ValueError, match=r"results.jsonl is not as .* it back, or remove"):
             workdir.claim(tmp_path, config())
+    workdir.write_rows(tmp_path / "results.jsonl", made)
+    card.unlink()  # It is for people.
+    assert workdir.claim(tmp_path, config()) == made
+    model.write_text("cut")
+    for change in (model.unlink, model.parent.rmdir):
+        with pytest.raises(ValueError, match=r"a.safetensors is not as the run left it; bring it"):
+            workdir.claim(tmp_path, config())
+        change()
 
 
 def test_a_value_that_is_not_finite_becomes_null_in_every_file(tmp_path):

@@ -96,7 +96,12 @@ def reinforce(config, run: stage.Run) -> list[dict]:
     )
 
     # Begin, or restore --------------------------------------------------------------------------
+    def items(step):
+        return f"items/{ {0: 'start', config.steps: 'end'}.get(step, f'step_{step:06d}') }"
+
     at = RunState(folder, frozen, started=started)
+    made = (*map(items, range(0, at.step + at.evaluated, config.evaluate_every)), "rollouts/000001")
+    at.need("metrics.jsonl", *(f"{name}.jsonl" for name in made))  # As the end does.
     if at.restored:
         restored = at.restore(states())
         state = restored["policy"]
@@ -125,9 +130,6 @@ def reinforce(config, run: stage.Run) -> list[dict]:
         found = rollouts.numbers(there, worth)
         _check(config, name, found, worth)
         return there, worth, found
-
-    def items(step):
-        return f"items/{ {0: 'start', config.steps: 'end'}.get(step, f'step_{step:06d}') }"
 
     def evaluate():
         """Answer the held-out prompts, and keep the policy where no step before was better."""

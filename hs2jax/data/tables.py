@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from etils import epath
 
+from hs2jax import unchanged
 from hs2jax.data import fields
 from hs2jax.data.groups import Cell, DataError, FieldError, show
 
@@ -145,6 +146,7 @@ COMPRESSED = {
 
 def text_lines(file: epath.Path, name: str) -> Iterator[tuple[int, bytes]]:
     """Read the lines of a file, with their numbers from 1, uncompressed and as UTF-8."""
+    unchanged.check(file)
     number = 0
     try:
         with file.open("rb") as stream:
@@ -172,6 +174,7 @@ def text_lines(file: epath.Path, name: str) -> Iterator[tuple[int, bytes]]:
             raise  # The disk's, not the file's.
         what = f"the compressed file is damaged after this line ({error}): fetch it again"
         raise _damaged(name, what, number) from None
+    unchanged.check(file)
 
 
 def _refuse(start: bytes, name: str) -> None:

@@ -1,6 +1,7 @@
 """A file of layer weights: it comes back as it was, and only to the judge it was made for."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def load(path: Path | str, judge, preset: Preset, *, any_template: bool = False)
     ValueError for a malformed file, and for another judge, naming all that differs.
     """
     try:
-        saved = workdir.read_json(Path(path))
+        saved = workdir.read_json(Path(os.path.expanduser(path)))
         weights, there = np.array(saved["weights"], np.float32), _binding(saved)
         if weights.shape != (saved["layers"],) or not (weights >= 0).all():
             raise ValueError("weights")

@@ -26,8 +26,9 @@ VIEWS: dict[str, Callable[[Run], list[Section]]] = {
 }
 
 
-def write(workdir: Path | str) -> Path:
-    """Write report.html and report.md of a finished run into its folder; return the former.
+def write(workdir: Path | str, output: Path | str | None = None) -> Path:
+    """Write report.html and report.md of a finished run into a folder, by default its own; return
+    the former.
 
     A training or recipe that is not finished is shown as far as it is. Raises FileNotFoundError
     where there is none.
@@ -37,7 +38,7 @@ def write(workdir: Path | str) -> Path:
     title = model["name"] if isinstance(model, Mapping) else run.name
     subtitle = " · ".join(filter(None, (WORDS["kinds"].get(run.kind, run.kind), run.name, device)))
     parts = [*sections(run), made.making(run)]
-    return write_page(run.folder, title, subtitle, parts, made.opening(run))
+    return write_page(Path(output or run.folder), title, subtitle, parts, made.opening(run))
 
 
 def compare(

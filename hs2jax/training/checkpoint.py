@@ -8,13 +8,13 @@ that step, and the best step that the latest checkpoint names stays until anothe
 import math
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 
-from hs2jax import faults, identity
+from hs2jax import disk, faults, identity
 from hs2jax import workdir as folders
 from hs2jax.models.checksum import checksum
 from hs2jax.training import trainable
@@ -29,7 +29,8 @@ def check_room(workdir: Path, state, trained, export, *, stay: bool) -> None:
     both = trainable.nbytes(state) + trainable.nbytes(trained)
     exported = trainable.nbytes(export)
     # A checkpoint goes when the next one is there.
-    folders.check_room(workdir, max(2 * both, both + exported), exported + both * stay)
+    if folders.is_first():
+        disk.check_room(workdir, max(2 * both, both + exported), exported + both * stay)
 
 
 class Checkpoints:
@@ -148,9 +149,8 @@ class RunState:
         stopped: {"steps", "why"} where it was stopped after so many skipped steps, or None.
     """
 
-    def __init__(self, workdir: Path, frozen, *, started: float, beside: Sequence[str] = ()):
-        """frozen: the parameters that are not trained. started: when this process began, in s.
-        beside: what else a run goes on with. Raises FileNotFoundError where it is not there."""
+    def __init__(self, workdir: Path, frozen, *, started: float):
+        """frozen: the parameters that are not trained. started: when this process began, in s."""
         self._workdir, self._frozen = workdir, checksum(frozen, rounded=True)
         run = folders.read_json(workdir / "run.json")["identity"]
         self._latest = Checkpoints(workdir / "checkpoints", run=run)
@@ -167,13 +167,21 @@ class RunState:
             self.best, self.evaluated = self._meta["best"], self._meta["evaluated"]
             self.stopped = self._meta["stopped"]
             self._began -= self._meta["seconds"]
-            best = [f"best/{self.best['step']}/state"] if self.best else []
-            for name in (*best, *beside):
-                if not (workdir / name).exists():
-                    raise FileNotFoundError(
-                        f"{workdir / name} is not there, without which the checkpoint of step "
-                        f"{self.step} is of no use; copy it too, or give another --workdir"
-                    )
+            self.need(*[f"best/{self.best['step']}/state"] if self.best else [])
+
+    def need(self, *names: str) -> None:
+        """See that what a run goes on with beside its checkpoint is there, and that rows are whole.
+
+        Raises FileNotFoundError and ValueError.
+        """
+        for path in (self._workdir / name for name in names if self.restored is not None):
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"{path} is not there, without which the checkpoint of step {self.step} is of "
+                    "no use; copy it too, or give another --workdir"
+                )
+            if path.suffix == ".jsonl":
+                folders.read_rows(path, torn=path.name == "metrics.jsonl")
 
     @property
     def seconds(self) -> float:
@@ -187,6 +195,7 @@ class RunState:
 
     def save_best(self, params, values: dict) -> None:
         """Begin to save the parameters of a new best step. `save` must be next, to name it."""
+        folders.settle(self._workdir)  # A folder that is gone must not come again.
         self.best = {"step": self.step, "frozen": self._frozen, "values": values}
         self._latest.wait()  # One at a time: on several hosts two would meet at the same barriers.
         self._best.save(self.step, params, self.best)

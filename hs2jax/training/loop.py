@@ -109,7 +109,8 @@ def train(config: ml_collections.ConfigDict, folder: Path | str) -> list[dict]:
     check_room(folder, shapes, shapes["params"], export, stay=config.keep_checkpoints)
 
     # Begin, or restore --------------------------------------------------------------------------
-    run = RunState(folder, frozen, started=started, beside=("metrics.jsonl", "items/start.jsonl"))
+    run = RunState(folder, frozen, started=started)
+    run.need("metrics.jsonl", "items/start.jsonl")
     limit = config.not_finite_limit
     if run.stopped and (run.stopped["steps"] >= limit or task.diverged(run.stopped)):
         raise ValueError(run.stopped["why"])

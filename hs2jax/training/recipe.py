@@ -40,8 +40,8 @@ def run(recipe: ConfigDict, folder: Path | str, verb_of: Callable[[str], Verb]) 
         made = verb_of(config.kind)(config, places[name])
         rows += [{**row, "stage": name} for row in made]
     done = [workdir.read_json(place / "result.json") for place in places.values()]
-    seconds = sum(each.get("seconds", 0) for each in done)
-    return workdir.finish(folder, recipe, {"stages": [*places], "seconds": seconds}, rows)
+    result = {"stages": [*places], "seconds": sum(each.get("seconds", 0) for each in done)}
+    return workdir.finish(folder, recipe, result | {"environment": done[-1]["environment"]}, rows)
 
 
 def filled_in(config: ConfigDict, folders: Mapping[str, Path]) -> ConfigDict:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from hs2jax import configs, faults, locks, stopping, workdir
+from hs2jax import configs, disk, faults, locks, stopping, workdir
 from hs2jax.training import loop
 from hs2jax.training.sweep_arms import Arms, plan
 from hs2jax.training.sweep_rows import COSTS, Run, make_rows
@@ -53,7 +53,7 @@ def sweep(config: ConfigDict, folder: Path | str) -> list[dict]:
         place = arms.run_folder(arm, seed)
         if workdir.finished(place):
             if not arm.config.keep_checkpoints:
-                workdir.remove(place, loop.SPENT)  # It may have been killed before.
+                disk.remove(place, loop.SPENT)  # It may have been killed before.
             log.info("%s is finished", place)
             continue
         broken = [name for name in arm.needs if (name, seed) in failed]

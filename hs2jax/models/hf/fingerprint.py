@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hs2jax import unchanged
 from hs2jax.models.hf import (
     adapters,
     checkpoint_files,
@@ -31,26 +32,33 @@ def fingerprint(name: str) -> dict[str, str]:
     place = name.removesuffix(reward_checkpoints.LM_HEAD)
     path = hub.resolve(place)
     if path.is_file():
-        files = [of_file(each, changed(each)) for each in gguf.parts(path)]
+        files = [_noted(each) for each in gguf.parts(path)]
         return {"file": files[0] if len(files) == 1 else _of_json(files)}
     if (path / "result.json").exists():  # A finished run's folder.
         path /= "model"
     elif (path / "best").is_dir():
         files = sorted(each for each in (path / "best").rglob("*") if each.is_file())
-        return {"best": _of_json([of_file(each, changed(each)) for each in files])}
+        return {"best": _of_json([_noted(each) for each in files])}
     if (adapter := adapters.settings_of(path)) is not None:
         base = fingerprint(adapter.pop("base_model_name_or_path"))
-        whole = [of_file(path / adapters.WEIGHTS, changed(path / adapters.WEIGHTS)), adapter]
+        whole = [_noted(path / adapters.WEIGHTS), adapter]
         return {"adapter": _of_json(whole)} | {f"base {part}": of for part, of in base.items()}
     config = checkpoint_files.read_json(path / "config.json")
     config = {key: value for key, value in config.items() if key not in UNUSED}
     weights = {}
     for file in checkpoint_files.weight_files(path):
+        unchanged.note(file)
         weights |= _of_tensors(file, changed(file))
     there = [path / each for each in TOKENIZER_FILES if (path / each).is_file()]
-    files = {each.name: of_file(each, changed(each)) for each in there}
+    files = {each.name: _noted(each) for each in there}
     parts = {"weights": weights, "config": [config, name[len(place) :]], "tokenizer": files}
     return {part: _of_json(content) for part, content in parts.items()}
+
+
+def _noted(path: Path) -> str:
+    """Hash a file that must stay as it is until the run ends."""
+    unchanged.note(path)
+    return of_file(path, changed(path))
 
 
 def changed(path: Path) -> tuple[int, int, int]:

@@ -21,7 +21,7 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 
-from hs2jax import buckets, faults, session
+from hs2jax import buckets, faults, session, unchanged
 from hs2jax.models import sharding
 from hs2jax.models.config import Config
 from hs2jax.models.hf import (
@@ -128,6 +128,7 @@ def open_model(name: str | Path) -> tuple[Loaded, dict[str, Tensor]]:
     them from, which are not read yet. Its tokenizer is looked at first."""
     lm_head, name = str(name).endswith(LM_HEAD), str(name).removesuffix(LM_HEAD)
     path = resolve(name)
+    unchanged.check(path)
     if path.suffix == ".gguf":
         if lm_head:
             raise ValueError(f"{path}: {LM_HEAD!r} is for a folder of safetensors only")
@@ -144,6 +145,7 @@ def _open_folder(name: str, path: Path, lm_head: bool) -> tuple[Loaded, dict[str
     adapter, base = adapters.settings_of(path), path
     if adapter is not None:
         base = resolve(adapter["base_model_name_or_path"])
+        unchanged.check(base)
         if not base.is_dir():
             raise ValueError(
                 f"{path}: the adapter's base is {base}; a folder of safetensors is needed"
@@ -253,7 +255,7 @@ def save(
     tensors |= {each.name: (each, dtypes["float32"]) for each in heads}
     hf_config = write_config(config, outputs=outputs, dtype=dtype)
 
-    folder = Path(folder)
+    folder = Path(os.path.expanduser(folder))
     scratch = folder.with_name(f".{folder.name[:200]}-unfinished")
     shutil.rmtree(scratch, ignore_errors=True)  # What a killed export left.
     try:
