@@ -131,7 +131,7 @@ def work(config, model, group, batches: loader.Batches, batch, passes: int = 1) 
     learned = packing.count_learned(group.encoded)
     once, c = model.config.forward_flops(config.group_tokens, seen, learned), model.config
     ids = (batch[name].reshape(-1, batches.shape.length) for name in ("segment_ids", "branch_ids"))
-    visited = flash.share_visited(attention.ends(*ids), c.num_heads // c.num_kv_heads)
+    visited = share_visited(attention.ends(*ids), c.num_heads // c.num_kv_heads)
     return {
         "groups": groups,
         "useful": passes * groups * once,
@@ -196,6 +196,14 @@ def updating(config, model, group, batches, batch, update, state, frozen, beside
 
 
 # Scoring and judging ------------------------------------------------------------------------------
+
+
+def share_visited(end, groups: int) -> float:
+    """Of the pairs of blocks that causality leaves, the share of the row in which attention's
+    kernel visits most, without a window. end int32 [B, T]; groups: query heads to a key's."""
+    blocks = flash.blocks_of(end.shape[1], groups)
+    found = flash.visits(end, end, jnp.zeros(1, jnp.int32), blocks)
+    return float(found.sum(axis=(1, 2)).max() / blocks.pairs().sum())
 
 
 def forward_pass(name: str, config, model, group, batches, run, *more, beside=()) -> Step:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from hs2jax import plan
+from hs2jax import plan, planned
 from hs2jax.models import attention, sharding
 from hs2jax.models.kernels import flash
 
@@ -182,4 +182,4 @@ def test_the_share_of_blocks_that_rows_visit_is_that_of_the_fullest():
     whole, halves, empty = jnp.full(T, T), jnp.where(index < T // 2, T // 2, T), jnp.zeros(T)
     for rows, share in (([whole, empty], 1), ([halves, empty], 2 / 3), ([empty], 0)):
         end = jnp.stack(rows).astype(jnp.int32)
-        assert flash.share_visited(end, groups=1) == pytest.approx(share)
+        assert planned.share_visited(end, groups=1) == pytest.approx(share)

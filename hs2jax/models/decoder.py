@@ -255,8 +255,7 @@ class Attention(nn.Module):
 
     def put(self, name, x, position):
         """x [B, 1, K, H] put into the cache at position [B]; returns all of it."""
-        cache = self.get_variable("cache", name)
-        cache = put_at(cache, x[:, 0], position, POSITIONS[name])
+        cache = put_at(self.get_variable("cache", name), x[:, 0], position, POSITIONS[name])
         self.put_variable("cache", name, cache)
         return cache
 

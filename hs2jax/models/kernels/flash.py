@@ -91,14 +91,6 @@ def visits(end, positions, window, blocks: Blocks):
     return seen.reshape(*seen.shape[:2], blocks.count_keys, blocks.keys).any(axis=3)
 
 
-def share_visited(end, groups: int) -> float:
-    """Of the pairs of blocks that causality leaves, the share that the row visits that visits most,
-    without a window. end int32 [B, T]; groups: G."""
-    blocks = blocks_of(end.shape[1], groups)
-    found = visits(end, end, jnp.zeros(1, jnp.int32), blocks)
-    return float(found.sum(axis=(1, 2)).max() / blocks.pairs().sum())
-
-
 def _steps(visited, corners, most: int):
     """int32 [3, B, Z]: for each step the block whose result is made, the block that is met, and
     whether they are to be computed.
