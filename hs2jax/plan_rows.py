@@ -169,7 +169,7 @@ def fit(config, programs: Sequence[Program]) -> tuple[str, str, str]:
 def helping(base, memory: Mapping[str, int], room: float, chips: int) -> list[str]:
     """Say what would make a program fit that needs this memory. Its parameters and what belongs to
     them are divided among all chips; the rest belongs to rows."""
-    rest = ("memory", "temporaries", "batch", "cache")
+    rest = ("memory", "temporaries", "batch", "cache", "cache of prompts")
     divided = sum(size for name, size in memory.items() if name not in rest)
     of_rows, parts = memory["memory"] - divided, chips // base.mesh.tensor
     found = ["its rows alone are too much for a chip, however many there are"]

@@ -2,10 +2,11 @@
 
 A chip computes for as long as the TPU compiler expects of each operation (its cycles, in which
 memory that is read and written has its share); kernels written by hand, of which it expects
-nothing, multiply at `KERNELS` of the chip's peak. All collectives stand in one queue, at the speed
-of the links that they can use. Those that are started before they are waited for are hidden behind
-what is computed, as far as that lasts; the others are added. Nothing is measured, and nothing of it
-is fitted to a model; `experiments/plan` has the published runs that it is to be held against.
+nothing, multiply at `KERNELS` of the chip's peak, without the blocks that they skip. All
+collectives stand in one queue, at the speed of the links that they can use. Those that are started
+before they are waited for are hidden behind what is computed, as far as that lasts; the others are
+added. Nothing is measured, and nothing of it is fitted to a model; `experiments/plan` has the
+published runs that it is to be held against.
 """
 
 import math

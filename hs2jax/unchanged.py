@@ -33,8 +33,9 @@ def check(path: Path) -> None:
     for name, before in (_noted or {}).items():
         if (name == place or name.startswith(f"{place}/")) and _found(name) != before:
             raise ValueError(
-                f"{name} has changed since this run began, and nothing is made of both; bring back "
-                "what was there, and the same command goes on, or give another --workdir"
+                f"{name} has changed since this run began (its size, or the time of its last "
+                "change), and nothing is made of both; with the same content the same command goes "
+                "on, else bring that back, or give another --workdir"
             )
 
 

@@ -242,7 +242,7 @@ def finish(
     rows = [{"kind": config.kind, **each} for each in rows]
     if is_first():
         settle(workdir)
-        write_rows(workdir / "results.jsonl", rows)
+        write_results(workdir, rows)
         head = {"kind": config.kind, "environment": environment(), **result}
         if (workdir / "model" / "config.json").exists():
             card.write(workdir / "model", card.made_by(configs.inputs(config), rows))
@@ -331,8 +331,15 @@ def read_json(path: Path) -> dict:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping]) -> None:
-    """Write JSON lines as `write_text` does."""
-    write_text(path, "".join(to_json(row, ensure_ascii=False) + "\n" for row in rows))
+    """Write JSON lines, whole or not at all."""
+    with atomic.writing(path) as file:
+        file.writelines(to_json(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write_results(folder: Path, rows: Iterable[Mapping]) -> None:
+    """Write results.jsonl of a run's folder as `write_text` does."""
+    text = "".join(to_json(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(folder / "results.jsonl", text)
 
 
 def read_rows(path: Path, *, torn: bool = False) -> list[dict]:

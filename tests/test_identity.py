@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 import tiny_models
 from etils import epath
@@ -136,6 +137,10 @@ def reordered(here):
     written(here / "rows.jsonl", ROWS[::-1])
 
 
+def tabled(here, rows=ROWS[1:]):
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), here / "rows.parquet")
+
+
 def edited(here):
     written(here / "criteria.json", [{"name": "wit", "definition": "It is dull."}])
 
@@ -149,6 +154,7 @@ def trained_on(here):
 
 
 MODEL, ROWS_OF, FILE = "HERE/model", "ratings:HERE/rows.jsonl", "HERE/criteria.json"
+TABLE = "ratings:HERE/rows.parquet"
 # A kind, its settings, what is done to what they name, and the one thing that then differs.
 EXCHANGES = (
     ("train_policy", {"model.name": MODEL}, exchanged, "model.name (weights)"),
@@ -189,6 +195,7 @@ def test_what_is_exchanged_under_its_name_is_named(kind, settings, change, what,
 
 READ = (
     ("evaluate", {"data": ROWS_OF}, reordered, lambda config: [*corpora.read(config.data)]),
+    ("evaluate", {"data": TABLE}, tabled, lambda config: [*corpora.read(config.data)]),
     ("judge", {"criteria": FILE}, edited, lambda config: files.read_object(config.criteria)),
     ("sample", {"model.name": MODEL}, exchanged, lambda config: hub.open_model(config.model.name)),
 )
@@ -219,6 +226,7 @@ def here(tmp_path):
     """A model, rows, criteria, and runs: `run`, which is finished, and `going`."""
     saved(tmp_path / "model")
     written(tmp_path / "rows.jsonl")
+    tabled(tmp_path, ROWS)
     written(tmp_path / "criteria.json", [{"name": "wit", "definition": "It is funny."}])
     shutil.copytree(tmp_path / "model", tmp_path / "run" / "model")
     (tmp_path / "run" / "result.json").write_text("{}")

@@ -25,6 +25,8 @@ SAID = [
     "**Score**: ^3/5",
     "It deserves a score of 2, I think. Score: ^5.",
     "Score: 1\nNo, wait.\nScore: ^2\nIt has 3 parts.",
+    "Score: ^4. The response actually covers all 3 points.",
+    "Score: ^4\nReason: The recipe says to wait 5 (or so) minutes.",
     "There are 3 reasons, so I give it a ^4!",
     "It is 4.5 or 12, v2 and -3",
     "Score: 7",

@@ -11,6 +11,7 @@ from hs2jax.data import fields
 from hs2jax.data.fields import Row
 from hs2jax.data.groups import (
     BLANK,
+    NO_TEXTS,
     Cell,
     FieldError,
     check_integer,
@@ -108,6 +109,8 @@ def user_turn(content: str) -> Turns:
 
 
 def is_blank(value: object) -> bool:
+    if isinstance(value, Cell) and value.strip() in NO_TEXTS:
+        return True
     return value is None or (isinstance(value, str) and BLANK.fullmatch(value) is not None)
 
 
@@ -149,7 +152,7 @@ def _check_message(row: Row, place: str, field: str, message: dict, read: Sequen
         if name in read or fields.says_nothing(value):
             continue
         if fields.looks(name) or name in fields.IN_TURNS:
-            what = "stands beside the text, and only texts are read here"
+            what = "stands beside the text, and only texts are read here: take it out of the turns"
             raise FieldError(f"{place}.{name}", what, f"unread field {show(name)}")
         row.notes.append(("unread", f"{field}[].{name}"))
 

@@ -326,6 +326,7 @@ def _columnar(file: epath.Path, name: str, start: bytes) -> Iterator[Line]:
     import pyarrow.ipc  # Slow to import, and only few data sets need it.
     import pyarrow.parquet
 
+    unchanged.check(file)
     number, kind = 0, "Arrow" if start.startswith((b"ARROW1", b"\xff")) else "Parquet"
     try:
         with file.open("rb") as stream:
@@ -349,3 +350,4 @@ def _columnar(file: epath.Path, name: str, start: bytes) -> Iterator[Line]:
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         what = f"the {kind} file is damaged after this row ({error}): fetch it again"
         raise _damaged(name, what, number) from None
+    unchanged.check(file)

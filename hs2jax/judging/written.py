@@ -51,8 +51,10 @@ GIVES += rf"[^\d\n.!?>{SIGNS}]{{0,60}}?"
 DENIED = r"\b(?:not|never|cannot|neither|nor|hardly)\b|n['’]t\b|\b(?:than|least|most|below|above"
 DENIED += r"|under|over|almost|nearly|about)\W+(?:an?\W+)?$"
 OF_ANOTHER = r"\b(?:says|said|writes|wrote|claims|claimed|states|stated|asks|asked)\b[^\n.!?]{0,9}$"
-CORRECTED = r"\b(?:wait|actually|correction|on second thoughts?|scratch that|make (?:it|that))\b"
-CORRECTED += r"[^\n]*?(?<![\w.])\d"
+# At the start of a clause, with a number that ends the line: "actually covers 3 points" is none.
+CORRECTED = r"(?:^|[.!?;,(—–][ \t]*|\bno,? )(?:wait|actually|correction|on second thoughts?"
+CORRECTED += r"|scratch that|make (?:it|that))\b[^\n]{0,40}?(?<![\w.+=])\d"
+CORRECTED += r"(?=[ \t]*(?:[.!]?[ \t]*$|/|stars?\b))"
 PLAIN = rf"{BEFORE_NAME}(?:scores?|ratings?|boxed)?(?: is| of)?\W*"
 SUPPOSED = r"[ \t)]+(?:would|could|should|might|means?|requires?|needs?|represents?|indicates?)\b"
 # Behind a number that is given; else it counts something ("gives 3 reasons").
@@ -146,7 +148,7 @@ def _of_several(plain: str, named: Sequence[re.Match]) -> bool:
     """Tell whether the last score is one of several that lines give to different things, or is
     corrected behind it."""
     last, label = named[-1], [plain[: m.start(1)].rpartition("\n")[2].lower() for m in named]
-    if re.search(CORRECTED + GOES_ON, plain[last.end() :], re.IGNORECASE):
+    if re.search(CORRECTED, plain[last.end() :], re.IGNORECASE | re.MULTILINE):
         return True
     other = any(x != label[-1] and m[1] != last[1] for x, m in zip(label, named, strict=True))
     short = len(label[-1].split()) <= 4 and not re.fullmatch(PLAIN, label[-1])

@@ -227,10 +227,8 @@ class _Batch:
         Returns tokens int32 [B, STEPS], -1 where a row was not live; their log-probabilities; which
         rows came to an end.
         """
-        live = self.rows.live
-        self.cache = self._room(
-            self.cache, len(live), bucket(int(self.rows.count[live].max()) + STEPS)
-        )
+        live, most = self.rows.live, np.minimum(self.rows.count + STEPS, self.rows.longest)
+        self.cache = self._room(self.cache, len(live), bucket(int(most[live].max())))
         ends, temperature, top_p, top_k, tempered = self.drawing
         rows, self.cache, *found = loop(
             *(self.top, self.layers, sharding.place_rows(self.rows, self.mesh)),

@@ -168,7 +168,7 @@ def _write(config: ConfigDict, arms: Arms, folder: Path, failed: Mapping) -> lis
     # Not by `workdir.finish`, which would take the device that the runs need.
     if not stopping.joined() or workdir.is_first():
         workdir.write_json(folder / "config.json", config.to_dict())
-        workdir.write_rows(folder / "results.jsonl", rows)
+        workdir.write_results(folder, rows)
         workdir.write_json(folder / "result.json", result)
     return rows
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, GenerationConfig
 
 from hs2jax.models.config import FULL, SLIDING, Config
 from hs2jax.models.hf.families import (
@@ -81,7 +81,8 @@ NULL += ("layer_types", "rope_theta", "rope_local_base_freq", PARTIAL, "use_slid
 # Others that are read, or said, or change no number.
 OTHERS = ("model_type", "transformers_version", "rope_scaling", "rope_parameters", "auto_map")
 OTHERS += ("torch_dtype", "value_head_prefix", "mean", "std", "num_labels", "unsloth_version")
-OTHERS += ("sliding_window_pattern", "max_window_layers")
+OTHERS += ("sliding_window_pattern", "max_window_layers", "is_llama_config", "tokenizer_class")
+OTHERS += ("transformers.js_config", "_attn_implementation_autoset", "finetuning_task")
 
 
 def text_part(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +149,8 @@ def unread_keys(hf: Mapping[str, Any]) -> list[str]:
     family = FAMILIES[hf["model_type"]]
     ours = (*BESIDE, *SHARED, *NULL, *family.fixed, *family.renamed, *OTHERS)
     ours += tuple(key for key, *_ in (*FIELDS, *family.fields))
-    known = {*vars(CONFIG_MAPPING[family.written_as or hf["model_type"]]()), *ours}
+    theirs = CONFIG_MAPPING[family.written_as or hf["model_type"]](), GenerationConfig()
+    known = {*ours, *(key for of in theirs for key in vars(of))}
     return [key for key, value in hf.items() if value and key not in known]
 
 

@@ -128,7 +128,8 @@ def open_model(name: str | Path) -> tuple[Loaded, dict[str, Tensor]]:
     them from, which are not read yet. Its tokenizer is looked at first."""
     lm_head, name = str(name).endswith(LM_HEAD), str(name).removesuffix(LM_HEAD)
     path = resolve(name)
-    unchanged.check(path)
+    for part in gguf.parts(path):
+        unchanged.check(part)
     if path.suffix == ".gguf":
         if lm_head:
             raise ValueError(f"{path}: {LM_HEAD!r} is for a folder of safetensors only")
