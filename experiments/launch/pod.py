@@ -59,13 +59,15 @@ PROBE = f"""
 if ! cd hs2jax 2> /dev/null || ! test -x .venv/bin/hs2jax; then echo 'setup first' >&2; exit 1; fi
 if {IS_RUNNING}; then echo 'a command is running; stop ends it' >&2; exit 1; fi
 """
-# The shell outlives a signal to its group, to say how the command has ended.
+# The shell outlives a signal to its group, to say how the command has ended; it can be stopped once
+# launch.pid is there.
 START = """set -e
 cd hs2jax
 export PATH=$PWD/.venv/bin:$PATH
-rm -f launch.code
-setsid nohup bash -c 'trap : TERM; {command}; echo $? > launch.code' > launch.log 2>&1 < /dev/null &
-echo $! > launch.pid
+rm -f launch.code launch.pid
+setsid nohup bash -c 'trap : TERM; echo $$ > launch.pid
+{command}; echo $? > launch.code' > launch.log 2>&1 < /dev/null &
+until [ -s launch.pid ] || ! kill -0 $! 2> /dev/null; do sleep 0.02; done
 """
 STATUS = f"""cd hs2jax
 if {IS_RUNNING}; then echo running; else cat launch.code 2> /dev/null || echo lost; fi
