@@ -245,9 +245,10 @@ def test_cells_of_a_table_are_texts_or_numbers_as_their_fields_are(tmp_path):
     ]
     wrong = [f"2+2?,4,5,{value}" for value in ("much", "1_0", "1,5", "50%")]
     wrong += [f"{value},4,5,1" for value in ("nan", "<NA>", "#NAME?")]
+    said = "(expected a|is missing or empty)|5 cells"
     for row, field in zip(wrong, ["strength"] * 4 + ["prompt"] * 3, strict=True):
         (tmp_path / "rows.csv").write_text(f"prompt,chosen,rejected,strength\n{row}\n")
-        with pytest.raises(DataError, match=f"field '{field}': (expected a|is missing or empty)|5 cells"):
+        with pytest.raises(DataError, match=f"field '{field}': {said}"):
             read(tmp_path / "rows.csv")
 
 
