@@ -142,7 +142,7 @@ def connect(config) -> Source:
             )
             return {"refused": f"{address} gives {found}, instead of the {config.n} of config.n"}
         read_of = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-        if isinstance(read_of, int) and read_of < len(body["prompt"]):
+        if isinstance(read_of, int) and 0 < read_of < len(body["prompt"]):
             found = f"{read_of} of the prompt's {len(body['prompt'])} tokens"
             return {"refused": f"{address} has read {found}: is its context too short?"}
         # Half a surrogate pair is no text, and cannot be written.

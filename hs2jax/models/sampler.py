@@ -245,7 +245,7 @@ class _Batch:
 
 
 def together(uses: Mapping[int, int], B: int, mesh) -> int:
-    """How many neighbouring rows share a prompt's keys and values: all its samples, where all
+    """Count the neighbouring rows that share a prompt's keys and values: all its samples, where all
     prompts have as many, which are all in the B rows; else 1. uses: samples of each prompt."""
     n, P = max(uses.values()), len(uses)
     alike = set(uses.values()) == {n} and n * P == B and sharding.fit_rows(P, mesh) == P
@@ -261,7 +261,7 @@ def no_rows(B: int, W: int = 1) -> Rows:
 
 
 def shapes(params, config: Config, prompts, own, *, mesh, dtype):
-    """What `loop` is given, (top, layers, rows, prompts, cache), as shapes in their places.
+    """Make what `loop` is given, (top, layers, rows, prompts, cache), as shapes in their places.
 
     params: shapes in theirs. prompts, own: (rows, tokens for which there is room)."""
 

@@ -128,12 +128,13 @@ def open_model(name: str | Path) -> tuple[Loaded, dict[str, Tensor]]:
     them from, which are not read yet. Its tokenizer is looked at first."""
     lm_head, name = str(name).endswith(LM_HEAD), str(name).removesuffix(LM_HEAD)
     path = resolve(name)
-    for part in gguf.parts(path):
-        unchanged.check(part)
+    unchanged.check(path)
     if path.suffix == ".gguf":
         if lm_head:
             raise ValueError(f"{path}: {LM_HEAD!r} is for a folder of safetensors only")
         with _naming(path):
+            for part in gguf.parts(path):
+                unchanged.check(part)
             config, hf_config, tokenizer, tensors = gguf.open_gguf(path)
             tokenizer_files.fix_dates(path, tokenizer)
         return Loaded(config, {}, None, tokenizer, hf_config), tensors
