@@ -99,7 +99,10 @@ def test_a_rating_is_a_number_unknown_or_refused_by_its_own_reason(value, found,
 
 @pytest.mark.parametrize(
     ("low", "high", "count", "told"),
-    [(0, 10, 2, True), (1, 5, 2, True), (0, 1, 40, True), (0, 1, 2, False), (0, 4, 40, False)],
+    [
+        *((0, 10, 2, "*0.4"), (1, 5, 2, "-1"), (0, 5, 2, "*0.8"), (0, 1, 40, "*4")),
+        *((0, 0, 40, "*4"), (0, 1, 2, None), (0, 4, 40, None)),
+    ],
 )
 def test_ratings_on_another_scale_are_told(low, high, count, told, tmp_path, caplog):
     rows = [
@@ -109,7 +112,8 @@ def test_ratings_on_another_scale_are_told(low, high, count, told, tmp_path, cap
     record = Record()
     with caplog.at_level(logging.WARNING):
         read(tmp_path, rows, "ratings", record=record)
-    assert any(f"goes from {low} to {high}" in text for text in caplog.messages) == told
+    found = [text for text in caplog.messages if f"goes from {low} to {high}" in text]
+    assert [text.rpartition("COLUMN")[2] for text in found] == ([f"{told}}}"] if told else [])
     assert f"helpfulness {low} to {high}, mean {(low + high) / 2:g}" in str(record)
 
 

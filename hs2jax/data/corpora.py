@@ -253,9 +253,11 @@ def _groups(spec: Spec, on_error: str, record: Record) -> Iterator[Group]:
         usual = 4 if name in ATTRIBUTES else before[name]["high"] if name in before else of["high"]
         if _scale(usual) != _scale(of["high"]) and (of["high"] > usual or of["n"] >= FEW):
             where = "HelpSteer" if name in ATTRIBUTES else "another file"
+            moved = of["low"] > 0 and of["high"] - of["low"] == usual  # 1 to 5 in place of 0 to 4.
+            step = f"-{of['low']:g}" if moved else f"*{_scale(usual) / _scale(of['high']):.3g}"
             _say(
                 f"{spec.path}: {name} goes from {of['low']:g} to {of['high']:g}, and to {usual:g} "
-                f"in {where}; a map puts it on one scale, as in {{{name}=COLUMN*0.4}}"
+                f"in {where}; a map puts it on one scale, as in {{{name}=COLUMN{step}}}"
             )
 
 
